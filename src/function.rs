@@ -1,0 +1,4 @@
+//! Functions: their definitions, instances and invocation.
+
+pub mod outcome;
+pub mod spec;

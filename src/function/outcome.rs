@@ -1,0 +1,93 @@
+//! What comes back from one attempt to invoke a function.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Why an attempt did not succeed, as the trigger engine distinguishes it.
+///
+/// The class alone decides what follows: whether an attempt is spent, whether the trigger waits, pauses or gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// The handler raised, answered 5xx, 404, 408, 409, or ran out of time: the retry policy applies and an attempt is spent.
+    Failed,
+    /// The handler refused the records for good (other 4xx): no retry.
+    Rejected,
+    /// The target asked to slow down (429, 503 with `Retry-After`, quota reached): no attempt spent.
+    Throttled,
+    /// The target cannot be reached or does not let us in: no attempt spent, the trigger goes into outage mode.
+    Unavailable,
+    /// The code cannot run at all (does not load, initializer raises, interpreter missing): no attempt spent, the trigger fails.
+    BrokenCode,
+    /// The instance died while it held the records.
+    Crashed,
+    /// The broker stopped between the start of the attempt and its outcome.
+    Interrupted,
+}
+
+impl ErrorClass {
+    /// The word used in dead-letter headers, metrics and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::BrokenCode => "broken-code",
+            Self::Crashed => "crashed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// The longest [`InvocationError::message`] kept, in bytes; longer ones are cut at a character boundary.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The facts of a failed attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvocationError {
+    /// What follows.
+    pub class: ErrorClass,
+    /// A short stable word or number, at most 128 bytes: an HTTP status, an exception type, `timeout`, `signal-9`.
+    pub code: String,
+    /// What a person reads, at most [`ERROR_MESSAGE_BYTES_MAX`] bytes: for code, the traceback.
+    pub message: String,
+    /// How long the target asked us to wait, when it did.
+    pub retry_after: Option<Duration>,
+}
+
+impl InvocationError {
+    /// An error without a wait, with `message` cut to [`ERROR_MESSAGE_BYTES_MAX`].
+    #[must_use]
+    pub fn new(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > ERROR_MESSAGE_BYTES_MAX {
+            message.truncate(message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX));
+        }
+        Self { class, code: code.into(), message, retry_after: None }
+    }
+}
+
+/// What one attempt hands to a function.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// The same for every attempt of one window: `<trigger>/<topic>/<partition>/<first offset>`, or a random id for a direct invocation.
+    pub id: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// The payload as the function's `payload` setting shapes it.
+    pub payload: Bytes,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// How many records the payload holds; 0 for a direct invocation.
+    pub record_count: u32,
+}
+
+/// The answer of a function that returned: its result as JSON bytes (python3), or the response body (http).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvocationSuccess {
+    /// Bounded by the function's output limit.
+    pub body: Bytes,
+}

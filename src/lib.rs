@@ -1,0 +1,3 @@
+//! Tripline.
+
+pub mod function;

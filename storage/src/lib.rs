@@ -1,0 +1,5 @@
+//! The log that is the queue.
+
+pub mod offset;
+
+pub use offset::{LeaderEpoch, Offset, PartitionId};
