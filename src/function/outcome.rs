@@ -64,7 +64,8 @@ impl InvocationError {
     pub fn new(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > ERROR_MESSAGE_BYTES_MAX {
-            message.truncate(message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX));
+            let boundary = (0..=ERROR_MESSAGE_BYTES_MAX).rfind(|&end| message.is_char_boundary(end));
+            message.truncate(boundary.unwrap_or(0));
         }
         Self { class, code: code.into(), message, retry_after: None }
     }
