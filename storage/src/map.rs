@@ -1,0 +1,136 @@
+//! Read-only maps of log files: the one place with `unsafe`.
+//!
+//! A [`Map`] covers a file's whole capacity from the start, so that growing the file needs no new map. Pages beyond
+//! the end of the file may be mapped but not touched: a load there raises SIGBUS. Two rules keep every load inside:
+//!
+//! 1. [`Map::slice`] is only asked for ranges below the published length of an append-only file. Those bytes never
+//!    change and the file is never cut below them while the map lives (invariants S1 and S6).
+//! 2. The range is faulted in by `MADV_POPULATE_READ` first, which answers an error where a load would raise SIGBUS
+//!    (a bad sector, a file cut by somebody else).
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+/// A shared read-only map of one file.
+#[derive(Debug)]
+pub(crate) struct Map {
+    raw: MmapRaw,
+}
+
+impl Map {
+    /// Maps the first `capacity_bytes` of `file`, also where the file is shorter today.
+    pub(crate) fn new(file: &File, capacity_bytes: usize) -> io::Result<Self> {
+        let raw = MmapOptions::new().len(capacity_bytes).map_raw_read_only(file)?;
+        Ok(Self { raw })
+    }
+
+    /// How many bytes are mapped.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// The bytes of `range`, which the caller knows to be below the published length, faulted in.
+    ///
+    /// # Errors
+    /// The kernel could not bring the pages in (EIO, EFAULT, ENOMEM), or is too old to be asked (EINVAL, before Linux
+    /// 5.14): the caller reads with `pread` instead.
+    pub(crate) fn slice(self: &Arc<Self>, range: Range<usize>) -> io::Result<Bytes> {
+        if range.start > range.end || range.end > self.capacity_bytes() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let len = range.end - range.start;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        populate(&self.raw, range.start, len)?;
+        Ok(Bytes::from_owner(MapSlice { map: Arc::clone(self), start: range.start, len }))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn populate(raw: &MmapRaw, start: usize, len: usize) -> io::Result<()> {
+    raw.advise_range(Advice::PopulateRead, start, len)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate(_raw: &MmapRaw, _start: usize, _len: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Bytes of a map, which keep it alive (invariant S7).
+struct MapSlice {
+    map: Arc<Map>,
+    start: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for MapSlice {
+    fn as_ref(&self) -> &[u8] {
+        let base = self.map.raw.as_ptr();
+        // SAFETY: `Map::slice` checked start + len <= capacity, so the range lies in one live mapping, which `self.map`
+        // keeps. `MmapRaw` never hands out a mutable view of a read-only map. The bytes are initialised file content;
+        // they do not change and stay within the file for the life of the slice, because callers ask only for ranges
+        // below the published length of a file that is only appended to (module rule 1), and they were faulted in once
+        // (rule 2). u8 has no alignment.
+        #[expect(unsafe_code, reason = "the only view into mapped memory; argued above")]
+        unsafe {
+            std::slice::from_raw_parts(base.add(self.start), self.len)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn file_of(bytes: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_slice_shows_exactly_the_bytes_of_its_range() {
+        let content: Vec<u8> = (0..20_000_u32).map(|i| (i % 251) as u8).collect();
+        let map = Arc::new(Map::new(&file_of(&content), 1 << 20).unwrap());
+        assert_eq!(map.slice(4_000..9_001).unwrap(), &content[4_000..9_001]);
+        assert_eq!(map.slice(0..0).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn bytes_appended_after_mapping_are_seen_through_the_same_map() {
+        let file = file_of(b"first");
+        let map = Arc::new(Map::new(&file, 1 << 20).unwrap());
+        let before = map.slice(0..5).unwrap();
+        file.write_all_at(b" second", 5).unwrap();
+        assert_eq!(map.slice(0..12).unwrap(), &b"first second"[..]);
+        assert_eq!(before, &b"first"[..]);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test plays the operating system")]
+    fn a_slice_outlives_the_map_handle_and_the_file_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"kept").unwrap();
+        let map = Arc::new(Map::new(&File::open(&path).unwrap(), 4096).unwrap());
+        let slice = map.slice(0..4).unwrap();
+        drop(map);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(slice, &b"kept"[..]);
+    }
+
+    #[test]
+    fn a_range_beyond_the_file_is_an_error_and_no_signal() {
+        let map = Arc::new(Map::new(&file_of(b"short"), 1 << 20).unwrap());
+        assert!(map.slice(64 * 1024..64 * 1024 + 1).is_err());
+        assert!(map.slice(0..(1 << 20) + 1).is_err());
+    }
+}
