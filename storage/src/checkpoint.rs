@@ -1,0 +1,157 @@
+//! The flushed offset of a partition: a truthful lower bound of what is on stable storage.
+//!
+//! File `flushed`, two slots of [`SLOT_BYTES`] bytes, each in a sector of its own. After each successful flush the
+//! *other* slot is written, without a sync of its own: a power cut may tear the slot being written but not the one
+//! before it, and whichever survives was true when it was written and stays true. Layout of a slot, little-endian:
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..4 | magic `TLFL` |
+//! | 4..6 | version, 1 |
+//! | 6..14 | sequence u64: the slot with the higher one is newer |
+//! | 14..22 | flushed offset i64: every record below it is on stable storage |
+//! | 22..30 | base offset i64 of the segment that holds the end of the flushed bytes |
+//! | 30..38 | position u64 in that segment: every byte below it is on stable storage |
+//! | 38..46 | log start offset i64 |
+//! | 46..50 | CRC-32 over bytes 0..46 |
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::format::{FormatError, Reader, Writer};
+use crate::fs::{File, Fs, OpenMode};
+use crate::offset::Offset;
+
+const MAGIC: [u8; 4] = *b"TLFL";
+const VERSION: u16 = 1;
+/// A slot has a sector of its own, so that a torn write cannot reach its neighbour.
+const SLOT_BYTES: u64 = 512;
+const ENCODED_BYTES: usize = 50;
+
+/// Name of the file in the partition's directory.
+pub(crate) const FILE_NAME: &str = "flushed";
+
+/// What one slot says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Every record below is on stable storage.
+    pub flushed: Offset,
+    /// Base offset of the segment in which the flushed bytes end.
+    pub segment: Offset,
+    /// Where they end in it.
+    pub position: u64,
+    /// First offset that readers may see.
+    pub log_start: Offset,
+}
+
+impl Checkpoint {
+    fn encode(self, sequence: u64) -> Vec<u8> {
+        let mut writer = Writer::new(MAGIC, VERSION, ENCODED_BYTES);
+        writer.u64(sequence);
+        writer.i64(self.flushed.get());
+        writer.i64(self.segment.get());
+        writer.u64(self.position);
+        writer.i64(self.log_start.get());
+        writer.finish()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(u64, Self), FormatError> {
+        let mut reader = Reader::open(bytes, MAGIC, VERSION)?;
+        let sequence = reader.u64()?;
+        let offset =
+            |reader: &mut Reader<'_>, name| Offset::new(reader.i64()?).ok_or(FormatError::Field(name));
+        let flushed = offset(&mut reader, "flushed offset")?;
+        let segment = offset(&mut reader, "segment base offset")?;
+        let position = reader.u64()?;
+        let log_start = offset(&mut reader, "log start offset")?;
+        reader.finish()?;
+        Ok((sequence, Self { flushed, segment, position, log_start }))
+    }
+}
+
+/// The open file, ready for the next slot.
+#[derive(Debug)]
+pub(crate) struct CheckpointFile {
+    file: Arc<dyn File>,
+    sequence: u64,
+}
+
+impl CheckpointFile {
+    /// Opens or makes the file and answers the newest readable slot.
+    pub(crate) fn open(fs: &dyn Fs, dir: &Path) -> io::Result<(Self, Option<Checkpoint>)> {
+        let path = dir.join(FILE_NAME);
+        let file = match fs.open(&path, OpenMode::Write, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => fs.open(&path, OpenMode::CreateNew, 0)?,
+            other => other?,
+        };
+        let newest = [0, SLOT_BYTES].iter().filter_map(|&at| read_slot(&*file, at)).max_by_key(|(sequence, _)| *sequence);
+        let sequence = newest.map_or(0, |(sequence, _)| sequence);
+        Ok((Self { file, sequence }, newest.map(|(_, checkpoint)| checkpoint)))
+    }
+
+    /// Writes the older slot. Not synced: losing it only makes recovery read more.
+    pub(crate) fn write(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        let sequence = self.sequence + 1;
+        let slot = (sequence % 2) * SLOT_BYTES;
+        self.file.write_at(&[IoSlice::new(&checkpoint.encode(sequence))], slot)?;
+        self.sequence = sequence;
+        Ok(())
+    }
+}
+
+/// A slot that is missing, torn or foreign counts as absent: its neighbour, or nothing, is as true.
+fn read_slot(file: &dyn File, at: u64) -> Option<(u64, Checkpoint)> {
+    let mut bytes = [0; ENCODED_BYTES];
+    file.read_exact_at(&mut bytes, at).ok()?;
+    Checkpoint::decode(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::OsFs;
+
+    fn checkpoint(n: i64) -> Checkpoint {
+        let offset = Offset::new(n).unwrap();
+        Checkpoint { flushed: offset, segment: Offset::ZERO, position: 61, log_start: Offset::ZERO }
+    }
+
+    #[test]
+    fn the_bytes_of_a_slot_never_change() {
+        let bytes = checkpoint(0x0102).encode(7);
+        let expected: &[u8] = &[
+            b'T', b'L', b'F', b'L', 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 61, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 145, 51, 35, 65,
+        ];
+        assert_eq!(bytes, expected);
+        assert_eq!(Checkpoint::decode(&bytes), Ok((7, checkpoint(0x0102))));
+    }
+
+    #[test]
+    fn every_flipped_bit_makes_a_slot_unreadable() {
+        let bytes = checkpoint(12).encode(1);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Checkpoint::decode(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_newest_slot_wins_and_a_torn_one_falls_back_to_its_neighbour() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut file, none) = CheckpointFile::open(&OsFs, dir.path()).unwrap();
+        assert_eq!(none, None);
+        for n in 1..=5 {
+            file.write(checkpoint(n)).unwrap();
+        }
+        assert_eq!(CheckpointFile::open(&OsFs, dir.path()).unwrap().1, Some(checkpoint(5)));
+        // Sequence 5 is odd: the second slot. Tear it.
+        file.file.write_at(&[IoSlice::new(&[0xff; 20])], SLOT_BYTES + 20).unwrap();
+        let (mut reopened, found) = CheckpointFile::open(&OsFs, dir.path()).unwrap();
+        assert_eq!(found, Some(checkpoint(4)));
+        reopened.write(checkpoint(6)).unwrap();
+        assert_eq!(CheckpointFile::open(&OsFs, dir.path()).unwrap().1, Some(checkpoint(6)));
+    }
+}

@@ -1,0 +1,148 @@
+//! What can go wrong, one enum per operation.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::batch::BatchError;
+use crate::offset::{Offset, PartitionId};
+use crate::producer::SequenceError;
+
+/// A partition refuses work since this happened; only a restart, with its recovery, makes it serve writes again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("partition {partition} stopped while {during}: {cause}")]
+pub struct Stopped {
+    /// Which.
+    pub partition: PartitionId,
+    /// What failed.
+    pub during: &'static str,
+    /// How.
+    pub cause: Arc<io::Error>,
+}
+
+/// Why a batch was not appended. Nothing of it is visible then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The partition takes no writes until a restart.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The disk is full. Appends work again by themselves once there is room.
+    #[error("the disk is full")]
+    DiskFull,
+    /// The producer's sequence does not continue what it appended before.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// One batch larger than the log can hold.
+    #[error("the batch has {size_bytes} bytes, allowed are {limit_bytes}")]
+    TooLarge {
+        /// Its size.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+}
+
+/// Why a read has no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Nothing is, or no longer is, or not yet is, at that offset.
+    #[error("offset {offset} is outside {log_start}..{tail}")]
+    OutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// First offset there is.
+        log_start: Offset,
+        /// One after the last offset there is.
+        tail: Offset,
+    },
+    /// The bytes on disk are not what was written. What follows at `to` can be read.
+    #[error("offsets {from}..{to} are damaged on disk")]
+    Damaged {
+        /// First damaged offset.
+        from: Offset,
+        /// First offset behind the damage.
+        to: Offset,
+    },
+    /// The disk does not answer.
+    #[error("reading failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a flush did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// The partition stopped, with this flush or before.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Why a partition's log could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenLogError {
+    /// The partition is open already.
+    #[error("partition {0} is open already")]
+    AlreadyOpen(PartitionId),
+    /// The disk does not answer.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The partition's directory.
+        path: PathBuf,
+        /// How.
+        cause: io::Error,
+    },
+}
+
+/// Why a data directory could not be opened. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStoreError {
+    /// Another process works in it.
+    #[error("{} is in use by another process (it holds the lock on {}/LOCK)", path.display(), path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Written by a newer release.
+    #[error("{} has format version {found}; this release reads versions up to {known}", path.display())]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// In its FORMAT file.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Not a data directory, or its FORMAT or EPOCH file was damaged.
+    #[error("{} is not a data directory that can be opened: {reason}", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk does not answer.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// How.
+        cause: io::Error,
+    },
+}
+
+/// A batch on disk that does not read back. Internal: readers see offset ranges.
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Io(io::Error),
+    Damaged { position: u64, expected: Offset, reason: BatchError },
+}
+
+impl From<io::Error> for ScanError {
+    fn from(cause: io::Error) -> Self {
+        Self::Io(cause)
+    }
+}

@@ -1,0 +1,18 @@
+//! Numbers that bound what the log does, and how they relate.
+
+use crate::config::LogConfig;
+
+/// The first reservation ahead of the tail; each following one doubles, up to [`RESERVE_BYTES_MAX`].
+pub(crate) const RESERVE_BYTES_MIN: u64 = 64 << 10;
+/// The largest reservation ahead of the tail. More would hold disk space that other partitions need.
+pub(crate) const RESERVE_BYTES_MAX: u64 = 16 << 20;
+/// One batch may not exceed this, whatever the topic allows: reads and recovery hold one in memory.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
+/// A read returns at most this many bytes, but always one whole batch.
+pub const READ_BYTES_MAX: usize = 64 << 20;
+/// How much recovery and verification read at a time when no batch is larger.
+pub(crate) const SCAN_BYTES: u64 = 4 << 20;
+
+// Positions within a segment are u32: a full segment plus one largest batch must fit.
+const _: () = assert!(LogConfig::SEGMENT_BYTES_MAX as u64 + (BATCH_BYTES_MAX as u64) < u32::MAX as u64);
+const _: () = assert!(RESERVE_BYTES_MIN <= RESERVE_BYTES_MAX);

@@ -1,0 +1,354 @@
+//! A partition: one append-only log, its producers and its tail.
+
+use std::io::{self, IoSlice};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use event_listener::{Event, EventListener};
+use parking_lot::{Mutex, RwLock};
+
+use crate::batch::CheckedBatch;
+use crate::batch::header::HEADER_BYTES;
+use crate::checkpoint::{Checkpoint, CheckpointFile};
+use crate::config::LogConfig;
+use crate::error::{AppendError, Stopped};
+use crate::flush::Flusher;
+use crate::fs::{File, Fs, OpenMode};
+use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
+use crate::offset::{LeaderEpoch, Offset, PartitionId};
+use crate::producer::{Producers, Verdict};
+use crate::retention::is_older;
+use crate::segment::{ActiveSegment, FileKind, OpenSegments, Seal, SealedSegment, SegmentFacts, path_of};
+
+mod durable;
+mod maintain;
+mod read;
+mod recover;
+
+pub use read::{ColdRead, ReadOutcome, ReadStart};
+pub use recover::{Cut, OffsetRange, RecoveryReport};
+pub(crate) use recover::{Place, Recovered, recover};
+
+/// What all partitions of a store share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) open_segments: OpenSegments,
+    pub(crate) hot_bytes: u64,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendOutcome {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Offset of its last record.
+    pub last_offset: Offset,
+    /// First offset of the partition.
+    pub log_start: Offset,
+    /// The batch had been appended before, by a try of the same idempotent producer; these are that try's offsets.
+    pub duplicate: bool,
+}
+
+/// One partition's log. Appends and flushes take turns; reads disturb neither.
+#[derive(Debug)]
+pub struct Partition {
+    id: PartitionId,
+    dir: PathBuf,
+    config: RwLock<LogConfig>,
+    shared: Arc<Shared>,
+    /// What readers see. Changed only by a roll and by retention.
+    files: RwLock<LogFiles>,
+    /// The append lock.
+    writer: Mutex<Writer>,
+    /// The flush lock: one flush at a time.
+    checkpoint: Mutex<CheckpointFile>,
+    log_start: AtomicI64,
+    tail: AtomicI64,
+    flushed: AtomicI64,
+    tail_moved: Event,
+    flush_ended: Event,
+    stopped: OnceLock<Stopped>,
+    flush_queued: AtomicBool,
+    interval_queued: AtomicBool,
+}
+
+#[derive(Debug)]
+struct LogFiles {
+    /// Oldest first, without gaps between one's `next` and the following one's `base`, unless offsets were lost to damage.
+    sealed: Vec<Arc<SealedSegment>>,
+    active: Arc<ActiveSegment>,
+}
+
+/// What the appender knows; guarded by the append lock.
+#[derive(Debug)]
+struct Writer {
+    active: Arc<ActiveSegment>,
+    facts: SegmentFacts,
+    next: Offset,
+    reserved_bytes: u64,
+    reserve_step_bytes: u64,
+    producers: Producers,
+    /// Sealed since the last flush, oldest first.
+    unflushed: Vec<UnflushedSeal>,
+    /// A segment file was made since the last flush: its name is not durable yet.
+    names_dirty: bool,
+}
+
+/// What a flush writes for a segment that was rolled since the last one.
+#[derive(Debug)]
+struct UnflushedSeal {
+    active: Arc<ActiveSegment>,
+    seal: Seal,
+    /// The producers at the roll, encoded; belongs to the segment that follows.
+    snapshot: Vec<u8>,
+}
+
+impl Partition {
+    /// Takes over what recovery found.
+    pub(crate) fn new(id: PartitionId, dir: PathBuf, config: LogConfig, shared: Arc<Shared>, found: Recovered) -> Self {
+        let Recovered { sealed, active, facts, next, flushed, log_start, producers, checkpoint, names_dirty } = found;
+        let active = Arc::new(active);
+        let writer = Writer {
+            active: Arc::clone(&active),
+            facts,
+            next,
+            reserved_bytes: active.published(),
+            reserve_step_bytes: RESERVE_BYTES_MIN,
+            producers,
+            unflushed: Vec::new(),
+            names_dirty,
+        };
+        Self {
+            id,
+            dir,
+            config: RwLock::new(config),
+            shared,
+            files: RwLock::new(LogFiles { sealed, active }),
+            writer: Mutex::new(writer),
+            checkpoint: Mutex::new(checkpoint),
+            log_start: AtomicI64::new(log_start.get()),
+            tail: AtomicI64::new(next.get()),
+            flushed: AtomicI64::new(flushed.get()),
+            tail_moved: Event::new(),
+            flush_ended: Event::new(),
+            stopped: OnceLock::new(),
+            flush_queued: AtomicBool::new(false),
+            interval_queued: AtomicBool::new(false),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// The epoch under which this process appends.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.shared.epoch
+    }
+
+    /// The first offset that can be read, or the tail when there is none.
+    #[must_use]
+    pub fn log_start(&self) -> Offset {
+        offset_of(&self.log_start)
+    }
+
+    /// One after the last offset: what the next record gets.
+    #[must_use]
+    pub fn tail(&self) -> Offset {
+        offset_of(&self.tail)
+    }
+
+    /// Every record below is on stable storage.
+    #[must_use]
+    pub fn flushed(&self) -> Offset {
+        offset_of(&self.flushed)
+    }
+
+    /// Notified at each append. Listen first, look at [`Partition::tail`] then, wait last.
+    #[must_use]
+    pub fn listen_tail(&self) -> EventListener {
+        self.tail_moved.listen()
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn config(&self) -> LogConfig {
+        *self.config.read()
+    }
+
+    /// Changes the settings; they apply from the next append, roll or retention on.
+    pub fn set_config(&self, config: LogConfig) {
+        *self.config.write() = config;
+    }
+
+    /// Why the partition takes no writes, if it takes none.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.stopped.get()
+    }
+
+    /// Appends `batch` behind the tail and publishes it. On return it is in the page cache: it survives the death of the
+    /// process. [`Partition::flush`] or [`Partition::request_flush`] makes it durable; otherwise the flush interval does.
+    ///
+    /// `now_ms` is the broker's clock, ms since 1970.
+    ///
+    /// # Errors
+    /// Nothing was appended: see [`AppendError`].
+    pub fn append(self: &Arc<Self>, batch: &CheckedBatch, now_ms: i64) -> Result<AppendOutcome, AppendError> {
+        let size_bytes = batch.bytes().len();
+        if size_bytes > BATCH_BYTES_MAX {
+            return Err(AppendError::TooLarge { size_bytes, limit_bytes: BATCH_BYTES_MAX });
+        }
+        let config = self.config();
+        let mut writer = self.writer.lock();
+        if let Some(stopped) = self.stopped() {
+            return Err(stopped.clone().into());
+        }
+        if let Verdict::Duplicate { base_offset, last_offset } = writer.producers.check(batch.header())? {
+            return Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: true });
+        }
+        if self.must_roll(&writer, batch, &config, now_ms) {
+            self.roll(&mut writer, &config)?;
+        }
+        let base_offset = writer.next;
+        self.write(&mut writer, batch)?;
+        self.publish(&mut writer, batch, &config, now_ms);
+        let next = writer.next;
+        drop(writer);
+        self.tail_moved.notify(usize::MAX);
+        if !self.interval_queued.swap(true, Ordering::AcqRel) {
+            self.shared.flusher.flush_later(self);
+        }
+        let last_offset = Offset::new(next.get() - 1).expect("S2: a batch has at least one record");
+        Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: false })
+    }
+
+    fn must_roll(&self, writer: &Writer, batch: &CheckedBatch, config: &LogConfig, now_ms: i64) -> bool {
+        let published = writer.active.published();
+        if published == 0 {
+            return false;
+        }
+        let full = published + batch.bytes().len() as u64 > u64::from(config.segment_bytes);
+        let old = writer.facts.first_append_ms.is_some_and(|first| is_older(first, now_ms, config.segment_age));
+        let last_delta = writer.next.since(writer.active.base) + u64::from(batch.header().last_offset_delta.unsigned_abs());
+        full || old || last_delta > u64::from(u32::MAX)
+    }
+
+    /// Seals the active segment and starts the next one. Syncs and side files are left to the next flush.
+    fn roll(&self, writer: &mut Writer, config: &LogConfig) -> Result<(), AppendError> {
+        let published = writer.active.published();
+        let base = writer.next;
+        let path = path_of(&self.dir, base, FileKind::Log);
+        let capacity_bytes = u64::from(config.segment_bytes);
+        let file = match self.shared.fs.open(&path, OpenMode::CreateNew, capacity_bytes) {
+            // Left by a roll that failed half-way: it never held anything.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.shared.fs.open(&path, OpenMode::Write, capacity_bytes),
+            other => other,
+        };
+        let file = file.map_err(|cause| self.write_failed("starting a segment", cause))?;
+        // The only cut of a file that is mapped, and no reader goes beyond the published length.
+        writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
+        let seal = writer.facts.seal(writer.active.base, base, published);
+        let sealed = Arc::new(SealedSegment::sealed(&writer.active, seal));
+        let snapshot = writer.producers.encode_snapshot(base);
+        let sealed_active = std::mem::replace(
+            &mut writer.active,
+            Arc::new(ActiveSegment::new(base, file, crate::index::Index::default(), 0)),
+        );
+        writer.unflushed.push(UnflushedSeal { active: sealed_active, seal, snapshot });
+        writer.names_dirty = true;
+        writer.facts = SegmentFacts::new();
+        writer.reserved_bytes = 0;
+        writer.reserve_step_bytes = RESERVE_BYTES_MIN;
+        let mut files = self.files.write();
+        files.sealed.push(sealed);
+        files.active = Arc::clone(&writer.active);
+        Ok(())
+    }
+
+    fn write(&self, writer: &mut Writer, batch: &CheckedBatch) -> Result<(), AppendError> {
+        let position = writer.active.published();
+        let end = position + batch.bytes().len() as u64;
+        if end > writer.reserved_bytes {
+            self.reserve(writer, end)?;
+        }
+        let (head, rest) = batch.write_parts(writer.next, self.shared.epoch);
+        let parts = [IoSlice::new(&head), IoSlice::new(rest)];
+        writer.active.file.write_at(&parts, position).map_err(|cause| self.write_failed("appending", cause))
+    }
+
+    /// Reserves space ahead of the tail in growing steps; on a disk that is nearly full, just what is needed.
+    fn reserve(&self, writer: &mut Writer, end: u64) -> Result<(), AppendError> {
+        let ahead = end + writer.reserve_step_bytes;
+        let (len_bytes, reserved) = match writer.active.file.reserve(ahead) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => (end, writer.active.file.reserve(end)),
+            other => (ahead, other),
+        };
+        reserved.map_err(|cause| self.write_failed("reserving space", cause))?;
+        writer.reserved_bytes = len_bytes;
+        writer.reserve_step_bytes = (writer.reserve_step_bytes * 2).min(RESERVE_BYTES_MAX);
+        Ok(())
+    }
+
+    fn publish(&self, writer: &mut Writer, batch: &CheckedBatch, config: &LogConfig, now_ms: i64) {
+        let position = writer.active.published();
+        let header = batch.header();
+        let base = writer.next;
+        let relative_offset = u32::try_from(base.since(writer.active.base)).expect("must_roll keeps offsets in 32 bits");
+        let position_u32 = u32::try_from(position).expect("limits keep positions in 32 bits");
+        let (head, rest) = batch.write_parts(base, self.shared.epoch);
+        let mut stored_header = [0; HEADER_BYTES];
+        stored_header[..head.len()].copy_from_slice(&head);
+        stored_header[head.len()..].copy_from_slice(&rest[..HEADER_BYTES - head.len()]);
+        let interval_bytes = config.index_interval_bytes;
+        let entry =
+            writer.facts.note(&stored_header, relative_offset, position_u32, header.max_timestamp_ms, interval_bytes);
+        if let Some(entry) = entry {
+            writer.active.push_index(entry);
+        }
+        writer.facts.appended(now_ms);
+        writer.producers.record(header, base, now_ms);
+        let count = u64::from(header.last_offset_delta.unsigned_abs()) + 1;
+        let next = base.checked_add(count).expect("no log reaches 2^63 records");
+        assert!(next > writer.next, "S2: offsets only grow");
+        writer.next = next;
+        writer.active.publish(position + batch.bytes().len() as u64);
+        self.tail.store(next.get(), Ordering::Release);
+    }
+
+    /// A full disk passes; anything else stops the partition, since nobody knows what reached the file.
+    fn write_failed(&self, during: &'static str, cause: io::Error) -> AppendError {
+        if cause.kind() == io::ErrorKind::StorageFull {
+            return AppendError::DiskFull;
+        }
+        AppendError::Stopped(self.stop(during, cause))
+    }
+
+    /// Takes no more writes until the process has recovered the log anew.
+    fn stop(&self, during: &'static str, cause: io::Error) -> Stopped {
+        let stopped = self.stopped.get_or_init(|| Stopped { partition: self.id, during, cause: Arc::new(cause) });
+        tracing::error!(partition = %self.id, error = %stopped, "partition stopped");
+        self.flush_ended.notify(usize::MAX);
+        stopped.clone()
+    }
+
+    fn checkpoint_at(&self, flushed: Offset, active: &ActiveSegment, position: u64) -> Checkpoint {
+        Checkpoint { flushed, segment: active.base, position, log_start: self.log_start() }
+    }
+}
+
+fn offset_of(value: &AtomicI64) -> Offset {
+    Offset::new(value.load(Ordering::Acquire)).expect("offsets of a log are not negative")
+}
+
+/// Opens the file of a new, empty active segment.
+fn create_segment(fs: &dyn Fs, dir: &std::path::Path, base: Offset, capacity_bytes: u64) -> io::Result<Arc<dyn File>> {
+    fs.open(&path_of(dir, base, FileKind::Log), OpenMode::CreateNew, capacity_bytes)
+}

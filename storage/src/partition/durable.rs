@@ -1,0 +1,145 @@
+//! Making a partition durable.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use event_listener::EventListener;
+
+use super::{Partition, UnflushedSeal};
+use crate::error::{FlushError, Stopped};
+use crate::fs;
+use crate::offset::Offset;
+use crate::segment::{ActiveSegment, FileKind, path_of};
+
+/// What a flush has to make durable, taken under the append lock.
+struct Pending {
+    sealed: Vec<UnflushedSeal>,
+    active: Arc<ActiveSegment>,
+    position: u64,
+    tail: Offset,
+    names_dirty: bool,
+}
+
+impl Partition {
+    /// Makes everything appended so far durable, on this thread, and answers the new flushed offset. If a flush is under
+    /// way, waits for it and then flushes what came after it.
+    ///
+    /// # Errors
+    /// [`FlushError::Stopped`]: nothing is known about what was appended since the last flush, and a retry would prove
+    /// nothing (the kernel drops the dirty pages of a failed sync), so the partition stops.
+    pub fn flush(&self) -> Result<Offset, FlushError> {
+        let mut checkpoint = self.checkpoint.lock();
+        self.check_running()?;
+        if self.flushed() == self.tail() {
+            return Ok(self.flushed());
+        }
+        let pending = self.take_pending();
+        self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
+        let slot = self.checkpoint_at(pending.tail, &pending.active, pending.position);
+        if let Err(cause) = checkpoint.write(slot) {
+            // Only recovery reads it, and an older one is as true.
+            tracing::warn!(partition = %self.id(), %cause, "flushed offset not noted");
+        }
+        self.flushed.store(pending.tail.get(), Ordering::Release);
+        self.flush_ended.notify(usize::MAX);
+        Ok(pending.tail)
+    }
+
+    /// Asks the flush threads to flush soon. Together with [`Partition::listen_flush`] this is a flush to wait for
+    /// without blocking.
+    pub fn request_flush(self: &Arc<Self>) {
+        if !self.flush_queued.swap(true, Ordering::AcqRel) {
+            self.shared.flusher.flush_soon(Arc::clone(self));
+        }
+    }
+
+    /// Notified when a flush ended, well or badly. Listen first, look at [`Partition::flushed`] and
+    /// [`Partition::stopped`] then, wait last.
+    #[must_use]
+    pub fn listen_flush(&self) -> EventListener {
+        self.flush_ended.listen()
+    }
+
+    /// Waits, without blocking a thread, until every record below `offset` is durable.
+    ///
+    /// # Errors
+    /// [`FlushError::Stopped`]: it will never be.
+    pub async fn flushed_to(self: &Arc<Self>, offset: Offset) -> Result<(), FlushError> {
+        loop {
+            if self.flushed() >= offset {
+                return Ok(());
+            }
+            let listener = self.listen_flush();
+            // The flags before the look: whoever ends a flush sets them before it notifies.
+            self.request_flush();
+            if self.flushed() >= offset {
+                return Ok(());
+            }
+            self.check_running()?;
+            listener.await;
+        }
+    }
+
+    /// A flush thread's turn.
+    pub(crate) fn flush_from_queue(&self) {
+        // Cleared first: whatever is appended from now on and not seen by this flush asks again.
+        self.flush_queued.store(false, Ordering::Release);
+        if let Err(error) = self.flush() {
+            tracing::debug!(partition = %self.id(), %error, "flush refused");
+        }
+    }
+
+    /// The flush interval of what was appended has passed.
+    pub(crate) fn interval_over(self: Arc<Self>, flush_soon: impl FnOnce(Arc<Self>)) {
+        self.interval_queued.store(false, Ordering::Release);
+        if self.flushed() < self.tail() && !self.flush_queued.swap(true, Ordering::AcqRel) {
+            flush_soon(self);
+        }
+    }
+
+    fn check_running(&self) -> Result<(), Stopped> {
+        self.stopped().map_or(Ok(()), |stopped| Err(stopped.clone()))
+    }
+
+    fn take_pending(&self) -> Pending {
+        let mut writer = self.writer.lock();
+        Pending {
+            sealed: std::mem::take(&mut writer.unflushed),
+            active: Arc::clone(&writer.active),
+            position: writer.active.published(),
+            tail: writer.next,
+            names_dirty: std::mem::take(&mut writer.names_dirty),
+        }
+    }
+
+    /// Oldest bytes first, names before the bytes that need them: at no moment is a later byte durable without an
+    /// earlier one counting as flushed.
+    fn sync(&self, pending: &Pending) -> io::Result<()> {
+        for sealed in &pending.sealed {
+            self.sync_sealed(sealed)?;
+        }
+        if pending.names_dirty {
+            self.shared.fs.sync_dir(&self.dir)?;
+        }
+        pending.active.file.sync_data()
+    }
+
+    fn sync_sealed(&self, sealed: &UnflushedSeal) -> io::Result<()> {
+        let base = sealed.seal.base;
+        sealed.active.file.sync_data()?;
+        self.write_aside(base, FileKind::Seal, &sealed.seal.encode(), true);
+        self.write_aside(sealed.seal.next, FileKind::Snapshot, &sealed.snapshot, true);
+        let index = sealed.active.with_index(|index| index.encode(base));
+        self.write_aside(base, FileKind::Index, &index, false);
+        Ok(())
+    }
+
+    /// Writes a file that recovery can do without: its loss costs time, not data.
+    fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) {
+        let path = path_of(&self.dir, base, kind);
+        if let Err(cause) = fs::replace_file(&*self.shared.fs, &path, bytes, sync) {
+            tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Retention and closing.
+
+use std::sync::atomic::Ordering;
+
+use super::Partition;
+use crate::error::FlushError;
+use crate::offset::Offset;
+use crate::retention::{self, SegmentAge};
+use crate::segment::{FileKind, path_of};
+
+impl Partition {
+    /// Removes the oldest segments that size and age let go. Answers the new first offset. `now_ms` is `None` while the
+    /// clock is not believed: then only size counts. Nothing at or above `hold` goes.
+    ///
+    /// # Errors
+    /// The disk does not answer; what was removed before stays removed.
+    pub fn enforce_retention(&self, now_ms: Option<i64>, hold: Option<Offset>) -> std::io::Result<Offset> {
+        let mut config = self.config();
+        if now_ms.is_none() {
+            config.retention_age = None;
+        }
+        let (sealed, active_bytes) = {
+            let files = self.files.read();
+            (files.sealed.clone(), files.active.published())
+        };
+        let mut ages = Vec::with_capacity(sealed.len());
+        for segment in &sealed {
+            let needs_time = config.retention_age.is_some();
+            let last_append_ms =
+                if needs_time { segment.seal(&*self.shared.fs, &self.dir)?.last_append_ms } else { 0 };
+            ages.push(SegmentAge { next: segment.next, len_bytes: segment.len_bytes, last_append_ms });
+        }
+        let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);
+        if count > 0 {
+            self.remove_oldest(count)?;
+        }
+        Ok(self.log_start())
+    }
+
+    /// The new start is visible before the files go, so that no reader is sent to a file that is missing. Readers that
+    /// hold slices keep their maps (invariant S7).
+    fn remove_oldest(&self, count: usize) -> std::io::Result<()> {
+        let removed = {
+            let mut files = self.files.write();
+            let removed: Vec<_> = files.sealed.drain(..count).collect();
+            let start = files.sealed.first().map_or(files.active.base, |segment| segment.base);
+            self.log_start.fetch_max(start.get(), Ordering::AcqRel);
+            removed
+        };
+        let fs = &*self.shared.fs;
+        for segment in &removed {
+            self.shared.open_segments.remove(&(self.id(), segment.base));
+            for kind in FileKind::ALL {
+                match fs.remove_file(&path_of(&self.dir, segment.base, kind)) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+            tracing::info!(partition = %self.id(), base = %segment.base, bytes = segment.len_bytes, "segment removed");
+        }
+        fs.sync_dir(&self.dir)
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        let files = self.files.read();
+        files.sealed.iter().map(|segment| segment.len_bytes).sum::<u64>() + files.active.published()
+    }
+
+    /// Makes everything durable and gives back the space reserved ahead of the tail.
+    ///
+    /// # Errors
+    /// [`FlushError::Stopped`], as for a flush.
+    pub fn close(&self) -> Result<Offset, FlushError> {
+        let flushed = self.flush()?;
+        let mut writer = self.writer.lock();
+        writer.reserved_bytes = writer.active.published();
+        if let Err(cause) = writer.active.file.truncate(writer.active.published()) {
+            tracing::warn!(partition = %self.id(), %cause, "reserved space not given back");
+        }
+        Ok(flushed)
+    }
+
+    /// Forgets idempotent producers that have been silent for too long.
+    pub fn expire_producers(&self, now_ms: i64) {
+        let forgotten = self.writer.lock().producers.expire(now_ms);
+        if forgotten > 0 {
+            tracing::debug!(partition = %self.id(), forgotten, "idle producers forgotten");
+        }
+    }
+}

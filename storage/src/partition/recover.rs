@@ -1,0 +1,570 @@
+//! Opening a partition's directory after whatever happened to it.
+//!
+//! The log is the truth; everything else in the directory is a hint. What lies below the flushed offset was on stable
+//! storage before somebody relied on it: it is never cut (invariant S5), damage there is reported and served around.
+//! What lies above it may be anything: a batch is accepted only if its checksum holds, its base offset is the expected
+//! one and its epoch not below its predecessor's. The first that fails ends the log (invariant S4); what stands behind
+//! goes to the quarantine directory. Accepted bytes above the flushed offset are written again and synced before they
+//! are served: after a failed sync the page cache may show bytes that the disk never got, and a second sync over clean
+//! pages proves nothing.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::create_segment;
+use crate::batch::BatchError;
+use crate::batch::header::HEADER_BYTES;
+use crate::checkpoint::{self, Checkpoint, CheckpointFile};
+use crate::config::LogConfig;
+use crate::fs::{self, File, Fs, OpenMode};
+use crate::index::Index;
+use crate::limits::SCAN_BYTES;
+use crate::offset::{LeaderEpoch, Offset, PartitionId};
+use crate::producer::{ProducerLimits, Producers};
+use crate::segment::{
+    ActiveSegment, BatchWalk, FileKind, SEAL_BYTES, Seal, SealedSegment, SegmentFacts, Step, WalkError, next_intact,
+    parse_name, path_of, unix_ms,
+};
+
+/// Offsets `from..to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetRange {
+    /// First.
+    pub from: Offset,
+    /// One after the last.
+    pub to: Offset,
+}
+
+/// Where recovery ended the log although bytes followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The offset that the next record gets.
+    pub offset: Offset,
+    /// Why the bytes there are no batch of this log.
+    pub reason: String,
+    /// How many bytes went to the quarantine directory.
+    pub quarantined_bytes: u64,
+}
+
+/// What recovery did to one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Which.
+    pub partition: PartitionId,
+    /// One after the last record that there is.
+    pub tail: Offset,
+    /// Bytes above the flushed offset that were accepted, written again and synced.
+    pub rewritten_bytes: u64,
+    /// Set when something behind the tail was moved away.
+    pub cut: Option<Cut>,
+    /// Damage below the flushed offset, where it was seen. The files are kept as they are.
+    pub damaged: Vec<OffsetRange>,
+    /// Names in the directory that are not ours. They are left alone.
+    pub alien: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// Whether nothing out of the ordinary was found.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.rewritten_bytes == 0 && self.cut.is_none() && self.damaged.is_empty() && self.alien.is_empty()
+    }
+}
+
+/// A partition ready to be served.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) sealed: Vec<Arc<SealedSegment>>,
+    pub(crate) active: ActiveSegment,
+    pub(crate) facts: SegmentFacts,
+    pub(crate) next: Offset,
+    pub(crate) flushed: Offset,
+    pub(crate) log_start: Offset,
+    pub(crate) producers: Producers,
+    pub(crate) checkpoint: CheckpointFile,
+    pub(crate) names_dirty: bool,
+}
+
+/// What a recovery works with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) fs: &'a dyn Fs,
+    pub(crate) id: PartitionId,
+    pub(crate) dir: &'a Path,
+    pub(crate) quarantine: &'a Path,
+    pub(crate) config: &'a LogConfig,
+}
+
+/// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
+pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
+    let Listing { bases, snapshots, alien } = list(place)?;
+    let (checkpoint, noted) = CheckpointFile::open(place.fs, place.dir)?;
+    let mut report = RecoveryReport {
+        partition: place.id,
+        tail: Offset::ZERO,
+        rewritten_bytes: 0,
+        cut: None,
+        damaged: Vec::new(),
+        alien,
+    };
+    let noted = newest_evidence(place, &bases, noted);
+    let mut chain = scan_chain(place, &bases, noted, &mut report)?;
+    if chain.next < noted.flushed {
+        // Flushed records are gone with the end of a file. Their offsets are not given to others.
+        report.damaged.push(OffsetRange { from: chain.next, to: noted.flushed });
+        chain.seal_tail(noted.flushed);
+    }
+    let (active, names_dirty) = chain.open_active(place)?;
+    let (index, facts) = rebuild(place, &active, chain.tail_len_bytes(), &mut report)?;
+    let log_start = noted.log_start.max(chain.first_base(active.base));
+    let producers = recover_producers(place, &chain, &active, &snapshots)?;
+    report.tail = chain.next;
+    let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
+    let recovered = Recovered {
+        sealed: chain.sealed.into_iter().map(Arc::new).collect(),
+        active: ActiveSegment::new(active.base, active.file, index, published),
+        facts,
+        next: chain.next,
+        flushed: chain.next,
+        log_start: log_start.min(chain.next),
+        producers,
+        checkpoint,
+        names_dirty,
+    };
+    Ok((recovered, report))
+}
+
+struct Listing {
+    bases: Vec<Offset>,
+    snapshots: Vec<Offset>,
+    alien: Vec<String>,
+}
+
+fn list(place: Place<'_>) -> io::Result<Listing> {
+    let mut listing = Listing { bases: Vec::new(), snapshots: Vec::new(), alien: Vec::new() };
+    for entry in place.fs.list(place.dir)? {
+        match parse_name(&entry.name) {
+            Some((base, FileKind::Log)) if !entry.is_dir => listing.bases.push(base),
+            Some((offset, FileKind::Snapshot)) => listing.snapshots.push(offset),
+            Some(_) => {}
+            None if entry.name == checkpoint::FILE_NAME => {}
+            // Left by a replacement that a crash interrupted.
+            None if entry.name.ends_with(".tmp") => place.fs.remove_file(&place.dir.join(&entry.name))?,
+            None => listing.alien.push(entry.name),
+        }
+    }
+    listing.bases.sort_unstable();
+    listing.snapshots.sort_unstable();
+    listing.alien.sort_unstable();
+    Ok(listing)
+}
+
+/// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
+/// segment was synced). Without either, everything is above the flushed offset.
+fn newest_evidence(place: Place<'_>, bases: &[Offset], noted: Option<Checkpoint>) -> Checkpoint {
+    let first = bases.first().copied().unwrap_or(Offset::ZERO);
+    let noted = noted.unwrap_or(Checkpoint { flushed: first, segment: first, position: 0, log_start: first });
+    let newest_seal = bases.iter().rev().find_map(|&base| {
+        let bytes = fs::read_whole(place.fs, &path_of(place.dir, base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
+        Seal::decode(&bytes).ok().filter(|seal| seal.base == base)
+    });
+    match newest_seal {
+        Some(seal) if seal.next > noted.flushed => {
+            Checkpoint { flushed: seal.next, segment: seal.next, position: 0, log_start: noted.log_start }
+        }
+        _ => noted,
+    }
+}
+
+/// The segments as far as they are one log.
+struct Chain {
+    sealed: Vec<SealedSegment>,
+    /// The last segment, to be appended to.
+    tail: Option<Tail>,
+    next: Offset,
+}
+
+struct Tail {
+    base: Offset,
+    file: Arc<dyn File>,
+    len_bytes: u64,
+}
+
+struct Active {
+    base: Offset,
+    file: Arc<dyn File>,
+}
+
+impl Chain {
+    fn tail_len_bytes(&self) -> u64 {
+        self.tail.as_ref().map_or(0, |tail| tail.len_bytes)
+    }
+
+    fn first_base(&self, active: Offset) -> Offset {
+        self.sealed.first().map_or(active, |segment| segment.base)
+    }
+
+    /// The tail keeps what it has; the log goes on at `next` in a new segment.
+    fn seal_tail(&mut self, next: Offset) {
+        if let Some(tail) = self.tail.take()
+            && self.next > tail.base
+        {
+            self.sealed.push(SealedSegment::found(tail.base, self.next, tail.len_bytes));
+        }
+        self.next = next;
+    }
+
+    fn open_active(&mut self, place: Place<'_>) -> io::Result<(Active, bool)> {
+        if let Some(tail) = &self.tail {
+            return Ok((Active { base: tail.base, file: Arc::clone(&tail.file) }, false));
+        }
+        let capacity_bytes = u64::from(place.config.segment_bytes);
+        let file = match create_segment(place.fs, place.dir, self.next, capacity_bytes) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                place.fs.open(&path_of(place.dir, self.next, FileKind::Log), OpenMode::Write, capacity_bytes)
+            }
+            other => other,
+        }?;
+        Ok((Active { base: self.next, file }, true))
+    }
+}
+
+/// Takes the segments below the checkpoint as they are and scans the rest, up to the first byte that is not this log's.
+fn scan_chain(
+    place: Place<'_>,
+    bases: &[Offset],
+    noted: Checkpoint,
+    report: &mut RecoveryReport,
+) -> io::Result<Chain> {
+    let first = bases.first().copied().unwrap_or(noted.flushed);
+    let mut chain = Chain { sealed: Vec::new(), tail: None, next: first };
+    let mut epoch = LeaderEpoch::NONE;
+    for (at, &base) in bases.iter().enumerate() {
+        let path = path_of(place.dir, base, FileKind::Log);
+        let following = bases.get(at + 1).copied();
+        if base < noted.segment {
+            let segment = flushed_segment(place, base, following.filter(|&next| next <= noted.segment))?;
+            chain.next = segment.next;
+            chain.sealed.push(segment);
+            continue;
+        }
+        if base != noted.segment && base != chain.next {
+            quarantine_from(place, &bases[at..], chain.next, "the segment does not continue the log", report)?;
+            break;
+        }
+        let file = place.fs.open(&path, OpenMode::Write, u64::from(place.config.segment_bytes))?;
+        let start = if base == noted.segment { (noted.position, noted.flushed) } else { (0, base) };
+        let end = scan(place, &*file, base, start, epoch, report)?;
+        epoch = end.epoch;
+        chain.next = end.next;
+        let fits = following.is_some_and(|next| next == end.next);
+        if fits {
+            file.truncate(end.position)?;
+            file.sync_data()?;
+            chain.sealed.push(SealedSegment::found(base, end.next, end.position));
+            continue;
+        }
+        settle_tail(place, &*file, base, &end, report)?;
+        chain.tail = Some(Tail { base, file, len_bytes: end.position });
+        let rest = &bases[at + 1..];
+        if !rest.is_empty() {
+            quarantine_from(place, rest, end.next, "the segment before it ends too early", report)?;
+        }
+        break;
+    }
+    Ok(chain)
+}
+
+/// A segment that was flushed whole. Where its successor is missing, its own batches tell where it ends.
+fn flushed_segment(place: Place<'_>, base: Offset, following: Option<Offset>) -> io::Result<SealedSegment> {
+    let file = place.fs.open(&path_of(place.dir, base, FileKind::Log), OpenMode::Read, 0)?;
+    let len_bytes = file.len()?;
+    match following {
+        Some(next) => Ok(SealedSegment::found(base, next, len_bytes)),
+        None => {
+            let end = walk_headers(&*file, base, len_bytes)?;
+            Ok(SealedSegment::found(base, end.next, end.position))
+        }
+    }
+}
+
+struct ScanEnd {
+    position: u64,
+    next: Offset,
+    epoch: LeaderEpoch,
+    reason: Option<BatchError>,
+}
+
+/// Accepts batches from `start` on, writes them again and syncs them.
+fn scan(
+    place: Place<'_>,
+    file: &dyn File,
+    base: Offset,
+    start: (u64, Offset),
+    epoch: LeaderEpoch,
+    report: &mut RecoveryReport,
+) -> io::Result<ScanEnd> {
+    let len_bytes = file.len()?;
+    let (position, next) = start;
+    if position > len_bytes {
+        tracing::error!(partition = %place.id, segment = %base, len_bytes, position, "segment is shorter than what was flushed to it");
+        return walk_headers(file, base, len_bytes);
+    }
+    let mut end = ScanEnd { position, next, epoch, reason: None };
+    let mut walk = BatchWalk::new(file, position, len_bytes);
+    loop {
+        let step = match walk.next_verified() {
+            Ok(Some(step)) => step,
+            Ok(None) => break,
+            Err(WalkError::Io(e)) => return Err(e),
+            Err(WalkError::NoBatch { reason, .. }) => {
+                end.reason = Some(reason);
+                break;
+            }
+        };
+        if let Some(reason) = not_ours(&step, end.next, end.epoch) {
+            end.reason = Some(reason);
+            break;
+        }
+        end.epoch = step.header.leader_epoch.unwrap_or(end.epoch);
+        end.next = step.header.next_offset();
+        end.position = step.end();
+    }
+    if end.position > position {
+        rewrite(file, position, end.position)?;
+        report.rewritten_bytes += end.position - position;
+    }
+    Ok(end)
+}
+
+/// A batch with a good checksum may still be a ghost: from before a cut, or from a file's earlier life.
+fn not_ours(step: &Step, expected: Offset, epoch: LeaderEpoch) -> Option<BatchError> {
+    if step.header.base_offset != expected {
+        let found = step.header.base_offset.get();
+        return Some(BatchError::Field { field: "base_offset", found, allowed: "the offset after the batch before it" });
+    }
+    match step.header.leader_epoch {
+        Some(found) if found >= epoch => None,
+        other => {
+            let found = other.map_or(-1, |epoch| i64::from(epoch.get()));
+            Some(BatchError::Field { field: "leader_epoch", found, allowed: "the epoch of the batch before it, or higher" })
+        }
+    }
+}
+
+/// How far the batches of a file go by their headers.
+fn walk_headers(file: &dyn File, base: Offset, len_bytes: u64) -> io::Result<ScanEnd> {
+    let mut end = ScanEnd { position: 0, next: base, epoch: LeaderEpoch::NONE, reason: None };
+    let mut walk = BatchWalk::new(file, 0, len_bytes);
+    loop {
+        match walk.next() {
+            Ok(Some(step)) => {
+                end.position = step.end();
+                end.next = step.header.next_offset();
+            }
+            Ok(None) | Err(WalkError::NoBatch { .. }) => return Ok(end),
+            Err(WalkError::Io(e)) => return Err(e),
+        }
+    }
+}
+
+fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + SCAN_BYTES);
+        // A copy: the bytes of a map are not handed to a write into the same file.
+        let chunk = file.slice(at..end)?.to_vec();
+        file.write_at(&[IoSlice::new(&chunk)], at)?;
+        at = end;
+    }
+    file.sync_data()
+}
+
+/// Moves what stands behind the end away and cuts there.
+fn settle_tail(
+    place: Place<'_>,
+    file: &dyn File,
+    base: Offset,
+    end: &ScanEnd,
+    report: &mut RecoveryReport,
+) -> io::Result<()> {
+    let len_bytes = file.len()?;
+    let used_bytes = last_used(file, end.position, len_bytes)?;
+    if let Some(used_to) = used_bytes {
+        let name = format!("{}-{}-{:020}-{}.bytes", place.id.topic, place.id.partition, base.get(), end.position);
+        copy_out(place, file, end.position..used_to, &name)?;
+        let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
+        report.cut =
+            Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
+    }
+    if len_bytes > end.position {
+        file.truncate(end.position)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// One after the last byte that is not zero in `from..to`; reserved space is zeros.
+fn last_used(file: &dyn File, from: u64, to: u64) -> io::Result<Option<u64>> {
+    let mut used = None;
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + SCAN_BYTES);
+        let chunk = file.slice(at..end)?;
+        if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
+            used = Some(at + last as u64 + 1);
+        }
+        at = end;
+    }
+    Ok(used)
+}
+
+fn copy_out(place: Place<'_>, file: &dyn File, range: std::ops::Range<u64>, name: &str) -> io::Result<()> {
+    place.fs.create_dir_all(place.quarantine)?;
+    let path = place.quarantine.join(name);
+    match place.fs.remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let copy = place.fs.open(&path, OpenMode::CreateNew, 0)?;
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + SCAN_BYTES);
+        let chunk = file.slice(at..end)?.to_vec();
+        copy.write_at(&[IoSlice::new(&chunk)], at - range.start)?;
+        at = end;
+    }
+    copy.sync_data()?;
+    place.fs.sync_dir(place.quarantine)
+}
+
+/// Moves whole segments that cannot belong to the log any more.
+fn quarantine_from(
+    place: Place<'_>,
+    bases: &[Offset],
+    offset: Offset,
+    reason: &str,
+    report: &mut RecoveryReport,
+) -> io::Result<()> {
+    place.fs.create_dir_all(place.quarantine)?;
+    let mut quarantined_bytes = report.cut.as_ref().map_or(0, |cut| cut.quarantined_bytes);
+    for &base in bases {
+        let path = path_of(place.dir, base, FileKind::Log);
+        quarantined_bytes += place.fs.open(&path, OpenMode::Read, 0)?.len()?;
+        let name = format!("{}-{}-{:020}.log", place.id.topic, place.id.partition, base.get());
+        place.fs.rename(&path, &place.quarantine.join(name))?;
+    }
+    place.fs.sync_dir(place.quarantine)?;
+    place.fs.sync_dir(place.dir)?;
+    let reason = report.cut.take().map_or_else(|| reason.to_owned(), |cut| cut.reason);
+    report.cut = Some(Cut { offset, reason, quarantined_bytes });
+    Ok(())
+}
+
+/// Index, facts and damage of the segment that goes on being appended to, from its headers.
+fn rebuild(
+    place: Place<'_>,
+    active: &Active,
+    len_bytes: u64,
+    report: &mut RecoveryReport,
+) -> io::Result<(Index, SegmentFacts)> {
+    let mut index = Index::default();
+    let mut facts = SegmentFacts::new();
+    let interval_bytes = place.config.index_interval_bytes;
+    for_each_header(&*active.file, active.base, len_bytes, report, |step, header| {
+        let relative_offset = u32::try_from(step.header.base_offset.since(active.base));
+        if let (Ok(relative_offset), Ok(position)) = (relative_offset, u32::try_from(step.position))
+            && let Some(entry) =
+                facts.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
+        {
+            index.push(entry);
+        }
+    })?;
+    if len_bytes > 0 {
+        // The broker's clock at the last write; the first append's time is lost with the process that saw it.
+        facts.appended(unix_ms(active.file.modified()?));
+    }
+    Ok((index, facts))
+}
+
+/// Walks the headers of `file[..end]`, over damage where there is some.
+fn for_each_header(
+    file: &dyn File,
+    base: Offset,
+    end: u64,
+    report: &mut RecoveryReport,
+    mut visit: impl FnMut(&Step, &[u8]),
+) -> io::Result<()> {
+    let mut expected = base;
+    let mut walk = BatchWalk::new(file, 0, end);
+    loop {
+        match walk.next() {
+            Ok(Some(step)) => {
+                let header = walk.bytes(step.position, step.position + HEADER_BYTES as u64)?;
+                visit(&step, &header);
+                expected = step.header.next_offset();
+            }
+            Ok(None) => return Ok(()),
+            Err(WalkError::Io(e)) => return Err(e),
+            Err(WalkError::NoBatch { position, reason }) => {
+                tracing::error!(partition = %report.partition, segment = %base, position, %reason, "damaged batch");
+                let behind = next_intact(file, position + 1, end, expected.next()..OFFSET_MAX)?;
+                let to = behind.map_or(OFFSET_MAX, |step| step.header.base_offset);
+                report.damaged.push(OffsetRange { from: expected, to });
+                match behind {
+                    Some(step) => walk.skip_to(step.position),
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+}
+
+const OFFSET_MAX: Offset = match Offset::new(i64::MAX) {
+    Some(offset) => offset,
+    None => panic!("the largest number is not negative"),
+};
+
+/// The newest snapshot that reads back, and the batch headers since.
+fn recover_producers(
+    place: Place<'_>,
+    chain: &Chain,
+    active: &Active,
+    snapshots: &[Offset],
+) -> io::Result<Producers> {
+    let limits = ProducerLimits::default();
+    let newest = snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
+    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), active.base));
+    for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
+        let file = place.fs.open(&path_of(place.dir, segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)?;
+        replay_producers(&*file, segment.len_bytes, &mut producers)?;
+    }
+    if active.base >= from {
+        replay_producers(&*active.file, chain.tail_len_bytes(), &mut producers)?;
+    }
+    Ok(producers)
+}
+
+fn replay_producers(file: &dyn File, end: u64, producers: &mut Producers) -> io::Result<()> {
+    let now_ms = unix_ms(file.modified()?);
+    let mut walk = BatchWalk::new(file, 0, end);
+    loop {
+        match walk.next() {
+            Ok(Some(step)) => producers.record(&step.header, step.header.base_offset, now_ms),
+            // Behind damage: what the batches there said of their producers is lost, and they start over.
+            Ok(None) | Err(WalkError::NoBatch { .. }) => return Ok(()),
+            Err(WalkError::Io(e)) => return Err(e),
+        }
+    }
+}
+
+/// A snapshot has at most a few hundred bytes a producer.
+const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
+
+fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
+    let path: PathBuf = path_of(place.dir, at, FileKind::Snapshot);
+    let bytes = fs::read_whole(place.fs, &path, SNAPSHOT_BYTES_MAX).ok()?;
+    let snapshot = crate::producer::decode_snapshot(&bytes, limits).ok()?;
+    (snapshot.next_offset == at).then_some((snapshot.producers, at))
+}

@@ -1,0 +1,314 @@
+//! The data directory: its format, its lock, its epoch and its partitions.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::config::{LogConfig, StoreConfig};
+use crate::error::{OpenLogError, OpenStoreError};
+use crate::flush::Flusher;
+use crate::fs::{self, Fs, Lock};
+use crate::offset::{LeaderEpoch, PartitionId};
+use crate::partition::{self, Partition, RecoveryReport, Shared};
+use crate::segment::OpenSegments;
+
+/// The format of data directories that this release writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The id under which the state partition goes in reports.
+pub const STATE_PARTITION: PartitionId = PartitionId { topic: Uuid::nil(), partition: 0 };
+
+/// Longest FORMAT or EPOCH file that is read.
+const SMALL_FILE_BYTES: u64 = 4096;
+
+/// An open data directory. One process has it at a time.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    cluster_id: Uuid,
+    shared: Arc<Shared>,
+    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    _lock: Box<dyn Lock>,
+}
+
+impl Store {
+    /// Opens the data directory `root`, making it if it is missing, and raises its leader epoch durably. `new_cluster_id`
+    /// becomes the id of a new directory.
+    ///
+    /// # Errors
+    /// See [`OpenStoreError`].
+    pub fn open(
+        fs: Arc<dyn Fs>,
+        root: &Path,
+        config: StoreConfig,
+        new_cluster_id: Uuid,
+    ) -> Result<Self, OpenStoreError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| OpenStoreError::Io { path, cause }
+        };
+        fs.create_dir_all(root).map_err(io(root))?;
+        let lock = fs.lock(&root.join("LOCK")).map_err(|cause| match cause.kind() {
+            io::ErrorKind::WouldBlock => OpenStoreError::InUse { path: root.to_owned() },
+            _ => OpenStoreError::Io { path: root.join("LOCK"), cause },
+        })?;
+        let cluster_id = open_format(&*fs, root, new_cluster_id)?;
+        let epoch = raise_epoch(&*fs, root)?;
+        for name in ["topics", "state", "trash"] {
+            fs.create_dir_all(&root.join(name)).map_err(io(&root.join(name)))?;
+        }
+        fs.sync_dir(root).map_err(io(root))?;
+        empty_trash(&*fs, root);
+        let flusher = Flusher::start(config.flush_threads, config.flush_interval).map_err(io(root))?;
+        let shared = Arc::new(Shared {
+            fs,
+            epoch,
+            flusher,
+            open_segments: OpenSegments::new(config.open_segments_max),
+            hot_bytes: config.hot_bytes,
+        });
+        Ok(Self { root: root.to_owned(), cluster_id, shared, partitions: RwLock::default(), _lock: lock })
+    }
+
+    /// The directory's id, for ever.
+    #[must_use]
+    pub const fn cluster_id(&self) -> Uuid {
+        self.cluster_id
+    }
+
+    /// The epoch of this start.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.shared.epoch
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Bytes free on its file system.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        self.shared.fs.free_bytes(&self.root)
+    }
+
+    /// Opens the partition of the state journal.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`].
+    pub fn open_state(&self, config: LogConfig) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
+        self.open_at(STATE_PARTITION, self.root.join("state"), config)
+    }
+
+    /// Opens a partition, making it if it is missing, and recovers its log.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`].
+    pub fn open_partition(
+        &self,
+        id: PartitionId,
+        config: LogConfig,
+    ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
+        self.open_at(id, self.topic_dir(id.topic).join(id.partition.to_string()), config)
+    }
+
+    /// An open partition.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    /// All open partitions but the state journal's.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().filter(|partition| partition.id() != STATE_PARTITION).cloned().collect()
+    }
+
+    /// Topic ids that have a directory, whoever knows them.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn topics_on_disk(&self) -> io::Result<Vec<Uuid>> {
+        let entries = self.shared.fs.list(&self.root.join("topics"))?;
+        Ok(entries.iter().filter_map(|entry| Uuid::try_parse(&entry.name).ok()).collect())
+    }
+
+    /// Removes a topic with all its partitions. Readers that hold slices keep them.
+    ///
+    /// # Errors
+    /// The disk does not answer; the topic is then still there, or already in the trash and gone after the next start.
+    pub fn delete_topic(&self, topic: Uuid) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        let trash = self.root.join("trash").join(format!("{topic}-{}", Uuid::new_v4()));
+        match fs.rename(&self.topic_dir(topic), &trash) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        self.partitions.write().retain(|id, _| id.topic != topic);
+        fs.sync_dir(&self.root.join("topics"))?;
+        fs.remove_dir_all(&trash).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+    }
+
+    /// Makes everything durable and ends the flush threads. Appends after this are lost with the process.
+    pub fn close(&self) {
+        for partition in self.partitions.read().values() {
+            if let Err(error) = partition.close() {
+                tracing::error!(partition = %partition.id(), %error, "not closed cleanly");
+            }
+        }
+        self.shared.flusher.stop();
+    }
+
+    fn topic_dir(&self, topic: Uuid) -> PathBuf {
+        self.root.join("topics").join(topic.to_string())
+    }
+
+    fn open_at(
+        &self,
+        id: PartitionId,
+        dir: PathBuf,
+        config: LogConfig,
+    ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
+        if self.partition(id).is_some() {
+            return Err(OpenLogError::AlreadyOpen(id));
+        }
+        let (recovered, report) =
+            self.recover(id, &dir, &config).map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
+        let partition = Arc::new(Partition::new(id, dir, config, Arc::clone(&self.shared), recovered));
+        self.partitions.write().insert(id, Arc::clone(&partition));
+        Ok((partition, report))
+    }
+
+    fn recover(
+        &self,
+        id: PartitionId,
+        dir: &Path,
+        config: &LogConfig,
+    ) -> io::Result<(partition::Recovered, RecoveryReport)> {
+        let fs = &*self.shared.fs;
+        if let Err(e) = fs.list(dir) {
+            if e.kind() != io::ErrorKind::NotFound {
+                return Err(e);
+            }
+            create_durably(fs, &self.root, dir)?;
+        }
+        let quarantine = self.root.join("quarantine");
+        partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config })
+    }
+}
+
+/// Makes `dir` below `root` with all its names on stable storage: a batch in it may be acknowledged.
+fn create_durably(fs: &dyn Fs, root: &Path, dir: &Path) -> io::Result<()> {
+    fs.create_dir_all(dir)?;
+    for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(root)) {
+        fs.sync_dir(parent)?;
+    }
+    Ok(())
+}
+
+/// Reads FORMAT or writes that of a new directory. The file is text, three lines:
+///
+/// ```text
+/// tripline data directory
+/// version 1
+/// cluster 8c1f0a52-…
+/// ```
+fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, OpenStoreError> {
+    let path = root.join("FORMAT");
+    match fs::read_whole(fs, &path, SMALL_FILE_BYTES) {
+        Ok(bytes) => parse_format(root, &bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            refuse_foreign(fs, root)?;
+            let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
+            fs::replace_file(fs, &path, text.as_bytes(), true)
+                .map_err(|cause| OpenStoreError::Io { path, cause })?;
+            Ok(new_cluster_id)
+        }
+        Err(cause) => Err(OpenStoreError::Io { path, cause }),
+    }
+}
+
+const FORMAT_TITLE: &str = "tripline data directory";
+
+fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
+    let foreign = |reason: &str| OpenStoreError::Foreign { path: root.to_owned(), reason: reason.to_owned() };
+    let text = std::str::from_utf8(bytes).map_err(|_| foreign("its FORMAT file is not text"))?;
+    let mut lines = text.lines();
+    if lines.next() != Some(FORMAT_TITLE) {
+        return Err(foreign("its FORMAT file does not start with \"tripline data directory\""));
+    }
+    let version = lines.next().and_then(|line| line.strip_prefix("version ")).and_then(|text| text.parse().ok());
+    match version {
+        None | Some(0) => return Err(foreign("the second line of its FORMAT file is not \"version N\"")),
+        Some(found) if found > FORMAT_VERSION => {
+            return Err(OpenStoreError::Newer { path: root.to_owned(), found, known: FORMAT_VERSION });
+        }
+        Some(_) => {}
+    }
+    let cluster = lines.next().and_then(|line| line.strip_prefix("cluster ")).and_then(|id| Uuid::try_parse(id).ok());
+    cluster.ok_or_else(|| foreign("the third line of its FORMAT file is not \"cluster UUID\""))
+}
+
+/// A directory with other things in it was named by mistake, or lost its FORMAT file: nothing is put there.
+fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
+    let entries = fs.list(root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
+    let ours = |name: &str| name == "LOCK" || name == "FORMAT.tmp" || name == "lost+found";
+    match entries.iter().find(|entry| !ours(&entry.name)) {
+        None => Ok(()),
+        Some(entry) => Err(OpenStoreError::Foreign {
+            path: root.to_owned(),
+            reason: format!("it has no FORMAT file and is not empty ({:?} is there); name an empty or new directory", entry.name),
+        }),
+    }
+}
+
+/// Reads EPOCH (a decimal number and a line feed), adds one and makes that durable: (epoch, offset) never names two
+/// different records.
+fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> {
+    let path = root.join("EPOCH");
+    let last = match fs::read_whole(fs, &path, SMALL_FILE_BYTES) {
+        Ok(bytes) => parse_epoch(&bytes).ok_or_else(|| OpenStoreError::Foreign {
+            path: root.to_owned(),
+            reason: "its EPOCH file does not hold a number".to_owned(),
+        })?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => LeaderEpoch::NONE,
+        Err(cause) => return Err(OpenStoreError::Io { path, cause }),
+    };
+    let epoch = last.next().ok_or_else(|| OpenStoreError::Foreign {
+        path: root.to_owned(),
+        reason: "it was started 2^31 times; export its topics into a new one".to_owned(),
+    })?;
+    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes(), true)
+        .map_err(|cause| OpenStoreError::Io { path, cause })?;
+    Ok(epoch)
+}
+
+fn parse_epoch(bytes: &[u8]) -> Option<LeaderEpoch> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    LeaderEpoch::new(text.trim_end().parse().ok()?)
+}
+
+/// What a crash left half-removed. Failing costs space, nothing else.
+fn empty_trash(fs: &dyn Fs, root: &Path) {
+    let trash = root.join("trash");
+    let entries = match fs.list(&trash) {
+        Ok(entries) => entries,
+        Err(cause) => {
+            tracing::warn!(path = %trash.display(), %cause, "trash not emptied");
+            return;
+        }
+    };
+    for entry in entries {
+        if let Err(cause) = fs.remove_dir_all(&trash.join(&entry.name)) {
+            tracing::warn!(path = %trash.join(&entry.name).display(), %cause, "not removed from the trash");
+        }
+    }
+}
