@@ -34,15 +34,15 @@ pub(crate) const FILE_NAME: &str = "flushed";
 
 /// What one slot says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     /// Every record below is on stable storage.
-    pub flushed: Offset,
+    pub(crate) flushed: Offset,
     /// Base offset of the segment in which the flushed bytes end.
-    pub segment: Offset,
+    pub(crate) segment: Offset,
     /// Where they end in it.
-    pub position: u64,
+    pub(crate) position: u64,
     /// First offset that readers may see.
-    pub log_start: Offset,
+    pub(crate) log_start: Offset,
 }
 
 impl Checkpoint {
@@ -59,8 +59,7 @@ impl Checkpoint {
     fn decode(bytes: &[u8]) -> Result<(u64, Self), FormatError> {
         let mut reader = Reader::open(bytes, MAGIC, VERSION)?;
         let sequence = reader.u64()?;
-        let offset =
-            |reader: &mut Reader<'_>, name| Offset::new(reader.i64()?).ok_or(FormatError::Field(name));
+        let offset = |reader: &mut Reader<'_>, name| Offset::new(reader.i64()?).ok_or(FormatError::Field(name));
         let flushed = offset(&mut reader, "flushed offset")?;
         let segment = offset(&mut reader, "segment base offset")?;
         let position = reader.u64()?;
@@ -85,7 +84,8 @@ impl CheckpointFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => fs.open(&path, OpenMode::CreateNew, 0)?,
             other => other?,
         };
-        let newest = [0, SLOT_BYTES].iter().filter_map(|&at| read_slot(&*file, at)).max_by_key(|(sequence, _)| *sequence);
+        let newest =
+            [0, SLOT_BYTES].iter().filter_map(|&at| read_slot(&*file, at)).max_by_key(|(sequence, _)| *sequence);
         let sequence = newest.map_or(0, |(sequence, _)| sequence);
         Ok((Self { file, sequence }, newest.map(|(_, checkpoint)| checkpoint)))
     }
@@ -121,8 +121,8 @@ mod tests {
     fn the_bytes_of_a_slot_never_change() {
         let bytes = checkpoint(0x0102).encode(7);
         let expected: &[u8] = &[
-            b'T', b'L', b'F', b'L', 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 61, 0,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 145, 51, 35, 65,
+            b'T', b'L', b'F', b'L', 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 61,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 145, 51, 35, 65,
         ];
         assert_eq!(bytes, expected);
         assert_eq!(Checkpoint::decode(&bytes), Ok((7, checkpoint(0x0102))));

@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::batch::BatchError;
 use crate::offset::{Offset, PartitionId};
 use crate::producer::SequenceError;
 
@@ -132,17 +131,4 @@ pub enum OpenStoreError {
         /// How.
         cause: io::Error,
     },
-}
-
-/// A batch on disk that does not read back. Internal: readers see offset ranges.
-#[derive(Debug)]
-pub(crate) enum ScanError {
-    Io(io::Error),
-    Damaged { position: u64, expected: Offset, reason: BatchError },
-}
-
-impl From<io::Error> for ScanError {
-    fn from(cause: io::Error) -> Self {
-        Self::Io(cause)
-    }
 }

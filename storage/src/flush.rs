@@ -42,7 +42,9 @@ impl Flusher {
             handles.push(spawn(format!("flush-{n}"), move || flush_loop(&work, &stopped))?);
         }
         let queue_again = queue.clone();
-        handles.push(spawn("flush-interval".to_owned(), move || interval_loop(&marked, &queue_again, &stopped, interval))?);
+        handles.push(spawn("flush-interval".to_owned(), move || {
+            interval_loop(&marked, &queue_again, &stopped, interval)
+        })?);
         Ok(Arc::new(Self { queue, dirty, threads: Mutex::new(Some(Threads { handles, stop })) }))
     }
 
@@ -92,7 +94,12 @@ fn flush_loop(work: &Receiver<Arc<Partition>>, stopped: &Receiver<()>) {
 }
 
 /// Sleeps while nothing is dirty. The first dirty partition starts an interval; at its end all that are dirty go.
-fn interval_loop(marked: &Receiver<Weak<Partition>>, queue: &Sender<Arc<Partition>>, stopped: &Receiver<()>, interval: Duration) {
+fn interval_loop(
+    marked: &Receiver<Weak<Partition>>,
+    queue: &Sender<Arc<Partition>>,
+    stopped: &Receiver<()>,
+    interval: Duration,
+) {
     loop {
         let first = crossbeam_channel::select! {
             recv(marked) -> first => match first { Ok(first) => first, Err(_) => return },

@@ -5,7 +5,7 @@
 
 /// Why one of our own files cannot be used. All of them can be rebuilt, so the answer is to do that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
+pub(crate) enum FormatError {
     /// Too short, or longer than its fields say.
     #[error("has {found} bytes, {expected} were expected")]
     Length {
@@ -48,10 +48,6 @@ impl Writer {
         bytes.extend_from_slice(&magic);
         bytes.extend_from_slice(&version.to_le_bytes());
         Self { bytes }
-    }
-
-    pub(crate) fn u16(&mut self, value: u16) {
-        self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
     pub(crate) fn u32(&mut self, value: u32) {

@@ -50,10 +50,6 @@ impl Index {
         self.entries.push(entry);
     }
 
-    pub(crate) fn last_position(&self) -> Option<u32> {
-        self.entries.last().map(|entry| entry.position)
-    }
-
     /// Where a walk for `relative_offset` starts: at or before the batch that holds it.
     pub(crate) fn floor_by_offset(&self, relative_offset: u32) -> u32 {
         floor(&self.entries, |entry| entry.relative_offset <= relative_offset).map_or(0, |entry| entry.position)
@@ -143,8 +139,8 @@ mod tests {
         let mut index = Index::default();
         index.push(IndexEntry { relative_offset: 3, position: 258, max_timestamp_before: 9 });
         let expected: &[u8] = &[
-            b'T', b'L', b'I', b'X', 1, 0, 244, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 9, 0, 0, 0, 0, 0, 0,
-            0, 47, 200, 148, 46,
+            b'T', b'L', b'I', b'X', 1, 0, 244, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 9, 0, 0, 0, 0,
+            0, 0, 0, 47, 200, 148, 46,
         ];
         assert_eq!(index.encode(base()), expected);
     }

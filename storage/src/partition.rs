@@ -211,7 +211,7 @@ impl Partition {
         if let Some(stopped) = self.stopped() {
             return Err(stopped.clone().into());
         }
-        if let Verdict::Duplicate { base_offset, last_offset } = writer.producers.check(batch.header())? {
+        if let Verdict::Duplicate { base_offset, last_offset, .. } = writer.producers.check(batch.header())? {
             return Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: true });
         }
         if self.must_roll(&writer, batch, &config, now_ms) {
@@ -237,7 +237,8 @@ impl Partition {
         }
         let full = published + batch.bytes().len() as u64 > u64::from(config.segment_bytes);
         let old = writer.facts.first_append_ms.is_some_and(|first| is_older(first, now_ms, config.segment_age));
-        let last_delta = writer.next.since(writer.active.base) + u64::from(batch.header().last_offset_delta.unsigned_abs());
+        let last_delta =
+            writer.next.since(writer.active.base) + u64::from(batch.header().last_offset_delta.unsigned_abs());
         full || old || last_delta > u64::from(u32::MAX)
     }
 
@@ -249,7 +250,9 @@ impl Partition {
         let capacity_bytes = u64::from(config.segment_bytes);
         let file = match self.shared.fs.open(&path, OpenMode::CreateNew, capacity_bytes) {
             // Left by a roll that failed half-way: it never held anything.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.shared.fs.open(&path, OpenMode::Write, capacity_bytes),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.shared.fs.open(&path, OpenMode::Write, capacity_bytes)
+            }
             other => other,
         };
         let file = file.map_err(|cause| self.write_failed("starting a segment", cause))?;
@@ -301,7 +304,8 @@ impl Partition {
         let position = writer.active.published();
         let header = batch.header();
         let base = writer.next;
-        let relative_offset = u32::try_from(base.since(writer.active.base)).expect("must_roll keeps offsets in 32 bits");
+        let relative_offset =
+            u32::try_from(base.since(writer.active.base)).expect("must_roll keeps offsets in 32 bits");
         let position_u32 = u32::try_from(position).expect("limits keep positions in 32 bits");
         let (head, rest) = batch.write_parts(base, self.shared.epoch);
         let mut stored_header = [0; HEADER_BYTES];

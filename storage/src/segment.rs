@@ -22,8 +22,8 @@ mod seal;
 mod walk;
 
 pub(crate) use open::{OpenSegment, OpenSegments};
-pub use seal::Seal;
 pub(crate) use seal::SEAL_BYTES;
+pub(crate) use seal::Seal;
 pub(crate) use walk::{BatchWalk, Step, WalkError, next_intact};
 
 /// The kinds of file that belong to a segment.
@@ -283,7 +283,8 @@ mod tests {
             let name = path_of(Path::new(""), base, kind);
             assert_eq!(parse_name(name.to_str().unwrap()), Some((base, kind)));
         }
-        for alien in ["42.log", "00000000000000000042.txt", "0000000000000000004x.log", "flushed", "99999999999999999999.log"]
+        for alien in
+            ["42.log", "00000000000000000042.txt", "0000000000000000004x.log", "flushed", "99999999999999999999.log"]
         {
             assert_eq!(parse_name(alien), None, "{alien}");
         }

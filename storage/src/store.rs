@@ -228,8 +228,7 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
             let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
-            fs::replace_file(fs, &path, text.as_bytes(), true)
-                .map_err(|cause| OpenStoreError::Io { path, cause })?;
+            fs::replace_file(fs, &path, text.as_bytes(), true).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
@@ -265,7 +264,10 @@ fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
         None => Ok(()),
         Some(entry) => Err(OpenStoreError::Foreign {
             path: root.to_owned(),
-            reason: format!("it has no FORMAT file and is not empty ({:?} is there); name an empty or new directory", entry.name),
+            reason: format!(
+                "it has no FORMAT file and is not empty ({:?} is there); name an empty or new directory",
+                entry.name
+            ),
         }),
     }
 }

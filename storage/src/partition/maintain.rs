@@ -26,8 +26,7 @@ impl Partition {
         let mut ages = Vec::with_capacity(sealed.len());
         for segment in &sealed {
             let needs_time = config.retention_age.is_some();
-            let last_append_ms =
-                if needs_time { segment.seal(&*self.shared.fs, &self.dir)?.last_append_ms } else { 0 };
+            let last_append_ms = if needs_time { segment.seal(&*self.shared.fs, &self.dir)?.last_append_ms } else { 0 };
             ages.push(SegmentAge { next: segment.next, len_bytes: segment.len_bytes, last_append_ms });
         }
         let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Partition;
-use crate::batch::{BatchLimits, RecordView};
+use crate::batch::{BatchError, BatchLimits, RecordView};
 use crate::error::ReadError;
 use crate::fs::File;
 use crate::index::Index;
@@ -60,7 +60,9 @@ enum Place {
     Active(Arc<ActiveSegment>),
     Sealed(Arc<SealedSegment>),
     /// Offsets lost to damage that took the end of a segment: nothing is there before the next segment.
-    Lost { to: Offset },
+    Lost {
+        to: Offset,
+    },
 }
 
 /// One segment as a reader sees it.
@@ -182,7 +184,13 @@ impl Partition {
 
     fn view_active<'a>(&self, active: &'a ActiveSegment) -> View<'a> {
         // Published after the tail was read would be fine as well: more bytes, all of them whole batches.
-        View { base: active.base, next: self.tail(), file: &*active.file, end: active.published(), trust: &active.trust }
+        View {
+            base: active.base,
+            next: self.tail(),
+            file: &*active.file,
+            end: active.published(),
+            trust: &active.trust,
+        }
     }
 
     fn open_sealed(&self, segment: &SealedSegment) -> Result<Arc<OpenSegment>, ReadError> {
@@ -197,7 +205,12 @@ impl Partition {
     }
 
     /// A read of bytes that were appended by this process not far behind the tail: they are in the page cache.
-    fn read_hot(&self, active: &ActiveSegment, from: Offset, max_bytes: usize) -> Result<Option<ReadOutcome>, ReadError> {
+    fn read_hot(
+        &self,
+        active: &ActiveSegment,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<ReadOutcome>, ReadError> {
         let view = self.view_active(active);
         let start = active.with_index(|index| index.floor_by_offset(relative(from, view.base)));
         let range = u64::from(start)..view.end;
@@ -219,21 +232,44 @@ impl Partition {
         let interval_bytes = u64::from(self.config().index_interval_bytes);
         let window_bytes = max_bytes as u64 + 2 * interval_bytes;
         let mut walk = BatchWalk::new(view.file, start, view.end).with_window(window_bytes);
-        let first = match find(&mut walk, from) {
-            Ok(Some(first)) => first,
-            // The tail was read after the published length, or the offset fell into a gap at the segment's end.
-            Ok(None) => return Ok(self.outcome(Bytes::new(), from.max(view.next.min(self.tail())))),
-            Err(error) => return Err(self.damaged(view, from, error)),
+        let Some(first) = self.find(view, &mut walk, from)? else {
+            // The offsets at the segment's end are missing: read on behind it.
+            return Ok(self.outcome(Bytes::new(), from.max(view.next)));
         };
         if first.header.base_offset > from {
             tracing::debug!(partition = %self.id(), %from, next = %first.header.base_offset, "offsets are missing");
         }
         let limit = first.position + max_bytes as u64;
-        let indexed = u32::try_from(limit.min(view.end)).map_or(0, |at| with_index(&mut |index| index.floor_by_position(at)));
+        let indexed =
+            u32::try_from(limit.min(view.end)).map_or(0, |at| with_index(&mut |index| index.floor_by_position(at)));
         let last = self.last_within(view, &mut walk, first, u64::from(indexed), limit)?;
         let bytes = walk.bytes(first.position, last.end())?;
         let (bytes, last) = self.verified(view, first, last, bytes)?;
         Ok(self.outcome(bytes, last.header.next_offset()))
+    }
+
+    /// Walks to the batch that holds `from`, or the first one behind it; over damage that ends before `from`.
+    fn find(&self, view: &View<'_>, walk: &mut BatchWalk<'_>, from: Offset) -> Result<Option<Step>, ReadError> {
+        let mut seen = view.base;
+        loop {
+            match walk.next() {
+                Ok(Some(step)) if step.header.last_offset() >= from => return Ok(Some(step)),
+                Ok(Some(step)) => seen = step.header.next_offset(),
+                Ok(None) => return Ok(None),
+                Err(WalkError::Io(e)) => return Err(e.into()),
+                Err(WalkError::NoBatch { position, reason }) => {
+                    let behind = next_intact(view.file, position + 1, view.end, seen.next()..view.next)?;
+                    match behind {
+                        Some(step) if step.header.base_offset <= from => walk.skip_to(step.position),
+                        _ => {
+                            self.report(view, position, &reason);
+                            let to = behind.map_or(view.next, |step| step.header.base_offset);
+                            return Err(ReadError::Damaged { from, to });
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// The last batch that ends within `limit`, from `first` on; jumps to the index entry before the limit.
@@ -254,7 +290,9 @@ impl Partition {
             match walk.next() {
                 Ok(Some(step)) if step.end() <= limit => last = step,
                 // The jump landed on a batch that does not fit: the one before it must be found by walking.
-                Ok(Some(step)) if step.position == indexed && last.position == first.position && indexed > first.end() => {
+                Ok(Some(step))
+                    if step.position == indexed && last.position == first.position && indexed > first.end() =>
+                {
                     return self.walk_to(view, first, indexed);
                 }
                 Ok(_) => return Ok(last),
@@ -310,10 +348,14 @@ impl Partition {
         match error {
             WalkError::Io(e) => e.into(),
             WalkError::NoBatch { position, reason } => {
-                tracing::error!(partition = %self.id(), segment = %view.base, position, %reason, "damaged batch");
+                self.report(view, position, &reason);
                 self.damaged_at(view, from, position).unwrap_or_else(ReadError::Io)
             }
         }
+    }
+
+    fn report(&self, view: &View<'_>, position: u64, reason: &BatchError) {
+        tracing::error!(partition = %self.id(), segment = %view.base, position, %reason, "damaged batch");
     }
 
     /// The range of offsets that damage at `position` takes: up to the next intact batch.
@@ -333,20 +375,10 @@ fn relative(offset: Offset, base: Offset) -> u32 {
     u32::try_from(offset.since(base)).unwrap_or(u32::MAX)
 }
 
-/// Walks to the batch that holds `offset`, or the first one behind it.
-fn find(walk: &mut BatchWalk<'_>, offset: Offset) -> Result<Option<Step>, WalkError> {
-    while let Some(step) = walk.next()? {
-        if step.header.last_offset() >= offset {
-            return Ok(Some(step));
-        }
-    }
-    Ok(None)
-}
-
 fn first_in_batch(bytes: &[u8], timestamp_ms: i64, log_start: Offset) -> Option<(Offset, i64)> {
     let (view, _) = crate::batch::BatchView::parse(bytes).ok()?;
     let records = view.records(&BatchLimits::default()).ok()?;
-    let matches = |record: &RecordView<'_>| record.timestamp_ms >= timestamp_ms && record.offset >= log_start;
+    let matches = |record: &RecordView<'_>| record.timestamp_ms() >= timestamp_ms && record.offset() >= log_start;
     let found = records.iter().map_while(Result::ok).find(matches);
-    found.map(|record| (record.offset, record.timestamp_ms))
+    found.map(|record| (record.offset(), record.timestamp_ms()))
 }

@@ -231,12 +231,7 @@ impl Chain {
 }
 
 /// Takes the segments below the checkpoint as they are and scans the rest, up to the first byte that is not this log's.
-fn scan_chain(
-    place: Place<'_>,
-    bases: &[Offset],
-    noted: Checkpoint,
-    report: &mut RecoveryReport,
-) -> io::Result<Chain> {
+fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mut RecoveryReport) -> io::Result<Chain> {
     let first = bases.first().copied().unwrap_or(noted.flushed);
     let mut chain = Chain { sealed: Vec::new(), tail: None, next: first };
     let mut epoch = LeaderEpoch::NONE;
@@ -342,13 +337,21 @@ fn scan(
 fn not_ours(step: &Step, expected: Offset, epoch: LeaderEpoch) -> Option<BatchError> {
     if step.header.base_offset != expected {
         let found = step.header.base_offset.get();
-        return Some(BatchError::Field { field: "base_offset", found, allowed: "the offset after the batch before it" });
+        return Some(BatchError::Field {
+            field: "base_offset",
+            found,
+            allowed: "the offset after the batch before it",
+        });
     }
     match step.header.leader_epoch {
         Some(found) if found >= epoch => None,
         other => {
             let found = other.map_or(-1, |epoch| i64::from(epoch.get()));
-            Some(BatchError::Field { field: "leader_epoch", found, allowed: "the epoch of the batch before it, or higher" })
+            Some(BatchError::Field {
+                field: "leader_epoch",
+                found,
+                allowed: "the epoch of the batch before it, or higher",
+            })
         }
     }
 }
@@ -395,8 +398,7 @@ fn settle_tail(
         let name = format!("{}-{}-{:020}-{}.bytes", place.id.topic, place.id.partition, base.get(), end.position);
         copy_out(place, file, end.position..used_to, &name)?;
         let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
-        report.cut =
-            Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
+        report.cut = Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
     }
     if len_bytes > end.position {
         file.truncate(end.position)?;
@@ -527,17 +529,14 @@ const OFFSET_MAX: Offset = match Offset::new(i64::MAX) {
 };
 
 /// The newest snapshot that reads back, and the batch headers since.
-fn recover_producers(
-    place: Place<'_>,
-    chain: &Chain,
-    active: &Active,
-    snapshots: &[Offset],
-) -> io::Result<Producers> {
+fn recover_producers(place: Place<'_>, chain: &Chain, active: &Active, snapshots: &[Offset]) -> io::Result<Producers> {
     let limits = ProducerLimits::default();
-    let newest = snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
+    let newest =
+        snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
     let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), active.base));
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
-        let file = place.fs.open(&path_of(place.dir, segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)?;
+        let file =
+            place.fs.open(&path_of(place.dir, segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)?;
         replay_producers(&*file, segment.len_bytes, &mut producers)?;
     }
     if active.base >= from {
@@ -565,6 +564,6 @@ const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
     let path: PathBuf = path_of(place.dir, at, FileKind::Snapshot);
     let bytes = fs::read_whole(place.fs, &path, SNAPSHOT_BYTES_MAX).ok()?;
-    let snapshot = crate::producer::decode_snapshot(&bytes, limits).ok()?;
+    let snapshot = Producers::decode_snapshot(&bytes, limits).ok()?;
     (snapshot.next_offset == at).then_some((snapshot.producers, at))
 }

@@ -27,21 +27,21 @@ pub(crate) const SEAL_BYTES: usize = 62;
 
 /// The facts of a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seal {
+pub(crate) struct Seal {
     /// First offset.
-    pub base: Offset,
+    pub(crate) base: Offset,
     /// One after the last offset.
-    pub next: Offset,
+    pub(crate) next: Offset,
     /// Length of the log file in bytes.
-    pub len_bytes: u64,
+    pub(crate) len_bytes: u64,
     /// When its first batch was appended, ms since 1970, broker time.
-    pub first_append_ms: i64,
+    pub(crate) first_append_ms: i64,
     /// When its last batch was appended, ms since 1970, broker time.
-    pub last_append_ms: i64,
+    pub(crate) last_append_ms: i64,
     /// The largest timestamp that a client or the broker gave a record, ms since 1970; −1 for none.
-    pub max_timestamp_ms: i64,
+    pub(crate) max_timestamp_ms: i64,
     /// CRC-32 over the batch headers.
-    pub headers_crc: u32,
+    pub(crate) headers_crc: u32,
 }
 
 impl Seal {
@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn the_bytes_of_a_seal_never_change() {
         let expected: &[u8] = &[
-            b'T', b'L', b'S', b'E', 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 232, 3,
-            0, 0, 0, 0, 0, 0, 208, 7, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 239, 190, 173, 222, 0, 0,
-            0, 0,
+            b'T', b'L', b'S', b'E', 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 232,
+            3, 0, 0, 0, 0, 0, 0, 208, 7, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255, 239, 190, 173, 222,
+            0, 0, 0, 0,
         ];
         assert_eq!(sample().encode(), expected);
     }

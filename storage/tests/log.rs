@@ -1,0 +1,270 @@
+//! Appending, reading, rolling, indexes and retention on a real disk.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests play the user and the operating system")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use tripline_storage::LogConfig;
+use tripline_storage::error::{AppendError, OpenStoreError, ReadError};
+use tripline_storage::fs::OsFs;
+use tripline_storage::partition::ReadStart;
+use tripline_storage::producer::SequenceError;
+use tripline_storage::{Store, StoreConfig};
+use uuid::Uuid;
+
+#[test]
+fn what_is_appended_is_read_back_over_many_segments_from_every_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, report) = open(&store, small_segments());
+    assert!(report.is_clean());
+    append_records(&partition, 0, 400);
+    assert_records(&partition, 0, 400);
+    for from in 0..400 {
+        assert_records(&partition, from, 400);
+    }
+    let segments = std::fs::read_dir(dir.path().join(format!("topics/{TOPIC}/0"))).unwrap();
+    let logs = segments.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "log")).count();
+    assert!(logs > 5, "{logs} segments");
+}
+
+#[test]
+fn a_read_in_the_middle_of_a_batch_answers_the_whole_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 9);
+    let outcome = partition.read_blocking(offset(4), 1).unwrap();
+    assert_eq!(numbers(&outcome.bytes), [(3, 3), (4, 4), (5, 5)]);
+    assert_eq!(outcome.next, offset(6));
+}
+
+#[test]
+fn max_bytes_bounds_a_read_unless_one_batch_is_larger() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 300);
+    for max_bytes in [1, 200, 1_000, 5_000] {
+        let outcome = partition.read_blocking(offset(30), max_bytes).unwrap();
+        let batches = numbers(&outcome.bytes).len() / 3;
+        assert!(outcome.bytes.len() <= max_bytes || batches == 1, "{} bytes for {max_bytes}", outcome.bytes.len());
+        assert!(batches >= 1);
+    }
+}
+
+#[test]
+fn reads_at_the_tail_are_empty_and_outside_the_log_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    assert!(partition.read_blocking(offset(0), 100).unwrap().bytes.is_empty());
+    append_records(&partition, 0, 3);
+    assert!(partition.read_blocking(offset(3), 100).unwrap().bytes.is_empty());
+    let refused = partition.read_blocking(offset(4), 100).unwrap_err();
+    assert!(matches!(refused, ReadError::OutOfRange { tail, .. } if tail == offset(3)), "{refused}");
+}
+
+#[test]
+fn fresh_bytes_are_hot_and_those_of_an_earlier_process_are_cold() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, LogConfig::default());
+        append_records(&partition, 0, 30);
+        assert!(matches!(partition.read(offset(0), 100).unwrap(), ReadStart::Ready(_)));
+        store.close();
+    }
+    let store = open_store(dir.path());
+    let (partition, report) = open(&store, LogConfig::default());
+    assert!(report.is_clean(), "{report:?}");
+    match partition.read(offset(0), 1 << 20).unwrap() {
+        ReadStart::Cold(cold) => assert_eq!(numbers(&cold.run().unwrap().bytes).len(), 30),
+        ReadStart::Ready(_) => panic!("bytes of an earlier process must be verified first"),
+    }
+    append_records(&partition, 30, 33);
+    assert_records(&partition, 0, 33);
+}
+
+#[test]
+fn a_look_up_by_time_finds_the_first_record_not_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    for n in 0..100 {
+        // Batches of 2 records at times n*10 and n*10+1.
+        partition.append(&batch_at(n * 2, 2, NOW_MS + n as i64 * 10), NOW_MS).unwrap();
+    }
+    for reopened in [false, true] {
+        assert_eq!(partition.offset_for_time(0).unwrap(), Some((offset(0), NOW_MS)), "reopened {reopened}");
+        assert_eq!(partition.offset_for_time(NOW_MS + 501).unwrap(), Some((offset(101), NOW_MS + 501)));
+        assert_eq!(partition.offset_for_time(NOW_MS + 502).unwrap(), Some((offset(102), NOW_MS + 510)));
+        assert_eq!(partition.offset_for_time(NOW_MS + 992).unwrap(), None);
+    }
+}
+
+#[test]
+fn retention_by_size_and_age_removes_whole_segments_and_moves_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let config = LogConfig { retention_bytes: Some(6_000), retention_age: None, ..small_segments() };
+    let (partition, _) = open(&store, config);
+    append_records(&partition, 0, 600);
+    partition.flush().unwrap();
+    let held = partition.enforce_retention(Some(NOW_MS), Some(offset(0))).unwrap();
+    assert_eq!(held, offset(0), "a hold at 0 keeps all");
+    let start = partition.enforce_retention(Some(NOW_MS), None).unwrap();
+    assert!(start > offset(0));
+    assert!((6_000..6_000 + 2 * 2048).contains(&partition.len_bytes()), "{} bytes", partition.len_bytes());
+    let refused = partition.read_blocking(offset(0), 100).unwrap_err();
+    assert!(matches!(refused, ReadError::OutOfRange { log_start, .. } if log_start == start));
+    assert_records(&partition, start.get() as u64, 600);
+
+    partition.set_config(LogConfig { retention_bytes: None, retention_age: Some(Duration::from_secs(60)), ..config });
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + 59_999), None).unwrap(), start);
+    assert_eq!(partition.enforce_retention(None, None).unwrap(), start, "a clock that is not believed removes nothing");
+    let start = partition.enforce_retention(Some(NOW_MS + 60_000), None).unwrap();
+    assert_records(&partition, start.get() as u64, 600);
+    store.close();
+    drop((partition, store));
+    let (partition, report) = open(&open_store(dir.path()), small_segments());
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(partition.log_start(), start);
+}
+
+#[test]
+fn an_old_active_segment_is_rolled_by_the_next_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let config = LogConfig {
+        segment_age: Duration::from_secs(10),
+        retention_age: Some(Duration::from_secs(20)),
+        ..LogConfig::default()
+    };
+    let (partition, _) = open(&store, config);
+    append_records(&partition, 0, 3);
+    partition.append(&batch(3, 3), NOW_MS + 10_000).unwrap();
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + 20_000), None).unwrap(), offset(3));
+}
+
+#[test]
+fn a_slice_outlives_the_segment_that_retention_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig { retention_bytes: Some(0), ..small_segments() });
+    append_records(&partition, 0, 200);
+    let slice = partition.read_blocking(offset(0), 1_000).unwrap().bytes;
+    let before = numbers(&slice);
+    partition.enforce_retention(None, None).unwrap();
+    assert_eq!(numbers(&slice), before);
+}
+
+#[test]
+fn idempotent_producers_are_remembered_over_rolls_restarts_and_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    for kill in [false, true] {
+        let path = dir.path().join(kill.to_string());
+        let store = open_store(&path);
+        let (partition, _) = open(&store, small_segments());
+        for n in 0..100 {
+            partition.append(&producer_batch(n, 1, 7, n as i32), NOW_MS).unwrap();
+        }
+        let again = partition.append(&producer_batch(99, 1, 7, 99), NOW_MS).unwrap();
+        assert!(again.duplicate && again.base_offset == offset(99));
+        partition.flush().unwrap();
+        if !kill {
+            store.close();
+        }
+        drop((partition, store));
+        let store = open_store(&path);
+        let (partition, _) = open(&store, small_segments());
+        let again = partition.append(&producer_batch(97, 1, 7, 97), NOW_MS).unwrap();
+        assert!(again.duplicate && again.base_offset == offset(97), "kill {kill}: {again:?}");
+        let refused = partition.append(&producer_batch(105, 1, 7, 105), NOW_MS).unwrap_err();
+        assert!(matches!(refused, AppendError::Sequence(SequenceError::OutOfOrder { .. })), "{refused}");
+        assert_eq!(partition.append(&producer_batch(100, 1, 7, 100), NOW_MS).unwrap().base_offset, offset(100));
+    }
+}
+
+#[test]
+fn flushed_follows_the_tail_and_waiters_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 100);
+    assert_eq!(partition.flushed(), offset(0));
+    std::thread::scope(|scope| {
+        for n in [1, 50, 100] {
+            let partition = &partition;
+            scope.spawn(move || {
+                while partition.flushed() < offset(n) {
+                    let listener = partition.listen_flush();
+                    partition.request_flush();
+                    if partition.flushed() >= offset(n) {
+                        break;
+                    }
+                    event_listener::Listener::wait(listener);
+                }
+            });
+        }
+    });
+    assert_eq!(partition.flushed(), offset(100));
+}
+
+#[test]
+fn the_flush_interval_flushes_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { flush_interval: Duration::from_millis(1), ..StoreConfig::default() };
+    let store = Store::open(std::sync::Arc::new(OsFs), dir.path(), config, Uuid::from_u128(1)).unwrap();
+    let (partition, _) = open(&store, small_segments());
+    for round in 1..=3 {
+        let listener = partition.listen_flush();
+        append_records(&partition, (round - 1) * 3, round * 3);
+        event_listener::Listener::wait(listener);
+        assert_eq!(partition.flushed(), offset(round as i64 * 3));
+    }
+}
+
+#[test]
+fn a_directory_in_use_a_newer_one_and_a_foreign_one_are_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("data");
+    let reopen = |path: &std::path::Path| {
+        Store::open(std::sync::Arc::new(OsFs), path, StoreConfig::default(), Uuid::from_u128(2))
+    };
+    let store = open_store(&root);
+    assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::InUse { .. }));
+    let epoch = store.leader_epoch();
+    drop(store);
+    let store = reopen(&root).unwrap();
+    assert_eq!(store.cluster_id(), Uuid::from_u128(1), "the id stays that of the first start");
+    assert_eq!(Some(store.leader_epoch()), epoch.next());
+    drop(store);
+    let format = std::fs::read_to_string(root.join("FORMAT")).unwrap();
+    assert_eq!(format, "tripline data directory\nversion 1\ncluster 00000000-0000-0000-0000-000000000001\n");
+    std::fs::write(root.join("FORMAT"), format.replace("version 1", "version 2")).unwrap();
+    assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Newer { found: 2, .. }));
+    std::fs::write(root.join("FORMAT"), "something else").unwrap();
+    assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Foreign { .. }));
+    let photos = dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    std::fs::write(photos.join("cat.jpg"), "meow").unwrap();
+    assert!(matches!(reopen(&photos).unwrap_err(), OpenStoreError::Foreign { .. }));
+    assert_eq!(std::fs::read_to_string(photos.join("cat.jpg")).unwrap(), "meow");
+    assert!(!photos.join("topics").exists());
+}
+
+#[test]
+fn a_deleted_topic_is_gone_and_its_id_starts_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 30);
+    store.delete_topic(TOPIC).unwrap();
+    assert!(store.partition(ID).is_none());
+    assert!(store.topics_on_disk().unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
+}

@@ -1,0 +1,313 @@
+//! What opening does to directories after kills, cuts and damage, on a real disk.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests play the user and the operating system")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::*;
+use tripline_storage::error::ReadError;
+use tripline_storage::partition::{OffsetRange, RecoveryReport};
+use tripline_storage::{LogConfig, Partition, Store};
+
+/// Records 0..flushed are flushed, flushed..tail are not; then the process dies (no close).
+fn killed(root: &Path, flushed: u64, tail: u64) {
+    let store = open_store(root);
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, flushed);
+    partition.flush().unwrap();
+    append_records(&partition, flushed, tail);
+}
+
+fn reopen(root: &Path) -> (Store, Arc<Partition>, RecoveryReport) {
+    let store = open_store(root);
+    let (partition, report) = open(&store, small_segments());
+    (store, partition, report)
+}
+
+fn partition_dir(root: &Path) -> PathBuf {
+    root.join(format!("topics/{TOPIC}/0"))
+}
+
+fn logs(root: &Path) -> Vec<PathBuf> {
+    let mut logs: Vec<_> = fs::read_dir(partition_dir(root))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    logs.sort();
+    logs
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_killed_process_loses_nothing_and_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), 90, 201);
+    let (_store, partition, report) = reopen(dir.path());
+    assert!(report.rewritten_bytes > 0 && report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+    assert_eq!(partition.flushed(), offset(201), "what recovery accepted is on disk before it is served");
+    assert_records(&partition, 0, 201);
+    append_records(&partition, 201, 240);
+    assert_records(&partition, 0, 240);
+}
+
+#[test]
+fn every_length_of_a_torn_tail_yields_the_batches_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("whole");
+    {
+        let store = open_store(&root);
+        let (partition, _) = open(&store, LogConfig::default());
+        append_records(&partition, 0, 3);
+        partition.flush().unwrap();
+        append_records(&partition, 3, 9);
+        // Dropped without close: the reserved space stays, as after a kill.
+    }
+    let log = logs(&root).remove(0);
+    let bytes = fs::read(&log).unwrap();
+    let batch_ends: Vec<usize> = {
+        let mut ends = vec![];
+        let mut at = 0;
+        while bytes[at + 16] == 2 {
+            at += 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+            ends.push(at);
+        }
+        ends
+    };
+    assert_eq!(batch_ends.len(), 3);
+    for len in batch_ends[0]..=batch_ends[2] {
+        fs::write(&log, &bytes[..len]).unwrap();
+        let (_store, partition, report) = {
+            let store = open_store(&root);
+            let (partition, report) = open(&store, LogConfig::default());
+            (store, partition, report)
+        };
+        let whole = batch_ends.iter().filter(|&&end| end <= len).count() as u64;
+        assert_eq!(partition.tail(), offset(whole as i64 * 3), "length {len}");
+        let kept = batch_ends.iter().rfind(|&&end| end <= len).copied().unwrap_or(0);
+        let torn = bytes[kept..len].iter().any(|&byte| byte != 0);
+        assert_eq!(report.cut.is_some(), torn, "length {len}: {report:?}");
+        assert_records(&partition, 0, whole * 3);
+    }
+}
+
+#[test]
+fn damage_above_the_flushed_offset_cuts_there_and_keeps_the_rest_in_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), 90, 150);
+    let last = logs(dir.path()).pop().unwrap();
+    let base: u64 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    assert!(base > 90, "the last segment is above the flushed offset");
+    flip(&last, 70);
+    let (_store, partition, report) = reopen(dir.path());
+    let cut = report.cut.clone().unwrap();
+    assert_eq!(cut.offset, offset(base as i64));
+    assert!(cut.quarantined_bytes > 0 && cut.reason.contains("CRC"), "{cut:?}");
+    assert_records(&partition, 0, base);
+    let kept = fs::read_dir(dir.path().join("quarantine")).unwrap().next().unwrap().unwrap();
+    assert_eq!(kept.metadata().unwrap().len(), cut.quarantined_bytes);
+    append_records(&partition, base, base + 10);
+    assert_records(&partition, 0, base + 10);
+}
+
+#[test]
+fn later_segments_go_to_quarantine_when_an_earlier_one_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), 3, 300);
+    let all = logs(dir.path());
+    flip(&all[2], 70);
+    let base: u64 = all[2].file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let (_store, partition, report) = reopen(dir.path());
+    assert_eq!(report.cut.unwrap().offset, offset(base as i64));
+    assert_records(&partition, 0, base);
+    assert_eq!(logs(dir.path()).len(), 3);
+    assert_eq!(fs::read_dir(dir.path().join("quarantine")).unwrap().count(), all.len() - 2);
+}
+
+#[test]
+fn a_ghost_batch_with_a_wrong_base_offset_or_an_old_epoch_is_not_accepted() {
+    for ghost in ["base offset", "epoch"] {
+        let dir = tempfile::tempdir().unwrap();
+        killed(dir.path(), 3, 3);
+        drop(reopen(dir.path()));
+        {
+            // The second start appends under epoch 2 or higher.
+            let (_store, partition, _) = reopen(dir.path());
+            append_records(&partition, 3, 6);
+        }
+        let log = logs(dir.path()).remove(0);
+        let mut bytes = fs::read(&log).unwrap();
+        let first_len = 12 + u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+        let second_len = 12 + u32::from_be_bytes(bytes[first_len + 8..first_len + 12].try_into().unwrap()) as usize;
+        let end = first_len + second_len;
+        // A whole, intact batch behind the tail, as a file's earlier life could leave it.
+        let mut copy = bytes[first_len..end].to_vec();
+        let base_offset: i64 = if ghost == "epoch" { 6 } else { 7 };
+        copy[..8].copy_from_slice(&base_offset.to_be_bytes());
+        if ghost == "epoch" {
+            copy[12..16].copy_from_slice(&1_i32.to_be_bytes());
+        }
+        bytes.truncate(end);
+        bytes.extend_from_slice(&copy);
+        fs::write(&log, bytes).unwrap();
+        let (_store, partition, report) = reopen(dir.path());
+        assert_eq!(partition.tail(), offset(6), "{ghost}: {report:?}");
+        // Zeros at the end are not told from reserved space.
+        assert!(report.cut.unwrap().quarantined_bytes >= copy.len() as u64 - 1, "{ghost}");
+    }
+}
+
+#[test]
+fn damage_below_the_flushed_offset_is_reported_by_range_and_served_around() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 300);
+        store.close();
+    }
+    let all = logs(dir.path());
+    flip(&all[1], 70);
+    let base: i64 = all[1].file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let before = fs::read(&all[1]).unwrap();
+    let (_store, partition, report) = reopen(dir.path());
+    assert!(report.cut.is_none());
+    assert_eq!(partition.tail(), offset(300));
+    let error = partition.read_blocking(offset(base), 1 << 20).unwrap_err();
+    let ReadError::Damaged { from, to } = error else { panic!("{error}") };
+    assert_eq!((from, to), (offset(base), offset(base + 3)), "one batch of three records");
+    assert_eq!(fs::read(&all[1]).unwrap(), before, "damaged files are kept");
+    assert_records(&partition, to.get() as u64, 300);
+    assert_eq!(read_all(&partition, 0, 700).len() as i64, base);
+}
+
+/// `read_all` that stops at damage.
+fn read_all(partition: &Partition, from: i64, max_bytes: usize) -> Vec<(i64, u64)> {
+    let mut found = Vec::new();
+    let mut at = offset(from);
+    while at < partition.tail() {
+        let Ok(outcome) = partition.read_blocking(at, max_bytes) else { break };
+        found.extend(numbers(&outcome.bytes));
+        at = outcome.next;
+    }
+    found
+}
+
+#[test]
+fn a_damaged_header_in_the_active_segment_is_reported_when_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, LogConfig::default());
+        append_records(&partition, 0, 30);
+        store.close();
+    }
+    let log = logs(dir.path()).remove(0);
+    let bytes = fs::read(&log).unwrap();
+    let first_len = 12 + u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+    // The length of the second batch: nothing behind it can be found by walking.
+    flip(&log, first_len + 8);
+    let store = open_store(dir.path());
+    let (partition, report) = open(&store, LogConfig::default());
+    assert_eq!(report.damaged, [OffsetRange { from: offset(3), to: offset(6) }]);
+    assert_eq!(partition.tail(), offset(30));
+    let error = partition.read_blocking(offset(3), 100).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { to, .. } if to == offset(6)), "{error}");
+    assert_records(&partition, 6, 30);
+}
+
+#[test]
+fn a_flushed_segment_that_lost_its_end_or_its_file_never_gives_its_offsets_away() {
+    for lost_file in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let store = open_store(dir.path());
+            let (partition, _) = open(&store, small_segments());
+            append_records(&partition, 0, 300);
+            store.close();
+        }
+        let last = logs(dir.path()).pop().unwrap();
+        let base: i64 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        if lost_file {
+            fs::remove_file(&last).unwrap();
+        } else {
+            fs::OpenOptions::new().write(true).open(&last).unwrap().set_len(200).unwrap();
+        }
+        let (_store, partition, report) = reopen(dir.path());
+        assert_eq!(partition.tail(), offset(300), "lost_file {lost_file}");
+        let damaged = report.damaged[0];
+        assert_eq!(damaged.to, offset(300));
+        assert!(damaged.from >= offset(base));
+        let error = partition.read_blocking(damaged.from, 100).unwrap_err();
+        assert!(matches!(error, ReadError::Damaged { to, .. } if to == offset(300)), "{error}");
+        append_records(&partition, 300, 330);
+        assert_records(&partition, 300, 330);
+    }
+}
+
+#[test]
+fn indexes_seals_and_snapshots_are_hints_that_may_be_lost_or_damaged() {
+    for damage in ["remove", "zero", "swap"] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let store = open_store(dir.path());
+            let (partition, _) = open(&store, small_segments());
+            append_records(&partition, 0, 300);
+            store.close();
+        }
+        let hints: Vec<_> = fs::read_dir(partition_dir(dir.path()))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "index" || e == "seal" || e == "snapshot"))
+            .collect();
+        assert!(hints.len() > 10);
+        for pair in hints.chunks(2) {
+            match (damage, pair) {
+                ("remove", _) => pair.iter().for_each(|path| fs::remove_file(path).unwrap()),
+                ("zero", _) => pair.iter().for_each(|path| fs::write(path, vec![0; 4096]).unwrap()),
+                (_, [a, b]) => fs::write(a, fs::read(b).unwrap()).unwrap(),
+                _ => {}
+            }
+        }
+        let (_store, partition, report) = reopen(dir.path());
+        assert!(report.cut.is_none() && report.damaged.is_empty(), "{damage}: {report:?}");
+        assert_records(&partition, 0, 300);
+        assert_eq!(partition.offset_for_time(NOW_MS).unwrap(), Some((offset(0), NOW_MS)));
+    }
+}
+
+#[test]
+fn without_a_checkpoint_the_seals_still_keep_recovery_from_cutting_flushed_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 300);
+        store.close();
+    }
+    fs::remove_file(partition_dir(dir.path()).join("flushed")).unwrap();
+    flip(&logs(dir.path())[1], 70);
+    let (_store, partition, report) = reopen(dir.path());
+    assert!(report.cut.is_none(), "{report:?}");
+    assert_eq!(partition.tail(), offset(300));
+}
+
+#[test]
+fn alien_names_are_reported_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), 3, 3);
+    let alien = partition_dir(dir.path()).join("notes.txt");
+    fs::write(&alien, "mine").unwrap();
+    let (_store, _partition, report) = reopen(dir.path());
+    assert_eq!(report.alien, ["notes.txt"]);
+    assert_eq!(fs::read_to_string(alien).unwrap(), "mine");
+}
