@@ -13,8 +13,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 mod os;
+pub mod sim;
 
 pub use os::OsFs;
+pub use sim::SimFs;
 
 /// How [`Fs::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
