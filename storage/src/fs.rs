@@ -12,6 +12,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+#[cfg(test)]
+mod contract;
 mod os;
 pub mod sim;
 
