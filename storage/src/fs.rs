@@ -12,9 +12,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+#[cfg(test)]
+mod contract;
 mod os;
+pub mod sim;
 
 pub use os::OsFs;
+pub use sim::SimFs;
 
 /// How [`Fs::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

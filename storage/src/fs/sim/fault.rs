@@ -1,0 +1,157 @@
+//! Which operation of a simulated disk fails, and how.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// How an operation of a [`SimFs`](super::SimFs) fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An I/O error; nothing was changed. A sync that fails so loses the file's unsynced pages for good, as on Linux:
+    /// the next sync succeeds without them.
+    Eio,
+    /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space go through.
+    Enospc,
+    /// A write leaves the first half of its bytes and answers an I/O error; other operations fail as [`Fault::Eio`].
+    ShortWriteThenEio,
+    /// `Interrupted`; nothing was changed or lost.
+    Interrupted,
+    /// From here on every operation answers an I/O error and changes nothing: the moment before
+    /// [`SimFs::crash`](super::SimFs::crash) or [`SimFs::kill`](super::SimFs::kill).
+    PowerCut,
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Enospc => Errno::NOSPC.into(),
+            Fault::Interrupted => Errno::INTR.into(),
+            Fault::Eio | Fault::ShortWriteThenEio | Fault::PowerCut => Errno::IO.into(),
+        }
+    }
+}
+
+/// What was asked of a [`SimFs`](super::SimFs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named like the methods of Fs and File")]
+pub enum Call {
+    Open,
+    CreateNew,
+    CreateDirAll,
+    SyncDir,
+    List,
+    Rename,
+    RemoveFile,
+    RemoveDir,
+    Lock,
+    FreeBytes,
+    Len,
+    Modified,
+    WriteAt,
+    ReadExactAt,
+    Slice,
+    Reserve,
+    Truncate,
+    SyncData,
+}
+
+impl Call {
+    const fn takes_space(self) -> bool {
+        matches!(
+            self,
+            Self::CreateNew
+                | Self::CreateDirAll
+                | Self::Rename
+                | Self::Lock
+                | Self::WriteAt
+                | Self::Reserve
+                | Self::SyncData
+        )
+    }
+}
+
+/// One operation that could have failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its number, from 1.
+    pub number: u64,
+    /// What was asked.
+    pub call: Call,
+    /// Of which file or directory.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {}", self.number, self.call, self.path.display())
+    }
+}
+
+/// How many operations [`SimFs::history`](super::SimFs::history) remembers.
+const HISTORY_COUNT_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    number: u64,
+    and_later: bool,
+    fault: Fault,
+}
+
+/// Counts operations and lets the planned ones fail.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    count: u64,
+    plan: Option<Plan>,
+    power_is_cut: bool,
+    history: VecDeque<Operation>,
+}
+
+impl Faults {
+    pub(super) const fn plan(&mut self, number: u64, and_later: bool, fault: Fault) {
+        self.plan = Some(Plan { number, and_later, fault });
+    }
+
+    pub(super) const fn heal(&mut self) {
+        self.plan = None;
+    }
+
+    pub(super) const fn cut_power(&mut self) {
+        self.power_is_cut = true;
+    }
+
+    pub(super) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn history(&self) -> Vec<Operation> {
+        self.history.iter().cloned().collect()
+    }
+
+    /// Counts an operation and says whether it fails.
+    pub(super) fn check(&mut self, call: Call, path: &Path) -> Result<(), Fault> {
+        self.count += 1;
+        self.remember(call, path);
+        if self.power_is_cut {
+            return Err(Fault::PowerCut);
+        }
+        let fault = self.planned().filter(|&fault| fault != Fault::Enospc || call.takes_space());
+        self.power_is_cut = fault == Some(Fault::PowerCut);
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn planned(&self) -> Option<Fault> {
+        let plan = self.plan?;
+        let due = plan.number == self.count || (plan.and_later && plan.number < self.count);
+        due.then_some(plan.fault)
+    }
+
+    fn remember(&mut self, call: Call, path: &Path) {
+        if self.history.len() == HISTORY_COUNT_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(Operation { number: self.count, call, path: path.to_owned() });
+    }
+}
