@@ -122,7 +122,7 @@ mod tests {
         let bytes = checkpoint(0x0102).encode(7);
         let expected: &[u8] = &[
             b'T', b'L', b'F', b'L', 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 61,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 145, 51, 35, 65,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 133, 132, 111, 50,
         ];
         assert_eq!(bytes, expected);
         assert_eq!(Checkpoint::decode(&bytes), Ok((7, checkpoint(0x0102))));

@@ -140,7 +140,7 @@ mod tests {
         index.push(IndexEntry { relative_offset: 3, position: 258, max_timestamp_before: 9 });
         let expected: &[u8] = &[
             b'T', b'L', b'I', b'X', 1, 0, 244, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 9, 0, 0, 0, 0,
-            0, 0, 0, 47, 200, 148, 46,
+            0, 0, 0, 207, 140, 10, 71,
         ];
         assert_eq!(index.encode(base()), expected);
     }

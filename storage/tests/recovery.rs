@@ -109,7 +109,7 @@ fn damage_above_the_flushed_offset_cuts_there_and_keeps_the_rest_in_quarantine()
     assert!(base > 90, "the last segment is above the flushed offset");
     flip(&last, 70);
     let (_store, partition, report) = reopen(dir.path());
-    let cut = report.cut.clone().unwrap();
+    let cut = report.cut.unwrap();
     assert_eq!(cut.offset, offset(base as i64));
     assert!(cut.quarantined_bytes > 0 && cut.reason.contains("CRC"), "{cut:?}");
     assert_records(&partition, 0, base);
