@@ -1,3 +1,7 @@
 //! Tripline.
 
+pub mod config;
+pub mod event;
 pub mod function;
+pub mod topic;
+pub mod trigger;

@@ -1,0 +1,4 @@
+//! Topics: their names and settings.
+
+pub mod name;
+// pub mod spec;

@@ -1,0 +1,178 @@
+//! The headers that tell why a record became a dead letter and where it came from.
+//!
+//! A dead letter has key, value and headers as they were, then these thirteen, in this order. The bytes are part of the format: people
+//! write tools against them.
+
+use jiff::Timestamp;
+use tripline_storage::Offset;
+
+use crate::event::time_text;
+use crate::function::outcome::ErrorClass;
+
+/// What all our headers start with.
+pub const HEADER_PREFIX: &str = "tripline-dlq-";
+/// The longest error message in a dead letter, in bytes.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 1024;
+/// The longest error code in a dead letter, in bytes.
+pub const ERROR_CODE_BYTES_MAX: usize = 128;
+
+/// Why a record was given up, and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterFacts<'a> {
+    /// The trigger's name.
+    pub trigger: &'a str,
+    /// The function's name, or its URL.
+    pub function: &'a str,
+    /// The topic the record was read from.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp in milliseconds since 1970, −1 for none.
+    pub timestamp_ms: i64,
+    /// The class of the last failure.
+    pub error_class: ErrorClass,
+    /// Its code.
+    pub error_code: &'a str,
+    /// What a person reads; cut to [`ERROR_MESSAGE_BYTES_MAX`], control characters become spaces.
+    pub error_message: &'a str,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// When the first began, in milliseconds since 1970.
+    pub first_attempt_ms: i64,
+    /// When the last began.
+    pub last_attempt_ms: i64,
+    /// How often the record has come back by a redrive.
+    pub redrives: u32,
+}
+
+/// A header's name and value.
+pub type DeadLetterHeader = (&'static str, Vec<u8>);
+
+impl DeadLetterFacts<'_> {
+    /// The thirteen headers.
+    #[must_use]
+    pub fn headers(&self) -> [DeadLetterHeader; 13] {
+        [
+            ("tripline-dlq-trigger", self.trigger.into()),
+            ("tripline-dlq-function", self.function.into()),
+            ("tripline-dlq-topic", self.topic.into()),
+            ("tripline-dlq-partition", decimal(self.partition)),
+            ("tripline-dlq-offset", decimal(self.offset)),
+            ("tripline-dlq-timestamp", date(self.timestamp_ms)),
+            ("tripline-dlq-error-class", self.error_class.as_str().into()),
+            ("tripline-dlq-error-code", clean(self.error_code, ERROR_CODE_BYTES_MAX)),
+            ("tripline-dlq-error-message", clean(self.error_message, ERROR_MESSAGE_BYTES_MAX)),
+            ("tripline-dlq-attempts", decimal(self.attempts)),
+            ("tripline-dlq-first-attempt", date(self.first_attempt_ms)),
+            ("tripline-dlq-last-attempt", date(self.last_attempt_ms)),
+            ("tripline-dlq-redrives", decimal(self.redrives)),
+        ]
+    }
+}
+
+/// Whether a record's header is one of ours: they are left out when a redriven record becomes a dead letter again, so that each stands
+/// there once.
+#[must_use]
+pub fn is_own_header(name: &str) -> bool {
+    name.starts_with(HEADER_PREFIX)
+}
+
+/// How often a record has been redriven, by its headers; 0 when they do not say.
+#[must_use]
+pub fn redrives<'a>(headers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) -> u32 {
+    let value = headers.into_iter().find(|(name, _)| *name == "tripline-dlq-redrives").and_then(|(_, value)| value);
+    value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn decimal(number: impl std::fmt::Display) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+/// RFC 3339 in UTC with milliseconds; empty when there is no such time.
+fn date(unix_ms: i64) -> Vec<u8> {
+    if unix_ms < 0 {
+        return Vec::new();
+    }
+    Timestamp::from_millisecond(unix_ms).map_or_else(|_| Vec::new(), |time| time_text(time).into_bytes())
+}
+
+/// One line without control characters, at most `max_bytes` long, never cut inside a character.
+fn clean(text: &str, max_bytes: usize) -> Vec<u8> {
+    let mut cleaned = String::with_capacity(text.len().min(max_bytes));
+    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if cleaned.len() + character.len_utf8() > max_bytes {
+            break;
+        }
+        cleaned.push(character);
+    }
+    cleaned.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> DeadLetterFacts<'static> {
+        DeadLetterFacts {
+            trigger: "slow-flights",
+            function: "notify",
+            topic: "flights",
+            partition: 3,
+            offset: Offset::new(4711).unwrap(),
+            timestamp_ms: 1_700_000_000_123,
+            error_class: ErrorClass::Failed,
+            error_code: "ValueError",
+            error_message: "Traceback:\n\tline 1\nValueError: ä",
+            attempts: 4,
+            first_attempt_ms: 1_700_000_001_000,
+            last_attempt_ms: 1_700_000_046_007,
+            redrives: 0,
+        }
+    }
+
+    #[test]
+    fn the_headers_are_these_bytes_in_this_order() {
+        let expected = "tripline-dlq-trigger=slow-flights\n\
+            tripline-dlq-function=notify\n\
+            tripline-dlq-topic=flights\n\
+            tripline-dlq-partition=3\n\
+            tripline-dlq-offset=4711\n\
+            tripline-dlq-timestamp=2023-11-14T22:13:20.123Z\n\
+            tripline-dlq-error-class=failed\n\
+            tripline-dlq-error-code=ValueError\n\
+            tripline-dlq-error-message=Traceback:  line 1 ValueError: ä\n\
+            tripline-dlq-attempts=4\n\
+            tripline-dlq-first-attempt=2023-11-14T22:13:21.000Z\n\
+            tripline-dlq-last-attempt=2023-11-14T22:14:06.007Z\n\
+            tripline-dlq-redrives=0\n";
+        let written: String = facts()
+            .headers()
+            .iter()
+            .map(|(name, value)| format!("{name}={}\n", std::str::from_utf8(value).unwrap()))
+            .collect();
+        assert_eq!(written, expected);
+        assert!(facts().headers().iter().all(|(name, _)| is_own_header(name)));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character_and_a_missing_time_is_empty() {
+        let message = format!("a{}", "ä".repeat(2000));
+        let headers = DeadLetterFacts { error_message: &message, timestamp_ms: -1, ..facts() }.headers();
+        let text = std::str::from_utf8(&headers[8].1).unwrap();
+        assert_eq!(text.len(), 1023);
+        assert!(message.starts_with(text));
+        assert_eq!(headers[5].1, b"");
+        assert_eq!(date(i64::MAX), b"");
+    }
+
+    #[test]
+    fn the_redrive_counter_is_read_back_and_nonsense_counts_as_none() {
+        let with = |value: Option<&'static [u8]>| redrives([("a", None), ("tripline-dlq-redrives", value)]);
+        assert_eq!(
+            (with(Some(b"7")), with(Some(b"x")), with(Some(b"\xff")), with(None), redrives([])),
+            (7, 0, 0, 0, 0)
+        );
+    }
+}
