@@ -175,11 +175,13 @@ fn snappy_chunk_lengths_that_cannot_be_are_refused() {
 #[test]
 fn a_snappy_block_that_claims_more_than_the_format_can_reach_is_refused() {
     for claim in [&[0xff, 0xff, 0xff, 0xff, 0x0f, 0, b'x'][..], &[0xff, 0xff, 0x03, 0, b'x']] {
-        assert_damaged(Compression::Snappy, claim);
         let mut framed = packed(Compression::Snappy, b"");
         framed.extend(i32::try_from(claim.len()).unwrap().to_be_bytes());
         framed.extend(claim);
-        assert_damaged(Compression::Snappy, &framed);
+        for payload in [claim, &framed] {
+            let Err(CodecError::Damaged { reason, .. }) = unpacked(Compression::Snappy, payload) else { panic!() };
+            assert!(reason.contains("claims"), "refused before anything is reserved: {reason}");
+        }
     }
 }
 
