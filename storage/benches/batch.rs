@@ -15,10 +15,20 @@ const SEED: u64 = 0x7219_11e0;
 /// Record size in bytes and record count; the largest batch has 1 MB.
 const GRID: [(usize, usize); 5] = [(100, 1), (100, 1000), (1024, 1), (1024, 100), (10_240, 100)];
 
-/// Letters of a small alphabet: packs to about half, as text does.
+/// Words from a vocabulary of 256: codecs that look for repetitions find some, as in text.
 fn values(size_bytes: usize, count: usize) -> Vec<Vec<u8>> {
     let mut rng = fastrand::Rng::with_seed(SEED);
-    (0..count).map(|_| (0..size_bytes).map(|_| b'a' + rng.u8(..12)).collect()).collect()
+    let words: Vec<Vec<u8>> = (0..256).map(|_| (0..rng.usize(3..10)).map(|_| b'a' + rng.u8(..26)).collect()).collect();
+    let mut value = || {
+        let mut text: Vec<u8> = Vec::new();
+        while text.len() < size_bytes {
+            text.extend_from_slice(&words[rng.usize(..words.len())]);
+            text.push(b' ');
+        }
+        text.truncate(size_bytes);
+        text
+    };
+    (0..count).map(|_| value()).collect()
 }
 
 fn build(values: &[Vec<u8>], compression: Compression) -> CheckedBatch {
