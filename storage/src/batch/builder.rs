@@ -86,6 +86,8 @@ impl BatchBuilder {
     /// A builder without records.
     #[must_use]
     pub fn new(options: BatchOptions) -> Self {
+        let sequence_fits = options.producer.is_none_or(|producer| (producer.base_sequence >= 0) != options.control);
+        debug_assert!(sequence_fits, "records count up from a sequence of 0 or more, control records have none");
         Self {
             options,
             bytes: vec![0; HEADER_BYTES],
@@ -232,8 +234,7 @@ impl BatchBuilder {
 
 /// What the record's length says: everything behind the length.
 fn record_length(record: &NewRecord<'_>, delta_ms: i64, offset_delta: i32) -> usize {
-    let headers =
-        record.headers.iter().map(|(name, value)| piece_bytes(Some(name)).saturating_add(piece_bytes(*value)));
+    let headers = record.headers.iter().map(|(name, value)| piece_bytes(Some(name)) + piece_bytes(*value));
     1 + varint::size_bytes(delta_ms)
         + varint::size_bytes(i64::from(offset_delta))
         + piece_bytes(record.key)
