@@ -87,12 +87,15 @@ pub fn check_target(url: &str, policy: &EgressPolicy) -> Result<Uri, TargetError
         Some("https") => return Err(TargetError::NoTls { url: url.to_owned() }),
         found => return Err(bad(format!("its scheme is {}; http and https are allowed", found.unwrap_or("missing")))),
     }
-    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
         return Err(bad("user names and passwords are not allowed in it".to_owned()));
     }
     let (host, port) = host_and_port(&uri);
-    if host.is_empty() || port == 0 {
-        return Err(bad("it needs a host, and a port other than 0 if any".to_owned()));
+    // A port that is no number of 16 bits is dropped by the parser, which would leave us with another one.
+    let has_odd_port = uri.port_u16().is_none() && authority.len() != uri.host().map_or(0, str::len);
+    if host.is_empty() || port == 0 || has_odd_port {
+        return Err(bad("it needs a host, and the port, if any, is from 1 to 65535".to_owned()));
     }
     if let Ok(ip) = host.parse::<IpAddr>() {
         let checked = policy.check(SocketAddr::new(ip, port));

@@ -18,6 +18,7 @@ use super::launch::EXIT_NOT_LAUNCHED;
 use super::log::{LogOrigin, LogSink};
 use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
 use super::process::{Ending, Launcher, Process, ProcessLimits, ProcessPlan, exit_code};
+use super::process_tree::Excess;
 use super::spawner::Spawner;
 use super::spec::{FunctionSpec, Handler, Runtime};
 
@@ -276,8 +277,9 @@ impl StartFailure {
             }
             Ending::Exited(status) => broken(&exit_code(status), format!("{step} ended the process: {status}")),
             Ending::TimedOut => broken("start-timeout", format!("{step} took too long; the instance was killed")),
-            Ending::OutOfMemory { used_bytes } => {
-                broken("out-of-memory", format!("{step} used {used_bytes} bytes of memory, more than the function may"))
+            Ending::Exceeded(excess) => {
+                let (code, what) = describe_excess(excess);
+                broken(code, format!("{step} made the instance use {what} than it may"))
             }
             Ending::Cancelled => interrupted(),
         }
@@ -312,14 +314,18 @@ fn describe_death(ending: &Ending, spec: &FunctionSpec, process: &Process) -> In
             crashed("protocol".to_owned(), format!("the instance answered {:?} to an invocation", answer.kind))
         }
         Ending::Exited(status) => crashed(exit_code(*status), format!("the process ended in the handler: {status}")),
-        Ending::OutOfMemory { used_bytes } => crashed(
-            "out-of-memory".to_owned(),
-            format!(
-                "the instance used {used_bytes} bytes of memory, its limit is {}; it was killed",
-                spec.memory_bytes
-            ),
-        ),
+        Ending::Exceeded(excess) => {
+            let (code, what) = describe_excess(*excess);
+            crashed(code.to_owned(), format!("the instance used {what} than it may and was killed"))
+        }
         Ending::Cancelled => interrupted(),
+    }
+}
+
+fn describe_excess(excess: Excess) -> (&'static str, String) {
+    match excess {
+        Excess::Memory { used_bytes } => ("out-of-memory", format!("{used_bytes} bytes of memory, which is more")),
+        Excess::Processes => ("too-many-processes", "more processes".to_owned()),
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) type ProbeResult = Result<(), InvocationError>;
 pub(super) struct Pool {
     messages: mpsc::UnboundedSender<Message>,
     status: watch::Receiver<InvokerStatus>,
+    stats: Arc<Stats>,
     cancel: CancellationToken,
 }
 
@@ -76,7 +77,7 @@ impl Pool {
             begun: Instant::now(),
             definition,
             host,
-            stats,
+            stats: Arc::clone(&stats),
             reports: messages.downgrade(),
             publish,
             cancel: cancel.clone(),
@@ -86,7 +87,7 @@ impl Pool {
             probe: probe.map(|answer| (0, answer)),
         };
         tokio::spawn(pool.run(inbox));
-        Self { messages, status, cancel }
+        Self { messages, status, stats, cancel }
     }
 
     /// Lets `definition` take over. An instance is started at once, and what came of it is received; a probe that another
@@ -110,6 +111,7 @@ impl Invoker for Pool {
             if invocation.payload.len() > PAYLOAD_BYTES_MAX {
                 let message =
                     format!("the payload has {} bytes, the limit is {PAYLOAD_BYTES_MAX}", invocation.payload.len());
+                self.stats.count(Some(ErrorClass::Rejected));
                 return Err(InvocationError::new(ErrorClass::Rejected, "payload-too-large", message));
             }
             let (outcome, result) = oneshot::channel();

@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{Answer, FrameError, read_answer, write_frame};
 use super::launch::LaunchOrder;
 use super::log::{LogOrigin, LogPump, LogSink};
-use super::process_tree::{INSTANCE_MARK, ProcessTree};
+use super::process_tree::{Excess, INSTANCE_MARK, ProcessTree};
 use super::spawner::Spawner;
 
-/// How often the memory of a busy instance is looked at; memory grows by a few hundred MiB meanwhile at most.
-const MEMORY_CHECK_BUSY: Duration = Duration::from_millis(100);
+/// How often the memory and processes of a busy instance are looked at; memory grows by a few hundred MiB meanwhile at most.
+const USAGE_CHECK_BUSY: Duration = Duration::from_millis(100);
 
 /// The same for an instance that has nothing to do.
-const MEMORY_CHECK_IDLE: Duration = Duration::from_secs(5);
+const USAGE_CHECK_IDLE: Duration = Duration::from_secs(5);
 
 /// How long after its channel closed an instance may take to show its exit status.
 const EXIT_STATUS_WAIT: Duration = Duration::from_secs(1);
@@ -38,11 +38,13 @@ pub struct ProcessLimits {
     pub open_files_max: u64,
     /// Bytes of the largest file it may write. Default 1 GiB.
     pub file_size_bytes_max: u64,
+    /// Processes, itself included; looked at ten times a second. Default 512.
+    pub processes_max: usize,
 }
 
 impl Default for ProcessLimits {
     fn default() -> Self {
-        Self { open_files_max: 1024, file_size_bytes_max: 1 << 30 }
+        Self { open_files_max: 1024, file_size_bytes_max: 1 << 30, processes_max: 512 }
     }
 }
 
@@ -74,9 +76,8 @@ pub(super) enum Ending {
     BrokeProtocol(FrameError),
     Exited(ExitStatus),
     TimedOut,
-    OutOfMemory {
-        used_bytes: u64,
-    },
+    /// It used too much.
+    Exceeded(Excess),
     /// The broker wants it gone.
     Cancelled,
 }
@@ -87,14 +88,15 @@ pub(super) struct Process {
     exited: Option<ExitStatus>,
     channel: UnixStream,
     pub(super) logs: LogPump,
-    memory: MemoryWatch,
+    usage: UsageWatch,
     cancel: CancellationToken,
 }
 
-/// The memory of an instance, and when it was last looked at.
-struct MemoryWatch {
+/// What an instance may use, and when that was last looked at.
+struct UsageWatch {
     tree: ProcessTree,
     limit_bytes: u64,
+    processes_max: usize,
     checked: Instant,
 }
 
@@ -117,8 +119,13 @@ impl Process {
         let stderr = child.stderr.take().expect("stderr is piped").into_owned_fd()?;
         let logs =
             LogPump::new(log.0, log.1, pipe::Receiver::from_owned_fd(stdout)?, pipe::Receiver::from_owned_fd(stderr)?);
-        let memory = MemoryWatch { tree, limit_bytes: plan.memory_bytes_max, checked: Instant::now() };
-        Ok(Self { child, exited: None, channel, logs, memory, cancel })
+        let usage = UsageWatch {
+            tree,
+            limit_bytes: plan.memory_bytes_max,
+            processes_max: limits.processes_max,
+            checked: Instant::now(),
+        };
+        Ok(Self { child, exited: None, channel, logs, usage, cancel })
     }
 
     /// Sends `head` and `payload`, then waits for one answer. Whatever else happens first is the ending: the time covers
@@ -133,7 +140,7 @@ impl Process {
             read_answer(channel).await
         };
         let ending =
-            watch(talk, &mut self.child, &mut self.logs, (&mut self.memory, MEMORY_CHECK_BUSY), &self.cancel, deadline)
+            watch(talk, &mut self.child, &mut self.logs, (&mut self.usage, USAGE_CHECK_BUSY), &self.cancel, deadline)
                 .await;
         self.with_status(ending).await
     }
@@ -150,7 +157,7 @@ impl Process {
             read_answer(&mut self.channel),
             &mut self.child,
             &mut self.logs,
-            (&mut self.memory, MEMORY_CHECK_IDLE),
+            (&mut self.usage, USAGE_CHECK_IDLE),
             &self.cancel,
             far,
         )
@@ -182,7 +189,7 @@ impl Process {
 
     /// Kills every process of the instance, waits for its end and takes its last words.
     pub(super) async fn kill(&mut self) {
-        let (tree, is_reaped) = (self.memory.tree.clone(), self.exited.is_some());
+        let (tree, is_reaped) = (self.usage.tree.clone(), self.exited.is_some());
         if tokio::task::spawn_blocking(move || tree.kill(is_reaped)).await.is_err() {
             let _ = self.child.start_kill();
         }
@@ -198,7 +205,7 @@ async fn watch(
     talk: impl Future<Output = Result<Answer, FrameError>>,
     child: &mut Child,
     logs: &mut LogPump,
-    (memory, memory_check): (&mut MemoryWatch, Duration),
+    (usage, usage_check): (&mut UsageWatch, Duration),
     cancel: &CancellationToken,
     deadline: Instant,
 ) -> Ending {
@@ -218,20 +225,19 @@ async fn watch(
             (_, Ok(status)) => Ending::Exited(status),
             (_, Err(error)) => Ending::BrokeProtocol(FrameError::Io(error)),
         },
-        used_bytes = above_memory(memory, memory_check) => Ending::OutOfMemory { used_bytes },
+        excess = excess(usage, usage_check) => Ending::Exceeded(excess),
         () = logs.run() => unreachable!("the log is read until the exchange ends"),
     }
 }
 
 /// Returns when the instance uses more than it may.
-async fn above_memory(memory: &mut MemoryWatch, every: Duration) -> u64 {
+async fn excess(usage: &mut UsageWatch, every: Duration) -> Excess {
     loop {
         // Counted from the last check, not from the start of this wait: many short invocations are checked like a long one.
-        sleep_until(memory.checked + every).await;
-        memory.checked = Instant::now();
-        let used_bytes = memory.tree.memory_bytes(memory.limit_bytes);
-        if let Some(used_bytes) = used_bytes.filter(|&used| used > memory.limit_bytes) {
-            return used_bytes;
+        sleep_until(usage.checked + every).await;
+        usage.checked = Instant::now();
+        if let Some(excess) = usage.tree.excess(usage.limit_bytes, usage.processes_max) {
+            return excess;
         }
     }
 }

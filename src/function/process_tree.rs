@@ -16,9 +16,6 @@ pub(super) const INSTANCE_MARK: &str = "TRIPLINE_INSTANCE";
 const ROUNDS_MAX: usize = 200;
 const ROUND_PAUSE: Duration = Duration::from_micros(500);
 
-/// A tree holds no more processes than this for the memory watch; beyond it the instance is over its limit anyway.
-const TREE_MAX: usize = 4096;
-
 /// The processes of one instance.
 #[derive(Clone, Debug)]
 pub(super) struct ProcessTree {
@@ -46,17 +43,30 @@ impl ProcessTree {
         kill_all(|| proc_fs::marked(self.leader, &self.mark));
     }
 
-    /// Bytes of memory that the instance really uses; nothing when it cannot be told.
-    pub(super) fn memory_bytes(&self, limit_bytes: u64) -> Option<u64> {
-        let tree: Vec<Pid> =
-            std::iter::once(self.leader).chain(proc_fs::descendants_by_children(self.leader)).collect();
-        let resident: u64 = tree.iter().filter_map(|&pid| proc_fs::resident_bytes(pid)).sum();
-        if resident <= limit_bytes || tree.len() == 1 {
-            return Some(resident);
+    /// Whether the instance uses more than it may, and of what.
+    pub(super) fn excess(&self, memory_bytes_max: u64, processes_max: usize) -> Option<Excess> {
+        let below = proc_fs::descendants_by_children(self.leader, processes_max);
+        let processes = below.len() + 1;
+        if processes > processes_max {
+            return Some(Excess::Processes);
         }
-        // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed now.
-        Some(tree.iter().filter_map(|&pid| proc_fs::proportional_bytes(pid)).sum())
+        let tree = || std::iter::once(&self.leader).chain(&below);
+        let mut used_bytes: u64 = tree().filter_map(|&pid| proc_fs::resident_bytes(pid)).sum();
+        if used_bytes > memory_bytes_max && processes > 1 {
+            // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed now.
+            used_bytes = tree().filter_map(|&pid| proc_fs::proportional_bytes(pid)).sum();
+        }
+        (used_bytes > memory_bytes_max).then_some(Excess::Memory { used_bytes })
     }
+}
+
+/// What an instance uses too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// Memory of all its processes together.
+    Memory { used_bytes: u64 },
+    /// Processes.
+    Processes,
 }
 
 /// Kills what `list` answers until it answers nothing new.
@@ -79,8 +89,6 @@ mod proc_fs {
     use std::fs;
 
     use rustix::process::Pid;
-
-    use super::TREE_MAX;
 
     /// What `/proc/<pid>/stat` says about a process that has not ended.
     struct Stat {
@@ -106,15 +114,15 @@ mod proc_fs {
         found
     }
 
-    /// All running processes below `root` by the kernel's lists of children: cheap, for a tree that holds still.
-    pub(super) fn descendants_by_children(root: Pid) -> Vec<Pid> {
+    /// Processes below `root` by the kernel's lists of children, which is cheap; stops above `most`.
+    pub(super) fn descendants_by_children(root: Pid, most: usize) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut next = vec![root];
         while let Some(pid) = next.pop() {
             let below = children_of(pid);
             found.extend(&below);
             next.extend(below);
-            if found.len() > TREE_MAX {
+            if found.len() > most {
                 break;
             }
         }
@@ -215,7 +223,7 @@ mod proc_fs {
         Vec::new()
     }
 
-    pub(super) fn descendants_by_children(_: Pid) -> Vec<Pid> {
+    pub(super) fn descendants_by_children(_: Pid, _: usize) -> Vec<Pid> {
         Vec::new()
     }
 

@@ -301,3 +301,40 @@ def handler(event, context):
     stage.deploy(spec(), source).await;
     assert_eq!(stage.error("").await.code, "OSError");
 }
+
+#[tokio::test]
+async fn a_fork_bomb_is_killed_whole() {
+    let stage = Stage::with(|options| options.process_limits.processes_max = 50);
+    let source = r#"
+import os, time
+def handler(event, context):
+    if event:
+        print(os.getpgid(0))
+        for _ in range(9): os.fork()
+        while True: time.sleep(1)
+    return 1
+"#;
+    let mut stage = stage;
+    stage.deploy(spec(), source).await;
+    let begun = Instant::now();
+    crashed(&stage.error("bomb").await, "too-many-processes");
+    assert!(begun.elapsed() < CONTAINED_WITHIN, "{:?}", begun.elapsed());
+    let group = rustix::process::Pid::from_raw(stage.log().await.text.parse().unwrap()).unwrap();
+    assert!(rustix::process::test_kill_process_group(group).is_err(), "nobody of the group is left");
+    assert_eq!(stage.result("").await, "1");
+}
+
+#[tokio::test]
+async fn leaked_descriptors_are_the_functions_own_trouble() {
+    let stage = stage(
+        Duration::from_secs(20),
+        "kept = []\ndef handler(event, context):\n    for _ in range(300): kept.append(open('/dev/null'))\n",
+    )
+    .await;
+    for _ in 0..3 {
+        stage.invoke("").await.unwrap();
+    }
+    let error = stage.error("").await;
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::Failed, "OSError"));
+    assert!(error.message.contains("Too many open files"), "{}", error.message);
+}

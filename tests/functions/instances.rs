@@ -274,3 +274,68 @@ async fn a_function_may_change_its_runtime() {
     assert_eq!((deployed.version, deployed.state), (2, FunctionState::Ready));
     assert_eq!(stage.result("").await, r#""back""#);
 }
+
+/// A broker in a process of its own, for [`a_killed_broker_takes_its_instances_along`].
+#[tokio::test]
+#[ignore = "runs until it is killed; started by another test"]
+async fn broker_to_be_killed() {
+    let stage = Stage::running(WAITING).await;
+    println!("\ninstance {}", stage.result("").await);
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_killed_broker_takes_its_instances_along() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    let mut broker = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "instances::broker_to_be_killed", "--ignored", "--nocapture"])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(broker.stdout.take().unwrap()).lines();
+    let pid = loop {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some(pid) = line.strip_prefix("instance ") {
+            break pid.to_owned();
+        }
+    };
+    assert!(is_running(&pid));
+    broker.kill().await.unwrap();
+    let gone = async {
+        while is_running(&pid) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the instance dies with its broker");
+}
+
+/// Not a check but a measurement: `cargo test --release --test functions measure -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn measure_cold_start_and_round_trip() {
+    use std::time::Instant;
+
+    let stage = Stage::new();
+    let mut starts = Vec::new();
+    for version in 0..20 {
+        let source =
+            format!("import json, logging\n# {version}\ndef handler(event, context): return json.loads(event)\n");
+        let begun = Instant::now();
+        stage.deploy(spec(), &source).await;
+        starts.push(begun.elapsed());
+    }
+    let mut calls = Vec::new();
+    for _ in 0..20_000 {
+        let begun = Instant::now();
+        stage.invoke("[1]").await.unwrap();
+        calls.push(begun.elapsed());
+    }
+    starts.sort_unstable();
+    calls.sort_unstable();
+    let stats = stage.service.describe(NAME).unwrap().stats;
+    println!("deploy with cold start: median {:?}, most {:?}", starts[10], starts[19]);
+    println!("cold start alone: mean {} us", stats.cold_start.sum_us / stats.cold_start.count());
+    println!("round trip: p50 {:?}, p99 {:?}, p99.9 {:?}", calls[10_000], calls[19_800], calls[19_980]);
+}
