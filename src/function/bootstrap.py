@@ -198,20 +198,34 @@ def flush():
 
 def describe(error):
     """The traceback without our own frames, cut in the middle: the first call and the error itself matter most."""
-    import traceback
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals is OURS:
         frames = frames.tb_next
     while frames is not None and "importlib" in frames.tb_frame.f_code.co_filename:
         frames = frames.tb_next
     try:
+        import traceback
         text = "".join(traceback.format_exception(type(error), error, frames, limit=50))
-    except Exception:
-        text = type(error).__name__ + " (its traceback cannot be printed)"
+    except BaseException:
+        text = describe_plainly(error, frames)
     text = text.encode("utf-8", "backslashreplace").rstrip()
     if len(text) > MESSAGE_HEAD + MESSAGE_TAIL:
         text = text[:MESSAGE_HEAD] + b"\n  ...\n" + text[-MESSAGE_TAIL:]
     return text.decode("utf-8", "replace")
+
+
+def describe_plainly(error, frames):
+    """A traceback that needs no module and no file: a function may have used up its descriptors or its memory."""
+    lines = ["Traceback (most recent call last):"]
+    while frames is not None and len(lines) < 50:
+        code = frames.tb_frame.f_code
+        lines.append('  File "%s", line %d, in %s' % (code.co_filename, frames.tb_lineno, code.co_name))
+        frames = frames.tb_next
+    try:
+        lines.append("%s: %s" % (name_of(error), error))
+    except BaseException:
+        lines.append(name_of(error))
+    return "\n".join(lines)
 
 
 def name_of(error):
