@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tripline::function::{ErrorClass, InvocationError};
+use tripline::function::{ErrorClass, InvocationError, Launcher};
 
 use crate::support::{NAME, Stage, is_running, spec};
 
@@ -345,4 +345,24 @@ async fn leaked_descriptors_are_the_functions_own_trouble() {
     let error = stage.error("").await;
     assert_eq!((error.class, error.code.as_str()), (ErrorClass::Failed, "OSError"));
     assert!(error.message.contains("Too many open files") && error.message.contains("in handler"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn without_a_launcher_functions_run_and_are_still_killed_whole() {
+    let mut stage = Stage::with(|options| options.launcher = Launcher::Reduced);
+    let mut spec = spec();
+    spec.timeout = HALF_SECOND;
+    let source = r#"
+import subprocess, time
+def handler(event, context):
+    if event:
+        print(subprocess.Popen(["setsid", "sleep", "99"]).pid)
+        time.sleep(99)
+    return 1
+"#;
+    stage.deploy(spec, source).await;
+    assert_eq!(stage.result("").await, "1");
+    timed_out(&stage, "hang").await;
+    let pid = stage.log().await.text;
+    assert!(pid.parse::<u32>().is_ok() && !is_running(&pid), "{pid}");
 }
