@@ -1,0 +1,313 @@
+//! Functions elsewhere: each invocation is a POST to a URL.
+
+pub mod address;
+mod answer;
+mod connect;
+
+use std::error::Error as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use self::address::EgressPolicy;
+use self::connect::{ConnectError, Connector, Resolver, host_and_port, system_resolver};
+use super::frame::{OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use super::instance::{InvocationResult, interrupted};
+use super::invoker::{Invoker, InvokerStatus};
+use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
+use super::spec::FunctionSpec;
+use super::stats::Stats;
+
+/// How long an unused connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer's head, and of what is read ahead of its body.
+const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// The longest URL.
+const URL_BYTES_MAX: usize = 2048;
+
+const INVOCATION_ID: HeaderName = HeaderName::from_static("tripline-invocation-id");
+const ATTEMPT: HeaderName = HeaderName::from_static("tripline-attempt");
+
+/// Why a URL cannot be the target of a function.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// Not a URL, or not one for a request.
+    #[error("url {url:?}: {problem}")]
+    BadUrl {
+        /// As written.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// `https`, which this build cannot speak.
+    #[error("url {url:?}: https targets need the tls feature, which is not built in")]
+    NoTls {
+        /// As written.
+        url: String,
+    },
+    /// An address that is no target.
+    #[error("url {url:?}: {refused}")]
+    Address {
+        /// As written.
+        url: String,
+        /// The address and what it is.
+        refused: address::AddressRefused,
+    },
+}
+
+/// Checks what can be checked without the network.
+///
+/// # Errors
+/// [`TargetError`] names the URL and what is wrong with it.
+pub fn check_target(url: &str, policy: &EgressPolicy) -> Result<Uri, TargetError> {
+    let bad = |problem: String| TargetError::BadUrl { url: url.chars().take(200).collect(), problem };
+    if url.len() > URL_BYTES_MAX {
+        return Err(bad(format!("it has {} bytes, the limit is {URL_BYTES_MAX}", url.len())));
+    }
+    let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(TargetError::NoTls { url: url.to_owned() }),
+        found => return Err(bad(format!("its scheme is {}; http and https are allowed", found.unwrap_or("missing")))),
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
+        return Err(bad("user names and passwords are not allowed in it".to_owned()));
+    }
+    let (host, port) = host_and_port(&uri);
+    // A port that is no number of 16 bits is dropped by the parser, which would leave us with another one.
+    let has_odd_port = uri.port_u16().is_none() && authority.len() != uri.host().map_or(0, str::len);
+    if host.is_empty() || port == 0 || has_odd_port {
+        return Err(bad("it needs a host, and the port, if any, is from 1 to 65535".to_owned()));
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        let checked = policy.check(SocketAddr::new(ip, port));
+        checked.map_err(|refused| TargetError::Address { url: url.to_owned(), refused })?;
+    }
+    Ok(uri)
+}
+
+/// Runs the invocations of an http function. `instances.max × instances.concurrency` requests run at a time.
+pub(super) struct HttpInvoker {
+    inner: Arc<Inner>,
+    slots: Arc<Semaphore>,
+    status: watch::Sender<InvokerStatus>,
+    stats: Arc<Stats>,
+    cancel: CancellationToken,
+}
+
+/// What one request needs.
+struct Inner {
+    uri: Uri,
+    timeout: Duration,
+    client: Client<Connector, Full<Bytes>>,
+}
+
+impl HttpInvoker {
+    pub(super) fn new(spec: &FunctionSpec, uri: Uri, policy: Arc<EgressPolicy>, stats: Arc<Stats>) -> Self {
+        Self::with_resolver(spec, uri, policy, stats, system_resolver())
+    }
+
+    fn with_resolver(
+        spec: &FunctionSpec,
+        uri: Uri,
+        policy: Arc<EgressPolicy>,
+        stats: Arc<Stats>,
+        resolver: Resolver,
+    ) -> Self {
+        let slots = spec.instances.max as usize * spec.instances.concurrency as usize;
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(KEEP_ALIVE)
+            .pool_max_idle_per_host(slots)
+            .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
+            .build(Connector::new(policy, resolver));
+        Self {
+            inner: Arc::new(Inner { uri, timeout: spec.timeout, client }),
+            slots: Arc::new(Semaphore::new(slots)),
+            status: watch::Sender::new(InvokerStatus::default()),
+            stats,
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    async fn run(&self, invocation: Invocation) -> InvocationResult {
+        if invocation.payload.len() > PAYLOAD_BYTES_MAX {
+            let message =
+                format!("the payload has {} bytes, the limit is {PAYLOAD_BYTES_MAX}", invocation.payload.len());
+            return Err(InvocationError::new(ErrorClass::Rejected, "payload-too-large", message));
+        }
+        let called = Instant::now();
+        let queued = Counted::new(&self.status, |status| &mut status.queued);
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| interrupted())?;
+        drop(queued);
+        self.stats.queue_wait.observe(called.elapsed());
+        let busy = Counted::new(&self.status, |status| &mut status.instances.busy);
+        let (inner, stats, cancel) = (Arc::clone(&self.inner), Arc::clone(&self.stats), self.cancel.clone());
+        // A task of its own: a caller that goes away does not cut a request that has begun.
+        let attempt = tokio::spawn(async move {
+            let _held = (slot, busy);
+            let begun = Instant::now();
+            let result =
+                cancel.run_until_cancelled(inner.request(invocation)).await.unwrap_or_else(|| Err(interrupted()));
+            stats.run.observe(begun.elapsed());
+            result
+        });
+        attempt.await.unwrap_or_else(|_| Err(interrupted()))
+    }
+}
+
+impl Invoker for HttpInvoker {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, InvocationResult> {
+        async move {
+            let result = self.run(invocation).await;
+            match &result {
+                Ok(_) => drop(self.stats.succeeded.fetch_add(1, Relaxed)),
+                Err(error) => self.stats.count(Some(error.class)),
+            }
+            result
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<InvokerStatus> {
+        self.status.subscribe()
+    }
+
+    fn resume(&self) {}
+
+    fn stop(&self, deadline: Instant) -> BoxFuture<'_, ()> {
+        async move {
+            self.slots.close();
+            let mut status = self.status.subscribe();
+            if timeout_at(deadline, status.wait_for(|status| status.instances.busy == 0)).await.is_err() {
+                self.cancel.cancel();
+                let _ = status.wait_for(|status| status.instances.busy == 0).await;
+            }
+            self.status.send_modify(|status| status.stopped = true);
+        }
+        .boxed()
+    }
+}
+
+/// Adds one to a number of the status while it lives.
+struct Counted {
+    status: watch::Sender<InvokerStatus>,
+    number: fn(&mut InvokerStatus) -> &mut usize,
+}
+
+impl Counted {
+    fn new(status: &watch::Sender<InvokerStatus>, number: fn(&mut InvokerStatus) -> &mut usize) -> Self {
+        status.send_modify(|status| *number(status) += 1);
+        Self { status: status.clone(), number }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.status.send_modify(|status| *(self.number)(status) -= 1);
+    }
+}
+
+impl Inner {
+    async fn request(&self, invocation: Invocation) -> InvocationResult {
+        let deadline = Instant::now() + self.timeout;
+        let timed_out = || {
+            let message = format!("no complete answer within {:?}", self.timeout);
+            InvocationError::new(ErrorClass::Failed, "timeout", message)
+        };
+        timeout_at(deadline, self.exchange(invocation)).await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn exchange(&self, invocation: Invocation) -> InvocationResult {
+        let response = self.client.request(self.build(invocation)).await.map_err(|error| describe(&error))?;
+        answer::classify(response.status(), response.headers(), now_s())?;
+        read_body(response).await
+    }
+
+    fn build(&self, invocation: Invocation) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(invocation.payload));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(invocation.content_type));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tripline/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(INVOCATION_ID, header_text(&invocation.id));
+        headers.insert(ATTEMPT, HeaderValue::from(invocation.attempt));
+        request
+    }
+}
+
+/// `text` as a header, whatever it holds: what is not printable ASCII, and `%`, is percent-encoded.
+fn header_text(text: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    HeaderValue::from_str(&encoded).expect("printable ASCII is a header")
+}
+
+async fn read_body(response: Response<Incoming>) -> InvocationResult {
+    match Limited::new(response.into_body(), OUTPUT_BYTES_MAX).collect().await {
+        Ok(body) => Ok(InvocationSuccess { body: body.to_bytes() }),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("the target answered more than {OUTPUT_BYTES_MAX} bytes");
+            Err(InvocationError::new(ErrorClass::Failed, "output-too-large", message))
+        }
+        Err(error) => Err(lost(error.as_ref())),
+    }
+}
+
+fn describe(error: &ClientError) -> InvocationError {
+    let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
+    match connect {
+        Some(problem) => {
+            let code = match problem {
+                ConnectError::Resolve { .. } => "dns",
+                ConnectError::Refused { .. } => "address-refused",
+                ConnectError::Connect { .. } => "connect",
+            };
+            InvocationError::new(ErrorClass::Unavailable, code, problem.to_string())
+        }
+        None => lost(error),
+    }
+}
+
+/// The connection broke after the request may have been sent: its work may be done or not.
+fn lost(error: &(dyn std::error::Error + 'static)) -> InvocationError {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        message.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    InvocationError::new(ErrorClass::Failed, "connection-lost", message)
+}
+
+fn now_s() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Which processes belong to an instance, how much memory they use, and how they all end.
+//!
+//! An instance leads its own session and adopts the orphans of its children, so while it lives every descendant is found
+//! below it. When it is already gone, its session and the mark in the environment of its children still name them. Only a
+//! process that left the session, cleared its environment *and* outlived the instance escapes; a pid namespace will end that.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+
+/// The environment variable that marks every process of an instance.
+pub(super) const INSTANCE_MARK: &str = "TRIPLINE_INSTANCE";
+
+/// How often the processes of an instance are listed until none is left: a fork bomb may outrun one round, and a killed
+/// process needs a moment to end, which nobody but its parent is told about.
+const ROUNDS_MAX: usize = 200;
+const ROUND_PAUSE: Duration = Duration::from_micros(500);
+
+/// The processes of one instance.
+#[derive(Clone, Debug)]
+pub(super) struct ProcessTree {
+    leader: Pid,
+    mark: Vec<u8>,
+}
+
+impl ProcessTree {
+    /// The tree below the instance `leader`, whose environment holds `INSTANCE_MARK=mark`.
+    pub(super) fn new(leader: Pid, mark: &str) -> Self {
+        Self { leader, mark: format!("{INSTANCE_MARK}={mark}").into_bytes() }
+    }
+
+    /// Kills every process of the instance. `leader_is_reaped` says that its process id may mean something else already.
+    ///
+    /// Reads all of `/proc`: for a thread that may block.
+    pub(super) fn kill(&self, leader_is_reaped: bool) {
+        if !leader_is_reaped {
+            // Stopped, not killed: as long as it lives, its orphans come to it and can be found.
+            let _ = rustix::process::kill_process(self.leader, Signal::STOP);
+            kill_all(|| proc_fs::descendants(self.leader));
+            let _ = rustix::process::kill_process_group(self.leader, Signal::KILL);
+            let _ = rustix::process::kill_process(self.leader, Signal::KILL);
+        }
+        kill_all(|| proc_fs::marked(self.leader, &self.mark));
+    }
+
+    /// Whether the instance uses more than it may, and of what.
+    pub(super) fn excess(&self, memory_bytes_max: u64, processes_max: usize) -> Option<Excess> {
+        let below = proc_fs::descendants_by_children(self.leader, processes_max);
+        let processes = below.len() + 1;
+        if processes > processes_max {
+            return Some(Excess::Processes);
+        }
+        let tree = || std::iter::once(&self.leader).chain(&below);
+        let mut used_bytes: u64 = tree().filter_map(|&pid| proc_fs::resident_bytes(pid)).sum();
+        if used_bytes > memory_bytes_max && processes > 1 {
+            // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed now.
+            used_bytes = tree().filter_map(|&pid| proc_fs::proportional_bytes(pid)).sum();
+        }
+        (used_bytes > memory_bytes_max).then_some(Excess::Memory { used_bytes })
+    }
+}
+
+/// What an instance uses too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// Memory of all its processes together.
+    Memory { used_bytes: u64 },
+    /// Processes.
+    Processes,
+}
+
+/// Kills what `list` answers until it answers nothing new.
+fn kill_all(list: impl Fn() -> Vec<Pid>) {
+    for _ in 0..ROUNDS_MAX {
+        let found = list();
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        std::thread::sleep(ROUND_PAUSE);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod proc_fs {
+    use std::collections::HashMap;
+    use std::fs;
+
+    use rustix::process::Pid;
+
+    /// What `/proc/<pid>/stat` says about a process that has not ended.
+    struct Stat {
+        pid: Pid,
+        parent: i32,
+        session: i32,
+    }
+
+    /// All running processes below `root`, without it.
+    pub(super) fn descendants(root: Pid) -> Vec<Pid> {
+        let all = running();
+        let mut children: HashMap<i32, Vec<Pid>> = HashMap::new();
+        for stat in &all {
+            children.entry(stat.parent).or_default().push(stat.pid);
+        }
+        let mut found = Vec::new();
+        let mut next = vec![root];
+        while let Some(pid) = next.pop() {
+            let below = children.remove(&raw(pid)).unwrap_or_default();
+            next.extend(&below);
+            found.extend(below);
+        }
+        found
+    }
+
+    /// Processes below `root` by the kernel's lists of children, which is cheap; stops above `most`.
+    pub(super) fn descendants_by_children(root: Pid, most: usize) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut next = vec![root];
+        while let Some(pid) = next.pop() {
+            let below = children_of(pid);
+            found.extend(&below);
+            next.extend(below);
+            if found.len() > most {
+                break;
+            }
+        }
+        found
+    }
+
+    fn children_of(pid: Pid) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", raw(pid))) else { return found };
+        for thread in threads.flatten() {
+            let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(list.split_ascii_whitespace().filter_map(parse_pid));
+        }
+        found
+    }
+
+    /// All running processes of the session of `leader`, or with `mark` in the environment they started with.
+    pub(super) fn marked(leader: Pid, mark: &[u8]) -> Vec<Pid> {
+        let is_marked = |pid: Pid| {
+            fs::read(format!("/proc/{}/environ", raw(pid)))
+                .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|variable| variable == mark))
+        };
+        let own = rustix::process::getpid();
+        running()
+            .into_iter()
+            .filter(|stat| stat.pid != own && (stat.session == raw(leader) || is_marked(stat.pid)))
+            .map(|stat| stat.pid)
+            .collect()
+    }
+
+    pub(super) fn resident_bytes(pid: Pid) -> Option<u64> {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", raw(pid))).ok()?;
+        let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as u64)
+    }
+
+    pub(super) fn proportional_bytes(pid: Pid) -> Option<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", raw(pid))).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    }
+
+    fn running() -> Vec<Stat> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| parse_pid(entry.file_name().to_str()?))
+            .filter_map(|pid| parse_stat(pid, &fs::read_to_string(format!("/proc/{}/stat", raw(pid))).ok()?))
+            .collect()
+    }
+
+    /// The name in a stat line may hold blanks and parentheses, so reading starts behind its last `)`.
+    fn parse_stat(pid: Pid, line: &str) -> Option<Stat> {
+        let mut fields = line[line.rfind(')')? + 1..].split_ascii_whitespace();
+        let state = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
+        let session = fields.nth(1)?.parse().ok()?;
+        (!matches!(state, "Z" | "X")).then_some(Stat { pid, parent, session })
+    }
+
+    fn parse_pid(text: &str) -> Option<Pid> {
+        text.parse().ok().and_then(Pid::from_raw)
+    }
+
+    fn raw(pid: Pid) -> i32 {
+        pid.as_raw_nonzero().get()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_stat_line_is_read_behind_any_name() {
+            let pid = Pid::from_raw(42).unwrap();
+            let stat = parse_stat(pid, "42 (a) b (c) S 7 42 40 0 -1 4194560 1").unwrap();
+            assert_eq!((stat.parent, stat.session), (7, 40));
+            assert!(parse_stat(pid, "42 (a) Z 7 42 40 0").is_none(), "a zombie has ended");
+            assert!(parse_stat(pid, "42 (a").is_none());
+            assert!(parse_stat(pid, "").is_none());
+        }
+
+        #[test]
+        fn our_own_memory_is_seen_both_ways() {
+            let own = rustix::process::getpid();
+            let (resident, proportional) = (resident_bytes(own).unwrap(), proportional_bytes(own).unwrap());
+            assert!(resident > 1 << 20 && proportional > 0 && proportional <= 2 * resident);
+        }
+    }
+}
+
+/// Without `/proc` only the process group is known.
+#[cfg(not(target_os = "linux"))]
+mod proc_fs {
+    use rustix::process::Pid;
+
+    pub(super) fn descendants(_: Pid) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    pub(super) fn descendants_by_children(_: Pid, _: usize) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    pub(super) fn marked(_: Pid, _: &[u8]) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    pub(super) fn resident_bytes(_: Pid) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn proportional_bytes(_: Pid) -> Option<u64> {
+        None
+    }
+}

@@ -1,0 +1,469 @@
+//! The door to functions: deploy, invoke, describe, stop.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::time::{Instant, timeout};
+
+use super::code::{CodeBundle, CodeError, CodeLimits};
+use super::code_store::{CodeLease, CodeStore, CodeStoreError};
+use super::http::address::EgressPolicy;
+use super::http::{HttpInvoker, TargetError, check_target};
+use super::instance::{Definition, InstanceHost};
+use super::interpreter::{InterpreterError, Interpreters};
+use super::invoker::{Invoker, InvokerStatus};
+use super::log::LogSink;
+use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
+use super::pool::{Pool, ProbeResult};
+use super::process::{Launcher, ProcessLimits};
+use super::spawner::Spawner;
+use super::spec::{FunctionSpec, Runtime};
+use super::stats::{Stats, StatsSnapshot};
+
+/// What a [`FunctionService`] needs to know; every path in it comes from the operator, none from the API.
+#[derive(Clone)]
+pub struct FunctionOptions {
+    /// Where code is kept: `functions/` in the data directory.
+    pub directory: PathBuf,
+    /// The `python3` to use; by default the first one in `PATH`.
+    pub python3: Option<PathBuf>,
+    /// What becomes the process of an instance. Default: this executable, called with [`super::launch::LAUNCH_COMMAND`].
+    pub launcher: Launcher,
+    /// Limits of every instance.
+    pub process_limits: ProcessLimits,
+    /// Limits of uploaded code.
+    pub code_limits: CodeLimits,
+    /// What http functions may reach.
+    pub egress: EgressPolicy,
+    /// Takes what functions print.
+    pub log_sink: LogSink,
+    /// From the start of a process until the initializer returned. Default 60 s.
+    pub start_timeout: Duration,
+    /// For `pre_stop`. Default 5 s.
+    pub stop_timeout: Duration,
+}
+
+impl FunctionOptions {
+    /// The defaults, with code in `directory`; what functions print is dropped until a `log_sink` is set.
+    ///
+    /// # Errors
+    /// The path of this executable is not known.
+    pub fn new(directory: PathBuf) -> std::io::Result<Self> {
+        Ok(Self {
+            directory,
+            python3: None,
+            launcher: Launcher::Program(std::env::current_exe()?),
+            process_limits: ProcessLimits::default(),
+            code_limits: CodeLimits::default(),
+            egress: EgressPolicy::default(),
+            log_sink: Arc::new(drop),
+            start_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(5),
+        })
+    }
+}
+
+/// Why a definition was not accepted. Nothing changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeployError {
+    /// A `python3` function needs code once.
+    #[error("function {0:?} has no code yet; it must come with the definition")]
+    CodeMissing(String),
+    /// An `http` function has none.
+    #[error("function {0:?} has runtime http, which takes no code")]
+    CodeNotWanted(String),
+    /// The upload was refused.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// The code could not be kept.
+    #[error(transparent)]
+    Store(#[from] CodeStoreError),
+    /// There is nothing to run it.
+    #[error(transparent)]
+    Interpreter(#[from] InterpreterError),
+    /// The URL cannot be a target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// Why a definition from the journal cannot run. It stays in the journal; deploying it anew may help.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// Its code is not there.
+    #[error(transparent)]
+    Store(#[from] CodeStoreError),
+    /// The URL cannot be a target any more.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// There is no function of this name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("there is no function {0:?}")]
+pub struct UnknownFunction(pub String);
+
+/// An accepted definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    /// What the journal must remember for [`FunctionService::restore`].
+    pub version: u64,
+    /// Whether anything is different from before.
+    pub changed: bool,
+    /// Whether the code loads: the definition is accepted either way.
+    pub state: FunctionState,
+}
+
+/// Whether a function can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FunctionState {
+    /// Its code has loaded, or nothing is known against it.
+    Ready,
+    /// Its first instance has not finished starting.
+    Starting,
+    /// Its code cannot run, for this reason, until new code or a resume.
+    Failed(InvocationError),
+}
+
+/// What is known about a function.
+#[derive(Clone, Debug)]
+pub struct FunctionReport {
+    /// Its definition.
+    pub spec: Arc<FunctionSpec>,
+    /// The version of its code; for `http` the number of its definition.
+    pub version: u64,
+    /// Whether it can run.
+    pub state: FunctionState,
+    /// What its instances do.
+    pub status: InvokerStatus,
+    /// What is metered, since the broker started.
+    pub stats: StatsSnapshot,
+}
+
+/// All functions of a broker. Cloning gives another handle; with the last one all instances end.
+#[derive(Clone)]
+pub struct FunctionService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    host: Arc<InstanceHost>,
+    code_limits: CodeLimits,
+    egress: Arc<EgressPolicy>,
+    functions: RwLock<HashMap<String, Arc<Entry>>>,
+    /// Definitions change one at a time.
+    changing: Mutex<()>,
+}
+
+struct Entry {
+    spec: Arc<FunctionSpec>,
+    version: u64,
+    runner: Runner,
+    stats: Arc<Stats>,
+}
+
+enum Runner {
+    Pool(Arc<Pool>),
+    Http(Arc<HttpInvoker>),
+}
+
+impl Runner {
+    fn invoker(&self) -> &dyn Invoker {
+        match self {
+            Self::Pool(pool) => &**pool,
+            Self::Http(http) => &**http,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Pool(one), Self::Pool(other)) => Arc::ptr_eq(one, other),
+            (Self::Http(one), Self::Http(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+/// What a deployment found out before it switched.
+enum Switch {
+    /// Nothing to do.
+    Unchanged(Arc<Entry>),
+    /// Done; the first start will answer here, if there is one.
+    Done(u64, Option<oneshot::Receiver<ProbeResult>>),
+}
+
+impl FunctionService {
+    /// A service without functions. Must be called on a tokio runtime with time and I/O.
+    ///
+    /// # Errors
+    /// The thread that starts processes could not be started.
+    pub fn new(options: FunctionOptions) -> std::io::Result<Self> {
+        let host = InstanceHost {
+            spawner: Spawner::new()?,
+            launcher: options.launcher,
+            limits: options.process_limits,
+            interpreters: Interpreters::new(options.python3),
+            code_store: CodeStore::new(options.directory),
+            log_sink: options.log_sink,
+            start_timeout: options.start_timeout,
+            stop_timeout: options.stop_timeout,
+        };
+        let inner = Inner {
+            host: Arc::new(host),
+            code_limits: options.code_limits,
+            egress: Arc::new(options.egress),
+            functions: RwLock::default(),
+            changing: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Accepts a definition, with `code` if it is new: the source of the handler's module, or a zip archive.
+    ///
+    /// Code is loaded once at this occasion, by starting an instance. If that fails, the definition is accepted all the
+    /// same and the function is [`FunctionState::Failed`], so that what runs is never something else than what was asked
+    /// for; the answer carries the traceback. New instances take over from older ones, which finish what they hold.
+    /// The same definition with the same code changes nothing, unless the function had failed: then it is tried again.
+    ///
+    /// # Errors
+    /// [`DeployError`]: the definition cannot be accepted and what was there before goes on.
+    pub async fn deploy(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Deployed, DeployError> {
+        let switched = {
+            let _one_at_a_time = self.inner.changing.lock().await;
+            match spec.runtime {
+                Runtime::Python3 { .. } => self.inner.switch_python(spec, code).await?,
+                Runtime::Http { .. } if code.is_some() => return Err(DeployError::CodeNotWanted(spec.name)),
+                Runtime::Http { .. } => self.inner.switch_http(spec)?,
+            }
+        };
+        Ok(match switched {
+            Switch::Unchanged(entry) => Deployed { version: entry.version, changed: false, state: entry.state() },
+            Switch::Done(version, probe) => {
+                Deployed { version, changed: true, state: self.inner.probe_state(probe).await }
+            }
+        })
+    }
+
+    /// Takes up a definition that an earlier run of the broker had accepted as `version`.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: the function is not there; its invocations answer class `broken-code`.
+    pub fn restore(&self, spec: FunctionSpec, version: u64) -> Result<(), RestoreError> {
+        let spec = Arc::new(spec);
+        let stats = Arc::<Stats>::default();
+        let runner = match &spec.runtime {
+            Runtime::Python3 { .. } => {
+                let code = self.inner.host.code_store.lease(&spec.name, version)?;
+                let definition = Arc::new(Definition { spec: Arc::clone(&spec), code });
+                Runner::Pool(Arc::new(Pool::start(definition, Arc::clone(&self.inner.host), Arc::clone(&stats))))
+            }
+            Runtime::Http { url } => self.inner.http_runner(&spec, url, &stats)?,
+        };
+        self.inner.insert(Entry { spec, version, runner, stats });
+        Ok(())
+    }
+
+    /// One attempt; see [`Invoker`] for what is promised.
+    ///
+    /// # Errors
+    /// [`InvocationError`]; an unknown function is class `broken-code` with code `unknown-function`.
+    pub async fn invoke(&self, name: &str, invocation: Invocation) -> Result<InvocationSuccess, InvocationError> {
+        let Some(entry) = self.inner.get(name) else {
+            let message = UnknownFunction(name.to_owned()).to_string();
+            return Err(InvocationError::new(ErrorClass::BrokenCode, "unknown-function", message));
+        };
+        entry.runner.invoker().invoke(invocation).await
+    }
+
+    /// Tries again what failed; the next invocation waits for the result.
+    ///
+    /// # Errors
+    /// [`UnknownFunction`].
+    pub fn resume(&self, name: &str) -> Result<(), UnknownFunction> {
+        let entry = self.inner.get(name).ok_or_else(|| UnknownFunction(name.to_owned()))?;
+        entry.runner.invoker().resume();
+        Ok(())
+    }
+
+    /// Stops a function, giving its instances `grace` to finish, and deletes its code.
+    ///
+    /// # Errors
+    /// The code could not be deleted; the function is gone all the same.
+    pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, CodeStoreError> {
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let Some(entry) = self.inner.functions.write().remove(name) else { return Ok(false) };
+        entry.runner.invoker().stop(Instant::now() + grace).await;
+        let (store, name) = (Arc::clone(&self.inner.host.code_store), name.to_owned());
+        blocking(move || store.remove(&name)).await.map(|()| true)
+    }
+
+    /// What is known about a function.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> Option<FunctionReport> {
+        self.inner.get(name).map(|entry| entry.report())
+    }
+
+    /// All functions, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<FunctionReport> {
+        let mut reports: Vec<FunctionReport> =
+            self.inner.functions.read().values().map(|entry| entry.report()).collect();
+        reports.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        reports
+    }
+
+    /// What the instances of a function do, now and at each change.
+    #[must_use]
+    pub fn watch(&self, name: &str) -> Option<watch::Receiver<InvokerStatus>> {
+        self.inner.get(name).map(|entry| entry.runner.invoker().status())
+    }
+
+    /// Stops all functions: what runs has `grace` to finish, then ends with class `interrupted`.
+    pub async fn shutdown(&self, grace: Duration) {
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let deadline = Instant::now() + grace;
+        let entries: Vec<Arc<Entry>> = self.inner.functions.write().drain().map(|(_, entry)| entry).collect();
+        join_all(entries.iter().map(|entry| entry.runner.invoker().stop(deadline))).await;
+    }
+}
+
+impl Inner {
+    fn get(&self, name: &str) -> Option<Arc<Entry>> {
+        self.functions.read().get(name).cloned()
+    }
+
+    fn insert(&self, entry: Entry) {
+        let entry = Arc::new(entry);
+        let replaced = self.functions.write().insert(entry.spec.name.clone(), Arc::clone(&entry));
+        if let Some(replaced) = replaced
+            && !replaced.runner.is_same(&entry.runner)
+        {
+            // What it holds may take as long as an invocation may.
+            let deadline = Instant::now() + replaced.spec.timeout;
+            tokio::spawn(async move { replaced.runner.invoker().stop(deadline).await });
+        }
+    }
+
+    async fn switch_python(&self, spec: FunctionSpec, upload: Option<Bytes>) -> Result<Switch, DeployError> {
+        self.host.interpreters.python3().await?;
+        let before = self.get(&spec.name);
+        let code = self.keep_code(&spec, upload, before.as_deref()).await?;
+        let version = code.version();
+        if let Some(entry) = before.as_ref().filter(|entry| *entry.spec == spec && entry.version == version)
+            && !matches!(entry.state(), FunctionState::Failed(_))
+        {
+            return Ok(Switch::Unchanged(Arc::clone(entry)));
+        }
+        let spec = Arc::new(spec);
+        let definition = Arc::new(Definition { spec: Arc::clone(&spec), code });
+        let (pool, stats, probe) = match before.as_deref() {
+            Some(Entry { runner: Runner::Pool(pool), stats, .. }) => {
+                (Arc::clone(pool), Arc::clone(stats), pool.replace(definition))
+            }
+            _ => {
+                let stats = Arc::<Stats>::default();
+                let (pool, probe) = Pool::start_probed(definition, Arc::clone(&self.host), Arc::clone(&stats));
+                (Arc::new(pool), stats, probe)
+            }
+        };
+        self.insert(Entry { spec, version, runner: Runner::Pool(pool), stats });
+        Ok(Switch::Done(version, Some(probe)))
+    }
+
+    /// The version that holds the uploaded code: a new one, or the one before if nothing is different.
+    async fn keep_code(
+        &self,
+        spec: &FunctionSpec,
+        upload: Option<Bytes>,
+        before: Option<&Entry>,
+    ) -> Result<CodeLease, DeployError> {
+        let Runtime::Python3 { handler, .. } = &spec.runtime else { unreachable!("only python3 functions have code") };
+        let version_before = before.filter(|entry| matches!(entry.runner, Runner::Pool(_))).map(|entry| entry.version);
+        let (store, name, module) = (Arc::clone(&self.host.code_store), spec.name.clone(), handler.module.clone());
+        let Some(upload) = upload else {
+            let version = version_before.ok_or_else(|| DeployError::CodeMissing(name.clone()))?;
+            return Ok(store.lease(&name, version)?);
+        };
+        let limits = self.code_limits;
+        blocking(move || {
+            let bundle = CodeBundle::parse(&upload, &module, limits)?;
+            let version = match version_before.filter(|&version| store.holds(&name, version, &bundle)) {
+                Some(version) => version,
+                None => store.put(&name, &bundle)?,
+            };
+            let lease = store.lease(&name, version)?;
+            store.prune(&name)?;
+            Ok(lease)
+        })
+        .await
+    }
+
+    fn switch_http(&self, spec: FunctionSpec) -> Result<Switch, DeployError> {
+        let Runtime::Http { url } = &spec.runtime else { unreachable!("only http functions come here") };
+        let before = self.get(&spec.name);
+        if let Some(entry) = before.as_ref().filter(|entry| *entry.spec == spec) {
+            return Ok(Switch::Unchanged(Arc::clone(entry)));
+        }
+        let stats = before.as_ref().map_or_else(Arc::<Stats>::default, |entry| Arc::clone(&entry.stats));
+        let version = before.map_or(1, |entry| entry.version + 1);
+        let runner = self.http_runner(&spec, url, &stats)?;
+        self.insert(Entry { spec: Arc::new(spec), version, runner, stats });
+        Ok(Switch::Done(version, None))
+    }
+
+    fn http_runner(&self, spec: &FunctionSpec, url: &str, stats: &Arc<Stats>) -> Result<Runner, TargetError> {
+        let uri = check_target(url, &self.egress)?;
+        let http = HttpInvoker::new(spec, uri, Arc::clone(&self.egress), Arc::clone(stats));
+        Ok(Runner::Http(Arc::new(http)))
+    }
+
+    async fn probe_state(&self, probe: Option<oneshot::Receiver<ProbeResult>>) -> FunctionState {
+        let Some(probe) = probe else { return FunctionState::Ready };
+        // Older instances may hold the whole quota for long; the answer does not wait for them for ever.
+        match timeout(self.host.start_timeout + self.host.stop_timeout, probe).await {
+            Ok(Ok(Ok(()))) => FunctionState::Ready,
+            Ok(Ok(Err(error))) => FunctionState::Failed(error),
+            Ok(Err(_)) | Err(_) => FunctionState::Starting,
+        }
+    }
+}
+
+impl Entry {
+    fn state(&self) -> FunctionState {
+        self.report().state
+    }
+
+    fn report(&self) -> FunctionReport {
+        let status = self.runner.invoker().status().borrow().clone();
+        let state = match &status {
+            InvokerStatus { broken: Some(error), .. } => FunctionState::Failed(error.clone()),
+            InvokerStatus { instances, .. } if instances.starting > 0 && instances.idle + instances.busy == 0 => {
+                FunctionState::Starting
+            }
+            _ => FunctionState::Ready,
+        };
+        FunctionReport {
+            spec: Arc::clone(&self.spec),
+            version: self.version,
+            state,
+            status,
+            stats: self.stats.snapshot(),
+        }
+    }
+}
+
+/// Runs what waits for the disk on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
