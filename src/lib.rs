@@ -1,5 +1,6 @@
 //! Tripline.
 
+pub mod broker;
 pub mod config;
 pub mod event;
 pub mod function;

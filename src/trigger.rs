@@ -7,5 +7,6 @@ pub mod dead_letter;
 pub mod filter;
 pub mod progress;
 pub mod retry;
-// pub mod spec;
+pub mod service;
+pub mod spec;
 pub mod window;

@@ -141,6 +141,24 @@ impl Store {
         Ok(entries.iter().filter_map(|entry| Uuid::try_parse(&entry.name).ok()).collect())
     }
 
+    /// Whether a topic's directory holds no record: its making was interrupted.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn topic_is_empty(&self, topic: Uuid) -> io::Result<bool> {
+        let fs = &*self.shared.fs;
+        for partition in fs.list(&self.topic_dir(topic))? {
+            let dir = self.topic_dir(topic).join(&partition.name);
+            for entry in if partition.is_dir { fs.list(&dir)? } else { Vec::new() } {
+                let is_log = entry.name.ends_with(".log");
+                if is_log && !fs.open(&dir.join(&entry.name), fs::OpenMode::Read, 0)?.is_empty()? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Removes a topic with all its partitions. Readers that hold slices keep them.
     ///
     /// # Errors

@@ -36,6 +36,22 @@ impl Partition {
         Ok(self.log_start())
     }
 
+    /// Removes the whole segments below `to`. What remains of the segment that holds `to` stays readable.
+    ///
+    /// # Errors
+    /// The disk does not answer; what was removed before stays removed.
+    pub fn trim(&self, to: Offset) -> std::io::Result<()> {
+        let count = self.files.read().sealed.partition_point(|segment| segment.next <= to);
+        if count > 0 { self.remove_oldest(count) } else { Ok(()) }
+    }
+
+    /// When the newest record was appended, ms since 1970, broker time; `None` when that is not known without reading.
+    #[must_use]
+    pub fn last_append_ms(&self) -> Option<i64> {
+        let writer = self.writer.lock();
+        writer.facts.first_append_ms.map(|_| writer.facts.last_append_ms)
+    }
+
     /// The new start is visible before the files go, so that no reader is sent to a file that is missing. Readers that
     /// hold slices keep their maps (invariant S7).
     fn remove_oldest(&self, count: usize) -> std::io::Result<()> {

@@ -1,0 +1,218 @@
+//! The broker: the one door to the log.
+//!
+//! Everything above (groups, functions, triggers, Kafka, HTTP) appends, reads and remembers through [`Broker`]. It owns
+//! the data directory, the topics and the state journal, and knows no protocol.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+use tripline_storage::fs::OsFs;
+use tripline_storage::partition::RecoveryReport;
+use tripline_storage::retention::RetentionClock;
+use tripline_storage::{LeaderEpoch, LogConfig, PartitionId, Store, StoreConfig};
+use uuid::Uuid;
+
+use crate::topic::name::TopicName;
+
+pub mod codec;
+mod data;
+mod error;
+pub mod journal;
+mod maintain;
+pub mod record;
+pub mod state;
+mod topics;
+
+pub use data::{Acks, Appended};
+pub use error::{CreateTopicError, DeleteTopicError, ProduceError, StartError};
+pub use maintain::CommitRequest;
+pub use topics::Topic;
+
+use journal::Journal;
+
+/// What a broker is started with.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// The data directory; made if it is missing.
+    pub data: PathBuf,
+    /// How the log flushes and reads.
+    pub store: StoreConfig,
+    /// Whether a topic that somebody asks for is made. Default true.
+    pub auto_create_topics: bool,
+    /// Partitions of such a topic. 1–1,000, default 1.
+    pub auto_create_partitions: u32,
+    /// How many partitions all topics may have together; each costs open files. Default 10,000.
+    pub partitions_max: usize,
+    /// How often retention looks at all topics. Default 5 min.
+    pub retention_interval: Duration,
+}
+
+impl BrokerConfig {
+    /// The defaults, with data in `data`.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            store: StoreConfig::default(),
+            auto_create_topics: true,
+            auto_create_partitions: 1,
+            partitions_max: 10_000,
+            retention_interval: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct StartReport {
+    /// Topics there are.
+    pub topics: usize,
+    /// Partitions there are.
+    pub partitions: usize,
+    /// Records that can be read, in all partitions.
+    pub records: u64,
+    /// Partitions whose recovery has something to tell.
+    pub recovered: Vec<(String, RecoveryReport)>,
+    /// Committed offsets that were beyond the tail and were set to it: group, topic, partition, from, to.
+    pub commits_set_back: Vec<String>,
+    /// Directories below `topics/` that no topic owns. They are left alone.
+    pub unknown_topics: Vec<Uuid>,
+    /// How long opening took.
+    pub took: Duration,
+}
+
+/// A running broker. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: BrokerConfig,
+    store: Store,
+    journal: Journal,
+    topics: RwLock<Topics>,
+    /// One topic is made or deleted at a time.
+    changing_topics: tokio::sync::Mutex<()>,
+    /// Producer ids handed out so far, and the end of the journalled block.
+    producer_ids: Mutex<(i64, i64)>,
+    retention_clock: Mutex<RetentionClock>,
+    started: Instant,
+    appended_records: AtomicI64,
+    appended_bytes: AtomicI64,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<TopicName, Arc<Topic>>,
+    by_id: HashMap<Uuid, Arc<Topic>>,
+}
+
+impl Broker {
+    /// Opens the data directory, recovers every log and reads the state journal back. Blocks: call it before serving, or
+    /// where blocking is fine.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: BrokerConfig) -> Result<(Self, StartReport), StartError> {
+        let started = Instant::now();
+        let store = Store::open(Arc::new(OsFs), &config.data, config.store, Uuid::new_v4())?;
+        let (state, state_report) = store.open_state(journal_log())?;
+        let journal = Journal::replay(state)?;
+        let mut report = StartReport::default();
+        if !state_report.is_clean() {
+            report.recovered.push(("state journal".to_owned(), state_report));
+        }
+        let topics = topics::open_all(&store, &journal, &mut report)?;
+        topics::clean_up(&store, &journal, &mut report);
+        let next_id = journal.look(|state| state.next_producer_id);
+        let newest_append_ms = newest_append_ms(&topics);
+        let broker = Self {
+            inner: Arc::new(Inner {
+                retention_clock: Mutex::new(RetentionClock::start(now_ms(), Duration::ZERO, newest_append_ms)),
+                config,
+                store,
+                journal,
+                topics: RwLock::new(topics),
+                changing_topics: tokio::sync::Mutex::new(()),
+                producer_ids: Mutex::new((next_id, next_id)),
+                started,
+                appended_records: AtomicI64::new(0),
+                appended_bytes: AtomicI64::new(0),
+            }),
+        };
+        broker.set_back_commits(&mut report)?;
+        report.took = started.elapsed();
+        Ok((broker, report))
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &BrokerConfig {
+        &self.inner.config
+    }
+
+    /// The data directory's id, for ever.
+    #[must_use]
+    pub fn cluster_id(&self) -> Uuid {
+        self.inner.store.cluster_id()
+    }
+
+    /// The epoch of this start.
+    #[must_use]
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.inner.store.leader_epoch()
+    }
+
+    /// The state journal.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.inner.journal
+    }
+
+    /// Bytes free on the data directory's file system.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn free_bytes(&self) -> std::io::Result<u64> {
+        self.inner.store.free_bytes()
+    }
+
+    /// Records and bytes appended since the start.
+    #[must_use]
+    pub fn appended(&self) -> (u64, u64) {
+        let count = |counter: &AtomicI64| counter.load(Ordering::Relaxed).unsigned_abs();
+        (count(&self.inner.appended_records), count(&self.inner.appended_bytes))
+    }
+
+    /// Makes everything durable. Call it last.
+    pub fn close(&self) {
+        self.inner.store.close();
+    }
+}
+
+/// The broker's clock: ms since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The journal rolls often, so that a rewrite can remove what lies before it.
+fn journal_log() -> LogConfig {
+    LogConfig { segment_bytes: 4 << 20, retention_age: None, retention_bytes: None, ..LogConfig::default() }
+}
+
+fn newest_append_ms(topics: &Topics) -> Option<i64> {
+    let partitions = topics.by_id.values().flat_map(|topic| topic.partitions());
+    partitions.filter_map(|partition| partition.last_append_ms()).max()
+}
+
+/// The partition `partition` of `topic` in the store.
+const fn partition_id(topic: Uuid, partition: u32) -> PartitionId {
+    PartitionId { topic, partition }
+}

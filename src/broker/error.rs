@@ -1,0 +1,113 @@
+//! What can go wrong, one enum per operation.
+
+use tripline_storage::batch::BatchError;
+use tripline_storage::error::{AppendError, FlushError, OpenLogError, OpenStoreError};
+
+use super::journal::{JournalError, ReplayError};
+
+/// Why the broker did not start. The data directory is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// A log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    /// The state journal cannot be read back.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The state journal takes no records.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A topic's settings in the journal are not known to this release.
+    #[error("topic {name} in the state journal: {reason}")]
+    Topic {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Why a topic was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateTopicError {
+    /// There is one with this name.
+    #[error("topic {0} exists already")]
+    Exists(String),
+    /// Too many partitions in all.
+    #[error("{wanted} more partitions would make {total}, allowed are {limit} in all topics together")]
+    TooManyPartitions {
+        /// Partitions of the new topic.
+        wanted: u32,
+        /// What that would make.
+        total: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The logs could not be made.
+    #[error(transparent)]
+    Log(#[from] OpenLogError),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why a topic was not deleted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeleteTopicError {
+    /// There is none with this name.
+    #[error("topic {0} does not exist")]
+    Unknown(String),
+    /// Something reads or writes it.
+    #[error("topic {name} is used by trigger {trigger}; delete the trigger first")]
+    InUse {
+        /// The topic.
+        name: String,
+        /// A trigger that uses it.
+        trigger: String,
+    },
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The files could not be removed; the topic is gone all the same, the files go at the next start.
+    #[error("the files of topic {name} could not all be removed: {cause}")]
+    Files {
+        /// The topic.
+        name: String,
+        /// How.
+        cause: std::io::Error,
+    },
+}
+
+/// Why a batch was not appended, or not made durable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// It is no batch that may be appended.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It was appended but is not known to be on disk.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// There is no such partition.
+    #[error("topic {topic} has partitions 0 to {last}, found {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// What was asked for.
+        partition: i64,
+        /// Its last partition.
+        last: u32,
+    },
+    /// The topic belongs to the broker.
+    #[error("topic {0} belongs to the broker; it can be read but not written")]
+    Internal(String),
+}

@@ -1,0 +1,139 @@
+//! Committed offsets at start-up, retention and other housekeeping.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tripline_storage::{Offset, Partition};
+use uuid::Uuid;
+
+use super::journal::JournalError;
+use super::record::OffsetCommitted;
+use super::state::Committed;
+use super::{Broker, StartReport, now_ms};
+
+/// One offset that a group commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitRequest {
+    /// The topic.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The next offset that the group reads; `None` forgets the commit.
+    pub offset: Option<Offset>,
+    /// The leader epoch of the record before it, −1 when the client did not say.
+    pub leader_epoch: i32,
+    /// Whatever the client keeps there.
+    pub metadata: String,
+}
+
+impl Broker {
+    /// Remembers offsets of a group. Durable on return, and never ahead of the data (invariant S8).
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub async fn commit_offsets(&self, group: &str, commits: Vec<CommitRequest>) -> Result<(), JournalError> {
+        let commit_ms = now_ms();
+        let mut sources = Vec::with_capacity(commits.len());
+        let mut records = Vec::with_capacity(commits.len());
+        for commit in commits {
+            let log = self.topic_by_id(commit.topic).and_then(|topic| topic.partition(commit.partition).cloned());
+            if let (Some(log), Some(offset)) = (log, commit.offset) {
+                let reached = offset.min(log.tail());
+                sources.push((log, reached));
+            }
+            records.push(
+                OffsetCommitted {
+                    group: group.to_owned(),
+                    topic: commit.topic,
+                    partition: commit.partition,
+                    offset: commit.offset.map(Offset::get),
+                    leader_epoch: commit.leader_epoch,
+                    metadata: commit.metadata,
+                    commit_ms,
+                }
+                .into(),
+            );
+        }
+        self.inner.journal.commit(&records, &sources, commit_ms).await
+    }
+
+    /// A group's committed offset in one partition.
+    #[must_use]
+    pub fn committed_offset(&self, group: &str, topic: Uuid, partition: u32) -> Option<Committed> {
+        self.inner.journal.look(|state| state.offsets.get(group)?.get(&(topic, partition)).cloned())
+    }
+
+    /// All committed offsets of a group, by topic and partition.
+    #[must_use]
+    pub fn committed_offsets(&self, group: &str) -> Vec<((Uuid, u32), Committed)> {
+        self.inner.journal.look(|state| {
+            let offsets = state.offsets.get(group).into_iter().flatten();
+            offsets.map(|(&key, committed)| (key, committed.clone())).collect()
+        })
+    }
+
+    /// The groups that have committed offsets.
+    #[must_use]
+    pub fn groups_with_offsets(&self) -> Vec<String> {
+        self.inner.journal.look(|state| state.offsets.keys().cloned().collect())
+    }
+
+    /// A commit beyond the tail speaks of records that a power cut took: it is set to the tail, and reported.
+    pub(super) fn set_back_commits(&self, report: &mut StartReport) -> Result<(), JournalError> {
+        let mut records = Vec::new();
+        let commits: Vec<(String, Uuid, u32, Committed)> = self.inner.journal.look(|state| {
+            let groups = state.offsets.iter();
+            groups
+                .flat_map(|(group, offsets)| {
+                    offsets.iter().map(|(&(topic, partition), at)| (group.clone(), topic, partition, at.clone()))
+                })
+                .collect()
+        });
+        for (group, topic, partition, committed) in commits {
+            let Some(served) = self.topic_by_id(topic) else { continue };
+            let Some(tail) = served.partition(partition).map(|log| log.tail()) else { continue };
+            if committed.offset <= tail {
+                continue;
+            }
+            let name = served.name();
+            let from = committed.offset;
+            report
+                .commits_set_back
+                .push(format!("group {group}, {name}/{partition}: {from} is beyond the tail, set to {tail}"));
+            let (leader_epoch, metadata) = (committed.leader_epoch, committed.metadata);
+            let offset = Some(tail.get());
+            records.push(
+                OffsetCommitted { group, topic, partition, offset, leader_epoch, metadata, commit_ms: now_ms() }.into(),
+            );
+        }
+        if !records.is_empty() {
+            self.inner.journal.append(&records, now_ms())?;
+        }
+        Ok(())
+    }
+
+    /// One round of housekeeping: retention, idle producers, the journal's size. `holds` are the offsets from which on
+    /// somebody still needs records. Blocks on the disk.
+    pub fn housekeeping(&self, holds: &HashMap<(Uuid, u32), Offset>) {
+        let now_ms = now_ms();
+        let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms, self.inner.started.elapsed());
+        for topic in self.topics() {
+            for (number, partition) in (0..).zip(topic.partitions()) {
+                let hold = holds.get(&(topic.id(), number)).copied();
+                tend(partition, believed_ms, now_ms, hold);
+            }
+        }
+        match self.inner.journal.rewrite_if_grown(now_ms) {
+            Ok(true) => tracing::info!("state journal rewritten"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "state journal not rewritten"),
+        }
+    }
+}
+
+fn tend(partition: &Arc<Partition>, believed_ms: Option<i64>, now_ms: i64, hold: Option<Offset>) {
+    if let Err(cause) = partition.enforce_retention(believed_ms, hold) {
+        tracing::error!(partition = %partition.id(), %cause, "retention failed");
+    }
+    partition.expire_producers(now_ms);
+}

@@ -1,0 +1,276 @@
+//! What the state journal remembers: its records, in their released shapes.
+//!
+//! | kind | version | body |
+//! |---|---|---|
+//! | 1 | 1 | [`TopicCreated`] |
+//! | 2 | 1 | [`TopicDeleted`] |
+//! | 3 | 1 | [`TopicConfigured`] |
+//! | 10 | 1 | [`FunctionDeployed`] |
+//! | 11 | 1 | [`FunctionRemoved`] |
+//! | 20 | 1 | [`TriggerDefined`] |
+//! | 21 | 1 | [`TriggerRemoved`] |
+//! | 22 | 1 | [`TriggerSwitched`] |
+//! | 23 | 1 | [`TriggerProgress`] |
+//! | 24 | 1 | [`TriggerAttempt`] |
+//! | 25 | 1 | [`TriggerVerdict`] |
+//! | 30 | 1 | [`OffsetCommitted`] |
+//! | 31 | 1 | [`GroupForgotten`] |
+//! | 40 | 1 | [`ProducerIds`] |
+//!
+//! A record sets what it is about; the last one wins. So a journal whose beginning was replaced by the records of the
+//! live state says the same as before. Definitions are kept as the JSON that people write, which outlives our types.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::codec::{self, DecodeError, Frame};
+use crate::trigger::attempt::AttemptState;
+
+macro_rules! journal_records {
+    ($($(#[$doc:meta])* $kind:literal, $version:literal => $name:ident),+ $(,)?) => {
+        /// One record of the state journal.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum JournalRecord {
+            $($(#[$doc])* $name($name),)+
+        }
+
+        impl JournalRecord {
+            /// The record's bytes.
+            #[must_use]
+            pub fn encode(&self) -> Vec<u8> {
+                match self {
+                    $(Self::$name(body) => codec::encode($kind, $version, body),)+
+                }
+            }
+
+            /// The record of these bytes.
+            ///
+            /// # Errors
+            /// See [`DecodeError`].
+            pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+                let frame = Frame::open(bytes)?;
+                match (frame.kind, frame.version) {
+                    $(($kind, $version) => frame.body().map(Self::$name),)+
+                    _ => Err(frame.unknown()),
+                }
+            }
+        }
+
+        $(impl From<$name> for JournalRecord {
+            fn from(body: $name) -> Self {
+                Self::$name(body)
+            }
+        })+
+    };
+}
+
+journal_records! {
+    /// A topic exists from here on.
+    1, 1 => TopicCreated,
+    /// A topic is no more; its id is not used again.
+    2, 1 => TopicDeleted,
+    /// A topic's settings are now these.
+    3, 1 => TopicConfigured,
+    /// A function's definition and code version are now these.
+    10, 1 => FunctionDeployed,
+    /// A function is no more.
+    11, 1 => FunctionRemoved,
+    /// A trigger's definition is now this.
+    20, 1 => TriggerDefined,
+    /// A trigger and its progress are no more.
+    21, 1 => TriggerRemoved,
+    /// A person paused or resumed a trigger.
+    22, 1 => TriggerSwitched,
+    /// How far a trigger has come in a partition.
+    23, 1 => TriggerProgress,
+    /// The attempts of one window, at their start and at their end.
+    24, 1 => TriggerAttempt,
+    /// A window is given up; its dead letters follow, then progress.
+    25, 1 => TriggerVerdict,
+    /// A group's committed offset in a partition.
+    30, 1 => OffsetCommitted,
+    /// All offsets of a group are forgotten.
+    31, 1 => GroupForgotten,
+    /// Producer ids below this may have been handed out.
+    40, 1 => ProducerIds,
+}
+
+/// See [`JournalRecord::TopicCreated`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicCreated {
+    /// Its id, for ever.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// How many partitions.
+    pub partitions: u32,
+    /// Settings that differ from the defaults, by Kafka's names.
+    pub config: BTreeMap<String, String>,
+    /// When, ms since 1970.
+    pub created_ms: i64,
+}
+
+/// See [`JournalRecord::TopicDeleted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicDeleted {
+    /// Which.
+    pub id: Uuid,
+}
+
+/// See [`JournalRecord::TopicConfigured`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicConfigured {
+    /// Which.
+    pub id: Uuid,
+    /// Settings that differ from the defaults, by Kafka's names.
+    pub config: BTreeMap<String, String>,
+}
+
+/// See [`JournalRecord::FunctionDeployed`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionDeployed {
+    /// Its name.
+    pub name: String,
+    /// The version of its code in the code store; 0 for a runtime without code.
+    pub version: u64,
+    /// The definition as JSON.
+    pub definition: String,
+}
+
+/// See [`JournalRecord::FunctionRemoved`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionRemoved {
+    /// Its name.
+    pub name: String,
+}
+
+/// See [`JournalRecord::TriggerDefined`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerDefined {
+    /// Its id: a trigger that is deleted and made anew starts anew.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The definition as JSON.
+    pub definition: String,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+}
+
+/// See [`JournalRecord::TriggerRemoved`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerRemoved {
+    /// Which.
+    pub id: Uuid,
+}
+
+/// See [`JournalRecord::TriggerSwitched`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerSwitched {
+    /// Which.
+    pub id: Uuid,
+    /// Whether it is paused now.
+    pub paused: bool,
+    /// Since when, ms since 1970.
+    pub since_ms: i64,
+}
+
+/// One partition as a trigger reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LaneId {
+    /// The trigger.
+    pub trigger: Uuid,
+    /// The topic it reads.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: u32,
+}
+
+/// See [`JournalRecord::TriggerProgress`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerProgress {
+    /// Where.
+    pub lane: LaneId,
+    /// `trigger::progress::Progress` in its own encoding.
+    pub progress: Vec<u8>,
+}
+
+/// See [`JournalRecord::TriggerAttempt`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerAttempt {
+    /// Where.
+    pub lane: LaneId,
+    /// First offset of the window.
+    pub first: i64,
+    /// One after its last offset.
+    pub next: i64,
+    /// The attempts so far.
+    pub state: AttemptState,
+}
+
+/// See [`JournalRecord::TriggerVerdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerVerdict {
+    /// Where.
+    pub lane: LaneId,
+    /// First offset of the range that the window spans.
+    pub first: i64,
+    /// One after its last offset.
+    pub next: i64,
+    /// The offsets given up, ascending: those of the range that matched the filter and failed.
+    pub offsets: Vec<i64>,
+    /// Why: `attempts`, `age` or `rejected`.
+    pub reason: String,
+    /// The attempts that led here, with the last error.
+    pub state: AttemptState,
+    /// Where the dead letters go; `None` drops them.
+    pub dead_letters: Option<DeadLetterTarget>,
+}
+
+/// The internal idempotent producer of a lane's dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterTarget {
+    /// The dead-letter topic.
+    pub topic: Uuid,
+    /// Its partition.
+    pub partition: u32,
+    /// The producer id; every lane has its own.
+    pub producer_id: i64,
+    /// The sequence of the first dead letter of this verdict.
+    pub base_sequence: i32,
+}
+
+/// See [`JournalRecord::OffsetCommitted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetCommitted {
+    /// The group.
+    pub group: String,
+    /// The topic.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The next offset that the group reads; `None` forgets the commit.
+    pub offset: Option<i64>,
+    /// The leader epoch of the record before it, −1 when the client did not say.
+    pub leader_epoch: i32,
+    /// Whatever the client keeps there.
+    pub metadata: String,
+    /// When, ms since 1970.
+    pub commit_ms: i64,
+}
+
+/// See [`JournalRecord::GroupForgotten`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupForgotten {
+    /// The group.
+    pub group: String,
+}
+
+/// See [`JournalRecord::ProducerIds`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerIds {
+    /// Ids below were or may have been handed out.
+    pub next: i64,
+}

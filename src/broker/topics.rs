@@ -1,0 +1,295 @@
+//! Topics: making, opening, configuring and deleting them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tripline_storage::partition::RecoveryReport;
+use tripline_storage::{LogConfig, Partition, Store};
+use uuid::Uuid;
+
+use super::error::{CreateTopicError, DeleteTopicError, StartError};
+use super::journal::{Journal, JournalError};
+use super::record::{TopicConfigured, TopicCreated, TopicDeleted};
+use super::{Broker, StartReport, Topics, now_ms, partition_id};
+use crate::topic::name::TopicName;
+use crate::topic::spec::{TopicConfig, TopicSpec};
+
+/// A topic that is served.
+#[derive(Debug)]
+pub struct Topic {
+    id: Uuid,
+    name: TopicName,
+    config: RwLock<TopicConfig>,
+    partitions: Vec<Arc<Partition>>,
+}
+
+impl Topic {
+    /// Its id, for ever.
+    #[must_use]
+    pub const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &TopicName {
+        &self.name
+    }
+
+    /// Whether it is one of the broker's own.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.name.is_internal()
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> TopicConfig {
+        self.config.read().clone()
+    }
+
+    /// Looks at its settings without a copy.
+    pub fn with_config<T>(&self, look: impl FnOnce(&TopicConfig) -> T) -> T {
+        look(&self.config.read())
+    }
+
+    /// Its partitions, by number.
+    #[must_use]
+    pub fn partitions(&self) -> &[Arc<Partition>] {
+        &self.partitions
+    }
+
+    /// One partition.
+    #[must_use]
+    pub fn partition(&self, number: u32) -> Option<&Arc<Partition>> {
+        self.partitions.get(number as usize)
+    }
+
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("at most 1,000 partitions")
+    }
+
+    /// The definition that would make it.
+    #[must_use]
+    pub fn spec(&self) -> TopicSpec {
+        TopicSpec { name: self.name.clone(), partitions: self.partition_count(), config: self.config() }
+    }
+}
+
+impl Broker {
+    /// The topic with this name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.inner.topics.read().by_name.get(name).cloned()
+    }
+
+    /// The topic with this id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: Uuid) -> Option<Arc<Topic>> {
+        self.inner.topics.read().by_id.get(&id).cloned()
+    }
+
+    /// All topics, by name.
+    #[must_use]
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        let mut topics: Vec<_> = self.inner.topics.read().by_id.values().cloned().collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        topics
+    }
+
+    /// Checks that `spec` could be made now.
+    ///
+    /// # Errors
+    /// As [`Broker::create_topic`].
+    pub fn check_new_topic(&self, spec: &TopicSpec) -> Result<(), CreateTopicError> {
+        let topics = self.inner.topics.read();
+        if topics.by_name.contains_key(&spec.name) {
+            return Err(CreateTopicError::Exists(spec.name.to_string()));
+        }
+        let total = topics.by_id.values().map(|topic| topic.partitions.len()).sum::<usize>() + spec.partitions as usize;
+        let limit = self.inner.config.partitions_max;
+        if total > limit {
+            return Err(CreateTopicError::TooManyPartitions { wanted: spec.partitions, total, limit });
+        }
+        Ok(())
+    }
+
+    /// Makes a topic. On return it is durable: its definition, its directories and the names that lead to them.
+    ///
+    /// # Errors
+    /// See [`CreateTopicError`].
+    pub async fn create_topic(&self, spec: TopicSpec) -> Result<Arc<Topic>, CreateTopicError> {
+        let _changing = self.inner.changing_topics.lock().await;
+        self.check_new_topic(&spec)?;
+        let id = Uuid::new_v4();
+        let broker = self.clone();
+        let partitions = spec.partitions;
+        let log = log_config(&spec.config);
+        let opened = tokio::task::spawn_blocking(move || {
+            (0..partitions)
+                .map(|number| {
+                    broker.inner.store.open_partition(partition_id(id, number), log).map(|(opened, _)| opened)
+                })
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let partitions = opened.await.expect("opening a log does not panic")?;
+        let created = TopicCreated {
+            id,
+            name: spec.name.to_string(),
+            partitions: spec.partitions,
+            config: overrides(&spec.config),
+            created_ms: now_ms(),
+        };
+        let next = self.inner.journal.append(&[created.into()], now_ms())?;
+        self.inner.journal.durable(next).await?;
+        let topic = Arc::new(Topic { id, name: spec.name, config: RwLock::new(spec.config), partitions });
+        let mut topics = self.inner.topics.write();
+        topics.by_name.insert(topic.name.clone(), Arc::clone(&topic));
+        topics.by_id.insert(id, Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    /// The topic with this name, made with the defaults if it is missing and topics may be made so.
+    ///
+    /// # Errors
+    /// See [`CreateTopicError`].
+    pub async fn topic_or_create(&self, name: &TopicName) -> Result<Option<Arc<Topic>>, CreateTopicError> {
+        if let Some(topic) = self.topic(name.as_str()) {
+            return Ok(Some(topic));
+        }
+        if !self.inner.config.auto_create_topics || name.is_internal() {
+            return Ok(None);
+        }
+        let partitions = self.inner.config.auto_create_partitions;
+        match self.create_topic(TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() }).await {
+            Ok(topic) => Ok(Some(topic)),
+            // Somebody else asked for it at the same time.
+            Err(CreateTopicError::Exists(_)) => Ok(self.topic(name.as_str())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One of the broker's own topics, made if it is missing.
+    ///
+    /// # Errors
+    /// See [`CreateTopicError`].
+    pub async fn internal_topic(&self, name: &TopicName, config: TopicConfig) -> Result<Arc<Topic>, CreateTopicError> {
+        debug_assert!(name.is_internal(), "only the broker's own topics are made here");
+        if let Some(topic) = self.topic(name.as_str()) {
+            return Ok(topic);
+        }
+        match self.create_topic(TopicSpec { name: name.clone(), partitions: 1, config }).await {
+            Err(CreateTopicError::Exists(_)) if self.topic(name.as_str()).is_some() => {
+                Ok(self.topic(name.as_str()).expect("it exists"))
+            }
+            other => other,
+        }
+    }
+
+    /// Changes a topic's settings. Durable on return.
+    ///
+    /// # Errors
+    /// [`JournalError`]; nothing has changed then.
+    pub async fn configure_topic(&self, topic: &Topic, config: TopicConfig) -> Result<(), JournalError> {
+        let configured = TopicConfigured { id: topic.id, config: overrides(&config) };
+        let next = self.inner.journal.append(&[configured.into()], now_ms())?;
+        let log = log_config(&config);
+        *topic.config.write() = config;
+        topic.partitions.iter().for_each(|partition| partition.set_config(log));
+        self.inner.journal.durable(next).await
+    }
+
+    /// Deletes a topic and everything that is remembered about it.
+    ///
+    /// # Errors
+    /// See [`DeleteTopicError`].
+    pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
+        let _changing = self.inner.changing_topics.lock().await;
+        let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
+        let next = self.inner.journal.append(&[TopicDeleted { id: topic.id }.into()], now_ms())?;
+        {
+            let mut topics = self.inner.topics.write();
+            topics.by_name.remove(&topic.name);
+            topics.by_id.remove(&topic.id);
+        }
+        self.inner.journal.durable(next).await?;
+        let broker = self.clone();
+        let id = topic.id;
+        let removed = tokio::task::spawn_blocking(move || broker.inner.store.delete_topic(id));
+        removed
+            .await
+            .expect("removing files does not panic")
+            .map_err(|cause| DeleteTopicError::Files { name: name.to_owned(), cause })
+    }
+}
+
+/// Opens the logs of all topics in the journal.
+pub(super) fn open_all(store: &Store, journal: &Journal, report: &mut StartReport) -> Result<Topics, StartError> {
+    let created: Vec<TopicCreated> = journal.look(|state| state.topics.values().cloned().collect());
+    let mut topics = Topics::default();
+    for created in created {
+        let topic = Arc::new(open(store, created, report)?);
+        report.topics += 1;
+        report.partitions += topic.partitions.len();
+        report.records +=
+            topic.partitions.iter().map(|partition| partition.tail().since(partition.log_start())).sum::<u64>();
+        topics.by_name.insert(topic.name.clone(), Arc::clone(&topic));
+        topics.by_id.insert(topic.id, topic);
+    }
+    Ok(topics)
+}
+
+fn open(store: &Store, created: TopicCreated, report: &mut StartReport) -> Result<Topic, StartError> {
+    let refused = |reason: String| StartError::Topic { name: created.name.clone(), reason };
+    let name = TopicName::new(created.name.clone()).map_err(|error| refused(error.to_string()))?;
+    let pairs = created.config.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let config = TopicConfig::from_pairs(pairs).map_err(|error| refused(error.to_string()))?;
+    let mut partitions = Vec::new();
+    for number in 0..created.partitions {
+        let (partition, recovery) = store.open_partition(partition_id(created.id, number), log_config(&config))?;
+        note(&name, number, recovery, report);
+        partitions.push(partition);
+    }
+    Ok(Topic { id: created.id, name, config: RwLock::new(config), partitions })
+}
+
+fn note(name: &TopicName, number: u32, recovery: RecoveryReport, report: &mut StartReport) {
+    if !recovery.is_clean() {
+        report.recovered.push((format!("{name}/{number}"), recovery));
+    }
+}
+
+/// Removes the directories of topics that were deleted, or whose making a crash interrupted; reports the others that no
+/// topic owns.
+pub(super) fn clean_up(store: &Store, journal: &Journal, report: &mut StartReport) {
+    let Ok(on_disk) = store.topics_on_disk() else { return };
+    let (known, deleted): (HashSet<Uuid>, HashSet<Uuid>) =
+        journal.look(|state| (state.topics.keys().copied().collect(), state.deleted_topics.iter().copied().collect()));
+    for id in on_disk.into_iter().filter(|id| !known.contains(id)) {
+        let ours = deleted.contains(&id) || store.topic_is_empty(id).unwrap_or(false);
+        match ours.then(|| store.delete_topic(id)) {
+            Some(Ok(())) => {}
+            Some(Err(cause)) => tracing::warn!(topic = %id, %cause, "files of a deleted topic not removed"),
+            None => report.unknown_topics.push(id),
+        }
+    }
+}
+
+/// The log settings that a topic's settings ask for.
+fn log_config(config: &TopicConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: config.segment_bytes.clamp(LogConfig::SEGMENT_BYTES_MIN, LogConfig::SEGMENT_BYTES_MAX),
+        segment_age: Duration::from_millis(config.segment_ms),
+        retention_bytes: config.retention_bytes,
+        retention_age: config.retention_ms.map(Duration::from_millis),
+        ..LogConfig::default()
+    }
+}
+
+fn overrides(config: &TopicConfig) -> BTreeMap<String, String> {
+    config.overrides().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

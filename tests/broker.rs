@@ -1,0 +1,199 @@
+//! The broker's own promises over restarts: topics, committed offsets, producer ids, the journal's size.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use bytes::Bytes;
+use tripline::broker::record::OffsetCommitted;
+use tripline::broker::{Acks, Broker, BrokerConfig, CommitRequest, CreateTopicError, ProduceError, now_ms};
+use tripline::topic::name::TopicName;
+use tripline::topic::spec::{TopicConfig, TopicSpec};
+use tripline_storage::Offset;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
+
+fn batch(count: usize) -> CheckedBatch {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for n in 0..count {
+        let value = format!("value {n}");
+        builder.push(&NewRecord { timestamp_ms: 1, value: Some(value.as_bytes()), ..NewRecord::default() }).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn spec(name: &str, partitions: u32) -> TopicSpec {
+    TopicSpec { name: TopicName::new(name).unwrap(), partitions, config: TopicConfig::default() }
+}
+
+fn start(dir: &tempfile::TempDir) -> Broker {
+    Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap().0
+}
+
+fn offset(n: i64) -> Offset {
+    Offset::new(n).unwrap()
+}
+
+#[tokio::test]
+async fn topics_records_and_settings_survive_a_restart_without_a_clean_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let (id, epoch, cluster) = {
+        let broker = start(&dir);
+        let topic = broker.create_topic(spec("flights", 3)).await.unwrap();
+        let appended = broker.append(&topic, 1, batch(10)).unwrap();
+        appended.acknowledged(Acks::All).await.unwrap();
+        let config = TopicConfig { retention_bytes: Some(1 << 30), ..TopicConfig::default() };
+        broker.configure_topic(&topic, config).await.unwrap();
+        (topic.id(), broker.leader_epoch(), broker.cluster_id())
+    };
+    let broker = start(&dir);
+    let topic = broker.topic("flights").unwrap();
+    assert_eq!((topic.id(), topic.partition_count()), (id, 3));
+    assert_eq!(topic.config().retention_bytes, Some(1 << 30));
+    assert_eq!(topic.partition(1).unwrap().config().retention_bytes, Some(1 << 30));
+    assert_eq!(topic.partition(1).unwrap().tail(), offset(10));
+    assert!(broker.leader_epoch() > epoch);
+    assert_eq!(broker.cluster_id(), cluster);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_takes_its_records_and_commits_along_and_its_name_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(&dir);
+    let topic = broker.create_topic(spec("a", 1)).await.unwrap();
+    assert!(matches!(broker.create_topic(spec("a", 1)).await, Err(CreateTopicError::Exists(_))));
+    broker.append(&topic, 0, batch(1)).unwrap();
+    let commit = CommitRequest {
+        topic: topic.id(),
+        partition: 0,
+        offset: Some(offset(1)),
+        leader_epoch: -1,
+        metadata: String::new(),
+    };
+    broker.commit_offsets("g", vec![commit]).await.unwrap();
+    broker.delete_topic("a").await.unwrap();
+    assert!(broker.groups_with_offsets().is_empty());
+    let again = broker.create_topic(spec("a", 1)).await.unwrap();
+    assert_ne!(again.id(), topic.id());
+    assert_eq!(again.partition(0).unwrap().tail(), offset(0));
+    drop((again, topic, broker));
+    let broker = start(&dir);
+    assert_eq!(broker.topics().len(), 1);
+}
+
+#[tokio::test]
+async fn a_commit_is_durable_only_after_its_data_and_beyond_the_tail_it_is_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let broker = start(&dir);
+        let topic = broker.create_topic(spec("a", 1)).await.unwrap();
+        broker.append(&topic, 0, batch(5)).unwrap();
+        assert_eq!(topic.partition(0).unwrap().flushed(), offset(0));
+        let commit = |at| CommitRequest {
+            topic: topic.id(),
+            partition: 0,
+            offset: Some(offset(at)),
+            leader_epoch: 1,
+            metadata: "m".to_owned(),
+        };
+        broker.commit_offsets("g", vec![commit(5)]).await.unwrap();
+        assert_eq!(topic.partition(0).unwrap().flushed(), offset(5), "S8");
+        // What a power cut that took records would leave behind.
+        let ahead = OffsetCommitted {
+            group: "lost".to_owned(),
+            topic: topic.id(),
+            partition: 0,
+            offset: Some(9),
+            leader_epoch: 1,
+            metadata: String::new(),
+            commit_ms: 0,
+        };
+        broker.journal().append(&[ahead.into()], now_ms()).unwrap();
+    }
+    let (broker, report) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+    let id = broker.topic("a").unwrap().id();
+    let kept = broker.committed_offset("g", id, 0).unwrap();
+    assert_eq!((kept.offset, kept.metadata.as_str(), kept.leader_epoch), (offset(5), "m", 1));
+    assert_eq!(broker.committed_offset("lost", id, 0).unwrap().offset, offset(5));
+    assert_eq!(report.commits_set_back.len(), 1);
+}
+
+#[tokio::test]
+async fn no_producer_id_is_given_out_twice_even_over_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let broker = start(&dir);
+        let ids = futures_util::future::join_all((0..1_500).map(|_| broker.next_producer_id())).await;
+        for id in ids {
+            assert!(seen.insert(id.unwrap()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_journal_stays_small_and_says_the_same_after_a_rewrite() {
+    let dir = tempfile::tempdir().unwrap();
+    let commit = |topic, at: i64| CommitRequest {
+        topic,
+        partition: 0,
+        offset: Some(offset(at)),
+        leader_epoch: 0,
+        metadata: "x".repeat(4_000),
+    };
+    let topic = {
+        let broker = start(&dir);
+        let topic = broker.create_topic(spec("a", 1)).await.unwrap();
+        for _ in 0..10 {
+            broker.append(&topic, 0, batch(1_000)).unwrap();
+        }
+        for at in 0..10_000 {
+            let records = [OffsetCommitted {
+                group: "g".to_owned(),
+                topic: topic.id(),
+                partition: 0,
+                offset: Some(at),
+                leader_epoch: 0,
+                metadata: "x".repeat(4_000),
+                commit_ms: 0,
+            }
+            .into()];
+            broker.journal().append(&records, 0).unwrap();
+            if at % 1_000 == 0 {
+                broker.housekeeping(&std::collections::HashMap::new());
+            }
+        }
+        broker.commit_offsets("h", vec![commit(topic.id(), 7)]).await.unwrap();
+        topic.id()
+    };
+    let state = std::fs::read_dir(dir.path().join("data/state")).unwrap();
+    let bytes: u64 = state.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 32 << 20, "{bytes} bytes of journal");
+    let broker = start(&dir);
+    assert_eq!(broker.committed_offset("g", topic, 0).unwrap().offset, offset(9_999));
+    assert_eq!(broker.committed_offset("h", topic, 0).unwrap().offset, offset(7));
+    assert_eq!(broker.topic_by_id(topic).unwrap().name().as_str(), "a");
+}
+
+#[tokio::test]
+async fn batches_of_clients_are_checked_and_the_brokers_own_topics_are_closed_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(&dir);
+    let topic = broker.create_topic(spec("a", 1)).await.unwrap();
+    let mut bytes = batch(3).bytes().to_vec();
+    broker.append_client_batch(&topic, 0, Bytes::from(bytes.clone())).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    assert!(matches!(broker.append_client_batch(&topic, 0, Bytes::from(bytes)), Err(ProduceError::Batch(_))));
+    let unknown = broker.append(&topic, 1, batch(1));
+    assert!(matches!(unknown, Err(ProduceError::UnknownPartition { last: 0, .. })));
+    let name = TopicName::new("__tripline.function_logs").unwrap();
+    let own = broker.internal_topic(&name, TopicConfig::default()).await.unwrap();
+    let refused = broker.append_client_batch(&own, 0, Bytes::copy_from_slice(batch(1).bytes()));
+    assert!(matches!(refused, Err(ProduceError::Internal(_))));
+}
+
+#[tokio::test]
+async fn topics_beyond_the_limit_are_refused_with_the_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = BrokerConfig { partitions_max: 3, ..BrokerConfig::new(dir.path().join("data")) };
+    let (broker, _) = Broker::start(config).unwrap();
+    broker.create_topic(spec("a", 2)).await.unwrap();
+    let refused = broker.create_topic(spec("b", 2)).await.unwrap_err();
+    assert!(matches!(refused, CreateTopicError::TooManyPartitions { wanted: 2, total: 4, limit: 3 }), "{refused}");
+}
