@@ -1,5 +1,6 @@
 //! A partition: one append-only log, its producers and its tail.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -74,6 +75,8 @@ pub struct Partition {
     stopped: OnceLock<Stopped>,
     flush_queued: AtomicBool,
     interval_queued: AtomicBool,
+    /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
+    flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
 }
 
 #[derive(Debug)]
@@ -138,6 +141,7 @@ impl Partition {
             stopped: OnceLock::new(),
             flush_queued: AtomicBool::new(false),
             interval_queued: AtomicBool::new(false),
+            flush_first: Mutex::default(),
         }
     }
 

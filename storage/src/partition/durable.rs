@@ -35,6 +35,8 @@ impl Partition {
             return Ok(self.flushed());
         }
         let pending = self.take_pending();
+        // Behind the look at the tail: whoever appends a record names its sources before.
+        self.flush_sources();
         self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
         let slot = self.checkpoint_at(pending.tail, &pending.active, pending.position);
         if let Err(cause) = checkpoint.write(slot) {
@@ -95,6 +97,33 @@ impl Partition {
         self.interval_queued.store(false, Ordering::Release);
         if self.flushed() < self.tail() && !self.flush_queued.swap(true, Ordering::AcqRel) {
             flush_soon(self);
+        }
+    }
+
+    /// Says that a record about to be appended here speaks of what `source` holds below `offset`: the flush that makes the
+    /// record durable makes that durable before (invariant S8). Call it before the append. `source` must not wait for this
+    /// partition in turn.
+    pub fn flush_first(&self, source: &Arc<Self>, offset: Offset) {
+        debug_assert!(source.id() != self.id(), "a partition does not wait for itself");
+        if source.flushed() >= offset {
+            return;
+        }
+        let mut sources = self.flush_first.lock();
+        let (_, reached) = sources.entry(source.id()).or_insert_with(|| (Arc::clone(source), offset));
+        *reached = offset.max(*reached);
+    }
+
+    /// A source that has stopped will not become durable any more. What is said of it then is set back at the next start,
+    /// when its tail is known; everything else that is appended here must not suffer.
+    fn flush_sources(&self) {
+        let sources = std::mem::take(&mut *self.flush_first.lock());
+        for (source, offset) in sources.into_values() {
+            if source.flushed() >= offset {
+                continue;
+            }
+            if let Err(error) = source.flush() {
+                tracing::error!(partition = %self.id(), %error, "record appended about data that did not become durable");
+            }
         }
     }
 
