@@ -1,4 +1,4 @@
 //! Topics: their names and settings.
 
 pub mod name;
-// pub mod spec;
+pub mod spec;

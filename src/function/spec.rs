@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod parse;
+
+pub use parse::FunctionDefinition;
+pub(crate) use parse::http_url;
+
 /// What runs the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,0 +1,155 @@
+//! A trigger as its owner declares it, checked.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tripline_storage::Offset;
+
+use super::attempt::{ErrorsTolerance, Policies};
+use super::filter::Pattern;
+use super::retry::RetryPolicy;
+use super::window::WindowSpec;
+use crate::config::fields::{FieldError, FieldErrors, read};
+use crate::function::spec::{FunctionSpec, Payload};
+use crate::topic::name::{FunctionName, TopicName, TriggerName};
+
+mod parse;
+mod print;
+
+#[cfg(test)]
+mod tests;
+
+/// The most invocations in flight for one trigger.
+pub const CONCURRENCY_MAX: u32 = 10_000;
+
+/// A checked trigger definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriggerSpec {
+    /// Its name.
+    pub name: TriggerName,
+    /// What it reads.
+    pub input: InputSpec,
+    /// Which events it takes; `None` takes all.
+    pub filter: Option<Pattern>,
+    /// Which records go to the function together.
+    pub window: WindowSpec,
+    /// What may run at the same time.
+    pub order: Order,
+    /// Invocations in flight. 1–10,000, default 8.
+    pub concurrency: u32,
+    /// What is invoked.
+    pub function: FunctionRef,
+    /// When a failed attempt is made again.
+    pub retry: RetryPolicy,
+    /// What happens when all attempts are spent.
+    pub errors_tolerance: ErrorsTolerance,
+    /// Where records go that are given up; `None` drops them, counted and logged.
+    pub dead_letter: Option<TopicName>,
+}
+
+/// What a trigger reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputSpec {
+    /// The topic.
+    pub topic: TopicName,
+    /// Where reading starts when the trigger is created.
+    pub start: StartPosition,
+}
+
+/// Where reading starts: resolved to offsets when the trigger is created. Partitions that are added later start at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartPosition {
+    /// At the log start.
+    Earliest,
+    /// At the tail.
+    #[default]
+    Latest,
+    /// At this offset of every partition, or the nearest one there is.
+    Offset(Offset),
+    /// At the first record that is not older.
+    Time(Timestamp),
+}
+
+/// What may run at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// Windows of a partition one after another; partitions in parallel.
+    #[default]
+    Partition,
+}
+
+/// What a trigger invokes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FunctionRef {
+    /// A registered function.
+    Named(FunctionName),
+    /// A URL, without a function of its own.
+    Http {
+        /// `http://` or `https://`, as written.
+        url: String,
+    },
+}
+
+impl FunctionRef {
+    /// What dead letters and metrics call it: the name, or the URL.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Named(name) => name.as_str(),
+            Self::Http { url } => url,
+        }
+    }
+}
+
+impl TriggerSpec {
+    /// Reads a definition such as `{"trigger": "slow", "input": {"topic": "flights"}, "function": "notify"}`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_json(value: &Value) -> Result<Self, FieldErrors> {
+        read(value, "trigger", parse::trigger)
+    }
+
+    /// The definition in the shape that [`TriggerSpec::from_json`] reads, every field written out.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        print::trigger(self)
+    }
+
+    /// The policies that decide what follows an attempt.
+    #[must_use]
+    pub const fn policies(&self) -> Policies {
+        Policies { retry: self.retry, errors_tolerance: self.errors_tolerance }
+    }
+
+    /// What its owner should know before it runs, one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.errors_tolerance == ErrorsTolerance::All && self.dead_letter.is_none() {
+            let sentence = "records whose attempts are spent are dropped: `errors_tolerance` is all and there is no `dead_letter` topic";
+            warnings.push(format!("trigger {}: {sentence}", self.name));
+        }
+        if self.errors_tolerance == ErrorsTolerance::None && self.dead_letter.is_some() {
+            let sentence = "the `dead_letter` topic stays empty: with `errors_tolerance` none, a failing window is tried until it succeeds";
+            warnings.push(format!("trigger {}: {sentence}", self.name));
+        }
+        warnings
+    }
+
+    /// Whether the function can take this trigger's windows.
+    ///
+    /// # Errors
+    /// When it takes one record at a time and the window has more.
+    pub fn check_function(&self, function: &FunctionSpec) -> Result<(), FieldErrors> {
+        if function.payload != Payload::Raw || self.window.count == 1 {
+            return Ok(());
+        }
+        Err(FieldErrors(vec![FieldError {
+            path: "trigger.window.count".to_owned(),
+            found: self.window.count.to_string(),
+            allowed: format!("1, because function {} has `payload: raw`, which is one record's bytes", function.name),
+            suggestion: None,
+        }]))
+    }
+}

@@ -1,0 +1,233 @@
+//! A trigger definition as written, checked.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tripline_storage::Offset;
+
+use super::{CONCURRENCY_MAX, FunctionRef, InputSpec, Order, StartPosition, TriggerSpec};
+use crate::config::fields::Fields;
+use crate::function::spec::http_url;
+use crate::topic::name::{FunctionName, NAME_BYTES_MAX, TRIGGER_NAME_BYTES_MAX, TopicName, TriggerName, allowed_name};
+use crate::topic::spec::new_topic_name;
+use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::filter::Pattern;
+use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+use crate::trigger::window::WindowSpec;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const WINDOW_COUNT_MAX: u32 = 10_000;
+const WINDOW_BYTES_MAX: u64 = 32 << 20;
+const WINDOW_INTERVAL_MAX: Duration = Duration::from_secs(300);
+const ATTEMPTS_MAX: u32 = 10_000;
+const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+const START: &str = "earliest, latest, {offset: N} or {time: \"2026-01-31T12:00:00Z\"}";
+const FUNCTION: &str = "the name of a function, or {http: {url: …}}";
+const RETRY: &str = "BACKOFF_RETRY, EXPONENTIAL_DECAY_RETRY, or an object with initial, factor, max_interval, max_attempts, jitter, max_age";
+const DEAD_LETTER: &str = "{topic: …} or none";
+const FACTOR: &str = "a number from 1 to 100 with at most three decimals";
+
+pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
+    let name = fields.name("trigger", TriggerName::new, &allowed_name(TRIGGER_NAME_BYTES_MAX));
+    fields.not_yet(&["bisect", "schedule"]);
+    let input = input(fields);
+    let filter = filter(fields);
+    original_transform(fields);
+    let window = window(fields);
+    let order = fields.choice("order", &[("partition", Order::Partition)], &["key", "none"], Order::Partition);
+    let concurrency = fields.integer("concurrency", 1..=CONCURRENCY_MAX, 8);
+    let function = function(fields);
+    let retry = retry(fields);
+    let tolerances = [("all", ErrorsTolerance::All), ("none", ErrorsTolerance::None)];
+    let errors_tolerance = fields.choice("errors_tolerance", &tolerances, &[], ErrorsTolerance::All);
+    let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topic));
+    Some(TriggerSpec {
+        name: name?,
+        input: input?,
+        filter,
+        window,
+        order,
+        concurrency,
+        function: function?,
+        retry,
+        errors_tolerance,
+        dead_letter,
+    })
+}
+
+fn input(fields: &mut Fields<'_>) -> Option<InputSpec> {
+    let (as_input, as_source) = (fields.value("input").is_some(), fields.value("source").is_some());
+    match (as_input, as_source) {
+        (true, true) => {
+            fields.wrong("source", "`input` or `source`, which are the same, but not both");
+            None
+        }
+        (false, false) => {
+            fields.wrong("input", "an object such as {topic: flights, start: earliest}");
+            None
+        }
+        _ => fields.object(if as_input { "input" } else { "source" }, |fields| {
+            fields.not_yet(&["topics", "pattern"]);
+            let topic = fields.name("topic", TopicName::new, &allowed_name(NAME_BYTES_MAX));
+            let start = start(fields);
+            Some(InputSpec { topic: topic?, start })
+        }),
+    }
+}
+
+fn start(fields: &mut Fields<'_>) -> StartPosition {
+    match fields.value("start") {
+        Some(Value::Object(map)) if map.len() == 1 => {
+            let position = fields.object("start", |fields| {
+                let offset = fields.value("offset").map(|offset| offset.as_i64().and_then(Offset::new));
+                let time = fields.value("time").map(|time| time.as_str().and_then(|time| time.parse().ok()));
+                match (offset, time) {
+                    (Some(Some(offset)), _) => Some(StartPosition::Offset(offset)),
+                    (_, Some(Some(time))) => Some(StartPosition::Time(time)),
+                    (Some(None), _) => {
+                        fields.wrong("offset", "a whole number from 0");
+                        None
+                    }
+                    (_, Some(None)) => {
+                        fields.wrong("time", "a time such as 2026-01-31T12:00:00Z (RFC 3339)");
+                        None
+                    }
+                    (None, None) => None,
+                }
+            });
+            position.unwrap_or_default()
+        }
+        Some(Value::String(_)) => {
+            let words = [("earliest", StartPosition::Earliest), ("latest", StartPosition::Latest)];
+            fields.choice("start", &words, &[], StartPosition::Latest)
+        }
+        Some(_) => {
+            fields.wrong("start", START);
+            StartPosition::Latest
+        }
+        None => StartPosition::Latest,
+    }
+}
+
+fn filter(fields: &mut Fields<'_>) -> Option<Pattern> {
+    let pattern = Pattern::parse(fields.value("filter")?);
+    match pattern {
+        Ok(pattern) => Some(pattern),
+        Err(error) if error.path == "pattern" => {
+            fields.wrong("filter", error.reason);
+            None
+        }
+        Err(error) => {
+            let found = fields.value("filter").and_then(|filter| value_at(filter, &error.path));
+            fields.wrong_below("filter", &error.path, found, error.reason);
+            None
+        }
+    }
+}
+
+/// What stands at keys joined with dots, where no key has a dot itself.
+fn value_at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    path.split('.').try_fold(value, |value, key| value.get(key))
+}
+
+fn original_transform(fields: &mut Fields<'_>) {
+    if fields.value("transform").is_some_and(|transform| transform != "original") {
+        fields.wrong("transform", "original (other transforms are not supported yet)");
+    }
+}
+
+fn window(fields: &mut Fields<'_>) -> WindowSpec {
+    let default = WindowSpec::default();
+    let read = fields.object("window", |fields| {
+        Some(WindowSpec {
+            count: fields.integer("count", 1..=WINDOW_COUNT_MAX, default.count),
+            interval: fields.duration("interval", Duration::ZERO..=WINDOW_INTERVAL_MAX, default.interval),
+            bytes: fields.size("bytes", 1..=WINDOW_BYTES_MAX, default.bytes),
+            max_wait: fields.optional_duration("max_wait", MILLISECOND..=DAY),
+        })
+    });
+    read.unwrap_or(default)
+}
+
+fn function(fields: &mut Fields<'_>) -> Option<FunctionRef> {
+    match fields.value("function") {
+        Some(Value::String(_)) => fields.name("function", FunctionName::new, FUNCTION).map(FunctionRef::Named),
+        Some(Value::Object(map)) if map.len() == 1 => fields.object("function", |fields| {
+            // Any other name is reported as unknown.
+            fields.value("http")?;
+            fields.object("http", |fields| Some(FunctionRef::Http { url: http_url(fields, "url")? }))
+        }),
+        _ => {
+            fields.wrong("function", FUNCTION);
+            None
+        }
+    }
+}
+
+fn retry(fields: &mut Fields<'_>) -> RetryPolicy {
+    match fields.value("retry") {
+        None => RetryPolicy::default(),
+        Some(Value::String(_)) => {
+            let presets = [
+                ("BACKOFF_RETRY", RetryPolicy::BackoffRetry),
+                ("EXPONENTIAL_DECAY_RETRY", RetryPolicy::ExponentialDecayRetry),
+            ];
+            fields.choice("retry", &presets, &[], RetryPolicy::default())
+        }
+        Some(Value::Object(_)) => {
+            fields.object("retry", free_retry).map_or_else(RetryPolicy::default, RetryPolicy::Free)
+        }
+        Some(_) => {
+            fields.wrong("retry", RETRY);
+            RetryPolicy::default()
+        }
+    }
+}
+
+fn free_retry(fields: &mut Fields<'_>) -> Option<FreeRetry> {
+    let default = FreeRetry::default();
+    let initial = fields.duration("initial", MILLISECOND..=DAY, default.initial);
+    let factor_thousandths = factor(fields).unwrap_or(default.factor_thousandths);
+    let max_interval = fields.duration("max_interval", MILLISECOND..=DAY, default.max_interval.max(initial));
+    if max_interval < initial {
+        fields.wrong("max_interval", "at least `initial`");
+    }
+    let max_attempts = fields.integer("max_attempts", 1..=ATTEMPTS_MAX, default.max_attempts);
+    let jitters = [("full", Jitter::Full), ("equal", Jitter::Equal), ("none", Jitter::None)];
+    let jitter = fields.choice("jitter", &jitters, &[], default.jitter);
+    let max_age = fields.duration("max_age", SECOND..=AGE_MAX, default.max_age);
+    Some(FreeRetry { initial, factor_thousandths, max_interval, max_attempts, jitter, max_age })
+}
+
+/// A factor with at most three decimals, so that it prints as it was written.
+fn factor(fields: &mut Fields<'_>) -> Option<u32> {
+    let thousandths = fields.value("factor")?.as_f64().map(|factor| factor * 1000.0);
+    let whole =
+        thousandths.filter(|number| (1000.0..=100_000.0).contains(number) && (number - number.round()).abs() < 1e-6);
+    if whole.is_none() {
+        fields.wrong("factor", FACTOR);
+    }
+    // Between 1,000 and 100,000, so nothing is cut.
+    whole.map(|number| number.round() as u32)
+}
+
+fn dead_letter(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Option<TopicName> {
+    match fields.value("dead_letter")? {
+        Value::String(word) if word == "none" => None,
+        Value::Object(_) => fields.object("dead_letter", |fields| {
+            let topic = new_topic_name(fields, "topic")?;
+            if Some(&topic) == input {
+                fields.wrong("topic", "another topic than the trigger's input, which it would feed for ever");
+                return None;
+            }
+            Some(topic)
+        }),
+        _ => {
+            fields.wrong("dead_letter", DEAD_LETTER);
+            None
+        }
+    }
+}

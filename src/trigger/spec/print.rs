@@ -1,0 +1,70 @@
+//! A trigger definition printed in the shape in which it is written.
+
+use serde_json::{Value, json};
+
+use super::{FunctionRef, Order, StartPosition, TriggerSpec};
+use crate::config::units::{display_duration, display_size};
+use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+
+pub(super) fn trigger(spec: &TriggerSpec) -> Value {
+    let mut definition = json!({
+        "trigger": spec.name,
+        "input": { "topic": spec.input.topic, "start": start(&spec.input.start) },
+        "window": {
+            "count": spec.window.count,
+            "interval": display_duration(spec.window.interval),
+            "bytes": display_size(spec.window.bytes),
+        },
+        "order": match spec.order { Order::Partition => "partition" },
+        "concurrency": spec.concurrency,
+        "function": match &spec.function {
+            FunctionRef::Named(name) => json!(name),
+            FunctionRef::Http { url } => json!({ "http": { "url": url } }),
+        },
+        "retry": retry(&spec.retry),
+        "errors_tolerance": match spec.errors_tolerance { ErrorsTolerance::All => "all", ErrorsTolerance::None => "none" },
+        "dead_letter": spec.dead_letter.as_ref().map_or_else(|| json!("none"), |topic| json!({ "topic": topic })),
+    });
+    if let Some(max_wait) = spec.window.max_wait {
+        definition["window"]["max_wait"] = display_duration(max_wait).into();
+    }
+    if let Some(filter) = &spec.filter {
+        definition["filter"] = filter.source().clone();
+    }
+    definition
+}
+
+fn start(start: &StartPosition) -> Value {
+    match start {
+        StartPosition::Earliest => json!("earliest"),
+        StartPosition::Latest => json!("latest"),
+        StartPosition::Offset(offset) => json!({ "offset": offset.get() }),
+        StartPosition::Time(time) => json!({ "time": time.to_string() }),
+    }
+}
+
+fn retry(retry: &RetryPolicy) -> Value {
+    match retry {
+        RetryPolicy::BackoffRetry => json!("BACKOFF_RETRY"),
+        RetryPolicy::ExponentialDecayRetry => json!("EXPONENTIAL_DECAY_RETRY"),
+        RetryPolicy::Free(free) => free_retry(free),
+    }
+}
+
+fn free_retry(free: &FreeRetry) -> Value {
+    let thousandths = free.factor_thousandths;
+    let factor = if thousandths.is_multiple_of(1000) {
+        json!(thousandths / 1000)
+    } else {
+        json!(f64::from(thousandths) / 1000.0)
+    };
+    json!({
+        "initial": display_duration(free.initial),
+        "factor": factor,
+        "max_interval": display_duration(free.max_interval),
+        "max_attempts": free.max_attempts,
+        "jitter": match free.jitter { Jitter::Full => "full", Jitter::Equal => "equal", Jitter::None => "none" },
+        "max_age": display_duration(free.max_age),
+    })
+}
