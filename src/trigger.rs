@@ -7,6 +7,5 @@ pub mod dead_letter;
 pub mod filter;
 pub mod progress;
 pub mod retry;
-pub mod service;
 pub mod spec;
 pub mod window;
