@@ -4,8 +4,13 @@
 
 pub mod attempt;
 pub mod dead_letter;
+mod deliver;
 pub mod filter;
+mod lane;
 pub mod progress;
 pub mod retry;
+mod runner;
+pub mod service;
 pub mod spec;
+mod status;
 pub mod window;
