@@ -337,7 +337,7 @@ impl Lane {
             }
             let probing = self.hold_for_outage(&mut delivery.state).await?;
             let outcome = self.attempt(&mut delivery).await?;
-            let step = self.end(&mut delivery, outcome.as_ref().map(|()| ()));
+            let step = self.end(&mut delivery, outcome.as_ref().copied());
             let finished = self.follow(&mut delivery, step, probing).await?;
             if finished {
                 return Ok(());
@@ -470,10 +470,7 @@ impl Lane {
                 runner.change(|holds| holds.outage = Some(error));
                 self.show_waiting(delivery, Some(probe_at_ms));
                 // A lane that was probing goes on probing; the others wait for its success.
-                let _probing = match probing {
-                    Some(probing) => probing,
-                    None => return Ok(false),
-                };
+                let Some(_probing) = probing else { return Ok(false) };
                 self.sleep_until(probe_at_ms, &mut delivery.state).await?;
             }
             Step::BrokenCode => {

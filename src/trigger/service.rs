@@ -474,6 +474,8 @@ impl TriggerService {
         for mut task in running.into_values().flat_map(|running| running.tasks) {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
+                // Until it has let go of the broker.
+                let _ = task.await;
             }
         }
     }
