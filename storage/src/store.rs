@@ -227,6 +227,7 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Ok(bytes) => parse_format(root, &bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
+            sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
             let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
             fs::replace_file(fs, &path, text.as_bytes(), true).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
@@ -254,6 +255,19 @@ fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
     }
     let cluster = lines.next().and_then(|line| line.strip_prefix("cluster ")).and_then(|id| Uuid::try_parse(id).ok());
     cluster.ok_or_else(|| foreign("the third line of its FORMAT file is not \"cluster UUID\""))
+}
+
+/// Makes the names on the way to a new data directory durable: `create_dir_all` may have made any of them. Ends at the
+/// first directory that we may not read, which we did not make.
+fn sync_names_above(fs: &dyn Fs, root: &Path) -> io::Result<()> {
+    for parent in root.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match fs.sync_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// A directory with other things in it was named by mistake, or lost its FORMAT file: nothing is put there.
