@@ -62,6 +62,11 @@ pub(crate) fn parse_name(name: &str) -> Option<(Offset, FileKind)> {
     Some((base, kind))
 }
 
+/// Whether the name is that of a segment's log file.
+pub(crate) fn is_segment(name: &str) -> bool {
+    matches!(parse_name(name), Some((_, FileKind::Log)))
+}
+
 /// Which bytes of a segment are known to be right without looking again: those that this process appended, and those
 /// whose checksums it has verified since it started.
 pub(crate) struct Trust {

@@ -14,7 +14,7 @@ use crate::flush::Flusher;
 use crate::fs::{self, Fs, Lock};
 use crate::offset::{LeaderEpoch, PartitionId};
 use crate::partition::{self, Partition, RecoveryReport, Shared};
-use crate::segment::OpenSegments;
+use crate::segment::{OpenSegments, is_segment};
 
 /// The format of data directories that this release writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -194,14 +194,21 @@ impl Store {
         config: &LogConfig,
     ) -> io::Result<(partition::Recovered, RecoveryReport)> {
         let fs = &*self.shared.fs;
-        if let Err(e) = fs.list(dir) {
-            if e.kind() != io::ErrorKind::NotFound {
-                return Err(e);
-            }
+        if !holds_segment(fs, dir)? {
             create_durably(fs, &self.root, dir)?;
         }
         let quarantine = self.root.join("quarantine");
         partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config })
+    }
+}
+
+/// Whether the partition has a segment. One without may have been left by a process that died before its names were
+/// durable; a segment is made after that only.
+fn holds_segment(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
+    match fs.list(dir) {
+        Ok(entries) => Ok(entries.iter().any(|entry| is_segment(&entry.name))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
