@@ -110,7 +110,7 @@ struct UnflushedSeal {
 impl Partition {
     /// Takes over what recovery found.
     pub(crate) fn new(id: PartitionId, dir: PathBuf, config: LogConfig, shared: Arc<Shared>, found: Recovered) -> Self {
-        let Recovered { sealed, active, facts, next, flushed, log_start, producers, checkpoint, names_dirty } = found;
+        let Recovered { sealed, active, facts, next, flushed, log_start, producers, checkpoint } = found;
         let active = Arc::new(active);
         let writer = Writer {
             active: Arc::clone(&active),
@@ -120,7 +120,7 @@ impl Partition {
             reserve_step_bytes: RESERVE_BYTES_MIN,
             producers,
             unflushed: Vec::new(),
-            names_dirty,
+            names_dirty: false,
         };
         Self {
             id,

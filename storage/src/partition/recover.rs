@@ -83,7 +83,6 @@ pub(crate) struct Recovered {
     pub(crate) log_start: Offset,
     pub(crate) producers: Producers,
     pub(crate) checkpoint: CheckpointFile,
-    pub(crate) names_dirty: bool,
 }
 
 /// What a recovery works with.
@@ -115,7 +114,11 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         report.damaged.push(OffsetRange { from: chain.next, to: noted.flushed });
         chain.seal_tail(noted.flushed);
     }
-    let (active, names_dirty) = chain.open_active(place)?;
+    let (active, created) = chain.open_active(place)?;
+    if created || report.rewritten_bytes > 0 {
+        // Accepted segments may have been made after the last flush: their names are no more durable than their bytes were.
+        place.fs.sync_dir(place.dir)?;
+    }
     let (index, facts) = rebuild(place, &active, chain.tail_len_bytes(), &mut report)?;
     let log_start = noted.log_start.max(chain.first_base(active.base));
     let producers = recover_producers(place, &chain, &active, &snapshots)?;
@@ -130,7 +133,6 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         log_start: log_start.min(chain.next),
         producers,
         checkpoint,
-        names_dirty,
     };
     Ok((recovered, report))
 }
@@ -215,7 +217,8 @@ impl Chain {
         self.next = next;
     }
 
-    fn open_active(&mut self, place: Place<'_>) -> io::Result<(Active, bool)> {
+    /// The segment that is appended to next, and whether it had to be made.
+    fn open_active(&self, place: Place<'_>) -> io::Result<(Active, bool)> {
         if let Some(tail) = &self.tail {
             return Ok((Active { base: tail.base, file: Arc::clone(&tail.file) }, false));
         }
