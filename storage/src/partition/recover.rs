@@ -98,7 +98,7 @@ pub(crate) struct Place<'a> {
 /// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
 pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
     let Listing { bases, snapshots, alien } = list(place)?;
-    let (checkpoint, noted) = CheckpointFile::open(place.fs, place.dir)?;
+    let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
     let mut report = RecoveryReport {
         partition: place.id,
         tail: Offset::ZERO,
@@ -107,7 +107,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         damaged: Vec::new(),
         alien,
     };
-    let noted = newest_evidence(place, &bases, noted);
+    let noted = newest_evidence(place, &bases, slot);
     let mut chain = scan_chain(place, &bases, noted, &mut report)?;
     if chain.next < noted.flushed {
         // Flushed records are gone with the end of a file. Their offsets are not given to others.
@@ -120,17 +120,23 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         place.fs.sync_dir(place.dir)?;
     }
     let (index, facts) = rebuild(place, &active, chain.tail_len_bytes(), &mut report)?;
-    let log_start = noted.log_start.max(chain.first_base(active.base));
+    let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
     let producers = recover_producers(place, &chain, &active, &snapshots)?;
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
+    let reached = Checkpoint { flushed: chain.next, segment: active.base, position: published, log_start };
+    if slot != Some(reached)
+        && let Err(cause) = checkpoint.write(reached)
+    {
+        tracing::warn!(partition = %place.id, %cause, "flushed offset not noted");
+    }
     let recovered = Recovered {
         sealed: chain.sealed.into_iter().map(Arc::new).collect(),
         active: ActiveSegment::new(active.base, active.file, index, published),
         facts,
         next: chain.next,
         flushed: chain.next,
-        log_start: log_start.min(chain.next),
+        log_start,
         producers,
         checkpoint,
     };
