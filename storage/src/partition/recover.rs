@@ -537,12 +537,13 @@ const OFFSET_MAX: Offset = match Offset::new(i64::MAX) {
     None => panic!("the largest number is not negative"),
 };
 
-/// The newest snapshot that reads back, and the batch headers since.
+/// The newest snapshot that reads back, and the batch headers since; without one, those of the whole log: snapshots are
+/// written by flushes, so after a kill rolled segments may have none.
 fn recover_producers(place: Place<'_>, chain: &Chain, active: &Active, snapshots: &[Offset]) -> io::Result<Producers> {
     let limits = ProducerLimits::default();
     let newest =
         snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
-    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), active.base));
+    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let file =
             place.fs.open(&path_of(place.dir, segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)?;
