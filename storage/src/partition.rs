@@ -62,6 +62,9 @@ pub struct Partition {
     shared: Arc<Shared>,
     /// What readers see. Changed only by a roll and by retention.
     files: RwLock<LogFiles>,
+    /// The retention lock: one retention at a time. Segments below the log start whose files are still to be removed,
+    /// oldest first.
+    condemned: Mutex<Vec<Offset>>,
     /// The append lock.
     writer: Mutex<Writer>,
     /// The flush lock: one flush at a time.
@@ -110,7 +113,7 @@ struct UnflushedSeal {
 impl Partition {
     /// Takes over what recovery found.
     pub(crate) fn new(id: PartitionId, dir: PathBuf, config: LogConfig, shared: Arc<Shared>, found: Recovered) -> Self {
-        let Recovered { sealed, active, facts, next, flushed, log_start, producers, checkpoint } = found;
+        let Recovered { sealed, active, facts, next, flushed, log_start, condemned, producers, checkpoint } = found;
         let active = Arc::new(active);
         let writer = Writer {
             active: Arc::clone(&active),
@@ -128,6 +131,7 @@ impl Partition {
             config: RwLock::new(config),
             shared,
             files: RwLock::new(LogFiles { sealed, active }),
+            condemned: Mutex::new(condemned),
             writer: Mutex::new(writer),
             checkpoint: Mutex::new(checkpoint),
             log_start: AtomicI64::new(log_start.get()),

@@ -81,6 +81,8 @@ pub(crate) struct Recovered {
     pub(crate) next: Offset,
     pub(crate) flushed: Offset,
     pub(crate) log_start: Offset,
+    /// Segments below the log start: retention was interrupted.
+    pub(crate) condemned: Vec<Offset>,
     pub(crate) producers: Producers,
     pub(crate) checkpoint: CheckpointFile,
 }
@@ -108,20 +110,26 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         alien,
     };
     let noted = newest_evidence(place, &bases, slot);
+    // Each but the last ends where the next begins: what retention had decided to remove is not looked at.
+    let (mut condemned, bases) = split_below(bases, noted.log_start);
     let mut chain = scan_chain(place, &bases, noted, &mut report)?;
+    if chain.next < noted.log_start {
+        condemned.extend(chain.start_anew(noted.log_start));
+    }
     if chain.next < noted.flushed {
         // Flushed records are gone with the end of a file. Their offsets are not given to others.
         report.damaged.push(OffsetRange { from: chain.next, to: noted.flushed });
         chain.seal_tail(noted.flushed);
     }
     let (active, created) = chain.open_active(place)?;
-    if created || report.rewritten_bytes > 0 {
-        // Accepted segments may have been made after the last flush: their names are no more durable than their bytes were.
+    if created || slot.is_none_or(|slot| slot.segment != active.base) {
+        // No flush knows the active segment: its name, and those of others made since the last flush, may not be durable.
         place.fs.sync_dir(place.dir)?;
     }
     let (index, facts) = rebuild(place, &active, chain.tail_len_bytes(), &mut report)?;
     let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
     let producers = recover_producers(place, &chain, &active, &snapshots)?;
+    condemned.extend(chain.split_off_below(log_start));
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
     let reached = Checkpoint { flushed: chain.next, segment: active.base, position: published, log_start };
@@ -137,6 +145,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         next: chain.next,
         flushed: chain.next,
         log_start,
+        condemned,
         producers,
         checkpoint,
     };
@@ -166,6 +175,13 @@ fn list(place: Place<'_>) -> io::Result<Listing> {
     listing.snapshots.sort_unstable();
     listing.alien.sort_unstable();
     Ok(listing)
+}
+
+/// The bases of the segments that end at or below `log_start`, as far as the bases tell, and the others.
+fn split_below(mut bases: Vec<Offset>, log_start: Offset) -> (Vec<Offset>, Vec<Offset>) {
+    let count = bases.iter().skip(1).take_while(|&&next| next <= log_start).count();
+    let others = bases.split_off(count);
+    (bases, others)
 }
 
 /// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
@@ -221,6 +237,19 @@ impl Chain {
             self.sealed.push(SealedSegment::found(tail.base, self.next, tail.len_bytes));
         }
         self.next = next;
+    }
+
+    /// Ends before the log start: only the last of what retention had removed is left. The log goes on at its start.
+    fn start_anew(&mut self, log_start: Offset) -> Vec<Offset> {
+        self.next = log_start;
+        let tail = self.tail.take();
+        self.sealed.drain(..).map(|segment| segment.base).chain(tail.map(|tail| tail.base)).collect()
+    }
+
+    /// Takes out the segments that lie wholly below `log_start`, and answers their bases.
+    fn split_off_below(&mut self, log_start: Offset) -> Vec<Offset> {
+        let count = self.sealed.partition_point(|segment| segment.next <= log_start);
+        self.sealed.drain(..count).map(|segment| segment.base).collect()
     }
 
     /// The segment that is appended to next, and whether it had to be made.
@@ -541,8 +570,11 @@ const OFFSET_MAX: Offset = match Offset::new(i64::MAX) {
 /// written by flushes, so after a kill rolled segments may have none.
 fn recover_producers(place: Place<'_>, chain: &Chain, active: &Active, snapshots: &[Offset]) -> io::Result<Producers> {
     let limits = ProducerLimits::default();
+    // What was appended between an older snapshot and the first segment cannot be read any more: it would tell producers
+    // to go on where they were long ago.
+    let usable = chain.first_base(active.base)..=chain.next;
     let newest =
-        snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
+        snapshots.iter().rev().filter(|&at| usable.contains(at)).find_map(|&at| read_snapshot(place, at, limits));
     let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let file =

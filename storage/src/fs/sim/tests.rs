@@ -658,7 +658,8 @@ mod lies {
             synced.sync_data().unwrap();
         }
         fs.sync_dir(path("/")).unwrap();
-        let lost = |fs: &SimFs| SEEDS.filter(|&seed| fs.crash(seed).read_image(path("/x.log")).unwrap() != b"log").count();
+        let lost =
+            |fs: &SimFs| SEEDS.filter(|&seed| fs.crash(seed).read_image(path("/x.log")).unwrap() != b"log").count();
         assert!(outcomes(&fs).iter().all(|found| found == b"new"), "other files are synced");
         assert!(lost(&fs) > 20);
         let next = fs.kill();
