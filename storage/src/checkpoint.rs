@@ -96,7 +96,12 @@ impl CheckpointFile {
     /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back.
     pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
         let last = self.last.expect("recovery writes the first");
-        self.write(Checkpoint { log_start, ..last })?;
+        self.write_durably(Checkpoint { log_start, ..last })
+    }
+
+    /// As [`CheckpointFile::write`], with a sync.
+    pub(crate) fn write_durably(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        self.write(checkpoint)?;
         self.file.sync_data()
     }
 

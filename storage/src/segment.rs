@@ -24,7 +24,7 @@ mod walk;
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;
-pub(crate) use walk::{BatchWalk, Step, WalkError, next_intact};
+pub(crate) use walk::{BatchWalk, DenseWalk, Met, Step, WalkError, next_intact};
 
 /// The kinds of file that belong to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +252,20 @@ impl SegmentFacts {
         self.headers_crc.update(header);
         self.max_timestamp_ms = self.max_timestamp_ms.max(max_timestamp_ms);
         due.then_some(entry)
+    }
+
+    /// As [`SegmentFacts::note`] for a batch that stands in a segment of base `base`. One beyond the reach of 32 bits, which
+    /// no segment of ours has, is left out of the index.
+    pub(crate) fn note_step(
+        &mut self,
+        header: &[u8],
+        step: &Step,
+        base: Offset,
+        interval_bytes: u32,
+    ) -> Option<IndexEntry> {
+        let relative_offset = u32::try_from(step.header.base_offset.since(base)).ok()?;
+        let position = u32::try_from(step.position).ok()?;
+        self.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
     }
 
     pub(crate) fn appended(&mut self, now_ms: i64) {

@@ -369,7 +369,7 @@ impl World {
             Err(error) => {
                 demand!(self.may_fail(before), "retention failed without a fault: {error}");
                 self.stopped = self.partition().stopped().is_some();
-                self.noted_start = hold.map_or(self.tail(), Offset::get);
+                self.noted_start = hold.map_or_else(|| self.tail(), Offset::get);
             }
         }
         Ok(())
