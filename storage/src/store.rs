@@ -236,7 +236,7 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
             refuse_foreign(fs, root)?;
             sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
             let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
-            fs::replace_file(fs, &path, text.as_bytes(), true).map_err(|cause| OpenStoreError::Io { path, cause })?;
+            fs::replace_file(fs, &path, text.as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
@@ -309,8 +309,7 @@ fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> 
         path: root.to_owned(),
         reason: "it was started 2^31 times; export its topics into a new one".to_owned(),
     })?;
-    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes(), true)
-        .map_err(|cause| OpenStoreError::Io { path, cause })?;
+    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
     Ok(epoch)
 }
 

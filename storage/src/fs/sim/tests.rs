@@ -299,7 +299,7 @@ mod names {
         let last = {
             let (fs, file) = disk_with(b"old");
             drop(file);
-            replace_file(&fs, path("/f"), &[b'n'; 5_000], true).unwrap();
+            replace_file(&fs, path("/f"), &[b'n'; 5_000]).unwrap();
             assert_eq!(super::outcomes(&fs).into_iter().collect::<BTreeSet<_>>().len(), 1);
             fs.operations()
         };
@@ -307,7 +307,7 @@ mod names {
             let (fs, file) = disk_with(b"old");
             drop(file);
             fs.fail_from(fs.operations() + number, Fault::PowerCut);
-            let done = replace_file(&fs, path("/f"), &[b'n'; 5_000], true).is_ok();
+            let done = replace_file(&fs, path("/f"), &[b'n'; 5_000]).is_ok();
             for (seed, found) in SEEDS.zip(super::outcomes(&fs)) {
                 let allowed = found == [b'n'; 5_000] || (!done && found == b"old");
                 assert!(allowed, "power cut at operation {number}, seed {seed}: {:?}", fs.history());
