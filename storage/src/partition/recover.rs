@@ -281,12 +281,7 @@ impl Chain {
             return Ok((Active { base: tail.base, file: Arc::clone(&tail.file) }, false));
         }
         let capacity_bytes = u64::from(place.config.segment_bytes);
-        let file = match create_segment(place.fs, place.dir, self.next, capacity_bytes) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                place.fs.open(&path_of(place.dir, self.next, FileKind::Log), OpenMode::Write, capacity_bytes)
-            }
-            other => other,
-        }?;
+        let file = create_segment(place.fs, place.dir, self.next, capacity_bytes)?;
         Ok((Active { base: self.next, file }, true))
     }
 }
