@@ -45,6 +45,8 @@ impl Partition {
         }
         self.flushed.store(pending.tail.get(), Ordering::Release);
         self.flush_ended.notify(usize::MAX);
+        // Whoever waits need not wait for this.
+        self.write_side_files(&pending.sealed);
         Ok(pending.tail)
     }
 
@@ -142,11 +144,11 @@ impl Partition {
         }
     }
 
-    /// Oldest bytes first, names before the bytes that need them: at no moment is a later byte durable without an
-    /// earlier one counting as flushed.
+    /// Oldest bytes first: at no moment is a later byte durable as the only one. One failure and nothing of it counts as
+    /// flushed; nothing is tried again.
     fn sync(&self, pending: &Pending) -> io::Result<()> {
         for sealed in &pending.sealed {
-            self.sync_sealed(sealed)?;
+            sealed.active.file.sync_data()?;
         }
         if pending.names_dirty {
             self.shared.fs.sync_dir(&self.dir)?;
@@ -154,20 +156,30 @@ impl Partition {
         pending.active.file.sync_data()
     }
 
-    fn sync_sealed(&self, sealed: &UnflushedSeal) -> io::Result<()> {
-        let base = sealed.seal.base;
-        sealed.active.file.sync_data()?;
-        self.write_aside(base, FileKind::Seal, &sealed.seal.encode(), true);
-        self.write_aside(sealed.seal.next, FileKind::Snapshot, &sealed.snapshot, true);
-        let index = sealed.active.with_index(|index| index.encode(base));
-        self.write_aside(base, FileKind::Index, &index, false);
-        Ok(())
+    /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of the
+    /// directory that failed for their sake must not be followed by one that vouches for the names of segments.
+    fn write_side_files(&self, sealed: &[UnflushedSeal]) {
+        // Retention may have removed some meanwhile.
+        let log_start = self.log_start();
+        let kept: Vec<_> = sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
+        for UnflushedSeal { active, seal, snapshot } in &kept {
+            self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
+            self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
+            let index = active.with_index(|index| index.encode(seal.base));
+            self.write_aside(seal.base, FileKind::Index, &index, false);
+        }
+        if !kept.is_empty()
+            && let Err(cause) = self.shared.fs.sync_dir(&self.dir)
+        {
+            // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not tell.
+            self.stop("writing side files", cause);
+        }
     }
 
     /// Writes a file that recovery can do without: its loss costs time, not data.
     fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) {
         let path = path_of(&self.dir, base, kind);
-        if let Err(cause) = fs::replace_file(&*self.shared.fs, &path, bytes, sync) {
+        if let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) {
             tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
         }
     }
