@@ -1,3 +1,4 @@
 //! Tripline.
 
 pub mod function;
+pub mod kafka;

@@ -1,0 +1,4 @@
+//! One file per request.
+
+pub mod api_versions;
+pub mod produce_too_old;
