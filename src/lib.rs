@@ -1,4 +1,5 @@
 //! Tripline.
 
 pub mod function;
+pub mod group;
 pub mod kafka;
