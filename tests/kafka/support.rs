@@ -31,6 +31,8 @@ impl Server {
     }
 
     pub(crate) async fn start_with(triggers: Arc<dyn TriggerGroups>) -> Self {
+        // What the broker complains about stands next to the failure.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let data = tempfile::tempdir().unwrap();
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
         let (groups, timers) = GroupService::new(GroupConfig::default());
