@@ -110,14 +110,15 @@ pub fn decode_header(frame: Bytes) -> Result<(RequestHeader, Bytes), HeaderError
     Ok((RequestHeader { api_key, api_version, correlation_id, client_id }, body))
 }
 
-/// Decodes a request body, which must be used up exactly.
+/// Decodes a request body. Bytes behind it are ignored, as Kafka does: librdkafka 2.15 leaves three of them behind a Metadata
+/// request for all topics in flexible versions.
 ///
 /// Memory grows with the bytes present, never with the counts that they claim.
 ///
 /// # Errors
 /// Whatever is wrong with the bytes, with its place.
 pub fn decode_body<R: Request>(version: i16, body: Bytes) -> Result<R, DecodeError> {
-    R::decode_from_bytes(body, ApiVersion::new(version), limits())
+    R::decode(&mut Decoder::new(body, limits())?, ApiVersion::new(version))
 }
 
 /// Encodes a whole response frame: length, header in the version that the request calls for, body.
