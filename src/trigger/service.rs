@@ -189,6 +189,38 @@ pub enum TriggerError {
     Journal(#[from] JournalError),
 }
 
+/// Why a trigger was not set to other offsets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResetTriggerError {
+    /// There is none with this name.
+    #[error("trigger {0} does not exist")]
+    Unknown(String),
+    /// It runs: its next commit would overwrite the reset.
+    #[error("trigger {0} is not paused; pause it first")]
+    NotPaused(String),
+    /// It has no such partition, or the partition no such offset.
+    #[error("partition {partition} of trigger {name} has offsets {log_start} to {tail}, found {found}")]
+    Offset {
+        /// The trigger.
+        name: String,
+        /// The partition.
+        partition: u32,
+        /// What was asked for.
+        found: Offset,
+        /// The first offset that there is.
+        log_start: Offset,
+        /// One after the last.
+        tail: Offset,
+    },
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What is remembered of it does not read back.
+    #[error("{0}")]
+    Lane(String),
+}
+
 /// Why the triggers of the journal could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("trigger {name} in the state journal: {reason}")]
@@ -362,15 +394,7 @@ impl TriggerService {
     pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
         let _changing = self.inner.changing.lock().await;
         let Some(runner) = self.runner(name) else { return Ok(false) };
-        let removed = self.inner.running.write().remove(name);
-        if let Some(running) = removed {
-            stop(&running.runner);
-            for task in running.tasks {
-                // What it is doing has no one to report to any more.
-                task.abort();
-                let _ = task.await;
-            }
-        }
+        self.end_lanes(name).await;
         self.remember(&[TriggerRemoved { id: runner.id }.into()]).await?;
         if matches!(runner.spec().function, FunctionRef::Http { .. })
             && let Err(error) = self.inner.functions.remove(&inline_function(name), Duration::ZERO).await
@@ -409,6 +433,46 @@ impl TriggerService {
         Ok(())
     }
 
+    /// Sets partitions of a paused trigger to other offsets; attempts there begin anew. Durable on return.
+    ///
+    /// # Errors
+    /// See [`ResetTriggerError`]; nothing has changed then.
+    pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+        let _changing = self.inner.changing.lock().await;
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        if !runner.holds(|holds| holds.paused) {
+            return Err(ResetTriggerError::NotPaused(name.to_owned()));
+        }
+        let mut records = Vec::with_capacity(offsets.len());
+        for &(partition, found) in offsets {
+            let log = runner.topic.partition(partition);
+            let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
+            if log.is_none() || found < log_start || found > tail {
+                let name = name.to_owned();
+                return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
+            }
+            let lane = LaneId { trigger: runner.id, topic: runner.topic.id(), partition };
+            let progress = Progress::start(found).encode().expect("a start has no holes");
+            records.push(TriggerProgress { lane, progress }.into());
+        }
+        // The lanes end first: what they remember at their end must not come behind the reset.
+        self.end_lanes(name).await;
+        let remembered = self.remember(&records).await;
+        let spec = (*runner.spec()).clone();
+        self.run(runner.id, spec, Arc::clone(&runner.topic), true).map_err(ResetTriggerError::Lane)?;
+        Ok(remembered?)
+    }
+
+    /// The name of a trigger that reads this topic or writes its dead letters there.
+    #[must_use]
+    pub fn using_topic(&self, topic: &str) -> Option<String> {
+        let running = self.inner.running.read();
+        let uses = |spec: &TriggerSpec| {
+            spec.input.topic.as_str() == topic || spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic)
+        };
+        running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
+    }
+
     /// A function has new code: the triggers that failed of the old one go on.
     pub fn function_deployed(&self, function: &str) {
         let runners: Vec<_> = self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
@@ -439,6 +503,12 @@ impl TriggerService {
     #[must_use]
     pub fn describe(&self, name: &str) -> Option<TriggerReport> {
         self.inner.running.read().get(name).map(report)
+    }
+
+    /// The id of the topic that a trigger reads.
+    #[must_use]
+    pub fn topic_of(&self, name: &str) -> Option<Uuid> {
+        self.runner(name).map(|runner| runner.topic.id())
     }
 
     /// All triggers, by name.
@@ -477,6 +547,17 @@ impl TriggerService {
                 // Until it has let go of the broker.
                 let _ = task.await;
             }
+        }
+    }
+
+    /// Ends a trigger's lanes at once: what they are doing has no one to report to any more.
+    async fn end_lanes(&self, name: &str) {
+        let ended = self.inner.running.write().remove(name);
+        let Some(running) = ended else { return };
+        stop(&running.runner);
+        for task in running.tasks {
+            task.abort();
+            let _ = task.await;
         }
     }
 

@@ -156,3 +156,26 @@ async fn wrong_references_are_refused_by_name() {
     let other = world.triggers.apply(spec(json!({"trigger": "x", "input": {"topic": "u"}, "function": "f"}))).await;
     assert!(other.unwrap_err().to_string().contains("trigger.input.topic"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_paused_trigger_is_set_to_other_offsets_and_reads_from_there() {
+    use tripline::trigger::service::ResetTriggerError;
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", PRINT_VALUES).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f"})).await;
+    world.produce(&topic, 0, &["1", "2", "3"]).await;
+    world.until_committed("x", 0, 3).await;
+    let at = |offset| [(0, tripline_storage::Offset::new(offset).unwrap())];
+    let running = world.triggers.reset("x", &at(1)).await.unwrap_err();
+    assert!(matches!(running, ResetTriggerError::NotPaused(_)), "{running}");
+    world.triggers.pause("x").await.unwrap();
+    let beyond = world.triggers.reset("x", &at(4)).await.unwrap_err();
+    assert!(beyond.to_string().contains("offsets 0 to 3, found 4"), "{beyond}");
+    world.triggers.reset("x", &at(1)).await.unwrap();
+    let report = world.triggers.describe("x").unwrap();
+    assert_eq!((report.state, report.lanes[0].lag()), (TriggerState::Paused, 2));
+    world.triggers.resume("x").await.unwrap();
+    assert_eq!(world.printed.wait_for(2).await.last().unwrap(), "2 [2, 3]");
+    world.until_committed("x", 0, 3).await;
+}
