@@ -223,7 +223,7 @@ impl Lane {
                 if window.held().0 == 0 {
                     self.pass(at).await?;
                 }
-                self.wait(at, window.deadline()).await;
+                self.wait(spec, at, window.deadline()).await;
                 continue;
             }
             at = self.read_into(spec, &mut window, &mut offsets, at).await?;
@@ -347,9 +347,15 @@ impl Lane {
 
     /// One attempt. Partial success leaves the failed records in the delivery.
     async fn attempt(&mut self, delivery: &mut Delivery) -> Result<Result<(), InvocationError>, Stop> {
-        self.may_run(Some(&mut delivery.state)).await?;
         let runner = Arc::clone(&self.runner);
-        let _slot = runner.slots.take().await;
+        let _slot = loop {
+            self.may_run(Some(&mut delivery.state)).await?;
+            let slot = runner.slots.take().await;
+            // While it waited for the slot, the trigger may have been held.
+            if runner.may_run() {
+                break slot;
+            }
+        };
         let spec = runner.spec();
         let parcel = loop {
             match Parcel::build(&self.log, &self.origin, &delivery.offsets, runner.payload(&spec)).await {
@@ -729,10 +735,11 @@ impl Lane {
     }
 
     /// Waits for records behind `at`, the window's deadline, or a change.
-    async fn wait(&mut self, at: Offset, deadline: Option<Duration>) {
+    async fn wait(&mut self, spec: &Arc<TriggerSpec>, at: Offset, deadline: Option<Duration>) {
         let changed = self.runner.listen();
         let appended = self.log.listen_tail();
-        if self.log.tail() > at || !self.runner.may_run() {
+        let same = Arc::ptr_eq(spec, &self.runner.spec());
+        if self.log.tail() > at || !same || !self.runner.may_run() {
             return;
         }
         let now = self.runner.clock.elapsed();
