@@ -69,3 +69,12 @@ async fn kcat_produces_consumes_and_lists() {
     let server = Server::start().await;
     run("sh", &[&script("kcat.sh"), &server.address.to_string()]).await;
 }
+
+/// `cargo test --release --test clients -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, and says little in a debug build"]
+async fn throughput_through_librdkafka() {
+    let Some(python) = python() else { return };
+    let server = Server::start().await;
+    run(&python, &[&script("throughput.py"), &server.address.to_string(), &std::process::id().to_string()]).await;
+}
