@@ -4,6 +4,8 @@ use futures_util::future::BoxFuture;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
+use crate::trigger::service::{ResetTriggerError, TriggerService, TriggerState};
+
 /// Kafka's name for what the members of such a group are.
 pub const PROTOCOL_TYPE: &str = "trigger";
 /// The one member of such a group while its trigger runs.
@@ -67,5 +69,39 @@ impl TriggerGroups for NoTriggers {
 
     fn user_of_topic(&self, _: &str) -> Option<String> {
         None
+    }
+}
+
+impl TriggerGroups for TriggerService {
+    fn names(&self) -> Vec<String> {
+        self.list().into_iter().map(|report| report.spec.name.to_string()).collect()
+    }
+
+    fn committed(&self, name: &str) -> Option<Vec<PartitionOffset>> {
+        let (topic, report) = (self.topic_of(name)?, self.describe(name)?);
+        Some(report.lanes.iter().map(|lane| (topic, lane.partition, lane.committed)).collect())
+    }
+
+    fn paused(&self, name: &str) -> Option<bool> {
+        self.describe(name).map(|report| report.state == TriggerState::Paused)
+    }
+
+    fn reset<'a>(&'a self, name: &'a str, offsets: Vec<PartitionOffset>) -> BoxFuture<'a, Result<(), ResetError>> {
+        Box::pin(async move {
+            let topic = self.topic_of(name).ok_or(ResetError::Unknown)?;
+            if offsets.iter().any(|(id, _, _)| *id != topic) {
+                return Err(ResetError::Failed("the trigger does not read that topic".to_owned()));
+            }
+            let offsets: Vec<(u32, Offset)> = offsets.into_iter().map(|(_, partition, at)| (partition, at)).collect();
+            Self::reset(self, name, &offsets).await.map_err(|error| match error {
+                ResetTriggerError::Unknown(_) => ResetError::Unknown,
+                ResetTriggerError::NotPaused(_) => ResetError::Running,
+                other => ResetError::Failed(other.to_string()),
+            })
+        })
+    }
+
+    fn user_of_topic(&self, topic: &str) -> Option<String> {
+        self.using_topic(topic)
     }
 }

@@ -589,14 +589,24 @@ fn a_waiting_join_of_the_old_process_is_fenced_when_the_new_one_comes() {
 
 #[test]
 fn an_absent_static_member_keeps_its_place_until_its_session_ends() {
-    let (mut scene, _, two) = static_pair();
-    let three = scene.join(&JoinRequest { rebalance_timeout: Some(SESSION / 2), ..member("c") });
-    let two_again = scene.join(&JoinRequest { rebalance_timeout: Some(SESSION / 2), ..again(&two, "b") });
+    let mut scene = Scene::new(GroupConfig::default());
+    let quick = |request: JoinRequest| JoinRequest { rebalance_timeout: Some(SESSION / 2), ..request };
+    let one = scene.join(&quick(member("a")));
+    scene.join(&quick(instance("i", 1)));
+    scene.pass(Duration::from_millis(100));
+    scene.pass(Duration::from_millis(100));
+    let one = scene.joins[&one].clone().unwrap();
+    let three = scene.join(&quick(member("c")));
+    let one_again = scene.join(&quick(again(&one, "a")));
     scene.pass(SESSION / 2);
-    assert!(!scene.joins.contains_key(&three), "the static member's own time-out counts too");
+    let one = scene.joins[&one_again].clone().unwrap();
+    assert_eq!((one.generation, one.members.len()), (2, 3), "the leader assigns to it as well");
+    let three = scene.joins[&three].clone().unwrap();
+    scene.sync(&speaker(&one), &[]);
+    scene.sync(&speaker(&three), &[]);
     scene.pass(SESSION / 2);
     assert_eq!(scene.group.member_count(), 2, "its session has ended");
-    assert!(scene.joins[&three].is_ok() && scene.joins[&two_again].is_ok());
+    assert_eq!(scene.heartbeat(&speaker(&one)), Err(HeartbeatError::Rebalancing));
 }
 
 #[test]

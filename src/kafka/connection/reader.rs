@@ -184,6 +184,8 @@ impl Reader {
         loop {
             let (deadline, end) = self.deadline(progress);
             tokio::select! {
+                // Bytes that are there count, even if their time has just run out.
+                biased;
                 ready = self.socket.readable() => return ready.map_err(End::Io),
                 () = self.shared.drain.cancelled() => return Err(End::Drained),
                 () = sleep_until(deadline) => {}

@@ -330,19 +330,23 @@ async fn a_connection_without_a_first_request_is_closed_in_time() {
     assert_eq!(server.count(|metrics| &metrics.timeouts_total), 1);
 }
 
-#[tokio::test(start_paused = true)]
+/// In real time: a stopped clock jumps with each byte that arrives.
+#[tokio::test]
 async fn one_byte_now_and_then_does_not_keep_a_frame_alive() {
-    let server = Server::start(ListenerConfig::default()).await;
+    let mut config = ListenerConfig::default();
+    config.connection.frame_timeout = Duration::from_millis(100);
+    let server = Server::start(config).await;
     let mut client = server.connect().await;
-    let begun = tokio::time::Instant::now();
-    for byte in metadata_request(1) {
-        if client.0.write_all(&[byte]).await.is_err() {
-            break;
+    client.send(&metadata_request(1)).await;
+    client.receive().await;
+    client.send(&[0, 0, 0xf0, 0, 0, 3]).await;
+    let trickle = async {
+        while client.0.write_all(&[0]).await.is_ok() {
+            sleep(Duration::from_millis(5)).await;
         }
-        sleep(Duration::from_secs(5)).await;
-    }
-    assert!(client.is_closed().await);
-    assert!(begun.elapsed() < Duration::from_secs(3600));
+    };
+    timeout(Duration::from_secs(20), trickle).await.expect("closed long before the frame is complete");
+    server.none_open().await;
     assert_eq!(server.count(|metrics| &metrics.timeouts_total), 1);
 }
 
@@ -409,12 +413,25 @@ async fn a_stop_does_not_wait_for_ever() {
     assert!(client.is_closed().await);
 }
 
-#[tokio::test]
-async fn frames_larger_than_the_common_budget_pass_one_after_the_other() {
+/// A request of 120 KB: longer than what needs no budget, and than a first frame may be.
+fn large_metadata_request(id: i32) -> Bytes {
+    let mut request = MetadataRequest::default();
+    request.topics = Some(vec![Default::default(); 60_000]);
+    let frame = encode_request(id, 9, "tests", &request);
+    assert!(frame.len() > 64 * 1024);
+    frame
+}
+
+fn one_large_frame_at_a_time() -> ListenerConfig {
     let mut config = ListenerConfig { frame_bytes_total_max: 1, ..ListenerConfig::default() };
     config.connection.frames.produce_bytes_max = 1 << 20;
     config.connection.frames.other_bytes_max = 1 << 20;
-    let server = Server::start(config).await;
+    config
+}
+
+#[tokio::test]
+async fn frames_larger_than_the_common_budget_pass_one_after_the_other() {
+    let server = Server::start(one_large_frame_at_a_time()).await;
     let mut clients = Vec::new();
     for id in 0..8 {
         let mut client = server.connect().await;
@@ -422,13 +439,35 @@ async fn frames_larger_than_the_common_budget_pass_one_after_the_other() {
         client.receive().await;
         clients.push(client);
     }
-    let mut request = MetadataRequest::default();
-    request.topics = Some(vec![Default::default(); 30_000]);
-    let large = encode_request(9, 9, "tests", &request);
-    assert!(large.len() > 60_000);
+    let large = large_metadata_request(9);
     let sends = clients.iter_mut().map(|client| async {
         client.send(&large).await;
         decode_response::<MetadataResponse>(9, &client.receive().await).0
     });
     assert_eq!(futures_util::future::join_all(sends).await, [9; 8]);
+}
+
+#[tokio::test]
+async fn a_large_frame_waits_while_others_hold_the_memory_and_small_ones_pass() {
+    let mut server = Server::start(one_large_frame_at_a_time()).await;
+    let mut waits = server.connect().await;
+    waits.send(&metadata_request(1)).await;
+    waits.receive().await;
+    let mut holds = server.connect().await;
+    let held = server.count(|metrics| &metrics.received_bytes_total) + 8;
+    holds.send(&[0, 0x10, 0, 0, 0, 0, 0, 9]).await; // a Produce of 1 MiB, as far as it goes
+    while server.count(|metrics| &metrics.received_bytes_total) < held {
+        tokio::task::yield_now().await;
+    }
+    waits.send(&large_metadata_request(2)).await;
+    holds_up_nobody_else(&server).await;
+    assert_eq!((server.begun.recv().await, server.begun.recv().await), (Some(1), Some(100)), "2 waits");
+    drop(holds);
+    assert_eq!(decode_response::<MetadataResponse>(9, &waits.receive().await).0, 2);
+}
+
+async fn holds_up_nobody_else(server: &Server) {
+    let mut other = server.connect().await;
+    other.send(&metadata_request(100)).await;
+    other.receive().await;
 }
