@@ -56,6 +56,11 @@ async fn kafka_python_produces_consumes_and_administers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aiokafka_produces_and_consumes_in_a_group() {
+    run_python("aiokafka_basic.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_of_real_members_rebalance_and_resume() {
     run_python("groups.py").await;
 }

@@ -5,7 +5,8 @@
 set -eu
 dir=${1:?usage: setup.sh DIR}
 [ -x "$dir/bin/python3" ] || python3 -m venv "$dir"
-"$dir/bin/pip" install --quiet --disable-pip-version-check confluent-kafka==2.15.0 kafka-python==3.0.12
+"$dir/bin/pip" install --quiet --disable-pip-version-check \
+    confluent-kafka==2.15.0 kafka-python==3.0.12 aiokafka==0.14.0 lz4==4.4.4 python-snappy==0.7.3 zstandard==0.25.0
 if [ "$(id -u)" = 0 ] && ! command -v kcat >/dev/null && command -v apt-get >/dev/null; then
     apt-get update --quiet >/dev/null 2>&1 || true
     apt-get install --yes --quiet --no-install-recommends kcat >/dev/null || echo "kcat not installed; its test is skipped" >&2

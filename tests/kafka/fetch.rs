@@ -5,6 +5,7 @@ use kafka_wire_core::{StrBytes, Uuid};
 
 use crate::client::{Client, message};
 use crate::requests::*;
+use crate::support::Server;
 
 fn records(response: &FetchResponse, partition: usize) -> Vec<(i64, String)> {
     values(response.responses[0].partitions[partition].records.as_deref().unwrap())
@@ -166,4 +167,41 @@ async fn a_fetch_of_nothing_is_answered_at_once() {
     for version in 4..=12 {
         assert!(client.call(version, &request).await.responses.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_log_of_many_segments_is_read_to_its_end_without_waiting_before_and_after_a_restart() {
+    let server = Server::start().await;
+    let mut client = Client::connect(server.address).await;
+    create(&mut client, "t", 1, &[("segment.bytes", "4096")]).await;
+    let value = "x".repeat(1000);
+    for _ in 0..40 {
+        produce(&mut client, "t", plain(&[&value])).await;
+    }
+    let epoch = server.broker.leader_epoch().get();
+    read_all(&mut client).await;
+    let server = server.restart().await;
+    let mut client = Client::connect(server.address).await;
+    read_all(&mut client).await;
+    assert!(server.broker.leader_epoch().get() > epoch);
+    let mut partition = fetch_partition(0, 0, 1 << 20);
+    partition.current_leader_epoch = epoch;
+    let response = client.call(12, &fetch_request("t", vec![partition])).await;
+    assert_eq!(response.responses[0].partitions[0].error_code, 74, "the epoch of the start before");
+    assert_eq!(produce(&mut client, "t", plain(&["after"])).await.base_offset, 40);
+}
+
+/// All 40 records, by fetches that would rather wait for more than a segment has.
+async fn read_all(client: &mut Client) {
+    let begin = Instant::now();
+    let mut next = 0;
+    while next < 40 {
+        let mut request = fetch_request("t", vec![fetch_partition(0, next, 1 << 20)]);
+        (request.min_bytes, request.max_wait_ms) = (10_000, if next < 36 { 15_000 } else { 10 });
+        let response = client.call(12, &request).await;
+        let found = records(&response, 0);
+        assert_eq!(found[0].0, next);
+        next = found.last().unwrap().0 + 1;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "no fetch waited while there were records");
 }
