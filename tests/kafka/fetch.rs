@@ -205,3 +205,18 @@ async fn read_all(client: &mut Client) {
     }
     assert!(begin.elapsed() < Duration::from_secs(10), "no fetch waited while there were records");
 }
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_fetches_that_wait() {
+    let (server, mut client) = with_topic().await;
+    let mut request = fetch_request("t", vec![fetch_partition(0, 0, 1 << 20)]);
+    request.max_wait_ms = 60_000;
+    client.send(12, &request).await;
+    assert!(client.is_silent().await);
+    let begin = Instant::now();
+    let _server = server.restart().await;
+    let response: FetchResponse = client.receive(12).await;
+    assert_eq!((response.error_code, records(&response, 0).len()), (0, 0));
+    assert!(client.is_closed().await);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}

@@ -235,3 +235,17 @@ async fn each_key_of_a_coordinator_request_is_answered() {
     let request = message!(FindCoordinatorRequest { key: StrBytes::from("g"), key_type: 9 });
     assert_eq!(client.call(3, &request).await.error_code, 42);
 }
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_members_that_wait() {
+    let (server, mut one) = with_topic().await;
+    let (_first, _) = join_alone(&mut one, "g").await;
+    let mut two = Client::connect(server.address).await;
+    let refused = two.call(9, &join_request("g", "")).await;
+    two.send(9, &join_request("g", &refused.member_id)).await;
+    assert!(two.is_silent().await, "it waits for the first member");
+    let begin = Instant::now();
+    let _server = server.restart().await;
+    assert_eq!(two.receive::<JoinGroupResponse>(9).await.error_code, 15);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}

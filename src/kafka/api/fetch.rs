@@ -58,7 +58,8 @@ async fn answer(service: &Shared, request: FetchRequest, version: i16) -> FetchB
         if fetch.is_enough() || listeners.is_empty() {
             break;
         }
-        if timeout_at(deadline, select_all(listeners)).await.is_err() {
+        let woken = service.unless_stopping(timeout_at(deadline, select_all(listeners))).await;
+        if !matches!(woken, Some(Ok(_))) {
             break;
         }
     }
