@@ -1,6 +1,6 @@
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::Compression;
+use tripline_storage::batch::{BatchOptions, BatchProducer, Compression};
 
 use crate::client::{Client, message};
 use crate::requests::*;
@@ -95,6 +95,12 @@ async fn producer_ids_are_never_given_twice_and_transactions_are_refused_clearly
     let mut request = produce_request("t", 0, -1, Some(plain(&["x"])));
     request.transactional_id = Some(StrBytes::from("tx"));
     assert_eq!(client.call(9, &request).await.responses[0].partition_responses[0].error_code, 53);
+    let options = BatchOptions {
+        transactional: true,
+        producer: Some(BatchProducer { id: ids[0], epoch: 0, base_sequence: 0 }),
+        ..BatchOptions::default()
+    };
+    assert_eq!(produce(&mut client, "t", batch(&["x"], options)).await.error_code, 53, "with the bit alone");
     let request = message!(FindCoordinatorRequest { key: StrBytes::from("tx"), key_type: 1 });
     assert_eq!(client.call(3, &request).await.error_code, 53);
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
+use tripline_storage::batch::BatchHeader;
 
 use crate::broker::{Acks, Appended, Topic};
 use crate::kafka::api::log_errors;
@@ -142,6 +143,10 @@ fn append(service: &Shared, topic: &Topic, partition: i32, records: Bytes) -> Re
     }
     if records.is_empty() {
         return Err(Refusal { code: ErrorCode::InvalidRecord, reason: "there is no record batch".to_owned() });
+    }
+    if BatchHeader::parse(&records).is_ok_and(|header| header.attributes.is_transactional()) {
+        let reason = "the batch belongs to a transaction; there are no transactions".to_owned();
+        return Err(Refusal { code: ErrorCode::TransactionalIdAuthorizationFailed, reason });
     }
     service.broker.append_client_batch(topic, partition.unsigned_abs(), records).map_err(|error| {
         tracing::debug!(topic = %topic.name(), partition, %error, "a batch was refused");
