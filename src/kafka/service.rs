@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 use tripline_storage::Partition;
 use uuid::Uuid;
 
@@ -29,6 +30,8 @@ pub struct Shared {
     pub(crate) triggers: Arc<dyn TriggerGroups>,
     pub(crate) advertised: Arc<Advertised>,
     metrics: Arc<KafkaMetrics>,
+    /// Cancelled when the broker stops: whoever waits for records waits no longer.
+    stopping: CancellationToken,
 }
 
 /// Serves Kafka's requests from a broker. A handle, cheap to clone.
@@ -46,7 +49,8 @@ impl Deref for KafkaService {
 }
 
 impl KafkaService {
-    /// The requests' view of a running broker. `metrics` are those of the listener that hands the requests over.
+    /// The requests' view of a running broker. `metrics` and `stopping` are those of the listener that hands the requests
+    /// over.
     #[must_use]
     pub fn new(
         broker: Broker,
@@ -54,8 +58,9 @@ impl KafkaService {
         triggers: Arc<dyn TriggerGroups>,
         advertised: Arc<Advertised>,
         metrics: Arc<KafkaMetrics>,
+        stopping: CancellationToken,
     ) -> Self {
-        Self { shared: Arc::new(Shared { broker, groups, triggers, advertised, metrics }) }
+        Self { shared: Arc::new(Shared { broker, groups, triggers, advertised, metrics, stopping }) }
     }
 
     async fn answer(&self, request: DecodedRequest, connection: &ConnectionContext) -> Answer {
@@ -119,6 +124,15 @@ impl RequestHandler for KafkaService {
 }
 
 impl Shared {
+    /// What is awaited; `None` when the broker stops first.
+    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            result = work => Some(result),
+            () = self.stopping.cancelled() => None,
+        }
+    }
+
     /// Counts an error and gives its number.
     pub(crate) fn count_error(&self, code: ErrorCode) -> i16 {
         if code != ErrorCode::None {
