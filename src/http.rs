@@ -13,6 +13,7 @@ pub mod guard;
 mod health;
 pub mod limits;
 pub mod listener;
+pub mod metrics;
 mod openapi;
 pub mod problem;
 pub mod query;

@@ -1,12 +1,53 @@
-//! Tripline.
+//! Tripline: a single-node event broker with built-in function triggers.
+//!
+//! An append-only segmented log *is* the queue (crate `tripline-storage`). Kafka clients and HTTP clients append to it and
+//! read from it; triggers read it inside the broker and invoke functions on windows of its records.
+//!
+//! # Follow one event
+//! ```text
+//!  Kafka client ──TCP──▶ kafka ─┐                                   ┌──▶ kafka, http ──▶ any consumer
+//!  HTTP client ──HTTP──▶ http ──┴─▶ broker ──▶ partition log ───────┤
+//!                        (check, offset, append, publish)           └──▶ trigger lane: filter ─▶ window
+//!                                                                                         │
+//!                    dead-letter topic ◀── attempts spent ◀── attempt ◀── function ◀──────┘
+//! ```
+//! One way through: bytes arrive once, are checked once and written once, and every reader sees the same mapped bytes.
+//!
+//! # Rooms, from the ground up
+//! | room | what it is | knows nothing of |
+//! |---|---|---|
+//! | `tripline-storage` | the log: segments, index, flush, recovery | tokio, requests, topics' names |
+//! | [`config`], [`topic`] | what people write, checked; names and settings | the broker |
+//! | [`event`] | a record seen as a CloudEvent | where records come from |
+//! | [`broker`] | the one door to the log: topics, appends, reads, the state journal | protocols, functions |
+//! | [`group`] | consumer groups: a pure state machine and its service | Kafka's bytes |
+//! | [`function`] | code, instances, one attempt to invoke | triggers |
+//! | [`trigger`] | read, filter, window, invoke, retry, dead-letter, remember | protocols |
+//! | [`kafka`], [`http`] | the two doors for clients; never each other | |
+//! | [`server`], [`cli`] | assembly and the command line | |
+//!
+//! Rooms import downwards only; `tests/layers.rs` holds that. Values of the storage crate (offsets, batches) pass through
+//! all rooms; only the broker opens logs.
+//!
+//! # What is decided where
+//! Pure rooms (filter, window, retry, attempt, progress, group state, pool state, frames) take events and `now` and answer
+//! decisions; thin loops around them act. The state journal ([`broker::journal`]) remembers definitions, committed offsets,
+//! progress, attempts and verdicts; a record about data is never durable before that data (invariant S8).
+//!
+//! # Where this leaves the drawing board
+//! - Facts of sealed segments (broker times, length, header checksum) lie beside the segment, not in the journal: the
+//!   storage crate stands alone, and opening reads no sealed segment.
+//! - The journal has no snapshot files: the live state appended anew says the same, and what lies before it is removed.
+//! - Offset and time index share one file.
 
 pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod event;
 pub mod function;
+pub mod group;
 pub mod http;
-pub mod observe;
+pub mod kafka;
 pub mod server;
 pub mod topic;
 pub mod trigger;

@@ -13,13 +13,19 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerConfig, CreateTopicError, StartError, StartReport};
 use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
 use crate::function::{FunctionOptions, FunctionService, Launcher};
+use crate::group::config::GroupConfig;
+use crate::group::service::GroupService;
 use crate::http::{AllowedHosts, BrokerInfo, HttpLimits, Listener, Readiness, Rooms, router};
-use crate::trigger::service::TriggerService;
+use crate::kafka::Kafka;
+use crate::kafka::advertised::{Advertised, HostPort};
+use crate::kafka::listener::ListenerConfig;
+use crate::trigger::service::{RestoreTriggerError, TriggerService};
 
 /// The release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -27,8 +33,10 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const COMMIT: &str = env!("TRIPLINE_COMMIT");
 /// How long a graceful stop takes at most.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// What functions get of that to finish what they hold.
-const FUNCTION_GRACE: Duration = Duration::from_secs(4);
+/// What invocations get of that to finish.
+const INVOCATION_GRACE: Duration = Duration::from_secs(3);
+/// What instances get of that to say good-bye.
+const INSTANCE_GRACE: Duration = Duration::from_secs(2);
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -39,6 +47,8 @@ pub struct ServerConfig {
     pub kafka: SocketAddr,
     /// Where HTTP clients connect; port 0 is any free one.
     pub http: SocketAddr,
+    /// What Kafka clients are told instead of the address that they used.
+    pub advertised: Option<HostPort>,
     /// Whether addresses that are not loopback are allowed although nobody is asked who he is.
     pub insecure: bool,
     /// Names by which HTTP clients may call, besides localhost and the listener's own address.
@@ -59,6 +69,7 @@ impl ServerConfig {
             broker: BrokerConfig::new(data),
             kafka: SocketAddr::from(([127, 0, 0, 1], 9092)),
             http: SocketAddr::from(([127, 0, 0, 1], 7080)),
+            advertised: None,
             insecure: false,
             allowed_hosts: Vec::new(),
             http_limits: HttpLimits::default(),
@@ -112,6 +123,9 @@ pub enum ServerError {
 pub struct Server {
     rooms: Rooms,
     listener: Listener,
+    kafka: JoinHandle<()>,
+    kafka_address: SocketAddr,
+    stop: CancellationToken,
     housekeeping: JoinHandle<()>,
     report: ServerReport,
 }
@@ -125,6 +139,8 @@ pub struct ServerReport {
     pub functions: usize,
     /// Those of them that do not run, and why.
     pub functions_failed: Vec<(String, RestoreFailure)>,
+    /// Triggers that are remembered and do not run, and why.
+    pub triggers_failed: Vec<RestoreTriggerError>,
 }
 
 impl Server {
@@ -140,19 +156,30 @@ impl Server {
         let (broker, broker_report) = start_broker(config.broker.clone()).await?;
         let functions = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
         let (remembered, functions_failed) = functions.restore();
-        let triggers = start_triggers(&broker, &functions);
-        let kafka_address = start_kafka(&broker, kafka_socket);
+        let (triggers, triggers_failed) = TriggerService::start(broker.clone(), functions.service().clone());
+        let (groups, timers) = GroupService::new(GroupConfig::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(timers.run(stop.clone()));
+        let kafka = Kafka {
+            broker: broker.clone(),
+            groups: groups.clone(),
+            triggers: Arc::new(triggers.clone()),
+            advertised: Arc::new(Advertised::detect(config.advertised.clone())),
+            metrics: Arc::default(),
+            listener: ListenerConfig::default(),
+        };
         let info = BrokerInfo {
             version: VERSION,
             commit: COMMIT,
             data: config.broker.data.clone(),
-            kafka_address,
+            kafka_address: Some(kafka_address),
             http_address,
         };
         let rooms = Rooms {
             broker: broker.clone(),
             functions,
             triggers,
+            groups,
             readiness: Readiness::default(),
             info: Arc::new(info),
             counts: Arc::default(),
@@ -161,10 +188,11 @@ impl Server {
         let router = router(rooms.clone(), config.http_limits);
         let listener =
             Listener::serve(http_socket, router, hosts, config.http_limits).map_err(ServerError::Listener)?;
+        let kafka = tokio::spawn(kafka.serve(kafka_socket, stop.clone()));
         rooms.readiness.set(true);
-        let housekeeping = tokio::spawn(keep_house(broker));
-        let report = ServerReport { broker: broker_report, functions: remembered, functions_failed };
-        Ok(Self { rooms, listener, housekeeping, report })
+        let housekeeping = tokio::spawn(keep_house(broker, rooms.triggers.clone()));
+        let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
+        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, report })
     }
 
     /// What the API works with.
@@ -185,22 +213,26 @@ impl Server {
         self.listener.address()
     }
 
-    /// Where Kafka clients connect; `None` while there is no Kafka listener.
+    /// Where Kafka clients connect.
     #[must_use]
-    pub fn kafka_address(&self) -> Option<SocketAddr> {
-        self.rooms.info.kafka_address
+    pub const fn kafka_address(&self) -> SocketAddr {
+        self.kafka_address
     }
 
     /// Stops gracefully, within [`STOP_TIMEOUT`]: open windows are given back, functions finish or are interrupted, all
     /// that was appended is on disk. Answers how long it took.
-    pub async fn stop(self) -> Duration {
+    pub async fn stop(mut self) -> Duration {
         let started = Instant::now();
         self.rooms.readiness.set(false);
         self.housekeeping.abort();
         let stopping = async {
-            self.rooms.triggers.shutdown().await;
-            self.rooms.functions.service().shutdown(FUNCTION_GRACE).await;
+            self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
+            self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
+            self.stop.cancel();
             self.listener.stop().await;
+            if let Err(error) = (&mut self.kafka).await {
+                tracing::warn!(%error, "the Kafka listener failed");
+            }
         };
         if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
             tracing::warn!("not everything stopped in time");
@@ -246,22 +278,12 @@ async fn start_functions(
     Ok(FunctionRegistry::new(broker.clone(), service))
 }
 
-/// The one place where triggers begin.
-fn start_triggers(_broker: &Broker, _functions: &FunctionRegistry) -> TriggerService {
-    TriggerService::default()
-}
-
-/// The one place where the Kafka listener begins. Answers its address once there is one.
-fn start_kafka(_broker: &Broker, _socket: TcpListener) -> Option<SocketAddr> {
-    None
-}
-
-async fn keep_house(broker: Broker) {
+async fn keep_house(broker: Broker, triggers: TriggerService) {
     let interval = broker.config().retention_interval;
     loop {
         tokio::time::sleep(interval).await;
-        let broker = broker.clone();
-        let round = tokio::task::spawn_blocking(move || broker.housekeeping(&std::collections::HashMap::new()));
+        let (broker, holds) = (broker.clone(), triggers.holds());
+        let round = tokio::task::spawn_blocking(move || broker.housekeeping(&holds));
         if let Err(error) = round.await {
             tracing::error!(%error, "housekeeping failed");
         }

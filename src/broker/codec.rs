@@ -57,13 +57,34 @@ pub enum DecodeError {
     },
 }
 
+/// A part of a body that the broker keeps for a room above, in the same encoding.
+///
+/// # Panics
+/// As [`encode`].
+#[must_use]
+pub fn encode_part<T: Serialize>(part: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(part, BODY_CONFIG).expect("journal bodies have no unsupported types")
+}
+
+/// Reads back what [`encode_part`] wrote.
+///
+/// # Errors
+/// What bincode says.
+pub fn decode_part<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bincode::serde::decode_from_slice(bytes, BODY_CONFIG) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        Ok((_, used)) => Err(format!("{} bytes are left", bytes.len() - used)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Frames `body`.
 ///
 /// # Panics
 /// When the body is larger than [`BODY_BYTES_MAX`]: everything that goes into the journal has a smaller limit of its own.
 #[must_use]
 pub fn encode<T: Serialize>(kind: u8, version: u8, body: &T) -> Vec<u8> {
-    let body = bincode::serde::encode_to_vec(body, BODY_CONFIG).expect("journal bodies have no unsupported types");
+    let body = encode_part(body);
     assert!(body.len() <= BODY_BYTES_MAX, "a journal body of {} bytes", body.len());
     let mut frame = Vec::with_capacity(FRAME_BYTES + body.len());
     let len = u32::try_from(body.len() + 2).expect("bounded above");

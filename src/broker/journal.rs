@@ -126,8 +126,25 @@ impl Journal {
         Ok(self.partition.flushed_to(next).await?)
     }
 
-    /// Remembers records that speak of other partitions' data: each of `sources` is flushed to its offset first, so that
-    /// no durable record is ahead of its durable data (invariant S8). Durable on return.
+    /// Remembers records that speak of other partitions' data: the flush that makes them durable flushes each of `sources`
+    /// to its offset before, so that no durable record is ahead of its durable data (invariant S8). In the page cache on
+    /// return.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn append_after(
+        &self,
+        records: &[JournalRecord],
+        sources: &[(Arc<Partition>, Offset)],
+        now_ms: i64,
+    ) -> Result<Offset, JournalError> {
+        for (source, offset) in sources {
+            self.partition.flush_first(source, *offset);
+        }
+        self.append(records, now_ms)
+    }
+
+    /// As [`Journal::append_after`], durable on return.
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -137,10 +154,7 @@ impl Journal {
         sources: &[(Arc<Partition>, Offset)],
         now_ms: i64,
     ) -> Result<(), JournalError> {
-        for (partition, offset) in sources {
-            partition.flushed_to(*offset).await?;
-        }
-        let next = self.append(records, now_ms)?;
+        let next = self.append_after(records, sources, now_ms)?;
         self.durable(next).await
     }
 

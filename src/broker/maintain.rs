@@ -7,7 +7,7 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::journal::JournalError;
-use super::record::OffsetCommitted;
+use super::record::{GroupForgotten, OffsetCommitted};
 use super::state::Committed;
 use super::{Broker, StartReport, now_ms};
 
@@ -32,29 +32,54 @@ impl Broker {
     /// # Errors
     /// See [`JournalError`].
     pub async fn commit_offsets(&self, group: &str, commits: Vec<CommitRequest>) -> Result<(), JournalError> {
-        let commit_ms = now_ms();
-        let mut sources = Vec::with_capacity(commits.len());
-        let mut records = Vec::with_capacity(commits.len());
+        self.flush_for_commit(&commits).await?;
+        let next = self.append_commit(group, commits)?;
+        self.journal().durable(next).await
+    }
+
+    /// The first third of [`Broker::commit_offsets`]: makes the data durable that `commits` speak of.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub async fn flush_for_commit(&self, commits: &[CommitRequest]) -> Result<(), JournalError> {
         for commit in commits {
             let log = self.topic_by_id(commit.topic).and_then(|topic| topic.partition(commit.partition).cloned());
             if let (Some(log), Some(offset)) = (log, commit.offset) {
-                let reached = offset.min(log.tail());
-                sources.push((log, reached));
+                log.flushed_to(offset.min(log.tail())).await?;
             }
-            records.push(
-                OffsetCommitted {
-                    group: group.to_owned(),
-                    topic: commit.topic,
-                    partition: commit.partition,
-                    offset: commit.offset.map(Offset::get),
-                    leader_epoch: commit.leader_epoch,
-                    metadata: commit.metadata,
-                    commit_ms,
-                }
-                .into(),
-            );
         }
-        self.inner.journal.commit(&records, &sources, commit_ms).await
+        Ok(())
+    }
+
+    /// The second third of [`Broker::commit_offsets`], for whoever must decide and commit in one step: does not wait, and
+    /// answers what to wait for with [`super::journal::Journal::durable`]. Comes after [`Broker::flush_for_commit`].
+    ///
+    /// # Errors
+    /// See [`JournalError`]; nothing is remembered then.
+    pub fn append_commit(&self, group: &str, commits: Vec<CommitRequest>) -> Result<Offset, JournalError> {
+        let commit_ms = now_ms();
+        let record = |commit: CommitRequest| {
+            OffsetCommitted {
+                group: group.to_owned(),
+                topic: commit.topic,
+                partition: commit.partition,
+                offset: commit.offset.map(Offset::get),
+                leader_epoch: commit.leader_epoch,
+                metadata: commit.metadata,
+                commit_ms,
+            }
+            .into()
+        };
+        let records: Vec<_> = commits.into_iter().map(record).collect();
+        self.journal().append(&records, commit_ms)
+    }
+
+    /// Forgets all committed offsets of a group. Does not wait, as [`Broker::append_commit`].
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn forget_group(&self, group: &str) -> Result<Offset, JournalError> {
+        self.journal().append(&[GroupForgotten { group: group.to_owned() }.into()], now_ms())
     }
 
     /// A group's committed offset in one partition.

@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::codec::{self, DecodeError, Frame};
-use crate::trigger::attempt::AttemptState;
 
 macro_rules! journal_records {
     ($($(#[$doc:meta])* $kind:literal, $version:literal => $name:ident),+ $(,)?) => {
@@ -206,8 +205,8 @@ pub struct TriggerAttempt {
     pub first: i64,
     /// One after its last offset.
     pub next: i64,
-    /// The attempts so far.
-    pub state: AttemptState,
+    /// The attempts so far, in the encoding of the trigger room.
+    pub attempts: Vec<u8>,
 }
 
 /// See [`JournalRecord::TriggerVerdict`].
@@ -223,8 +222,8 @@ pub struct TriggerVerdict {
     pub offsets: Vec<i64>,
     /// Why: `attempts`, `age` or `rejected`.
     pub reason: String,
-    /// The attempts that led here, with the last error.
-    pub state: AttemptState,
+    /// The attempts that led here, with the last error, in the encoding of the trigger room.
+    pub attempts: Vec<u8>,
     /// Where the dead letters go; `None` drops them.
     pub dead_letters: Option<DeadLetterTarget>,
 }

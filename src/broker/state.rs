@@ -107,6 +107,13 @@ impl State {
         }
     }
 
+    /// The name of a trigger that reads this topic.
+    #[must_use]
+    pub fn trigger_on(&self, topic: Uuid) -> Option<&str> {
+        let lane = self.lanes.keys().find(|lane| lane.topic == topic)?;
+        self.triggers.get(&lane.trigger).map(|entry| entry.defined.name.as_str())
+    }
+
     fn lane(&mut self, lane: LaneId) -> &mut LaneState {
         self.lanes.entry(lane).or_default()
     }
@@ -207,7 +214,7 @@ fn settled_verdict(lane: LaneId, producer_id: i64, next: i32) -> TriggerVerdict 
         next: 0,
         offsets: Vec::new(),
         reason: String::new(),
-        state: crate::trigger::attempt::AttemptState::default(),
+        attempts: Vec::new(),
         dead_letters: Some(super::record::DeadLetterTarget {
             topic: Uuid::nil(),
             partition: 0,

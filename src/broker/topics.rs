@@ -210,7 +210,11 @@ impl Broker {
     pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
         let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
-        let next = self.inner.journal.append(&[TopicDeleted { id: topic.id }.into()], now_ms())?;
+        let deleted = TopicDeleted { id: topic.id };
+        let (next, ()) = self.inner.journal.append_if(now_ms(), |state| match state.trigger_on(topic.id) {
+            Some(trigger) => Err(DeleteTopicError::InUse { name: name.to_owned(), trigger: trigger.to_owned() }),
+            None => Ok((vec![deleted.into()], ())),
+        })?;
         {
             let mut topics = self.inner.topics.write();
             topics.by_name.remove(&topic.name);

@@ -154,6 +154,13 @@ pub struct FunctionService {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for FunctionService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<String> = self.inner.functions.read().keys().cloned().collect();
+        f.debug_struct("FunctionService").field("functions", &names).finish()
+    }
+}
+
 struct Inner {
     host: Arc<InstanceHost>,
     code_limits: CodeLimits,

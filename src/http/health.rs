@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use super::metrics;
 use super::problem::Problem;
 use super::rooms::Rooms;
-use crate::observe::metrics;
 
 /// The process answers.
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, description = "It lives")))]

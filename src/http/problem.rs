@@ -188,21 +188,27 @@ impl From<ReadError> for Problem {
     }
 }
 
+impl From<DeployError> for Problem {
+    fn from(error: DeployError) -> Self {
+        match error {
+            DeployError::CodeMissing(_) => {
+                Self::bad_request("code-missing", format!("{error}: send it as `code_base64`"))
+            }
+            DeployError::CodeNotWanted(_) => Self::bad_request("code-not-wanted", error.to_string()),
+            DeployError::Code(_) => Self::bad_request("invalid-code", error.to_string()),
+            DeployError::Store(_) => Self::internal("code-store", error),
+            DeployError::Interpreter(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "interpreter-missing", error.to_string())
+            }
+            DeployError::Target(_) => Self::bad_request("target-refused", error.to_string()),
+        }
+    }
+}
+
 impl From<RegisterError> for Problem {
     fn from(error: RegisterError) -> Self {
         match error {
-            RegisterError::Deploy(DeployError::CodeMissing(_)) => {
-                Self::bad_request("code-missing", format!("{error}: send it as `code_base64`"))
-            }
-            RegisterError::Deploy(DeployError::CodeNotWanted(_)) => {
-                Self::bad_request("code-not-wanted", error.to_string())
-            }
-            RegisterError::Deploy(DeployError::Code(_)) => Self::bad_request("invalid-code", error.to_string()),
-            RegisterError::Deploy(DeployError::Store(_)) => Self::internal("code-store", error),
-            RegisterError::Deploy(DeployError::Interpreter(_)) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "interpreter-missing", error.to_string())
-            }
-            RegisterError::Deploy(DeployError::Target(_)) => Self::bad_request("target-refused", error.to_string()),
+            RegisterError::Deploy(error) => error.into(),
             RegisterError::Journal(error) => error.into(),
         }
     }
@@ -220,7 +226,17 @@ impl From<UnregisterError> for Problem {
 impl From<ApplyTriggerError> for Problem {
     fn from(error: ApplyTriggerError) -> Self {
         match error {
+            ApplyTriggerError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
+            ApplyTriggerError::UnknownFunction(_) => {
+                Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
+            }
+            ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
+            ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
+            ApplyTriggerError::Topic(error) => error.into(),
+            ApplyTriggerError::Deploy(error) => error.into(),
+            ApplyTriggerError::Start(error) => error.into(),
             ApplyTriggerError::Journal(error) => error.into(),
+            ApplyTriggerError::Lane(_) => Self::internal("trigger-state", error),
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::FromRef;
 
+use super::metrics::HttpCounts;
 use crate::broker::Broker;
 use crate::function::registry::FunctionRegistry;
-use crate::observe::metrics::HttpCounts;
+use crate::group::service::GroupService;
 use crate::trigger::service::TriggerService;
 
 /// Everything that the API speaks to. Clones are handles to the same rooms.
@@ -21,6 +22,8 @@ pub struct Rooms {
     pub functions: FunctionRegistry,
     /// Triggers.
     pub triggers: TriggerService,
+    /// Members of consumer groups.
+    pub groups: GroupService,
     /// Whether work is taken.
     pub readiness: Readiness,
     /// What `GET /v1/cluster` tells.

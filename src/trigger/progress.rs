@@ -31,6 +31,8 @@ use std::collections::BTreeMap;
 
 use tripline_storage::Offset;
 
+use super::attempt::AttemptState;
+
 mod codec;
 
 pub use codec::{DecodeError, ENCODED_BYTES_MAX, TooLarge};
@@ -213,6 +215,30 @@ impl Progress {
 }
 
 impl HoleAttempts {
+    /// What is kept of a window's attempts. Times before 1970 are kept as 1970.
+    #[must_use]
+    pub fn of(state: &AttemptState) -> Self {
+        let kept = |time_ms: i64| u64::try_from(time_ms).unwrap_or(0);
+        let AttemptState { attempts, interrupted, excluded_ms, .. } = *state;
+        let first_attempt_ms = state.first_attempt_ms.map(kept);
+        let next_attempt_ms = state.next_attempt_ms.map(kept);
+        Self { attempts, interrupted, first_attempt_ms, next_attempt_ms, excluded_ms }.normal()
+    }
+
+    /// The state that goes on from what was kept; the last error and a running attempt are not part of it.
+    #[must_use]
+    pub fn to_state(self) -> AttemptState {
+        let time = |time_ms: u64| i64::try_from(time_ms).unwrap_or(i64::MAX);
+        AttemptState {
+            attempts: self.attempts,
+            interrupted: self.interrupted,
+            first_attempt_ms: self.first_attempt_ms.map(time),
+            next_attempt_ms: self.next_attempt_ms.map(time),
+            excluded_ms: self.excluded_ms,
+            ..AttemptState::default()
+        }
+    }
+
     /// Without a first attempt there is nothing else to keep but the counts, and nothing is planned before it.
     fn normal(self) -> Self {
         match self.first_attempt_ms {
@@ -306,6 +332,22 @@ mod tests {
         progress.unblock_key(99, None);
         assert_eq!(progress.committed().get(), 10);
         assert!(progress.block_key(99, offset(20), offset(21)).is_err());
+    }
+
+    #[test]
+    fn attempts_go_on_from_what_was_kept() {
+        let state = AttemptState {
+            attempts: 3,
+            interrupted: 1,
+            first_attempt_ms: Some(1000),
+            next_attempt_ms: Some(5000),
+            excluded_ms: 7,
+            ..AttemptState::default()
+        };
+        assert_eq!(HoleAttempts::of(&state).to_state(), state);
+        assert_eq!(HoleAttempts::of(&AttemptState::default()).to_state(), AttemptState::default());
+        let before_1970 = AttemptState { first_attempt_ms: Some(-5), ..AttemptState::default() };
+        assert_eq!(HoleAttempts::of(&before_1970).first_attempt_ms, Some(0));
     }
 
     /// Finishes, or tries to, ranges chosen by the numbers; a set of single offsets is the model.

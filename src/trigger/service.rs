@@ -1,9 +1,26 @@
 //! Triggers at work: the service that runs them and the handle that everybody else has.
 
-use tripline_storage::Offset;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::task::JoinHandle;
+use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::spec::TriggerSpec;
+use super::lane::{Lane, LaneStatus};
+use super::progress::Progress;
+use super::runner::{Clock, Runner, inline_function};
+use super::spec::{FunctionRef, StartPosition, TriggerSpec};
+use crate::broker::journal::JournalError;
+use crate::broker::record::{JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerSwitched};
+use crate::broker::state::{LaneState, TriggerEntry};
+use crate::broker::{Broker, CreateTopicError, Topic};
+use crate::function::{DeployError, FunctionService, FunctionSpec, Instances, Payload, Runtime};
+use crate::topic::name::TopicName;
+use crate::topic::spec::{TopicConfig, TopicSpec};
 
 /// What a trigger is doing, with the words that people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,4 +126,500 @@ pub struct TriggerReport {
     pub lanes: Vec<LaneReport>,
     /// Since the broker started.
     pub counts: TriggerCounts,
+}
+
+/// What applying a definition did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// There was none with this name.
+    pub created: bool,
+    /// It differs from what was there.
+    pub changed: bool,
+    /// What its owner should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a definition was not applied. Nothing has changed then, but a missing dead-letter topic may have been made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyTriggerError {
+    /// The topic it reads does not exist, and topics are not made by themselves.
+    #[error("trigger.input.topic: topic {0} does not exist; create it first")]
+    UnknownTopic(String),
+    /// The function does not exist.
+    #[error("trigger.function: function {0} does not exist; apply it first")]
+    UnknownFunction(String),
+    /// The function cannot take what the trigger hands it.
+    #[error("{0}")]
+    Unfit(String),
+    /// An existing trigger reads another topic: its progress would mean nothing there.
+    #[error("trigger.input.topic: found {found}, the trigger reads {current}; delete it first, or choose another name")]
+    OtherTopic {
+        /// In the new definition.
+        found: String,
+        /// What it reads.
+        current: String,
+    },
+    /// A topic could not be made.
+    #[error(transparent)]
+    Topic(#[from] CreateTopicError),
+    /// The function behind a URL is refused.
+    #[error("trigger.function.http.url: {0}")]
+    Deploy(#[from] DeployError),
+    /// The start position could not be looked up.
+    #[error("trigger.input.start: {0}")]
+    Start(#[from] tripline_storage::error::ReadError),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What is remembered of it does not read back.
+    #[error("{0}")]
+    Lane(String),
+}
+
+/// Why a trigger was not paused or resumed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TriggerError {
+    /// There is none with this name.
+    #[error("trigger {0} does not exist")]
+    Unknown(String),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why a trigger was not set to other offsets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResetTriggerError {
+    /// There is none with this name.
+    #[error("trigger {0} does not exist")]
+    Unknown(String),
+    /// It runs: its next commit would overwrite the reset.
+    #[error("trigger {0} is not paused; pause it first")]
+    NotPaused(String),
+    /// It has no such partition, or the partition no such offset.
+    #[error("partition {partition} of trigger {name} has offsets {log_start} to {tail}, found {found}")]
+    Offset {
+        /// The trigger.
+        name: String,
+        /// The partition.
+        partition: u32,
+        /// What was asked for.
+        found: Offset,
+        /// The first offset that there is.
+        log_start: Offset,
+        /// One after the last.
+        tail: Offset,
+    },
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What is remembered of it does not read back.
+    #[error("{0}")]
+    Lane(String),
+}
+
+/// Why the triggers of the journal could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("trigger {name} in the state journal: {reason}")]
+pub struct RestoreTriggerError {
+    /// Its name.
+    pub name: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// All triggers at work. Clones are handles to the same ones. Needs a tokio runtime.
+#[derive(Clone, Debug)]
+pub struct TriggerService {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    broker: Broker,
+    functions: FunctionService,
+    clock: Clock,
+    running: RwLock<BTreeMap<String, Running>>,
+    /// One definition changes at a time.
+    changing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Running {
+    runner: Arc<Runner>,
+    lanes: Vec<Arc<LaneStatus>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl TriggerService {
+    /// Starts the triggers that the journal remembers, each where it was. Functions must have been restored before. A trigger
+    /// that cannot be started is in the answer; the others run.
+    #[must_use]
+    pub fn start(broker: Broker, functions: FunctionService) -> (Self, Vec<RestoreTriggerError>) {
+        let inner = Inner {
+            broker,
+            functions,
+            clock: Clock::start(),
+            running: RwLock::default(),
+            changing: tokio::sync::Mutex::new(()),
+        };
+        let service = Self { inner: Arc::new(inner) };
+        let entries: Vec<TriggerEntry> =
+            service.inner.broker.journal().look(|state| state.triggers.values().cloned().collect());
+        let failed = entries.into_iter().filter_map(|entry| {
+            let name = entry.defined.name.clone();
+            service.restore(&entry).err().map(|reason| RestoreTriggerError { name, reason })
+        });
+        let failed = failed.collect();
+        (service, failed)
+    }
+
+    fn restore(&self, entry: &TriggerEntry) -> Result<(), String> {
+        let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
+        let spec = TriggerSpec::from_json(&definition).map_err(|errors| errors.to_string())?;
+        let topic = self
+            .inner
+            .broker
+            .topic(spec.input.topic.as_str())
+            .ok_or_else(|| format!("topic {} does not exist", spec.input.topic))?;
+        if let Some(function) = inline_spec(&spec) {
+            self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
+        }
+        self.run(entry.defined.id, spec, topic, entry.paused_since_ms.is_some())
+    }
+
+    /// Starts the lanes of a trigger where the journal says.
+    fn run(&self, id: Uuid, spec: TriggerSpec, topic: Arc<Topic>, paused: bool) -> Result<(), String> {
+        let name = spec.name.to_string();
+        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let runner = Arc::new(Runner::new(id, spec, Arc::clone(&topic), broker, functions, self.inner.clock, paused));
+        let mut lanes = Vec::new();
+        for number in 0..topic.partition_count() {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
+            let remembered: LaneState =
+                self.inner.broker.journal().look(|state| state.lanes.get(&lane).cloned().unwrap_or_default());
+            lanes.push((Lane::new(Arc::clone(&runner), number, &remembered)?, remembered));
+        }
+        let statuses = lanes.iter().map(|(lane, _)| lane.status()).collect();
+        let tasks = lanes.into_iter().map(|(lane, remembered)| tokio::spawn(lane.run(remembered))).collect();
+        self.inner.running.write().insert(name, Running { runner, lanes: statuses, tasks });
+        Ok(())
+    }
+
+    /// Makes a trigger as defined, or changes the one with its name; progress is kept. Durable on return, with its start
+    /// position.
+    ///
+    /// # Errors
+    /// See [`ApplyTriggerError`].
+    pub async fn apply(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
+        let _changing = self.inner.changing.lock().await;
+        let topic = self.input_topic(&spec.input.topic).await?;
+        self.check_function(&spec).await?;
+        self.dead_letter_topic(&spec, &topic).await?;
+        let current = self.runner(spec.name.as_str());
+        let warnings = spec.warnings();
+        let Some(runner) = current else {
+            self.create(spec, topic).await?;
+            return Ok(Applied { created: true, changed: true, warnings });
+        };
+        let old = runner.spec();
+        if old.input.topic != spec.input.topic {
+            let (found, current) = (spec.input.topic.to_string(), old.input.topic.to_string());
+            return Err(ApplyTriggerError::OtherTopic { found, current });
+        }
+        let changed = *old != spec;
+        if changed {
+            let defined = self.defined(runner.id, &spec);
+            self.remember(&[defined.into()]).await?;
+            runner.redefine(spec);
+        }
+        Ok(Applied { created: false, changed, warnings })
+    }
+
+    async fn create(&self, spec: TriggerSpec, topic: Arc<Topic>) -> Result<(), ApplyTriggerError> {
+        let id = Uuid::new_v4();
+        let mut records: Vec<JournalRecord> = vec![self.defined(id, &spec).into()];
+        for (number, log) in (0..).zip(topic.partitions()) {
+            let start = start_offset(log, spec.input.start).await?;
+            let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
+            let progress = Progress::start(start).encode().expect("a start has no holes");
+            records.push(TriggerProgress { lane, progress }.into());
+        }
+        self.remember(&records).await?;
+        self.run(id, spec, topic, false).map_err(ApplyTriggerError::Lane)
+    }
+
+    fn defined(&self, id: Uuid, spec: &TriggerSpec) -> TriggerDefined {
+        let definition = spec.to_json().to_string();
+        TriggerDefined { id, name: spec.name.to_string(), definition, created_ms: self.inner.clock.now_ms() }
+    }
+
+    async fn input_topic(&self, name: &TopicName) -> Result<Arc<Topic>, ApplyTriggerError> {
+        let topic = self.inner.broker.topic_or_create(name).await?;
+        topic.ok_or_else(|| ApplyTriggerError::UnknownTopic(name.to_string()))
+    }
+
+    /// A dead-letter topic that is missing is made, with as many partitions as the input.
+    async fn dead_letter_topic(&self, spec: &TriggerSpec, input: &Topic) -> Result<(), ApplyTriggerError> {
+        let Some(name) = &spec.dead_letter else { return Ok(()) };
+        if self.inner.broker.topic(name.as_str()).is_some() {
+            return Ok(());
+        }
+        let partitions = input.partition_count();
+        let made = TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() };
+        match self.inner.broker.create_topic(made).await {
+            Ok(_) | Err(CreateTopicError::Exists(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+        if let Some(function) = inline_spec(spec) {
+            self.inner.functions.deploy(function, None::<Bytes>).await?;
+            return Ok(());
+        }
+        let name = spec.function.label();
+        let function = self.inner.functions.describe(name);
+        let function = function.ok_or_else(|| ApplyTriggerError::UnknownFunction(name.to_owned()))?;
+        spec.check_function(&function.spec).map_err(|error| ApplyTriggerError::Unfit(error.to_string()))
+    }
+
+    /// Ends a trigger and forgets its progress. `false` when there is none with this name.
+    ///
+    /// # Errors
+    /// [`JournalError`]: it could not be remembered.
+    pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
+        let _changing = self.inner.changing.lock().await;
+        let Some(runner) = self.runner(name) else { return Ok(false) };
+        self.end_lanes(name).await;
+        self.remember(&[TriggerRemoved { id: runner.id }.into()]).await?;
+        if matches!(runner.spec().function, FunctionRef::Http { .. })
+            && let Err(error) = self.inner.functions.remove(&inline_function(name), Duration::ZERO).await
+        {
+            tracing::warn!(trigger = name, %error, "function of a removed trigger not removed");
+        }
+        Ok(true)
+    }
+
+    /// Stops reading and invoking until somebody resumes; an invocation under way ends first.
+    ///
+    /// # Errors
+    /// See [`TriggerError`].
+    pub async fn pause(&self, name: &str) -> Result<(), TriggerError> {
+        self.switch(name, true).await
+    }
+
+    /// Goes on after a pause, a failure or in an outage, at once.
+    ///
+    /// # Errors
+    /// See [`TriggerError`].
+    pub async fn resume(&self, name: &str) -> Result<(), TriggerError> {
+        self.switch(name, false).await?;
+        let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+        self.retry_function(&runner);
+        Ok(())
+    }
+
+    async fn switch(&self, name: &str, paused: bool) -> Result<(), TriggerError> {
+        let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+        if runner.holds(|holds| holds.paused) != paused {
+            let since_ms = self.inner.clock.now_ms();
+            self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()]).await?;
+            runner.change(|holds| holds.paused = paused);
+        }
+        Ok(())
+    }
+
+    /// Sets partitions of a paused trigger to other offsets; attempts there begin anew. Durable on return.
+    ///
+    /// # Errors
+    /// See [`ResetTriggerError`]; nothing has changed then.
+    pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+        let _changing = self.inner.changing.lock().await;
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        if !runner.holds(|holds| holds.paused) {
+            return Err(ResetTriggerError::NotPaused(name.to_owned()));
+        }
+        let mut records = Vec::with_capacity(offsets.len());
+        for &(partition, found) in offsets {
+            let log = runner.topic.partition(partition);
+            let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
+            if log.is_none() || found < log_start || found > tail {
+                let name = name.to_owned();
+                return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
+            }
+            let lane = LaneId { trigger: runner.id, topic: runner.topic.id(), partition };
+            let progress = Progress::start(found).encode().expect("a start has no holes");
+            records.push(TriggerProgress { lane, progress }.into());
+        }
+        // The lanes end first: what they remember at their end must not come behind the reset.
+        self.end_lanes(name).await;
+        let remembered = self.remember(&records).await;
+        let spec = (*runner.spec()).clone();
+        self.run(runner.id, spec, Arc::clone(&runner.topic), true).map_err(ResetTriggerError::Lane)?;
+        Ok(remembered?)
+    }
+
+    /// The name of a trigger that reads this topic or writes its dead letters there.
+    #[must_use]
+    pub fn using_topic(&self, topic: &str) -> Option<String> {
+        let running = self.inner.running.read();
+        let uses = |spec: &TriggerSpec| {
+            spec.input.topic.as_str() == topic || spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic)
+        };
+        running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
+    }
+
+    /// A function has new code: the triggers that failed of the old one go on.
+    pub fn function_deployed(&self, function: &str) {
+        let runners: Vec<_> = self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
+        for runner in runners {
+            if runner.spec().function.label() == function {
+                self.retry_function(&runner);
+            }
+        }
+    }
+
+    /// The name of a trigger that invokes this function.
+    #[must_use]
+    pub fn using_function(&self, function: &str) -> Option<String> {
+        let running = self.inner.running.read();
+        let mut users = running.iter().filter(|(_, running)| running.runner.spec().function.label() == function);
+        users.next().map(|(name, _)| name.clone())
+    }
+
+    fn retry_function(&self, runner: &Runner) {
+        let name = runner.function_name(&runner.spec());
+        if let Err(error) = self.inner.functions.resume(&name) {
+            tracing::debug!(%error, "nothing to resume");
+        }
+        runner.change(|holds| (holds.failed, holds.outage) = (None, None));
+    }
+
+    /// One trigger.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> Option<TriggerReport> {
+        self.inner.running.read().get(name).map(report)
+    }
+
+    /// The id of the topic that a trigger reads.
+    #[must_use]
+    pub fn topic_of(&self, name: &str) -> Option<Uuid> {
+        self.runner(name).map(|runner| runner.topic.id())
+    }
+
+    /// All triggers, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<TriggerReport> {
+        self.inner.running.read().values().map(report).collect()
+    }
+
+    /// From where on somebody still needs records, by topic and partition: what an enabled trigger has not finished.
+    #[must_use]
+    pub fn holds(&self) -> HashMap<(Uuid, u32), Offset> {
+        let mut holds: HashMap<(Uuid, u32), Offset> = HashMap::new();
+        for running in self.inner.running.read().values() {
+            if running.runner.state() == TriggerState::Paused {
+                continue;
+            }
+            for lane in &running.lanes {
+                let Some(committed) = lane.committed() else { continue };
+                let hold = holds.entry((running.runner.topic.id(), lane.number())).or_insert(committed);
+                *hold = committed.min(*hold);
+            }
+        }
+        holds
+    }
+
+    /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What was in
+    /// hand is done again after the next start.
+    pub async fn shutdown(&self, grace: Duration) {
+        let _changing = self.inner.changing.lock().await;
+        let running = std::mem::take(&mut *self.inner.running.write());
+        running.values().for_each(|running| stop(&running.runner));
+        let deadline = tokio::time::Instant::now() + grace;
+        for mut task in running.into_values().flat_map(|running| running.tasks) {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+                // Until it has let go of the broker.
+                let _ = task.await;
+            }
+        }
+    }
+
+    /// Ends a trigger's lanes at once: what they are doing has no one to report to any more.
+    async fn end_lanes(&self, name: &str) {
+        let ended = self.inner.running.write().remove(name);
+        let Some(running) = ended else { return };
+        stop(&running.runner);
+        for task in running.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    fn runner(&self, name: &str) -> Option<Arc<Runner>> {
+        self.inner.running.read().get(name).map(|running| Arc::clone(&running.runner))
+    }
+
+    async fn remember(&self, records: &[JournalRecord]) -> Result<(), JournalError> {
+        let journal = self.inner.broker.journal();
+        let next = journal.append(records, crate::broker::now_ms())?;
+        journal.durable(next).await
+    }
+}
+
+fn stop(runner: &Runner) {
+    runner.change(|holds| holds.stopped = true);
+}
+
+fn report(running: &Running) -> TriggerReport {
+    let (shown, since_ms) = running.runner.shown();
+    TriggerReport {
+        id: running.runner.id,
+        spec: (*running.runner.spec()).clone(),
+        state: shown.state,
+        reason: shown.reason,
+        since_ms,
+        ends_when: shown.ends_when,
+        lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
+        counts: running.runner.counters.snapshot(),
+    }
+}
+
+/// The function behind a trigger's URL.
+fn inline_spec(spec: &TriggerSpec) -> Option<FunctionSpec> {
+    let FunctionRef::Http { url } = &spec.function else { return None };
+    Some(FunctionSpec {
+        name: inline_function(spec.name.as_str()),
+        runtime: Runtime::Http { url: url.clone() },
+        instances: Instances {
+            min: 0,
+            max: spec.concurrency.clamp(1, 1_000),
+            concurrency: 1,
+            idle: Duration::from_secs(60),
+        },
+        timeout: Duration::from_secs(30),
+        memory_bytes: 256 << 20,
+        environment: BTreeMap::new(),
+        payload: Payload::Events,
+    })
+}
+
+async fn start_offset(
+    log: &Arc<Partition>,
+    start: StartPosition,
+) -> Result<Offset, tripline_storage::error::ReadError> {
+    Ok(match start {
+        StartPosition::Earliest => log.log_start(),
+        StartPosition::Latest => log.tail(),
+        StartPosition::Offset(offset) => offset.clamp(log.log_start(), log.tail()),
+        StartPosition::Time(time) => {
+            let found = Broker::offset_for_time(log, time.as_millisecond()).await?;
+            found.map_or_else(|| log.tail(), |(offset, _)| offset)
+        }
+    })
 }

@@ -12,7 +12,7 @@
 //! | 14..22 | flushed offset i64: every record below it is on stable storage |
 //! | 22..30 | base offset i64 of the segment that holds the end of the flushed bytes |
 //! | 30..38 | position u64 in that segment: every byte below it is on stable storage |
-//! | 38..46 | log start offset i64 |
+//! | 38..46 | log start offset i64: retention syncs it before it removes what lies below |
 //! | 46..50 | CRC-32 over bytes 0..46 |
 
 use std::io::{self, IoSlice};
@@ -74,6 +74,8 @@ impl Checkpoint {
 pub(crate) struct CheckpointFile {
     file: Arc<dyn File>,
     sequence: u64,
+    /// What the newest slot says, or would say if it could be written; `None` before the first.
+    last: Option<Checkpoint>,
 }
 
 impl CheckpointFile {
@@ -87,11 +89,25 @@ impl CheckpointFile {
         let newest =
             [0, SLOT_BYTES].iter().filter_map(|&at| read_slot(&*file, at)).max_by_key(|(sequence, _)| *sequence);
         let sequence = newest.map_or(0, |(sequence, _)| sequence);
-        Ok((Self { file, sequence }, newest.map(|(_, checkpoint)| checkpoint)))
+        let last = newest.map(|(_, checkpoint)| checkpoint);
+        Ok((Self { file, sequence, last }, last))
+    }
+
+    /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back.
+    pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
+        let last = self.last.expect("recovery writes the first");
+        self.write_durably(Checkpoint { log_start, ..last })
+    }
+
+    /// As [`CheckpointFile::write`], with a sync.
+    pub(crate) fn write_durably(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        self.write(checkpoint)?;
+        self.file.sync_data()
     }
 
     /// Writes the older slot. Not synced: losing it only makes recovery read more.
     pub(crate) fn write(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        self.last = Some(checkpoint);
         let sequence = self.sequence + 1;
         let slot = (sequence % 2) * SLOT_BYTES;
         self.file.write_at(&[IoSlice::new(&checkpoint.encode(sequence))], slot)?;
@@ -126,6 +142,23 @@ mod tests {
         ];
         assert_eq!(bytes, expected);
         assert_eq!(Checkpoint::decode(&bytes), Ok((7, checkpoint(0x0102))));
+    }
+
+    #[test]
+    fn a_new_log_start_is_durable_and_changes_nothing_else() {
+        let fs = crate::fs::SimFs::new();
+        let dir = Path::new("/p");
+        fs.create_dir_all(dir).unwrap();
+        let (mut file, _) = CheckpointFile::open(&fs, dir).unwrap();
+        file.write(checkpoint(5)).unwrap();
+        fs.sync_dir(Path::new("/")).unwrap();
+        fs.sync_dir(dir).unwrap();
+        let log_start = Offset::new(3).unwrap();
+        file.write_log_start(log_start).unwrap();
+        for seed in 0..20 {
+            let found = CheckpointFile::open(&fs.crash(seed), dir).unwrap().1;
+            assert_eq!(found, Some(Checkpoint { log_start, ..checkpoint(5) }), "seed {seed}");
+        }
     }
 
     #[test]

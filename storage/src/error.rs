@@ -21,7 +21,6 @@ pub struct Stopped {
 
 /// Why a batch was not appended. Nothing of it is visible then.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AppendError {
     /// The partition takes no writes until a restart.
     #[error(transparent)]
@@ -44,7 +43,6 @@ pub enum AppendError {
 
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ReadError {
     /// Nothing is, or no longer is, or not yet is, at that offset.
     #[error("offset {offset} is outside {log_start}..{tail}")]
@@ -71,7 +69,6 @@ pub enum ReadError {
 
 /// Why a flush did not happen.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum FlushError {
     /// The partition stopped, with this flush or before.
     #[error(transparent)]

@@ -170,12 +170,22 @@ pub(crate) fn read_whole(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Resu
     Ok(bytes)
 }
 
-/// Replaces `path` by `bytes` so that a crash leaves the old or the new content, never a mixture. The new name is
-/// durable when `sync` is set; otherwise the file is a hint that may be lost.
+/// Replaces `path` by `bytes` so that a crash leaves the old or the new content, never a mixture, and makes the new
+/// name durable.
+///
+/// # Errors
+/// As the file system answers. Before the directory is synced, the old file is untouched.
+pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_content(fs, path, bytes, true)?;
+    path.parent().map_or(Ok(()), |parent| fs.sync_dir(parent))
+}
+
+/// As [`replace_file`], with the name left to a sync of the directory by the caller. Without `sync` the content too is a
+/// hint that a power cut may leave torn.
 ///
 /// # Errors
 /// As the file system answers; the old file is then untouched.
-pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+pub(crate) fn replace_content(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     match fs.remove_file(&temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -186,9 +196,5 @@ pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8], sync: bool) -
     if sync {
         file.sync_data()?;
     }
-    fs.rename(&temporary, path)?;
-    match path.parent() {
-        Some(parent) if sync => fs.sync_dir(parent),
-        _ => Ok(()),
-    }
+    fs.rename(&temporary, path)
 }

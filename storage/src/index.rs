@@ -38,6 +38,11 @@ pub(crate) struct IndexEntry {
     pub(crate) max_timestamp_before: i64,
 }
 
+impl IndexEntry {
+    /// Where every segment begins.
+    pub(crate) const FIRST: Self = Self { relative_offset: 0, position: 0, max_timestamp_before: TIMESTAMP_NONE };
+}
+
 /// Entries in order of position (and so of offset and of timestamp).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Index {
@@ -51,18 +56,18 @@ impl Index {
     }
 
     /// Where a walk for `relative_offset` starts: at or before the batch that holds it.
-    pub(crate) fn floor_by_offset(&self, relative_offset: u32) -> u32 {
-        floor(&self.entries, |entry| entry.relative_offset <= relative_offset).map_or(0, |entry| entry.position)
+    pub(crate) fn floor_by_offset(&self, relative_offset: u32) -> IndexEntry {
+        floor(&self.entries, |entry| entry.relative_offset <= relative_offset)
     }
 
     /// The last indexed position not beyond `position`.
     pub(crate) fn floor_by_position(&self, position: u32) -> u32 {
-        floor(&self.entries, |entry| entry.position <= position).map_or(0, |entry| entry.position)
+        floor(&self.entries, |entry| entry.position <= position).position
     }
 
     /// Where a walk for the first record not older than `timestamp_ms` starts: all before is older.
-    pub(crate) fn floor_by_time(&self, timestamp_ms: i64) -> u32 {
-        floor(&self.entries, |entry| entry.max_timestamp_before < timestamp_ms).map_or(0, |entry| entry.position)
+    pub(crate) fn floor_by_time(&self, timestamp_ms: i64) -> IndexEntry {
+        floor(&self.entries, |entry| entry.max_timestamp_before < timestamp_ms)
     }
 
     pub(crate) fn encode(&self, base: Offset) -> Vec<u8> {
@@ -109,9 +114,9 @@ impl Index {
     }
 }
 
-/// The last entry for which `below` holds; it holds for a prefix of the entries.
-fn floor(entries: &[IndexEntry], below: impl Fn(&IndexEntry) -> bool) -> Option<&IndexEntry> {
-    entries.partition_point(below).checked_sub(1).map(|at| &entries[at])
+/// The last entry for which `below` holds; it holds for a prefix of the entries, and for the segment's beginning.
+fn floor(entries: &[IndexEntry], below: impl Fn(&IndexEntry) -> bool) -> IndexEntry {
+    entries.partition_point(below).checked_sub(1).map_or(IndexEntry::FIRST, |at| entries[at])
 }
 
 #[cfg(test)]
@@ -148,9 +153,15 @@ mod tests {
     #[test]
     fn a_walk_starts_at_or_before_what_is_looked_for() {
         let index = sample();
-        assert_eq!([0, 9, 10, 19, 20, 99].map(|offset| index.floor_by_offset(offset)), [0, 0, 1000, 1000, 2000, 3000]);
+        assert_eq!(
+            [0, 9, 10, 19, 20, 99].map(|offset| index.floor_by_offset(offset).position),
+            [0, 0, 1000, 1000, 2000, 3000]
+        );
         assert_eq!([0, 999, 1000, 5000].map(|at| index.floor_by_position(at)), [0, 0, 1000, 3000]);
-        assert_eq!([0, 5, 6, 10, 11, 99].map(|time| index.floor_by_time(time)), [0, 0, 1000, 1000, 2000, 3000]);
+        assert_eq!(
+            [0, 5, 6, 10, 11, 99].map(|time| index.floor_by_time(time).position),
+            [0, 0, 1000, 1000, 2000, 3000]
+        );
     }
 
     #[test]

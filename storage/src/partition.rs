@@ -1,7 +1,8 @@
 //! A partition: one append-only log, its producers and its tail.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -62,6 +63,9 @@ pub struct Partition {
     shared: Arc<Shared>,
     /// What readers see. Changed only by a roll and by retention.
     files: RwLock<LogFiles>,
+    /// The retention lock: one retention at a time. Segments below the log start whose files are still to be removed,
+    /// oldest first.
+    condemned: Mutex<Vec<Offset>>,
     /// The append lock.
     writer: Mutex<Writer>,
     /// The flush lock: one flush at a time.
@@ -74,6 +78,8 @@ pub struct Partition {
     stopped: OnceLock<Stopped>,
     flush_queued: AtomicBool,
     interval_queued: AtomicBool,
+    /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
+    flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +116,7 @@ struct UnflushedSeal {
 impl Partition {
     /// Takes over what recovery found.
     pub(crate) fn new(id: PartitionId, dir: PathBuf, config: LogConfig, shared: Arc<Shared>, found: Recovered) -> Self {
-        let Recovered { sealed, active, facts, next, flushed, log_start, producers, checkpoint, names_dirty } = found;
+        let Recovered { sealed, active, facts, next, flushed, log_start, condemned, producers, checkpoint } = found;
         let active = Arc::new(active);
         let writer = Writer {
             active: Arc::clone(&active),
@@ -120,7 +126,7 @@ impl Partition {
             reserve_step_bytes: RESERVE_BYTES_MIN,
             producers,
             unflushed: Vec::new(),
-            names_dirty,
+            names_dirty: false,
         };
         Self {
             id,
@@ -128,6 +134,7 @@ impl Partition {
             config: RwLock::new(config),
             shared,
             files: RwLock::new(LogFiles { sealed, active }),
+            condemned: Mutex::new(condemned),
             writer: Mutex::new(writer),
             checkpoint: Mutex::new(checkpoint),
             log_start: AtomicI64::new(log_start.get()),
@@ -138,6 +145,7 @@ impl Partition {
             stopped: OnceLock::new(),
             flush_queued: AtomicBool::new(false),
             interval_queued: AtomicBool::new(false),
+            flush_first: Mutex::default(),
         }
     }
 
@@ -246,16 +254,9 @@ impl Partition {
     fn roll(&self, writer: &mut Writer, config: &LogConfig) -> Result<(), AppendError> {
         let published = writer.active.published();
         let base = writer.next;
-        let path = path_of(&self.dir, base, FileKind::Log);
         let capacity_bytes = u64::from(config.segment_bytes);
-        let file = match self.shared.fs.open(&path, OpenMode::CreateNew, capacity_bytes) {
-            // Left by a roll that failed half-way: it never held anything.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.shared.fs.open(&path, OpenMode::Write, capacity_bytes)
-            }
-            other => other,
-        };
-        let file = file.map_err(|cause| self.write_failed("starting a segment", cause))?;
+        let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes)
+            .map_err(|cause| self.write_failed("starting a segment", cause))?;
         // The only cut of a file that is mapped, and no reader goes beyond the published length.
         writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
         let seal = writer.facts.seal(writer.active.base, base, published);
@@ -284,7 +285,19 @@ impl Partition {
         }
         let (head, rest) = batch.write_parts(writer.next, self.shared.epoch);
         let parts = [IoSlice::new(&head), IoSlice::new(rest)];
-        writer.active.file.write_at(&parts, position).map_err(|cause| self.write_failed("appending", cause))
+        match writer.active.file.write_at(&parts, position) {
+            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => self.take_back(writer, position),
+            other => other.map_err(|cause| self.write_failed("appending", cause)),
+        }
+    }
+
+    /// The disk filled up in the middle of a batch. What was written is cut off: a shorter batch over it would leave the
+    /// end of this one, whose records may look like batches, for recovery to find.
+    fn take_back(&self, writer: &mut Writer, position: u64) -> Result<(), AppendError> {
+        writer.reserved_bytes = position;
+        let cut = writer.active.file.truncate(position);
+        cut.map_err(|cause| self.write_failed("taking back half a batch", cause))?;
+        Err(AppendError::DiskFull)
     }
 
     /// Reserves space ahead of the tail in growing steps; on a disk that is nearly full, just what is needed.
@@ -352,7 +365,15 @@ fn offset_of(value: &AtomicI64) -> Offset {
     Offset::new(value.load(Ordering::Acquire)).expect("offsets of a log are not negative")
 }
 
-/// Opens the file of a new, empty active segment.
-fn create_segment(fs: &dyn Fs, dir: &std::path::Path, base: Offset, capacity_bytes: u64) -> io::Result<Arc<dyn File>> {
-    fs.open(&path_of(dir, base, FileKind::Log), OpenMode::CreateNew, capacity_bytes)
+/// Opens the file of a new, empty active segment. One that is there was left by a roll that failed half-way, or by a
+/// recovery that took its records for lost, and holds nothing; what holds something is nobody's to write over.
+fn create_segment(fs: &dyn Fs, dir: &Path, base: Offset, capacity_bytes: u64) -> io::Result<Arc<dyn File>> {
+    let path = path_of(dir, base, FileKind::Log);
+    match fs.open(&path, OpenMode::CreateNew, capacity_bytes) {
+        Err(found) if found.kind() == io::ErrorKind::AlreadyExists => {
+            let file = fs.open(&path, OpenMode::Write, capacity_bytes)?;
+            if file.is_empty()? { Ok(file) } else { Err(found) }
+        }
+        other => other,
+    }
 }

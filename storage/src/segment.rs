@@ -24,7 +24,7 @@ mod walk;
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;
-pub(crate) use walk::{BatchWalk, Step, WalkError, next_intact};
+pub(crate) use walk::{BatchWalk, DenseWalk, Met, Step, WalkError, next_intact};
 
 /// The kinds of file that belong to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,11 @@ pub(crate) fn parse_name(name: &str) -> Option<(Offset, FileKind)> {
     let ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     let base = if ours { Offset::new(digits.parse().ok()?)? } else { return None };
     Some((base, kind))
+}
+
+/// Whether the name is that of a segment's log file.
+pub(crate) fn is_segment(name: &str) -> bool {
+    matches!(parse_name(name), Some((_, FileKind::Log)))
 }
 
 /// Which bytes of a segment are known to be right without looking again: those that this process appended, and those
@@ -247,6 +252,20 @@ impl SegmentFacts {
         self.headers_crc.update(header);
         self.max_timestamp_ms = self.max_timestamp_ms.max(max_timestamp_ms);
         due.then_some(entry)
+    }
+
+    /// As [`SegmentFacts::note`] for a batch that stands in a segment of base `base`. One beyond the reach of 32 bits, which
+    /// no segment of ours has, is left out of the index.
+    pub(crate) fn note_step(
+        &mut self,
+        header: &[u8],
+        step: &Step,
+        base: Offset,
+        interval_bytes: u32,
+    ) -> Option<IndexEntry> {
+        let relative_offset = u32::try_from(step.header.base_offset.since(base)).ok()?;
+        let position = u32::try_from(step.position).ok()?;
+        self.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
     }
 
     pub(crate) fn appended(&mut self, now_ms: i64) {

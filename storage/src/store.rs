@@ -14,7 +14,7 @@ use crate::flush::Flusher;
 use crate::fs::{self, Fs, Lock};
 use crate::offset::{LeaderEpoch, PartitionId};
 use crate::partition::{self, Partition, RecoveryReport, Shared};
-use crate::segment::OpenSegments;
+use crate::segment::{OpenSegments, is_segment};
 
 /// The format of data directories that this release writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -212,14 +212,21 @@ impl Store {
         config: &LogConfig,
     ) -> io::Result<(partition::Recovered, RecoveryReport)> {
         let fs = &*self.shared.fs;
-        if let Err(e) = fs.list(dir) {
-            if e.kind() != io::ErrorKind::NotFound {
-                return Err(e);
-            }
+        if !holds_segment(fs, dir)? {
             create_durably(fs, &self.root, dir)?;
         }
         let quarantine = self.root.join("quarantine");
         partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config })
+    }
+}
+
+/// Whether the partition has a segment. One without may have been left by a process that died before its names were
+/// durable; a segment is made after that only.
+fn holds_segment(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
+    match fs.list(dir) {
+        Ok(entries) => Ok(entries.iter().any(|entry| is_segment(&entry.name))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -245,8 +252,9 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Ok(bytes) => parse_format(root, &bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
+            sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
             let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
-            fs::replace_file(fs, &path, text.as_bytes(), true).map_err(|cause| OpenStoreError::Io { path, cause })?;
+            fs::replace_file(fs, &path, text.as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
@@ -272,6 +280,19 @@ fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
     }
     let cluster = lines.next().and_then(|line| line.strip_prefix("cluster ")).and_then(|id| Uuid::try_parse(id).ok());
     cluster.ok_or_else(|| foreign("the third line of its FORMAT file is not \"cluster UUID\""))
+}
+
+/// Makes the names on the way to a new data directory durable: `create_dir_all` may have made any of them. Ends at the
+/// first directory that we may not read, which we did not make.
+fn sync_names_above(fs: &dyn Fs, root: &Path) -> io::Result<()> {
+    for parent in root.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match fs.sync_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// A directory with other things in it was named by mistake, or lost its FORMAT file: nothing is put there.
@@ -306,8 +327,7 @@ fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> 
         path: root.to_owned(),
         reason: "it was started 2^31 times; export its topics into a new one".to_owned(),
     })?;
-    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes(), true)
-        .map_err(|cause| OpenStoreError::Io { path, cause })?;
+    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
     Ok(epoch)
 }
 

@@ -20,7 +20,6 @@ use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{FunctionName, NAME_BYTES_MAX, allowed_name};
-use crate::trigger::spec::FunctionRef;
 
 /// What a deleted function may take to finish.
 const REMOVE_GRACE: Duration = Duration::from_secs(5);
@@ -107,6 +106,7 @@ pub(crate) async fn put(
         return Err(Problem::bad_request("code-path", detail));
     }
     let deployed = rooms.functions.deploy(definition.spec, code).await?;
+    rooms.triggers.function_deployed(name.as_str());
     let mut answer = json!({ "function": name, "version": deployed.version, "changed": deployed.changed });
     put_state(&mut answer, &deployed.state);
     Ok(Json(answer))
@@ -127,9 +127,8 @@ pub(crate) async fn delete(
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     let name = function_name(&name)?;
-    let users = rooms.triggers.list();
-    if let Some(user) = users.iter().find(|report| report.spec.function == FunctionRef::Named(name.clone())) {
-        let detail = format!("function {name} is invoked by trigger {}; delete the trigger first", user.spec.name);
+    if let Some(user) = rooms.triggers.using_function(name.as_str()) {
+        let detail = format!("function {name} is invoked by trigger {user}; delete the trigger first");
         return Err(Problem::new(StatusCode::CONFLICT, "function-in-use", detail));
     }
     if rooms.functions.remove(name.as_str(), REMOVE_GRACE).await? {

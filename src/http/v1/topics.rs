@@ -15,7 +15,6 @@ use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{NAME_BYTES_MAX, TopicName, allowed_name};
 use crate::topic::spec::TopicSpec;
-use crate::trigger::service::TriggerService;
 
 /// A name from the path, checked.
 pub(crate) fn topic_name(text: &str) -> Result<TopicName, Problem> {
@@ -138,19 +137,10 @@ pub(crate) async fn delete(
         let detail = format!("topic {} belongs to the broker and cannot be deleted", topic.name());
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
-    if let Some(trigger) = user(&rooms.triggers, topic.name()) {
+    if let Some(trigger) = rooms.triggers.using_topic(topic.name().as_str()) {
         let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), trigger };
         return Err(error.into());
     }
     rooms.broker.delete_topic(topic.name().as_str()).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A trigger that reads the topic or writes its dead letters there.
-fn user(triggers: &TriggerService, topic: &TopicName) -> Option<String> {
-    let uses = triggers
-        .list()
-        .into_iter()
-        .find(|report| report.spec.input.topic == *topic || report.spec.dead_letter.as_ref() == Some(topic));
-    uses.map(|report| report.spec.name.to_string())
 }

@@ -13,7 +13,7 @@ use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName, allowed_name};
 use crate::trigger::service::{LaneReport, TriggerReport};
-use crate::trigger::spec::{FunctionRef, TriggerSpec};
+use crate::trigger::spec::TriggerSpec;
 
 fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
     TriggerName::new(text).map_err(|reason| {
@@ -102,23 +102,12 @@ pub(crate) async fn put(
     let name = trigger_name(&name)?;
     name_matches(&mut body, "trigger", name.as_str())?;
     let spec = TriggerSpec::from_json(&body)?;
-    check_function(&rooms, &spec)?;
     let applied = rooms.triggers.apply(spec).await?;
     let status = if applied.created { StatusCode::CREATED } else { StatusCode::OK };
     let answer = json!({
         "trigger": name, "created": applied.created, "changed": applied.changed, "warnings": applied.warnings,
     });
     Ok((status, Json(answer)).into_response())
-}
-
-/// The function must be there, and take the trigger's windows.
-fn check_function(rooms: &Rooms, spec: &TriggerSpec) -> Result<(), Problem> {
-    let FunctionRef::Named(function) = &spec.function else { return Ok(()) };
-    let Some(report) = rooms.functions.service().describe(function.as_str()) else {
-        let detail = format!("trigger.function: function {function} does not exist; define it first");
-        return Err(Problem::new(StatusCode::CONFLICT, "unknown-function", detail));
-    };
-    Ok(spec.check_function(&report.spec)?)
 }
 
 /// Stop invoking until it is resumed; progress is kept.

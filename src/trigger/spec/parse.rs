@@ -156,9 +156,8 @@ fn function(fields: &mut Fields<'_>) -> Option<FunctionRef> {
     match fields.value("function") {
         Some(Value::String(_)) => fields.name("function", FunctionName::new, FUNCTION).map(FunctionRef::Named),
         Some(Value::Object(map)) if map.len() == 1 => fields.object("function", |fields| {
-            if fields.value("http").is_none() {
-                return None;
-            }
+            // Any other name is reported as unknown.
+            fields.value("http")?;
             fields.object("http", |fields| Some(FunctionRef::Http { url: http_url(fields, "url")? }))
         }),
         _ => {

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -199,4 +200,32 @@ fn a_function_that_takes_raw_bytes_takes_one_record_at_a_time() {
     assert_eq!(spec.check_function(&function).unwrap_err().0[0].path, "trigger.window.count");
     let one = TriggerSpec::from_json(&with(full(), "window.count", json!(1))).unwrap();
     assert_eq!(one.check_function(&function), Ok(()));
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let words = ["topic", "start", "offset", "http", "url", "initial", "factor", "count", "$or", "a"];
+    let plain = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from)
+    ];
+    plain.prop_recursive(3, 16, 4, move |inner| {
+        let object = proptest::collection::btree_map(proptest::sample::select(words.to_vec()), inner.clone(), 0..4);
+        let object = object.prop_map(|map| map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
+        prop_oneof![object.prop_map(Value::Object), proptest::collection::vec(inner, 0..3).prop_map(Value::from)]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_json_in_any_field_is_read_or_refused_with_a_reason(
+        field in proptest::sample::select(vec!["trigger", "input", "filter", "window", "function", "retry", "dead_letter", "transform"]),
+        value in any_json(),
+    ) {
+        match TriggerSpec::from_json(&with(full(), field, value)) {
+            Ok(spec) => prop_assert_eq!(TriggerSpec::from_json(&spec.to_json()), Ok(spec)),
+            Err(errors) => prop_assert!(errors.0.iter().all(|error| error.path.starts_with("trigger"))),
+        }
+    }
 }

@@ -272,7 +272,7 @@ fn a_file_is_replaced_also_when_an_earlier_try_left_something() {
         let path = root.join("f.state");
         create(fs, &root.join("f.tmp"), b"left by a crash, and longer");
         for bytes in [&b"one"[..], b"two two"] {
-            replace_file(fs, &path, bytes, true).unwrap();
+            replace_file(fs, &path, bytes).unwrap();
             assert_eq!(read_whole(fs, &path, 100).unwrap(), bytes);
         }
         assert_eq!(names(fs, root), [("f.state".to_owned(), false)]);

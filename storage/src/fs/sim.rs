@@ -21,7 +21,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
 use self::disk::{Disk, Entry, NodeId};
-pub use self::fault::{Call, Fault, Operation};
+pub use self::fault::{Call, Fault, Lie, Operation};
 use super::{DirEntry, File, Fs, Lock, OpenMode};
 
 mod content;
@@ -91,6 +91,11 @@ impl SimFs {
     /// Takes back what [`SimFs::fail_nth`] or [`SimFs::fail_from`] planned. Lost pages stay lost, cut power stays cut.
     pub fn heal(&self) {
         self.disk.lock().faults.heal();
+    }
+
+    /// From here on this disk and its images only claim to do the syncs of this kind.
+    pub fn tell(&self, lie: Lie) {
+        self.disk.lock().lie = Some(lie);
     }
 
     /// How many operations that can fail were asked of this disk; the next one has this number plus one. Removing a
@@ -182,7 +187,11 @@ impl Fs for SimFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.begin(Call::SyncDir, path)?.sync_dir(path)
+        let mut disk = self.begin(Call::SyncDir, path)?;
+        match disk.lie {
+            Some(lie) if lie.is_about(Call::SyncDir, path) => Ok(()),
+            _ => disk.sync_dir(path),
+        }
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
@@ -325,6 +334,9 @@ impl File for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.fs.disk.lock();
         let checked = disk.faults.check(Call::SyncData, &self.path);
+        if checked.is_ok() && disk.lie.is_some_and(|lie| lie.is_about(Call::SyncData, &self.path)) {
+            return Ok(());
+        }
         let file = disk.file(self.id);
         match checked {
             Ok(()) => file.sync(),

@@ -35,6 +35,8 @@ impl Partition {
             return Ok(self.flushed());
         }
         let pending = self.take_pending();
+        // Behind the look at the tail: whoever appends a record names its sources before.
+        self.flush_sources();
         self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
         let slot = self.checkpoint_at(pending.tail, &pending.active, pending.position);
         if let Err(cause) = checkpoint.write(slot) {
@@ -43,6 +45,8 @@ impl Partition {
         }
         self.flushed.store(pending.tail.get(), Ordering::Release);
         self.flush_ended.notify(usize::MAX);
+        // Whoever waits need not wait for this.
+        self.write_side_files(&pending.sealed);
         Ok(pending.tail)
     }
 
@@ -98,6 +102,33 @@ impl Partition {
         }
     }
 
+    /// Says that a record about to be appended here speaks of what `source` holds below `offset`: the flush that makes the
+    /// record durable makes that durable before (invariant S8). Call it before the append. `source` must not wait for this
+    /// partition in turn.
+    pub fn flush_first(&self, source: &Arc<Self>, offset: Offset) {
+        debug_assert!(source.id() != self.id(), "a partition does not wait for itself");
+        if source.flushed() >= offset {
+            return;
+        }
+        let mut sources = self.flush_first.lock();
+        let (_, reached) = sources.entry(source.id()).or_insert_with(|| (Arc::clone(source), offset));
+        *reached = offset.max(*reached);
+    }
+
+    /// A source that has stopped will not become durable any more. What is said of it then is set back at the next start,
+    /// when its tail is known; everything else that is appended here must not suffer.
+    fn flush_sources(&self) {
+        let sources = std::mem::take(&mut *self.flush_first.lock());
+        for (source, offset) in sources.into_values() {
+            if source.flushed() >= offset {
+                continue;
+            }
+            if let Err(error) = source.flush() {
+                tracing::error!(partition = %self.id(), %error, "record appended about data that did not become durable");
+            }
+        }
+    }
+
     fn check_running(&self) -> Result<(), Stopped> {
         self.stopped().map_or(Ok(()), |stopped| Err(stopped.clone()))
     }
@@ -113,11 +144,11 @@ impl Partition {
         }
     }
 
-    /// Oldest bytes first, names before the bytes that need them: at no moment is a later byte durable without an
-    /// earlier one counting as flushed.
+    /// Oldest bytes first: at no moment is a later byte durable as the only one. One failure and nothing of it counts as
+    /// flushed; nothing is tried again.
     fn sync(&self, pending: &Pending) -> io::Result<()> {
         for sealed in &pending.sealed {
-            self.sync_sealed(sealed)?;
+            sealed.active.file.sync_data()?;
         }
         if pending.names_dirty {
             self.shared.fs.sync_dir(&self.dir)?;
@@ -125,20 +156,30 @@ impl Partition {
         pending.active.file.sync_data()
     }
 
-    fn sync_sealed(&self, sealed: &UnflushedSeal) -> io::Result<()> {
-        let base = sealed.seal.base;
-        sealed.active.file.sync_data()?;
-        self.write_aside(base, FileKind::Seal, &sealed.seal.encode(), true);
-        self.write_aside(sealed.seal.next, FileKind::Snapshot, &sealed.snapshot, true);
-        let index = sealed.active.with_index(|index| index.encode(base));
-        self.write_aside(base, FileKind::Index, &index, false);
-        Ok(())
+    /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of the
+    /// directory that failed for their sake must not be followed by one that vouches for the names of segments.
+    fn write_side_files(&self, sealed: &[UnflushedSeal]) {
+        // Retention may have removed some meanwhile.
+        let log_start = self.log_start();
+        let kept: Vec<_> = sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
+        for UnflushedSeal { active, seal, snapshot } in &kept {
+            self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
+            self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
+            let index = active.with_index(|index| index.encode(seal.base));
+            self.write_aside(seal.base, FileKind::Index, &index, false);
+        }
+        if !kept.is_empty()
+            && let Err(cause) = self.shared.fs.sync_dir(&self.dir)
+        {
+            // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not tell.
+            self.stop("writing side files", cause);
+        }
     }
 
     /// Writes a file that recovery can do without: its loss costs time, not data.
     fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) {
         let path = path_of(&self.dir, base, kind);
-        if let Err(cause) = fs::replace_file(&*self.shared.fs, &path, bytes, sync) {
+        if let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) {
             tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
         }
     }

@@ -1,9 +1,12 @@
 //! Retention and closing.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::Partition;
 use crate::error::FlushError;
+use crate::fs::Fs;
 use crate::offset::Offset;
 use crate::retention::{self, SegmentAge};
 use crate::segment::{FileKind, path_of};
@@ -13,8 +16,11 @@ impl Partition {
     /// clock is not believed: then only size counts. Nothing at or above `hold` goes.
     ///
     /// # Errors
-    /// The disk does not answer; what was removed before stays removed.
-    pub fn enforce_retention(&self, now_ms: Option<i64>, hold: Option<Offset>) -> std::io::Result<Offset> {
+    /// The disk does not answer. The first offset may have moved nevertheless; files that could not be removed are tried
+    /// again the next time. A failed sync of the directory stops the partition, as in a flush.
+    pub fn enforce_retention(&self, now_ms: Option<i64>, hold: Option<Offset>) -> io::Result<Offset> {
+        // One retention at a time: another one's choice was made from what this one removes.
+        let mut condemned = self.condemned.lock();
         let mut config = self.config();
         if now_ms.is_none() {
             config.retention_age = None;
@@ -31,8 +37,9 @@ impl Partition {
         }
         let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);
         if count > 0 {
-            self.remove_oldest(count)?;
+            self.condemn_oldest(count, &mut condemned)?;
         }
+        self.remove_condemned(&mut condemned)?;
         Ok(self.log_start())
     }
 
@@ -40,9 +47,13 @@ impl Partition {
     ///
     /// # Errors
     /// The disk does not answer; what was removed before stays removed.
-    pub fn trim(&self, to: Offset) -> std::io::Result<()> {
+    pub fn trim(&self, to: Offset) -> io::Result<()> {
+        let mut condemned = self.condemned.lock();
         let count = self.files.read().sealed.partition_point(|segment| segment.next <= to);
-        if count > 0 { self.remove_oldest(count) } else { Ok(()) }
+        if count > 0 {
+            self.condemn_oldest(count, &mut condemned)?;
+        }
+        self.remove_condemned(&mut condemned)
     }
 
     /// When the newest record was appended, ms since 1970, broker time; `None` when that is not known without reading.
@@ -52,28 +63,37 @@ impl Partition {
         writer.facts.first_append_ms.map(|_| writer.facts.last_append_ms)
     }
 
-    /// The new start is visible before the files go, so that no reader is sent to a file that is missing. Readers that
-    /// hold slices keep their maps (invariant S7).
-    fn remove_oldest(&self, count: usize) -> std::io::Result<()> {
-        let removed = {
-            let mut files = self.files.write();
-            let removed: Vec<_> = files.sealed.drain(..count).collect();
-            let start = files.sealed.first().map_or(files.active.base, |segment| segment.base);
-            self.log_start.fetch_max(start.get(), Ordering::AcqRel);
-            removed
+    /// Moves the start. It is durable before anything goes, so that a segment whose removal fails or is lost in a power
+    /// cut does not come back; and visible before the files go, so that no reader is sent to one that is missing. Readers
+    /// that hold slices keep their maps (invariant S7).
+    fn condemn_oldest(&self, count: usize, condemned: &mut Vec<Offset>) -> io::Result<()> {
+        let mut checkpoint = self.checkpoint.lock();
+        let start = {
+            let files = self.files.read();
+            files.sealed.get(count).map_or(files.active.base, |segment| segment.base)
         };
-        let fs = &*self.shared.fs;
-        for segment in &removed {
-            self.shared.open_segments.remove(&(self.id(), segment.base));
-            for kind in FileKind::ALL {
-                match fs.remove_file(&path_of(&self.dir, segment.base, kind)) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
-            }
-            tracing::info!(partition = %self.id(), base = %segment.base, bytes = segment.len_bytes, "segment removed");
+        checkpoint.write_log_start(start)?;
+        let mut files = self.files.write();
+        self.log_start.fetch_max(start.get(), Ordering::AcqRel);
+        condemned.extend(files.sealed.drain(..count).map(|segment| segment.base));
+        Ok(())
+    }
+
+    fn remove_condemned(&self, condemned: &mut Vec<Offset>) -> io::Result<()> {
+        if condemned.is_empty() {
+            return Ok(());
         }
-        fs.sync_dir(&self.dir)
+        while let Some(&base) = condemned.first() {
+            self.shared.open_segments.remove(&(self.id(), base));
+            remove_segment(&*self.shared.fs, &self.dir, base)?;
+            tracing::info!(partition = %self.id(), %base, "segment removed");
+            condemned.remove(0);
+        }
+        // The names of new segments may have been lost with this sync: another one would not tell.
+        self.shared.fs.sync_dir(&self.dir).map_err(|cause| {
+            let kind = cause.kind();
+            io::Error::new(kind, self.stop("removing segments", cause))
+        })
     }
 
     /// Bytes of all segments.
@@ -104,4 +124,15 @@ impl Partition {
             tracing::debug!(partition = %self.id(), forgotten, "idle producers forgotten");
         }
     }
+}
+
+/// Removes the files of a segment, the log last: as long as it is there, the others are not orphans.
+fn remove_segment(fs: &dyn Fs, dir: &Path, base: Offset) -> io::Result<()> {
+    for kind in FileKind::ALL.into_iter().rev() {
+        match fs.remove_file(&path_of(dir, base, kind)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }

@@ -1,18 +1,19 @@
 //! Reading a partition by offset and by time.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Partition;
-use crate::batch::{BatchError, BatchLimits, RecordView};
+use crate::batch::{BatchError, BatchLimits, BatchView, RecordView};
 use crate::error::ReadError;
 use crate::fs::File;
-use crate::index::Index;
-use crate::limits::READ_BYTES_MAX;
+use crate::index::{Index, IndexEntry};
+use crate::limits::{READ_BYTES_MAX, SCAN_BYTES};
 use crate::offset::Offset;
-use crate::segment::{ActiveSegment, BatchWalk, OpenSegment, SealedSegment, Step, Trust, WalkError, next_intact};
+use crate::segment::{
+    ActiveSegment, BatchWalk, DenseWalk, Met, OpenSegment, SealedSegment, Step, Trust, WalkError, next_intact,
+};
 
 /// What a read found.
 #[derive(Clone, Debug)]
@@ -57,7 +58,11 @@ impl ColdRead {
 
 /// The segment that holds an offset.
 enum Place {
-    Active(Arc<ActiveSegment>),
+    Active {
+        segment: Arc<ActiveSegment>,
+        /// The tail when it was the active one.
+        tail: Offset,
+    },
     Sealed(Arc<SealedSegment>),
     /// Offsets lost to damage that took the end of a segment: nothing is there before the next segment.
     Lost {
@@ -68,10 +73,46 @@ enum Place {
 /// One segment as a reader sees it.
 struct View<'a> {
     base: Offset,
+    /// One after the last offset to be seen. In the active segment the tail, which moves after the published length: what
+    /// is published beyond belongs to an append that has not ended, and its offset may not be given to anybody yet.
     next: Offset,
     file: &'a dyn File,
     end: u64,
     trust: &'a Trust,
+    index: IndexOf<'a>,
+}
+
+enum IndexOf<'a> {
+    Active(&'a ActiveSegment),
+    Sealed(&'a Index),
+}
+
+impl View<'_> {
+    fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        match self.index {
+            IndexOf::Active(segment) => segment.with_index(look),
+            IndexOf::Sealed(index) => look(index),
+        }
+    }
+
+    /// A walk from `entry` on, or from the beginning when that is not where the index says.
+    fn walk_from(&self, entry: IndexEntry, window_bytes: u64) -> std::io::Result<DenseWalk<'_>> {
+        let walk = |entry: IndexEntry| {
+            let walk = BatchWalk::new(self.file, entry.position.into(), self.end).with_window(window_bytes);
+            let expected = self.base.checked_add(entry.relative_offset.into()).unwrap_or(self.next);
+            DenseWalk::new(walk, expected, self.next)
+        };
+        let mut indexed = walk(entry);
+        if entry == IndexEntry::FIRST || indexed.begins_well()? { Ok(indexed) } else { Ok(walk(IndexEntry::FIRST)) }
+    }
+
+    /// Whether a batch that was not appended by this process is as it was written, as far as that can be told.
+    fn is_intact(&self, walk: &DenseWalk<'_>, step: &Step) -> std::io::Result<bool> {
+        if self.trust.covers(&(step.position..step.end())) {
+            return Ok(true);
+        }
+        Ok(BatchView::parse(&walk.bytes(step)?).is_ok_and(|(view, _)| view.verify_crc().is_ok()))
+    }
 }
 
 impl Partition {
@@ -82,7 +123,7 @@ impl Partition {
     pub fn read(self: &Arc<Self>, from: Offset, max_bytes: usize) -> Result<ReadStart, ReadError> {
         match self.place(from)? {
             None => Ok(ReadStart::Ready(self.outcome(Bytes::new(), from))),
-            Some(Place::Active(active)) => match self.read_hot(&active, from, max_bytes)? {
+            Some(Place::Active { segment, tail }) => match self.read_hot(&segment, tail, from, max_bytes)? {
                 Some(outcome) => Ok(ReadStart::Ready(outcome)),
                 None => Ok(self.cold(from, max_bytes)),
             },
@@ -103,14 +144,14 @@ impl Partition {
         match self.place(from)? {
             None => Ok(self.outcome(Bytes::new(), from)),
             Some(Place::Lost { to }) => Err(ReadError::Damaged { from, to }),
-            Some(Place::Active(active)) => {
-                let view = self.view_active(&active);
-                self.read_view(&view, |look| active.with_index(look), from, max_bytes)
-            }
+            Some(Place::Active { segment, tail }) => self.read_view(&view_active(&segment, tail), from, max_bytes),
             Some(Place::Sealed(sealed)) => {
-                let open = self.open_sealed(&sealed)?;
-                let view = view_sealed(&sealed, &open);
-                self.read_view(&view, |look| look(&open.index), from, max_bytes)
+                let open = match self.open_sealed(&sealed) {
+                    // Removed between the look and the opening.
+                    Err(ReadError::Io(_)) if from < self.log_start() => return Err(self.out_of_range(from)),
+                    other => other?,
+                };
+                self.read_view(&view_sealed(&sealed, &open), from, max_bytes)
             }
         }
     }
@@ -121,40 +162,52 @@ impl Partition {
     /// # Errors
     /// See [`ReadError`].
     pub fn offset_for_time(&self, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+        // The tail first: it lies in what is the active segment then, or before it.
+        let tail = self.tail();
         let (sealed, active) = {
             let files = self.files.read();
             (files.sealed.clone(), Arc::clone(&files.active))
         };
         for segment in sealed {
-            if segment.seal(&*self.shared.fs, &self.dir)?.max_timestamp_ms < timestamp_ms {
-                continue;
-            }
-            let open = self.open_sealed(&segment)?;
-            let from = open.index.floor_by_time(timestamp_ms);
-            if let Some(found) = self.search_time(&view_sealed(&segment, &open), from, timestamp_ms)? {
-                return Ok(Some(found));
+            match self.search_sealed(&segment, timestamp_ms) {
+                Err(ReadError::Io(_)) if segment.next <= self.log_start() => {}
+                Ok(None) => {}
+                other => return other,
             }
         }
-        let from = active.with_index(|index| index.floor_by_time(timestamp_ms));
-        self.search_time(&self.view_active(&active), from, timestamp_ms)
+        self.search_time(&view_active(&active, tail), timestamp_ms)
     }
 
-    fn search_time(&self, view: &View<'_>, from: u32, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
-        let mut walk = BatchWalk::new(view.file, u64::from(from), view.end);
-        loop {
-            let step = match walk.next() {
-                Ok(Some(step)) => step,
-                Ok(None) => return Ok(None),
-                Err(error) => return Err(self.damaged(view, view.base, error)),
+    fn search_sealed(&self, segment: &SealedSegment, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+        if segment.seal(&*self.shared.fs, &self.dir)?.max_timestamp_ms < timestamp_ms {
+            return Ok(None);
+        }
+        let open = self.open_sealed(segment)?;
+        self.search_time(&view_sealed(segment, &open), timestamp_ms)
+    }
+
+    fn search_time(&self, view: &View<'_>, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+        let entry = view.with_index(|index| index.floor_by_time(timestamp_ms));
+        let mut walk = view.walk_from(entry, SCAN_BYTES)?;
+        while let Some(met) = walk.next()? {
+            let step = match met {
+                Met::Batch(step) if !view.is_intact(&walk, &step)? => {
+                    return Err(self.damaged_at(view, step.header.base_offset, step.position)?);
+                }
+                Met::Batch(step) => step,
+                Met::Damage { from, position, reason, behind } => {
+                    self.report(view, position, &reason);
+                    return Err(damaged(view, from, behind));
+                }
             };
             if step.header.max_timestamp_ms < timestamp_ms || step.header.last_offset() < self.log_start() {
                 continue;
             }
-            let bytes = walk.bytes(step.position, step.end())?;
-            if let Some(found) = first_in_batch(&bytes, timestamp_ms, self.log_start()) {
+            if let Some(found) = first_in_batch(&walk.bytes(&step)?, timestamp_ms, self.log_start()) {
                 return Ok(Some(found));
             }
         }
+        Ok(None)
     }
 
     fn outcome(&self, bytes: Bytes, next: Offset) -> ReadOutcome {
@@ -172,7 +225,7 @@ impl Partition {
         }
         let files = self.files.read();
         if from >= files.active.base {
-            return Ok(Some(Place::Active(Arc::clone(&files.active))));
+            return Ok(Some(Place::Active { segment: Arc::clone(&files.active), tail }));
         }
         let at = files.sealed.partition_point(|segment| segment.next <= from);
         Ok(Some(match files.sealed.get(at) {
@@ -182,15 +235,8 @@ impl Partition {
         }))
     }
 
-    fn view_active<'a>(&self, active: &'a ActiveSegment) -> View<'a> {
-        // Published after the tail was read would be fine as well: more bytes, all of them whole batches.
-        View {
-            base: active.base,
-            next: self.tail(),
-            file: &*active.file,
-            end: active.published(),
-            trust: &active.trust,
-        }
+    fn out_of_range(&self, offset: Offset) -> ReadError {
+        ReadError::OutOfRange { offset, log_start: self.log_start(), tail: self.tail() }
     }
 
     fn open_sealed(&self, segment: &SealedSegment) -> Result<Arc<OpenSegment>, ReadError> {
@@ -201,6 +247,10 @@ impl Partition {
         let interval_bytes = self.config().index_interval_bytes;
         let open = Arc::new(OpenSegment::open(&*self.shared.fs, &self.dir, segment, interval_bytes)?);
         self.shared.open_segments.insert(key, Arc::clone(&open));
+        if segment.next <= self.log_start() {
+            // Retention was here in between: nobody would close it for long.
+            self.shared.open_segments.remove(&key);
+        }
         Ok(open)
     }
 
@@ -208,68 +258,51 @@ impl Partition {
     fn read_hot(
         &self,
         active: &ActiveSegment,
+        tail: Offset,
         from: Offset,
         max_bytes: usize,
     ) -> Result<Option<ReadOutcome>, ReadError> {
-        let view = self.view_active(active);
-        let start = active.with_index(|index| index.floor_by_offset(relative(from, view.base)));
+        let view = view_active(active, tail);
+        let start = view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position;
         let range = u64::from(start)..view.end;
         if !view.trust.is_appended(&range) || range.end - range.start > self.shared.hot_bytes {
             return Ok(None);
         }
-        let max_bytes = max_bytes.min(READ_BYTES_MAX);
-        self.read_view(&view, |look| active.with_index(look), from, max_bytes).map(Some)
+        self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX)).map(Some)
     }
 
-    fn read_view(
-        &self,
-        view: &View<'_>,
-        with_index: impl Fn(&mut dyn FnMut(&Index) -> u32) -> u32,
-        from: Offset,
-        max_bytes: usize,
-    ) -> Result<ReadOutcome, ReadError> {
-        let start = u64::from(with_index(&mut |index| index.floor_by_offset(relative(from, view.base))));
+    fn read_view(&self, view: &View<'_>, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
         let interval_bytes = u64::from(self.config().index_interval_bytes);
         let window_bytes = max_bytes as u64 + 2 * interval_bytes;
-        let mut walk = BatchWalk::new(view.file, start, view.end).with_window(window_bytes);
-        let Some(first) = self.find(view, &mut walk, from)? else {
-            // The offsets at the segment's end are missing: read on behind it.
-            return Ok(self.outcome(Bytes::new(), from.max(view.next)));
-        };
-        if first.header.base_offset > from {
-            tracing::debug!(partition = %self.id(), %from, next = %first.header.base_offset, "offsets are missing");
-        }
+        let entry = view.with_index(|index| index.floor_by_offset(relative(from, view.base)));
+        let mut walk = view.walk_from(entry, window_bytes)?;
+        let first = self.find(view, &mut walk, from)?;
+        let mut walk = walk.into_walk();
         let limit = first.position + max_bytes as u64;
-        let indexed =
-            u32::try_from(limit.min(view.end)).map_or(0, |at| with_index(&mut |index| index.floor_by_position(at)));
+        // An entry at the limit itself, or at the end for a batch that is being appended, is of no use.
+        let below = u32::try_from(limit.min(view.end).saturating_sub(1)).unwrap_or(0);
+        let indexed = view.with_index(|index| index.floor_by_position(below));
         let last = self.last_within(view, &mut walk, first, u64::from(indexed), limit)?;
         let bytes = walk.bytes(first.position, last.end())?;
         let (bytes, last) = self.verified(view, first, last, bytes)?;
         Ok(self.outcome(bytes, last.header.next_offset()))
     }
 
-    /// Walks to the batch that holds `from`, or the first one behind it; over damage that ends before `from`.
-    fn find(&self, view: &View<'_>, walk: &mut BatchWalk<'_>, from: Offset) -> Result<Option<Step>, ReadError> {
-        let mut seen = view.base;
-        loop {
-            match walk.next() {
-                Ok(Some(step)) if step.header.last_offset() >= from => return Ok(Some(step)),
-                Ok(Some(step)) => seen = step.header.next_offset(),
-                Ok(None) => return Ok(None),
-                Err(WalkError::Io(e)) => return Err(e.into()),
-                Err(WalkError::NoBatch { position, reason }) => {
-                    let behind = next_intact(view.file, position + 1, view.end, seen.next()..view.next)?;
-                    match behind {
-                        Some(step) if step.header.base_offset <= from => walk.skip_to(step.position),
-                        _ => {
-                            self.report(view, position, &reason);
-                            let to = behind.map_or(view.next, |step| step.header.base_offset);
-                            return Err(ReadError::Damaged { from, to });
-                        }
-                    }
+    /// Walks to the batch that holds `from`, over damage that ends before.
+    fn find(&self, view: &View<'_>, walk: &mut DenseWalk<'_>, from: Offset) -> Result<Step, ReadError> {
+        while let Some(met) = walk.next()? {
+            match met {
+                Met::Batch(step) if step.header.last_offset() >= from => return Ok(step),
+                Met::Batch(_) => {}
+                Met::Damage { behind: Some(step), .. } if step.header.base_offset <= from => {}
+                Met::Damage { position, reason, behind, .. } => {
+                    self.report(view, position, &reason);
+                    return Err(damaged(view, from, behind));
                 }
             }
         }
+        // Not met: `from` lies below the walk's limit, so a batch or damage came before.
+        Err(ReadError::Damaged { from, to: view.next })
     }
 
     /// The last batch that ends within `limit`, from `first` on; jumps to the index entry before the limit.
@@ -288,7 +321,7 @@ impl Partition {
         }
         loop {
             match walk.next() {
-                Ok(Some(step)) if step.end() <= limit => last = step,
+                Ok(Some(step)) if step.end() <= limit && step.header.next_offset() <= view.next => last = step,
                 // The jump landed on a batch that does not fit: the one before it must be found by walking.
                 Ok(Some(step))
                     if step.position == indexed && last.position == first.position && indexed > first.end() =>
@@ -309,9 +342,9 @@ impl Partition {
         let mut last = first;
         loop {
             match walk.next() {
-                Ok(Some(step)) => last = step,
-                Ok(None) => return Ok(last),
-                Err(error) => return Err(self.damaged(view, last.header.next_offset(), error)),
+                Ok(Some(step)) if step.header.next_offset() <= view.next => last = step,
+                Ok(_) | Err(WalkError::NoBatch { .. }) => return Ok(last),
+                Err(WalkError::Io(e)) => return Err(e.into()),
             }
         }
     }
@@ -323,52 +356,72 @@ impl Partition {
             return Ok((bytes, last));
         }
         let mut walk = BatchWalk::new(view.file, range.start, range.end);
-        let mut expected = first.header.base_offset;
         let mut good: Option<Step> = None;
-        while let Some(step) = match walk.next_verified() {
-            Ok(step) => step,
-            Err(WalkError::NoBatch { .. }) if good.is_some() => None,
-            Err(error) => return Err(self.damaged(view, expected, error)),
-        } {
-            let out_of_place = step.header.base_offset < expected || step.header.last_offset() >= view.next;
-            match good {
-                _ if !out_of_place => {}
-                Some(_) => break,
-                None => return Err(self.damaged_at(view, expected, step.position)?),
-            }
-            expected = step.header.next_offset();
-            good = Some(step);
+        loop {
+            let expected = good.map_or(first.header.base_offset, |step| step.header.next_offset());
+            let reason = match walk.next_verified() {
+                Ok(Some(step)) if self.is_plausible(view, &step, expected) => {
+                    good = Some(step);
+                    continue;
+                }
+                Ok(None) | Err(WalkError::NoBatch { .. }) | Ok(Some(_)) if good.is_some() => break,
+                Err(WalkError::Io(e)) => return Err(e.into()),
+                Err(WalkError::NoBatch { reason, .. }) => Some(reason),
+                Ok(_) => None,
+            };
+            tracing::error!(partition = %self.id(), segment = %view.base, position = range.start, ?reason, "damaged batch");
+            return Err(self.damaged_at(view, expected, range.start)?);
         }
-        let last = good.expect("the range holds at least one batch");
+        let last = good.expect("the loop ends with a batch or an error");
         view.trust.add(range.start..last.end());
         Ok((bytes.slice(..(last.end() - range.start) as usize), last))
     }
 
-    fn damaged(&self, view: &View<'_>, from: Offset, error: WalkError) -> ReadError {
-        match error {
-            WalkError::Io(e) => e.into(),
-            WalkError::NoBatch { position, reason } => {
-                self.report(view, position, &reason);
-                self.damaged_at(view, from, position).unwrap_or_else(ReadError::Io)
-            }
-        }
+    /// What a batch's checksum does not cover. Its epoch may still be another one of this log: only the headers' checksum
+    /// in the seal tells.
+    fn is_plausible(&self, view: &View<'_>, step: &Step, expected: Offset) -> bool {
+        let header = &step.header;
+        let in_place = header.base_offset == expected && header.next_offset() <= view.next;
+        in_place && header.leader_epoch.is_some_and(|epoch| epoch <= self.shared.epoch)
     }
 
     fn report(&self, view: &View<'_>, position: u64, reason: &BatchError) {
         tracing::error!(partition = %self.id(), segment = %view.base, position, %reason, "damaged batch");
     }
 
-    /// The range of offsets that damage at `position` takes: up to the next intact batch.
+    /// The batch at `position` is damaged; what follows it can be read.
     fn damaged_at(&self, view: &View<'_>, from: Offset, position: u64) -> std::io::Result<ReadError> {
-        let offsets: Range<Offset> = from.next()..view.next;
-        let behind = next_intact(view.file, position + 1, view.end, offsets)?;
-        let to = behind.map_or(view.next, |step| step.header.base_offset);
-        Ok(ReadError::Damaged { from, to })
+        let behind = next_intact(view.file, position, view.end, from.next()..view.next)?;
+        Ok(damaged(view, from, behind))
+    }
+}
+
+fn damaged(view: &View<'_>, from: Offset, behind: Option<Step>) -> ReadError {
+    ReadError::Damaged { from, to: behind.map_or(view.next, |step| step.header.base_offset) }
+}
+
+/// The end is looked up here, after the tail: all batches below the tail lie before it.
+fn view_active(segment: &ActiveSegment, tail: Offset) -> View<'_> {
+    let end = segment.published();
+    View {
+        base: segment.base,
+        next: tail,
+        file: &*segment.file,
+        end,
+        trust: &segment.trust,
+        index: IndexOf::Active(segment),
     }
 }
 
 fn view_sealed<'a>(segment: &'a SealedSegment, open: &'a OpenSegment) -> View<'a> {
-    View { base: segment.base, next: segment.next, file: &*open.file, end: segment.len_bytes, trust: &segment.trust }
+    View {
+        base: segment.base,
+        next: segment.next,
+        file: &*open.file,
+        end: segment.len_bytes,
+        trust: &segment.trust,
+        index: IndexOf::Sealed(&open.index),
+    }
 }
 
 fn relative(offset: Offset, base: Offset) -> u32 {
@@ -376,7 +429,7 @@ fn relative(offset: Offset, base: Offset) -> u32 {
 }
 
 fn first_in_batch(bytes: &[u8], timestamp_ms: i64, log_start: Offset) -> Option<(Offset, i64)> {
-    let (view, _) = crate::batch::BatchView::parse(bytes).ok()?;
+    let (view, _) = BatchView::parse(bytes).ok()?;
     let records = view.records(&BatchLimits::default()).ok()?;
     let matches = |record: &RecordView<'_>| record.timestamp_ms() >= timestamp_ms && record.offset() >= log_start;
     let found = records.iter().map_while(Result::ok).find(matches);

@@ -9,23 +9,26 @@
 //! pages proves nothing.
 
 use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use self::rebuild::{end_of_flushed, rebuild_active, recover_producers};
+use self::settle::{quarantine_from, settle_tail};
 use super::create_segment;
 use crate::batch::BatchError;
-use crate::batch::header::HEADER_BYTES;
 use crate::checkpoint::{self, Checkpoint, CheckpointFile};
 use crate::config::LogConfig;
 use crate::fs::{self, File, Fs, OpenMode};
-use crate::index::Index;
 use crate::limits::SCAN_BYTES;
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
-use crate::producer::{ProducerLimits, Producers};
+use crate::producer::Producers;
 use crate::segment::{
-    ActiveSegment, BatchWalk, FileKind, SEAL_BYTES, Seal, SealedSegment, SegmentFacts, Step, WalkError, next_intact,
-    parse_name, path_of, unix_ms,
+    ActiveSegment, BatchWalk, FileKind, SEAL_BYTES, Seal, SealedSegment, SegmentFacts, Step, WalkError, parse_name,
+    path_of,
 };
+
+mod rebuild;
+mod settle;
 
 /// Offsets `from..to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +84,10 @@ pub(crate) struct Recovered {
     pub(crate) next: Offset,
     pub(crate) flushed: Offset,
     pub(crate) log_start: Offset,
+    /// Segments below the log start: retention was interrupted.
+    pub(crate) condemned: Vec<Offset>,
     pub(crate) producers: Producers,
     pub(crate) checkpoint: CheckpointFile,
-    pub(crate) names_dirty: bool,
 }
 
 /// What a recovery works with.
@@ -99,7 +103,7 @@ pub(crate) struct Place<'a> {
 /// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
 pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
     let Listing { bases, snapshots, alien } = list(place)?;
-    let (checkpoint, noted) = CheckpointFile::open(place.fs, place.dir)?;
+    let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
     let mut report = RecoveryReport {
         partition: place.id,
         tail: Offset::ZERO,
@@ -108,31 +112,67 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         damaged: Vec::new(),
         alien,
     };
-    let noted = newest_evidence(place, &bases, noted);
+    let noted = newest_evidence(place, &bases, slot);
+    if bases.is_empty() && noted.log_start < noted.flushed {
+        tracing::error!(partition = %place.id, "all segments are missing");
+        report.damaged.push(OffsetRange { from: noted.log_start, to: noted.flushed });
+    }
+    // Each but the last ends where the next begins: what retention had decided to remove is not looked at.
+    let (mut condemned, bases) = split_below(bases, noted.log_start);
     let mut chain = scan_chain(place, &bases, noted, &mut report)?;
+    if chain.next < noted.log_start {
+        condemned.extend(chain.start_anew(noted.log_start));
+    }
     if chain.next < noted.flushed {
         // Flushed records are gone with the end of a file. Their offsets are not given to others.
         report.damaged.push(OffsetRange { from: chain.next, to: noted.flushed });
         chain.seal_tail(noted.flushed);
     }
-    let (active, names_dirty) = chain.open_active(place)?;
-    let (index, facts) = rebuild(place, &active, chain.tail_len_bytes(), &mut report)?;
-    let log_start = noted.log_start.max(chain.first_base(active.base));
+    let (active, created) = chain.open_active(place)?;
+    if created || slot.is_none_or(|slot| slot.segment != active.base) {
+        // No flush knows the active segment: its name, and those of others made since the last flush, may not be durable.
+        place.fs.sync_dir(place.dir)?;
+    }
+    let (index, facts) = rebuild_active(place, &active, &chain, &mut report)?;
+    let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
     let producers = recover_producers(place, &chain, &active, &snapshots)?;
+    condemned.extend(chain.split_off_below(log_start));
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
+    let reached = Checkpoint { flushed: chain.next, segment: active.base, position: published, log_start };
+    note(place, &mut checkpoint, slot, reached, !condemned.is_empty())?;
     let recovered = Recovered {
         sealed: chain.sealed.into_iter().map(Arc::new).collect(),
         active: ActiveSegment::new(active.base, active.file, index, published),
         facts,
         next: chain.next,
         flushed: chain.next,
-        log_start: log_start.min(chain.next),
+        log_start,
+        condemned,
         producers,
         checkpoint,
-        names_dirty,
     };
     Ok((recovered, report))
+}
+
+/// Notes how far recovery came. That is a hint; but a log start with segments below may come from a slot that no sync
+/// made durable, and would go back with it.
+fn note(
+    place: Place<'_>,
+    checkpoint: &mut CheckpointFile,
+    slot: Option<Checkpoint>,
+    reached: Checkpoint,
+    durably: bool,
+) -> io::Result<()> {
+    if durably {
+        return checkpoint.write_durably(reached);
+    }
+    if slot != Some(reached)
+        && let Err(cause) = checkpoint.write(reached)
+    {
+        tracing::warn!(partition = %place.id, %cause, "flushed offset not noted");
+    }
+    Ok(())
 }
 
 struct Listing {
@@ -158,6 +198,13 @@ fn list(place: Place<'_>) -> io::Result<Listing> {
     listing.snapshots.sort_unstable();
     listing.alien.sort_unstable();
     Ok(listing)
+}
+
+/// The bases of the segments that end at or below `log_start`, as far as the bases tell, and the others.
+fn split_below(mut bases: Vec<Offset>, log_start: Offset) -> (Vec<Offset>, Vec<Offset>) {
+    let count = bases.iter().skip(1).take_while(|&&next| next <= log_start).count();
+    let others = bases.split_off(count);
+    (bases, others)
 }
 
 /// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
@@ -215,17 +262,26 @@ impl Chain {
         self.next = next;
     }
 
-    fn open_active(&mut self, place: Place<'_>) -> io::Result<(Active, bool)> {
+    /// Ends before the log start: only the last of what retention had removed is left. The log goes on at its start.
+    fn start_anew(&mut self, log_start: Offset) -> Vec<Offset> {
+        self.next = log_start;
+        let tail = self.tail.take();
+        self.sealed.drain(..).map(|segment| segment.base).chain(tail.map(|tail| tail.base)).collect()
+    }
+
+    /// Takes out the segments that lie wholly below `log_start`, and answers their bases.
+    fn split_off_below(&mut self, log_start: Offset) -> Vec<Offset> {
+        let count = self.sealed.partition_point(|segment| segment.next <= log_start);
+        self.sealed.drain(..count).map(|segment| segment.base).collect()
+    }
+
+    /// The segment that is appended to next, and whether it had to be made.
+    fn open_active(&self, place: Place<'_>) -> io::Result<(Active, bool)> {
         if let Some(tail) = &self.tail {
             return Ok((Active { base: tail.base, file: Arc::clone(&tail.file) }, false));
         }
         let capacity_bytes = u64::from(place.config.segment_bytes);
-        let file = match create_segment(place.fs, place.dir, self.next, capacity_bytes) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                place.fs.open(&path_of(place.dir, self.next, FileKind::Log), OpenMode::Write, capacity_bytes)
-            }
-            other => other,
-        }?;
+        let file = create_segment(place.fs, place.dir, self.next, capacity_bytes)?;
         Ok((Active { base: self.next, file }, true))
     }
 }
@@ -239,7 +295,7 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
         let path = path_of(place.dir, base, FileKind::Log);
         let following = bases.get(at + 1).copied();
         if base < noted.segment {
-            let segment = flushed_segment(place, base, following.filter(|&next| next <= noted.segment))?;
+            let segment = flushed_segment(place, base, following.filter(|&next| next <= noted.segment), noted.segment)?;
             chain.next = segment.next;
             chain.sealed.push(segment);
             continue;
@@ -272,15 +328,17 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
 }
 
 /// A segment that was flushed whole. Where its successor is missing, its own batches tell where it ends.
-fn flushed_segment(place: Place<'_>, base: Offset, following: Option<Offset>) -> io::Result<SealedSegment> {
+fn flushed_segment(
+    place: Place<'_>,
+    base: Offset,
+    following: Option<Offset>,
+    limit: Offset,
+) -> io::Result<SealedSegment> {
     let file = place.fs.open(&path_of(place.dir, base, FileKind::Log), OpenMode::Read, 0)?;
     let len_bytes = file.len()?;
     match following {
         Some(next) => Ok(SealedSegment::found(base, next, len_bytes)),
-        None => {
-            let end = walk_headers(&*file, base, len_bytes)?;
-            Ok(SealedSegment::found(base, end.next, end.position))
-        }
+        None => Ok(SealedSegment::found(base, end_of_flushed(&*file, base, len_bytes, limit)?, len_bytes)),
     }
 }
 
@@ -304,7 +362,8 @@ fn scan(
     let (position, next) = start;
     if position > len_bytes {
         tracing::error!(partition = %place.id, segment = %base, len_bytes, position, "segment is shorter than what was flushed to it");
-        return walk_headers(file, base, len_bytes);
+        let next = end_of_flushed(file, base, len_bytes, next)?;
+        return Ok(ScanEnd { position: len_bytes, next, epoch, reason: None });
     }
     let mut end = ScanEnd { position, next, epoch, reason: None };
     let mut walk = BatchWalk::new(file, position, len_bytes);
@@ -356,22 +415,6 @@ fn not_ours(step: &Step, expected: Offset, epoch: LeaderEpoch) -> Option<BatchEr
     }
 }
 
-/// How far the batches of a file go by their headers.
-fn walk_headers(file: &dyn File, base: Offset, len_bytes: u64) -> io::Result<ScanEnd> {
-    let mut end = ScanEnd { position: 0, next: base, epoch: LeaderEpoch::NONE, reason: None };
-    let mut walk = BatchWalk::new(file, 0, len_bytes);
-    loop {
-        match walk.next() {
-            Ok(Some(step)) => {
-                end.position = step.end();
-                end.next = step.header.next_offset();
-            }
-            Ok(None) | Err(WalkError::NoBatch { .. }) => return Ok(end),
-            Err(WalkError::Io(e)) => return Err(e),
-        }
-    }
-}
-
 fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at < to {
@@ -382,188 +425,4 @@ fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
         at = end;
     }
     file.sync_data()
-}
-
-/// Moves what stands behind the end away and cuts there.
-fn settle_tail(
-    place: Place<'_>,
-    file: &dyn File,
-    base: Offset,
-    end: &ScanEnd,
-    report: &mut RecoveryReport,
-) -> io::Result<()> {
-    let len_bytes = file.len()?;
-    let used_bytes = last_used(file, end.position, len_bytes)?;
-    if let Some(used_to) = used_bytes {
-        let name = format!("{}-{}-{:020}-{}.bytes", place.id.topic, place.id.partition, base.get(), end.position);
-        copy_out(place, file, end.position..used_to, &name)?;
-        let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
-        report.cut = Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
-    }
-    if len_bytes > end.position {
-        file.truncate(end.position)?;
-        file.sync_data()?;
-    }
-    Ok(())
-}
-
-/// One after the last byte that is not zero in `from..to`; reserved space is zeros.
-fn last_used(file: &dyn File, from: u64, to: u64) -> io::Result<Option<u64>> {
-    let mut used = None;
-    let mut at = from;
-    while at < to {
-        let end = to.min(at + SCAN_BYTES);
-        let chunk = file.slice(at..end)?;
-        if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
-            used = Some(at + last as u64 + 1);
-        }
-        at = end;
-    }
-    Ok(used)
-}
-
-fn copy_out(place: Place<'_>, file: &dyn File, range: std::ops::Range<u64>, name: &str) -> io::Result<()> {
-    place.fs.create_dir_all(place.quarantine)?;
-    let path = place.quarantine.join(name);
-    match place.fs.remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let copy = place.fs.open(&path, OpenMode::CreateNew, 0)?;
-    let mut at = range.start;
-    while at < range.end {
-        let end = range.end.min(at + SCAN_BYTES);
-        let chunk = file.slice(at..end)?.to_vec();
-        copy.write_at(&[IoSlice::new(&chunk)], at - range.start)?;
-        at = end;
-    }
-    copy.sync_data()?;
-    place.fs.sync_dir(place.quarantine)
-}
-
-/// Moves whole segments that cannot belong to the log any more.
-fn quarantine_from(
-    place: Place<'_>,
-    bases: &[Offset],
-    offset: Offset,
-    reason: &str,
-    report: &mut RecoveryReport,
-) -> io::Result<()> {
-    place.fs.create_dir_all(place.quarantine)?;
-    let mut quarantined_bytes = report.cut.as_ref().map_or(0, |cut| cut.quarantined_bytes);
-    for &base in bases {
-        let path = path_of(place.dir, base, FileKind::Log);
-        quarantined_bytes += place.fs.open(&path, OpenMode::Read, 0)?.len()?;
-        let name = format!("{}-{}-{:020}.log", place.id.topic, place.id.partition, base.get());
-        place.fs.rename(&path, &place.quarantine.join(name))?;
-    }
-    place.fs.sync_dir(place.quarantine)?;
-    place.fs.sync_dir(place.dir)?;
-    let reason = report.cut.take().map_or_else(|| reason.to_owned(), |cut| cut.reason);
-    report.cut = Some(Cut { offset, reason, quarantined_bytes });
-    Ok(())
-}
-
-/// Index, facts and damage of the segment that goes on being appended to, from its headers.
-fn rebuild(
-    place: Place<'_>,
-    active: &Active,
-    len_bytes: u64,
-    report: &mut RecoveryReport,
-) -> io::Result<(Index, SegmentFacts)> {
-    let mut index = Index::default();
-    let mut facts = SegmentFacts::new();
-    let interval_bytes = place.config.index_interval_bytes;
-    for_each_header(&*active.file, active.base, len_bytes, report, |step, header| {
-        let relative_offset = u32::try_from(step.header.base_offset.since(active.base));
-        if let (Ok(relative_offset), Ok(position)) = (relative_offset, u32::try_from(step.position))
-            && let Some(entry) =
-                facts.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
-        {
-            index.push(entry);
-        }
-    })?;
-    if len_bytes > 0 {
-        // The broker's clock at the last write; the first append's time is lost with the process that saw it.
-        facts.appended(unix_ms(active.file.modified()?));
-    }
-    Ok((index, facts))
-}
-
-/// Walks the headers of `file[..end]`, over damage where there is some.
-fn for_each_header(
-    file: &dyn File,
-    base: Offset,
-    end: u64,
-    report: &mut RecoveryReport,
-    mut visit: impl FnMut(&Step, &[u8]),
-) -> io::Result<()> {
-    let mut expected = base;
-    let mut walk = BatchWalk::new(file, 0, end);
-    loop {
-        match walk.next() {
-            Ok(Some(step)) => {
-                let header = walk.bytes(step.position, step.position + HEADER_BYTES as u64)?;
-                visit(&step, &header);
-                expected = step.header.next_offset();
-            }
-            Ok(None) => return Ok(()),
-            Err(WalkError::Io(e)) => return Err(e),
-            Err(WalkError::NoBatch { position, reason }) => {
-                tracing::error!(partition = %report.partition, segment = %base, position, %reason, "damaged batch");
-                let behind = next_intact(file, position + 1, end, expected.next()..OFFSET_MAX)?;
-                let to = behind.map_or(OFFSET_MAX, |step| step.header.base_offset);
-                report.damaged.push(OffsetRange { from: expected, to });
-                match behind {
-                    Some(step) => walk.skip_to(step.position),
-                    None => return Ok(()),
-                }
-            }
-        }
-    }
-}
-
-const OFFSET_MAX: Offset = match Offset::new(i64::MAX) {
-    Some(offset) => offset,
-    None => panic!("the largest number is not negative"),
-};
-
-/// The newest snapshot that reads back, and the batch headers since.
-fn recover_producers(place: Place<'_>, chain: &Chain, active: &Active, snapshots: &[Offset]) -> io::Result<Producers> {
-    let limits = ProducerLimits::default();
-    let newest =
-        snapshots.iter().rev().filter(|&&at| at <= chain.next).find_map(|&at| read_snapshot(place, at, limits));
-    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), active.base));
-    for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
-        let file =
-            place.fs.open(&path_of(place.dir, segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)?;
-        replay_producers(&*file, segment.len_bytes, &mut producers)?;
-    }
-    if active.base >= from {
-        replay_producers(&*active.file, chain.tail_len_bytes(), &mut producers)?;
-    }
-    Ok(producers)
-}
-
-fn replay_producers(file: &dyn File, end: u64, producers: &mut Producers) -> io::Result<()> {
-    let now_ms = unix_ms(file.modified()?);
-    let mut walk = BatchWalk::new(file, 0, end);
-    loop {
-        match walk.next() {
-            Ok(Some(step)) => producers.record(&step.header, step.header.base_offset, now_ms),
-            // Behind damage: what the batches there said of their producers is lost, and they start over.
-            Ok(None) | Err(WalkError::NoBatch { .. }) => return Ok(()),
-            Err(WalkError::Io(e)) => return Err(e),
-        }
-    }
-}
-
-/// A snapshot has at most a few hundred bytes a producer.
-const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
-
-fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
-    let path: PathBuf = path_of(place.dir, at, FileKind::Snapshot);
-    let bytes = fs::read_whole(place.fs, &path, SNAPSHOT_BYTES_MAX).ok()?;
-    let snapshot = Producers::decode_snapshot(&bytes, limits).ok()?;
-    (snapshot.next_offset == at).then_some((snapshot.producers, at))
 }

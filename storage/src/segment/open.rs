@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{BatchWalk, FileKind, SealedSegment, SegmentFacts, SegmentKey, WalkError, path_of};
+use super::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, SegmentFacts, SegmentKey, path_of};
 use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::Index;
 use crate::limits::BATCH_BYTES_MAX;
@@ -39,25 +39,18 @@ fn read_index(fs: &dyn Fs, dir: &Path, segment: &SealedSegment) -> Option<Index>
     Index::decode(&bytes, segment.base, segment.len_bytes).ok()
 }
 
-/// Walks the headers as far as they go: behind damage, the walk of a reader goes on from the last entry.
+/// Walks the headers, over damage where there is some.
 fn rebuild_index(file: &dyn File, segment: &SealedSegment, interval_bytes: u32) -> io::Result<Index> {
     let mut index = Index::default();
     let mut facts = SegmentFacts::new();
-    let mut walk = BatchWalk::new(file, 0, segment.len_bytes);
-    loop {
-        let step = match walk.next() {
-            Ok(Some(step)) => step,
-            Ok(None) | Err(WalkError::NoBatch { .. }) => return Ok(index),
-            Err(WalkError::Io(e)) => return Err(e),
-        };
-        let relative_offset = u32::try_from(step.header.base_offset.since(segment.base));
-        let (Ok(relative_offset), Ok(position)) = (relative_offset, u32::try_from(step.position)) else {
-            return Ok(index);
-        };
-        if let Some(entry) = facts.note(&[], relative_offset, position, step.header.max_timestamp_ms, interval_bytes) {
+    let mut walk = DenseWalk::new(BatchWalk::new(file, 0, segment.len_bytes), segment.base, segment.next);
+    while let Some(met) = walk.next()? {
+        let Met::Batch(step) = met else { continue };
+        if let Some(entry) = facts.note_step(&[], &step, segment.base, interval_bytes) {
             index.push(entry);
         }
     }
+    Ok(index)
 }
 
 /// The open sealed segments of a store, the least recently used closed first.

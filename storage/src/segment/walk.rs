@@ -1,6 +1,7 @@
 //! Walking a segment batch by batch.
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -136,33 +137,138 @@ impl<'a> BatchWalk<'a> {
     }
 }
 
-/// Looks behind damage: the position and header of the first intact batch of `file[from..end]` whose base offset lies
-/// in `offsets`. Byte by byte, since a damaged length says nothing about where the next batch starts.
-pub(crate) fn next_intact(
-    file: &dyn File,
-    from: u64,
-    end: u64,
-    offsets: std::ops::Range<Offset>,
-) -> io::Result<Option<Step>> {
-    let mut chunk_at = from;
+/// What a dense walk meets.
+#[derive(Debug)]
+pub(crate) enum Met {
+    /// The batch that was expected.
+    Batch(Step),
+    /// Something else; the walk goes on at `behind`, or ends when no batch follows.
+    Damage { from: Offset, position: u64, reason: BatchError, behind: Option<Step> },
+}
+
+/// Walks batches whose offsets must be dense: each begins where the one before ended (invariant S2). A batch's checksum
+/// does not cover its base offset and length; that the neighbours fit is what tells that they are right.
+pub(crate) struct DenseWalk<'a> {
+    walk: BatchWalk<'a>,
+    expected: Offset,
+    limit: Offset,
+    previous: Option<Step>,
+}
+
+impl<'a> DenseWalk<'a> {
+    /// Goes over `walk`, where `expected` comes first, up to but without `limit`.
+    pub(crate) const fn new(walk: BatchWalk<'a>, expected: Offset, limit: Offset) -> Self {
+        Self { walk, expected, limit, previous: None }
+    }
+
+    /// The walk, to go on without checks.
+    pub(crate) fn into_walk(self) -> BatchWalk<'a> {
+        self.walk
+    }
+
+    /// The bytes of a batch that was met.
+    pub(crate) fn bytes(&self, step: &Step) -> io::Result<Bytes> {
+        self.walk.bytes(step.position, step.end())
+    }
+
+    /// The header of a batch that was met.
+    pub(crate) fn header_bytes(&self, step: &Step) -> io::Result<Bytes> {
+        self.walk.bytes(step.position, step.position + HEADER_BYTES as u64)
+    }
+
+    /// Whether the first batch is the expected one. Not so where an index that does not belong to the file has led.
+    pub(crate) fn begins_well(&mut self) -> io::Result<bool> {
+        let position = self.walk.position;
+        let first = self.walk.next();
+        self.walk.position = position;
+        match first {
+            Ok(first) => Ok(first.is_some_and(|step| self.fits(&step))),
+            Err(WalkError::NoBatch { .. }) => Ok(false),
+            Err(WalkError::Io(e)) => Err(e),
+        }
+    }
+
+    /// The next batch, or the damage in its place; `None` at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Met>> {
+        if self.expected >= self.limit {
+            return Ok(None);
+        }
+        let position = self.walk.position;
+        let reason = match self.walk.next() {
+            Ok(Some(step)) if self.fits(&step) => {
+                self.expected = step.header.next_offset();
+                self.previous = Some(step);
+                return Ok(Some(Met::Batch(step)));
+            }
+            Ok(Some(step)) => BatchError::Field {
+                field: "base_offset",
+                found: step.header.base_offset.get(),
+                allowed: "the offset after the batch before it",
+            },
+            Ok(None) => BatchError::Truncated { needed_bytes: HEADER_BYTES, found_bytes: 0 },
+            Err(WalkError::NoBatch { reason, .. }) => reason,
+            Err(WalkError::Io(e)) => return Err(e),
+        };
+        let from = self.expected;
+        let behind = next_intact(self.walk.file, self.suspect(position)?, self.walk.end, from..self.limit)?;
+        self.walk.position = behind.map_or(self.walk.end, |step| step.position);
+        self.expected = behind.map_or(self.limit, |step| step.header.base_offset);
+        self.previous = None;
+        Ok(Some(Met::Damage { from, position, reason, behind }))
+    }
+
+    fn fits(&self, step: &Step) -> bool {
+        step.header.base_offset == self.expected && step.header.next_offset() <= self.limit
+    }
+
+    /// Where the damage is: here, or in the length of the batch before, when its checksum fails too.
+    fn suspect(&self, position: u64) -> io::Result<u64> {
+        let Some(previous) = self.previous else { return Ok(position) };
+        match BatchWalk::new(self.walk.file, previous.position, self.walk.end).next_verified() {
+            Ok(_) => Ok(position),
+            Err(WalkError::NoBatch { .. }) => Ok(previous.position),
+            Err(WalkError::Io(e)) => Err(e),
+        }
+    }
+}
+
+/// Looks behind damage at `suspect`: the first intact batch of `file[suspect + 1..end]` whose offsets lie in `offsets`.
+///
+/// First where the damaged batch says that it ends: the records of a batch may hold what looks like other batches. When
+/// nothing is there, byte by byte, since a damaged length says nothing.
+pub(crate) fn next_intact(file: &dyn File, suspect: u64, end: u64, offsets: Range<Offset>) -> io::Result<Option<Step>> {
+    if let Ok(Some(damaged)) = BatchWalk::new(file, suspect, end).with_window(HEADER_BYTES as u64).next()
+        && let Some(step) = intact_at(file, damaged.end(), end, &offsets)?
+    {
+        return Ok(Some(step));
+    }
+    let mut chunk_at = suspect + 1;
     while chunk_at < end {
         let chunk_end = end.min(chunk_at + SCAN_BYTES);
         // Headers that begin in this chunk may end in the next one.
         let chunk = file.slice(chunk_at..end.min(chunk_end + HEADER_BYTES as u64))?;
         for at in 0..(chunk_end - chunk_at) {
-            let rest = &chunk[at as usize..];
-            let Ok(header) = BatchHeader::parse(rest) else { continue };
-            if !offsets.contains(&header.base_offset) {
+            let header = BatchHeader::parse(&chunk[at as usize..]);
+            if !header.is_ok_and(|header| offsets.contains(&header.base_offset)) {
                 continue;
             }
-            let mut walk = BatchWalk::new(file, chunk_at + at, end);
-            match walk.next_verified() {
-                Ok(Some(step)) => return Ok(Some(step)),
-                Ok(None) | Err(WalkError::NoBatch { .. }) => {}
-                Err(WalkError::Io(e)) => return Err(e),
+            if let Some(step) = intact_at(file, chunk_at + at, end, &offsets)? {
+                return Ok(Some(step));
             }
         }
         chunk_at = chunk_end;
     }
     Ok(None)
+}
+
+fn intact_at(file: &dyn File, position: u64, end: u64, offsets: &Range<Offset>) -> io::Result<Option<Step>> {
+    let mut walk = BatchWalk::new(file, position, end).with_window(HEADER_BYTES as u64);
+    match walk.next_verified() {
+        Ok(step) => {
+            Ok(step
+                .filter(|step| offsets.contains(&step.header.base_offset) && step.header.next_offset() <= offsets.end))
+        }
+        Err(WalkError::NoBatch { .. }) => Ok(None),
+        Err(WalkError::Io(e)) => Err(e),
+    }
 }

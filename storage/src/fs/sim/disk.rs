@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use super::content::{FileNode, PAGE_BYTES};
-use super::fault::Faults;
+use super::fault::{Faults, Lie};
 use super::random::Random;
 
 /// Names a file or directory for ever, whatever it is called. Never used again.
@@ -67,6 +67,8 @@ pub(super) struct Disk {
     pub(super) capacity_bytes: u64,
     pub(super) now: SystemTime,
     pub(super) faults: Faults,
+    /// Goes on in the images: it is a habit of the disk.
+    pub(super) lie: Option<Lie>,
 }
 
 impl Disk {
@@ -80,6 +82,7 @@ impl Disk {
             capacity_bytes: CAPACITY_BYTES_DEFAULT,
             now: SystemTime::UNIX_EPOCH,
             faults: Faults::default(),
+            lie: None,
         }
     }
 

@@ -34,6 +34,28 @@ impl From<Fault> for io::Error {
     }
 }
 
+/// A sync that a broken log might forget, or a broken disk might fake: it answers that it succeeded and saves nothing.
+/// Tests use it to show that they would notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// [`File::sync_data`](crate::fs::File::sync_data) of every file with this extension.
+    FileSyncs(&'static str),
+    /// Every [`Fs::sync_dir`](crate::fs::Fs::sync_dir).
+    DirSyncs,
+}
+
+impl Lie {
+    /// Whether the lie is told about a sync of `path`.
+    pub(super) fn is_about(self, call: Call, path: &Path) -> bool {
+        match self {
+            Self::FileSyncs(extension) => {
+                call == Call::SyncData && path.extension().is_some_and(|found| found == extension)
+            }
+            Self::DirSyncs => call == Call::SyncDir,
+        }
+    }
+}
+
 /// What was asked of a [`SimFs`](super::SimFs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named like the methods of Fs and File")]

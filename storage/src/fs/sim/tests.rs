@@ -299,7 +299,7 @@ mod names {
         let last = {
             let (fs, file) = disk_with(b"old");
             drop(file);
-            replace_file(&fs, path("/f"), &[b'n'; 5_000], true).unwrap();
+            replace_file(&fs, path("/f"), &[b'n'; 5_000]).unwrap();
             assert_eq!(super::outcomes(&fs).into_iter().collect::<BTreeSet<_>>().len(), 1);
             fs.operations()
         };
@@ -307,7 +307,7 @@ mod names {
             let (fs, file) = disk_with(b"old");
             drop(file);
             fs.fail_from(fs.operations() + number, Fault::PowerCut);
-            let done = replace_file(&fs, path("/f"), &[b'n'; 5_000], true).is_ok();
+            let done = replace_file(&fs, path("/f"), &[b'n'; 5_000]).is_ok();
             for (seed, found) in SEEDS.zip(super::outcomes(&fs)) {
                 let allowed = found == [b'n'; 5_000] || (!done && found == b"old");
                 assert!(allowed, "power cut at operation {number}, seed {seed}: {:?}", fs.history());
@@ -642,5 +642,37 @@ mod helpers {
             assert_eq!(kind(fs.create_dir_all(path(bad))), io::ErrorKind::InvalidInput);
         }
         assert_eq!(kind(fs.open(path("/"), OpenMode::CreateNew, 0)), io::ErrorKind::InvalidInput);
+    }
+}
+
+mod lies {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_is_only_claimed_saves_nothing_on_this_disk_and_its_images() {
+        let (fs, file) = disk_with(b"old");
+        fs.tell(Lie::FileSyncs("log"));
+        let log = create(&fs, "/x.log", b"log");
+        write(&*file, b"new", 0).unwrap();
+        for synced in [&file, &log] {
+            synced.sync_data().unwrap();
+        }
+        fs.sync_dir(path("/")).unwrap();
+        let lost =
+            |fs: &SimFs| SEEDS.filter(|&seed| fs.crash(seed).read_image(path("/x.log")).unwrap() != b"log").count();
+        assert!(outcomes(&fs).iter().all(|found| found == b"new"), "other files are synced");
+        assert!(lost(&fs) > 20);
+        let next = fs.kill();
+        next.open(path("/x.log"), OpenMode::Write, 0).unwrap().sync_data().unwrap();
+        assert!(lost(&next) > 20, "the habit stays");
+    }
+
+    #[test]
+    fn names_may_vanish_when_the_syncs_of_directories_are_only_claimed() {
+        let fs = SimFs::new();
+        fs.tell(Lie::DirSyncs);
+        create(&fs, "/f", b"").sync_data().unwrap();
+        fs.sync_dir(path("/")).unwrap();
+        assert!(SEEDS.filter(|&seed| image(&fs.crash(seed)).is_empty()).count() > 20);
     }
 }

@@ -1,0 +1,114 @@
+//! Accepts connections on a socket that the caller has bound.
+
+use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::connection::{self, ConnectionConfig, Shared};
+use super::handler::{ConnectionContext, RequestHandler};
+use super::metrics::KafkaMetrics;
+
+/// After a failed accept (no descriptors left, as a rule), so long passes before the next.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Limits of the listener and of its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerConfig {
+    /// Most connections at a time; more wait in the system's queue. Default 10,000.
+    pub connections_max: usize,
+    /// Memory for frames longer than 64 KiB over all connections, at least one frame of the longest kind. Default 256 MiB.
+    pub frame_bytes_total_max: usize,
+    /// How long a stop waits for requests that were begun. Default 10 s.
+    pub shutdown_timeout: Duration,
+    /// Limits of each connection.
+    pub connection: ConnectionConfig,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            frame_bytes_total_max: 256 * 1024 * 1024,
+            shutdown_timeout: Duration::from_secs(10),
+            connection: ConnectionConfig::default(),
+        }
+    }
+}
+
+/// Serves until `shutdown` is cancelled, then stops accepting, lets begun requests finish within
+/// [`ListenerConfig::shutdown_timeout`], and closes what is left.
+pub async fn serve(
+    listener: TcpListener,
+    handler: Arc<dyn RequestHandler>,
+    config: ListenerConfig,
+    metrics: Arc<KafkaMetrics>,
+    shutdown: CancellationToken,
+) {
+    let frame_bytes_total = config.frame_bytes_total_max.max(config.connection.frames.produce_bytes_max);
+    let kill = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        handler,
+        config: config.connection,
+        metrics,
+        frame_budget: connection::budget(frame_bytes_total),
+        drain: shutdown.clone(),
+        kill: kill.clone(),
+    });
+    let tasks = TaskTracker::new();
+    tokio::select! {
+        () = accept_all(&listener, &shared, &tasks, config.connections_max) => {}
+        () = shutdown.cancelled() => {}
+    }
+    drop(listener);
+    tasks.close();
+    if timeout(config.shutdown_timeout, tasks.wait()).await.is_err() {
+        info!(connections = tasks.len(), "requests still unanswered at the end of the stop are dropped");
+        kill.cancel();
+        tasks.wait().await;
+    }
+}
+
+async fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, tasks: &TaskTracker, connections_max: usize) {
+    let places = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+    let ids = AtomicU64::new(1);
+    loop {
+        // The place comes first: a connection that we cannot serve is better left in the system's queue.
+        let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+        match accept(listener, &ids).await {
+            Ok((socket, context)) => {
+                tasks.spawn(serve_one(socket, context, Arc::clone(shared), place));
+            }
+            // The client has given up already.
+            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected) => {}
+            Err(error) => {
+                shared.metrics.accept_errors_total.fetch_add(1, Ordering::Relaxed);
+                warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, ids: &AtomicU64) -> std::io::Result<(TcpStream, ConnectionContext)> {
+    let (socket, peer) = listener.accept().await?;
+    socket.set_nodelay(true)?;
+    let local = socket.local_addr()?;
+    let id = ids.fetch_add(1, Ordering::Relaxed);
+    Ok((socket, ConnectionContext { id, peer, local, software: OnceLock::new() }))
+}
+
+async fn serve_one(socket: TcpStream, context: ConnectionContext, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
+    connection::serve(socket, Arc::new(context), shared).await;
+}
+
+#[cfg(test)]
+mod tests;

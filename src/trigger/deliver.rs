@@ -1,0 +1,264 @@
+//! Records out of the log: payloads for functions, and dead letters.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tripline_storage::batch::{
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
+    RecordView as StoredRecord,
+};
+use tripline_storage::error::ReadError;
+use tripline_storage::{LeaderEpoch, Offset, Partition};
+use uuid::Uuid;
+
+use super::attempt::{AttemptState, BatchOutcome, BatchRecord, parse_batch_item_failures};
+use super::dead_letter::{self, DeadLetterFacts};
+use crate::broker::Broker;
+use crate::broker::state::sequence_after;
+use crate::event::{BATCH_TYPE, EventView, Header, RecordView};
+use crate::function::{ErrorClass, Payload};
+
+/// How much of the log is read at a time.
+pub(super) const READ_BYTES: usize = 1 << 20;
+/// Media type of one record's bytes.
+const RAW_TYPE: &str = "application/octet-stream";
+
+/// Where records come from, as events say it.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub(super) topic: String,
+    pub(super) topic_id: Uuid,
+    pub(super) cluster_id: String,
+    pub(super) partition: u32,
+}
+
+impl Origin {
+    /// Shows a stored record as an event to `look`.
+    pub(super) fn with_event<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        leader_epoch: LeaderEpoch,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
+        // Names that are not UTF-8 cannot be written down in an event; the rest of the record can.
+        let headers: Vec<Header<'_>> = record
+            .headers()
+            .filter_map(|header| Some(Header { name: std::str::from_utf8(header.name).ok()?, value: header.value }))
+            .collect();
+        look(&EventView::new(RecordView {
+            topic: &self.topic,
+            cluster_id: &self.cluster_id,
+            topic_id: self.topic_id,
+            leader_epoch,
+            partition: self.partition,
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            key: record.key(),
+            value: record.value(),
+            headers: &headers,
+        }))
+    }
+}
+
+/// Why records cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RecordsError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the batch at offset {offset} does not unpack: {reason}")]
+    Batch { offset: Offset, reason: String },
+}
+
+/// Hands the records of whole batches to `visit`, those of transaction markers left out.
+pub(super) fn for_each_record(
+    mut bytes: &[u8],
+    mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch),
+) -> Result<(), RecordsError> {
+    while !bytes.is_empty() {
+        let unpack = |offset, reason: &dyn ToString| RecordsError::Batch { offset, reason: reason.to_string() };
+        let (view, rest) = BatchView::parse(bytes).map_err(|reason| unpack(Offset::ZERO, &reason))?;
+        let header = view.header();
+        if !header.attributes.is_control() {
+            let epoch = header.leader_epoch.unwrap_or(LeaderEpoch::NONE);
+            let records =
+                view.records(&BatchLimits::default()).map_err(|reason| unpack(header.base_offset, &reason))?;
+            for record in &records {
+                visit(&record.map_err(|reason| unpack(header.base_offset, &reason))?, epoch);
+            }
+        }
+        bytes = rest;
+    }
+    Ok(())
+}
+
+/// Reads `first..next` again and hands the records at `offsets` (ascending) to `visit`. What retention has removed meanwhile
+/// is left out.
+pub(super) async fn read_offsets(
+    log: &Arc<Partition>,
+    offsets: &[Offset],
+    mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) + Send,
+) -> Result<(), RecordsError> {
+    let mut wanted = offsets.iter().copied().peekable();
+    while let Some(&at) = wanted.peek() {
+        if at < log.log_start() {
+            wanted.next();
+            continue;
+        }
+        let outcome = Broker::read(log, at, READ_BYTES).await?;
+        if outcome.bytes.is_empty() {
+            break;
+        }
+        for_each_record(&outcome.bytes, |record, epoch| {
+            while wanted.next_if(|&offset| offset < record.offset()).is_some() {}
+            if wanted.next_if_eq(&record.offset()).is_some() {
+                visit(record, epoch);
+            }
+        })?;
+        // Offsets without a record (removed by compaction) are passed over.
+        while wanted.next_if(|&offset| offset < outcome.next).is_some() {}
+    }
+    Ok(())
+}
+
+/// What a function receives, and which record each event of it is.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) payload: Bytes,
+    pub(super) content_type: &'static str,
+    ids: Vec<(String, Offset)>,
+}
+
+impl Parcel {
+    /// Builds the payload of the records at `offsets`.
+    pub(super) async fn build(
+        log: &Arc<Partition>,
+        origin: &Origin,
+        offsets: &[Offset],
+        shape: Payload,
+    ) -> Result<Self, RecordsError> {
+        let mut payload = Vec::new();
+        let mut ids = Vec::with_capacity(offsets.len());
+        read_offsets(log, offsets, |record, epoch| match shape {
+            Payload::Raw => {
+                payload.extend_from_slice(record.value().unwrap_or_default());
+                ids.push((String::new(), record.offset()));
+            }
+            Payload::Events => origin.with_event(record, epoch, |event| {
+                payload.push(if ids.is_empty() { b'[' } else { b',' });
+                event.write_json(&mut payload);
+                ids.push((event.id().into_owned(), record.offset()));
+            }),
+        })
+        .await?;
+        if shape == Payload::Events {
+            payload.extend_from_slice(if ids.is_empty() { b"[]" } else { b"]" });
+        }
+        let content_type = if shape == Payload::Raw { RAW_TYPE } else { BATCH_TYPE };
+        Ok(Self { payload: payload.into(), content_type, ids })
+    }
+
+    pub(super) fn record_count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Which of the records an answer names as failed: their offsets, ascending; empty for a success.
+    pub(super) fn failures(&self, origin: &Origin, answer: &[u8]) -> Result<Vec<Offset>, String> {
+        let records: Vec<BatchRecord<'_>> = self
+            .ids
+            .iter()
+            .map(|(id, offset)| BatchRecord { id, topic: &origin.topic, partition: origin.partition, offset: *offset })
+            .collect();
+        match parse_batch_item_failures(answer, &records) {
+            BatchOutcome::Success => Ok(Vec::new()),
+            BatchOutcome::Partial(places) => Ok(places.into_iter().map(|place| self.ids[place].1).collect()),
+            BatchOutcome::Whole(failure) => Err(failure.to_string()),
+        }
+    }
+}
+
+/// What dead letters say besides their record.
+#[derive(Debug)]
+pub(super) struct DeadLetters<'a> {
+    pub(super) trigger: &'a str,
+    pub(super) function: &'a str,
+    pub(super) origin: &'a Origin,
+    pub(super) state: &'a AttemptState,
+    /// Bytes after which a batch is full.
+    pub(super) batch_bytes: usize,
+    pub(super) now_ms: i64,
+}
+
+impl DeadLetters<'_> {
+    /// The batches for the records at `offsets`. The same records give the same batches again, with the same sequences: what
+    /// a crash interrupted is completed without doubles.
+    pub(super) async fn batches(
+        &self,
+        log: &Arc<Partition>,
+        offsets: &[Offset],
+        producer_id: i64,
+        base_sequence: i32,
+    ) -> Result<Vec<CheckedBatch>, RecordsError> {
+        let mut batches = Vec::new();
+        let mut sequence = base_sequence;
+        let options = |base_sequence| BatchOptions {
+            producer: Some(BatchProducer { id: producer_id, epoch: 0, base_sequence }),
+            ..BatchOptions::default()
+        };
+        let mut builder = BatchBuilder::new(options(sequence));
+        let mut failed = None;
+        read_offsets(log, offsets, |record, _| {
+            let (names, values) = self.headers(record);
+            let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
+            let letter =
+                NewRecord { timestamp_ms: self.now_ms, key: record.key(), value: record.value(), headers: &headers };
+            if !builder.is_empty() && builder.size_bytes_with(&letter) > self.batch_bytes {
+                let count = builder.record_count();
+                sequence = sequence_after(sequence, count as usize);
+                let full = std::mem::replace(&mut builder, BatchBuilder::new(options(sequence)));
+                batches.push(full.finish());
+            }
+            if let Err(reason) = builder.push(&letter) {
+                failed = Some(RecordsError::Batch { offset: record.offset(), reason: reason.to_string() });
+            }
+        })
+        .await?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if !builder.is_empty() {
+            batches.push(builder.finish());
+        }
+        batches
+            .into_iter()
+            .map(|batch| batch.map_err(|reason| RecordsError::Batch { offset: offsets[0], reason: reason.to_string() }))
+            .collect()
+    }
+
+    /// The record's headers as they were, then ours.
+    fn headers(&self, record: &StoredRecord<'_>) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
+        let own = |name: &[u8]| std::str::from_utf8(name).is_ok_and(dead_letter::is_own_header);
+        let redrives = dead_letter::redrives(
+            record.headers().filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value))),
+        );
+        let kept = record.headers().filter(|header| !own(header.name));
+        let kept = kept.map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec)));
+        let error = self.state.last_error.as_ref();
+        let facts = DeadLetterFacts {
+            trigger: self.trigger,
+            function: self.function,
+            topic: &self.origin.topic,
+            partition: self.origin.partition,
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            error_class: error.map_or(ErrorClass::Failed, |error| error.class),
+            error_code: error.map_or("", |error| error.code.as_str()),
+            error_message: error.map_or("", |error| error.message.as_str()),
+            attempts: self.state.attempts,
+            first_attempt_ms: self.state.first_attempt_ms.unwrap_or(-1),
+            last_attempt_ms: self.state.last_attempt_ms.unwrap_or(-1),
+            redrives,
+        };
+        let ours = facts.headers().into_iter().map(|(name, value)| (name.as_bytes().to_vec(), Some(value)));
+        kept.chain(ours).unzip()
+    }
+}

@@ -1,0 +1,83 @@
+//! What a trigger is doing, as its lanes and the people around it say.
+//!
+//! Several things can hold a trigger at once; the state that is shown is the one that a person has to end first:
+//! Paused, Failed, Outage, Blocked, else Running.
+
+use std::collections::BTreeMap;
+
+use super::service::TriggerState;
+
+/// What holds a trigger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holds {
+    /// A person paused it.
+    pub(super) paused: bool,
+    /// The broker stops.
+    pub(super) stopped: bool,
+    /// It has begun to read.
+    pub(super) started: bool,
+    /// The code cannot run, and why.
+    pub(super) failed: Option<String>,
+    /// The target cannot be reached, and why.
+    pub(super) outage: Option<String>,
+    /// Partitions that wait for success or for a person, and why.
+    pub(super) blocked: BTreeMap<u32, String>,
+}
+
+/// A state, why, and what would end it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) state: TriggerState,
+    pub(super) reason: String,
+    pub(super) ends_when: &'static str,
+}
+
+impl Holds {
+    pub(super) fn shown(&self) -> Shown {
+        let shown = |state, reason: &str, ends_when| Shown { state, reason: reason.to_owned(), ends_when };
+        if self.stopped {
+            return shown(TriggerState::Stopped, "the broker stops", "the broker starts again");
+        }
+        if self.paused {
+            return shown(TriggerState::Paused, "paused by a person", "someone resumes it");
+        }
+        if let Some(reason) = &self.failed {
+            return shown(TriggerState::Failed, reason, "the function gets new code, or someone resumes the trigger");
+        }
+        if let Some(reason) = &self.outage {
+            return shown(TriggerState::Outage, reason, "a probe of the target succeeds");
+        }
+        if let Some((partition, reason)) = self.blocked.first_key_value() {
+            let reason = format!("partition {partition}: {reason}");
+            return shown(TriggerState::Blocked, &reason, "the window succeeds, or someone repairs what blocks it");
+        }
+        let state = if self.started { TriggerState::Running } else { TriggerState::Starting };
+        shown(state, "", "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_that_a_person_must_end_first_is_shown() {
+        let mut holds = Holds::default();
+        assert_eq!(holds.shown().state, TriggerState::Starting);
+        holds.started = true;
+        assert_eq!(holds.shown().state, TriggerState::Running);
+        holds.blocked.insert(3, "it fails".to_owned());
+        assert_eq!(
+            (holds.shown().state, holds.shown().reason.as_str()),
+            (TriggerState::Blocked, "partition 3: it fails")
+        );
+        holds.outage = Some("refused".to_owned());
+        assert_eq!(holds.shown().state, TriggerState::Outage);
+        holds.failed = Some("SyntaxError".to_owned());
+        assert_eq!(holds.shown().state, TriggerState::Failed);
+        holds.paused = true;
+        assert_eq!(holds.shown().state, TriggerState::Paused);
+        holds.stopped = true;
+        assert_eq!(holds.shown().state, TriggerState::Stopped);
+    }
+}

@@ -1,0 +1,115 @@
+//! What the process keeps in memory about a log, read back from it: the index and facts of the active segment, and the
+//! producers.
+
+use std::io;
+
+use super::{Active, Chain, OffsetRange, Place, RecoveryReport};
+use crate::fs::{self, File};
+use crate::index::Index;
+use crate::offset::Offset;
+use crate::producer::{ProducerLimits, Producers};
+use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, path_of, unix_ms};
+
+/// A snapshot has at most a few hundred bytes a producer.
+const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
+
+/// How far the batches of a segment go that was flushed up to `limit` and lost its end, over damage where there is some.
+pub(super) fn end_of_flushed(file: &dyn File, base: Offset, len_bytes: u64, limit: Offset) -> io::Result<Offset> {
+    let mut next = base;
+    for_each_batch(file, base..limit, len_bytes, |step, _| next = step.header.next_offset(), |_| {})?;
+    Ok(next)
+}
+
+/// Index, facts and damage of the segment that goes on being appended to, from its headers.
+pub(super) fn rebuild_active(
+    place: Place<'_>,
+    active: &Active,
+    chain: &Chain,
+    report: &mut RecoveryReport,
+) -> io::Result<(Index, SegmentFacts)> {
+    let mut index = Index::default();
+    let mut facts = SegmentFacts::new();
+    let interval_bytes = place.config.index_interval_bytes;
+    let note = |step: &Step, header: &[u8]| {
+        if let Some(entry) = facts.note_step(header, step, active.base, interval_bytes) {
+            index.push(entry);
+        }
+    };
+    let len_bytes = chain.tail_len_bytes();
+    for_each_batch(&*active.file, active.base..chain.next, len_bytes, note, |range| {
+        tracing::error!(partition = %place.id, segment = %active.base, from = %range.from, to = %range.to, "damaged");
+        report.damaged.push(range);
+    })?;
+    if len_bytes > 0 {
+        // The broker's clock at the last write; the first append's time is lost with the process that saw it.
+        facts.appended(unix_ms(active.file.modified()?));
+    }
+    Ok((index, facts))
+}
+
+/// Walks the headers of the batches of `file[..end]`, which hold `offsets`.
+fn for_each_batch(
+    file: &dyn File,
+    offsets: std::ops::Range<Offset>,
+    end: u64,
+    mut visit: impl FnMut(&Step, &[u8]),
+    mut damaged: impl FnMut(OffsetRange),
+) -> io::Result<()> {
+    let mut walk = DenseWalk::new(BatchWalk::new(file, 0, end), offsets.start, offsets.end);
+    while let Some(met) = walk.next()? {
+        match met {
+            Met::Batch(step) => visit(&step, &walk.header_bytes(&step)?),
+            Met::Damage { from, behind, .. } => {
+                let to = behind.map_or(offsets.end, |step| step.header.base_offset);
+                if from < to {
+                    damaged(OffsetRange { from, to });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The newest snapshot that reads back, and the batch headers since; without one, those of the whole log: snapshots are
+/// written by flushes, so after a kill rolled segments may have none.
+pub(super) fn recover_producers(
+    place: Place<'_>,
+    chain: &Chain,
+    active: &Active,
+    snapshots: &[Offset],
+) -> io::Result<Producers> {
+    let limits = ProducerLimits::default();
+    // What was appended between an older snapshot and the first segment cannot be read any more: it would tell producers
+    // to go on where they were long ago.
+    let usable = chain.first_base(active.base)..=chain.next;
+    let newest =
+        snapshots.iter().rev().filter(|&at| usable.contains(at)).find_map(|&at| read_snapshot(place, at, limits));
+    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
+    for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
+        let path = path_of(place.dir, segment.base, FileKind::Log);
+        let file = place.fs.open(&path, fs::OpenMode::Read, segment.len_bytes)?;
+        replay_producers(&*file, segment.base..segment.next, segment.len_bytes, &mut producers)?;
+    }
+    if active.base >= from {
+        replay_producers(&*active.file, active.base..chain.next, chain.tail_len_bytes(), &mut producers)?;
+    }
+    Ok(producers)
+}
+
+/// What damaged batches said of their producers is lost: those go on with a gap, as when they were forgotten.
+fn replay_producers(
+    file: &dyn File,
+    offsets: std::ops::Range<Offset>,
+    end: u64,
+    producers: &mut Producers,
+) -> io::Result<()> {
+    let now_ms = unix_ms(file.modified()?);
+    let record = |step: &Step, _: &[u8]| producers.record(&step.header, step.header.base_offset, now_ms);
+    for_each_batch(file, offsets, end, record, |_| {})
+}
+
+fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
+    let bytes = fs::read_whole(place.fs, &path_of(place.dir, at, FileKind::Snapshot), SNAPSHOT_BYTES_MAX).ok()?;
+    let snapshot = Producers::decode_snapshot(&bytes, limits).ok()?;
+    (snapshot.next_offset == at).then_some((snapshot.producers, at))
+}

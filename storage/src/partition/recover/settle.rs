@@ -1,0 +1,89 @@
+//! Ending the log where it has to end, and keeping what stands behind.
+
+use std::io::{self, IoSlice};
+
+use super::{Cut, Place, RecoveryReport, ScanEnd};
+use crate::fs::{File, OpenMode};
+use crate::limits::SCAN_BYTES;
+use crate::offset::Offset;
+use crate::segment::{FileKind, path_of};
+
+/// Moves what stands behind the end away and cuts there.
+pub(super) fn settle_tail(
+    place: Place<'_>,
+    file: &dyn File,
+    base: Offset,
+    end: &ScanEnd,
+    report: &mut RecoveryReport,
+) -> io::Result<()> {
+    let len_bytes = file.len()?;
+    let used_bytes = last_used(file, end.position, len_bytes)?;
+    if let Some(used_to) = used_bytes {
+        let name = format!("{}-{}-{:020}-{}.bytes", place.id.topic, place.id.partition, base.get(), end.position);
+        copy_out(place, file, end.position..used_to, &name)?;
+        let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
+        report.cut = Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
+    }
+    if len_bytes > end.position {
+        file.truncate(end.position)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// One after the last byte that is not zero in `from..to`; reserved space is zeros.
+fn last_used(file: &dyn File, from: u64, to: u64) -> io::Result<Option<u64>> {
+    let mut used = None;
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + SCAN_BYTES);
+        let chunk = file.slice(at..end)?;
+        if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
+            used = Some(at + last as u64 + 1);
+        }
+        at = end;
+    }
+    Ok(used)
+}
+
+fn copy_out(place: Place<'_>, file: &dyn File, range: std::ops::Range<u64>, name: &str) -> io::Result<()> {
+    place.fs.create_dir_all(place.quarantine)?;
+    let path = place.quarantine.join(name);
+    match place.fs.remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let copy = place.fs.open(&path, OpenMode::CreateNew, 0)?;
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + SCAN_BYTES);
+        let chunk = file.slice(at..end)?.to_vec();
+        copy.write_at(&[IoSlice::new(&chunk)], at - range.start)?;
+        at = end;
+    }
+    copy.sync_data()?;
+    place.fs.sync_dir(place.quarantine)
+}
+
+/// Moves whole segments that cannot belong to the log any more.
+pub(super) fn quarantine_from(
+    place: Place<'_>,
+    bases: &[Offset],
+    offset: Offset,
+    reason: &str,
+    report: &mut RecoveryReport,
+) -> io::Result<()> {
+    place.fs.create_dir_all(place.quarantine)?;
+    let mut quarantined_bytes = report.cut.as_ref().map_or(0, |cut| cut.quarantined_bytes);
+    for &base in bases {
+        let path = path_of(place.dir, base, FileKind::Log);
+        quarantined_bytes += place.fs.open(&path, OpenMode::Read, 0)?.len()?;
+        let name = format!("{}-{}-{:020}.log", place.id.topic, place.id.partition, base.get());
+        place.fs.rename(&path, &place.quarantine.join(name))?;
+    }
+    place.fs.sync_dir(place.quarantine)?;
+    place.fs.sync_dir(place.dir)?;
+    let reason = report.cut.take().map_or_else(|| reason.to_owned(), |cut| cut.reason);
+    report.cut = Some(Cut { offset, reason, quarantined_bytes });
+    Ok(())
+}

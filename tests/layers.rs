@@ -1,0 +1,123 @@
+//! Who may import whom: upwards only, as the head of `src/lib.rs` draws it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+/// Rooms of the broker crate with their floor. A room may import rooms of lower floors and itself.
+const FLOORS: [(&str, u32); 12] = [
+    ("config", 1),
+    ("topic", 1),
+    ("event", 2),
+    ("broker", 3),
+    ("group", 4),
+    ("function", 5),
+    ("trigger", 6),
+    ("kafka", 7),
+    ("http", 7),
+    ("server", 8),
+    ("cli", 9),
+    ("main", 10),
+];
+
+/// Files that stand above the room whose folder they are in, with their floor and the reason.
+const EXCEPTIONS: [(&str, u32, &str); 1] =
+    [("config/manifest.rs", 7, "a file of definitions is made of the definitions of the rooms above")];
+
+/// Two rooms on one floor that lean on each other: fields of definitions are read with the rules for names.
+const NEIGHBOURS: [&str; 2] = ["config", "topic"];
+
+/// Pure rooms: no runtime, no clock, no network, no files.
+const PURE: [&str; 11] = [
+    "broker/codec.rs",
+    "broker/record.rs",
+    "broker/state.rs",
+    "event.rs",
+    "group/state.rs",
+    "kafka/frame.rs",
+    "trigger/attempt.rs",
+    "trigger/filter.rs",
+    "trigger/progress.rs",
+    "trigger/retry.rs",
+    "trigger/window.rs",
+];
+
+fn source_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every file below `src`, by its path from there, with its text before the tests.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    source_files(&root, &mut files);
+    assert!(files.len() > 50, "the sources are where they are expected");
+    let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    files.iter().map(|path| (name(path), text(path).split("#[cfg(test)]").next().unwrap().to_owned())).collect()
+}
+
+fn floor_of(room: &str) -> Option<u32> {
+    FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
+}
+
+fn imported_rooms(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or(""))
+}
+
+#[test]
+fn rooms_import_downwards_only() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        let room = file.split(['/', '.']).next().unwrap();
+        let exception = EXCEPTIONS.iter().find(|(path, _, _)| *path == file).map(|(_, floor, _)| *floor);
+        let Some(floor) = exception.or_else(|| floor_of(room)) else {
+            assert_eq!(file, "lib.rs", "{file} belongs to no room: give it a floor");
+            continue;
+        };
+        for imported in imported_rooms(&text) {
+            let Some(below) = floor_of(imported) else { continue };
+            let neighbours = NEIGHBOURS.contains(&room) && NEIGHBOURS.contains(&imported);
+            if imported != room && below >= floor && !neighbours {
+                wrong.push(format!("{file} (floor {floor}) imports {imported} (floor {below})"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_the_broker_opens_stores_and_only_the_codec_names_bincode() {
+    for (file, text) in sources() {
+        if !file.starts_with("broker") && !file.starts_with("cli") {
+            for store in ["tripline_storage::Store", "tripline_storage::fs", "OsFs"] {
+                assert!(!text.contains(store), "{file} reaches around the broker: {store}");
+            }
+        }
+        if file != "broker/codec.rs" {
+            assert!(!text.contains("bincode::"), "{file} names bincode");
+        }
+        if file != "kafka/codec.rs" {
+            assert!(!text.contains("kafka_wire::") && !text.contains("kafka_wire_core::"), "{file} names kafka-wire");
+        }
+    }
+}
+
+#[test]
+fn pure_rooms_know_no_runtime_clock_network_or_files() {
+    let sources = sources();
+    for pure in PURE {
+        let (_, text) = sources.iter().find(|(file, _)| file == pure).unwrap_or_else(|| panic!("{pure} is gone"));
+        for impure in ["tokio::", "Instant::now", "SystemTime::now", "std::net", "std::fs", "thread::"] {
+            assert!(!text.contains(impure), "{pure} knows {impure}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What a trigger does when its function does not work, and when the broker dies in between.
+
+use serde_json::json;
+use tripline::trigger::service::TriggerState;
+
+use crate::harness::{World, python_definition};
+
+const RAISE: &str = "
+def handler(event, context):
+    print('try', context.attempt)
+    raise ValueError('no good')
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_keep_failing_become_dead_letters_with_every_header_and_the_next_go_on() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", RAISE).await;
+    let retry = json!({"initial": "10ms", "factor": 2, "max_interval": "1s", "max_attempts": 3, "jitter": "none"});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.produce(&topic, 0, &["1", "2"]).await;
+    let report = world.until_committed("x", 0, 2).await;
+    assert_eq!((report.counts.dead_lettered, report.counts.attempts_failed, report.counts.delivered), (2, 3, 0));
+    assert_eq!(world.printed.lines(), ["try 1", "try 2", "try 3"]);
+    let letters = world.records("t.dlq", 0);
+    assert_eq!(letters.len(), 2);
+    for (n, letter) in letters.iter().enumerate() {
+        assert_eq!((letter.key.as_deref(), letter.value.as_str()), (Some("k"), ["1", "2"][n]));
+        let names: Vec<&str> = letter.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let ours = [
+            "trigger",
+            "function",
+            "topic",
+            "partition",
+            "offset",
+            "timestamp",
+            "error-class",
+            "error-code",
+            "error-message",
+            "attempts",
+            "first-attempt",
+            "last-attempt",
+            "redrives",
+        ];
+        let expected: Vec<String> =
+            ["h", "h"].map(str::to_owned).into_iter().chain(ours.map(|name| format!("tripline-dlq-{name}"))).collect();
+        assert_eq!(names, expected, "as they were, then ours");
+        let value = |name: &str| {
+            let found = letter.headers.iter().find(|(header, _)| header == &format!("tripline-dlq-{name}"));
+            found.unwrap().1.clone().unwrap()
+        };
+        assert_eq!(letter.headers[0].1.as_deref(), Some("v"));
+        assert_eq!(letter.headers[1].1, None);
+        assert_eq!([value("trigger"), value("function"), value("topic")], ["x", "f", "t"]);
+        assert_eq!(
+            [value("partition"), value("offset"), value("attempts"), value("redrives")],
+            ["0", &n.to_string(), "3", "0"]
+        );
+        assert_eq!(value("timestamp"), "2023-11-14T22:13:20.000Z");
+        assert_eq!([value("error-class"), value("error-code")], ["failed", "ValueError"]);
+        assert!(value("error-message").contains("no good"));
+        assert!(value("first-attempt") < value("last-attempt"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_two_attempts_does_not_reset_the_count() {
+    let retry = json!({"initial": "300ms", "factor": 1, "max_interval": "300ms", "max_attempts": 4, "jitter": "none"});
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let version = world.python("f", RAISE).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.until("x", |report| report.lanes[0].attempts == 2).await;
+    let dir = world.kill().await;
+    let world = World::start_in(dir, &[(python_definition("f"), version)]);
+    let report = world.until_committed("x", 0, 1).await;
+    assert_eq!(report.counts.dead_lettered, 1);
+    assert_eq!(world.printed.lines(), ["try 3", "try 4"], "the count went on where it was");
+    assert_eq!(world.records("t.dlq", 0).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_the_broker_did_not_survive_is_made_again_without_being_counted() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let slow = "
+import time
+def handler(event, context):
+    print('try', context.attempt, flush=True)
+    time.sleep(3600 if context.attempt == 1 else 0)
+";
+    let version = world.python("f", slow).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f"})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.printed.wait_for(1).await;
+    let dir = world.kill().await;
+    let quick = "def handler(event, context):\n    print('again', context.attempt)\n";
+    let world = World::start_in(dir, &[(python_definition("f"), version)]);
+    world.triggers.pause("x").await.unwrap();
+    world.python("f", quick).await;
+    world.triggers.resume("x").await.unwrap();
+    let report = world.until_committed("x", 0, 1).await;
+    assert_eq!(report.counts.delivered, 1);
+    assert!(world.printed.lines().contains(&"again 1".to_owned()), "{:?}", world.printed.lines());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_records_that_the_function_names_are_tried_again() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let code = "
+import json
+def handler(event, context):
+    events = json.loads(event)
+    print([e['data'] for e in events])
+    return {'batchItemFailures': [{'itemIdentifier': e['id']} for e in events if e['data'] % 2 and context.attempt < 2]}
+";
+    world.python("f", code).await;
+    let retry = json!({"initial": "1ms", "max_attempts": 5});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
+    world.produce(&topic, 0, &["1", "2", "3", "4"]).await;
+    let report = world.until_committed("x", 0, 4).await;
+    assert_eq!(world.printed.lines(), ["[1, 2, 3, 4]", "[1, 3]"]);
+    assert_eq!(report.counts.delivered, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_does_not_load_fails_the_trigger_without_spending_attempts_until_it_is_replaced() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", "def handler(event, context):\n    return oops(\n").await;
+    let retry = json!({"initial": "1ms", "max_attempts": 2});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until_state("x", TriggerState::Failed).await;
+    assert!(report.reason.contains("SyntaxError"), "{}", report.reason);
+    assert_eq!(report.lanes[0].attempts, 0);
+    world.python("f", "def handler(event, context):\n    print('mended')\n").await;
+    world.until_committed("x", 0, 1).await;
+    assert_eq!(world.printed.lines().last().unwrap(), "mended");
+    world.until_state("x", TriggerState::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_target_is_an_outage_that_spends_no_attempt_and_ends_with_a_probe() {
+    let world = World::start();
+    let topic = world.topic("t", 2).await;
+    // A port that nobody listens on yet.
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let retry = json!({"initial": "1ms", "max_attempts": 1});
+    let url = format!("http://127.0.0.1:{port}/");
+    world
+        .apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": {"http": {"url": url}}, "retry": retry}))
+        .await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.produce(&topic, 1, &["2"]).await;
+    let report = world.until_state("x", TriggerState::Outage).await;
+    assert!(report.lanes.iter().all(|lane| lane.attempts == 0));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    tokio::spawn(answer_ok(listener));
+    world.until_committed("x", 0, 1).await;
+    let report = world.until_committed("x", 1, 1).await;
+    assert_eq!((report.counts.delivered, report.counts.dropped), (2, 0));
+    world.until_state("x", TriggerState::Running).await;
+}
+
+async fn answer_ok(listener: tokio::net::TcpListener) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    loop {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 65_536];
+            while socket.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tolerance_a_failing_window_blocks_its_partition_until_it_succeeds() {
+    let world = World::start();
+    let topic = world.topic("t", 2).await;
+    let flag = world.dir.path().join("mended");
+    let code = format!(
+        "
+import json, os
+def handler(event, context):
+    values = [e['data'] for e in json.loads(event)]
+    if values == [1] and not os.path.exists({:?}):
+        raise RuntimeError('not yet')
+    print(values)
+",
+        flag.to_str().unwrap()
+    );
+    world.python("f", &code).await;
+    let retry = json!({"initial": "1ms", "max_interval": "20ms", "max_attempts": 2});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "errors_tolerance": "none"})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until_state("x", TriggerState::Blocked).await;
+    assert!(report.reason.contains("partition 0") && report.reason.contains("not yet"), "{}", report.reason);
+    world.produce(&topic, 1, &["2"]).await;
+    world.until_committed("x", 1, 1).await;
+    std::fs::write(&flag, "").unwrap();
+    let report = world.until_committed("x", 0, 1).await;
+    assert_eq!(report.counts.dropped, 0);
+    world.until_state("x", TriggerState::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_dead_letter_topic_records_are_dropped_and_counted() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", RAISE).await;
+    let retry = json!({"initial": "1ms", "max_attempts": 1});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
+    world.produce(&topic, 0, &["1", "2", "3"]).await;
+    let report = world.until_committed("x", 0, 3).await;
+    assert_eq!((report.counts.dropped, report.counts.dead_lettered), (3, 0));
+}

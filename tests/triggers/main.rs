@@ -1,0 +1,6 @@
+//! Triggers from end to end inside one process: real log, real python3 processes, real files.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod failing;
+mod harness;
+mod running;
