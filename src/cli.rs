@@ -98,7 +98,9 @@ enum Command {
     /// Check every record in a data directory; changes nothing and needs no broker.
     Verify(verify::VerifyArgs),
     /// Print the completions for a shell.
-    #[command(after_help = "Example:\n  tripline completions bash > ~/.local/share/bash-completion/completions/tripline")]
+    #[command(
+        after_help = "Example:\n  tripline completions bash > ~/.local/share/bash-completion/completions/tripline"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
@@ -165,7 +167,12 @@ mod tests {
             for leaf in leaves {
                 let help = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
                 let group = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("Example") || group.contains("Example"), "{} {}", command.get_name(), leaf.get_name());
+                assert!(
+                    help.contains("Example") || group.contains("Example"),
+                    "{} {}",
+                    command.get_name(),
+                    leaf.get_name()
+                );
             }
         }
     }

@@ -113,9 +113,9 @@ fn zipped(folder: &Path) -> std::io::Result<Vec<u8>> {
     let mut left_bytes = CODE_BYTES_MAX;
     for (name, path) in files {
         let size_bytes = fs::metadata(&path)?.len();
-        left_bytes = left_bytes.checked_sub(size_bytes).ok_or_else(|| {
-            std::io::Error::other(format!("the folder has more than {CODE_BYTES_MAX} bytes"))
-        })?;
+        left_bytes = left_bytes
+            .checked_sub(size_bytes)
+            .ok_or_else(|| std::io::Error::other(format!("the folder has more than {CODE_BYTES_MAX} bytes")))?;
         writer.start_file(name, SimpleFileOptions::default())?;
         writer.write_all(&fs::read(&path)?)?;
     }
@@ -165,7 +165,9 @@ async fn compare(one: &Planned, client: &Client) -> Result<Value, Failure> {
         Kind::Topic => found["partitions"] != wanted["partitions"] || found.get("config") != wanted.get("config"),
         Kind::Function | Kind::Trigger => found["definition"] != wanted,
     });
-    Ok(json!({ one.kind.as_str(): one.name, "created": found.is_none(), "changed": changed, "code_not_compared": has_code }))
+    Ok(
+        json!({ one.kind.as_str(): one.name, "created": found.is_none(), "changed": changed, "code_not_compared": has_code }),
+    )
 }
 
 fn line(one: &Planned, answer: &Value, dry_run: bool) -> String {

@@ -54,11 +54,19 @@ impl Client {
         if answer.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&answer).map_err(|error| Failure::new(format!("{} does not answer in JSON: {error}; is it a Tripline broker?", self.server)))
+        serde_json::from_slice(&answer).map_err(|error| {
+            Failure::new(format!("{} does not answer in JSON: {error}; is it a Tripline broker?", self.server))
+        })
     }
 
     /// Any method, with any body.
-    pub(super) async fn call_bytes(&self, method: Method, path: &str, body: Bytes, media_type: Option<&str>) -> Result<Bytes, Failure> {
+    pub(super) async fn call_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        media_type: Option<&str>,
+    ) -> Result<Bytes, Failure> {
         let answer = self.send(method, path, body, media_type, "application/json").await?;
         let bytes = answer.into_body().collect().await;
         bytes.map(http_body_util::Collected::to_bytes).map_err(|error| self.broken(&error))
@@ -70,8 +78,16 @@ impl Client {
         Ok(Events { body: answer.into_body(), read: Vec::new() })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes, media_type: Option<&str>, accept: &str) -> Result<http::Response<Incoming>, Failure> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.server)).header(header::ACCEPT, accept);
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        media_type: Option<&str>,
+        accept: &str,
+    ) -> Result<http::Response<Incoming>, Failure> {
+        let mut request =
+            Request::builder().method(method).uri(format!("{}{path}", self.server)).header(header::ACCEPT, accept);
         if let Some(media_type) = media_type {
             request = request.header(header::CONTENT_TYPE, media_type);
         }
@@ -79,7 +95,9 @@ impl Client {
         let answer = self.http.request(request).await.map_err(|error| {
             if error.is_connect() {
                 let server = &self.server;
-                return Failure::new(format!("no broker answers at {server}; start one with `tripline`, or name it with --server URL"));
+                return Failure::new(format!(
+                    "no broker answers at {server}; start one with `tripline`, or name it with --server URL"
+                ));
             }
             self.broken(&error)
         })?;
@@ -99,7 +117,9 @@ async fn refused(answer: http::Response<Incoming>) -> Failure {
     let status: StatusCode = answer.status();
     let body = answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let problem = serde_json::from_slice::<Value>(&body).ok().filter(|problem| problem["detail"].is_string());
-    Failure::problem(problem.unwrap_or_else(|| json!({ "detail": format!("the answer was {status}"), "status": status.as_u16() })))
+    Failure::problem(
+        problem.unwrap_or_else(|| json!({ "detail": format!("the answer was {status}"), "status": status.as_u16() })),
+    )
 }
 
 /// A stream of server-sent events.
@@ -131,6 +151,7 @@ impl Events {
 fn parse_event(event: &[u8]) -> Result<Option<Value>, Failure> {
     let text = String::from_utf8_lossy(event);
     let Some(data) = text.lines().find_map(|line| line.strip_prefix("data: ")) else { return Ok(None) };
-    let data: Value = serde_json::from_str(data).map_err(|error| Failure::new(format!("an event is not JSON: {error}")))?;
+    let data: Value =
+        serde_json::from_str(data).map_err(|error| Failure::new(format!("an event is not JSON: {error}")))?;
     if text.lines().any(|line| line == "event: error") { Err(Failure::problem(data)) } else { Ok(Some(data)) }
 }

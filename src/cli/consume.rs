@@ -43,7 +43,11 @@ pub(super) async fn run(args: ConsumeArgs, client: &Client, output: Output) -> R
         None => (0..topic["partitions"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0)).collect(),
     };
     let mut printer = Printer { args: &args, output, left: args.count.unwrap_or(usize::MAX) };
-    if args.follow { follow(&args, client, &partitions, &mut printer).await } else { read(&args, client, &partitions, &mut printer).await }
+    if args.follow {
+        follow(&args, client, &partitions, &mut printer).await
+    } else {
+        read(&args, client, &partitions, &mut printer).await
+    }
 }
 
 fn path(args: &ConsumeArgs, partition: u32, from: &str, limit: Option<u32>) -> String {
@@ -53,7 +57,12 @@ fn path(args: &ConsumeArgs, partition: u32, from: &str, limit: Option<u32>) -> S
 }
 
 /// What is there now.
-async fn read(args: &ConsumeArgs, client: &Client, partitions: &[u32], printer: &mut Printer<'_>) -> Result<(), Failure> {
+async fn read(
+    args: &ConsumeArgs,
+    client: &Client,
+    partitions: &[u32],
+    printer: &mut Printer<'_>,
+) -> Result<(), Failure> {
     for &partition in partitions {
         let mut from = args.from.clone();
         let mut end = None;
@@ -75,7 +84,12 @@ async fn read(args: &ConsumeArgs, client: &Client, partitions: &[u32], printer: 
     Ok(())
 }
 
-async fn follow(args: &ConsumeArgs, client: &Client, partitions: &[u32], printer: &mut Printer<'_>) -> Result<(), Failure> {
+async fn follow(
+    args: &ConsumeArgs,
+    client: &Client,
+    partitions: &[u32],
+    printer: &mut Printer<'_>,
+) -> Result<(), Failure> {
     let (sender, mut records) = mpsc::channel(100);
     for &partition in partitions {
         let events = client.events(&path(args, partition, &args.from, None)).await?;
@@ -168,7 +182,9 @@ fn formatted(format: &str, record: &Value) -> Result<Vec<u8>, Failure> {
                 Some('t') => out.extend(record["timestamp"].to_string().into_bytes()),
                 Some('k') => out.extend(bytes_of(record, "key_base64")),
                 Some('v') => out.extend(bytes_of(record, "value_base64")),
-                Some('h') => out.extend(record.get("headers").map_or_else(|| "{}".to_owned(), Value::to_string).into_bytes()),
+                Some('h') => {
+                    out.extend(record.get("headers").map_or_else(|| "{}".to_owned(), Value::to_string).into_bytes())
+                }
                 Some('%') => out.push(b'%'),
                 next => return Err(wrong('%', next)),
             },

@@ -129,7 +129,12 @@ fn list(answer: &Value) -> String {
 }
 
 fn describe(function: &Value) -> String {
-    let mut text = format!("function {} version {}: {}\n", cell(&function["function"]), function["version"], cell(&function["state"]));
+    let mut text = format!(
+        "function {} version {}: {}\n",
+        cell(&function["function"]),
+        function["version"],
+        cell(&function["state"])
+    );
     if let Some(message) = function["error"]["message"].as_str() {
         text.push_str(&format!("{}\n", message.trim_end()));
     }
@@ -141,6 +146,9 @@ fn describe(function: &Value) -> String {
     let errors = counts["errors"].as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
     let errors: Vec<String> = errors.map(|(class, count)| format!("{count} {class}")).collect();
     let errors = if errors.is_empty() { "no errors".to_owned() } else { errors.join(", ") };
-    text.push_str(&format!("since the start: {} succeeded, {errors}, {} cold starts\n", counts["succeeded"], counts["cold_starts"]));
+    text.push_str(&format!(
+        "since the start: {} succeeded, {errors}, {} cold starts\n",
+        counts["succeeded"], counts["cold_starts"]
+    ));
     text
 }

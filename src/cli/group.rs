@@ -22,15 +22,19 @@ pub(super) enum GroupCommand {
 pub(super) async fn run(command: GroupCommand, client: &Client, output: Output) -> Result<(), Failure> {
     match command {
         GroupCommand::List => output.show(&client.get("/v1/groups").await?, |answer| {
-            let row = |group: &Value| vec![cell(&group["group"]), cell(&group["state"]), cell(&group["members"]), cell(&group["lag"])];
+            let row = |group: &Value| {
+                vec![cell(&group["group"]), cell(&group["state"]), cell(&group["members"]), cell(&group["lag"])]
+            };
             let rows: Vec<Vec<String>> = array(&answer["groups"]).iter().map(row).collect();
             table(&["GROUP", "STATE", "MEMBERS", "LAG"], &rows)
         }),
         GroupCommand::Describe { group } => {
             output.show(&client.get(&format!("/v1/groups/{}", encoded(&group))).await?, |group| {
                 let names = ["topic", "partition", "committed", "tail", "lag"];
-                let rows: Vec<Vec<String>> =
-                    array(&group["offsets"]).iter().map(|at| names.iter().map(|name| cell(&at[*name])).collect()).collect();
+                let rows: Vec<Vec<String>> = array(&group["offsets"])
+                    .iter()
+                    .map(|at| names.iter().map(|name| cell(&at[*name])).collect())
+                    .collect();
                 table(&["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG"], &rows)
             })
         }

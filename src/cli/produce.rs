@@ -68,7 +68,9 @@ pub(super) async fn run(args: ProduceArgs, client: &Client, output: Output) -> R
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         sender.take(text.strip_suffix(b"\r").unwrap_or(text), number)?;
         // What a person types goes off at once; what a program pipes, in batches.
-        if sender.is_full() || (args.file.is_none() && line.len() < 8 << 10 && std::io::IsTerminal::is_terminal(&std::io::stdin())) {
+        if sender.is_full()
+            || (args.file.is_none() && line.len() < 8 << 10 && std::io::IsTerminal::is_terminal(&std::io::stdin()))
+        {
             sender.send().await?;
         }
     }
@@ -157,7 +159,8 @@ impl<'a> Sender<'a> {
         let path = format!("/v1/topics/{}/records?acks={}", encoded(&self.args.topic), self.args.acks);
         let sent = self.sent;
         let answer = self.client.call(Method::POST, &path, Some(&body)).await;
-        let answer = answer.map_err(|failure| if sent > 0 { failure.at(&format!("after {sent} records")) } else { failure })?;
+        let answer =
+            answer.map_err(|failure| if sent > 0 { failure.at(&format!("after {sent} records")) } else { failure })?;
         self.sent += count;
         self.last = answer["records"].as_array().and_then(|records| records.last().cloned());
         Ok(())

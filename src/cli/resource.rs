@@ -39,7 +39,9 @@ impl Kind {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  tripline get\n  tripline get triggers\n  tripline get trigger slow-flights --json")]
+#[command(
+    after_help = "Examples:\n  tripline get\n  tripline get triggers\n  tripline get trigger slow-flights --json"
+)]
 pub(super) struct GetArgs {
     /// Only this kind.
     kind: Option<Kind>,
@@ -104,13 +106,19 @@ fn definition(kind: Kind, item: &Value) -> Value {
 
 /// YAML documents. JSON is YAML, and block style needs only mappings to be unfolded.
 fn documents(definitions: &[Value]) -> String {
-    let texts: Vec<String> = definitions.iter().map(|definition| {
-        let kind = ["trigger", "function", "topic"].into_iter().find(|kind| definition.get(kind).is_some()).unwrap_or("topic");
-        let mut text = format!("{kind}: {}\n", definition[kind]);
-        for (name, value) in definition.as_object().into_iter().flatten().filter(|(name, _)| *name != kind) {
-            text.push_str(&format!("{name}: {value}\n"));
-        }
-        text
-    }).collect();
+    let texts: Vec<String> = definitions
+        .iter()
+        .map(|definition| {
+            let kind = ["trigger", "function", "topic"]
+                .into_iter()
+                .find(|kind| definition.get(kind).is_some())
+                .unwrap_or("topic");
+            let mut text = format!("{kind}: {}\n", definition[kind]);
+            for (name, value) in definition.as_object().into_iter().flatten().filter(|(name, _)| *name != kind) {
+                text.push_str(&format!("{name}: {value}\n"));
+            }
+            text
+        })
+        .collect();
     texts.join("---\n")
 }

@@ -86,7 +86,8 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
     config.allowed_hosts = if args.allow_host.is_empty() { file.allow_host } else { args.allow_host };
     config.python3 = args.python3.or(file.python3);
     let advertised = args.kafka_advertised.or(file.kafka_advertised);
-    let advertised = advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
+    let advertised =
+        advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
     config.advertised = advertised.transpose()?;
     Ok(config)
 }
@@ -122,9 +123,14 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
         let cut = recovery.cut.as_ref().map_or_else(String::new, |cut| {
             format!(", cut at offset {}: {} ({} bytes in quarantine)", cut.offset, cut.reason, cut.quarantined_bytes)
         });
-        let damaged: Vec<String> = recovery.damaged.iter().map(|range| format!("{}..{}", range.from, range.to)).collect();
+        let damaged: Vec<String> =
+            recovery.damaged.iter().map(|range| format!("{}..{}", range.from, range.to)).collect();
         let damaged = if damaged.is_empty() { String::new() } else { format!(", damaged: {}", damaged.join(" ")) };
-        let _ = writeln!(text, "  recovered {place}: {} bytes above the last flush kept{cut}{damaged}", recovery.rewritten_bytes);
+        let _ = writeln!(
+            text,
+            "  recovered {place}: {} bytes above the last flush kept{cut}{damaged}",
+            recovery.rewritten_bytes
+        );
     }
     for line in &broker.commits_set_back {
         let _ = writeln!(text, "  recovered {line}");

@@ -54,7 +54,8 @@ impl FileSettings {
             flag
         });
         let allow_host = fields.value("allow_host").map_or_else(Vec::new, |value| {
-            let names = value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+            let names =
+                value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
             names.unwrap_or_else(|| {
                 fields.wrong("allow_host", "a list of host names");
                 Vec::new()
@@ -80,7 +81,8 @@ mod tests {
 
     #[test]
     fn a_file_sets_what_it_names() {
-        let settings = FileSettings::parse("data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]").unwrap();
+        let settings =
+            FileSettings::parse("data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]").unwrap();
         assert_eq!(settings.data, Some(PathBuf::from("d")));
         assert_eq!(settings.http, Some("[::1]:0".parse().unwrap()));
         assert_eq!((settings.insecure, settings.allow_host, settings.kafka), (Some(true), vec!["a".to_owned()], None));

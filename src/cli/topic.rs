@@ -70,15 +70,20 @@ fn settings(pairs: &[String]) -> Result<Map<String, Value>, Failure> {
     };
     pairs
         .iter()
-        .map(|text| pair(text).ok_or_else(|| Failure::wrong_use(format!("--config: found {text:?}, allowed: KEY=VALUE"))))
+        .map(|text| {
+            pair(text).ok_or_else(|| Failure::wrong_use(format!("--config: found {text:?}, allowed: KEY=VALUE")))
+        })
         .collect()
 }
 
 fn list(answer: &Value) -> String {
-    let rows: Vec<Vec<String>> = array(&answer["topics"]).iter().map(|topic| {
-        let records: i64 = array(&topic["offsets"]).iter().map(records_of).sum();
-        vec![cell(&topic["topic"]), cell(&topic["partitions"]), records.to_string()]
-    }).collect();
+    let rows: Vec<Vec<String>> = array(&answer["topics"])
+        .iter()
+        .map(|topic| {
+            let records: i64 = array(&topic["offsets"]).iter().map(records_of).sum();
+            vec![cell(&topic["topic"]), cell(&topic["partitions"]), records.to_string()]
+        })
+        .collect();
     table(&["TOPIC", "PARTITIONS", "RECORDS"], &rows)
 }
 
@@ -87,9 +92,12 @@ fn describe(topic: &Value) -> String {
     for (key, value) in topic["config"].as_object().into_iter().flatten() {
         text.push_str(&format!("{key} = {}\n", cell(value)));
     }
-    let rows: Vec<Vec<String>> = array(&topic["offsets"]).iter().map(|partition| {
-        ["partition", "log_start", "tail", "flushed"].iter().map(|name| cell(&partition[*name])).collect()
-    }).collect();
+    let rows: Vec<Vec<String>> = array(&topic["offsets"])
+        .iter()
+        .map(|partition| {
+            ["partition", "log_start", "tail", "flushed"].iter().map(|name| cell(&partition[*name])).collect()
+        })
+        .collect();
     text + &table(&["PARTITION", "LOG START", "TAIL", "FLUSHED"], &rows)
 }
 

@@ -75,7 +75,8 @@ fn at(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 fn verify_partition(folder: &Path, found: &mut Found) -> Result<(), Failure> {
-    let entries = fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| at(folder, &error))?;
+    let entries =
+        fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|error| at(folder, &error))?;
     let mut logs: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     logs.sort();

@@ -23,7 +23,8 @@ fn describe(rooms: &Rooms, group: &str) -> Option<Value> {
     if let Some(report) = trigger {
         let topic = rooms.broker.topic(report.spec.input.topic.as_str());
         let lanes = report.lanes.iter().map(|lane| (lane.partition, lane.committed.get()));
-        let committed = topic.into_iter().flat_map(|topic| lanes.clone().map(move |(number, at)| (Arc::clone(&topic), number, at)));
+        let committed =
+            topic.into_iter().flat_map(|topic| lanes.clone().map(move |(number, at)| (Arc::clone(&topic), number, at)));
         let state = report.state.as_str();
         return Some(shown(group, state, 1, committed.collect()));
     }
