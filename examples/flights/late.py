@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Tells of flights that arrived late; refuses the few that are late beyond belief, which shows retries and dead letters."""
 
 import json
@@ -22,3 +23,17 @@ def handler(event, context):
         "%d late flight(s), worst %s-%s by %d min", len(flights), worst["origin"], worst["destination"], worst["delay"]
     )
     return {"batchItemFailures": failed}
+=======
+import json
+import logging
+
+
+def handler(event, context):
+    flights = [record["data"] for record in json.loads(event)]
+    worst = max(flights, key=lambda flight: flight["delay"])
+    logging.info(
+        "%d late flights, the worst %s-%s with %d minutes",
+        len(flights), worst["origin"], worst["destination"], worst["delay"],
+    )
+    return len(flights)
+>>>>>>> http

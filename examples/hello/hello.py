@@ -1,9 +1,8 @@
-"""Logs the records of each window that it receives."""
-
 import json
 import logging
 
 
 def handler(event, context):
-    events = json.loads(event)
-    logging.info("%d record(s): %s", len(events), [e.get("data") for e in events])
+    records = json.loads(event)
+    logging.info("%d record(s): %s", len(records), [record.get("data") for record in records])
+    return len(records)

@@ -1,0 +1,133 @@
+//! Topics, functions, triggers, and what they leave behind.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use crate::support::Stage;
+
+const ECHO: &str =
+    "import json\ndef handler(event, context):\n    print('got', event.decode())\n    return json.loads(event)\n";
+const FAIL: &str = "def handler(event, context):\n    raise ValueError('no good')\n";
+
+fn function(code: &str) -> Value {
+    json!({ "runtime": "python3", "handler": "f.handler", "code_base64": BASE64.encode(code) })
+}
+
+fn trigger() -> Value {
+    json!({
+        "input": { "topic": "in", "start": "earliest" }, "function": "f", "window": { "count": 1 },
+        "retry": { "initial": "1ms", "max_attempts": 2, "jitter": "none" }, "dead_letter": { "topic": "dlq" },
+    })
+}
+
+#[tokio::test]
+async fn topics_are_made_changed_and_deleted() {
+    let stage = Stage::new().await;
+    let made = stage.json("POST", "/v1/topics", &json!({ "topic": "t", "partitions": 2 })).await;
+    assert_eq!((made.status.as_u16(), &made.json()["partitions"]), (201, &json!(2)));
+    let again = stage.json("POST", "/v1/topics", &json!({ "topic": "t" })).await;
+    assert_eq!(again.problem(), (409, "topic-exists".to_owned()));
+    let put = |body: Value| async { stage.json("PUT", "/v1/topics/t", &{ body }).await };
+    assert_eq!(put(json!({ "partitions": 2 })).await.json()["changed"], false);
+    let changed = put(json!({ "config": { "retention.ms": 60_000 } })).await.json();
+    assert_eq!((&changed["changed"], &changed["config"]["retention.ms"]), (&json!(true), &json!(60_000)));
+    assert_eq!(put(json!({ "partitions": 3 })).await.problem(), (409, "partitions-differ".to_owned()));
+    assert_eq!(put(json!({ "topic": "other" })).await.problem(), (400, "name-differs".to_owned()));
+    let wrong = put(json!({ "partition": 3 })).await;
+    assert_eq!(wrong.json()["errors"][0]["suggestion"], "partitions");
+    assert_eq!(stage.send("DELETE", "/v1/topics/t", &[], "").await.status, 204);
+    assert_eq!(stage.get("/v1/topics/t").await.problem(), (404, "unknown-topic".to_owned()));
+    let own = stage.send("DELETE", "/v1/topics/__tripline.function_logs", &[], "").await;
+    assert_eq!(own.problem(), (403, "internal-topic".to_owned()));
+    let typed = stage.send("POST", "/v1/topics", &[("content-type", "text/plain")], "{}").await;
+    assert_eq!(typed.problem(), (415, "unsupported-media-type".to_owned()));
+}
+
+#[tokio::test]
+async fn a_function_is_deployed_invoked_and_there_after_a_restart() {
+    let stage = Stage::new().await;
+    let deployed = stage.json("PUT", "/v1/functions/f", &function(ECHO)).await.json();
+    assert_eq!(
+        (&deployed["state"], &deployed["changed"], &deployed["version"]),
+        (&json!("Ready"), &json!(true), &json!(1))
+    );
+    assert_eq!(stage.json("PUT", "/v1/functions/f", &function(ECHO)).await.json()["changed"], false);
+    let answer = stage.json("POST", "/v1/functions/f/invocations", &json!([1, 2])).await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, json!([1, 2])));
+    assert!(answer.headers.contains_key("tripline-invocation-id"));
+    let logs = stage.until("/v1/functions/f/logs", |logs| !logs["lines"].as_array().unwrap().is_empty()).await;
+    assert_eq!((&logs["lines"][0]["text"], &logs["lines"][0]["stream"]), (&json!("got [1,2]"), &json!("stdout")));
+    let stage = stage.restart().await;
+    let answer = stage.json("POST", "/v1/functions/f/invocations", &json!("again")).await;
+    assert_eq!(answer.json(), json!("again"));
+    assert_eq!(stage.send("DELETE", "/v1/functions/f", &[], "").await.status, 204);
+    let gone = stage.json("POST", "/v1/functions/f/invocations", &json!(1)).await;
+    assert_eq!(gone.problem(), (404, "unknown-function".to_owned()));
+}
+
+#[tokio::test]
+async fn functions_that_cannot_run_say_why() {
+    let stage = Stage::new().await;
+    let broken = stage.json("PUT", "/v1/functions/f", &function("def handler(:\n")).await.json();
+    assert_eq!(broken["state"], "Failed");
+    assert!(broken["error"]["message"].as_str().unwrap().contains("SyntaxError"), "{broken}");
+    stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;
+    let failed = stage.json("POST", "/v1/functions/f/invocations", &json!(1)).await;
+    assert_eq!(failed.problem(), (502, "invocation-failed".to_owned()));
+    let problem = failed.json();
+    assert_eq!((&problem["error_class"], &problem["error_code"]), (&json!("failed"), &json!("ValueError")));
+    for (body, code) in [
+        (json!({ "runtime": "python3", "handler": "f.handler" }), "code-missing"),
+        (json!({ "runtime": "python3", "handler": "f.handler", "code": "./f.py" }), "code-path"),
+        (json!({ "runtime": "python3", "handler": "f.handler", "code_base64": "%" }), "invalid-code"),
+        (json!({ "runtime": "python3", "handler": "f" }), "invalid-definition"),
+        (json!({ "runtime": "http", "url": "http://169.254.169.254/" }), "target-refused"),
+    ] {
+        let answer = stage.json("PUT", "/v1/functions/new", &body).await;
+        assert_eq!(answer.problem(), (400, code.to_owned()), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_delivers_gives_up_and_is_switched() {
+    let stage = Stage::new().await;
+    let early = stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    assert_eq!(early.problem(), (409, "unknown-function".to_owned()));
+    stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;
+    let made = stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    assert_eq!((made.status.as_u16(), &made.json()["created"]), (201, &json!(true)));
+    assert_eq!(stage.json("PUT", "/v1/triggers/g", &trigger()).await.json()["changed"], false);
+    stage.json("POST", "/v1/topics/in/records", &json!({ "records": [{ "key": "k", "value": { "n": 1 } }] })).await;
+    stage.until("/v1/triggers/g", |trigger| trigger["counts"]["dead_lettered"] == 1).await;
+    let letters = stage.get("/v1/dead-letters?trigger=g").await.json();
+    let letter = &letters["dead_letters"][0];
+    assert_eq!((&letter["record"]["key"], &letter["record"]["value"]), (&json!("k"), &json!({ "n": 1 })));
+    let reason = &letter["reason"];
+    assert_eq!(
+        (&reason["error-code"], &reason["attempts"], &reason["topic"]),
+        (&json!("ValueError"), &json!("2"), &json!("in"))
+    );
+    let one = stage.get("/v1/dead-letters/dlq/0/0").await.json();
+    assert_eq!(one, *letter);
+    assert_eq!(stage.get("/v1/dead-letters/in/0/0").await.problem(), (404, "unknown-dead-letter".to_owned()));
+    let paused = stage.send("POST", "/v1/triggers/g/pause", &[], "").await.json();
+    assert_eq!(paused["state"], "Paused");
+    stage.send("POST", "/v1/triggers/g/resume", &[], "").await;
+    stage.until("/v1/triggers/g", |trigger| trigger["state"] == "Running").await;
+    assert_eq!(stage.get("/v1/groups/trigger.g").await.json()["lag"], 0);
+    for (path, code) in
+        [("/v1/topics/in", "topic-in-use"), ("/v1/topics/dlq", "topic-in-use"), ("/v1/functions/f", "function-in-use")]
+    {
+        assert_eq!(stage.send("DELETE", path, &[], "").await.problem(), (409, code.to_owned()));
+    }
+    let stage = stage.restart().await;
+    let report = stage.get("/v1/triggers/g").await.json();
+    assert_eq!((&report["lag"], &report["lanes"][0]["committed"]), (&json!(0), &json!(1)), "{report}");
+    assert_eq!(stage.send("DELETE", "/v1/triggers/g", &[], "").await.status, 204);
+    assert_eq!(stage.get("/v1/triggers/g").await.problem(), (404, "unknown-trigger".to_owned()));
+    assert_eq!(
+        stage.send("POST", "/v1/triggers/g/pause", &[], "").await.problem(),
+        (404, "unknown-trigger".to_owned())
+    );
+}

@@ -1,0 +1,7 @@
+//! The HTTP door with a real server and a real client: every resource, its errors, the limits.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod definitions;
+mod door;
+mod records;
+mod support;

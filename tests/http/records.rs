@@ -1,0 +1,177 @@
+//! Records in and out.
+
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::support::{PATIENCE, Stage};
+
+const STRUCTURED: &str = "application/cloudevents+json";
+
+#[tokio::test]
+async fn json_records_come_back_as_they_were_sent() {
+    let stage = Stage::new().await;
+    let records = json!({ "records": [
+        { "key": "a", "value": { "delay": 95 }, "headers": { "h": "1", "m": ["x", null] }, "timestamp": 1_700_000_000_000_i64 },
+        { "key_base64": "/w==", "value_base64": "AP8=" },
+        { "key": "gone" },
+    ]});
+    let answer = stage.json("POST", "/v1/topics/t/records", &records).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let places: Vec<Value> = (0..3).map(|offset| json!({ "partition": 0, "offset": offset })).collect();
+    assert_eq!(answer.json(), json!({ "records": places }));
+    let read = stage.records("t").await;
+    assert_eq!(
+        read[0],
+        json!({ "partition": 0, "offset": 0, "timestamp": 1_700_000_000_000_i64, "key": "a", "value": { "delay": 95 }, "headers": { "h": "1", "m": ["x", null] } })
+    );
+    assert_eq!((&read[1]["key_base64"], &read[1]["value_base64"]), (&json!("/w=="), &json!("AP8=")));
+    assert_eq!((&read[2]["key"], read[2].get("value")), (&json!("gone"), None));
+}
+
+#[tokio::test]
+async fn records_with_a_key_share_a_partition_and_named_partitions_are_kept() {
+    let stage = Stage::new().await;
+    stage.json("POST", "/v1/topics", &json!({ "topic": "t", "partitions": 8 })).await;
+    let same: Vec<Value> = (0..5).map(|n| json!({ "key": "k", "value": n })).collect();
+    let answer = stage.json("POST", "/v1/topics/t/records", &json!({ "records": same })).await.json();
+    let partitions: Vec<&Value> =
+        answer["records"].as_array().unwrap().iter().map(|place| &place["partition"]).collect();
+    assert!(partitions.windows(2).all(|pair| pair[0] == pair[1]), "{partitions:?}");
+    let answer =
+        stage.json("POST", "/v1/topics/t/records?acks=1&partition=7", &json!({ "records": [{ "value": 1 }] })).await;
+    assert_eq!(answer.json()["records"][0]["partition"], 7);
+    let missing = stage.get("/v1/topics/t/records").await;
+    assert_eq!(missing.problem(), (400, "partition-missing".to_owned()));
+    let beyond = stage.json("POST", "/v1/topics/t/records?partition=8", &json!({ "records": [{ "value": 1 }] })).await;
+    assert_eq!(beyond.problem(), (404, "unknown-partition".to_owned()));
+}
+
+#[tokio::test]
+async fn other_types_are_one_raw_record() {
+    let stage = Stage::new().await;
+    let answer = stage.send("POST", "/v1/topics/t/records?key=k", &[("content-type", "text/csv")], "a,b\n").await;
+    assert_eq!(answer.status, 200);
+    let read = stage.records("t").await;
+    assert_eq!((&read[0]["key"], &read[0]["value"]), (&json!("k"), &json!("a,b\n")));
+    assert_eq!(read[0]["headers"], json!({ "content-type": "text/csv" }));
+    let without = stage.send("POST", "/v1/topics/t/records", &[], "x").await;
+    assert_eq!(without.problem(), (415, "unsupported-media-type".to_owned()));
+}
+
+#[tokio::test]
+async fn cloudevents_are_stored_as_the_kafka_binding_has_them() {
+    let stage = Stage::new().await;
+    let binary = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "1"),
+        ("ce-source", "/s"),
+        ("ce-type", "t"),
+        ("ce-partitionkey", "pk"),
+    ];
+    assert_eq!(stage.send("POST", "/v1/topics/t/records", &binary, "{\"a\":1}").await.status, 200);
+    let event = r#"{"specversion":"1.0","id":"2","source":"/s","type":"t","data":{"a":2}}"#;
+    assert_eq!(stage.send("POST", "/v1/topics/t/records", &[("content-type", STRUCTURED)], event).await.status, 200);
+    let batch = format!("[{event},{event}]");
+    let batch_type = [("content-type", "application/cloudevents-batch+json")];
+    assert_eq!(stage.send("POST", "/v1/topics/t/records", &batch_type, batch).await.status, 200);
+    let read = stage.records("t").await;
+    assert_eq!(read.len(), 4);
+    let headers = json!({ "ce_specversion": "1.0", "ce_id": "1", "ce_source": "/s", "ce_type": "t", "ce_partitionkey": "pk", "content-type": "application/json" });
+    assert_eq!((&read[0]["headers"], &read[0]["key"], &read[0]["value"]), (&headers, &json!("pk"), &json!({ "a": 1 })));
+    for record in &read[1..] {
+        assert_eq!(record["headers"], json!({ "content-type": STRUCTURED }));
+        assert_eq!(record["value"], serde_json::from_str::<Value>(event).unwrap());
+    }
+    let incomplete = stage.send("POST", "/v1/topics/t/records", &binary[..3], "").await;
+    assert_eq!(incomplete.problem(), (400, "invalid-cloudevent".to_owned()));
+    assert_eq!(stage.records("t").await.len(), 4);
+}
+
+#[tokio::test]
+async fn wrong_records_are_refused_whole() {
+    let stage = Stage::new().await;
+    stage.json("POST", "/v1/topics", &json!({ "topic": "t", "config": { "max.message.bytes": 1000 } })).await;
+    for (body, status, code) in [
+        (json!({ "records": [] }), 400, "invalid-records"),
+        (json!({ "records": [{ "vlaue": 1 }] }), 400, "invalid-json"),
+        (json!({ "record": [] }), 400, "invalid-json"),
+        (json!({ "records": [{ "value": 1, "value_base64": "" }] }), 400, "invalid-records"),
+        (json!({ "records": [{ "value": 1 }, { "value": "x".repeat(1000) }] }), 413, "records-too-large"),
+        (json!({ "records": [{ "value": 1 }, { "value": 1, "partition": 1 }] }), 404, "unknown-partition"),
+    ] {
+        let answer = stage.json("POST", "/v1/topics/t/records", &body).await;
+        assert_eq!(answer.problem(), (status, code.to_owned()), "{body}");
+    }
+    let not_json = stage.send("POST", "/v1/topics/t/records", &[("content-type", "application/json")], "{").await;
+    assert_eq!(not_json.problem(), (400, "invalid-json".to_owned()));
+    assert_eq!(stage.records("t").await.len(), 0, "nothing of a refused request is appended");
+    let own = stage.json("POST", "/v1/topics/__tripline.function_logs/records", &json!({ "records": [{}] })).await;
+    assert_eq!(own.problem(), (403, "internal-topic".to_owned()));
+}
+
+#[tokio::test]
+async fn pages_begin_where_they_are_told_and_say_where_to_go_on() {
+    let stage = Stage::new().await;
+    let records: Vec<Value> = (0..10).map(|n| json!({ "value": n, "timestamp": 1_000 * n })).collect();
+    stage.json("POST", "/v1/topics/t/records", &json!({ "records": records })).await;
+    let page = stage.get("/v1/topics/t/records?from=3&limit=2").await.json();
+    let values: Vec<&Value> = page["records"].as_array().unwrap().iter().map(|record| &record["value"]).collect();
+    assert_eq!((values, &page["next"], &page["tail"]), (vec![&json!(3), &json!(4)], &json!(5), &json!(10)));
+    let time = stage.get("/v1/topics/t/records?from=1970-01-01T00:00:07Z").await.json();
+    assert_eq!(time["records"][0]["value"], 7);
+    assert_eq!(stage.get("/v1/topics/t/records?from=latest").await.json()["records"], json!([]));
+    let lines = stage.send("GET", "/v1/topics/t/records", &[("accept", "application/x-ndjson")], "").await;
+    assert_eq!(lines.body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count(), 10);
+    for (query, status, code) in [
+        ("from=11", 416, "offset-out-of-range"),
+        ("from=-1", 400, "invalid-query"),
+        ("from=yesterday", 400, "invalid-query"),
+        ("limit=0", 400, "invalid-query"),
+        ("wait=10", 400, "invalid-query"),
+        ("encoding=hex", 400, "invalid-query"),
+        ("partion=0", 400, "invalid-query"),
+    ] {
+        let answer = stage.get(&format!("/v1/topics/t/records?{query}")).await;
+        assert_eq!(answer.problem(), (status, code.to_owned()), "{query}");
+    }
+    let image = stage.send("GET", "/v1/topics/t/records", &[("accept", "image/png")], "").await;
+    assert_eq!(image.problem(), (406, "not-acceptable".to_owned()));
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_gets_the_record_when_it_comes() {
+    let stage = Stage::new().await;
+    stage.json("POST", "/v1/topics", &json!({ "topic": "t" })).await;
+    let waiting = stage.get("/v1/topics/t/records?wait=30s");
+    let sending = async {
+        tokio::task::yield_now().await;
+        stage.json("POST", "/v1/topics/t/records", &json!({ "records": [{ "value": "now" }] })).await
+    };
+    let (read, _) = tokio::join!(waiting, sending);
+    assert_eq!(read.json()["records"][0]["value"], "now");
+}
+
+#[tokio::test]
+async fn a_stream_sends_what_is_there_and_what_comes() {
+    let stage = Stage::new().await;
+    let one = |value| json!({ "records": [{ "value": value }] });
+    stage.json("POST", "/v1/topics/t/records", &one("first")).await;
+    let client: hyper_util::client::legacy::Client<_, http_body_util::Empty<bytes::Bytes>> =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let uri = format!("http://{}/v1/topics/t/records", stage.server.http_address());
+    let request = http::Request::get(uri).header("accept", "text/event-stream").body(http_body_util::Empty::new());
+    let mut stream = client.request(request.unwrap()).await.unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let mut text = String::new();
+    let mut sent = false;
+    while !text.contains("second") {
+        let frame = tokio::time::timeout(PATIENCE, stream.body_mut().frame()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+        if text.contains("first") && !sent {
+            stage.json("POST", "/v1/topics/t/records", &one("second")).await;
+            sent = true;
+        }
+    }
+    assert!(text.contains("id: 0-0\ndata: {") && text.contains("id: 0-1\ndata: {"), "{text}");
+}
