@@ -1,29 +1,3 @@
-<<<<<<< HEAD
-"""Tells of flights that arrived late; refuses the few that are late beyond belief, which shows retries and dead letters."""
-
-import json
-import logging
-
-UNBELIEVABLE_MINUTES = 300
-
-
-def initialize(context):
-    logging.info("ready to look at late flights")
-
-
-def handler(event, context):
-    flights = json.loads(event)
-    failed = []
-    for flight in flights:
-        data = flight["data"]
-        if data["delay"] > UNBELIEVABLE_MINUTES:
-            failed.append({"itemIdentifier": flight["id"]})
-    worst = max(flights, key=lambda flight: flight["data"]["delay"])["data"]
-    logging.info(
-        "%d late flight(s), worst %s-%s by %d min", len(flights), worst["origin"], worst["destination"], worst["delay"]
-    )
-    return {"batchItemFailures": failed}
-=======
 import json
 import logging
 
@@ -36,4 +10,3 @@ def handler(event, context):
         len(flights), worst["origin"], worst["destination"], worst["delay"],
     )
     return len(flights)
->>>>>>> http
