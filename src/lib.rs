@@ -23,8 +23,8 @@
 //! | [`group`] | consumer groups: a pure state machine and its service | Kafka's bytes |
 //! | [`function`] | code, instances, one attempt to invoke | triggers |
 //! | [`trigger`] | read, filter, window, invoke, retry, dead-letter, remember | protocols |
-//! | [`kafka`], `http` | the two doors for clients; never each other | |
-//! | `server`, `cli` | assembly and the command line | |
+//! | [`kafka`], [`http`] | the two doors for clients; never each other | |
+//! | [`server`], [`cli`] | assembly and the command line | |
 //!
 //! Rooms import downwards only; `tests/layers.rs` holds that. Values of the storage crate (offsets, batches) pass through
 //! all rooms; only the broker opens logs.
@@ -41,10 +41,13 @@
 //! - Offset and time index share one file.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod function;
 pub mod group;
+pub mod http;
 pub mod kafka;
+pub mod server;
 pub mod topic;
 pub mod trigger;

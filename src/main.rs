@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use tripline::cli;
 use tripline::function::launch;
 
 fn main() -> ExitCode {
@@ -9,5 +10,5 @@ fn main() -> ExitCode {
     if args.next().is_some_and(|command| command == launch::LAUNCH_COMMAND) {
         return launch::main(args);
     }
-    ExitCode::SUCCESS
+    cli::main()
 }

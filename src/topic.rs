@@ -1,4 +1,5 @@
 //! Topics: their names and settings.
 
 pub mod name;
+pub mod partitioner;
 pub mod spec;

@@ -1,0 +1,179 @@
+//! The command line: `tripline` and its commands.
+//!
+//! All commands but `serve`, `demo`, `verify` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
+//! 2 wrong use.
+
+mod apply;
+mod client;
+mod consume;
+mod dead_letter;
+mod demo;
+mod failure;
+mod function;
+mod group;
+mod output;
+mod produce;
+mod resource;
+mod serve;
+mod settings;
+mod topic;
+mod trigger;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Client;
+use failure::Failure;
+use output::Output;
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRIPLINE_COMMIT"), ")");
+
+/// An event broker with built-in function triggers: Kafka and HTTP in, functions out.
+#[derive(Debug, Parser)]
+#[command(name = "tripline", version = VERSION, propagate_version = true, max_term_width = 100, after_help = "\
+Examples:
+  tripline demo                                see a topic, a function and a trigger at work
+  tripline                                     run the broker, data in ./tripline-data
+  echo '{\"delay\": 95}' | tripline produce flights
+  tripline consume flights --follow
+  tripline apply -f app.yaml                   topics, functions and triggers from a file")]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What all commands take.
+#[derive(Clone, Debug, clap::Args)]
+struct Common {
+    /// The broker to talk to.
+    #[arg(long, global = true, env = "TRIPLINE_SERVER", value_name = "URL", default_value = client::DEFAULT_SERVER)]
+    server: String,
+    /// Answer in JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Tell more: the broker's log, the whole error.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker.
+    Serve(serve::ServeArgs),
+    /// Show the main job: a topic, a function and a trigger at work, in half a minute.
+    Demo(demo::DemoArgs),
+    /// Make, list, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Append records to a topic, one a line.
+    Produce(produce::ProduceArgs),
+    /// Print the records of a topic.
+    Consume(consume::ConsumeArgs),
+    /// Make the broker match files with topics, functions and triggers.
+    Apply(apply::ApplyArgs),
+    /// Show definitions: of all kinds, one kind or one name.
+    Get(resource::GetArgs),
+    /// Delete a topic, a function or a trigger.
+    Delete(resource::DeleteArgs),
+    /// Print all definitions as one YAML file.
+    Export,
+    /// List, describe, pause and resume triggers.
+    #[command(subcommand)]
+    Trigger(trigger::TriggerCommand),
+    /// List, describe and invoke functions, and show what they print.
+    #[command(subcommand)]
+    Function(function::FunctionCommand),
+    /// Show what a function prints.
+    Logs(function::LogsArgs),
+    /// Show records that triggers gave up.
+    #[command(subcommand)]
+    Dlq(dead_letter::DlqCommand),
+    /// Show what consumer groups have committed.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Check every record in a data directory; changes nothing and needs no broker.
+    Verify(verify::VerifyArgs),
+    /// Print the completions for a shell.
+    #[command(
+        after_help = "Example:\n  tripline completions bash > ~/.local/share/bash-completion/completions/tripline"
+    )]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::new(format!("no threads to run on: {error}")).report(&cli.common),
+    };
+    let common = cli.common.clone();
+    let ran = runtime.block_on(run(cli));
+    // Whoever still reads standard input must not hold the process up.
+    runtime.shutdown_background();
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&common),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { common, command } = cli;
+    let client = || Client::new(&common.server);
+    let output = Output { json: common.json };
+    match command.unwrap_or_else(|| Command::Serve(serve::ServeArgs::default())) {
+        Command::Serve(args) => Box::pin(serve::run(args, common.verbose)).await,
+        Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::Topic(command) => topic::run(command, &client()?, output).await,
+        Command::Produce(args) => produce::run(args, &client()?, output).await,
+        Command::Consume(args) => consume::run(args, &client()?, output).await,
+        Command::Apply(args) => apply::run(args, &client()?, output).await,
+        Command::Get(args) => resource::get(args, &client()?, output).await,
+        Command::Delete(args) => resource::delete(args, &client()?, output).await,
+        Command::Export => resource::export(&client()?).await,
+        Command::Trigger(command) => trigger::run(command, &client()?, output).await,
+        Command::Function(command) => function::run(command, &client()?, output).await,
+        Command::Logs(args) => function::logs(args, &client()?, output).await,
+        Command::Dlq(command) => dead_letter::run(command, &client()?, output).await,
+        Command::Group(command) => group::run(command, &client()?, output).await,
+        Command::Verify(args) => verify::run(&args, output),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tripline", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed_and_each_shows_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "export") {
+            let mut leaves: Vec<_> = command.get_subcommands().collect();
+            if leaves.is_empty() {
+                leaves.push(command);
+            }
+            for leaf in leaves {
+                let help = leaf.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let group = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(
+                    help.contains("Example") || group.contains("Example"),
+                    "{} {}",
+                    command.get_name(),
+                    leaf.get_name()
+                );
+            }
+        }
+    }
+}

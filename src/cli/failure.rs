@@ -1,0 +1,73 @@
+//! How a command fails: one line, and a code.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::Common;
+
+/// Why a command did not do what was asked: what, where, what to do.
+#[derive(Debug)]
+pub(super) struct Failure {
+    message: String,
+    wrong_use: bool,
+    /// The broker's own words.
+    problem: Option<Value>,
+}
+
+impl Failure {
+    /// Exit code 1.
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), wrong_use: false, problem: None }
+    }
+
+    /// Exit code 2.
+    pub(super) fn wrong_use(message: impl Into<String>) -> Self {
+        Self { message: message.into(), wrong_use: true, problem: None }
+    }
+
+    /// What the broker answered.
+    pub(super) fn problem(problem: Value) -> Self {
+        let detail = problem["detail"].as_str().unwrap_or("the broker refused").to_owned();
+        Self { message: detail, wrong_use: false, problem: Some(problem) }
+    }
+
+    /// The stable code of the broker's answer.
+    pub(super) fn code(&self) -> Option<&str> {
+        self.problem.as_ref()?["code"].as_str()
+    }
+
+    /// The sentence.
+    #[cfg(test)]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// With a word on where it happened.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// Prints it; answers the exit code.
+    pub(super) fn report(self, common: &Common) -> ExitCode {
+        let mut stderr = std::io::stderr();
+        let _ = if common.json {
+            let error = self.problem.clone().unwrap_or_else(|| json!({ "detail": self.message }));
+            writeln!(stderr, "{}", json!({ "error": error }))
+        } else {
+            writeln!(stderr, "error: {}", self.message)
+        };
+        if let Some(problem) = self.problem.filter(|_| common.verbose && !common.json) {
+            let _ = writeln!(stderr, "{problem:#}");
+        }
+        ExitCode::from(if self.wrong_use { 2 } else { 1 })
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}

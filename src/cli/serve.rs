@@ -1,0 +1,147 @@
+//! `tripline serve`.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::exit;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::failure::Failure;
+use super::output::print;
+use super::settings::FileSettings;
+use crate::server::{Server, ServerConfig};
+
+const DEFAULT_DATA: &str = "tripline-data";
+
+/// How the broker runs.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tripline serve                               Kafka on 127.0.0.1:9092, HTTP on 127.0.0.1:7080
+  tripline serve --data /var/lib/tripline
+  tripline serve --ephemeral --kafka 127.0.0.1:0 --http 127.0.0.1:0
+                                               for a test: any free ports, data gone at exit")]
+pub(super) struct ServeArgs {
+    /// A file with settings [default: tripline.toml, if it is there].
+    #[arg(short = 'c', long = "config", env = "TRIPLINE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data directory; made if it is missing [default: ./tripline-data].
+    #[arg(long, env = "TRIPLINE_DATA", value_name = "DIR", conflicts_with = "ephemeral")]
+    data: Option<PathBuf>,
+    /// Where Kafka clients connect; port 0 is any free one [default: 127.0.0.1:9092].
+    #[arg(long, env = "TRIPLINE_KAFKA", value_name = "ADDR")]
+    kafka: Option<SocketAddr>,
+    /// Where HTTP clients connect; port 0 is any free one [default: 127.0.0.1:7080].
+    #[arg(long, env = "TRIPLINE_HTTP", value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// What Kafka clients are told to connect to, instead of the address they used.
+    #[arg(long, env = "TRIPLINE_KAFKA_ADVERTISED", value_name = "HOST:PORT")]
+    kafka_advertised: Option<String>,
+    /// Data in a temporary directory that is gone at exit.
+    #[arg(long)]
+    ephemeral: bool,
+    /// Allow addresses that other machines reach, although nobody is asked who he is.
+    #[arg(long, env = "TRIPLINE_INSECURE")]
+    insecure: bool,
+    /// A name by which HTTP clients may call, besides localhost. May be repeated.
+    #[arg(long, env = "TRIPLINE_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// The python3 that functions run with [default: the first in PATH].
+    #[arg(long, env = "TRIPLINE_PYTHON3", value_name = "FILE")]
+    python3: Option<PathBuf>,
+}
+
+/// Runs the broker until a signal stops it.
+pub(super) async fn run(args: ServeArgs, verbose: bool) -> Result<(), Failure> {
+    log_to_stderr(verbose);
+    let temporary = args.ephemeral.then(tempfile::tempdir).transpose()?;
+    let config = config(args, temporary.as_ref().map(|directory| directory.path().join("data")))?;
+    let mut stops = signal(SignalKind::terminate())?;
+    let server = Server::start(config).await.map_err(|error| Failure::new(error.to_string()))?;
+    print(&start_text(&server, temporary.is_some()))?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = stops.recv() => {}
+    }
+    print("stopping; once more stops at once")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = stops.recv() => {}
+        }
+        exit(1);
+    });
+    let took = server.stop().await;
+    print(&format!("stopped in {:.1} s; everything is on disk", took.as_secs_f64()))
+}
+
+fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, Failure> {
+    let file = FileSettings::load(args.config.as_deref())?;
+    let data = temporary.or(args.data).or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
+    let mut config = ServerConfig::new(data);
+    config.kafka = args.kafka.or(file.kafka).unwrap_or(config.kafka);
+    config.http = args.http.or(file.http).unwrap_or(config.http);
+    config.insecure = args.insecure || file.insecure.unwrap_or(false);
+    config.allowed_hosts = if args.allow_host.is_empty() { file.allow_host } else { args.allow_host };
+    config.python3 = args.python3.or(file.python3);
+    let advertised = args.kafka_advertised.or(file.kafka_advertised);
+    let advertised =
+        advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
+    config.advertised = advertised.transpose()?;
+    Ok(config)
+}
+
+/// Warnings, or more; `TRIPLINE_LOG` says what, as for tracing's filters.
+fn log_to_stderr(verbose: bool) {
+    let default = if verbose { "tripline=debug,tripline_storage=debug" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TRIPLINE_LOG").unwrap_or_else(|_| default.into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// What listens where, what was found, and what to try next.
+fn start_text(server: &Server, ephemeral: bool) -> String {
+    let (info, report) = (&server.rooms().info, server.report());
+    let http = server.http_address();
+    let mut text = format!("Tripline {} ({})\n", info.version, info.commit);
+    let _ = writeln!(text, "  Kafka  {}", server.kafka_address());
+    let _ = writeln!(text, "  HTTP   http://{http}");
+    let gone = if ephemeral { " (gone at exit)" } else { "" };
+    let _ = writeln!(text, "  data   {}{gone}", info.data.display());
+    let broker = &report.broker;
+    let triggers = server.rooms().triggers.list().len();
+    let _ = writeln!(
+        text,
+        "  found  {} topics, {} partitions, {} records, {} functions, {triggers} triggers in {} ms",
+        broker.topics,
+        broker.partitions,
+        broker.records,
+        report.functions,
+        broker.took.as_millis()
+    );
+    for (place, recovery) in &broker.recovered {
+        let cut = recovery.cut.as_ref().map_or_else(String::new, |cut| {
+            format!(", cut at offset {}: {} ({} bytes in quarantine)", cut.offset, cut.reason, cut.quarantined_bytes)
+        });
+        let damaged: Vec<String> =
+            recovery.damaged.iter().map(|range| format!("{}..{}", range.from, range.to)).collect();
+        let damaged = if damaged.is_empty() { String::new() } else { format!(", damaged: {}", damaged.join(" ")) };
+        let _ = writeln!(
+            text,
+            "  recovered {place}: {} bytes above the last flush kept{cut}{damaged}",
+            recovery.rewritten_bytes
+        );
+    }
+    for line in &broker.commits_set_back {
+        let _ = writeln!(text, "  recovered {line}");
+    }
+    for (name, failure) in &report.functions_failed {
+        let _ = writeln!(text, "  function {name} does not run: {failure}");
+    }
+    for failure in &report.triggers_failed {
+        let _ = writeln!(text, "  {failure}");
+    }
+    let other = if http.port() == 7080 { String::new() } else { format!("TRIPLINE_SERVER=http://{http} ") };
+    let _ = writeln!(text, "\nready. Try:  echo hello | {other}tripline produce greetings");
+    text
+}

@@ -1,0 +1,100 @@
+//! What the broker runs with: `tripline.toml`, then `TRIPLINE_*`, then flags; later wins.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::failure::Failure;
+use crate::config::fields::{Fields, read};
+
+/// The file that is read if it is there and no other is named.
+pub(super) const FILE: &str = "tripline.toml";
+
+/// What a file may set; all of it may be left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct FileSettings {
+    pub(super) data: Option<PathBuf>,
+    pub(super) kafka: Option<SocketAddr>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) insecure: Option<bool>,
+    pub(super) allow_host: Vec<String>,
+    pub(super) python3: Option<PathBuf>,
+    pub(super) kafka_advertised: Option<String>,
+}
+
+impl FileSettings {
+    /// Reads `file`, or [`FILE`] if it is there.
+    pub(super) fn load(file: Option<&Path>) -> Result<Self, Failure> {
+        let path = file.unwrap_or_else(|| Path::new(FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(Failure::wrong_use(format!("cannot read {}: {error}", path.display()))),
+        };
+        Self::parse(&text).map_err(|reason| Failure::wrong_use(format!("{}: {reason}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let value: Value = toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())?;
+        read(&value, "settings", |fields| Some(Self::read(fields))).map_err(|errors| errors.to_string())
+    }
+
+    fn read(fields: &mut Fields<'_>) -> Self {
+        let path = |fields: &mut Fields<'_>, name| fields.optional_text(name, "a path").map(PathBuf::from);
+        let data = path(fields, "data");
+        let python3 = path(fields, "python3");
+        let kafka = address(fields, "kafka");
+        let http = address(fields, "http");
+        let insecure = fields.value("insecure").and_then(|value| {
+            let flag = value.as_bool();
+            if flag.is_none() {
+                fields.wrong("insecure", "true or false");
+            }
+            flag
+        });
+        let allow_host = fields.value("allow_host").map_or_else(Vec::new, |value| {
+            let names =
+                value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+            names.unwrap_or_else(|| {
+                fields.wrong("allow_host", "a list of host names");
+                Vec::new()
+            })
+        });
+        let kafka_advertised = fields.optional_text("kafka_advertised", "HOST:PORT").map(str::to_owned);
+        Self { data, kafka, http, insecure, allow_host, python3, kafka_advertised }
+    }
+}
+
+fn address(fields: &mut Fields<'_>, name: &'static str) -> Option<SocketAddr> {
+    let text = fields.optional_text(name, "ADDRESS:PORT such as 127.0.0.1:9092")?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        fields.wrong(name, "ADDRESS:PORT such as 127.0.0.1:9092");
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_sets_what_it_names() {
+        let settings =
+            FileSettings::parse("data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]").unwrap();
+        assert_eq!(settings.data, Some(PathBuf::from("d")));
+        assert_eq!(settings.http, Some("[::1]:0".parse().unwrap()));
+        assert_eq!((settings.insecure, settings.allow_host, settings.kafka), (Some(true), vec!["a".to_owned()], None));
+    }
+
+    #[test]
+    fn wrong_settings_name_themselves_and_the_nearest() {
+        let wrong = |text| FileSettings::parse(text).unwrap_err();
+        assert!(wrong("htp = \"x\"").contains("did you mean `http`?"), "{}", wrong("htp = \"x\""));
+        assert!(wrong("kafka = \"9092\"").contains("settings.kafka: found \"9092\""));
+        assert!(wrong("insecure = \"yes\"").contains("true or false"));
+        assert!(wrong("allow_host = \"a\"").contains("a list of host names"));
+        assert!(wrong("data = ").contains("line 1"));
+    }
+}

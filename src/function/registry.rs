@@ -1,0 +1,130 @@
+//! Functions that survive a restart: every deployment is in the state journal before it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::code_store::CodeStoreError;
+use super::{DeployError, Deployed, FunctionService, FunctionSpec, RestoreError};
+use crate::broker::journal::JournalError;
+use crate::broker::record::{FunctionDeployed, FunctionRemoved};
+use crate::broker::{Broker, now_ms};
+use crate::config::fields::FieldErrors;
+
+/// Why a definition was not remembered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// It was not accepted.
+    #[error(transparent)]
+    Deploy(#[from] DeployError),
+    /// It runs, but a restart would not know it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why a function was not removed altogether.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnregisterError {
+    /// It is still remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It is gone, but its code is still on disk.
+    #[error(transparent)]
+    Code(#[from] CodeStoreError),
+}
+
+/// Why a remembered function does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreFailure {
+    /// Its definition is not JSON.
+    #[error("its definition in the state journal is damaged: {0}")]
+    Json(#[from] serde_json::Error),
+    /// This release does not know its definition.
+    #[error("its definition in the state journal: {0}")]
+    Definition(#[from] FieldErrors),
+    /// Its code or its target is not there.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// The functions of a broker and what the journal knows about them. Clones are handles to the same ones.
+#[derive(Clone)]
+pub struct FunctionRegistry {
+    broker: Broker,
+    service: FunctionService,
+    /// What runs and what is remembered change together.
+    changing: Arc<Mutex<()>>,
+}
+
+impl FunctionRegistry {
+    /// The registry of `service`, which remembers through `broker`.
+    #[must_use]
+    pub fn new(broker: Broker, service: FunctionService) -> Self {
+        Self { broker, service, changing: Arc::default() }
+    }
+
+    /// What runs them.
+    #[must_use]
+    pub const fn service(&self) -> &FunctionService {
+        &self.service
+    }
+
+    /// Takes up all remembered functions. Answers how many, and those that do not run, each with the reason.
+    #[must_use]
+    pub fn restore(&self) -> (usize, Vec<(String, RestoreFailure)>) {
+        let remembered: Vec<FunctionDeployed> =
+            self.broker.journal().look(|state| state.functions.values().cloned().collect());
+        let mut failures = Vec::new();
+        for function in &remembered {
+            if let Err(failure) = self.restore_one(function) {
+                failures.push((function.name.clone(), failure));
+            }
+        }
+        (remembered.len(), failures)
+    }
+
+    fn restore_one(&self, function: &FunctionDeployed) -> Result<(), RestoreFailure> {
+        let spec = FunctionSpec::from_json(&serde_json::from_str(&function.definition)?)?;
+        Ok(self.service.restore(spec, function.version)?)
+    }
+
+    /// Accepts a definition as [`FunctionService::deploy`] does. Durable on return.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub async fn deploy(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Deployed, RegisterError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let (name, definition) = (spec.name.clone(), spec.to_json().to_string());
+        let deployed = self.service.deploy(spec, code).await?;
+        let record = FunctionDeployed { name, version: deployed.version, definition };
+        if !self.remembers(&record) {
+            let next = self.broker.journal().append(&[record.into()], now_ms())?;
+            self.broker.journal().durable(next).await?;
+        }
+        Ok(deployed)
+    }
+
+    fn remembers(&self, record: &FunctionDeployed) -> bool {
+        self.broker.journal().look(|state| state.functions.get(&record.name) == Some(record))
+    }
+
+    /// Forgets a function, stops it and deletes its code. Durable on return; `false` when there was none.
+    ///
+    /// # Errors
+    /// See [`UnregisterError`].
+    pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let known = self.broker.journal().look(|state| state.functions.contains_key(name));
+        if known {
+            let record = FunctionRemoved { name: name.to_owned() };
+            let next = self.broker.journal().append(&[record.into()], now_ms())?;
+            self.broker.journal().durable(next).await?;
+        }
+        Ok(self.service.remove(name, grace).await? || known)
+    }
+}

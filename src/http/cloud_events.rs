@@ -1,0 +1,150 @@
+//! CloudEvents 1.0 over HTTP, stored as the Kafka protocol binding has them.
+//!
+//! Binary: `ce-*` headers become `ce_*` record headers, the body is the value. Structured: the body is the value, with
+//! content type `application/cloudevents+json`. Batched: each event of the array is stored as a structured one.
+//! An event's `partitionkey` is the record's key.
+
+use http::{HeaderMap, header};
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::problem::Problem;
+use super::record_json::IncomingRecord;
+use crate::event::STRUCTURED_TYPE;
+
+const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+
+/// Whether the request is an event in binary mode.
+#[must_use]
+pub fn is_binary(headers: &HeaderMap) -> bool {
+    headers.contains_key("ce-specversion") || headers.contains_key("ce-type")
+}
+
+/// The record of an event in binary mode.
+pub(crate) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<IncomingRecord, Problem> {
+    let mut record = IncomingRecord { value: Some(body.to_vec()), ..IncomingRecord::default() };
+    for (name, value) in headers {
+        let Some(attribute) = name.as_str().strip_prefix("ce-") else { continue };
+        let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        let Some(text) = text else {
+            return Err(invalid(format!("header ce-{attribute} is not percent-encoded UTF-8")));
+        };
+        if !is_attribute_name(attribute) {
+            return Err(invalid(format!(
+                "header ce-{attribute}: attribute names have lower-case letters and digits only"
+            )));
+        }
+        if attribute == "partitionkey" {
+            record.key = Some(text.as_bytes().to_vec());
+        }
+        record.headers.push((format!("ce_{attribute}"), Some(text.as_bytes().to_vec())));
+    }
+    for required in REQUIRED {
+        let value = record.headers.iter().find(|(name, _)| name.strip_prefix("ce_") == Some(required));
+        check_required(
+            required,
+            value.and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok()),
+            "header ce-",
+        )?;
+    }
+    if let Some(content_type) = headers.get(header::CONTENT_TYPE) {
+        record.headers.push(("content-type".to_owned(), Some(content_type.as_bytes().to_vec())));
+    }
+    Ok(record)
+}
+
+/// The record of one event in structured mode.
+pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
+    let event: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    for required in REQUIRED {
+        check_required(required, event.get(required).and_then(Value::as_str), "")?;
+    }
+    if event.contains_key("data") && event.contains_key("data_base64") {
+        return Err(invalid("an event has `data` or `data_base64`, not both".to_owned()));
+    }
+    let key = event.get("partitionkey").and_then(Value::as_str).map(|key| key.as_bytes().to_vec());
+    let headers = vec![("content-type".to_owned(), Some(STRUCTURED_TYPE.as_bytes().to_vec()))];
+    Ok(IncomingRecord { key, value: Some(body.to_vec()), headers, ..IncomingRecord::default() })
+}
+
+/// The records of a JSON array of events.
+pub(crate) fn batched(body: &[u8]) -> Result<Vec<IncomingRecord>, Problem> {
+    let events: Vec<Box<RawValue>> =
+        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    let record = |(index, event): (usize, Box<RawValue>)| {
+        structured(event.get().as_bytes())
+            .map_err(|problem| Problem { detail: format!("event {index}: {}", problem.detail), ..problem })
+    };
+    events.into_iter().enumerate().map(record).collect()
+}
+
+fn check_required(name: &str, value: Option<&str>, prefix: &str) -> Result<(), Problem> {
+    match value {
+        Some("1.0") if name == "specversion" => Ok(()),
+        Some(other) if name == "specversion" => {
+            Err(invalid(format!("{prefix}specversion: found {other:?}, allowed: 1.0")))
+        }
+        Some(text) if !text.is_empty() => Ok(()),
+        _ => Err(invalid(format!("{prefix}{name}: found nothing, allowed: a text that is not empty"))),
+    }
+}
+
+fn is_attribute_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+fn invalid(detail: String) -> Problem {
+    Problem::bad_request("invalid-cloudevent", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    const BINARY: [(&str, &str); 4] =
+        [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+
+    #[test]
+    fn binary_attributes_become_record_headers() {
+        let mut pairs = BINARY.to_vec();
+        pairs.extend([("ce-subject", "caf%C3%A9"), ("ce-partitionkey", "k"), ("content-type", "text/plain")]);
+        let record = binary(&headers(&pairs), b"x").unwrap();
+        let header =
+            |name: &str| record.headers.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone());
+        assert_eq!(header("ce_subject").unwrap(), "café".as_bytes());
+        assert_eq!(header("content-type").unwrap(), b"text/plain");
+        assert_eq!((record.key, record.value), (Some(b"k".to_vec()), Some(b"x".to_vec())));
+    }
+
+    #[test]
+    fn events_without_what_is_required_are_refused() {
+        for missing in 0..4 {
+            let mut pairs = BINARY.to_vec();
+            let (name, _) = pairs.remove(missing);
+            assert!(binary(&headers(&pairs), b"").unwrap_err().detail.contains(name));
+        }
+        let mut pairs = BINARY.to_vec();
+        pairs[0].1 = "0.3";
+        assert!(binary(&headers(&pairs), b"").unwrap_err().detail.contains("allowed: 1.0"));
+        assert!(structured(br#"{"specversion":"1.0","id":"1","source":"s"}"#).unwrap_err().detail.starts_with("type"));
+        assert!(structured(b"[]").is_err());
+        let both = br#"{"specversion":"1.0","id":"1","source":"s","type":"t","data":1,"data_base64":""}"#;
+        assert!(structured(both).unwrap_err().detail.contains("not both"));
+    }
+
+    #[test]
+    fn a_batch_is_its_events_and_names_the_wrong_one() {
+        let body = br#"[{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":"p"},{"id":"2"}]"#;
+        assert!(batched(body).unwrap_err().detail.starts_with("event 1: specversion"));
+        let records =
+            batched(br#"[{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":"p"}]"#).unwrap();
+        assert_eq!((records.len(), records[0].key.as_deref()), (1, Some(b"p".as_slice())));
+        assert!(batched(b"{}").is_err());
+    }
+}

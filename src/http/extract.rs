@@ -1,0 +1,98 @@
+//! What handlers take from a request, with our errors instead of the framework's.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::limits::HttpLimits;
+use super::problem::Problem;
+
+/// Parts of the path, percent-decoded.
+pub(crate) struct Segments<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, state).await;
+        path.map(|Path(segments)| Self(segments))
+            .map_err(|rejected| Problem::bad_request("invalid-path", rejected.body_text()))
+    }
+}
+
+/// The whole body, within the limits.
+pub(crate) struct Upload(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Upload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let limits = request.extensions().get::<HttpLimits>().copied().unwrap_or_default();
+        read_body(request.into_body(), limits).await.map(Self)
+    }
+}
+
+async fn read_body(body: Body, limits: HttpLimits) -> Result<Bytes, Problem> {
+    let limit = limits.body_bytes_max;
+    let read = Limited::new(body, limit).collect();
+    match tokio::time::timeout(limits.body_timeout, read).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let detail = format!("the body has more than {limit} bytes ({} MiB); send it in parts", limit >> 20);
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).with("limit_bytes", limit))
+        }
+        Ok(Err(error)) => Err(Problem::bad_request("body-unreadable", format!("the body cannot be read: {error}"))),
+        Err(_) => {
+            let seconds = limits.body_timeout.as_secs();
+            let detail = format!("the body did not arrive within {seconds} s");
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail).with("limit_s", seconds))
+        }
+    }
+}
+
+/// A JSON body of type `application/json`.
+pub(crate) struct JsonBody(pub(crate) Value);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let found = media_type(request.headers());
+        if found.as_deref() != Some("application/json") {
+            return Err(unsupported(found.as_deref(), "application/json"));
+        }
+        let Upload(bytes) = Upload::from_request(request, state).await?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// Reads JSON, or says where it is none.
+pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." { String::new() } else { format!("{path}: ") };
+        Problem::bad_request("invalid-json", format!("the body: {place}{}", error.into_inner()))
+    })?;
+    reader.end().map_err(|error| Problem::bad_request("invalid-json", format!("the body: {error}")))?;
+    Ok(parsed)
+}
+
+/// The media type of the body, in lower case and without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    (!media_type.is_empty()).then_some(media_type)
+}
+
+/// 415.
+pub(crate) fn unsupported(found: Option<&str>, allowed: &str) -> Problem {
+    let found = found.map_or_else(|| "no Content-Type".to_owned(), |found| format!("Content-Type {found:?}"));
+    let detail = format!("found {found}, allowed: {allowed}");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+}

@@ -1,0 +1,60 @@
+//! The description of this API, made from the handlers.
+
+use std::sync::LazyLock;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, header};
+use utoipa::OpenApi;
+
+use super::{health, v1};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tripline",
+        description = "A single-node event broker with built-in function triggers. Errors are problem details (RFC 9457) with a stable `code`."
+    ),
+    paths(
+        v1::cluster::get,
+        v1::topics::list,
+        v1::topics::create,
+        v1::topics::get,
+        v1::topics::put,
+        v1::topics::delete,
+        v1::records_in::append,
+        v1::records_out::records,
+        v1::triggers::list,
+        v1::triggers::get,
+        v1::triggers::put,
+        v1::triggers::delete,
+        v1::triggers::pause,
+        v1::triggers::resume,
+        v1::functions::list,
+        v1::functions::get,
+        v1::functions::put,
+        v1::functions::delete,
+        v1::functions::invoke,
+        v1::logs::logs,
+        v1::groups::list,
+        v1::groups::get,
+        v1::dead_letters::list,
+        v1::dead_letters::get,
+        v1::patterns::test,
+        health::live,
+        health::ready,
+        health::metrics_text,
+    )
+)]
+struct Description;
+
+/// The OpenAPI document, as JSON.
+#[must_use]
+pub fn document() -> &'static str {
+    static DOCUMENT: LazyLock<String> =
+        LazyLock::new(|| Description::openapi().to_json().expect("the description is JSON"));
+    &DOCUMENT
+}
+
+pub(crate) async fn serve() -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document()).into_response()
+}

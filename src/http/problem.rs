@@ -1,0 +1,274 @@
+//! The one shape of errors: problem details (RFC 9457) with a stable `code`.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+use tripline_storage::error::{AppendError, FlushError, ReadError};
+
+use crate::broker::journal::JournalError;
+use crate::broker::{CreateTopicError, DeleteTopicError, ProduceError};
+use crate::config::fields::FieldErrors;
+use crate::function::registry::{RegisterError, UnregisterError};
+use crate::function::{DeployError, ErrorClass, InvocationError};
+use crate::trigger::service::{ApplyTriggerError, TriggerError};
+
+/// The media type of an error.
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// An error as a client sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// A stable word for programs.
+    pub code: &'static str,
+    /// A sentence for people: what, where, what to do.
+    pub detail: String,
+    /// Facts for programs, by name.
+    pub facts: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem without facts.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), facts: Map::new() }
+    }
+
+    /// With one fact more.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// 400.
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404 for a `kind` such as `topic`.
+    #[must_use]
+    pub fn not_found(kind: &'static str, code: &'static str, name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, format!("{kind} {name} does not exist"))
+    }
+
+    fn internal(code: &'static str, cause: impl std::fmt::Display) -> Self {
+        let detail = cause.to_string();
+        tracing::error!(code, %detail, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, detail)
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({
+            "type": format!("urn:tripline:error:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("error"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let Value::Object(fields) = &mut body {
+            fields.extend(self.facts.clone());
+        }
+        body
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.to_json().to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+        if let Some(seconds) = self.facts.get("retry_after_s").and_then(Value::as_u64) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<FieldErrors> for Problem {
+    fn from(errors: FieldErrors) -> Self {
+        let detail = errors.to_string();
+        let list = serde_json::to_value(&errors).expect("texts are JSON");
+        Self::bad_request("invalid-definition", detail).with("errors", list)
+    }
+}
+
+impl From<JournalError> for Problem {
+    fn from(error: JournalError) -> Self {
+        match &error {
+            JournalError::Append(AppendError::DiskFull) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", error.to_string())
+            }
+            JournalError::Append(_) | JournalError::Flush(_) | JournalError::Build(_) => {
+                Self::internal("state-journal", error)
+            }
+        }
+    }
+}
+
+impl From<CreateTopicError> for Problem {
+    fn from(error: CreateTopicError) -> Self {
+        match error {
+            CreateTopicError::Exists(_) => Self::new(StatusCode::CONFLICT, "topic-exists", error.to_string()),
+            CreateTopicError::TooManyPartitions { limit, total, .. } => {
+                let detail = format!("{error}; delete topics, or start with a larger `partitions_max`");
+                Self::new(StatusCode::CONFLICT, "too-many-partitions", detail).with("limit", limit).with("total", total)
+            }
+            CreateTopicError::Log(cause) => Self::internal("storage", cause),
+            CreateTopicError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeleteTopicError> for Problem {
+    fn from(error: DeleteTopicError) -> Self {
+        match error {
+            DeleteTopicError::Unknown(name) => Self::not_found("topic", "unknown-topic", &name),
+            DeleteTopicError::InUse { .. } => Self::new(StatusCode::CONFLICT, "topic-in-use", error.to_string()),
+            DeleteTopicError::Journal(error) => error.into(),
+            DeleteTopicError::Files { .. } => Self::internal("storage", error),
+        }
+    }
+}
+
+impl From<ProduceError> for Problem {
+    fn from(error: ProduceError) -> Self {
+        match error {
+            ProduceError::Batch(cause) => Self::bad_request("invalid-records", cause.to_string()),
+            ProduceError::Append(cause) => cause.into(),
+            ProduceError::Flush(cause) => cause.into(),
+            ProduceError::UnknownPartition { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
+            }
+            ProduceError::Internal(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", error.to_string()),
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::DiskFull => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk-full",
+                "the disk of the data directory is full; free space and send the records again",
+            ),
+            AppendError::TooLarge { limit_bytes, .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "records-too-large", error.to_string())
+                    .with("limit_bytes", limit_bytes)
+            }
+            other => Self::internal("storage", other),
+        }
+    }
+}
+
+impl From<FlushError> for Problem {
+    fn from(error: FlushError) -> Self {
+        Self::internal("storage", format!("the records were appended but are not known to be on disk: {error}"))
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::OutOfRange { log_start, tail, .. } => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset-out-of-range", error.to_string())
+                    .with("log_start", log_start.get())
+                    .with("tail", tail.get())
+            }
+            ReadError::Damaged { from, to } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged-records", format!("{error}; read on from {to}"))
+                    .with("from", from.get())
+                    .with("to", to.get())
+            }
+            other => Self::internal("storage", other),
+        }
+    }
+}
+
+impl From<DeployError> for Problem {
+    fn from(error: DeployError) -> Self {
+        match error {
+            DeployError::CodeMissing(_) => {
+                Self::bad_request("code-missing", format!("{error}: send it as `code_base64`"))
+            }
+            DeployError::CodeNotWanted(_) => Self::bad_request("code-not-wanted", error.to_string()),
+            DeployError::Code(_) => Self::bad_request("invalid-code", error.to_string()),
+            DeployError::Store(_) => Self::internal("code-store", error),
+            DeployError::Interpreter(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "interpreter-missing", error.to_string())
+            }
+            DeployError::Target(_) => Self::bad_request("target-refused", error.to_string()),
+        }
+    }
+}
+
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Deploy(error) => error.into(),
+            RegisterError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<UnregisterError> for Problem {
+    fn from(error: UnregisterError) -> Self {
+        match error {
+            UnregisterError::Journal(error) => error.into(),
+            UnregisterError::Code(_) => Self::internal("code-store", error),
+        }
+    }
+}
+
+impl From<ApplyTriggerError> for Problem {
+    fn from(error: ApplyTriggerError) -> Self {
+        match error {
+            ApplyTriggerError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
+            ApplyTriggerError::UnknownFunction(_) => {
+                Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
+            }
+            ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
+            ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
+            ApplyTriggerError::Topic(error) => error.into(),
+            ApplyTriggerError::Deploy(error) => error.into(),
+            ApplyTriggerError::Start(error) => error.into(),
+            ApplyTriggerError::Journal(error) => error.into(),
+            ApplyTriggerError::Lane(_) => Self::internal("trigger-state", error),
+        }
+    }
+}
+
+impl From<TriggerError> for Problem {
+    fn from(error: TriggerError) -> Self {
+        match error {
+            TriggerError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
+            TriggerError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvocationError> for Problem {
+    fn from(error: InvocationError) -> Self {
+        let status = match error.class {
+            ErrorClass::BrokenCode if error.code == "unknown-function" => {
+                return Self::new(StatusCode::NOT_FOUND, "unknown-function", error.message);
+            }
+            ErrorClass::Failed if error.code == "timeout" => StatusCode::GATEWAY_TIMEOUT,
+            ErrorClass::Throttled => StatusCode::TOO_MANY_REQUESTS,
+            ErrorClass::Unavailable | ErrorClass::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorClass::Failed | ErrorClass::Rejected | ErrorClass::BrokenCode | ErrorClass::Crashed => {
+                StatusCode::BAD_GATEWAY
+            }
+        };
+        let problem = Self::new(status, "invocation-failed", error.message)
+            .with("error_class", error.class.as_str())
+            .with("error_code", error.code);
+        match error.retry_after {
+            Some(wait) => problem.with("retry_after_s", wait.as_secs_f64().ceil() as u64),
+            None => problem,
+        }
+    }
+}

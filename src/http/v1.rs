@@ -1,0 +1,12 @@
+//! The resources of the API, one file each.
+
+pub mod cluster;
+pub mod dead_letters;
+pub mod functions;
+pub mod groups;
+pub mod logs;
+pub mod patterns;
+pub mod records_in;
+pub mod records_out;
+pub mod topics;
+pub mod triggers;

@@ -1,0 +1,173 @@
+//! Functions: list, deploy, look at, invoke, delete.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::topics::name_matches;
+use crate::function::spec::FunctionDefinition;
+use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
+use crate::http::extract::{JsonBody, Segments, Upload, media_type};
+use crate::http::problem::Problem;
+use crate::http::query::Query;
+use crate::http::rooms::Rooms;
+use crate::topic::name::{FunctionName, NAME_BYTES_MAX, allowed_name};
+
+/// What a deleted function may take to finish.
+const REMOVE_GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) fn function_name(text: &str) -> Result<FunctionName, Problem> {
+    FunctionName::new(text).map_err(|reason| {
+        let detail = format!("function name {text:?}: {reason}; allowed: {}", allowed_name(NAME_BYTES_MAX));
+        Problem::bad_request("invalid-name", detail)
+    })
+}
+
+fn describe(report: &FunctionReport) -> Value {
+    let instances = &report.status.instances;
+    let stats = &report.stats;
+    let errors: serde_json::Map<String, Value> =
+        stats.errors_by_class().map(|(class, count)| (class.as_str().to_owned(), count.into())).collect();
+    let mut shown = json!({
+        "function": report.spec.name,
+        "version": report.version,
+        "instances": {
+            "starting": instances.starting, "idle": instances.idle, "busy": instances.busy, "leaving": instances.leaving,
+        },
+        "queued": report.status.queued,
+        "counts": { "succeeded": stats.succeeded, "errors": errors, "cold_starts": stats.cold_start.count() },
+        "definition": report.spec.to_json(),
+    });
+    put_state(&mut shown, &report.state);
+    shown
+}
+
+fn put_state(shown: &mut Value, state: &FunctionState) {
+    shown["state"] = match state {
+        FunctionState::Ready => json!("Ready"),
+        FunctionState::Starting => json!("Starting"),
+        FunctionState::Failed(error) => {
+            shown["error"] = json!({
+                "class": error.class.as_str(), "code": error.code, "message": error.message,
+            });
+            json!("Failed")
+        }
+    };
+}
+
+/// All functions.
+#[utoipa::path(get, path = "/v1/functions", tag = "functions", responses((status = 200, description = "Functions by name")))]
+pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    let functions: Vec<Value> = rooms.functions.service().list().iter().map(describe).collect();
+    Ok(Json(json!({ "functions": functions })))
+}
+
+/// One function: state, instances, counts, definition.
+#[utoipa::path(get, path = "/v1/functions/{function}", tag = "functions", params(("function" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The function"), (status = 404, description = "Problem details")))]
+pub(crate) async fn get(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    let name = function_name(&name)?;
+    let report = rooms.functions.service().describe(name.as_str());
+    let report = report.ok_or_else(|| Problem::not_found("function", "unknown-function", name.as_str()))?;
+    Ok(Json(describe(&report)))
+}
+
+/// Deploy a function: its definition, with the code in `code_base64` (a source file or a zip archive).
+///
+/// Durable when answered. Code that does not load is accepted all the same; `state` is `Failed` then, with the traceback.
+/// Without code, the code that is there stays.
+#[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions", params(("function" = String, Path, description = "Its name")),
+    responses((status = 200, description = "Deployed"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn put(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    JsonBody(mut body): JsonBody,
+) -> Result<Json<Value>, Problem> {
+    let name = function_name(&name)?;
+    name_matches(&mut body, "function", name.as_str())?;
+    let code = take_code(&mut body)?;
+    let definition = FunctionDefinition::from_json(&body)?;
+    if definition.code.is_some() && matches!(definition.spec.runtime, Runtime::Python3 { .. }) {
+        let detail = "function.code: a path means nothing here; send the file's bytes as `code_base64`";
+        return Err(Problem::bad_request("code-path", detail));
+    }
+    let deployed = rooms.functions.deploy(definition.spec, code).await?;
+    rooms.triggers.function_deployed(name.as_str());
+    let mut answer = json!({ "function": name, "version": deployed.version, "changed": deployed.changed });
+    put_state(&mut answer, &deployed.state);
+    Ok(Json(answer))
+}
+
+fn take_code(body: &mut Value) -> Result<Option<Bytes>, Problem> {
+    let Some(code) = body.as_object_mut().and_then(|fields| fields.remove("code_base64")) else { return Ok(None) };
+    let wrong = || Problem::bad_request("invalid-code", "function.code_base64: allowed is base64 with padding");
+    let text = code.as_str().ok_or_else(wrong)?;
+    BASE64.decode(text).map(|bytes| Some(bytes.into())).map_err(|_| wrong())
+}
+
+/// Delete a function and its code.
+#[utoipa::path(delete, path = "/v1/functions/{function}", tag = "functions", params(("function" = String, Path, description = "Its name")),
+    responses((status = 204, description = "Gone"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn delete(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let name = function_name(&name)?;
+    if let Some(user) = rooms.triggers.using_function(name.as_str()) {
+        let detail = format!("function {name} is invoked by trigger {user}; delete the trigger first");
+        return Err(Problem::new(StatusCode::CONFLICT, "function-in-use", detail));
+    }
+    if rooms.functions.remove(name.as_str(), REMOVE_GRACE).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(Problem::not_found("function", "unknown-function", name.as_str()))
+}
+
+/// Invoke a function and wait for its answer. The body is the event, byte for byte. Never retried.
+#[utoipa::path(post, path = "/v1/functions/{function}/invocations", tag = "functions", params(("function" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The function's answer"), (status = "5XX", description = "Problem details with `error_class` and `error_code`")))]
+pub(crate) async fn invoke(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    Upload(body): Upload,
+) -> Result<Response, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    let name = function_name(&name)?;
+    let is_json = media_type(&headers).is_some_and(|found| found == "application/json" || found.ends_with("+json"));
+    let invocation = Invocation {
+        id: Uuid::new_v4().to_string(),
+        attempt: 1,
+        payload: body,
+        content_type: if is_json { "application/json" } else { "application/octet-stream" },
+        record_count: 0,
+    };
+    let id = invocation.id.clone();
+    let answered = rooms.functions.service().invoke(name.as_str(), invocation).await;
+    let mut response = match answered {
+        Ok(success) => {
+            let json = serde_json::from_slice::<serde::de::IgnoredAny>(&success.body).is_ok();
+            let media_type = if json { "application/json" } else { "application/octet-stream" };
+            ([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))], success.body).into_response()
+        }
+        Err(error) => Problem::from(error).with("invocation", id.clone()).into_response(),
+    };
+    let id = HeaderValue::from_str(&id).expect("a UUID is a header value");
+    response.headers_mut().insert("tripline-invocation-id", id);
+    Ok(response)
+}

@@ -1,0 +1,105 @@
+//! What functions printed.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::HeaderMap;
+use serde_json::{Value, json};
+use tripline_storage::{Offset, Partition};
+
+use super::functions::function_name;
+use super::records_out::{Shape, event_stream};
+use crate::function::log_topic::LOG_TOPIC;
+use crate::http::extract::Segments;
+use crate::http::problem::Problem;
+use crate::http::query::Query;
+use crate::http::reader::{Page, read, wait_for_records};
+use crate::http::rooms::Rooms;
+
+/// How far back lines are looked for, in lines of all functions.
+const LOOK_BACK: i64 = 20_000;
+const STEP_RECORDS: usize = 2_000;
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The newest lines of a function, oldest first.
+///
+/// With `Accept: text/event-stream` the newest lines come first, then each new one as it is printed.
+#[utoipa::path(get, path = "/v1/functions/{function}/logs", tag = "functions", params(
+    ("function" = String, Path, description = "Its name"),
+    ("limit" = Option<u32>, Query, description = "0 to 10,000 lines, default 100"),
+), responses((status = 200, description = "Lines"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn logs(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let query = Query::parse(query.as_deref(), &["limit"])?;
+    let limit = query.number("limit", 0, 10_000)?.unwrap_or(100) as usize;
+    let shape = Shape::of(&headers)?;
+    let name = function_name(&name)?.to_string();
+    let topic = rooms.broker.topic(LOG_TOPIC);
+    let log = topic.and_then(|topic| topic.partition(0).cloned());
+    let Some(log) = log else { return Err(Problem::not_found("topic", "unknown-topic", LOG_TOPIC)) };
+    let (lines, next) = newest(&log, &name, limit).await?;
+    Ok(match shape {
+        Shape::Json => Json(json!({ "lines": lines })).into_response(),
+        Shape::Ndjson => lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response(),
+        Shape::Events => {
+            let following = Following { log, name, next, waiting: lines };
+            event_stream(unfold(following, |mut following| async move {
+                let chunk = following.step().await?;
+                Some((Ok::<_, Infallible>(chunk), following))
+            }))
+        }
+    })
+}
+
+async fn newest(log: &Arc<Partition>, name: &str, limit: usize) -> Result<(Vec<Value>, Offset), Problem> {
+    let tail = log.tail();
+    let back = Offset::new((tail.get() - LOOK_BACK).max(0)).unwrap_or(Offset::ZERO);
+    let mut next = back.max(log.log_start());
+    let mut lines = Vec::new();
+    while next < tail {
+        let page = read(log, next, STEP_RECORDS).await?;
+        next = page.next;
+        lines.extend(lines_of(&page, name));
+        let surplus = lines.len().saturating_sub(limit);
+        lines.drain(..surplus);
+    }
+    Ok((lines, next))
+}
+
+fn lines_of(page: &Page, name: &str) -> Vec<Value> {
+    let own = page.records.iter().filter(|record| record.key.as_deref() == Some(name.as_bytes()));
+    own.filter_map(|record| serde_json::from_slice(record.value.as_deref()?).ok()).collect()
+}
+
+struct Following {
+    log: Arc<Partition>,
+    name: String,
+    next: Offset,
+    waiting: Vec<Value>,
+}
+
+impl Following {
+    async fn step(&mut self) -> Option<Bytes> {
+        if self.waiting.is_empty() {
+            wait_for_records(&self.log, self.next, HEARTBEAT).await;
+            let page = read(&self.log, self.next, STEP_RECORDS).await.ok()?;
+            self.next = page.next;
+            self.waiting = lines_of(&page, &self.name);
+        }
+        if self.waiting.is_empty() {
+            return Some(Bytes::from_static(b": still here\n\n"));
+        }
+        let events = self.waiting.drain(..).map(|line| format!("data: {line}\n\n"));
+        Some(events.collect::<String>().into())
+    }
+}

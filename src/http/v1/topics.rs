@@ -1,0 +1,146 @@
+//! Topics: list, make, look at, change, delete.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::broker::{Broker, Topic};
+use crate::http::extract::{JsonBody, Segments};
+use crate::http::problem::Problem;
+use crate::http::query::Query;
+use crate::http::rooms::Rooms;
+use crate::topic::name::{NAME_BYTES_MAX, TopicName, allowed_name};
+use crate::topic::spec::TopicSpec;
+
+/// A name from the path, checked.
+pub(crate) fn topic_name(text: &str) -> Result<TopicName, Problem> {
+    TopicName::new(text).map_err(|reason| {
+        let shown: String = text.chars().take(80).collect();
+        let detail = format!("topic name {shown:?}: {reason}; allowed: {}", allowed_name(NAME_BYTES_MAX));
+        Problem::bad_request("invalid-name", detail)
+    })
+}
+
+pub(crate) fn existing_topic(broker: &Broker, name: &str) -> Result<Arc<Topic>, Problem> {
+    let name = topic_name(name)?;
+    broker.topic(name.as_str()).ok_or_else(|| Problem::not_found("topic", "unknown-topic", name.as_str()))
+}
+
+fn describe(topic: &Topic) -> Value {
+    let partition = |(number, partition): (usize, &Arc<tripline_storage::Partition>)| {
+        json!({
+            "partition": number,
+            "log_start": partition.log_start().get(),
+            "tail": partition.tail().get(),
+            "flushed": partition.flushed().get(),
+            "stopped": partition.stopped().map(ToString::to_string),
+        })
+    };
+    let partitions: Vec<Value> = topic.partitions().iter().enumerate().map(partition).collect();
+    let mut shown = topic.spec().to_json();
+    shown["id"] = json!(topic.id());
+    shown["internal"] = json!(topic.is_internal());
+    shown["offsets"] = json!(partitions);
+    shown
+}
+
+/// All topics.
+#[utoipa::path(get, path = "/v1/topics", tag = "topics", responses((status = 200, description = "Topics by name")))]
+pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    let topics: Vec<Value> = rooms.broker.topics().iter().map(|topic| describe(topic)).collect();
+    Ok(Json(json!({ "topics": topics })))
+}
+
+/// One topic with its settings and offsets.
+#[utoipa::path(get, path = "/v1/topics/{topic}", tag = "topics", params(("topic" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The topic"), (status = 404, description = "Problem details")))]
+pub(crate) async fn get(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    Ok(Json(describe(&*existing_topic(&rooms.broker, &name)?)))
+}
+
+/// Make a topic: `{"topic", "partitions", "config"}`.
+#[utoipa::path(post, path = "/v1/topics", tag = "topics", responses(
+    (status = 201, description = "Made"), (status = 409, description = "There is one with this name")))]
+pub(crate) async fn create(State(rooms): State<Rooms>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+    let spec = TopicSpec::from_json(&body)?;
+    let topic = rooms.broker.create_topic(spec).await?;
+    Ok((StatusCode::CREATED, Json(describe(&topic))).into_response())
+}
+
+/// Make a topic, or give one that exists these settings.
+#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", params(("topic" = String, Path, description = "Its name")),
+    responses((status = 200, description = "As asked for; `changed` says whether anything is different"), (status = 201, description = "Made")))]
+pub(crate) async fn put(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    JsonBody(mut body): JsonBody,
+) -> Result<Response, Problem> {
+    let name = topic_name(&name)?;
+    name_matches(&mut body, "topic", name.as_str())?;
+    let spec = TopicSpec::from_json(&body)?;
+    let Some(topic) = rooms.broker.topic(name.as_str()) else {
+        let topic = rooms.broker.create_topic(spec).await?;
+        return Ok((StatusCode::CREATED, Json(put_answer(&topic, true, true))).into_response());
+    };
+    if body.get("partitions").is_some() && spec.partitions != topic.partition_count() {
+        let detail = format!(
+            "topic {name} has {} partitions, found {}: the number of partitions cannot be changed yet",
+            topic.partition_count(),
+            spec.partitions
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "partitions-differ", detail));
+    }
+    let changed = topic.config() != spec.config;
+    if changed {
+        rooms.broker.configure_topic(&topic, spec.config).await?;
+    }
+    Ok(Json(put_answer(&topic, false, changed)).into_response())
+}
+
+fn put_answer(topic: &Topic, created: bool, changed: bool) -> Value {
+    let mut answer = describe(topic);
+    answer["created"] = json!(created);
+    answer["changed"] = json!(changed);
+    answer
+}
+
+/// A definition may leave out its name, which stands in the path; if it has one, it is that.
+pub(crate) fn name_matches(body: &mut Value, kind: &'static str, name: &str) -> Result<(), Problem> {
+    let Value::Object(fields) = body else { return Ok(()) };
+    let written = fields.entry(kind).or_insert_with(|| name.into());
+    if written == name {
+        return Ok(());
+    }
+    let detail = format!("{kind}: found {written}, allowed: {name:?}, which stands in the path");
+    Err(Problem::bad_request("name-differs", detail))
+}
+
+/// Delete a topic with all its records.
+#[utoipa::path(delete, path = "/v1/topics/{topic}", tag = "topics", params(("topic" = String, Path, description = "Its name")),
+    responses((status = 204, description = "Gone"), (status = 404, description = "Problem details")))]
+pub(crate) async fn delete(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let topic = existing_topic(&rooms.broker, &name)?;
+    if topic.is_internal() {
+        let detail = format!("topic {} belongs to the broker and cannot be deleted", topic.name());
+        return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
+    }
+    if let Some(trigger) = rooms.triggers.using_topic(topic.name().as_str()) {
+        let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), trigger };
+        return Err(error.into());
+    }
+    rooms.broker.delete_topic(topic.name().as_str()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

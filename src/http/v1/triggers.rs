@@ -1,0 +1,149 @@
+//! Triggers: list, define, look at, pause, resume, delete.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::topics::name_matches;
+use crate::http::extract::{JsonBody, Segments};
+use crate::http::problem::Problem;
+use crate::http::query::Query;
+use crate::http::rooms::Rooms;
+use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName, allowed_name};
+use crate::trigger::service::{LaneReport, TriggerReport};
+use crate::trigger::spec::TriggerSpec;
+
+fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
+    TriggerName::new(text).map_err(|reason| {
+        let detail = format!("trigger name {text:?}: {reason}; allowed: {}", allowed_name(TRIGGER_NAME_BYTES_MAX));
+        Problem::bad_request("invalid-name", detail)
+    })
+}
+
+fn describe(report: &TriggerReport) -> Value {
+    let counts = &report.counts;
+    let lag: u64 = report.lanes.iter().map(LaneReport::lag).sum();
+    let lanes: Vec<Value> = report.lanes.iter().map(describe_lane).collect();
+    json!({
+        "trigger": report.spec.name,
+        "id": report.id,
+        "state": report.state.as_str(),
+        "reason": report.reason,
+        "since_ms": report.since_ms,
+        "ends_when": report.ends_when,
+        "lag": lag,
+        "lanes": lanes,
+        "counts": {
+            "delivered": counts.delivered,
+            "filtered": counts.filtered,
+            "dead_lettered": counts.dead_lettered,
+            "dropped": counts.dropped,
+            "expired": counts.expired,
+            "attempts_succeeded": counts.attempts_succeeded,
+            "attempts_failed": counts.attempts_failed,
+        },
+        "definition": report.spec.to_json(),
+    })
+}
+
+fn describe_lane(lane: &LaneReport) -> Value {
+    json!({
+        "partition": lane.partition,
+        "committed": lane.committed.get(),
+        "tail": lane.tail.get(),
+        "lag": lane.lag(),
+        "in_flight_records": lane.in_flight_records,
+        "attempts": lane.attempts,
+        "next_attempt_ms": lane.next_attempt_ms,
+        "last_error": lane.last_error,
+    })
+}
+
+fn described(rooms: &Rooms, name: &str) -> Result<Value, Problem> {
+    let name = trigger_name(name)?;
+    let report = rooms.triggers.describe(name.as_str());
+    report
+        .map(|report| describe(&report))
+        .ok_or_else(|| Problem::not_found("trigger", "unknown-trigger", name.as_str()))
+}
+
+/// All triggers.
+#[utoipa::path(get, path = "/v1/triggers", tag = "triggers", responses((status = 200, description = "Triggers by name")))]
+pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    let mut reports = rooms.triggers.list();
+    reports.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+    let triggers: Vec<Value> = reports.iter().map(describe).collect();
+    Ok(Json(json!({ "triggers": triggers })))
+}
+
+/// One trigger: state, progress, counts, definition.
+#[utoipa::path(get, path = "/v1/triggers/{trigger}", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The trigger"), (status = 404, description = "Problem details")))]
+pub(crate) async fn get(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    Query::parse(query.as_deref(), &[])?;
+    described(&rooms, &name).map(Json)
+}
+
+/// Define a trigger, or change it and keep its progress.
+#[utoipa::path(put, path = "/v1/triggers/{trigger}", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 200, description = "As asked for"), (status = 201, description = "Made"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn put(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    JsonBody(mut body): JsonBody,
+) -> Result<Response, Problem> {
+    let name = trigger_name(&name)?;
+    name_matches(&mut body, "trigger", name.as_str())?;
+    let spec = TriggerSpec::from_json(&body)?;
+    let applied = rooms.triggers.apply(spec).await?;
+    let status = if applied.created { StatusCode::CREATED } else { StatusCode::OK };
+    let answer = json!({
+        "trigger": name, "created": applied.created, "changed": applied.changed, "warnings": applied.warnings,
+    });
+    Ok((status, Json(answer)).into_response())
+}
+
+/// Stop invoking until it is resumed; progress is kept.
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/pause", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The trigger"), (status = 404, description = "Problem details")))]
+pub(crate) async fn pause(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+) -> Result<Json<Value>, Problem> {
+    let name = trigger_name(&name)?;
+    rooms.triggers.pause(name.as_str()).await?;
+    described(&rooms, name.as_str()).map(Json)
+}
+
+/// Go on after a pause, or after what made it fail was put right.
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/resume", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The trigger"), (status = 404, description = "Problem details")))]
+pub(crate) async fn resume(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+) -> Result<Json<Value>, Problem> {
+    let name = trigger_name(&name)?;
+    rooms.triggers.resume(name.as_str()).await?;
+    described(&rooms, name.as_str()).map(Json)
+}
+
+/// Delete a trigger and its progress; its topics stay.
+#[utoipa::path(delete, path = "/v1/triggers/{trigger}", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 204, description = "Gone"), (status = 404, description = "Problem details")))]
+pub(crate) async fn delete(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let name = trigger_name(&name)?;
+    if rooms.triggers.remove(name.as_str()).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(Problem::not_found("trigger", "unknown-trigger", name.as_str()))
+}

@@ -1,0 +1,320 @@
+//! The broker as one process: all rooms, started in order and stopped in reverse.
+//!
+//! ```text
+//! start: data directory ─▶ functions ─▶ triggers ─▶ listeners ─▶ ready
+//! stop:  not ready ─▶ triggers ─▶ functions ─▶ listeners ─▶ everything on disk
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, BrokerConfig, CreateTopicError, StartError, StartReport};
+use crate::function::log_topic;
+use crate::function::registry::{FunctionRegistry, RestoreFailure};
+use crate::function::{FunctionOptions, FunctionService, Launcher};
+use crate::group::config::GroupConfig;
+use crate::group::service::GroupService;
+use crate::http::{AllowedHosts, BrokerInfo, HttpLimits, Listener, Readiness, Rooms, router};
+use crate::kafka::Kafka;
+use crate::kafka::advertised::{Advertised, HostPort};
+use crate::kafka::listener::ListenerConfig;
+use crate::trigger::service::{RestoreTriggerError, TriggerService};
+
+/// The release.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was built from, or `unknown`.
+pub const COMMIT: &str = env!("TRIPLINE_COMMIT");
+/// How long a graceful stop takes at most.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// What invocations get of that to finish.
+const INVOCATION_GRACE: Duration = Duration::from_secs(3);
+/// What instances get of that to say good-bye.
+const INSTANCE_GRACE: Duration = Duration::from_secs(2);
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Data directory and topics.
+    pub broker: BrokerConfig,
+    /// Where Kafka clients connect; port 0 is any free one.
+    pub kafka: SocketAddr,
+    /// Where HTTP clients connect; port 0 is any free one.
+    pub http: SocketAddr,
+    /// What Kafka clients are told instead of the address that they used.
+    pub advertised: Option<HostPort>,
+    /// Whether addresses that are not loopback are allowed although nobody is asked who he is.
+    pub insecure: bool,
+    /// Names by which HTTP clients may call, besides localhost and the listener's own address.
+    pub allowed_hosts: Vec<String>,
+    /// What one HTTP client may ask for.
+    pub http_limits: HttpLimits,
+    /// The `python3` to use; by default the first one in `PATH`.
+    pub python3: Option<PathBuf>,
+    /// The program that becomes the process of an instance; by default this one.
+    pub launcher: Option<PathBuf>,
+}
+
+impl ServerConfig {
+    /// The defaults: Kafka on 127.0.0.1:9092, HTTP on 127.0.0.1:7080, data in `data`.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            broker: BrokerConfig::new(data),
+            kafka: SocketAddr::from(([127, 0, 0, 1], 9092)),
+            http: SocketAddr::from(([127, 0, 0, 1], 7080)),
+            advertised: None,
+            insecure: false,
+            allowed_hosts: Vec::new(),
+            http_limits: HttpLimits::default(),
+            python3: None,
+            launcher: None,
+        }
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// An address is open to the network.
+    #[error(
+        "{flag} {address} can be reached from other machines, and nobody is asked who he is; use 127.0.0.1, or say --insecure"
+    )]
+    NotLoopback {
+        /// The flag that named it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}{holder}; choose another with {flag} ADDR (port 0 = any free one)", holder = .holder.as_deref().map_or_else(String::new, |holder| format!(" by {holder}")))]
+    Bind {
+        /// The flag that named it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+        /// The process that has it, if it can be seen.
+        holder: Option<String>,
+    },
+    /// The broker did not start.
+    #[error(transparent)]
+    Broker(#[from] StartError),
+    /// One of the broker's own topics could not be made.
+    #[error(transparent)]
+    Topic(#[from] CreateTopicError),
+    /// Functions cannot run.
+    #[error("functions cannot run: {0}")]
+    Functions(io::Error),
+    /// A socket does not answer.
+    #[error("a listener did not start: {0}")]
+    Listener(io::Error),
+}
+
+/// A running server.
+pub struct Server {
+    rooms: Rooms,
+    listener: Listener,
+    kafka: JoinHandle<()>,
+    kafka_address: SocketAddr,
+    stop: CancellationToken,
+    housekeeping: JoinHandle<()>,
+    report: ServerReport,
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub struct ServerReport {
+    /// Topics and records.
+    pub broker: StartReport,
+    /// Functions that are remembered.
+    pub functions: usize,
+    /// Those of them that do not run, and why.
+    pub functions_failed: Vec<(String, RestoreFailure)>,
+    /// Triggers that are remembered and do not run, and why.
+    pub triggers_failed: Vec<RestoreTriggerError>,
+}
+
+impl Server {
+    /// Starts everything. Work is taken when this returns.
+    ///
+    /// # Errors
+    /// See [`ServerError`].
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let http_socket = bind("--http", config.http, config.insecure).await?;
+        let kafka_socket = bind("--kafka", config.kafka, config.insecure).await?;
+        let http_address = http_socket.local_addr().map_err(ServerError::Listener)?;
+        let kafka_address = kafka_socket.local_addr().map_err(ServerError::Listener)?;
+        let (broker, broker_report) = start_broker(config.broker.clone()).await?;
+        let functions = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
+        let (remembered, functions_failed) = functions.restore();
+        let (triggers, triggers_failed) = TriggerService::start(broker.clone(), functions.service().clone());
+        let (groups, timers) = GroupService::new(GroupConfig::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(timers.run(stop.clone()));
+        let kafka = Kafka {
+            broker: broker.clone(),
+            groups: groups.clone(),
+            triggers: Arc::new(triggers.clone()),
+            advertised: Arc::new(Advertised::detect(config.advertised.clone())),
+            metrics: Arc::default(),
+            listener: ListenerConfig::default(),
+        };
+        let info = BrokerInfo {
+            version: VERSION,
+            commit: COMMIT,
+            data: config.broker.data.clone(),
+            kafka_address: Some(kafka_address),
+            http_address,
+        };
+        let rooms = Rooms {
+            broker: broker.clone(),
+            functions,
+            triggers,
+            groups,
+            readiness: Readiness::default(),
+            info: Arc::new(info),
+            counts: Arc::default(),
+        };
+        let hosts = AllowedHosts::new(http_address, &config.allowed_hosts);
+        let router = router(rooms.clone(), config.http_limits);
+        let listener =
+            Listener::serve(http_socket, router, hosts, config.http_limits).map_err(ServerError::Listener)?;
+        let kafka = tokio::spawn(kafka.serve(kafka_socket, stop.clone()));
+        rooms.readiness.set(true);
+        let housekeeping = tokio::spawn(keep_house(broker, rooms.triggers.clone()));
+        let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
+        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, report })
+    }
+
+    /// What the API works with.
+    #[must_use]
+    pub const fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// What the start found.
+    #[must_use]
+    pub const fn report(&self) -> &ServerReport {
+        &self.report
+    }
+
+    /// Where HTTP clients connect.
+    #[must_use]
+    pub const fn http_address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Where Kafka clients connect.
+    #[must_use]
+    pub const fn kafka_address(&self) -> SocketAddr {
+        self.kafka_address
+    }
+
+    /// Stops gracefully, within [`STOP_TIMEOUT`]: open windows are given back, functions finish or are interrupted, all
+    /// that was appended is on disk. Answers how long it took.
+    pub async fn stop(mut self) -> Duration {
+        let started = Instant::now();
+        self.rooms.readiness.set(false);
+        self.housekeeping.abort();
+        let stopping = async {
+            self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
+            self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
+            self.stop.cancel();
+            self.listener.stop().await;
+            if let Err(error) = (&mut self.kafka).await {
+                tracing::warn!(%error, "the Kafka listener failed");
+            }
+        };
+        if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
+            tracing::warn!("not everything stopped in time");
+        }
+        let broker = self.rooms.broker.clone();
+        let _ = tokio::task::spawn_blocking(move || broker.close()).await;
+        started.elapsed()
+    }
+}
+
+async fn bind(flag: &'static str, address: SocketAddr, insecure: bool) -> Result<TcpListener, ServerError> {
+    if !insecure && !address.ip().is_loopback() {
+        return Err(ServerError::NotLoopback { flag, address });
+    }
+    TcpListener::bind(address).await.map_err(|cause| {
+        let holder = (cause.kind() == io::ErrorKind::AddrInUse).then(|| holder_of(address.port())).flatten();
+        ServerError::Bind { flag, address, cause, holder }
+    })
+}
+
+async fn start_broker(config: BrokerConfig) -> Result<(Broker, StartReport), ServerError> {
+    let started = tokio::task::spawn_blocking(move || Broker::start(config)).await;
+    Ok(started.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?)
+}
+
+async fn start_functions(
+    broker: &Broker,
+    config: &ServerConfig,
+    own_listeners: &[SocketAddr],
+) -> Result<FunctionRegistry, ServerError> {
+    let (log_sink, log_writer) = log_topic::channel();
+    let log_topic = log_topic::topic(broker).await?;
+    let mut options = FunctionOptions::new(config.broker.data.join("functions")).map_err(ServerError::Functions)?;
+    options.python3.clone_from(&config.python3);
+    options.log_sink = log_sink;
+    options.egress.allow_loopback = own_listeners.iter().all(|address| address.ip().is_loopback());
+    options.egress.own_listeners = own_listeners.to_vec();
+    if let Some(launcher) = &config.launcher {
+        options.launcher = Launcher::Program(launcher.clone());
+    }
+    let service = FunctionService::new(options).map_err(ServerError::Functions)?;
+    tokio::spawn(log_writer.run(broker.clone(), log_topic));
+    Ok(FunctionRegistry::new(broker.clone(), service))
+}
+
+async fn keep_house(broker: Broker, triggers: TriggerService) {
+    let interval = broker.config().retention_interval;
+    loop {
+        tokio::time::sleep(interval).await;
+        let (broker, holds) = (broker.clone(), triggers.holds());
+        let round = tokio::task::spawn_blocking(move || broker.housekeeping(&holds));
+        if let Err(error) = round.await {
+            tracing::error!(%error, "housekeeping failed");
+        }
+    }
+}
+
+/// The process that listens on `port`, where this system shows it.
+fn holder_of(port: u16) -> Option<String> {
+    let wanted = format!(":{port:04X}");
+    let mut inodes = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // Local address, remote address, state (0A listens) … the socket's inode.
+            if let [_, local, _, "0A", ..] = fields.as_slice()
+                && local.ends_with(&wanted)
+                && let Some(inode) = fields.get(9)
+            {
+                inodes.push(format!("socket:[{inode}]"));
+            }
+        }
+    }
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        let mut descriptors = std::fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        descriptors.find(|descriptor| {
+            let target = std::fs::read_link(descriptor.path());
+            target.is_ok_and(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()))
+        })?;
+        let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        Some(format!("process {pid} ({})", name.trim()))
+    })
+}
