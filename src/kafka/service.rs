@@ -1,5 +1,7 @@
 //! What requests do: the broker and the groups behind the wire.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -154,6 +156,12 @@ impl Shared {
             _ => Err(ErrorCode::UnknownLeaderEpoch),
         }
     }
+}
+
+/// Each thing once, however often it is named: what is told of one may be large, and naming it again is cheap.
+pub(crate) fn once_each<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> impl Iterator<Item = T> {
+    let mut seen = HashSet::new();
+    asked.into_iter().filter(move |item| seen.insert(key(item)))
 }
 
 /// A partition by its number on the wire.

@@ -187,7 +187,7 @@ async fn settings_are_described_with_their_sources_types_and_texts() {
     let request = message!(DescribeConfigsRequest {
         resources: vec![
             resource(2, "set", Some(&["retention.ms"])),
-            resource(2, "set", None),
+            resource(2, "t", None),
             resource(2, "missing", None),
             resource(4, "1", None),
             resource(4, "2", None),
@@ -244,4 +244,22 @@ async fn empty_and_null_arrays_are_answered_by_each_request_that_has_them() {
     assert_eq!(client.call(5, &LeaveGroupRequest::default()).await.error_code, 24);
     assert_eq!(client.call(7, &OffsetFetchRequest::default()).await.error_code, 24);
     assert_eq!(client.call(3, &FindCoordinatorRequest::default()).await.error_code, 24);
+}
+
+#[tokio::test]
+async fn what_is_named_many_times_is_told_once() {
+    let (_server, mut client) = with_topic().await;
+    let request = message!(MetadataRequest { topics: named(&["t"; 1000]) });
+    assert_eq!(client.call(9, &request).await.topics.len(), 1);
+    let resource = message!(describe_configs_request::DescribeConfigsResource {
+        resource_type: 2,
+        resource_name: StrBytes::from("t"),
+    });
+    let request = message!(DescribeConfigsRequest { resources: vec![resource; 1000] });
+    assert_eq!(client.call(4, &request).await.results.len(), 1);
+    let request = message!(DescribeGroupsRequest { groups: vec!["g".into(); 1000] });
+    assert_eq!(client.call(5, &request).await.groups.len(), 1);
+    let group = message!(offset_fetch_request::OffsetFetchRequestGroup { group_id: StrBytes::from("g"), topics: None });
+    let request = message!(OffsetFetchRequest { groups: vec![group; 1000] });
+    assert_eq!(client.call(9, &request).await.groups.len(), 1);
 }

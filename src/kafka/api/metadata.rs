@@ -10,7 +10,7 @@ use crate::broker::{Broker, Topic};
 use crate::kafka::advertised::HostPort;
 use crate::kafka::codec::{MetadataRequest, MetadataResponse, StrBytes, metadata_request, metadata_response};
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, NODE_ID, wire_id};
+use crate::kafka::service::{KafkaService, NODE_ID, once_each, wire_id};
 use crate::topic::name::TopicName;
 
 /// Versions whose empty list of topics means all of them.
@@ -33,7 +33,7 @@ pub(crate) async fn answer(
         None => service.broker.topics().iter().map(|topic| describe(&service.broker, topic, with_operations)).collect(),
         Some(asked) => {
             let mut found = Vec::with_capacity(asked.len());
-            for asked in asked {
+            for asked in once_each(asked, |asked| (asked.name.clone(), asked.topic_id)) {
                 let mut topic = find(service, asked, creates, with_operations).await;
                 if version < NO_NAME_SINCE && topic.name.is_none() {
                     topic.name = Some(StrBytes::default());
