@@ -264,12 +264,13 @@ fn create_durably(fs: &dyn Fs, root: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads FORMAT or writes that of a new directory. The file is text, three lines:
+/// Reads FORMAT or writes that of a new directory. The file is text, four lines, the last a CRC-32 (IEEE) over those before:
 ///
 /// ```text
 /// tripline data directory
 /// version 1
-/// cluster 8c1f0a52-…
+/// cluster 00000000-0000-0000-0000-000000000001
+/// crc32 4d19be4b
 /// ```
 fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, OpenStoreError> {
     let path = root.join("FORMAT");
@@ -278,12 +279,23 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
             sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
-            let text = format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n");
+            let text = with_checksum(&format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n"));
             fs::replace_file(fs, &path, text.as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
     }
+}
+
+fn with_checksum(text: &str) -> String {
+    format!("{text}crc32 {:08x}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// The lines before the checksum, when that fits.
+fn without_checksum(text: &str) -> Option<&str> {
+    const LINE_BYTES: usize = "crc32 00000000\n".len();
+    let (body, _) = text.split_at_checked(text.len().checked_sub(LINE_BYTES)?)?;
+    (with_checksum(body) == text).then_some(body)
 }
 
 const FORMAT_TITLE: &str = "tripline data directory";
@@ -302,6 +314,9 @@ fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
             return Err(OpenStoreError::Newer { path: root.to_owned(), found, known: FORMAT_VERSION });
         }
         Some(_) => {}
+    }
+    if without_checksum(text).is_none() {
+        return Err(foreign("its FORMAT file fails its checksum"));
     }
     let cluster = lines.next().and_then(|line| line.strip_prefix("cluster ")).and_then(|id| Uuid::try_parse(id).ok());
     cluster.ok_or_else(|| foreign("the third line of its FORMAT file is not \"cluster UUID\""))
@@ -336,29 +351,39 @@ fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
     }
 }
 
-/// Reads EPOCH (a decimal number and a line feed), adds one and makes that durable: (epoch, offset) never names two
-/// different records.
+/// Reads EPOCH, adds one and makes that durable: (epoch, offset) never names two different records. The file is text, two
+/// lines, the last a CRC-32 (IEEE) over the first:
+///
+/// ```text
+/// 7
+/// crc32 310b5bd5
+/// ```
 fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> {
     let path = root.join("EPOCH");
+    let foreign = |reason: &str| OpenStoreError::Foreign { path: root.to_owned(), reason: reason.to_owned() };
     let last = match fs::read_whole(fs, &path, SMALL_FILE_BYTES) {
-        Ok(bytes) => parse_epoch(&bytes).ok_or_else(|| OpenStoreError::Foreign {
-            path: root.to_owned(),
-            reason: "its EPOCH file does not hold a number".to_owned(),
-        })?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => LeaderEpoch::NONE,
+        Ok(bytes) => {
+            parse_epoch(&bytes).ok_or_else(|| foreign("its EPOCH file holds no number or fails its checksum"))?
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // The topics come after the first epoch. With them there were epochs, which must not be given again.
+            let entries = fs.list(root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
+            if entries.iter().any(|entry| entry.name == "topics") {
+                return Err(foreign("its EPOCH file is missing"));
+            }
+            LeaderEpoch::NONE
+        }
         Err(cause) => return Err(OpenStoreError::Io { path, cause }),
     };
-    let epoch = last.next().ok_or_else(|| OpenStoreError::Foreign {
-        path: root.to_owned(),
-        reason: "it was started 2^31 times; export its topics into a new one".to_owned(),
-    })?;
-    fs::replace_file(fs, &path, format!("{epoch}\n").as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
+    let epoch = last.next().ok_or_else(|| foreign("it was started 2^31 times; export its topics into a new one"))?;
+    fs::replace_file(fs, &path, with_checksum(&format!("{epoch}\n")).as_bytes())
+        .map_err(|cause| OpenStoreError::Io { path, cause })?;
     Ok(epoch)
 }
 
 fn parse_epoch(bytes: &[u8]) -> Option<LeaderEpoch> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    LeaderEpoch::new(text.trim_end().parse().ok()?)
+    let text = without_checksum(std::str::from_utf8(bytes).ok()?)?;
+    LeaderEpoch::new(text.strip_suffix('\n')?.parse().ok()?)
 }
 
 /// What a crash left half-removed. Failing costs space, nothing else.
@@ -374,6 +399,26 @@ fn empty_trash(fs: &dyn Fs, root: &Path) {
     for entry in entries {
         if let Err(cause) = fs.remove_dir_all(&trash.join(&entry.name)) {
             tracing::warn!(path = %trash.join(&entry.name).display(), %cause, "not removed from the trash");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_epoch_never_changes_and_damage_is_noticed() {
+        let text = with_checksum("7\n");
+        assert_eq!(text, "7\ncrc32 310b5bd5\n");
+        assert_eq!(parse_epoch(text.as_bytes()), LeaderEpoch::new(7));
+        for bit in 0..text.len() * 8 {
+            let mut damaged = text.clone().into_bytes();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(parse_epoch(&damaged), None, "bit {bit}");
+        }
+        for short in 0..text.len() {
+            assert_eq!(parse_epoch(&text.as_bytes()[..short]), None, "{short} bytes");
         }
     }
 }

@@ -244,11 +244,19 @@ fn a_directory_in_use_a_newer_one_and_a_foreign_one_are_refused_untouched() {
     assert_eq!(Some(store.leader_epoch()), epoch.next());
     drop(store);
     let format = std::fs::read_to_string(root.join("FORMAT")).unwrap();
-    assert_eq!(format, "tripline data directory\nversion 1\ncluster 00000000-0000-0000-0000-000000000001\n");
+    assert_eq!(
+        format,
+        "tripline data directory\nversion 1\ncluster 00000000-0000-0000-0000-000000000001\ncrc32 4d19be4b\n"
+    );
     std::fs::write(root.join("FORMAT"), format.replace("version 1", "version 2")).unwrap();
     assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Newer { found: 2, .. }));
     std::fs::write(root.join("FORMAT"), "something else").unwrap();
     assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Foreign { .. }));
+    std::fs::write(root.join("FORMAT"), format.replace("0001", "0002")).unwrap();
+    assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Foreign { .. }), "another cluster");
+    std::fs::write(root.join("FORMAT"), &format).unwrap();
+    std::fs::remove_file(root.join("EPOCH")).unwrap();
+    assert!(matches!(reopen(&root).unwrap_err(), OpenStoreError::Foreign { .. }), "epochs would be given again");
     let photos = dir.path().join("photos");
     std::fs::create_dir(&photos).unwrap();
     std::fs::write(photos.join("cat.jpg"), "meow").unwrap();

@@ -9,7 +9,7 @@ use crate::error::FlushError;
 use crate::fs::Fs;
 use crate::offset::Offset;
 use crate::retention::{self, SegmentAge};
-use crate::segment::{FileKind, path_of};
+use crate::segment::{FileKind, SealedSegment, path_of};
 
 impl Partition {
     /// Removes the oldest segments that size and age let go. Answers the new first offset. `now_ms` is `None` while the
@@ -31,8 +31,7 @@ impl Partition {
         };
         let mut ages = Vec::with_capacity(sealed.len());
         for segment in &sealed {
-            let needs_time = config.retention_age.is_some();
-            let last_append_ms = if needs_time { segment.seal(&*self.shared.fs, &self.dir)?.last_append_ms } else { 0 };
+            let last_append_ms = if config.retention_age.is_some() { self.last_append_of(segment) } else { 0 };
             ages.push(SegmentAge { next: segment.next, len_bytes: segment.len_bytes, last_append_ms });
         }
         let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);
@@ -61,6 +60,17 @@ impl Partition {
     pub fn last_append_ms(&self) -> Option<i64> {
         let writer = self.writer.lock();
         writer.facts.first_append_ms.map(|_| writer.facts.last_append_ms)
+    }
+
+    /// A segment that does not tell its age is kept by age, and does not keep size from removing others.
+    fn last_append_of(&self, segment: &SealedSegment) -> i64 {
+        match segment.seal(&*self.shared.fs, &self.dir) {
+            Ok(seal) => seal.last_append_ms,
+            Err(cause) => {
+                tracing::warn!(partition = %self.id(), base = %segment.base, %cause, "age unknown");
+                i64::MAX
+            }
+        }
     }
 
     /// Moves the start. It is durable before anything goes, so that a segment whose removal fails or is lost in a power

@@ -148,11 +148,17 @@ impl Drop for World {
 
 impl World {
     pub(crate) fn new(config: LogConfig, lie: Option<Lie>) -> Result<Self, Violation> {
+        let mut world = Self::unopened(config, lie);
+        world.open()?;
+        Ok(world)
+    }
+
+    fn unopened(config: LogConfig, lie: Option<Lie>) -> Self {
         let disk = SimFs::new();
         if let Some(lie) = lie {
             disk.tell(lie);
         }
-        let mut world = Self {
+        Self {
             disk,
             config,
             store: None,
@@ -171,9 +177,38 @@ impl World {
             now_ms: START_MS,
             sent: 0,
             next_sequence: [0; 2],
-        };
-        world.open()?;
-        Ok(world)
+        }
+    }
+
+    /// Does the operations of `script` from an empty disk on, until disk operation `number` is the last of the process or,
+    /// with a seed, of the machine. What was promised until then must hold afterwards.
+    pub(crate) fn until_the_end(
+        config: LogConfig,
+        number: u64,
+        seed: Option<u64>,
+        script: &[Operation],
+    ) -> Result<(), Violation> {
+        let mut world = Self::unopened(config, None);
+        world.fail_at(number, Fault::PowerCut);
+        let mut ended = world.open().is_err();
+        for &operation in script {
+            // What fails at the last operation, and is told to nobody, is judged after the restart.
+            ended = ended || world.apply(operation).is_err() || world.disk.operations() >= number;
+            if ended {
+                break;
+            }
+        }
+        let next = seed.map_or_else(|| world.disk.kill(), |seed| world.disk.crash(seed));
+        world.end(next);
+        world.torn = true;
+        world.open_expecting(|world, tail| {
+            let floor = if seed.is_some() { world.flushed.max(world.kept_start) } else { world.tail() };
+            demand!(tail >= floor, "tail {tail}, {floor} was safe");
+            world.forget_from(tail);
+            Ok(())
+        })?;
+        world.check_all()?;
+        script[..3].iter().try_for_each(|&operation| world.apply(operation))
     }
 
     /// The partition's directory.
@@ -492,18 +527,23 @@ impl World {
         self.open_expecting(|world, tail| {
             let floor = world.flushed.max(world.kept_start);
             demand!(tail >= floor, "tail {tail} after a power cut, {floor} was safe");
-            world.batches.retain(|batch| batch.next() <= tail);
-            // What was lost is sent again, so the producers go on where the log ends.
-            for id in 0..2_u8 {
-                let ends = world.batches.iter().filter_map(|batch| {
-                    let (producer, sequence) = batch.producer?;
-                    (producer == id).then(|| sequence + batch.times_ms.len() as i32)
-                });
-                world.next_sequence[usize::from(id)] = ends.max().unwrap_or(0);
-            }
+            world.forget_from(tail);
             Ok(())
         })?;
         self.check_all()
+    }
+
+    /// What a power cut took.
+    fn forget_from(&mut self, tail: i64) {
+        self.batches.retain(|batch| batch.next() <= tail);
+        // It is sent again, so the producers go on where the log ends.
+        for id in 0..2_u8 {
+            let ends = self.batches.iter().filter_map(|batch| {
+                let (producer, sequence) = batch.producer?;
+                (producer == id).then(|| sequence + batch.times_ms.len() as i32)
+            });
+            self.next_sequence[usize::from(id)] = ends.max().unwrap_or(0);
+        }
     }
 
     /// The process is gone; what it held open is, too.
