@@ -62,7 +62,7 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
         }
         if answer["state"] == "Failed" {
             let message = answer["error"]["message"].as_str().unwrap_or("its code does not run").trim_end().to_owned();
-            failed.get_or_insert(Failure::new(format!("{place} does not run:\n{message}")));
+            failed.get_or_insert_with(|| Failure::new(format!("{place} does not run:\n{message}")));
         }
         answers.push(answer);
     }

@@ -1,0 +1,74 @@
+//! The README says what the code does.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+
+use tripline::http::HttpLimits;
+use tripline::http::limits::{RECORDS_IN_MAX, RECORDS_OUT_MAX};
+use tripline::server::ServerConfig;
+use tripline::topic::spec::PARTITIONS_MAX;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The rows of all tables, cell by cell.
+fn rows() -> Vec<Vec<String>> {
+    let readme = read("README.md");
+    let rows = readme.lines().filter(|line| line.starts_with("| "));
+    rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn limits_are_those_of_the_code() {
+    let rows = rows();
+    let value = |limit: &str| rows.iter().find(|row| row[0] == limit).unwrap_or_else(|| panic!("{limit}"))[1].clone();
+    let limits = HttpLimits::default();
+    let config = ServerConfig::new("x");
+    assert_eq!(value("body of an HTTP request"), format!("{} MiB", limits.body_bytes_max >> 20));
+    let head = format!("{} KiB, {} headers", limits.head_bytes_max >> 10, limits.headers_max);
+    assert_eq!(value("head of an HTTP request"), head);
+    assert_eq!(value("HTTP connections"), limits.connections_max.to_string());
+    assert_eq!(value("records of one HTTP request"), RECORDS_IN_MAX.to_string());
+    assert_eq!(value("records of one HTTP answer"), RECORDS_OUT_MAX.to_string());
+    assert_eq!(value("partitions of a topic"), PARTITIONS_MAX.to_string());
+    assert_eq!(value("partitions of all topics"), config.broker.partitions_max.to_string());
+    let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();
+    assert_eq!(default("kafka"), format!("`{}`", config.kafka));
+    assert_eq!(default("http"), format!("`{}`", config.http));
+}
+
+#[test]
+fn settings_are_those_of_the_command() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_tripline")).args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let settings: Vec<_> =
+        rows().into_iter().filter(|row| row.len() == 4 && row[1].starts_with("`TRIPLINE_")).collect();
+    assert_eq!(settings.len(), 7);
+    for row in settings {
+        for cell in &row[1..=2] {
+            let word = cell.trim_matches('`');
+            assert!(help.contains(word), "{word} is not in\n{help}");
+        }
+    }
+}
+
+#[test]
+fn the_tests_that_show_promises_are_there() {
+    let mut shown = 0;
+    for row in rows().into_iter().filter(|row| row.len() == 2 && row[1].contains(".rs`:")) {
+        let (_, last) = row[1].rsplit_once("`tests/").unwrap();
+        let (file, name) = last.split_once("`: `").unwrap();
+        let name = name.trim_matches('`');
+        assert!(read(&format!("tests/{file}")).contains(&format!("fn {name}(")), "{file}: {name}");
+        shown += 1;
+    }
+    assert!(shown >= 8, "{shown}");
+}
+
+#[test]
+fn the_example_in_the_readme_is_the_one_that_runs() {
+    let example = read("examples/hello/app.yaml");
+    let without_comment: Vec<&str> = example.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(read("README.md").contains(&without_comment.join("\n")));
+}
