@@ -196,6 +196,21 @@ impl Broker {
     }
 }
 
+/// Does `work` to its end also when whoever asked for it goes away: a client that hangs up does not leave half a change.
+///
+/// # Panics
+/// When `work` panics.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down; so is whoever asked.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 /// The broker's clock: ms since 1970.
 #[must_use]
 pub fn now_ms() -> i64 {

@@ -58,7 +58,7 @@ impl Kafka {
     /// Serves `listener` until `shutdown` is cancelled and what was begun is answered.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { broker, groups, triggers, advertised, metrics, listener: config } = self;
-        let service = KafkaService::new(broker, groups, triggers, advertised, Arc::clone(&metrics));
+        let service = KafkaService::new(broker, groups, triggers, advertised, Arc::clone(&metrics), shutdown.clone());
         listener::serve(listener, Arc::new(service), config, metrics, shutdown).await;
     }
 }

@@ -23,6 +23,16 @@ fn python() -> Option<String> {
     python
 }
 
+/// Something that the set-up has put next to Python, if it has.
+fn beside_python(name: &str) -> Option<String> {
+    let found = Path::new(&python()?).parent()?.parent()?.join(name);
+    if !found.exists() {
+        println!("SKIP: there is no {}; tests/clients/setup.sh makes it where it can", found.display());
+        return None;
+    }
+    Some(found.display().to_string())
+}
+
 fn script(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name).display().to_string()
 }
@@ -56,8 +66,45 @@ async fn kafka_python_produces_consumes_and_administers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aiokafka_produces_and_consumes_in_a_group() {
+    run_python("aiokafka_basic.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_of_real_members_rebalance_and_resume() {
     run_python("groups.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkajs_produces_consumes_and_administers() {
+    let Some(modules) = beside_python("node/node_modules") else { return };
+    let server = Server::start().await;
+    let address = server.address.to_string();
+    run(
+        "env",
+        &[
+            &format!("NODE_PATH={modules}"),
+            "KAFKAJS_NO_PARTITIONER_WARNING=1",
+            "node",
+            &script("kafkajs_basic.js"),
+            &address,
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn franz_go_produces_consumes_and_administers() {
+    let Some(program) = beside_python("franz-go") else { return };
+    let server = Server::start().await;
+    run(&program, &[&server.address.to_string()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_java_client_produces_consumes_and_administers() {
+    let Some(jars) = beside_python("java") else { return };
+    let server = Server::start().await;
+    run("java", &["-cp", &format!("{jars}/*"), &script("java/Basic.java"), &server.address.to_string()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,4 +115,13 @@ async fn kcat_produces_consumes_and_lists() {
     }
     let server = Server::start().await;
     run("sh", &[&script("kcat.sh"), &server.address.to_string()]).await;
+}
+
+/// `cargo test --release --test clients -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, and says little in a debug build"]
+async fn throughput_through_librdkafka() {
+    let Some(python) = python() else { return };
+    let server = Server::start().await;
+    run(&python, &[&script("throughput.py"), &server.address.to_string(), &std::process::id().to_string()]).await;
 }

@@ -66,7 +66,7 @@ pub enum ReplayError {
 pub struct Journal {
     partition: Arc<Partition>,
     state: RwLock<State>,
-    /// Where the last rewrite began, in bytes of the partition.
+    /// Length of the partition after the last rewrite by this process.
     rewritten_bytes: AtomicI64,
 }
 
@@ -83,8 +83,7 @@ impl Journal {
             replay_batches(&outcome.bytes, &mut state)?;
             at = outcome.next;
         }
-        let rewritten_bytes = AtomicI64::new(i64::try_from(partition.len_bytes()).unwrap_or(i64::MAX));
-        Ok(Self { partition, state: RwLock::new(state), rewritten_bytes })
+        Ok(Self { partition, state: RwLock::new(state), rewritten_bytes: AtomicI64::new(0) })
     }
 
     /// Looks at the tables. Short: appends wait meanwhile.
@@ -99,7 +98,7 @@ impl Journal {
     /// See [`JournalError`].
     pub fn append(&self, records: &[JournalRecord], now_ms: i64) -> Result<Offset, JournalError> {
         let mut state = self.state.write();
-        self.append_locked(&mut state, records.iter(), now_ms)
+        self.append_locked(&mut state, records, now_ms)
     }
 
     /// As [`Journal::append`], for records that depend on the tables: `decide` sees them as they are when its records are
@@ -114,7 +113,7 @@ impl Journal {
     ) -> Result<(Offset, T), E> {
         let mut state = self.state.write();
         let (records, answer) = decide(&state)?;
-        let next = self.append_locked(&mut state, records.iter(), now_ms)?;
+        let next = self.append_locked(&mut state, &records, now_ms)?;
         Ok((next, answer))
     }
 
@@ -124,6 +123,15 @@ impl Journal {
     /// [`JournalError::Flush`].
     pub async fn durable(&self, next: Offset) -> Result<(), JournalError> {
         Ok(self.partition.flushed_to(next).await?)
+    }
+
+    /// Makes everything appended so far durable, on this thread.
+    ///
+    /// # Errors
+    /// [`JournalError::Flush`].
+    pub fn flush(&self) -> Result<(), JournalError> {
+        self.partition.flush()?;
+        Ok(())
     }
 
     /// Remembers records that speak of other partitions' data: the flush that makes them durable flushes each of `sources`
@@ -176,9 +184,8 @@ impl Journal {
             let mut state = self.state.write();
             state.deleted_topics.clear();
             let begin = self.partition.tail();
-            let records: Vec<_> = state.records().collect();
             // The records say what the tables say: applying them changes nothing.
-            self.append_batches(records.iter(), now_ms)?;
+            self.append_groups(&state.record_groups(), now_ms)?;
             begin
         };
         self.partition.flush()?;
@@ -190,32 +197,29 @@ impl Journal {
         Ok(())
     }
 
-    fn append_locked<'r>(
-        &self,
-        state: &mut State,
-        records: impl Iterator<Item = &'r JournalRecord> + Clone,
-        now_ms: i64,
-    ) -> Result<Offset, JournalError> {
-        self.append_batches(records.clone(), now_ms)?;
-        records.for_each(|record| state.apply(record));
+    fn append_locked(&self, state: &mut State, records: &[JournalRecord], now_ms: i64) -> Result<Offset, JournalError> {
+        if records.is_empty() {
+            return Ok(self.partition.tail());
+        }
+        self.append_groups(&[records], now_ms)?;
+        records.iter().for_each(|record| state.apply(record));
         Ok(self.partition.tail())
     }
 
-    /// Usually one batch; a rewrite takes as many as it needs.
-    fn append_batches<'r>(
-        &self,
-        records: impl Iterator<Item = &'r JournalRecord>,
-        now_ms: i64,
-    ) -> Result<(), JournalError> {
+    /// Appends the records of a group in one batch, so that a crash leaves all of them or none; usually that is all. A rewrite
+    /// takes as many batches as it needs.
+    fn append_groups<G: AsRef<[JournalRecord]>>(&self, groups: &[G], now_ms: i64) -> Result<(), JournalError> {
         let mut builder = BatchBuilder::new(BatchOptions::default());
-        for record in records {
-            let bytes = record.encode();
-            let record = NewRecord { timestamp_ms: now_ms, value: Some(&bytes), ..NewRecord::default() };
-            if !builder.is_empty() && builder.size_bytes_with(&record) > READ_BYTES {
+        for group in groups {
+            let encoded: Vec<Vec<u8>> = group.as_ref().iter().map(JournalRecord::encode).collect();
+            let size_bytes: usize = encoded.iter().map(Vec::len).sum();
+            if !builder.is_empty() && builder.size_bytes() + size_bytes > READ_BYTES {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(BatchOptions::default()));
                 self.partition.append(&full.finish()?, now_ms)?;
             }
-            builder.push(&record)?;
+            for bytes in &encoded {
+                builder.push(&NewRecord { timestamp_ms: now_ms, value: Some(bytes), ..NewRecord::default() })?;
+            }
         }
         if !builder.is_empty() {
             self.partition.append(&builder.finish()?, now_ms)?;

@@ -133,6 +133,8 @@ impl Broker {
         }
         if !records.is_empty() {
             self.inner.journal.append(&records, now_ms())?;
+            // Before anything is appended that a commit of the old offset could be mistaken to speak of.
+            self.inner.journal.flush()?;
         }
         Ok(())
     }

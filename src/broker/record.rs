@@ -222,23 +222,25 @@ pub struct TriggerVerdict {
     pub offsets: Vec<i64>,
     /// Why: `attempts`, `age` or `rejected`.
     pub reason: String,
+    /// The function that failed, as dead letters call it.
+    pub function: String,
     /// The attempts that led here, with the last error, in the encoding of the trigger room.
     pub attempts: Vec<u8>,
     /// Where the dead letters go; `None` drops them.
     pub dead_letters: Option<DeadLetterTarget>,
 }
 
-/// The internal idempotent producer of a lane's dead letters.
+/// Where the dead letters of a verdict go, and the internal idempotent producer that writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterTarget {
     /// The dead-letter topic.
     pub topic: Uuid,
     /// Its partition.
     pub partition: u32,
-    /// The producer id; every lane has its own.
+    /// The producer id; every verdict has its own, with sequences from 0.
     pub producer_id: i64,
-    /// The sequence of the first dead letter of this verdict.
-    pub base_sequence: i32,
+    /// Bytes after which a batch of dead letters is full.
+    pub batch_bytes: u32,
 }
 
 /// See [`JournalRecord::OffsetCommitted`].

@@ -32,8 +32,6 @@ pub struct LaneState {
     pub attempt: Option<TriggerAttempt>,
     /// The verdict whose dead letters may not all be written, if there is one.
     pub verdict: Option<TriggerVerdict>,
-    /// The producer id of the lane's dead letters and the sequence of the next one.
-    pub dead_letter_producer: Option<(i64, i32)>,
 }
 
 /// A trigger's definition and what a person did to it.
@@ -96,9 +94,13 @@ impl State {
                     entry.paused_since_ms = switched.paused.then_some(switched.since_ms);
                 }
             }
-            JournalRecord::TriggerProgress(progress) => self.lane(progress.lane).progressed(progress),
-            JournalRecord::TriggerAttempt(attempt) => self.lane(attempt.lane).attempt = Some(attempt.clone()),
-            JournalRecord::TriggerVerdict(verdict) => self.lane(verdict.lane).judged(verdict),
+            JournalRecord::TriggerProgress(progress) => self.on_lane(progress.lane, |lane| lane.progressed(progress)),
+            JournalRecord::TriggerAttempt(attempt) => {
+                self.on_lane(attempt.lane, |lane| lane.attempt = Some(attempt.clone()))
+            }
+            JournalRecord::TriggerVerdict(verdict) => {
+                self.on_lane(verdict.lane, |lane| lane.verdict = Some(verdict.clone()))
+            }
             JournalRecord::OffsetCommitted(commit) => self.commit(commit),
             JournalRecord::GroupForgotten(forgotten) => {
                 self.offsets.remove(&forgotten.group);
@@ -114,8 +116,17 @@ impl State {
         self.triggers.get(&lane.trigger).map(|entry| entry.defined.name.as_str())
     }
 
-    fn lane(&mut self, lane: LaneId) -> &mut LaneState {
-        self.lanes.entry(lane).or_default()
+    /// What a lane remembers after its trigger was removed is nobody's.
+    fn on_lane(&mut self, lane: LaneId, change: impl FnOnce(&mut LaneState)) {
+        if self.triggers.contains_key(&lane.trigger) {
+            change(self.lanes.entry(lane).or_default());
+        }
+    }
+
+    /// The id of the trigger with this name.
+    #[must_use]
+    pub fn trigger_named(&self, name: &str) -> Option<Uuid> {
+        self.triggers.values().find(|entry| entry.defined.name == name).map(|entry| entry.defined.id)
     }
 
     fn forget_topic(&mut self, id: Uuid) {
@@ -145,32 +156,38 @@ impl State {
         }
     }
 
-    /// Records that describe these tables from nothing: what the journal's beginning is replaced by.
-    pub fn records(&self) -> impl Iterator<Item = JournalRecord> + '_ {
-        let topics = self.topics.values().cloned().map(JournalRecord::from);
-        let functions = self.functions.values().cloned().map(JournalRecord::from);
-        let triggers = self.triggers.values().flat_map(|entry| {
-            let switched = entry
-                .paused_since_ms
-                .map(|since_ms| JournalRecord::from(TriggerSwitched { id: entry.defined.id, paused: true, since_ms }));
-            std::iter::once(JournalRecord::from(entry.defined.clone())).chain(switched)
+    /// Records that describe these tables from nothing, what belongs together in one group: what the journal's beginning is
+    /// replaced by.
+    #[must_use]
+    pub fn record_groups(&self) -> Vec<Vec<JournalRecord>> {
+        let topics = self.topics.values().cloned().map(|topic| vec![topic.into()]);
+        let functions = self.functions.values().cloned().map(|function| vec![function.into()]);
+        let triggers = self.triggers.values().map(|entry| {
+            let id = entry.defined.id;
+            let switched = entry.paused_since_ms.map(|since_ms| TriggerSwitched { id, paused: true, since_ms }.into());
+            std::iter::once(entry.defined.clone().into()).chain(switched).collect()
         });
-        let lanes = self.lanes.iter().flat_map(|(&lane, state)| state.records(lane));
+        let lanes = self.lanes.iter().map(|(&lane, state)| state.records(lane));
         let offsets = self.offsets.iter().flat_map(|(group, offsets)| {
-            offsets.iter().map(|(&(topic, partition), committed)| {
-                JournalRecord::from(OffsetCommitted {
-                    group: group.clone(),
-                    topic,
-                    partition,
-                    offset: Some(committed.offset.get()),
-                    leader_epoch: committed.leader_epoch,
-                    metadata: committed.metadata.clone(),
-                    commit_ms: committed.commit_ms,
-                })
-            })
+            offsets.iter().map(|(&(topic, partition), committed)| vec![committed.record(group, topic, partition)])
         });
-        let ids = std::iter::once(JournalRecord::from(ProducerIds { next: self.next_producer_id }));
-        topics.chain(functions).chain(triggers).chain(lanes).chain(offsets).chain(ids)
+        let ids = std::iter::once(vec![ProducerIds { next: self.next_producer_id }.into()]);
+        topics.chain(functions).chain(triggers).chain(lanes).chain(offsets).chain(ids).collect()
+    }
+}
+
+impl Committed {
+    fn record(&self, group: &str, topic: Uuid, partition: u32) -> JournalRecord {
+        OffsetCommitted {
+            group: group.to_owned(),
+            topic,
+            partition,
+            offset: Some(self.offset.get()),
+            leader_epoch: self.leader_epoch,
+            metadata: self.metadata.clone(),
+            commit_ms: self.commit_ms,
+        }
+        .into()
     }
 }
 
@@ -182,52 +199,11 @@ impl LaneState {
         self.verdict = None;
     }
 
-    fn judged(&mut self, verdict: &TriggerVerdict) {
-        if let Some(target) = verdict.dead_letters {
-            let next = sequence_after(target.base_sequence, verdict.offsets.len());
-            self.dead_letter_producer = Some((target.producer_id, next));
-        }
-        self.verdict = Some(verdict.clone());
-    }
-
-    /// The order matters: a record clears what those before it have set. The verdict of a settled window comes first,
-    /// for its producer id.
+    /// The order matters: progress clears what those before it have set.
     fn records(&self, lane: LaneId) -> Vec<JournalRecord> {
-        let mut records = Vec::new();
-        if let (Some((producer_id, next)), None) = (self.dead_letter_producer, &self.verdict) {
-            records.push(JournalRecord::from(settled_verdict(lane, producer_id, next)));
-        }
-        if let Some(progress) = &self.progress {
-            records.push(TriggerProgress { lane, progress: progress.clone() }.into());
-        }
-        records.extend(self.attempt.clone().map(JournalRecord::from));
-        records.extend(self.verdict.clone().map(JournalRecord::from));
-        records
+        let progress = self.progress.clone().map(|progress| JournalRecord::from(TriggerProgress { lane, progress }));
+        let attempt = self.attempt.clone().map(JournalRecord::from);
+        let verdict = self.verdict.clone().map(JournalRecord::from);
+        progress.into_iter().chain(attempt).chain(verdict).collect()
     }
-}
-
-/// A verdict about no records, which only says where the lane's dead-letter sequence stands.
-fn settled_verdict(lane: LaneId, producer_id: i64, next: i32) -> TriggerVerdict {
-    TriggerVerdict {
-        lane,
-        first: 0,
-        next: 0,
-        offsets: Vec::new(),
-        reason: String::new(),
-        attempts: Vec::new(),
-        dead_letters: Some(super::record::DeadLetterTarget {
-            topic: Uuid::nil(),
-            partition: 0,
-            producer_id,
-            base_sequence: next,
-        }),
-    }
-}
-
-/// The sequence `count` records later; sequences run from 0 to 2^31 − 1 and start over.
-#[must_use]
-pub fn sequence_after(sequence: i32, count: usize) -> i32 {
-    const SEQUENCES: u64 = 1 << 31;
-    let sum = (u64::from(sequence.unsigned_abs()) + count as u64) % SEQUENCES;
-    i32::try_from(sum).expect("below 2^31")
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::error::{CreateTopicError, DeleteTopicError, StartError};
 use super::journal::{Journal, JournalError};
 use super::record::{TopicConfigured, TopicCreated, TopicDeleted};
-use super::{Broker, StartReport, Topics, now_ms, partition_id};
+use super::{Broker, StartReport, Topics, now_ms, partition_id, to_the_end};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 
@@ -123,6 +123,11 @@ impl Broker {
     /// # Errors
     /// See [`CreateTopicError`].
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<Arc<Topic>, CreateTopicError> {
+        let broker = self.clone();
+        to_the_end(async move { broker.create_topic_now(spec).await }).await
+    }
+
+    async fn create_topic_now(&self, spec: TopicSpec) -> Result<Arc<Topic>, CreateTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
         self.check_new_topic(&spec)?;
         let id = Uuid::new_v4();
@@ -144,7 +149,12 @@ impl Broker {
             config: overrides(&spec.config),
             created_ms: now_ms(),
         };
-        let next = self.inner.journal.append(&[created.into()], now_ms())?;
+        let (next, ()) = self.inner.journal.append_if(now_ms(), |state| {
+            // One whose making failed behind this point is there again after the next start.
+            let taken = state.topics.values().any(|topic| topic.name == spec.name.as_str());
+            let exists = || Err(CreateTopicError::Exists(spec.name.to_string()));
+            if taken { exists() } else { Ok((vec![created.into()], ())) }
+        })?;
         self.inner.journal.durable(next).await?;
         let topic = Arc::new(Topic { id, name: spec.name, config: RwLock::new(spec.config), partitions });
         let mut topics = self.inner.topics.write();
@@ -195,6 +205,7 @@ impl Broker {
     /// # Errors
     /// [`JournalError`]; nothing has changed then.
     pub async fn configure_topic(&self, topic: &Topic, config: TopicConfig) -> Result<(), JournalError> {
+        let _changing = self.inner.changing_topics.lock().await;
         let configured = TopicConfigured { id: topic.id, config: overrides(&config) };
         let next = self.inner.journal.append(&[configured.into()], now_ms())?;
         let log = log_config(&config);
@@ -208,6 +219,11 @@ impl Broker {
     /// # Errors
     /// See [`DeleteTopicError`].
     pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
+        let (broker, name) = (self.clone(), name.to_owned());
+        to_the_end(async move { broker.delete_topic_now(&name).await }).await
+    }
+
+    async fn delete_topic_now(&self, name: &str) -> Result<(), DeleteTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
         let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         let deleted = TopicDeleted { id: topic.id };

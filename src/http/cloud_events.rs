@@ -73,11 +73,11 @@ pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
 pub(crate) fn batched(body: &[u8]) -> Result<Vec<IncomingRecord>, Problem> {
     let events: Vec<Box<RawValue>> =
         serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
-    let record = |(index, event): (usize, &RawValue)| {
+    let record = |(index, event): (usize, Box<RawValue>)| {
         structured(event.get().as_bytes())
             .map_err(|problem| Problem { detail: format!("event {index}: {}", problem.detail), ..problem })
     };
-    events.iter().map(|event| &**event).enumerate().map(record).collect()
+    events.into_iter().enumerate().map(record).collect()
 }
 
 fn check_required(name: &str, value: Option<&str>, prefix: &str) -> Result<(), Problem> {

@@ -1,10 +1,13 @@
 //! What requests do: the broker and the groups behind the wire.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 use tripline_storage::Partition;
 use uuid::Uuid;
 
@@ -29,6 +32,8 @@ pub struct Shared {
     pub(crate) triggers: Arc<dyn TriggerGroups>,
     pub(crate) advertised: Arc<Advertised>,
     metrics: Arc<KafkaMetrics>,
+    /// Cancelled when the broker stops: whoever waits for records waits no longer.
+    stopping: CancellationToken,
 }
 
 /// Serves Kafka's requests from a broker. A handle, cheap to clone.
@@ -46,7 +51,8 @@ impl Deref for KafkaService {
 }
 
 impl KafkaService {
-    /// The requests' view of a running broker. `metrics` are those of the listener that hands the requests over.
+    /// The requests' view of a running broker. `metrics` and `stopping` are those of the listener that hands the requests
+    /// over.
     #[must_use]
     pub fn new(
         broker: Broker,
@@ -54,8 +60,9 @@ impl KafkaService {
         triggers: Arc<dyn TriggerGroups>,
         advertised: Arc<Advertised>,
         metrics: Arc<KafkaMetrics>,
+        stopping: CancellationToken,
     ) -> Self {
-        Self { shared: Arc::new(Shared { broker, groups, triggers, advertised, metrics }) }
+        Self { shared: Arc::new(Shared { broker, groups, triggers, advertised, metrics, stopping }) }
     }
 
     async fn answer(&self, request: DecodedRequest, connection: &ConnectionContext) -> Answer {
@@ -119,6 +126,15 @@ impl RequestHandler for KafkaService {
 }
 
 impl Shared {
+    /// What is awaited; `None` when the broker stops first.
+    pub(crate) async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            result = work => Some(result),
+            () = self.stopping.cancelled() => None,
+        }
+    }
+
     /// Counts an error and gives its number.
     pub(crate) fn count_error(&self, code: ErrorCode) -> i16 {
         if code != ErrorCode::None {
@@ -140,6 +156,12 @@ impl Shared {
             _ => Err(ErrorCode::UnknownLeaderEpoch),
         }
     }
+}
+
+/// Each thing once, however often it is named: what is told of one may be large, and naming it again is cheap.
+pub(crate) fn once_each<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> impl Iterator<Item = T> {
+    let mut seen = HashSet::new();
+    asked.into_iter().filter(move |item| seen.insert(key(item)))
 }
 
 /// A partition by its number on the wire.

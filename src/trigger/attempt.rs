@@ -164,7 +164,10 @@ impl AttemptState {
 
     /// Notes that time stops counting towards `max_age`: the trigger is paused, has failed or is in an outage.
     pub fn suspend(&mut self, now_ms: i64) {
-        self.excluded_since_ms.get_or_insert(now_ms);
+        // Before the first attempt no time counts anyway.
+        if self.first_attempt_ms.is_some() {
+            self.excluded_since_ms.get_or_insert(now_ms);
+        }
     }
 
     /// Notes that time counts again.

@@ -14,7 +14,6 @@ use uuid::Uuid;
 use super::attempt::{AttemptState, BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::dead_letter::{self, DeadLetterFacts};
 use crate::broker::Broker;
-use crate::broker::state::sequence_after;
 use crate::event::{BATCH_TYPE, EventView, Header, RecordView};
 use crate::function::{ErrorClass, Payload};
 
@@ -125,6 +124,7 @@ pub(super) async fn read_offsets(
 pub(super) struct Parcel {
     pub(super) payload: Bytes,
     pub(super) content_type: &'static str,
+    shape: Payload,
     ids: Vec<(String, Offset)>,
 }
 
@@ -154,11 +154,20 @@ impl Parcel {
             payload.extend_from_slice(if ids.is_empty() { b"[]" } else { b"]" });
         }
         let content_type = if shape == Payload::Raw { RAW_TYPE } else { BATCH_TYPE };
-        Ok(Self { payload: payload.into(), content_type, ids })
+        Ok(Self { payload: payload.into(), content_type, shape, ids })
     }
 
     pub(super) fn record_count(&self) -> usize {
         self.ids.len()
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        self.shape == Payload::Raw
+    }
+
+    /// The offsets of its records, ascending.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
+        self.ids.iter().map(|(_, offset)| *offset)
     }
 
     /// Which of the records an answer names as failed: their offsets, ascending; empty for a success.
@@ -189,17 +198,16 @@ pub(super) struct DeadLetters<'a> {
 }
 
 impl DeadLetters<'_> {
-    /// The batches for the records at `offsets`. The same records give the same batches again, with the same sequences: what
-    /// a crash interrupted is completed without doubles.
+    /// The batches for the records at `offsets`, with sequences from 0. The same records give the same batches again: what a
+    /// crash interrupted is completed without doubles.
     pub(super) async fn batches(
         &self,
         log: &Arc<Partition>,
         offsets: &[Offset],
         producer_id: i64,
-        base_sequence: i32,
     ) -> Result<Vec<CheckedBatch>, RecordsError> {
         let mut batches = Vec::new();
-        let mut sequence = base_sequence;
+        let mut sequence = 0;
         let options = |base_sequence| BatchOptions {
             producer: Some(BatchProducer { id: producer_id, epoch: 0, base_sequence }),
             ..BatchOptions::default()
@@ -213,7 +221,7 @@ impl DeadLetters<'_> {
                 NewRecord { timestamp_ms: self.now_ms, key: record.key(), value: record.value(), headers: &headers };
             if !builder.is_empty() && builder.size_bytes_with(&letter) > self.batch_bytes {
                 let count = builder.record_count();
-                sequence = sequence_after(sequence, count as usize);
+                sequence += i32::try_from(count).expect("a window has at most 10,000 records");
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(options(sequence)));
                 batches.push(full.finish());
             }

@@ -10,21 +10,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tripline_storage::error::{AppendError, ReadError};
+use tripline_storage::producer::SequenceError;
 use tripline_storage::{Offset, Partition};
 
 use super::attempt::{AttemptState, ExhaustedReason, Step};
 use super::deliver::{DeadLetters, Origin, Parcel, READ_BYTES, RecordsError, for_each_record};
-use super::progress::Progress;
+use super::progress::{Hole, Progress};
 use super::runner::{Counters, Runner};
 use super::service::LaneReport;
 use super::spec::TriggerSpec;
 use super::window::{ClosedWindow, Push, RecordFacts, Window};
 use crate::broker::codec;
-use crate::broker::journal::JournalError;
 use crate::broker::record::{DeadLetterTarget, JournalRecord, LaneId, TriggerAttempt, TriggerProgress, TriggerVerdict};
-use crate::broker::state::{LaneState, sequence_after};
+use crate::broker::state::LaneState;
 use crate::broker::{Acks, Broker, ProduceError};
-use crate::function::{ErrorClass, Invocation, InvocationError};
+use crate::function::{ErrorClass, Invocation, InvocationError, Payload};
 
 /// Progress over records that the filter turned away is written down after so long at the latest.
 const FILTERED_PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -86,8 +86,6 @@ pub(super) struct Lane {
     origin: Origin,
     status: Arc<LaneStatus>,
     progress: Progress,
-    /// Producer id of the dead letters and the sequence of the next one.
-    dead_letter_producer: Option<(i64, i32)>,
     /// The reading point that was written down last.
     noted: Offset,
     /// When filtered records must be written down.
@@ -111,7 +109,6 @@ impl Lane {
             Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {number}: {error}"))?,
             None => Progress::start(Offset::ZERO),
         };
-        let progress = set_back(progress, log.tail());
         let id = LaneId { trigger: runner.id, topic: runner.topic.id(), partition: number };
         let origin = Origin {
             topic: runner.topic.name().to_string(),
@@ -122,8 +119,7 @@ impl Lane {
         let shown = Shown { committed: Some(progress.committed()), ..Shown::default() };
         let status = Arc::new(LaneStatus { partition: Arc::clone(&log), number, shown: Mutex::new(shown) });
         let noted = progress.committed();
-        let dead_letter_producer = remembered.dead_letter_producer;
-        Ok(Self { runner, log, id, origin, status, progress, dead_letter_producer, noted, note_at: None })
+        Ok(Self { runner, log, id, origin, status, progress, noted, note_at: None })
     }
 
     pub(super) fn status(&self) -> Arc<LaneStatus> {
@@ -137,39 +133,42 @@ impl Lane {
     }
 
     async fn work(&mut self, remembered: LaneState) -> Result<std::convert::Infallible, Stop> {
+        let LaneState { verdict, attempt, .. } = remembered;
+        if let Some(verdict) = verdict {
+            // Invokes nothing, so a pause does not hold it up: its records and its producer may not last.
+            self.carry_out(&verdict).await?;
+        }
         self.may_run(None).await?;
         self.runner.change(|holds| holds.started = true);
-        self.finish_remembered(remembered).await?;
+        self.finish_remembered(attempt).await?;
         loop {
             let spec = self.runner.spec();
             self.read_with(&spec).await?;
         }
     }
 
-    /// Goes on with what was in hand when the broker stopped: a verdict first, then the window that was being tried.
-    async fn finish_remembered(&mut self, remembered: LaneState) -> Result<(), Stop> {
-        if let Some(verdict) =
-            remembered.verdict.filter(|verdict| Offset::new(verdict.next) > Some(self.progress.committed()))
-        {
-            return self.carry_out(&verdict).await;
-        }
-        let Some(attempt) = remembered.attempt else { return Ok(()) };
-        let (Some(first), Some(next)) = (Offset::new(attempt.first), Offset::new(attempt.next)) else { return Ok(()) };
+    /// Goes on with the window that was in hand when the broker stopped.
+    async fn finish_remembered(&mut self, attempt: Option<TriggerAttempt>) -> Result<(), Stop> {
+        let holes: Vec<Hole> = self.progress.holes().collect();
+        let in_holes = holes.first().zip(holes.last()).map(|(first, last)| (first.first, last.next));
+        let in_attempt =
+            attempt.as_ref().and_then(|attempt| Some((Offset::new(attempt.first)?, Offset::new(attempt.next)?)));
+        let Some((first, next)) = in_attempt.or(in_holes) else { return Ok(()) };
         let first = first.max(self.progress.committed());
-        let next = next.min(self.log.tail());
         if next <= first {
             return Ok(());
         }
-        let state = codec::decode_part(&attempt.attempts).unwrap_or_else(|reason| {
+        let state = attempt.map_or_else(AttemptState::default, |attempt| self.decode_attempts(&attempt.attempts));
+        let mut offsets = self.matching(first, next).await?;
+        offsets.retain(|offset| holes.is_empty() || holes.iter().any(|hole| (hole.first..hole.next).contains(offset)));
+        self.deliver(Delivery { first, next, offsets, state }).await
+    }
+
+    fn decode_attempts(&self, bytes: &[u8]) -> AttemptState {
+        codec::decode_part(bytes).unwrap_or_else(|reason| {
             tracing::error!(lane = ?self.id, reason, "attempts in the journal do not decode; they start anew");
             AttemptState::default()
-        });
-        let offsets = self.matching(first, next).await?;
-        let holes: Vec<_> = self.progress.holes().collect();
-        let open =
-            |offset: &Offset| holes.is_empty() || holes.iter().any(|hole| (hole.first..hole.next).contains(offset));
-        let offsets: Vec<Offset> = offsets.into_iter().filter(open).collect();
-        self.deliver(Delivery { first, next, offsets, state }).await
+        })
     }
 
     /// The offsets of `first..next` that match the filter.
@@ -178,7 +177,10 @@ impl Lane {
         let mut matching = Vec::new();
         let mut at = first;
         while at < next {
-            let Some(outcome) = self.read_chunk(at).await? else { break };
+            let Some(outcome) = self.read_chunk(at).await? else {
+                at = self.log.log_start().max(at);
+                continue;
+            };
             let origin = &self.origin;
             let read = for_each_record(&outcome.bytes, |record, epoch| {
                 let inside = record.offset() >= at && record.offset() < next;
@@ -207,7 +209,7 @@ impl Lane {
         let mut offsets: Vec<Offset> = Vec::new();
         let mut at = self.progress.reading_point();
         loop {
-            if !Arc::ptr_eq(spec, &self.runner.spec()) || !self.runner.may_run() {
+            if !self.goes_on(spec) {
                 // What the open window holds is read again.
                 return Ok(());
             }
@@ -223,7 +225,7 @@ impl Lane {
                 if window.held().0 == 0 {
                     self.pass(at).await?;
                 }
-                self.wait(at, window.deadline()).await;
+                self.wait(spec, at, &window).await;
                 continue;
             }
             at = self.read_into(spec, &mut window, &mut offsets, at).await?;
@@ -268,7 +270,7 @@ impl Lane {
         drop(outcome);
         Counters::add(&self.runner.counters.filtered, filtered);
         for facts in taken {
-            if !self.take(facts, window, offsets).await? {
+            if !self.take(spec, facts, window, offsets).await? {
                 return Ok(self.progress.reading_point());
             }
         }
@@ -281,18 +283,24 @@ impl Lane {
 
     /// Offers one record to the window, delivering what closes. `false` when the definition changed or the trigger is held:
     /// the rest is read again.
-    async fn take(&mut self, facts: RecordFacts, window: &mut Window, offsets: &mut Vec<Offset>) -> Result<bool, Stop> {
+    async fn take(
+        &mut self,
+        spec: &Arc<TriggerSpec>,
+        facts: RecordFacts,
+        window: &mut Window,
+        offsets: &mut Vec<Offset>,
+    ) -> Result<bool, Stop> {
         loop {
             match window.push(facts, self.runner.clock.elapsed()) {
                 Push::Taken => offsets.push(facts.offset),
                 Push::TakenAndClosed(closed) => {
                     offsets.push(facts.offset);
                     self.deliver_closed(closed, offsets).await?;
-                    return Ok(self.runner.may_run());
+                    return Ok(self.goes_on(spec));
                 }
                 Push::ClosedBefore(closed) => {
                     self.deliver_closed(closed, offsets).await?;
-                    if self.runner.may_run() {
+                    if self.goes_on(spec) {
                         continue;
                     }
                     return Ok(false);
@@ -300,6 +308,11 @@ impl Lane {
             }
             return Ok(true);
         }
+    }
+
+    /// Whether the definition is the same and nothing holds the trigger.
+    fn goes_on(&self, spec: &Arc<TriggerSpec>) -> bool {
+        Arc::ptr_eq(spec, &self.runner.spec()) && self.runner.may_run()
     }
 
     async fn deliver_closed(&mut self, closed: ClosedWindow, offsets: &mut Vec<Offset>) -> Result<(), Stop> {
@@ -338,32 +351,46 @@ impl Lane {
             let probing = self.hold_for_outage(&mut delivery.state).await?;
             let outcome = self.attempt(&mut delivery).await?;
             let step = self.end(&mut delivery, outcome.as_ref().copied());
-            let finished = self.follow(&mut delivery, step, probing).await?;
-            if finished {
+            if step == Step::Done && !delivery.offsets.is_empty() {
+                // A function that takes one record at a time has the next one coming.
+                self.runner.change(|holds| holds.outage = None);
+                delivery.state = AttemptState::default();
+                self.remember_attempt(&delivery).await?;
+                continue;
+            }
+            if self.follow(&mut delivery, step, probing).await? {
                 return Ok(());
             }
         }
     }
 
-    /// One attempt. Partial success leaves the failed records in the delivery.
+    /// One attempt. What was delivered leaves the delivery: all of it, or some after partial success.
     async fn attempt(&mut self, delivery: &mut Delivery) -> Result<Result<(), InvocationError>, Stop> {
-        self.may_run(Some(&mut delivery.state)).await?;
         let runner = Arc::clone(&self.runner);
-        let _slot = runner.slots.take().await;
-        let spec = runner.spec();
-        let parcel = loop {
-            match Parcel::build(&self.log, &self.origin, &delivery.offsets, runner.payload(&spec)).await {
-                Ok(parcel) => break parcel,
-                Err(error) => self.blocked(&error.to_string()).await?,
+        let (slot, spec, parcel) = loop {
+            self.may_run(Some(&mut delivery.state)).await?;
+            let slot = runner.slots.take().await;
+            // While it waited for the slot, the trigger may have been held.
+            if !runner.may_run() {
+                continue;
+            }
+            let spec = runner.spec();
+            let shape = runner.payload(&spec);
+            // One that takes raw bytes takes one record at a time, also of a window that was made for another one.
+            let sent = if shape == Payload::Raw { 1 } else { delivery.offsets.len() };
+            match Parcel::build(&self.log, &self.origin, &delivery.offsets[..sent], shape).await {
+                Ok(parcel) => break (slot, spec, parcel),
+                Err(error) => {
+                    // Others may go on while this one waits.
+                    drop(slot);
+                    self.blocked(&error.to_string()).await?;
+                }
             }
         };
-        let expired = delivery.offsets.len() - parcel.record_count();
-        if expired > 0 {
-            Counters::add(&runner.counters.expired, expired);
-            delivery.offsets.retain(|&offset| offset >= self.log.log_start());
-            if delivery.offsets.is_empty() {
-                return Ok(Ok(()));
-            }
+        let expired = delivery.drop_expired(&parcel);
+        Counters::add(&runner.counters.expired, expired);
+        if parcel.record_count() == 0 {
+            return Ok(Ok(()));
         }
         delivery.state.begin(runner.clock.now_ms());
         self.remember_attempt(delivery).await?;
@@ -376,6 +403,7 @@ impl Lane {
             record_count: u32::try_from(parcel.record_count()).unwrap_or(u32::MAX),
         };
         let answer = runner.functions.invoke(&runner.function_name(&spec), invocation).await;
+        drop(slot);
         if self.stopping() && answer.as_ref().is_err_and(|error| error.class == ErrorClass::Interrupted) {
             return Err(Stop);
         }
@@ -400,29 +428,30 @@ impl Lane {
         let failed = parcel
             .failures(&self.origin, &body)
             .map_err(|reason| InvocationError::new(ErrorClass::Failed, "bad-batch-item-failures", reason))?;
-        let delivered = delivery.offsets.len() - failed.len();
-        Counters::add(&self.runner.counters.delivered, delivered);
-        if failed.is_empty() {
-            return Ok(());
+        let sent = parcel.record_count();
+        Counters::add(&self.runner.counters.delivered, sent - failed.len());
+        let message = format!("the function reported {} of {sent} records as failed", failed.len());
+        let refused = !failed.is_empty();
+        let rest = delivery.offsets.split_off(sent);
+        self.keep_only(delivery, failed.into_iter().chain(rest).collect());
+        if refused {
+            return Err(InvocationError::new(ErrorClass::Failed, "batch-item-failures", message));
         }
-        let message = format!("the function reported {} of {} records as failed", failed.len(), delivery.offsets.len());
-        self.keep_only(delivery, failed);
-        Err(InvocationError::new(ErrorClass::Failed, "batch-item-failures", message))
+        Ok(())
     }
 
     /// Some records of the window are finished, these are not.
-    fn keep_only(&mut self, delivery: &mut Delivery, failed: Vec<Offset>) {
+    fn keep_only(&mut self, delivery: &mut Delivery, open: Vec<Offset>) {
         let mut progress = self.progress.clone();
-        let mut at = delivery.first.max(progress.committed());
-        for &offset in failed.iter().chain(std::iter::once(&delivery.next)) {
-            // Where it is finished already there is no hole, and nothing to do.
-            if offset > at && progress.finish(at, offset).is_err() {
-                tracing::debug!(lane = ?self.id, %at, %offset, "finished before");
-            }
+        let mut at = delivery.first;
+        for &offset in open.iter().chain(std::iter::once(&delivery.next)) {
+            finish_between(&mut progress, at, offset);
             at = offset.next();
         }
-        delivery.offsets = failed;
+        delivery.offsets = open;
         match progress.encode() {
+            // The window's end stays open until all of it is finished.
+            _ if delivery.offsets.is_empty() => {}
             Ok(_) => self.progress = progress,
             // Too many holes to write down: the whole window stays open, and is repeated after a crash.
             Err(error) => tracing::debug!(lane = ?self.id, %error, "window stays open as a whole"),
@@ -447,6 +476,8 @@ impl Lane {
         if !matches!(step, Step::Outage { .. } | Step::BrokenCode) {
             runner.change(|holds| holds.outage = None);
         }
+        // Only an outage is probed: in any other wait, somebody else may find the target gone.
+        let probing = probing.filter(|_| matches!(step, Step::Outage { .. }));
         if step == Step::Done {
             runner.slots.grow();
             self.unblock();
@@ -504,8 +535,10 @@ impl Lane {
             let runner = Arc::clone(&self.runner);
             let changed = runner.listen();
             if runner.holds(|holds| holds.outage.is_none()) {
+                state.count_again(runner.clock.now_ms());
                 return Ok(None);
             }
+            state.suspend(runner.clock.now_ms());
             tokio::select! {
                 probing = Arc::clone(&runner.probing).lock_owned() => {
                     if let Some(at_ms) = state.next_attempt_ms {
@@ -520,45 +553,37 @@ impl Lane {
 
     /// The verdict, the dead letters, then progress: after a crash between them, what is missing is done and nothing twice.
     async fn give_up(&mut self, delivery: &Delivery, reason: ExhaustedReason) -> Result<(), Stop> {
-        let spec = self.runner.spec();
-        let dead_letters = match &spec.dead_letter {
-            Some(topic) => Some(self.dead_letter_target(topic.as_str(), delivery.offsets.len()).await?),
-            None => None,
-        };
+        let dead_letters = self.dead_letter_target().await?;
         let verdict = TriggerVerdict {
             lane: self.id,
             first: delivery.first.get(),
             next: delivery.next.get(),
             offsets: delivery.offsets.iter().map(|offset| offset.get()).collect(),
             reason: reason.as_str().to_owned(),
+            function: self.runner.spec().function.label().to_owned(),
             attempts: codec::encode_part(&delivery.state),
             dead_letters,
         };
-        self.remember(&verdict.clone().into()).await?;
+        self.remember(&[verdict.clone().into()]).await?;
         self.carry_out(&verdict).await
     }
 
-    async fn dead_letter_target(&mut self, topic: &str, count: usize) -> Result<DeadLetterTarget, Stop> {
+    /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
+    /// held up by it.
+    async fn dead_letter_target(&mut self) -> Result<Option<DeadLetterTarget>, Stop> {
         loop {
-            match self.runner.broker.topic(topic) {
-                Some(topic) => {
-                    let (producer_id, base_sequence) = match self.dead_letter_producer {
-                        Some(known) => known,
-                        None => (self.new_producer_id().await?, 0),
-                    };
-                    self.dead_letter_producer = Some((producer_id, sequence_after(base_sequence, count)));
-                    let partition = self.id.partition % topic.partition_count();
-                    return Ok(DeadLetterTarget { topic: topic.id(), partition, producer_id, base_sequence });
-                }
-                None => self.blocked(&format!("the dead-letter topic {topic} does not exist")).await?,
-            }
-        }
-    }
-
-    async fn new_producer_id(&mut self) -> Result<i64, Stop> {
-        loop {
+            // Read anew each time: a person may name another topic to end the wait.
+            let Some(name) = self.runner.spec().dead_letter.clone() else { return Ok(None) };
+            let Some(topic) = self.runner.broker.topic(name.as_str()) else {
+                self.blocked(&format!("the dead-letter topic {name} does not exist")).await?;
+                continue;
+            };
             match self.runner.broker.next_producer_id().await {
-                Ok(id) => return Ok(id),
+                Ok(producer_id) => {
+                    let partition = self.id.partition % topic.partition_count();
+                    let batch_bytes = topic.with_config(|config| config.max_message_bytes);
+                    return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
+                }
                 Err(error) => self.blocked(&error.to_string()).await?,
             }
         }
@@ -566,61 +591,63 @@ impl Lane {
 
     async fn carry_out(&mut self, verdict: &TriggerVerdict) -> Result<(), Stop> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
-        let spec = self.runner.spec();
+        let counters = &self.runner.counters;
         if let Some(target) = verdict.dead_letters {
-            while let Err(error) = self.write_dead_letters(&spec, verdict, &offsets, target).await {
-                self.blocked(&format!("dead letters: {error}")).await?;
-            }
-            self.unblock();
-            Counters::add(&self.runner.counters.dead_lettered, offsets.len());
+            let written = loop {
+                match self.write_dead_letters(verdict, &offsets, target).await {
+                    Ok(written) => break written,
+                    Err(error) => self.blocked(&format!("dead letters: {error}")).await?,
+                }
+            };
+            let counters = &self.runner.counters;
+            Counters::add(&counters.dead_lettered, written);
+            Counters::add(&counters.expired, offsets.len() - written);
         } else {
-            Counters::add(&self.runner.counters.dropped, offsets.len());
+            Counters::add(&counters.dropped, offsets.len());
+            let spec = self.runner.spec();
             let (first, reason) = (verdict.first, &verdict.reason);
             tracing::warn!(trigger = %spec.name, topic = self.origin.topic, partition = self.id.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
         }
+        self.unblock();
         let (Some(first), Some(next)) = (Offset::new(verdict.first), Offset::new(verdict.next)) else { return Ok(()) };
         self.finish((first, next)).await
     }
 
+    /// Answers how many there are; those that retention took meanwhile are not.
     async fn write_dead_letters(
         &self,
-        spec: &TriggerSpec,
         verdict: &TriggerVerdict,
         offsets: &[Offset],
         target: DeadLetterTarget,
-    ) -> Result<(), DeadLetterError> {
+    ) -> Result<usize, DeadLetterError> {
         let broker = &self.runner.broker;
         let topic = broker.topic_by_id(target.topic).ok_or(DeadLetterError::NoTopic)?;
-        let state = codec::decode_part(&verdict.attempts).unwrap_or_default();
+        let state = self.decode_attempts(&verdict.attempts);
+        let spec = self.runner.spec();
         let letters = DeadLetters {
             trigger: spec.name.as_str(),
-            function: spec.function.label(),
+            function: &verdict.function,
             origin: &self.origin,
             state: &state,
-            batch_bytes: topic.with_config(|config| config.max_message_bytes as usize),
+            batch_bytes: target.batch_bytes as usize,
             now_ms: self.runner.clock.now_ms(),
         };
-        for batch in letters.batches(&self.log, offsets, target.producer_id, target.base_sequence).await? {
+        let mut written = 0;
+        for batch in letters.batches(&self.log, offsets, target.producer_id).await? {
+            written += batch.header().record_count.unsigned_abs() as usize;
             match broker.append(&topic, target.partition, batch) {
                 Ok(appended) => appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?,
                 // So long ago that the log forgot where: it is there.
-                Err(ProduceError::Append(AppendError::Sequence(
-                    tripline_storage::producer::SequenceError::Duplicate { .. },
-                ))) => {}
+                Err(ProduceError::Append(AppendError::Sequence(SequenceError::Duplicate { .. }))) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// The window is finished: its outcome is in the page cache before the next one begins.
     async fn finish(&mut self, (first, next): (Offset, Offset)) -> Result<(), Stop> {
-        let holes: Vec<_> = self.progress.holes().filter(|hole| hole.first < next && hole.next > first).collect();
-        for hole in holes {
-            if let Err(error) = self.progress.finish(hole.first.max(first), hole.next.min(next)) {
-                tracing::error!(lane = ?self.id, %error, "window finished twice");
-            }
-        }
+        finish_between(&mut self.progress, first, next);
         self.progress.pass(next);
         self.write_progress().await?;
         self.show(|shown| *shown = Shown { committed: shown.committed, ..Shown::default() });
@@ -640,41 +667,55 @@ impl Lane {
     }
 
     async fn write_progress(&mut self) -> Result<(), Stop> {
-        let committed = self.progress.committed();
-        let bytes =
-            self.progress.encode().unwrap_or_else(|_| Progress::start(committed).encode().expect("no holes fit"));
-        self.remember(&TriggerProgress { lane: self.id, progress: bytes }.into()).await?;
-        self.noted = committed;
-        self.note_at = None;
-        self.show(|shown| shown.committed = Some(committed));
+        let record = self.progress_record();
+        self.remember(&[record]).await?;
+        self.progress_noted();
         Ok(())
     }
 
-    async fn remember_attempt(&mut self, delivery: &Delivery) -> Result<(), Stop> {
-        let partial =
-            self.progress.holes().count() > 1 || self.progress.holes().any(|hole| hole.first > delivery.first);
-        if partial && !delivery.state.running {
-            self.write_progress().await?;
-        }
-        let (first, next) = (delivery.first.get(), delivery.next.get());
-        let attempts = codec::encode_part(&delivery.state);
-        self.remember(&TriggerAttempt { lane: self.id, first, next, attempts }.into()).await
+    fn progress_record(&self) -> JournalRecord {
+        let committed = self.progress.committed();
+        let coarse = || Progress::start(committed).encode().expect("a start has no holes");
+        TriggerProgress { lane: self.id, progress: self.progress.encode().unwrap_or_else(|_| coarse()) }.into()
     }
 
-    /// Appends to the journal; while the disk is full, the lane waits: an attempt that is not written down is not made.
-    async fn remember(&mut self, record: &JournalRecord) -> Result<(), Stop> {
+    fn progress_noted(&mut self) {
+        let committed = self.progress.committed();
+        self.noted = committed;
+        self.note_at = None;
+        self.show(|shown| shown.committed = Some(committed));
+    }
+
+    /// The attempts of the window, and with them what of it is finished already: one without the other would repeat or
+    /// forget records after a kill.
+    async fn remember_attempt(&mut self, delivery: &Delivery) -> Result<(), Stop> {
+        let (first, next) = (delivery.first.get(), delivery.next.get());
+        let attempts = codec::encode_part(&delivery.state);
+        let attempt = TriggerAttempt { lane: self.id, first, next, attempts }.into();
+        let whole = self.progress.holes().all(|hole| hole.first == delivery.first && hole.next == delivery.next);
+        if whole {
+            return self.remember(&[attempt]).await;
+        }
+        self.remember(&[self.progress_record(), attempt]).await?;
+        self.progress_noted();
+        Ok(())
+    }
+
+    /// Appends to the journal, all or nothing; while the disk is full, the lane waits: an attempt that is not written down
+    /// is not made.
+    async fn remember(&mut self, records: &[JournalRecord]) -> Result<(), Stop> {
         let mut blocked = false;
         loop {
             let source = [(Arc::clone(&self.log), self.progress.reading_point().min(self.log.tail()))];
             let now_ms = crate::broker::now_ms();
-            match self.runner.broker.journal().append_after(std::slice::from_ref(record), &source, now_ms) {
+            match self.runner.broker.journal().append_after(records, &source, now_ms) {
                 Ok(_) => {
                     if blocked {
                         self.unblock();
                     }
                     return Ok(());
                 }
-                Err(error @ (JournalError::Append(_) | JournalError::Flush(_) | JournalError::Build(_))) => {
+                Err(error) => {
                     blocked = true;
                     self.blocked(&error.to_string()).await?;
                 }
@@ -684,9 +725,15 @@ impl Lane {
 
     /// A chunk from `at` on. `None` when retention has passed `at`: the lane moves to the log start.
     async fn read_chunk(&mut self, at: Offset) -> Result<Option<tripline_storage::partition::ReadOutcome>, Stop> {
+        let mut blocked = false;
         loop {
             match Broker::read(&self.log, at, READ_BYTES).await {
-                Ok(outcome) => return Ok(Some(outcome)),
+                Ok(outcome) => {
+                    if blocked {
+                        self.unblock();
+                    }
+                    return Ok(Some(outcome));
+                }
                 Err(ReadError::OutOfRange { log_start, .. }) if at < log_start => {
                     let expired = usize::try_from(log_start.since(at)).unwrap_or(usize::MAX);
                     let (trigger, number) = (self.runner.id, self.id.partition);
@@ -695,7 +742,10 @@ impl Lane {
                     self.progress.pass(log_start);
                     return Ok(None);
                 }
-                Err(error) => self.blocked(&error.to_string()).await?,
+                Err(error) => {
+                    blocked = true;
+                    self.blocked(&error.to_string()).await?;
+                }
             }
         }
     }
@@ -729,19 +779,20 @@ impl Lane {
     }
 
     /// Waits for records behind `at`, the window's deadline, or a change.
-    async fn wait(&mut self, at: Offset, deadline: Option<Duration>) {
+    async fn wait(&mut self, spec: &Arc<TriggerSpec>, at: Offset, window: &Window) {
         let changed = self.runner.listen();
         let appended = self.log.listen_tail();
-        if self.log.tail() > at || !self.runner.may_run() {
+        if self.log.tail() > at || !self.goes_on(spec) {
             return;
         }
         let now = self.runner.clock.elapsed();
-        let deadline = deadline.map(|deadline| Instant::now() + deadline.saturating_sub(now));
-        let until = deadline.into_iter().chain(self.note_at).min();
+        let deadline = window.deadline().map(|deadline| Instant::now() + deadline.saturating_sub(now));
+        // What lies before an open window is written down with its outcome.
+        let note_at = self.note_at.filter(|_| window.held().0 == 0);
         tokio::select! {
             () = appended => {}
             () = changed => {}
-            () = sleep_until_some(until) => {}
+            () = sleep_until_some(deadline.into_iter().chain(note_at).min()) => {}
         }
     }
 
@@ -767,12 +818,17 @@ impl Lane {
         }
     }
 
-    /// Waits until `at_ms`, and then until the trigger may run.
+    /// Waits until `at_ms`, and then until the trigger may run. A new definition, new code and a person who resumes end the
+    /// wait.
     async fn sleep_until(&mut self, at_ms: i64, state: &mut AttemptState) -> Result<(), Stop> {
         let until = self.runner.clock.instant(at_ms);
+        let nudges = self.runner.nudges();
         loop {
             self.may_run(Some(state)).await?;
             let changed = self.runner.listen();
+            if self.runner.nudges() != nudges {
+                return Ok(());
+            }
             if !self.runner.may_run() {
                 continue;
             }
@@ -825,12 +881,41 @@ fn size_bytes(record: &tripline_storage::batch::RecordView<'_>) -> u64 {
     (record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len) + headers) as u64
 }
 
-/// Progress beyond the tail speaks of records that a power cut took.
-fn set_back(progress: Progress, tail: Offset) -> Progress {
-    if progress.reading_point() <= tail {
-        return progress;
+/// What is remembered of a lane beyond the tail speaks of records that a power cut took: it goes on at the tail, or where
+/// the first unfinished record was. `None` when nothing is.
+pub(super) fn set_back(remembered: &LaneState, tail: Offset) -> Option<Progress> {
+    let progress = remembered.progress.as_deref().and_then(|bytes| Progress::decode(bytes).ok());
+    let beyond = |next: i64| next > tail.get();
+    let ahead = progress.as_ref().is_some_and(|progress| progress.reading_point() > tail)
+        || remembered.attempt.as_ref().is_some_and(|attempt| beyond(attempt.next))
+        || remembered.verdict.as_ref().is_some_and(|verdict| beyond(verdict.next));
+    ahead.then(|| Progress::start(progress.map_or(tail, |progress| progress.committed().min(tail))))
+}
+
+/// Finishes whatever of `first..next` is open.
+fn finish_between(progress: &mut Progress, first: Offset, next: Offset) {
+    let open: Vec<Hole> = progress.holes().filter(|hole| hole.first < next && hole.next > first).collect();
+    for hole in open {
+        let finished = progress.finish(hole.first.max(first), hole.next.min(next));
+        finished.expect("a part of a hole is inside that hole");
     }
-    let committed = progress.committed().min(tail);
-    tracing::warn!(reading_point = %progress.reading_point(), %tail, "progress beyond the tail is set to the tail");
-    Progress::start(committed)
+}
+
+impl Delivery {
+    /// Leaves out what retention took before it could be sent; answers how many those were.
+    fn drop_expired(&mut self, parcel: &Parcel) -> usize {
+        let before = self.offsets.len();
+        let Some(first_sent) = parcel.offsets().next() else {
+            // All that was to be sent is gone: the rest is looked at by the next attempt.
+            let sent = if parcel.is_raw() { 1 } else { before };
+            self.offsets.drain(..sent);
+            return sent;
+        };
+        if parcel.is_raw() {
+            self.offsets.retain(|&offset| offset >= first_sent);
+        } else {
+            self.offsets = parcel.offsets().collect();
+        }
+        before - self.offsets.len()
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use event_listener::{Event, EventListener};
+use event_listener::{Event, EventListener, IntoNotification};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -94,7 +94,7 @@ impl Slots {
         if counts.limit < counts.max {
             counts.limit += 1;
             drop(counts);
-            self.freed.notify(1);
+            self.freed.notify(1.additional());
         }
     }
 
@@ -115,7 +115,8 @@ pub(super) struct Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.slots.counts.lock().in_flight -= 1;
-        self.slots.freed.notify(1);
+        // One more than those who were told before and have not looked yet.
+        self.slots.freed.notify(1.additional());
     }
 }
 
@@ -166,6 +167,8 @@ pub(super) struct Runner {
     holds: Mutex<(Holds, i64)>,
     /// Notified when the definition or what holds the trigger changes.
     changed: Event,
+    /// Rises when a wait for the next attempt has lost its reason.
+    nudges: AtomicU64,
 }
 
 impl Runner {
@@ -193,6 +196,7 @@ impl Runner {
             spec: RwLock::new(Arc::new(spec)),
             holds,
             changed: Event::new(),
+            nudges: AtomicU64::new(0),
         }
     }
 
@@ -206,8 +210,20 @@ impl Runner {
         self.slots.set_max(spec.concurrency);
         *self.health.lock() = TargetHealth::default();
         *self.spec.write() = Arc::new(spec);
+        self.nudge();
+    }
+
+    /// There is a new definition, new code, or a person who wants it tried now: what failed before is forgotten, and waits
+    /// for a next attempt end.
+    pub(super) fn nudge(&self) {
+        self.nudges.fetch_add(1, Ordering::Release);
         self.change(|holds| (holds.failed, holds.outage) = (None, None));
         self.changed.notify(usize::MAX);
+    }
+
+    /// Changes with each nudge.
+    pub(super) fn nudges(&self) -> u64 {
+        self.nudges.load(Ordering::Acquire)
     }
 
     /// What invokes: a registered function's name, or the one made for a URL of this trigger.

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::RwLock;
 use tokio::task::JoinHandle;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::lane::{Lane, LaneStatus};
+use super::lane::{self, Lane, LaneStatus};
 use super::progress::Progress;
 use super::runner::{Clock, Runner, inline_function};
 use super::spec::{FunctionRef, StartPosition, TriggerSpec};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerSwitched};
 use crate::broker::state::{LaneState, TriggerEntry};
-use crate::broker::{Broker, CreateTopicError, Topic};
+use crate::broker::{Broker, CreateTopicError, Topic, to_the_end};
 use crate::function::{DeployError, FunctionService, FunctionSpec, Instances, Payload, Runtime};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
@@ -293,6 +293,7 @@ impl TriggerService {
 
     /// Starts the lanes of a trigger where the journal says.
     fn run(&self, id: Uuid, spec: TriggerSpec, topic: Arc<Topic>, paused: bool) -> Result<(), String> {
+        self.set_back(id, &topic).map_err(|error| error.to_string())?;
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let runner = Arc::new(Runner::new(id, spec, Arc::clone(&topic), broker, functions, self.inner.clock, paused));
@@ -304,8 +305,32 @@ impl TriggerService {
             lanes.push((Lane::new(Arc::clone(&runner), number, &remembered)?, remembered));
         }
         let statuses = lanes.iter().map(|(lane, _)| lane.status()).collect();
-        let tasks = lanes.into_iter().map(|(lane, remembered)| tokio::spawn(lane.run(remembered))).collect();
+        let tasks = lanes
+            .into_iter()
+            .map(|(lane, remembered)| tokio::spawn(guard(Arc::clone(&runner), lane.run(remembered))))
+            .collect();
         self.inner.running.write().insert(name, Running { runner, lanes: statuses, tasks });
+        Ok(())
+    }
+
+    /// What is remembered beyond the tail of a partition is set back, durably, before anything can be appended there.
+    fn set_back(&self, id: Uuid, topic: &Topic) -> Result<(), JournalError> {
+        let journal = self.inner.broker.journal();
+        let mut records = Vec::new();
+        for (partition, log) in (0..).zip(topic.partitions()) {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition };
+            let back = journal
+                .look(|state| state.lanes.get(&lane).and_then(|remembered| lane::set_back(remembered, log.tail())));
+            if let Some(progress) = back {
+                tracing::warn!(topic = %topic.name(), partition, to = %progress.committed(), "trigger beyond the tail is set back");
+                let progress = progress.encode().expect("a start has no holes");
+                records.push(TriggerProgress { lane, progress }.into());
+            }
+        }
+        if !records.is_empty() {
+            journal.append(&records, crate::broker::now_ms())?;
+            journal.flush()?;
+        }
         Ok(())
     }
 
@@ -315,40 +340,73 @@ impl TriggerService {
     /// # Errors
     /// See [`ApplyTriggerError`].
     pub async fn apply(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
+        let service = self.clone();
+        to_the_end(async move { service.apply_now(spec).await }).await
+    }
+
+    async fn apply_now(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
         let _changing = self.inner.changing.lock().await;
+        let current = self.runner(spec.name.as_str());
+        if let Some(old) = current.as_ref().map(|runner| runner.spec())
+            && old.input.topic != spec.input.topic
+        {
+            let (found, current) = (spec.input.topic.to_string(), old.input.topic.to_string());
+            return Err(ApplyTriggerError::OtherTopic { found, current });
+        }
         let topic = self.input_topic(&spec.input.topic).await?;
         self.check_function(&spec).await?;
         self.dead_letter_topic(&spec, &topic).await?;
-        let current = self.runner(spec.name.as_str());
         let warnings = spec.warnings();
         let Some(runner) = current else {
             self.create(spec, topic).await?;
             return Ok(Applied { created: true, changed: true, warnings });
         };
-        let old = runner.spec();
-        if old.input.topic != spec.input.topic {
-            let (found, current) = (spec.input.topic.to_string(), old.input.topic.to_string());
-            return Err(ApplyTriggerError::OtherTopic { found, current });
-        }
-        let changed = *old != spec;
+        let changed = *runner.spec() != spec;
         if changed {
-            let defined = self.defined(runner.id, &spec);
-            self.remember(&[defined.into()]).await?;
-            runner.redefine(spec);
+            self.change(&runner, spec).await?;
         }
         Ok(Applied { created: false, changed, warnings })
     }
 
+    async fn change(&self, runner: &Runner, spec: TriggerSpec) -> Result<(), ApplyTriggerError> {
+        let old = runner.spec();
+        let remembered = self.remember(&[self.defined(runner.id, &spec).into()], &[]).await;
+        // The function behind a URL is that of the definition in force.
+        let in_force = if remembered.is_ok() { &spec } else { &*old };
+        match inline_spec(in_force) {
+            Some(function) => {
+                self.inner.functions.deploy(function, None).await?;
+            }
+            None => self.remove_inline(old.name.as_str()).await,
+        }
+        remembered?;
+        runner.redefine(spec);
+        Ok(())
+    }
+
+    async fn remove_inline(&self, trigger: &str) {
+        if let Err(error) = self.inner.functions.remove(&inline_function(trigger), Duration::ZERO).await {
+            tracing::warn!(trigger, %error, "function of a trigger not removed");
+        }
+    }
+
     async fn create(&self, spec: TriggerSpec, topic: Arc<Topic>) -> Result<(), ApplyTriggerError> {
-        let id = Uuid::new_v4();
+        // One that could not be started is started with what it remembers.
+        let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
+        let id = remembered.unwrap_or_else(Uuid::new_v4);
         let mut records: Vec<JournalRecord> = vec![self.defined(id, &spec).into()];
+        let mut sources = Vec::new();
         for (number, log) in (0..).zip(topic.partitions()) {
+            if remembered.is_some() {
+                break;
+            }
             let start = start_offset(log, spec.input.start).await?;
+            sources.push((Arc::clone(log), start));
             let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
             let progress = Progress::start(start).encode().expect("a start has no holes");
             records.push(TriggerProgress { lane, progress }.into());
         }
-        self.remember(&records).await?;
+        self.remember(&records, &sources).await?;
         self.run(id, spec, topic, false).map_err(ApplyTriggerError::Lane)
     }
 
@@ -378,7 +436,10 @@ impl TriggerService {
 
     async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
         if let Some(function) = inline_spec(spec) {
-            self.inner.functions.deploy(function, None::<Bytes>).await?;
+            // That of an existing trigger changes with its definition, not before.
+            if self.runner(spec.name.as_str()).is_none() {
+                self.inner.functions.deploy(function, None).await?;
+            }
             return Ok(());
         }
         let name = spec.function.label();
@@ -392,15 +453,18 @@ impl TriggerService {
     /// # Errors
     /// [`JournalError`]: it could not be remembered.
     pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        to_the_end(async move { service.remove_now(&name).await }).await
+    }
+
+    async fn remove_now(&self, name: &str) -> Result<bool, JournalError> {
         let _changing = self.inner.changing.lock().await;
-        let Some(runner) = self.runner(name) else { return Ok(false) };
+        // Also one that could not be started.
+        let Some(id) = self.inner.broker.journal().look(|state| state.trigger_named(name)) else { return Ok(false) };
+        // Remembered first: what the lanes still say of themselves then is nobody's.
+        self.remember(&[TriggerRemoved { id }.into()], &[]).await?;
         self.end_lanes(name).await;
-        self.remember(&[TriggerRemoved { id: runner.id }.into()]).await?;
-        if matches!(runner.spec().function, FunctionRef::Http { .. })
-            && let Err(error) = self.inner.functions.remove(&inline_function(name), Duration::ZERO).await
-        {
-            tracing::warn!(trigger = name, %error, "function of a removed trigger not removed");
-        }
+        self.remove_inline(name).await;
         Ok(true)
     }
 
@@ -427,7 +491,7 @@ impl TriggerService {
         let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
         if runner.holds(|holds| holds.paused) != paused {
             let since_ms = self.inner.clock.now_ms();
-            self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()]).await?;
+            self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()], &[]).await?;
             runner.change(|holds| holds.paused = paused);
         }
         Ok(())
@@ -438,14 +502,21 @@ impl TriggerService {
     /// # Errors
     /// See [`ResetTriggerError`]; nothing has changed then.
     pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+        let (service, name, offsets) = (self.clone(), name.to_owned(), offsets.to_vec());
+        to_the_end(async move { service.reset_now(&name, &offsets).await }).await
+    }
+
+    async fn reset_now(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
         let _changing = self.inner.changing.lock().await;
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
         if !runner.holds(|holds| holds.paused) {
             return Err(ResetTriggerError::NotPaused(name.to_owned()));
         }
         let mut records = Vec::with_capacity(offsets.len());
+        let mut sources = Vec::with_capacity(offsets.len());
         for &(partition, found) in offsets {
             let log = runner.topic.partition(partition);
+            sources.extend(log.map(|log| (Arc::clone(log), found)));
             let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
             if log.is_none() || found < log_start || found > tail {
                 let name = name.to_owned();
@@ -457,7 +528,7 @@ impl TriggerService {
         }
         // The lanes end first: what they remember at their end must not come behind the reset.
         self.end_lanes(name).await;
-        let remembered = self.remember(&records).await;
+        let remembered = self.remember(&records, &sources).await;
         let spec = (*runner.spec()).clone();
         self.run(runner.id, spec, Arc::clone(&runner.topic), true).map_err(ResetTriggerError::Lane)?;
         Ok(remembered?)
@@ -496,7 +567,7 @@ impl TriggerService {
         if let Err(error) = self.inner.functions.resume(&name) {
             tracing::debug!(%error, "nothing to resume");
         }
-        runner.change(|holds| (holds.failed, holds.outage) = (None, None));
+        runner.nudge();
     }
 
     /// One trigger.
@@ -565,10 +636,21 @@ impl TriggerService {
         self.inner.running.read().get(name).map(|running| Arc::clone(&running.runner))
     }
 
-    async fn remember(&self, records: &[JournalRecord]) -> Result<(), JournalError> {
-        let journal = self.inner.broker.journal();
-        let next = journal.append(records, crate::broker::now_ms())?;
-        journal.durable(next).await
+    async fn remember(
+        &self,
+        records: &[JournalRecord],
+        sources: &[(Arc<Partition>, Offset)],
+    ) -> Result<(), JournalError> {
+        self.inner.broker.journal().commit(records, sources, crate::broker::now_ms()).await
+    }
+}
+
+/// A lane that panics is a bug of ours: the trigger shows it instead of standing still in silence.
+async fn guard(runner: Arc<Runner>, lane: impl Future<Output = ()>) {
+    if std::panic::AssertUnwindSafe(lane).catch_unwind().await.is_err() {
+        runner.change(|holds| {
+            holds.failed = Some("a partition's worker broke down; restart the broker, and report this".to_owned())
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::config::LogConfig;
 use crate::error::{AppendError, Stopped};
 use crate::flush::Flusher;
-use crate::fs::{File, Fs, OpenMode};
+use crate::fs::{File, Fs, Lock, OpenMode};
 use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) open_segments: OpenSegments,
     pub(crate) hot_bytes: u64,
+    /// The data directory is ours as long as anybody may write to it.
+    pub(crate) _lock: Box<dyn Lock>,
 }
 
 /// Where a batch went.

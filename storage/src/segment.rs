@@ -57,9 +57,17 @@ pub(crate) fn path_of(dir: &Path, base: Offset, kind: FileKind) -> PathBuf {
 pub(crate) fn parse_name(name: &str) -> Option<(Offset, FileKind)> {
     let (digits, extension) = name.split_once('.')?;
     let kind = FileKind::ALL.into_iter().find(|kind| kind.extension() == extension)?;
-    let ours = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let base = if ours { Offset::new(digits.parse().ok()?)? } else { return None };
+    let base = if is_base(digits) { Offset::new(digits.parse().ok()?)? } else { return None };
     Some((base, kind))
+}
+
+/// Whether the name is one under which a side file is written before it gets its own.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.strip_suffix(".tmp").is_some_and(is_base)
+}
+
+fn is_base(digits: &str) -> bool {
+    digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether the name is that of a segment's log file.

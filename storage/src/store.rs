@@ -1,17 +1,17 @@
 //! The data directory: its format, its lock, its epoch and its partitions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::config::{LogConfig, StoreConfig};
 use crate::error::{OpenLogError, OpenStoreError};
 use crate::flush::Flusher;
-use crate::fs::{self, Fs, Lock};
+use crate::fs::{self, Fs};
 use crate::offset::{LeaderEpoch, PartitionId};
 use crate::partition::{self, Partition, RecoveryReport, Shared};
 use crate::segment::{OpenSegments, is_segment};
@@ -25,14 +25,16 @@ pub const STATE_PARTITION: PartitionId = PartitionId { topic: Uuid::nil(), parti
 /// Longest FORMAT or EPOCH file that is read.
 const SMALL_FILE_BYTES: u64 = 4096;
 
-/// An open data directory. One process has it at a time.
+/// An open data directory. One process has it at a time: from [`Store::open`] until the store, its partitions and its
+/// flush threads are gone.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     cluster_id: Uuid,
     shared: Arc<Shared>,
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
-    _lock: Box<dyn Lock>,
+    /// Those that are being recovered.
+    opening: Mutex<HashSet<PartitionId>>,
 }
 
 impl Store {
@@ -70,8 +72,10 @@ impl Store {
             flusher,
             open_segments: OpenSegments::new(config.open_segments_max),
             hot_bytes: config.hot_bytes,
+            _lock: lock,
         });
-        Ok(Self { root: root.to_owned(), cluster_id, shared, partitions: RwLock::default(), _lock: lock })
+        let (partitions, opening) = (RwLock::default(), Mutex::default());
+        Ok(Self { root: root.to_owned(), cluster_id, shared, partitions, opening })
     }
 
     /// The directory's id, for ever.
@@ -171,6 +175,7 @@ impl Store {
             other => other?,
         }
         self.partitions.write().retain(|id, _| id.topic != topic);
+        self.shared.open_segments.remove_topic(topic);
         fs.sync_dir(&self.root.join("topics"))?;
         fs.remove_dir_all(&trash).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
     }
@@ -195,9 +200,7 @@ impl Store {
         dir: PathBuf,
         config: LogConfig,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
-        if self.partition(id).is_some() {
-            return Err(OpenLogError::AlreadyOpen(id));
-        }
+        let _opening = Opening::begin(self, id).ok_or(OpenLogError::AlreadyOpen(id))?;
         let (recovered, report) =
             self.recover(id, &dir, &config).map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
         let partition = Arc::new(Partition::new(id, dir, config, Arc::clone(&self.shared), recovered));
@@ -217,6 +220,28 @@ impl Store {
         }
         let quarantine = self.root.join("quarantine");
         partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config })
+    }
+}
+
+/// The turn of whoever opens a partition: two recoveries of one log would write over each other.
+struct Opening<'a> {
+    store: &'a Store,
+    id: PartitionId,
+}
+
+impl<'a> Opening<'a> {
+    /// `None` when the partition is open or being opened.
+    fn begin(store: &'a Store, id: PartitionId) -> Option<Self> {
+        let mut opening = store.opening.lock();
+        // Under the lock: whoever opened it left the set after the partition was there.
+        let is_new = store.partition(id).is_none() && opening.insert(id);
+        is_new.then(|| Self { store, id })
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.store.opening.lock().remove(&self.id);
     }
 }
 

@@ -268,3 +268,65 @@ fn a_deleted_topic_is_gone_and_its_id_starts_anew() {
     assert!(store.topics_on_disk().unwrap().is_empty());
     assert_eq!(std::fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
 }
+
+#[test]
+fn the_directory_is_in_use_until_the_last_partition_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    drop(store);
+    let config = StoreConfig::default();
+    let refused = Store::open(std::sync::Arc::new(OsFs), dir.path(), config, Uuid::from_u128(2)).unwrap_err();
+    assert!(matches!(refused, OpenStoreError::InUse { .. }), "{refused}");
+    append_records(&partition, 0, 3);
+    drop(partition);
+    let (partition, _) = open(&open_store(dir.path()), small_segments());
+    assert_records(&partition, 0, 3);
+}
+
+#[test]
+fn a_store_dropped_with_flushes_under_way_ends_its_threads() {
+    for round in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 3);
+        partition.request_flush();
+        // The thread that flushes may be the last to hold the partition, and with it the store.
+        drop((partition, store));
+        let config = StoreConfig::default();
+        while Store::open(std::sync::Arc::new(OsFs), dir.path(), config, Uuid::from_u128(2)).is_err() {
+            std::thread::yield_now();
+        }
+        assert!(dir.path().exists(), "round {round}");
+    }
+}
+
+#[test]
+fn of_many_who_open_a_partition_at_once_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let opened = std::thread::scope(|scope| {
+        let open = || store.open_partition(ID, small_segments()).is_ok();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).filter(|&opened| opened).count()
+    });
+    assert_eq!(opened, 1);
+}
+
+#[test]
+fn retentions_at_once_remove_no_more_than_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let config = LogConfig { retention_bytes: Some(30_000), retention_age: None, ..small_segments() };
+    let (partition, _) = open(&store, config);
+    append_records(&partition, 0, 2_000);
+    let before = partition.len_bytes();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| partition.enforce_retention(None, None).unwrap());
+        }
+    });
+    assert!(before > 60_000 && partition.len_bytes() >= 30_000, "{before} to {} bytes", partition.len_bytes());
+    assert_records(&partition, partition.log_start().get() as u64, 2_000);
+}

@@ -305,9 +305,52 @@ fn without_a_checkpoint_the_seals_still_keep_recovery_from_cutting_flushed_segme
 fn alien_names_are_reported_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     killed(dir.path(), 3, 3);
-    let alien = partition_dir(dir.path()).join("notes.txt");
-    fs::write(&alien, "mine").unwrap();
+    let path = |name: &str| partition_dir(dir.path()).join(name);
+    let aliens = ["notes.tmp", "notes.txt"];
+    aliens.iter().for_each(|alien| fs::write(path(alien), "mine").unwrap());
+    fs::create_dir(path("00000000000000000099.log")).unwrap();
+    fs::write(path("00000000000000000003.tmp"), "of a flush that was interrupted").unwrap();
     let (_store, _partition, report) = reopen(dir.path());
-    assert_eq!(report.alien, ["notes.txt"]);
-    assert_eq!(fs::read_to_string(alien).unwrap(), "mine");
+    assert_eq!(report.alien, ["00000000000000000099.log", "notes.tmp", "notes.txt"]);
+    assert!(aliens.iter().all(|alien| fs::read_to_string(path(alien)).unwrap() == "mine"));
+    assert!(!path("00000000000000000003.tmp").exists());
+}
+
+#[test]
+fn what_is_cut_twice_at_one_place_is_kept_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    killed(dir.path(), 3, 6);
+    for round in 1..=3 {
+        let log = logs(dir.path()).pop().unwrap();
+        let bytes = fs::read(&log).unwrap();
+        let first_len = 12 + u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+        flip(&log, first_len + 70);
+        let (_store, partition, report) = reopen(dir.path());
+        assert_eq!(report.cut.unwrap().offset, offset(3), "round {round}");
+        assert_eq!(fs::read_dir(dir.path().join("quarantine")).unwrap().count(), round);
+        append_records(&partition, 3, 6);
+    }
+}
+
+#[test]
+fn side_files_without_a_segment_are_removed_and_others_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 100);
+        store.close();
+    }
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(partition_dir(dir.path())).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for extension in ["seal", "snapshot", "index"] {
+        fs::write(partition_dir(dir.path()).join(format!("00000000000000000777.{extension}")), "of a cut log").unwrap();
+    }
+    drop(reopen(dir.path()));
+    assert_eq!(names(), before);
 }

@@ -11,7 +11,7 @@ def main(address):
     admin = KafkaAdminClient(bootstrap_servers=address)
     admin.create_topics([NewTopic("python", 2, 1)])
     assert "python" in admin.list_topics()
-    for codec in (None, "gzip"):
+    for codec in (None, "gzip", "snappy", "lz4", "zstd"):
         topic = f"python-{codec}"
         producer = KafkaProducer(bootstrap_servers=address, compression_type=codec, enable_idempotence=True, acks="all")
         sent = [producer.send(topic, f"value {n}".encode(), headers=[("n", b"1")]) for n in range(200)]

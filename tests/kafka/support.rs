@@ -22,7 +22,8 @@ pub(crate) struct Server {
     #[allow(dead_code, reason = "not each test binary looks inside")]
     pub(crate) metrics: Arc<KafkaMetrics>,
     shutdown: CancellationToken,
-    _data: tempfile::TempDir,
+    serving: tokio::task::JoinHandle<()>,
+    data: Option<tempfile::TempDir>,
 }
 
 impl Server {
@@ -31,9 +32,23 @@ impl Server {
     }
 
     pub(crate) async fn start_with(triggers: Arc<dyn TriggerGroups>) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), triggers).await
+    }
+
+    /// Stops and starts again on the same data.
+    #[allow(dead_code, reason = "not each test binary restarts")]
+    pub(crate) async fn restart(mut self) -> Self {
+        self.shutdown.cancel();
+        (&mut self.serving).await.unwrap();
+        let data = self.data.take().unwrap();
+        self.broker.close();
+        drop(self);
+        Self::start_in(data, Arc::new(NoTriggers)).await
+    }
+
+    async fn start_in(data: tempfile::TempDir, triggers: Arc<dyn TriggerGroups>) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
-        let data = tempfile::tempdir().unwrap();
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
         let (groups, timers) = GroupService::new(GroupConfig::default());
         let shutdown = CancellationToken::new();
@@ -49,8 +64,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
             listener: ListenerConfig::default(),
         };
-        tokio::spawn(kafka.serve(listener, shutdown.clone()));
-        Self { address, broker, metrics, shutdown, _data: data }
+        let serving = tokio::spawn(kafka.serve(listener, shutdown.clone()));
+        Self { address, broker, metrics, shutdown, serving, data: Some(data) }
     }
 }
 

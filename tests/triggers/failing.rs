@@ -219,3 +219,48 @@ async fn without_a_dead_letter_topic_records_are_dropped_and_counted() {
     let report = world.until_committed("x", 0, 3).await;
     assert_eq!((report.counts.dropped, report.counts.dead_lettered), (3, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_only_the_records_that_failed_are_tried_again() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let code = "
+import json
+def handler(event, context):
+    events = json.loads(event)
+    print([e['data'] for e in events])
+    return {'batchItemFailures': [{'itemIdentifier': e['id']} for e in events if e['data'] in (2, 4)]}
+";
+    let version = world.python("f", code).await;
+    let retry = json!({"initial": "1h", "max_interval": "1h", "max_attempts": 5, "jitter": "none"});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
+    world.produce(&topic, 0, &["1", "2", "3", "4", "5"]).await;
+    world.until("x", |report| report.lanes[0].attempts == 1 && report.lanes[0].next_attempt_ms.is_some()).await;
+    let dir = world.kill().await;
+    let world = World::start_in(dir, &[(python_definition("f"), version)]);
+    // A person who does not want to wait.
+    world.until("x", |report| report.lanes[0].next_attempt_ms.is_some()).await;
+    world
+        .python("f", "import json\ndef handler(event, context):\n    print([e['data'] for e in json.loads(event)])\n")
+        .await;
+    world.until_committed("x", 0, 5).await;
+    assert_eq!(world.printed.lines(), ["[2, 4]"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_two_windows_follow_each_other_over_a_restart() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let version = world.python("f", RAISE).await;
+    let retry = json!({"initial": "1ms", "max_attempts": 1});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "window": {"count": 1}, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.produce(&topic, 0, &["1", "2"]).await;
+    world.until_committed("x", 0, 2).await;
+    let dir = world.kill().await;
+    let world = World::start_in(dir, &[(python_definition("f"), version)]);
+    let topic = world.broker.topic("t").unwrap();
+    world.produce(&topic, 0, &["3"]).await;
+    world.until_committed("x", 0, 3).await;
+    let values: Vec<String> = world.records("t.dlq", 0).into_iter().map(|letter| letter.value).collect();
+    assert_eq!(values, ["1", "2", "3"]);
+}

@@ -5,7 +5,7 @@ use crate::kafka::codec::{
     DescribeConfigsRequest, DescribeConfigsResponse, StrBytes, describe_configs_request, describe_configs_response,
 };
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, NODE_ID, Shared};
+use crate::kafka::service::{KafkaService, NODE_ID, Shared, once_each};
 use crate::topic::spec::{CONFIG_KEYS, ConfigKey, ConfigKind, TopicConfig};
 
 const TOPIC: i8 = 2;
@@ -58,7 +58,8 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeConfigsRequest, ve
         }
         result
     };
-    message!(DescribeConfigsResponse { results: request.resources.into_iter().map(result).collect() })
+    let resources = once_each(request.resources, |asked| (asked.resource_type, asked.resource_name.clone()));
+    message!(DescribeConfigsResponse { results: resources.map(result).collect() })
 }
 
 /// None named means all, as with Kafka.

@@ -5,7 +5,7 @@ use crate::group::id::GroupId;
 use crate::group::state::{GroupDescription, GroupState, MemberDescription};
 use crate::kafka::codec::{DescribeGroupsRequest, DescribeGroupsResponse, StrBytes, describe_groups_response};
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, Shared};
+use crate::kafka::service::{KafkaService, Shared, once_each};
 use crate::kafka::trigger_groups::{MEMBER_ID, PROTOCOL_TYPE};
 
 /// Versions in which a group that is not there is an error.
@@ -28,7 +28,7 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeGroupsRequest, ver
         };
         described
     };
-    message!(DescribeGroupsResponse { groups: request.groups.into_iter().map(describe).collect() })
+    message!(DescribeGroupsResponse { groups: once_each(request.groups, StrBytes::clone).map(describe).collect() })
 }
 
 fn find(service: &Shared, group: &GroupId) -> Option<describe_groups_response::DescribedGroup> {

@@ -58,7 +58,8 @@ async fn answer(service: &Shared, request: FetchRequest, version: i16) -> FetchB
         if fetch.is_enough() || listeners.is_empty() {
             break;
         }
-        if timeout_at(deadline, select_all(listeners)).await.is_err() {
+        let woken = service.unless_stopping(timeout_at(deadline, select_all(listeners))).await;
+        if !matches!(woken, Some(Ok(_))) {
             break;
         }
     }
@@ -89,6 +90,8 @@ struct FetchPartition {
     seen_tail: Option<Offset>,
     log_start: Offset,
     records: Bytes,
+    /// The last read ended before the tail: at its limit, or at the end of a segment.
+    has_more: bool,
 }
 
 impl Fetch {
@@ -137,9 +140,11 @@ impl Fetch {
         self.found_bytes = found_bytes;
     }
 
-    /// Whether an answer need not wait: for an error never.
+    /// Whether an answer need not wait: never with an error, nor with records behind which there are more. Those are due
+    /// with the next fetch, and nothing would wake this one.
     fn is_enough(&self) -> bool {
-        self.found_bytes >= self.min_bytes || self.partitions().any(|partition| partition.source.is_err())
+        let is_urgent = |partition: &FetchPartition| partition.source.is_err() || partition.has_more;
+        self.found_bytes >= self.min_bytes || self.partitions().any(is_urgent)
     }
 
     fn into_body(self, service: &Shared) -> FetchBody {
@@ -177,6 +182,7 @@ impl FetchPartition {
             seen_tail: None,
             log_start: Offset::ZERO,
             records: Bytes::new(),
+            has_more: false,
         }
     }
 
@@ -195,6 +201,7 @@ impl FetchPartition {
             Ok(outcome) => {
                 self.seen_tail = Some(outcome.tail);
                 self.log_start = outcome.log_start;
+                self.has_more = outcome.next < outcome.tail;
                 let fits = first || outcome.bytes.len() <= max_bytes;
                 self.records = if fits { outcome.bytes } else { Bytes::new() };
             }

@@ -17,9 +17,11 @@ pub(crate) async fn answer(service: &KafkaService, request: &InitProducerIdReque
 }
 
 async fn new_id(service: &KafkaService, request: &InitProducerIdRequest) -> Result<i64, ErrorCode> {
-    if request.transactional_id.is_some() {
+    match request.transactional_id.as_deref() {
+        None => {}
+        Some("") => return Err(ErrorCode::InvalidRequest),
         // Fatal to the client, with a text that a person understands: there are no transactions here.
-        return Err(ErrorCode::TransactionalIdAuthorizationFailed);
+        Some(_) => return Err(ErrorCode::TransactionalIdAuthorizationFailed),
     }
     service.broker.next_producer_id().await.map_err(|error| {
         tracing::error!(%error, "no producer id");

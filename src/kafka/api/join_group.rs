@@ -34,9 +34,9 @@ pub(crate) fn begin(
     let waiting = service.groups.join(&group, &join);
     let (service, sent_id) = (service.clone(), request.member_id.clone());
     Answer::Later(Box::pin(async move {
-        let response = match waiting.await {
-            Ok(answer) => joined(answer, version),
-            Err(error) => {
+        let response = match service.unless_stopping(waiting).await {
+            Some(Ok(answer)) => joined(answer, version),
+            Some(Err(error)) => {
                 let code = service.count_error(group_errors::join(&error));
                 let member_id = match error {
                     JoinError::MemberIdRequired(id) => StrBytes::from(id.as_str()),
@@ -44,6 +44,7 @@ pub(crate) fn begin(
                 };
                 failed(code, member_id, version)
             }
+            None => failed(service.count_error(ErrorCode::CoordinatorNotAvailable), sent_id, version),
         };
         respond(&header, &response)
     }))

@@ -10,11 +10,13 @@ use crate::broker::{Broker, Topic};
 use crate::kafka::advertised::HostPort;
 use crate::kafka::codec::{MetadataRequest, MetadataResponse, StrBytes, metadata_request, metadata_response};
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, NODE_ID, wire_id};
+use crate::kafka::service::{KafkaService, NODE_ID, once_each, wire_id};
 use crate::topic::name::TopicName;
 
 /// Versions whose empty list of topics means all of them.
 const EMPTY_IS_ALL_UNTIL: i16 = 0;
+/// Versions that can say that a topic has no name.
+const NO_NAME_SINCE: i16 = 12;
 /// Versions in which a client says whether it wants topics created; those before want it.
 const CREATION_ASKED_SINCE: i16 = 4;
 
@@ -31,8 +33,12 @@ pub(crate) async fn answer(
         None => service.broker.topics().iter().map(|topic| describe(&service.broker, topic, with_operations)).collect(),
         Some(asked) => {
             let mut found = Vec::with_capacity(asked.len());
-            for asked in asked {
-                found.push(find(service, asked, creates, with_operations).await);
+            for asked in once_each(asked, |asked| (asked.name.clone(), asked.topic_id)) {
+                let mut topic = find(service, asked, creates, with_operations).await;
+                if version < NO_NAME_SINCE && topic.name.is_none() {
+                    topic.name = Some(StrBytes::default());
+                }
+                found.push(topic);
             }
             found
         }
@@ -70,7 +76,6 @@ async fn find(
         Ok(topic) => describe(&service.broker, &topic, with_operations),
         Err(code) => message!(metadata_response::MetadataResponseTopic {
             error_code: service.count_error(code),
-            // Older versions cannot say that there is no name, and cannot ask by id either.
             name: asked.name,
             topic_id: asked.topic_id,
             topic_authorized_operations: authorized::NOT_ASKED,

@@ -12,7 +12,7 @@ use crate::kafka::codec::{
     OffsetFetchRequest, OffsetFetchResponse, StrBytes, offset_fetch_request, offset_fetch_response,
 };
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, Shared};
+use crate::kafka::service::{KafkaService, Shared, once_each};
 
 /// Versions that ask for many groups.
 const MANY_SINCE: i16 = 8;
@@ -27,7 +27,7 @@ type Answered = Vec<(StrBytes, Vec<(i32, Option<Committed>)>)>;
 
 pub(crate) fn answer(service: &KafkaService, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
     if version >= MANY_SINCE {
-        let groups = request.groups.into_iter().map(|group| of_group(service, group));
+        let groups = once_each(request.groups, |group| group.group_id.clone()).map(|group| of_group(service, group));
         return message!(OffsetFetchResponse { groups: groups.collect() });
     }
     let asked = request

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
+use tripline_storage::batch::BatchHeader;
 
 use crate::broker::{Acks, Appended, Topic};
 use crate::kafka::api::log_errors;
@@ -14,7 +15,7 @@ use crate::kafka::codec::{
 };
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{Answer, Response};
-use crate::kafka::service::{KafkaService, Shared, respond};
+use crate::kafka::service::{KafkaService, Shared, partition_of, respond};
 
 /// Versions that name topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
@@ -136,14 +137,18 @@ async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> 
 }
 
 fn append(service: &Shared, topic: &Topic, partition: i32, records: Bytes) -> Result<Appended, Refusal> {
-    let Ok(number) = u32::try_from(partition) else {
-        let reason = format!("partition is {partition}, allowed are 0 and more");
-        return Err(Refusal { code: ErrorCode::UnknownTopicOrPartition, reason });
-    };
+    if let Err(code) = partition_of(topic, partition) {
+        let last = topic.partition_count() - 1;
+        return Err(Refusal { code, reason: format!("partition is {partition}, allowed are 0 to {last}") });
+    }
     if records.is_empty() {
         return Err(Refusal { code: ErrorCode::InvalidRecord, reason: "there is no record batch".to_owned() });
     }
-    service.broker.append_client_batch(topic, number, records).map_err(|error| {
+    if BatchHeader::parse(&records).is_ok_and(|header| header.attributes.is_transactional()) {
+        let reason = "the batch belongs to a transaction; there are no transactions".to_owned();
+        return Err(Refusal { code: ErrorCode::TransactionalIdAuthorizationFailed, reason });
+    }
+    service.broker.append_client_batch(topic, partition.unsigned_abs(), records).map_err(|error| {
         tracing::debug!(topic = %topic.name(), partition, %error, "a batch was refused");
         Refusal { code: log_errors::produce(&error), reason: error.to_string() }
     })

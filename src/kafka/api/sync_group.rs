@@ -35,8 +35,8 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: &Syn
     let waiting = service.groups.sync(&group, &sync);
     let service = service.clone();
     Answer::Later(Box::pin(async move {
-        let response = match waiting.await {
-            Ok(answer) => {
+        let response = match service.unless_stopping(waiting).await {
+            Some(Ok(answer)) => {
                 let mut response = message!(SyncGroupResponse { assignment: answer.assignment });
                 if header.api_version >= PROTOCOL_SINCE {
                     response.protocol_type = Some(StrBytes::from(&*answer.protocol_type));
@@ -44,8 +44,12 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: &Syn
                 }
                 response
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 message!(SyncGroupResponse { error_code: service.count_error(group_errors::sync(&error)) })
+            }
+            None => {
+                let error_code = service.count_error(ErrorCode::CoordinatorNotAvailable);
+                message!(SyncGroupResponse { error_code: error_code })
             }
         };
         respond(&header, &response)

@@ -8,6 +8,7 @@
 //! are served: after a failed sync the page cache may show bytes that the disk never got, and a second sync over clean
 //! pages proves nothing.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use crate::limits::SCAN_BYTES;
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::Producers;
 use crate::segment::{
-    ActiveSegment, BatchWalk, FileKind, SEAL_BYTES, Seal, SealedSegment, SegmentFacts, Step, WalkError, parse_name,
-    path_of,
+    ActiveSegment, BatchWalk, FileKind, SEAL_BYTES, Seal, SealedSegment, SegmentFacts, Step, WalkError, is_temporary,
+    parse_name, path_of,
 };
 
 mod rebuild;
@@ -102,7 +103,8 @@ pub(crate) struct Place<'a> {
 
 /// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
 pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
-    let Listing { bases, snapshots, alien } = list(place)?;
+    let mut listing = list(place)?;
+    let bases = std::mem::take(&mut listing.bases);
     let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
     let mut report = RecoveryReport {
         partition: place.id,
@@ -110,7 +112,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         rewritten_bytes: 0,
         cut: None,
         damaged: Vec::new(),
-        alien,
+        alien: std::mem::take(&mut listing.alien),
     };
     let noted = newest_evidence(place, &bases, slot);
     if bases.is_empty() && noted.log_start < noted.flushed {
@@ -135,7 +137,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     }
     let (index, facts) = rebuild_active(place, &active, &chain, &mut report)?;
     let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
-    let producers = recover_producers(place, &chain, &active, &snapshots)?;
+    let producers = recover_producers(place, &chain, &active, listing.snapshots())?;
     condemned.extend(chain.split_off_below(log_start));
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
@@ -152,6 +154,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         producers,
         checkpoint,
     };
+    sweep(place, &listing, &recovered);
     Ok((recovered, report))
 }
 
@@ -177,27 +180,47 @@ fn note(
 
 struct Listing {
     bases: Vec<Offset>,
-    snapshots: Vec<Offset>,
+    /// Seals, indexes and snapshots.
+    side_files: Vec<(Offset, FileKind)>,
     alien: Vec<String>,
 }
 
+impl Listing {
+    fn snapshots(&self) -> impl DoubleEndedIterator<Item = Offset> {
+        self.side_files.iter().filter(|(_, kind)| *kind == FileKind::Snapshot).map(|(at, _)| *at)
+    }
+}
+
 fn list(place: Place<'_>) -> io::Result<Listing> {
-    let mut listing = Listing { bases: Vec::new(), snapshots: Vec::new(), alien: Vec::new() };
+    let mut listing = Listing { bases: Vec::new(), side_files: Vec::new(), alien: Vec::new() };
     for entry in place.fs.list(place.dir)? {
         match parse_name(&entry.name) {
-            Some((base, FileKind::Log)) if !entry.is_dir => listing.bases.push(base),
-            Some((offset, FileKind::Snapshot)) => listing.snapshots.push(offset),
-            Some(_) => {}
+            _ if entry.is_dir => listing.alien.push(entry.name),
+            Some((base, FileKind::Log)) => listing.bases.push(base),
+            Some(side_file) => listing.side_files.push(side_file),
             None if entry.name == checkpoint::FILE_NAME => {}
             // Left by a replacement that a crash interrupted.
-            None if entry.name.ends_with(".tmp") => place.fs.remove_file(&place.dir.join(&entry.name))?,
+            None if is_temporary(&entry.name) => place.fs.remove_file(&place.dir.join(&entry.name))?,
             None => listing.alien.push(entry.name),
         }
     }
     listing.bases.sort_unstable();
-    listing.snapshots.sort_unstable();
+    listing.side_files.sort_unstable_by_key(|(base, _)| *base);
     listing.alien.sort_unstable();
     Ok(listing)
+}
+
+/// Removes the side files of segments that are not there: a removal or a flush was interrupted, or their segment was cut
+/// off. A later segment of the same base would inherit what they say.
+fn sweep(place: Place<'_>, listing: &Listing, recovered: &Recovered) {
+    let sealed = recovered.sealed.iter().map(|segment| segment.base);
+    let bases: HashSet<_> = sealed.chain([recovered.active.base]).chain(recovered.condemned.iter().copied()).collect();
+    for &(base, kind) in listing.side_files.iter().filter(|(base, _)| !bases.contains(base)) {
+        let path = path_of(place.dir, base, kind);
+        if let Err(cause) = place.fs.remove_file(&path) {
+            tracing::warn!(path = %path.display(), %cause, "orphan not removed");
+        }
+    }
 }
 
 /// The bases of the segments that end at or below `log_start`, as far as the bases tell, and the others.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, SegmentFacts, SegmentKey, path_of};
 use crate::fs::{self, File, Fs, OpenMode};
@@ -92,6 +93,11 @@ impl OpenSegments {
             let oldest = inner.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
             oldest.map(|key| inner.open.remove(&key));
         }
+    }
+
+    /// Forgets the segments of a topic that was removed.
+    pub(crate) fn remove_topic(&self, topic: Uuid) {
+        self.inner.lock().open.retain(|(partition, _), _| partition.topic != topic);
     }
 
     /// Forgets a segment that was removed from the log.

@@ -76,14 +76,13 @@ pub(super) fn recover_producers(
     place: Place<'_>,
     chain: &Chain,
     active: &Active,
-    snapshots: &[Offset],
+    snapshots: impl DoubleEndedIterator<Item = Offset>,
 ) -> io::Result<Producers> {
     let limits = ProducerLimits::default();
     // What was appended between an older snapshot and the first segment cannot be read any more: it would tell producers
     // to go on where they were long ago.
     let usable = chain.first_base(active.base)..=chain.next;
-    let newest =
-        snapshots.iter().rev().filter(|&at| usable.contains(at)).find_map(|&at| read_snapshot(place, at, limits));
+    let newest = snapshots.rev().filter(|at| usable.contains(at)).find_map(|at| read_snapshot(place, at, limits));
     let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let path = path_of(place.dir, segment.base, FileKind::Log);

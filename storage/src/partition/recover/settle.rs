@@ -1,6 +1,9 @@
 //! Ending the log where it has to end, and keeping what stands behind.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::{Cut, Place, RecoveryReport, ScanEnd};
 use crate::fs::{File, OpenMode};
@@ -19,8 +22,8 @@ pub(super) fn settle_tail(
     let len_bytes = file.len()?;
     let used_bytes = last_used(file, end.position, len_bytes)?;
     if let Some(used_to) = used_bytes {
-        let name = format!("{}-{}-{:020}-{}.bytes", place.id.topic, place.id.partition, base.get(), end.position);
-        copy_out(place, file, end.position..used_to, &name)?;
+        let path = quarantine_path(place, base, &format!("-{}", end.position), "bytes")?;
+        copy_out(place, file, end.position..used_to, &path)?;
         let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
         report.cut = Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
     }
@@ -46,14 +49,22 @@ fn last_used(file: &dyn File, from: u64, to: u64) -> io::Result<Option<u64>> {
     Ok(used)
 }
 
-fn copy_out(place: Place<'_>, file: &dyn File, range: std::ops::Range<u64>, name: &str) -> io::Result<()> {
+/// A name in the quarantine directory that nothing has: what an earlier start put there stays. Makes the directory.
+fn quarantine_path(place: Place<'_>, base: Offset, place_in_file: &str, extension: &str) -> io::Result<PathBuf> {
     place.fs.create_dir_all(place.quarantine)?;
-    let path = place.quarantine.join(name);
-    match place.fs.remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    if let Some(root) = place.quarantine.parent() {
+        place.fs.sync_dir(root)?;
     }
-    let copy = place.fs.open(&path, OpenMode::CreateNew, 0)?;
+    let taken: HashSet<_> = place.fs.list(place.quarantine)?.into_iter().map(|entry| entry.name).collect();
+    let stem = format!("{}-{}-{:020}{place_in_file}", place.id.topic, place.id.partition, base.get());
+    let numbered = (2..).map(|number| format!("{stem}-{number}.{extension}"));
+    let mut names = std::iter::once(format!("{stem}.{extension}")).chain(numbered);
+    let free = names.find(|name| !taken.contains(name)).expect("there are more numbers than names");
+    Ok(place.quarantine.join(free))
+}
+
+fn copy_out(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
+    let copy = place.fs.open(path, OpenMode::CreateNew, 0)?;
     let mut at = range.start;
     while at < range.end {
         let end = range.end.min(at + SCAN_BYTES);
@@ -73,13 +84,11 @@ pub(super) fn quarantine_from(
     reason: &str,
     report: &mut RecoveryReport,
 ) -> io::Result<()> {
-    place.fs.create_dir_all(place.quarantine)?;
     let mut quarantined_bytes = report.cut.as_ref().map_or(0, |cut| cut.quarantined_bytes);
     for &base in bases {
         let path = path_of(place.dir, base, FileKind::Log);
         quarantined_bytes += place.fs.open(&path, OpenMode::Read, 0)?.len()?;
-        let name = format!("{}-{}-{:020}.log", place.id.topic, place.id.partition, base.get());
-        place.fs.rename(&path, &place.quarantine.join(name))?;
+        place.fs.rename(&path, &quarantine_path(place, base, "", "log")?)?;
     }
     place.fs.sync_dir(place.quarantine)?;
     place.fs.sync_dir(place.dir)?;

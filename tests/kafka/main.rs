@@ -1,0 +1,13 @@
+//! The Kafka side of the broker, over TCP, with a raw client.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod client;
+mod fetch;
+mod groups;
+mod offsets;
+mod produce;
+mod requests;
+mod support;
+mod topics;
+mod triggers;
+mod versions;
