@@ -35,6 +35,8 @@ pub const COMMIT: &str = env!("TRIPLINE_COMMIT");
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// What invocations get of that to finish.
 const INVOCATION_GRACE: Duration = Duration::from_secs(3);
+/// What the log of the functions gets of that to end.
+const LOG_GRACE: Duration = Duration::from_secs(1);
 /// What instances get of that to say good-bye.
 const INSTANCE_GRACE: Duration = Duration::from_secs(2);
 
@@ -127,6 +129,7 @@ pub struct Server {
     kafka_address: SocketAddr,
     stop: CancellationToken,
     housekeeping: JoinHandle<()>,
+    function_log: JoinHandle<()>,
     report: ServerReport,
 }
 
@@ -154,7 +157,7 @@ impl Server {
         let http_address = http_socket.local_addr().map_err(ServerError::Listener)?;
         let kafka_address = kafka_socket.local_addr().map_err(ServerError::Listener)?;
         let (broker, broker_report) = start_broker(config.broker.clone()).await?;
-        let functions = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
+        let (functions, function_log) = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
         let (remembered, functions_failed) = functions.restore();
         let (triggers, triggers_failed) = TriggerService::start(broker.clone(), functions.service().clone());
         let (groups, timers) = GroupService::new(GroupConfig::default());
@@ -192,7 +195,7 @@ impl Server {
         rooms.readiness.set(true);
         let housekeeping = tokio::spawn(keep_house(broker, rooms.triggers.clone()));
         let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
-        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, report })
+        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, function_log, report })
     }
 
     /// What the API works with.
@@ -237,7 +240,13 @@ impl Server {
         if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
             tracing::warn!("not everything stopped in time");
         }
+        // The last handle to the functions ends their log; what they printed is appended before the broker closes.
         let broker = self.rooms.broker.clone();
+        drop(self.rooms);
+        let _ = self.housekeeping.await;
+        if tokio::time::timeout(LOG_GRACE, self.function_log).await.is_err() {
+            tracing::warn!("the last lines of functions may be missing in their log");
+        }
         let _ = tokio::task::spawn_blocking(move || broker.close()).await;
         started.elapsed()
     }
@@ -262,7 +271,7 @@ async fn start_functions(
     broker: &Broker,
     config: &ServerConfig,
     own_listeners: &[SocketAddr],
-) -> Result<FunctionRegistry, ServerError> {
+) -> Result<(FunctionRegistry, JoinHandle<()>), ServerError> {
     let (log_sink, log_writer) = log_topic::channel();
     let log_topic = log_topic::topic(broker).await?;
     let mut options = FunctionOptions::new(config.broker.data.join("functions")).map_err(ServerError::Functions)?;
@@ -274,8 +283,8 @@ async fn start_functions(
         options.launcher = Launcher::Program(launcher.clone());
     }
     let service = FunctionService::new(options).map_err(ServerError::Functions)?;
-    tokio::spawn(log_writer.run(broker.clone(), log_topic));
-    Ok(FunctionRegistry::new(broker.clone(), service))
+    let function_log = tokio::spawn(log_writer.run(broker.clone(), log_topic));
+    Ok((FunctionRegistry::new(broker.clone(), service), function_log))
 }
 
 async fn keep_house(broker: Broker, triggers: TriggerService) {

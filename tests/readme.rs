@@ -1,46 +1,74 @@
-//! What the README says of settings and examples is so.
+//! The README says what the code does.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeSet;
-use std::process::Command;
+use std::path::Path;
 
-const README: &str = include_str!("../README.md");
+use tripline::http::HttpLimits;
+use tripline::http::limits::{RECORDS_IN_MAX, RECORDS_OUT_MAX};
+use tripline::server::ServerConfig;
+use tripline::topic::spec::PARTITIONS_MAX;
 
-/// The keys of the table under "Configuration", with their flags.
-fn documented() -> BTreeSet<(String, String)> {
-    let table = README.split("## Configuration").nth(1).unwrap().split("| limit |").next().unwrap();
-    let rows = table.lines().filter(|line| line.starts_with("| `"));
-    rows.map(|row| {
-        let mut cells = row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).skip(1);
-        (cells.next().unwrap(), cells.next().unwrap())
-    })
-    .collect()
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The rows of all tables, cell by cell.
+fn rows() -> Vec<Vec<String>> {
+    let readme = read("README.md");
+    let rows = readme.lines().filter(|line| line.starts_with("| "));
+    rows.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
 }
 
 #[test]
-fn every_documented_flag_exists_and_every_key_is_taken_from_a_file() {
-    let help = Command::new(env!("CARGO_BIN_EXE_tripline")).args(["serve", "--help"]).output().unwrap();
+fn limits_are_those_of_the_code() {
+    let rows = rows();
+    let value = |limit: &str| rows.iter().find(|row| row[0] == limit).unwrap_or_else(|| panic!("{limit}"))[1].clone();
+    let limits = HttpLimits::default();
+    let config = ServerConfig::new("x");
+    assert_eq!(value("body of an HTTP request"), format!("{} MiB", limits.body_bytes_max >> 20));
+    let head = format!("{} KiB, {} headers", limits.head_bytes_max >> 10, limits.headers_max);
+    assert_eq!(value("head of an HTTP request"), head);
+    assert_eq!(value("HTTP connections"), limits.connections_max.to_string());
+    assert_eq!(value("records of one HTTP request"), RECORDS_IN_MAX.to_string());
+    assert_eq!(value("records of one HTTP answer"), RECORDS_OUT_MAX.to_string());
+    assert_eq!(value("partitions of a topic"), PARTITIONS_MAX.to_string());
+    assert_eq!(value("partitions of all topics"), config.broker.partitions_max.to_string());
+    let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();
+    assert_eq!(default("kafka"), format!("`{}`", config.kafka));
+    assert_eq!(default("http"), format!("`{}`", config.http));
+}
+
+#[test]
+fn settings_are_those_of_the_command() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_tripline")).args(["serve", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    let documented = documented();
-    assert_eq!(documented.len(), 7, "{documented:?}");
-    let dir = tempfile::tempdir().unwrap();
-    for (key, flag) in &documented {
-        assert!(help.contains(flag), "{flag} is not in the help");
-        // A value of no allowed kind: the error names the key as known.
-        let file = dir.path().join("tripline.toml");
-        std::fs::write(&file, format!("{key} = 7\n")).unwrap();
-        let refused = Command::new(env!("CARGO_BIN_EXE_tripline")).args(["serve", "-c"]).arg(&file).output().unwrap();
-        let error = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!(refused.status.code(), Some(2), "{key}: {error}");
-        assert!(error.contains(&format!("settings.{key}")) && !error.contains("unknown"), "{key}: {error}");
+    let settings: Vec<_> =
+        rows().into_iter().filter(|row| row.len() == 4 && row[1].starts_with("`TRIPLINE_")).collect();
+    assert_eq!(settings.len(), 7);
+    for row in settings {
+        for cell in &row[1..=2] {
+            let word = cell.trim_matches('`');
+            assert!(help.contains(word), "{word} is not in\n{help}");
+        }
     }
 }
 
 #[test]
-fn the_definitions_of_the_readme_are_those_of_the_example() {
-    let shown = README.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let example = include_str!("../examples/hello/app.yaml");
-    let without_comments: String =
-        example.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
-    assert_eq!(shown, without_comments);
+fn the_tests_that_show_promises_are_there() {
+    let mut shown = 0;
+    for row in rows().into_iter().filter(|row| row.len() == 2 && row[1].contains(".rs`:")) {
+        let (_, last) = row[1].rsplit_once("`tests/").unwrap();
+        let (file, name) = last.split_once("`: `").unwrap();
+        let name = name.trim_matches('`');
+        assert!(read(&format!("tests/{file}")).contains(&format!("fn {name}(")), "{file}: {name}");
+        shown += 1;
+    }
+    assert!(shown >= 8, "{shown}");
+}
+
+#[test]
+fn the_example_in_the_readme_is_the_one_that_runs() {
+    let example = read("examples/hello/app.yaml");
+    let without_comment: Vec<&str> = example.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(read("README.md").contains(&without_comment.join("\n")));
 }

@@ -105,6 +105,7 @@ impl Serving {
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
             .max_headers(self.limits.headers_max)
+            .max_header_size(self.limits.head_bytes_max)
             .max_buf_size(self.limits.head_bytes_max);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);

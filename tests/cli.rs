@@ -1,0 +1,285 @@
+//! The command line: the real binary, its words and its exit codes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
+
+/// A broker on free ports; its address is in its start-up text.
+struct Broker {
+    process: Child,
+    url: String,
+    directory: tempfile::TempDir,
+}
+
+impl Broker {
+    fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    fn start_with(change: impl FnOnce(&mut Command)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(TRIPLINE);
+        command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
+        command.arg(directory.path().join("data")).current_dir(directory.path()).stdout(Stdio::piped());
+        change(&mut command);
+        let mut process = command.spawn().unwrap();
+        let mut url = None;
+        for line in BufReader::new(process.stdout.as_mut().unwrap()).lines().map(Result::unwrap) {
+            if let Some(address) = line.trim().strip_prefix("HTTP   ") {
+                url = Some(address.to_owned());
+            }
+            if line.starts_with("ready.") {
+                break;
+            }
+        }
+        Self { process, url: url.expect("the start-up text names the address"), directory }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, "")
+    }
+
+    fn run_with(&self, args: &[&str], input: &str) -> Output {
+        let mut command = Command::new(TRIPLINE);
+        command.args(args).env("TRIPLINE_SERVER", &self.url).current_dir(self.directory.path());
+        output(&mut command, input)
+    }
+
+    /// Standard output of a command that succeeds.
+    fn good(&self, args: &[&str]) -> String {
+        good(self.run(args))
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn output(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A command that does not read is no reason to fail.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn good(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The line on standard error of a command that ends with `code`.
+fn failed(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(text.starts_with("error: "), "{text}");
+    text
+}
+
+const FUNCTION: &str = "function: f\nruntime: python3\ncode: ./f.py\nhandler: f.handler\n";
+
+#[test]
+fn records_go_in_and_come_out_and_survive_a_kill() {
+    let mut broker = Broker::start();
+    let made = broker.good(&["topic", "create", "t", "-p", "2", "--config", "retention.ms=1h"]);
+    assert_eq!(made, "topic t made with 2 partition(s)\n");
+    assert_eq!(good(broker.run_with(&["produce", "t", "-k", "k", "-H", "h=1"], "one\ntwo")), "2 records to t\n");
+    let lines = broker.good(&["consume", "t", "-f", "%k %v %h\\n"]);
+    assert_eq!(lines, "k one {\"h\":\"1\"}\nk two {\"h\":\"1\"}\n");
+    let jsonl = "{\"value\": {\"a\": 1}, \"partition\": 0}\n{\"value\": 2, \"partition\": 1}\n";
+    assert_eq!(good(broker.run_with(&["produce", "t", "--jsonl"], jsonl)), "2 records to t\n");
+    assert_eq!(broker.good(&["consume", "t", "-n", "1", "--json"]).lines().count(), 1);
+    assert!(broker.good(&["topic", "describe", "t"]).contains("retention.ms = 3600000"));
+    broker.process.kill().unwrap();
+    broker.process.wait().unwrap();
+    let verified = good(output(Command::new(TRIPLINE).arg("verify").arg(broker.directory.path().join("data")), ""));
+    assert!(verified.ends_with("all good\n"), "{verified}");
+}
+
+#[test]
+fn verify_finds_a_changed_byte() {
+    let mut broker = Broker::start();
+    good(broker.run_with(&["produce", "t"], "some text that is long enough to be hit"));
+    broker.process.kill().unwrap();
+    broker.process.wait().unwrap();
+    let data = broker.directory.path().join("data");
+    let mut logs = Vec::new();
+    find_logs(&data.join("topics"), &mut logs);
+    let hit = logs.iter().find(|path| contains(&std::fs::read(path).unwrap(), b"long enough")).unwrap();
+    let mut bytes = std::fs::read(hit).unwrap();
+    let at = bytes.windows(11).position(|window| window == b"long enough").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(hit, bytes).unwrap();
+    let damaged = output(Command::new(TRIPLINE).arg("verify").arg(&data), "");
+    assert_eq!(failed(&damaged, 1), "error: 1 damaged place(s)\n");
+    assert!(String::from_utf8(damaged.stdout).unwrap().contains("byte 0, offset 0"));
+    let nothing = output(Command::new(TRIPLINE).arg("verify").arg(broker.directory.path()), "");
+    assert!(failed(&nothing, 2).contains("no data directory"));
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn find_logs(folder: &Path, logs: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find_logs(&path, logs);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            logs.push(path);
+        }
+    }
+}
+
+#[test]
+fn apply_makes_what_the_examples_say_and_says_what_changed() {
+    let broker = Broker::start();
+    for example in ["hello", "flights"] {
+        let file = format!("{}/examples/{example}/app.yaml", env!("CARGO_MANIFEST_DIR"));
+        let dry = broker.good(&["apply", "-f", &file, "--dry-run"]);
+        assert_eq!(dry.matches("created (dry run").count(), 3, "{dry}");
+        let applied = broker.good(&["apply", "-f", &file]);
+        assert_eq!(applied.matches(": created").count(), 3, "{applied}");
+        let again = broker.good(&["apply", "-f", &file]);
+        assert_eq!(again.matches(": unchanged").count(), 3, "{again}");
+    }
+    let exported = broker.good(&["export"]);
+    broker.write("all.yaml", &exported);
+    let unchanged = broker.good(&["apply", "-f", "all.yaml"]);
+    assert_eq!(unchanged.matches(": unchanged").count(), exported.matches("---").count() + 1, "{unchanged}");
+    let flights = format!("{}/examples/flights/flights.ndjson", env!("CARGO_MANIFEST_DIR"));
+    broker.good(&["produce", "flights", "--file", &flights]);
+    let mut follow = Command::new(TRIPLINE)
+        .args(["logs", "-f", "late", "-n", "1000", "--json"])
+        .env("TRIPLINE_SERVER", &broker.url)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut late = 0;
+    for line in lines {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let text = line["text"].as_str().unwrap().trim_start_matches("[INFO] ").to_owned();
+        late += text.split(' ').next().unwrap().parse::<u64>().unwrap();
+        if late == 160 {
+            break;
+        }
+    }
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert!(broker.good(&["trigger", "list"]).contains("late-flights  Running"));
+}
+
+#[test]
+fn functions_that_cannot_run_are_told_with_their_reason() {
+    let broker = Broker::start();
+    broker.write("app.yaml", FUNCTION);
+    let missing = failed(&broker.run(&["apply", "-f", "app.yaml"]), 1);
+    assert!(missing.contains("app.yaml: function f: code") && missing.contains("No such file"), "{missing}");
+    broker.write("f.py", "def handler(event, context)\n    pass\n");
+    let syntax = failed(&broker.run(&["apply", "-f", "app.yaml"]), 1);
+    assert!(syntax.contains("does not run") && syntax.contains("SyntaxError"), "{syntax}");
+    broker.write("f.py", "def other(event, context):\n    pass\n");
+    let handler = failed(&broker.run(&["apply", "-f", "app.yaml"]), 1);
+    assert!(handler.contains("does not run") && handler.contains("handler"), "{handler}");
+    broker.write("f.py", "def handler(event, context):\n    return object()\n");
+    broker.good(&["apply", "-f", "app.yaml"]);
+    let output = failed(&broker.run(&["function", "invoke", "f", "--data", "1"]), 1);
+    assert!(output.contains("JSON"), "{output}");
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let broker = Broker::start_with(|command| {
+        command.args(["--python3", "/nowhere/python3"]);
+    });
+    broker.write("app.yaml", FUNCTION);
+    broker.write("f.py", "def handler(event, context):\n    pass\n");
+    let missing = failed(&broker.run(&["apply", "-f", "app.yaml"]), 1);
+    assert!(missing.contains("/nowhere/python3"), "{missing}");
+}
+
+#[test]
+fn wrong_files_name_the_place_what_is_allowed_and_the_nearest_name() {
+    let broker = Broker::start();
+    broker.write(
+        "bad.yaml",
+        "topic: t\npartition: 3\n---\ntrigger: g\ninput: { topic: t }\nfunction: f\nwindow: { count: 0 }\n",
+    );
+    let bad = failed(&broker.run(&["apply", "-f", "bad.yaml"]), 1);
+    assert!(bad.contains("bad.yaml: document 1 (line 1): topic.partition"), "{bad}");
+    assert!(bad.contains("did you mean `partitions`?"), "{bad}");
+    assert!(bad.contains("trigger.window.count: found 0, allowed: a whole number from 1 to 10000"), "{bad}");
+    broker.write("broken.yaml", "topic: [\n");
+    assert!(failed(&broker.run(&["apply", "-f", "broken.yaml"]), 1).contains("broken.yaml"));
+    assert!(failed(&broker.run(&["apply", "-f", "none.yaml"]), 1).contains("none.yaml: No such file"));
+    broker.write("alone.yaml", "trigger: g\ninput: { topic: t }\nfunction: nobody\n");
+    let alone = failed(&broker.run(&["apply", "-f", "alone.yaml"]), 1);
+    assert!(alone.contains("function nobody does not exist"), "{alone}");
+}
+
+#[test]
+fn wrong_use_ends_with_2_and_failure_with_1() {
+    let run = |args: &[&str]| output(Command::new(TRIPLINE).args(args), "");
+    failed(&run(&["topic", "crate", "t"]), 2);
+    failed(&run(&["--server", "ftp://x", "topic", "list"]), 2);
+    let nobody = failed(&run(&["--server", "http://127.0.0.1:1", "topic", "list"]), 1);
+    assert!(nobody.contains("start one with `tripline`"), "{nobody}");
+    let open = failed(&run(&["serve", "--http", "0.0.0.0:0", "--ephemeral"]), 1);
+    assert!(open.contains("--insecure"), "{open}");
+    assert!(good(run(&["--version"])).starts_with("tripline 0.1.0 ("));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(good(run(&["completions", shell])).contains("tripline"));
+    }
+    let broker = Broker::start();
+    let unknown = broker.run(&["topic", "describe", "nope", "--json"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let error: serde_json::Value = serde_json::from_slice(&unknown.stderr).unwrap();
+    assert_eq!(error["error"]["code"], "unknown-topic");
+}
+
+#[test]
+fn a_port_in_use_names_its_holder_and_the_flag() {
+    let broker = Broker::start();
+    let address = broker.url.strip_prefix("http://").unwrap();
+    let second =
+        output(Command::new(TRIPLINE).args(["serve", "--ephemeral", "--kafka", "127.0.0.1:0", "--http", address]), "");
+    let text = failed(&second, 1);
+    assert!(text.contains("--http ADDR") && text.contains(&format!("process {}", broker.process.id())), "{text}");
+}
+
+#[test]
+fn settings_come_from_the_file_the_environment_and_flags_in_this_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tripline.toml");
+    std::fs::write(&file, "http = \"127.0.0.1:0\"\nkafka = \"127.0.0.1:0\"\ndta = \"x\"\n").unwrap();
+    let wrong = output(Command::new(TRIPLINE).arg("serve").current_dir(&directory), "");
+    assert!(failed(&wrong, 2).contains("did you mean `data`?"));
+}
+
+#[test]
+fn a_signal_stops_the_broker_gracefully() {
+    let mut broker = Broker::start();
+    good(broker.run_with(&["produce", "t"], "x"));
+    let pid = rustix::process::Pid::from_raw(broker.process.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let status = broker.process.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn the_demo_shows_two_windows_and_the_late_flights() {
+    let demo = good(output(Command::new(TRIPLINE).arg("demo"), ""));
+    assert!(demo.contains("2 record(s)") && demo.contains("1 record(s)"), "{demo}");
+    assert!(demo.contains("160 late flights in"), "{demo}");
+}
