@@ -1,0 +1,234 @@
+//! A broker in a process of its own, the command line, and scripts with real Kafka clients.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
+/// Longer than anything here takes; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked where there is nothing to listen to.
+const LOOK: Duration = Duration::from_millis(20);
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// These tests measure times and memory: one at a time.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The Python that has the Kafka clients, if there is one.
+pub(crate) fn python() -> Option<String> {
+    let python = std::env::var("TRIPLINE_CLIENTS_PYTHON").ok();
+    if python.is_none() {
+        println!("SKIP: TRIPLINE_CLIENTS_PYTHON is not set; tests/clients/setup.sh makes what it names");
+    }
+    python
+}
+
+/// A number from the environment.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    std::env::var(name)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: found {text:?}, allowed: a number")))
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A broker and its directory. Both are gone when it is dropped.
+pub(crate) struct Broker {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) kafka: String,
+    pub(crate) http: String,
+    process: Child,
+}
+
+impl Broker {
+    /// On free ports, which it takes again after a restart.
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (process, kafka, http) = serve(dir.path(), &free_address(), &free_address());
+        Self { dir, kafka, http, process }
+    }
+
+    /// As `kill -9` does; answers when it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same ports and directory.
+    pub(crate) fn restart(&mut self) {
+        let (process, kafka, http) = serve(self.dir.path(), &self.kafka, self.http.trim_start_matches("http://"));
+        assert_eq!((&kafka, &http), (&self.kafka, &self.http));
+        self.process = process;
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Puts a file next to the definitions; answers its path.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs a command of the command line.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        Command::new(TRIPLINE).args(arguments).env("TRIPLINE_SERVER", &self.http).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; answers what it printed.
+    pub(crate) fn tripline(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        let (said, complained) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {said}\n{complained}");
+        said
+    }
+
+    /// Writes `definitions` to a file and applies it.
+    pub(crate) fn apply(&self, definitions: &str) {
+        let file = self.file("app.yaml", definitions);
+        println!("{}", self.tripline(&["apply", "-f", &file.display().to_string()]));
+    }
+
+    /// What a function has printed.
+    pub(crate) fn logs(&self, function: &str) -> Vec<LogLine> {
+        let printed = self.tripline(&["function", "logs", function, "--json"]);
+        let lines = printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .map(|line| LogLine {
+                time_ms: line["time_ms"].as_i64().unwrap(),
+                text: line["text"].as_str().unwrap().to_owned(),
+            })
+            .collect()
+    }
+
+    /// Waits until a function has printed `count` lines.
+    pub(crate) fn wait_for_logs(&self, function: &str, count: usize) -> Vec<LogLine> {
+        until(&format!("{count} lines of {function}"), || {
+            let lines = self.logs(function);
+            if lines.len() >= count { Ok(lines) } else { Err(format!("{lines:?}")) }
+        })
+    }
+
+    pub(crate) fn trigger(&self, name: &str) -> Value {
+        serde_json::from_str(&self.tripline(&["trigger", "describe", name, "--json"])).unwrap()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// One line that a function printed.
+#[derive(Clone, Debug)]
+pub(crate) struct LogLine {
+    pub(crate) time_ms: i64,
+    pub(crate) text: String,
+}
+
+/// Looks until there is something.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(begin.elapsed() < PATIENCE, "no {what}, but {instead}"),
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn serve(dir: &Path, kafka: &str, http: &str) -> (Child, String, String) {
+    let data = dir.join("data");
+    let mut child = Command::new(TRIPLINE)
+        .args(["serve", "--data", &data.display().to_string(), "--kafka", kafka, "--http", http])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut kafka, mut http) = (None, None);
+    for line in lines.by_ref().map_while(Result::ok) {
+        let after = |word: &str| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned());
+        kafka = kafka.or_else(|| after("Kafka "));
+        http = http.or_else(|| after("HTTP "));
+        if line.starts_with("ready.") {
+            break;
+        }
+    }
+    // Whatever it prints later must not fill the pipe.
+    thread::spawn(move || lines.for_each(drop));
+    (child, kafka.expect("the broker says where Kafka is"), http.expect("the broker says where HTTP is"))
+}
+
+/// A running script with a Kafka client. It is told and asked things line by line.
+pub(crate) struct Script {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Script {
+    pub(crate) fn start(python: &str, name: &str, arguments: &[&str]) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+        let mut child = Command::new(python)
+            .arg(path)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{python} does not start: {error}"));
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { name: name.to_owned(), child, input, output: BufReader::new(output).lines() }
+    }
+
+    pub(crate) fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    /// The next line it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let line = self.output.next().unwrap_or_else(|| panic!("{} printed nothing more", self.name));
+        line.unwrap()
+    }
+
+    /// The next line it prints, which is JSON.
+    pub(crate) fn json(&mut self) -> Value {
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{}: {line}: {error}", self.name))
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub(crate) fn finish(mut self) {
+        assert!(self.child.wait().unwrap().success(), "{} failed", self.name);
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
