@@ -17,7 +17,7 @@ fn what_is_acknowledged_survives_kills_in_order_and_once() {
     let _alone = alone();
     let cycles = setting("TRIPLINE_KILL_CYCLES").unwrap_or(CYCLES);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = setting("TRIPLINE_KILL_SEED").unwrap_or(u64::from(now.subsec_nanos()));
+    let seed = setting("TRIPLINE_KILL_SEED").unwrap_or_else(|| u64::from(now.subsec_nanos()));
     println!("TRIPLINE_KILL_SEED={seed} TRIPLINE_KILL_CYCLES={cycles}");
     let mut random = fastrand::Rng::with_seed(seed);
 
