@@ -72,7 +72,9 @@ fn operations_of_the_script() -> std::ops::Range<u64> {
 fn any_disk_operation_may_fail_in_any_way_and_nothing_acknowledged_is_lost() {
     let operations = operations_of_the_script();
     for number in operations.start + 1..=operations.end {
-        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::Interrupted] {
+        for fault in
+            [Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::ShortWriteThenFull, Fault::Interrupted]
+        {
             let ends = [Operation::Kill, Operation::PowerCut { seed: number }];
             for end in ends {
                 let mut world = World::new(CONFIG, None).unwrap();
@@ -144,7 +146,7 @@ impl Closed {
             self.batches.iter().map(|batch| batch.base).filter(|&base| base >= self.log_start).collect();
         let mut at = partition.log_start();
         while at < partition.tail() {
-            match partition.read_blocking(at, 300) {
+            match partition.read_blocking(at, 1_000) {
                 Ok(outcome) => {
                     assert!(outcome.next > at && !outcome.bytes.is_empty(), "{context}: skipped in silence at {at}");
                     for base in self.served(&outcome.bytes, context) {

@@ -119,5 +119,7 @@ fn any_append(random: &mut fastrand::Rng) -> Operation {
 }
 
 fn any_fault(random: &mut fastrand::Rng) -> Fault {
-    *random.choice(&[Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::Interrupted]).unwrap()
+    *random
+        .choice(&[Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::ShortWriteThenFull, Fault::Interrupted])
+        .unwrap()
 }

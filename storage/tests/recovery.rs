@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
-use tripline_storage::error::ReadError;
+use tripline_storage::error::{AppendError, ReadError};
+use tripline_storage::fs::SimFs;
+use tripline_storage::fs::sim::Fault;
 use tripline_storage::partition::{OffsetRange, RecoveryReport};
 use tripline_storage::{LogConfig, Partition, Store};
 
@@ -314,6 +316,29 @@ fn alien_names_are_reported_and_left_alone() {
     assert_eq!(report.alien, ["00000000000000000099.log", "notes.tmp", "notes.txt"]);
     assert!(aliens.iter().all(|alien| fs::read_to_string(path(alien)).unwrap() == "mine"));
     assert!(!path("00000000000000000003.tmp").exists());
+}
+
+#[test]
+fn half_a_batch_that_a_full_disk_left_is_taken_back() {
+    let disk = SimFs::new();
+    let root = Path::new("/data");
+    let store = open_store_on(Arc::new(disk.clone()), root);
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 3);
+    let log = Path::new("/data").join(format!("topics/{TOPIC}/0/{:020}.log", 0));
+    let used = |disk: &SimFs| disk.read_image(&log).unwrap().iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    let before = used(&disk);
+    // The write fails in its middle, as on file systems that reserve nothing.
+    disk.fail_nth(disk.operations() + 1, Fault::ShortWriteThenFull);
+    let refused = partition.append(&batch(3, 30), NOW_MS).unwrap_err();
+    assert!(matches!(refused, AppendError::DiskFull), "{refused}");
+    assert_eq!(used(&disk), before, "nothing of it is left");
+    append_records(&partition, 3, 6);
+    drop((partition, store));
+    let store = open_store_on(Arc::new(disk.kill()), root);
+    let (partition, report) = open(&store, LogConfig::default());
+    assert!(report.cut.is_none(), "{report:?}");
+    assert_records(&partition, 0, 6);
 }
 
 #[test]

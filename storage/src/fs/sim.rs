@@ -297,9 +297,9 @@ impl File for SimFile {
         let mut disk = self.fs.disk.lock();
         match disk.faults.check(Call::WriteAt, &self.path) {
             Ok(()) => disk.write(self.id, &bytes, offset),
-            Err(Fault::ShortWriteThenEio) => {
+            Err(fault @ (Fault::ShortWriteThenEio | Fault::ShortWriteThenFull)) => {
                 disk.write(self.id, &bytes[..bytes.len() / 2], offset)?;
-                Err(Errno::IO.into())
+                Err(fault.into())
             }
             Err(fault) => Err(fault.into()),
         }
@@ -341,7 +341,7 @@ impl File for SimFile {
         match checked {
             Ok(()) => file.sync(),
             Err(Fault::Interrupted | Fault::PowerCut) => {}
-            Err(Fault::Eio | Fault::Enospc | Fault::ShortWriteThenEio) => file.fail_sync(),
+            Err(_) => file.fail_sync(),
         }
         Ok(checked?)
     }

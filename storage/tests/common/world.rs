@@ -208,7 +208,10 @@ impl World {
             Ok(())
         })?;
         world.check_all()?;
-        script[..3].iter().try_for_each(|&operation| world.apply(operation))
+        // And on: what a process left half done must not harm the next one, nor what that one promises.
+        script[..4].iter().try_for_each(|&operation| world.apply(operation))?;
+        world.apply(Operation::Flush)?;
+        world.power_cut(number)
     }
 
     /// The partition's directory.

@@ -17,6 +17,8 @@ pub enum Fault {
     Enospc,
     /// A write leaves the first half of its bytes and answers an I/O error; other operations fail as [`Fault::Eio`].
     ShortWriteThenEio,
+    /// A write leaves the first half of its bytes and answers `StorageFull`; other operations fail as [`Fault::Enospc`].
+    ShortWriteThenFull,
     /// `Interrupted`; nothing was changed or lost.
     Interrupted,
     /// From here on every operation answers an I/O error and changes nothing: the moment before
@@ -24,10 +26,16 @@ pub enum Fault {
     PowerCut,
 }
 
+impl Fault {
+    const fn is_full(self) -> bool {
+        matches!(self, Self::Enospc | Self::ShortWriteThenFull)
+    }
+}
+
 impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Enospc => Errno::NOSPC.into(),
+            Fault::Enospc | Fault::ShortWriteThenFull => Errno::NOSPC.into(),
             Fault::Interrupted => Errno::INTR.into(),
             Fault::Eio | Fault::ShortWriteThenEio | Fault::PowerCut => Errno::IO.into(),
         }
@@ -159,7 +167,7 @@ impl Faults {
         if self.power_is_cut {
             return Err(Fault::PowerCut);
         }
-        let fault = self.planned().filter(|&fault| fault != Fault::Enospc || call.takes_space());
+        let fault = self.planned().filter(|&fault| !fault.is_full() || call.takes_space());
         self.power_is_cut = fault == Some(Fault::PowerCut);
         fault.map_or(Ok(()), Err)
     }
