@@ -107,6 +107,13 @@ struct Inner {
     appended_bytes: AtomicI64,
 }
 
+impl Drop for Inner {
+    /// The last handle is gone: with the flush threads ends whatever else holds the data directory.
+    fn drop(&mut self) {
+        self.store.stop_flushing();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Topics {
     by_name: HashMap<TopicName, Arc<Topic>>,

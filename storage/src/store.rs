@@ -190,6 +190,12 @@ impl Store {
         self.shared.flusher.stop();
     }
 
+    /// Ends the flush threads; a flush under way ends first. Whoever waits for another one waits for ever: call it when nobody
+    /// does.
+    pub fn stop_flushing(&self) {
+        self.shared.flusher.stop();
+    }
+
     fn topic_dir(&self, topic: Uuid) -> PathBuf {
         self.root.join("topics").join(topic.to_string())
     }

@@ -1,0 +1,86 @@
+//! A thin Kafka client: blocking, one connection, requests in order.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::{KafkaRequest, KafkaResponse, OutboundFrameLimits};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes};
+
+use crate::Failure;
+
+/// No answer takes longer; one that does is a failed measurement.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The largest answer that is taken.
+const FRAME_BYTES_MAX: usize = 128 << 20;
+
+pub(crate) struct Client {
+    socket: TcpStream,
+    next_id: i32,
+}
+
+impl Client {
+    pub(crate) fn connect(address: SocketAddr) -> Result<Self, Failure> {
+        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, next_id: 1 })
+    }
+
+    /// A second handle to the same connection, to receive on.
+    pub(crate) fn receiver(&self) -> Result<Self, Failure> {
+        Ok(Self { socket: self.socket.try_clone()?, next_id: 0 })
+    }
+
+    /// A whole frame for `request`, which may be sent any number of times.
+    pub(crate) fn frame<R: KafkaRequest>(version: i16, request: &R) -> Result<Bytes, Failure> {
+        let mut frame = BytesMut::new();
+        let limits = OutboundFrameLimits::new(FRAME_BYTES_MAX);
+        kafka_wire::encode_request(
+            &mut frame,
+            1,
+            Some(StrBytes::from("bench")),
+            request,
+            ApiVersion::new(version),
+            limits,
+        )?;
+        Ok(frame.freeze())
+    }
+
+    pub(crate) fn send_frame(&mut self, frame: &[u8]) -> Result<(), Failure> {
+        Ok(self.socket.write_all(frame)?)
+    }
+
+    pub(crate) fn call<R>(&mut self, version: i16, request: &R) -> Result<R::Response, Failure>
+    where
+        R: kafka_wire::RequestResponsePair,
+    {
+        self.next_id += 1;
+        let frame = Self::frame(version, request)?;
+        self.send_frame(&frame)?;
+        self.receive(version)
+    }
+
+    pub(crate) fn receive<R: KafkaResponse>(&mut self, version: i16) -> Result<R, Failure> {
+        let mut decoder = Decoder::new(self.receive_frame()?, DecodeLimits::default())?;
+        decoder.read_i32()?;
+        let version = ApiVersion::new(version);
+        if kafka_wire::response_header_version(R::API_KEY, version, R::is_flexible(version)) == 1 {
+            decoder.read_tagged_fields()?;
+        }
+        Ok(R::decode(&mut decoder, version)?)
+    }
+
+    fn receive_frame(&mut self) -> Result<Bytes, Failure> {
+        let mut length = [0; 4];
+        self.socket.read_exact(&mut length)?;
+        let length = usize::try_from(i32::from_be_bytes(length))?;
+        if length > FRAME_BYTES_MAX {
+            return Err(format!("an answer of {length} bytes, allowed: {FRAME_BYTES_MAX}").into());
+        }
+        let mut frame = vec![0; length];
+        self.socket.read_exact(&mut frame)?;
+        Ok(frame.into())
+    }
+}

@@ -1,0 +1,268 @@
+//! Producing, consuming and both at once.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+use kafka_wire::create_topics_request::CreatableTopic;
+use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
+use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_wire::{CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse};
+use kafka_wire_core::StrBytes;
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+
+use crate::client::Client;
+use crate::{Failure, LatencyArgs, LoadArgs, process};
+
+const CREATE_TOPICS: i16 = 4;
+const PRODUCE: i16 = 8;
+const FETCH: i16 = 11;
+/// Kafka's TOPIC_ALREADY_EXISTS.
+const EXISTS: i16 = 36;
+/// Bytes asked for by one fetch.
+const FETCH_BYTES: i32 = 4 << 20;
+
+pub(crate) fn create_topic(client: &mut Client, topic: &str) -> Result<(), Failure> {
+    let mut wanted = CreatableTopic::default();
+    wanted.name = StrBytes::from(topic.to_owned());
+    wanted.num_partitions = 1;
+    wanted.replication_factor = 1;
+    let mut request = CreateTopicsRequest::default();
+    request.topics = vec![wanted];
+    request.timeout_ms = 30_000;
+    let answer = client.call(CREATE_TOPICS, &request)?;
+    match answer.topics.first().map(|topic| topic.error_code) {
+        Some(0 | EXISTS) => Ok(()),
+        other => Err(format!("topic {topic} was not made: error {other:?}").into()),
+    }
+}
+
+/// One record, on stable storage when this returns.
+pub(crate) fn produce_once(client: &mut Client, topic: &str) -> Result<(), Failure> {
+    let frame = Client::frame(PRODUCE, &produce_request(topic, batch(&[b"first"], 0)?, -1))?;
+    client.send_frame(&frame)?;
+    check_produced(&client.receive(PRODUCE)?)
+}
+
+fn batch(values: &[&[u8]], timestamp_ms: i64) -> Result<Bytes, Failure> {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for value in values {
+        builder.push(&NewRecord { timestamp_ms, value: Some(value), ..NewRecord::default() })?;
+    }
+    Ok(builder.finish()?.bytes().clone())
+}
+
+fn produce_request(topic: &str, records: Bytes, acks: i16) -> ProduceRequest {
+    let mut partition = PartitionProduceData::default();
+    partition.records = Some(records);
+    let mut data = TopicProduceData::default();
+    data.name = StrBytes::from(topic.to_owned());
+    data.partition_data = vec![partition];
+    let mut request = ProduceRequest::default();
+    request.acks = acks;
+    request.timeout_ms = 30_000;
+    request.topic_data = vec![data];
+    request
+}
+
+fn check_produced(answer: &ProduceResponse) -> Result<(), Failure> {
+    let codes =
+        answer.responses.iter().flat_map(|topic| &topic.partition_responses).map(|partition| partition.error_code);
+    match codes.into_iter().find(|&code| code != 0) {
+        None => Ok(()),
+        Some(code) => Err(format!("the broker answered a produce with error {code}").into()),
+    }
+}
+
+fn acks_of(text: &str) -> i16 {
+    if text == "1" { 1 } else { -1 }
+}
+
+/// Sends one prepared batch again and again, `in_flight` requests ahead of the answers.
+pub(crate) fn produce(args: &LoadArgs) -> Result<String, Failure> {
+    let mut client = Client::connect(args.kafka)?;
+    create_topic(&mut client, &args.topic)?;
+    let value = vec![b'x'; args.size as usize];
+    let per_batch = (args.batch / (args.size + 10)).max(1);
+    let values: Vec<&[u8]> = vec![&value; per_batch as usize];
+    let frame = Client::frame(PRODUCE, &produce_request(&args.topic, batch(&values, 0)?, acks_of(&args.acks)))?;
+    let batches = args.count.div_ceil(u64::from(per_batch));
+    let before = Cpu::read(args.pid)?;
+    let begun = Instant::now();
+    let mut receiver = client.receiver()?;
+    // Full when so many are unanswered.
+    let (sent, unanswered) = mpsc::sync_channel::<()>(args.in_flight as usize - 1);
+    let sender = thread::spawn(move || -> Result<(), Failure> {
+        for _ in 0..batches {
+            client.send_frame(&frame)?;
+            if sent.send(()).is_err() {
+                return Err("the answers ended".into());
+            }
+        }
+        Ok(())
+    });
+    for _ in unanswered {
+        check_produced(&receiver.receive(PRODUCE)?)?;
+    }
+    sender.join().map_err(|_| "the sender broke down")??;
+    let records = batches * u64::from(per_batch);
+    Ok(report("produced", records, args.size, begun.elapsed(), &before.since(args.pid)?))
+}
+
+/// Fetches from the first offset on.
+pub(crate) fn consume(args: &LoadArgs) -> Result<String, Failure> {
+    let mut client = Client::connect(args.kafka)?;
+    let before = Cpu::read(args.pid)?;
+    let begun = Instant::now();
+    let (mut offset, mut bytes) = (0, 0_u64);
+    while offset < args.count.cast_signed() {
+        let records = fetch(&mut client, &args.topic, offset, 1_000)?;
+        let Some(next) = next_offset(&records)? else {
+            return Err(format!("the topic has {offset} records, {} were asked for", args.count).into());
+        };
+        bytes += records.len() as u64;
+        offset = next;
+    }
+    let size = u32::try_from(bytes / offset.unsigned_abs().max(1))?;
+    Ok(report("consumed", offset.unsigned_abs(), size, begun.elapsed(), &before.since(args.pid)?))
+}
+
+fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Result<Bytes, Failure> {
+    let mut partition = FetchPartition::default();
+    partition.fetch_offset = offset;
+    partition.partition_max_bytes = FETCH_BYTES;
+    partition.current_leader_epoch = -1;
+    let mut wanted = FetchTopic::default();
+    wanted.topic = StrBytes::from(topic.to_owned());
+    wanted.partitions = vec![partition];
+    let mut request = FetchRequest::default();
+    request.max_wait_ms = max_wait_ms;
+    request.min_bytes = 1;
+    request.max_bytes = FETCH_BYTES;
+    request.session_epoch = -1;
+    request.topics = vec![wanted];
+    let answer: FetchResponse = client.call(FETCH, &request)?;
+    let partition =
+        answer.responses.first().and_then(|topic| topic.partitions.first()).ok_or("an answer without partition")?;
+    match partition.error_code {
+        0 => Ok(partition.records.clone().unwrap_or_default()),
+        code => Err(format!("the broker answered a fetch with error {code}").into()),
+    }
+}
+
+/// Where to read on behind whole batches; `None` when there are none.
+fn next_offset(mut bytes: &[u8]) -> Result<Option<i64>, Failure> {
+    let mut next = None;
+    while !bytes.is_empty() {
+        let (view, rest) = BatchView::parse(bytes)?;
+        next = Some(view.header().next_offset().get());
+        bytes = rest;
+    }
+    Ok(next)
+}
+
+/// Sends at a fixed rate whatever the answers do: a broker that stalls is charged with what waits meanwhile. One process
+/// sends and receives, so both read one clock.
+pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
+    let mut producer = Client::connect(args.kafka)?;
+    create_topic(&mut producer, &args.topic)?;
+    let (topic, count, size) = (args.topic.clone(), args.count, args.size as usize);
+    let mut consumer = Client::connect(args.kafka)?;
+    let mut offset = 0;
+    while let Some(next) = next_offset(&fetch(&mut consumer, &topic, offset, 0)?)? {
+        offset = next;
+    }
+    let begun = Instant::now();
+    let receiving = thread::spawn(move || receive_all(&mut consumer, &topic, offset, count, begun));
+    let mut answers = producer.receiver()?;
+    let answered = thread::spawn(move || (0..count).try_for_each(|_| check_produced(&answers.receive(PRODUCE)?)));
+    let acks = acks_of(&args.acks);
+    let mut value = vec![b'x'; size];
+    for n in 0..count {
+        let due = Duration::from_nanos(u64::from(n) * 1_000_000_000 / u64::from(args.rate));
+        if let Some(early) = due.checked_sub(begun.elapsed()) {
+            thread::sleep(early);
+        }
+        value[..8].copy_from_slice(&u64::try_from(due.as_nanos())?.to_le_bytes());
+        let frame = Client::frame(PRODUCE, &produce_request(&args.topic, batch(&[&value], 0)?, acks))?;
+        producer.send_frame(&frame)?;
+    }
+    answered.join().map_err(|_| "the receiver of answers broke down")??;
+    let times = receiving.join().map_err(|_| "the consumer broke down")??;
+    let at = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+    Ok(format!(
+        "produce to receipt at {}/s, {} B: p50 {:.0} us, p99 {:.0} us, p99.9 {:.0} us, max {:.0} us; {count} records",
+        args.rate,
+        args.size,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        times.max() as f64 / 1e3
+    ))
+}
+
+fn receive_all(
+    client: &mut Client,
+    topic: &str,
+    mut offset: i64,
+    count: u32,
+    begun: Instant,
+) -> Result<Histogram<u64>, Failure> {
+    let mut times = Histogram::new(3)?;
+    while times.len() < u64::from(count) {
+        let bytes = fetch(client, topic, offset, 1_000)?;
+        let now = u64::try_from(begun.elapsed().as_nanos())?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (view, behind) = BatchView::parse(rest)?;
+            for record in &view.records(&BatchLimits::default())? {
+                let value =
+                    record?.value().and_then(<[u8]>::first_chunk).copied().ok_or("a record without its time")?;
+                times.record(now.saturating_sub(u64::from_le_bytes(value)).max(1))?;
+            }
+            offset = view.header().next_offset().get();
+            rest = behind;
+        }
+    }
+    Ok(times)
+}
+
+/// CPU time of the broker and of this process.
+struct Cpu {
+    broker: Option<Duration>,
+    own: Duration,
+}
+
+impl Cpu {
+    fn read(pid: Option<u32>) -> Result<Self, Failure> {
+        let broker = pid.map(process::cpu_time).transpose()?;
+        Ok(Self { broker, own: process::cpu_time(std::process::id())? })
+    }
+
+    fn since(&self, pid: Option<u32>) -> Result<Self, Failure> {
+        let now = Self::read(pid)?;
+        let broker = now.broker.zip(self.broker).map(|(now, before)| now.saturating_sub(before));
+        Ok(Self { broker, own: now.own.saturating_sub(self.own) })
+    }
+}
+
+fn report(verb: &str, records: u64, size_bytes: u32, took: Duration, cpu: &Cpu) -> String {
+    let seconds = took.as_secs_f64();
+    let millions = records as f64 / 1e6;
+    let gigabytes = records as f64 * f64::from(size_bytes) / 1e9;
+    let broker = cpu.broker.map_or_else(
+        || "broker CPU not measured (--pid)".to_owned(),
+        |time| {
+            let time = time.as_secs_f64();
+            format!("broker CPU {:.3} s per million, {:.3} s per GB", time / millions, time / gigabytes)
+        },
+    );
+    let own = cpu.own.as_secs_f64() / millions;
+    format!(
+        "{verb} {records} records of {size_bytes} B in {seconds:.3} s: {:.0} records/s, {:.3} GB/s; {broker}; client CPU {own:.3} s per million",
+        records as f64 / seconds,
+        gigabytes / seconds
+    )
+}
