@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerConfig, CreateTopicError, StartError, StartReport};
+use crate::broker::{Broker, BrokerConfig, StartError, StartReport};
 use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
 use crate::function::{FunctionOptions, FunctionService, Launcher};
@@ -110,9 +110,6 @@ pub enum ServerError {
     /// The broker did not start.
     #[error(transparent)]
     Broker(#[from] StartError),
-    /// One of the broker's own topics could not be made.
-    #[error(transparent)]
-    Topic(#[from] CreateTopicError),
     /// Functions cannot run.
     #[error("functions cannot run: {0}")]
     Functions(io::Error),
@@ -273,7 +270,6 @@ async fn start_functions(
     own_listeners: &[SocketAddr],
 ) -> Result<(FunctionRegistry, JoinHandle<()>), ServerError> {
     let (log_sink, log_writer) = log_topic::channel();
-    let log_topic = log_topic::topic(broker).await?;
     let mut options = FunctionOptions::new(config.broker.data.join("functions")).map_err(ServerError::Functions)?;
     options.python3.clone_from(&config.python3);
     options.log_sink = log_sink;
@@ -283,7 +279,7 @@ async fn start_functions(
         options.launcher = Launcher::Program(launcher.clone());
     }
     let service = FunctionService::new(options).map_err(ServerError::Functions)?;
-    let function_log = tokio::spawn(log_writer.run(broker.clone(), log_topic));
+    let function_log = tokio::spawn(log_writer.run(broker.clone()));
     Ok((FunctionRegistry::new(broker.clone(), service), function_log))
 }
 

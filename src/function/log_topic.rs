@@ -101,10 +101,18 @@ pub async fn topic(broker: &Broker) -> Result<Arc<Topic>, CreateTopicError> {
 }
 
 impl LogWriter {
-    /// Appends lines to `topic` until the last sink is gone.
-    pub async fn run(mut self, broker: Broker, topic: Arc<Topic>) {
+    /// Appends lines to the topic until the last sink is gone.
+    pub async fn run(mut self, broker: Broker) {
         let mut lines = Vec::new();
         while self.lines.recv_many(&mut lines, LINES_WAITING_MAX).await > 0 {
+            let topic = match topic(&broker).await {
+                Ok(topic) => topic,
+                Err(error) => {
+                    tracing::warn!(%error, lines = lines.len(), "lines of functions were dropped: there is no topic for them");
+                    lines.clear();
+                    continue;
+                }
+            };
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 tracing::warn!(dropped, "lines of functions were dropped: they print faster than the log takes it");

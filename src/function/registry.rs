@@ -7,10 +7,10 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::code_store::CodeStoreError;
-use super::{DeployError, Deployed, FunctionService, FunctionSpec, RestoreError};
+use super::{DeployError, Deployed, FunctionService, FunctionSpec, RestoreError, log_topic};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{FunctionDeployed, FunctionRemoved};
-use crate::broker::{Broker, now_ms};
+use crate::broker::{Broker, CreateTopicError, now_ms};
 use crate::config::fields::FieldErrors;
 
 /// Why a definition was not remembered.
@@ -23,6 +23,9 @@ pub enum RegisterError {
     /// It runs, but a restart would not know it.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// There is no place for what it prints.
+    #[error("the topic for what functions print: {0}")]
+    LogTopic(#[from] CreateTopicError),
 }
 
 /// Why a function was not removed altogether.
@@ -100,6 +103,8 @@ impl FunctionRegistry {
     pub async fn deploy(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Deployed, RegisterError> {
         let _one_at_a_time = self.changing.lock().await;
         let (name, definition) = (spec.name.clone(), spec.to_json().to_string());
+        // Made with the first function and not at the start: a broker without functions starts sooner.
+        log_topic::topic(&self.broker).await?;
         let deployed = self.service.deploy(spec, code).await?;
         let record = FunctionDeployed { name, version: deployed.version, definition };
         if !self.remembers(&record) {

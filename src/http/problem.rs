@@ -210,6 +210,7 @@ impl From<RegisterError> for Problem {
         match error {
             RegisterError::Deploy(error) => error.into(),
             RegisterError::Journal(error) => error.into(),
+            RegisterError::LogTopic(error) => error.into(),
         }
     }
 }
