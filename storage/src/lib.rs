@@ -1,4 +1,91 @@
-//! The log that is the queue.
+//! The log that is the queue: partitions of record batches in a data directory, appended to by one process, read through
+//! memory maps, recovered after anything.
+//!
+//! Synchronous. Knows neither tokio, nor the network, nor the clock (`now_ms` is passed in), nor topics' names, groups,
+//! functions and triggers, nor Kafka's requests: of Kafka it knows the record batch alone.
+//!
+//! # Promises
+//! What [`Partition::append`] answered is in the page cache: it survives any death of the process. What
+//! [`Partition::flush`] answered survives a power cut. Of the rest a power cut takes only from the end; the flush interval
+//! ([`StoreConfig::flush_interval`]) bounds how much. What is found after a start is a prefix of what was appended, each
+//! record once, at its offset, unchanged. A retry of an idempotent producer is answered and not appended, also after a
+//! restart. A failed sync is never tried again: the partition stops ([`error::Stopped`]), and the next start writes what it
+//! accepts anew. A full disk refuses appends and passes. Damage to what was flushed is reported by offset range
+//! ([`error::ReadError::Damaged`]) and served around; nothing behind it is lost. What cannot belong to the log any more is
+//! kept in `quarantine/`.
+//!
+//! # A data directory
+//!
+//! | name | what it is | layout by byte | lost or damaged |
+//! |---|---|---|---|
+//! | `FORMAT` | version of the format, cluster id; text with a checksum | `store.rs` | refused untouched |
+//! | `EPOCH` | leader epoch of the last start; text with a checksum | `store.rs` | refused untouched |
+//! | `LOCK` | locked by the process that has the directory; empty | | made anew |
+//! | `topics/<topic id>/<partition>/` | a partition | below | |
+//! | `state/` | the partition of the state journal | below | |
+//! | `quarantine/` | what recovery cut off, named after partition, segment and position; nothing reads it | | |
+//! | `trash/` | removed topics on their way out; emptied at each start | | |
+//!
+//! A partition's directory; `<base>` is the base offset of a segment in 20 digits:
+//!
+//! | name | what it is | layout by byte | lost or damaged |
+//! |---|---|---|---|
+//! | `<base>.log` | record batches as Kafka stores them, then zeros up to the reserved length | [`batch::header`] | see the promises |
+//! | `<base>.seal` | what is known of a sealed segment; evidence that it was flushed | `segment/seal.rs` | times are estimated |
+//! | `<base>.index` | where to look for an offset or a time | `index.rs` | rebuilt in memory |
+//! | `<base>.snapshot` | the idempotent producers as of `<base>` | [`producer`], `snapshot.rs` | rebuilt from an older one or the log |
+//! | `flushed` | flushed offset and log start, in two slots | `checkpoint.rs` | more is verified and written again |
+//! | `<base>.tmp` | one of the above being written | | removed |
+//!
+//! Our own files are little-endian, start with a magic and a version, and end with a CRC-32; `format.rs` holds what they
+//! share, and golden bytes beside each hold the layouts. Files that we did not make are reported and left alone.
+//!
+//! # Invariants
+//! Each with where it is kept or asserted, and the tests that would notice. `model` stands for `tests/model.rs`,
+//! `exhaustive` for `tests/exhaustive.rs`, and so on.
+//!
+//! - **S1** Bytes below the published length never change while the segment lives. Asserted in `ActiveSegment::publish`
+//!   (the length only grows); `Partition::write` writes behind it only; what cuts a file (roll, close, taking back half a
+//!   batch) cuts there. Tested by `concurrency` and by slices held in `log`.
+//! - **S2** Offsets only grow and are dense as appended. (Compaction and import will make gaps; nothing here does.)
+//!   Asserted in `Partition::publish`; `DenseWalk` demands it of everything read back. Tested by `model` and by flipped
+//!   base offsets in `exhaustive`.
+//! - **S3** What was answered as flushed is on disk. `Partition::sync` syncs contents before the flushed offset moves, and
+//!   names before they are needed; recovery syncs both before it answers. Tested by `model` (also with disks that fake
+//!   syncs) and by the power cuts of `exhaustive`.
+//! - **S4** Recovery yields a prefix: every batch before the cut, none after. `scan_chain` and `scan`. Tested by `model`,
+//!   `recovery` and flipped bytes above the flushed offset in `exhaustive`.
+//! - **S5** Recovery never drops a byte below the flushed offset. `newest_evidence` takes the best of slots and seals;
+//!   `scan` starts there. Tested by flipped bytes in `exhaustive` and by lost ends and files in `recovery`.
+//! - **S6** A sealed segment is immutable. `SealedSegment` has nothing that writes. Tested with S1.
+//! - **S7** A reader holding a slice keeps its map alive, also when the segment was removed. `MapSlice` in `map.rs`. Tested
+//!   there and in `log`.
+//! - **S8** No durable commit is ahead of its durable data. [`Partition::flush_first`] makes the data durable first; the
+//!   broker says which. Tested by the broker.
+//!
+//! # Locks
+//! Of a partition, in the order in which they may be taken: retention (`condemned`), flush (`checkpoint`), append
+//! (`writer`), `files`. Besides these only leaves, held for a look or an assignment: settings, the list of sources to flush
+//! first, a segment's index and its verified range, and the store's open segments. A flush takes the flush locks of its
+//! sources while it holds its own: sources never wait for whom they are sources of. Readers take `files` and leaves only, and
+//! no lock is held while a reader waits for the disk. `Store::opening` is taken before `Store::partitions`.
+//!
+//! # Files
+//! - `offset.rs`: offsets, epochs and partition names; `limits.rs`, `config.rs`, `error.rs`: numbers, settings, failures.
+//! - `batch.rs`, `batch/`: the record batch: checked views, builder, record walker, codecs. Pure.
+//! - `producer.rs`, `producer/snapshot.rs`: sequence checks of idempotent producers, and their snapshot. Pure.
+//! - `retention.rs`: which segments may go, and the clock that is believed for that. Pure.
+//! - `fs.rs`: the door to the disk and its contract; `fs/os.rs`: the operating system; `fs/sim.rs`, `fs/sim/`: a disk on the
+//!   heap that loses power.
+//! - `map.rs`: read-only maps, the only unsafe code.
+//! - `format.rs`: fields of our own small files; `index.rs`, `checkpoint.rs`, `segment/seal.rs`: three of them.
+//! - `segment.rs`: active and sealed segments; `segment/walk.rs`: batch by batch; `segment/open.rs`: open sealed segments.
+//! - `flush.rs`: threads that flush.
+//! - `partition.rs`: append, roll, reserve, stop; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
+//!   time; `partition/maintain.rs`: retention, trim, close.
+//! - `partition/recover.rs`: opening after anything; `partition/recover/settle.rs`: the cut and the quarantine;
+//!   `partition/recover/rebuild.rs`: index, facts and producers from the log.
+//! - `store.rs`: the data directory: format, lock, epoch, partitions, trash.
 #![deny(unsafe_code)]
 
 pub mod batch;

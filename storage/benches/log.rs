@@ -1,0 +1,215 @@
+//! What the log costs: appending, reading by offset, flushing and recovering, on the directory that `TMPDIR` names.
+//!
+//! `cargo bench -p tripline-storage --bench log`. Each group has the bare system call beside it (`pwrite` of the same bytes
+//! into a file with reserved space, `fdatasync` after it), so that a number says what the log adds. Sizes and counts are
+//! fixed, values are filled from a fixed seed.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
+use tripline_storage::fs::OsFs;
+use tripline_storage::partition::ReadStart;
+use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
+use uuid::Uuid;
+
+const SEED: u64 = 7;
+const NOW_MS: i64 = 1_700_000_000_000;
+const ID: PartitionId = PartitionId { topic: Uuid::from_u128(7), partition: 0 };
+
+/// (bytes of a record's value, records in a batch).
+const SHAPES: [(usize, usize); 4] = [(1 << 10, 16), (1 << 10, 1000), (100, 1), (100, 160)];
+
+/// 64 MiB: a benchmark that appends for seconds rolls as production does, and leaves no more than that behind.
+fn config() -> LogConfig {
+    LogConfig { segment_bytes: 64 << 20, retention_bytes: Some(64 << 20), ..LogConfig::default() }
+}
+
+fn open(root: &Path) -> (Store, Arc<Partition>) {
+    let store_config = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+    let store = Store::open(Arc::new(OsFs), root, store_config, Uuid::from_u128(1)).unwrap();
+    let (partition, _) = store.open_partition(ID, config()).unwrap();
+    (store, partition)
+}
+
+fn batch(value_bytes: usize, records: usize) -> CheckedBatch {
+    let mut random = fastrand::Rng::with_seed(SEED);
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for _ in 0..records {
+        let value: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(value_bytes).collect();
+        builder.push(&NewRecord { timestamp_ms: NOW_MS, value: Some(&value), ..NewRecord::default() }).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn name(value_bytes: usize, records: usize) -> String {
+    format!("{records} x {value_bytes} B")
+}
+
+/// Appends, and lets go of what exceeds the bound of the benchmark's disk use.
+fn append(partition: &Arc<Partition>, batch: &CheckedBatch) {
+    black_box(partition.append(batch, NOW_MS).unwrap());
+    if partition.len_bytes() > 192 << 20 {
+        partition.enforce_retention(None, None).unwrap();
+    }
+}
+
+/// A file of 64 MiB that is written over from its beginning: what an append would cost without a log.
+struct Bare {
+    file: File,
+    position: u64,
+}
+
+impl Bare {
+    const LEN_BYTES: u64 = 64 << 20;
+
+    fn new(dir: &Path) -> Self {
+        let path = dir.join("bare");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
+        file.set_len(Self::LEN_BYTES).unwrap();
+        Self { file, position: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.position + bytes.len() as u64 > Self::LEN_BYTES {
+            // As a roll does: pages that were never written cost more than those that are there.
+            self.file.set_len(0).unwrap();
+            self.file.set_len(Self::LEN_BYTES).unwrap();
+            self.position = 0;
+        }
+        self.file.write_all_at(bytes, self.position).unwrap();
+        self.position += bytes.len() as u64;
+    }
+}
+
+fn bench_append(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append");
+    for (value_bytes, records) in SHAPES {
+        let batch = batch(value_bytes, records);
+        group.throughput(Throughput::Bytes(batch.size_bytes() as u64));
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, partition) = open(dir.path());
+        group.bench_function(BenchmarkId::new("log", name(value_bytes, records)), |bencher| {
+            bencher.iter(|| append(&partition, &batch));
+        });
+        let mut bare = Bare::new(dir.path());
+        group.bench_function(BenchmarkId::new("pwrite", name(value_bytes, records)), |bencher| {
+            bencher.iter(|| bare.write(batch.bytes()));
+        });
+    }
+}
+
+fn bench_flush(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append and flush");
+    group.sample_size(20);
+    for (value_bytes, records) in [(1 << 10, 16), (1 << 10, 1000)] {
+        let batch = batch(value_bytes, records);
+        group.throughput(Throughput::Bytes(batch.size_bytes() as u64));
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, partition) = open(dir.path());
+        group.bench_function(BenchmarkId::new("log", name(value_bytes, records)), |bencher| {
+            bencher.iter(|| {
+                append(&partition, &batch);
+                partition.flush().unwrap()
+            });
+        });
+        let mut bare = Bare::new(dir.path());
+        group.bench_function(BenchmarkId::new("pwrite, fdatasync", name(value_bytes, records)), |bencher| {
+            bencher.iter(|| {
+                bare.write(batch.bytes());
+                bare.file.sync_data().unwrap();
+            });
+        });
+    }
+}
+
+/// 48 MiB in batches of 16 records of 1 KiB.
+fn filled(root: &Path) -> (Store, Arc<Partition>) {
+    let (store, partition) = open(root);
+    let batch = batch(1 << 10, 16);
+    while partition.len_bytes() < 48 << 20 {
+        partition.append(&batch, NOW_MS).unwrap();
+    }
+    (store, partition)
+}
+
+/// Offsets all over the log, the same each time.
+fn offsets(partition: &Partition) -> impl FnMut() -> Offset {
+    let mut random = fastrand::Rng::with_seed(SEED);
+    let tail = partition.tail().get();
+    move || Offset::new(random.i64(0..tail)).unwrap()
+}
+
+fn bench_read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read by offset");
+    let dir = tempfile::tempdir().unwrap();
+    let (store, partition) = filled(dir.path());
+    for max_bytes in [1, 64 << 10, 1 << 20] {
+        let mut any_offset = offsets(&partition);
+        group.bench_function(BenchmarkId::new("appended by this process", max_bytes), |bencher| {
+            bencher.iter(|| match partition.read(any_offset(), max_bytes).unwrap() {
+                ReadStart::Ready(outcome) => black_box(outcome),
+                ReadStart::Cold(_) => unreachable!("all of it was appended by this process"),
+            });
+        });
+    }
+    store.close();
+    drop((partition, store));
+    for max_bytes in [1, 64 << 10, 1 << 20] {
+        // Opened anew for each round, so that checksums are verified; the pages are in the page cache.
+        group.bench_function(BenchmarkId::new("first time after a restart", max_bytes), |bencher| {
+            bencher.iter_batched(
+                || open(dir.path()),
+                |(store, partition)| {
+                    let outcome = partition.read_blocking(Offset::new(20_000).unwrap(), max_bytes).unwrap();
+                    (outcome, store, partition)
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    let bare = Bare::new(dir.path());
+    for len in [16 << 10, 64 << 10, 1 << 20] {
+        let mut random = fastrand::Rng::with_seed(SEED);
+        group.bench_function(BenchmarkId::new("pread", len), |bencher| {
+            bencher.iter(|| {
+                let mut bytes = vec![0; len];
+                bare.file.read_exact_at(&mut bytes, random.u64(0..Bare::LEN_BYTES - len as u64)).unwrap();
+                bytes
+            });
+        });
+    }
+}
+
+/// A segment that nobody flushed: every batch is verified, written again and synced. Beside it a clean start.
+fn bench_recovery(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("open 48 MiB");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(48 << 20));
+    group.bench_function("never flushed", |bencher| {
+        bencher.iter_batched(
+            || {
+                let dir = tempfile::tempdir().unwrap();
+                drop(filled(dir.path()));
+                dir
+            },
+            |dir| (open(dir.path()), dir),
+            BatchSize::PerIteration,
+        );
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (store, partition) = filled(dir.path());
+    store.close();
+    drop((partition, store));
+    group.bench_function("closed", |bencher| bencher.iter(|| open(dir.path())));
+}
+
+criterion_group!(benches, bench_append, bench_flush, bench_read, bench_recovery);
+criterion_main!(benches);
