@@ -34,6 +34,6 @@ fn three_quick_messages_are_two_records_at_once_and_one_after_ten_seconds() {
     thread::sleep(Duration::from_millis((INTERVAL_MS + TOLERANCE_MS).unsigned_abs()));
     let lines = broker.logs("hello");
     assert_eq!(lines.len(), 2, "{lines:?}");
-    let trigger = broker.trigger("hello");
+    let trigger = broker.trigger("greet");
     assert_eq!((trigger["lag"].as_i64(), trigger["counts"]["delivered"].as_i64()), (Some(0), Some(3)), "{trigger}");
 }

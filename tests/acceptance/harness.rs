@@ -55,9 +55,18 @@ pub(crate) struct Broker {
 impl Broker {
     /// On free ports, which it takes again after a restart.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more flags, which a restart leaves out.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (process, kafka, http) = serve(dir.path(), &free_address(), &free_address());
+        let (process, kafka, http) = serve(dir.path(), &free_address(), &free_address(), flags);
         Self { dir, kafka, http, process }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// As `kill -9` does; answers when it is gone.
@@ -68,9 +77,13 @@ impl Broker {
 
     /// Starts it again on the same ports and directory.
     pub(crate) fn restart(&mut self) {
-        let (process, kafka, http) = serve(self.dir.path(), &self.kafka, self.http.trim_start_matches("http://"));
+        let (process, kafka, http) = serve(self.dir.path(), &self.kafka, self.http.trim_start_matches("http://"), &[]);
         assert_eq!((&kafka, &http), (&self.kafka, &self.http));
         self.process = process;
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -158,10 +171,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn serve(dir: &Path, kafka: &str, http: &str) -> (Child, String, String) {
+fn serve(dir: &Path, kafka: &str, http: &str, flags: &[&str]) -> (Child, String, String) {
     let data = dir.join("data");
     let mut child = Command::new(TRIPLINE)
         .args(["serve", "--data", &data.display().to_string(), "--kafka", kafka, "--http", http])
+        .args(flags)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -4,6 +4,9 @@
 //! Without it each test that needs one says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod broken;
+mod failing;
 mod founding;
 mod harness;
 mod kills;
+mod memory;

@@ -1,0 +1,28 @@
+"""Sends COUNT values of 100 bytes through librdkafka, in large batches.
+
+send_many.py HOST:PORT TOPIC COUNT
+"""
+
+import sys
+
+from confluent_kafka import Producer
+
+
+def main(address, topic, count):
+    failed = []
+    producer = Producer(
+        {"bootstrap.servers": address, "acks": "all", "linger.ms": 20, "batch.num.messages": 10000, "batch.size": 1000000}
+    )
+    for n in range(int(count)):
+        while True:
+            try:
+                producer.produce(topic, b"%0100d" % n, on_delivery=lambda error, _: failed.append(error) if error else None)
+                break
+            except BufferError:
+                producer.poll(0.05)
+    assert producer.flush(120) == 0
+    assert not failed, failed[:10]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
