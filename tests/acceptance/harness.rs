@@ -82,10 +82,6 @@ impl Broker {
         self.process = process;
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
