@@ -70,13 +70,13 @@ fn acks(query: &Query) -> Result<Acks, Problem> {
 
 async fn topic_to_write(broker: &Broker, name: &str) -> Result<std::sync::Arc<Topic>, Problem> {
     let name = topic_name(name)?;
-    let topic = broker.topic_or_create(&name).await?;
-    let topic = topic.ok_or_else(|| Problem::not_found("topic", "unknown-topic", name.as_str()))?;
-    if topic.is_internal() {
+    // By its name: whether it is there already does not matter.
+    if name.is_internal() {
         let detail = format!("topic {name} belongs to the broker; it can be read but not written");
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
-    Ok(topic)
+    let topic = broker.topic_or_create(&name).await?;
+    topic.ok_or_else(|| Problem::not_found("topic", "unknown-topic", name.as_str()))
 }
 
 /// The records of a request, by its media type.

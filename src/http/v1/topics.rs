@@ -132,11 +132,13 @@ pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    let topic = existing_topic(&rooms.broker, &name)?;
-    if topic.is_internal() {
-        let detail = format!("topic {} belongs to the broker and cannot be deleted", topic.name());
+    let wanted = topic_name(&name)?;
+    // By its name: whether it is there already does not matter.
+    if wanted.is_internal() {
+        let detail = format!("topic {wanted} belongs to the broker and cannot be deleted");
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
+    let topic = existing_topic(&rooms.broker, &name)?;
     if let Some(trigger) = rooms.triggers.using_topic(topic.name().as_str()) {
         let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), trigger };
         return Err(error.into());
