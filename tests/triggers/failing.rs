@@ -72,6 +72,7 @@ async fn a_kill_between_two_attempts_does_not_reset_the_count() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "dead_letter": {"topic": "t.dlq"}})).await;
     world.produce(&topic, 0, &["1"]).await;
     world.until("x", |report| report.lanes[0].attempts == 2).await;
+    drop(topic);
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
     let report = world.until_committed("x", 0, 1).await;
@@ -94,6 +95,7 @@ def handler(event, context):
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f"})).await;
     world.produce(&topic, 0, &["1"]).await;
     world.printed.wait_for(1).await;
+    drop(topic);
     let dir = world.kill().await;
     let quick = "def handler(event, context):\n    print('again', context.attempt)\n";
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
@@ -236,6 +238,7 @@ def handler(event, context):
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
     world.produce(&topic, 0, &["1", "2", "3", "4", "5"]).await;
     world.until("x", |report| report.lanes[0].attempts == 1 && report.lanes[0].next_attempt_ms.is_some()).await;
+    drop(topic);
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
     // A person who does not want to wait.
@@ -256,6 +259,7 @@ async fn dead_letters_of_two_windows_follow_each_other_over_a_restart() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "window": {"count": 1}, "dead_letter": {"topic": "t.dlq"}})).await;
     world.produce(&topic, 0, &["1", "2"]).await;
     world.until_committed("x", 0, 2).await;
+    drop(topic);
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
     let topic = world.broker.topic("t").unwrap();

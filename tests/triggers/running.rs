@@ -112,6 +112,7 @@ async fn a_paused_trigger_reads_nothing_keeps_that_over_a_restart_and_goes_on_wh
     world.triggers.pause("x").await.unwrap();
     assert_eq!(world.triggers.describe("x").unwrap().state, TriggerState::Paused);
     world.produce(&topic, 0, &["1"]).await;
+    drop(topic);
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
     let report = world.triggers.describe("x").unwrap();
