@@ -1,7 +1,7 @@
 //! What the log costs: appending, reading by offset, flushing and recovering, on the directory that `TMPDIR` names.
 //!
 //! `cargo bench -p tripline-storage --bench log`. Each group has the bare system call beside it (`pwrite` of the same bytes
-//! into a file with reserved space, `fdatasync` after it), so that a number says what the log adds. Sizes and counts are
+//! into files that come and go as segments do, `fdatasync` after it), so that a number says what the log adds. Sizes and counts are
 //! fixed, values are filled from a fixed seed.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,9 +61,11 @@ fn append(partition: &Arc<Partition>, batch: &CheckedBatch) {
     }
 }
 
-/// A file of 64 MiB that is written over from its beginning: what an append would cost without a log.
+/// Files of 64 MiB written one after the other, of which three are kept: what the bytes cost without a log around them.
 struct Bare {
+    dir: PathBuf,
     file: File,
+    number: u64,
     position: u64,
 }
 
@@ -71,22 +73,32 @@ impl Bare {
     const LEN_BYTES: u64 = 64 << 20;
 
     fn new(dir: &Path) -> Self {
-        let path = dir.join("bare");
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
-        file.set_len(Self::LEN_BYTES).unwrap();
-        Self { file, position: 0 }
+        Self { dir: dir.to_owned(), file: create(dir, 0), number: 0, position: 0 }
     }
 
     fn write(&mut self, bytes: &[u8]) {
         if self.position + bytes.len() as u64 > Self::LEN_BYTES {
-            // As a roll does: pages that were never written cost more than those that are there.
-            self.file.set_len(0).unwrap();
-            self.file.set_len(Self::LEN_BYTES).unwrap();
+            self.number += 1;
             self.position = 0;
+            self.file = create(&self.dir, self.number);
+            if let Some(old) = self.number.checked_sub(3) {
+                std::fs::remove_file(bare_path(&self.dir, old)).unwrap();
+            }
         }
         self.file.write_all_at(bytes, self.position).unwrap();
         self.position += bytes.len() as u64;
     }
+}
+
+fn bare_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("bare-{number}"))
+}
+
+fn create(dir: &Path, number: u64) -> File {
+    let path = bare_path(dir, number);
+    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+    file.set_len(Bare::LEN_BYTES).unwrap();
+    file
 }
 
 fn bench_append(criterion: &mut Criterion) {

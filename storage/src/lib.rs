@@ -60,8 +60,9 @@
 //! - **S6** A sealed segment is immutable. `SealedSegment` has nothing that writes. Tested with S1.
 //! - **S7** A reader holding a slice keeps its map alive, also when the segment was removed. `MapSlice` in `map.rs`. Tested
 //!   there and in `log`.
-//! - **S8** No durable commit is ahead of its durable data. [`Partition::flush_first`] makes the data durable first; the
-//!   broker says which. Tested by the broker.
+//! - **S8** No durable commit is ahead of its durable data. [`Partition::flush_first`] flushes the data before the commit is;
+//!   the broker says which. A commit that the kernel wrote back by itself before either may survive a power cut without its
+//!   data: the broker sets it back to the tail when it starts. Tested by the broker.
 //!
 //! # Locks
 //! Of a partition, in the order in which they may be taken: retention (`condemned`), flush (`checkpoint`), append

@@ -342,6 +342,19 @@ fn half_a_batch_that_a_full_disk_left_is_taken_back() {
 }
 
 #[test]
+fn retention_gives_back_the_space_of_segments_that_were_never_flushed() {
+    let store = open_store_on(Arc::new(SimFs::new()), Path::new("/data"));
+    let (partition, _) = open(&store, LogConfig { retention_bytes: Some(0), ..small_segments() });
+    append_records(&partition, 0, 300);
+    let before = store.free_bytes().unwrap();
+    partition.enforce_retention(None, None).unwrap();
+    let freed = store.free_bytes().unwrap() - before;
+    assert!(freed >= 8 * 4096, "{freed} bytes of eight and more segments");
+    partition.flush().unwrap();
+    assert!(partition.stopped().is_none());
+}
+
+#[test]
 fn what_is_cut_twice_at_one_place_is_kept_twice() {
     let dir = tempfile::tempdir().unwrap();
     killed(dir.path(), 3, 6);

@@ -41,7 +41,7 @@ fn start(python: &str) -> Broker {
     let broker = Broker::start();
     broker.file("fail.py", CODE);
     broker.apply(APP);
-    let record = ["key \u{ff}", "value \u{0}\u{fe}", "1700000000123", "trace=abc", "trace=\u{80}", "empty=", "none"];
+    let record = ["key \u{ff}", "value \u{1}\u{fe}", "1700000000123", "trace=abc", "trace=\u{80}", "empty=", "none"];
     let arguments: Vec<&str> = [broker.kafka.as_str(), "orders"].into_iter().chain(record).collect();
     Script::start(python, "send_one.py", &arguments).finish();
     broker
@@ -77,7 +77,7 @@ fn check_dead_letter(python: &str, broker: &Broker) -> (i64, i64) {
     let record = reader.json();
     reader.finish();
     println!("{record:#}");
-    assert_eq!((&record["key"], &record["value"]), (&json!("key \u{ff}"), &json!("value \u{0}\u{fe}")));
+    assert_eq!((&record["key"], &record["value"]), (&json!("key \u{ff}"), &json!("value \u{1}\u{fe}")));
     let code = find(&broker.data(), "fail.py").unwrap();
     let message = format!(
         "Traceback (most recent call last):   File \"{}\", line 6, in handler     raise ValueError(\"no\\tgood\") ValueError: no good",

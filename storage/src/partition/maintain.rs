@@ -83,6 +83,8 @@ impl Partition {
             files.sealed.get(count).map_or(files.active.base, |segment| segment.base)
         };
         checkpoint.write_log_start(start)?;
+        // There is nothing to flush of them any more, and an open file keeps its space.
+        self.writer.lock().unflushed.retain(|sealed| sealed.seal.next > start);
         let mut files = self.files.write();
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
         condemned.extend(files.sealed.drain(..count).map(|segment| segment.base));
