@@ -47,7 +47,15 @@ def produce(address, topic, count, size, acks):
 
 def consume(address, topic, count):
     consumer = Consumer(
-        {"bootstrap.servers": address, "group.id": f"measure-{topic}", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        {
+            "bootstrap.servers": address,
+            "group.id": f"measure-{topic}",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            # A client with 100,000 messages in its queue (the default) pauses for a second, which is all that would be measured.
+            "queued.min.messages": 10_000_000,
+            "queued.max.messages.kbytes": 1_000_000,
+        }
     )
     consumer.subscribe([topic])
     found = 0
