@@ -71,3 +71,11 @@ fn a_result_that_is_not_json_is_told_by_an_invocation_and_by_the_trigger() {
         if described.contains(SAID) { Ok(()) } else { Err(described) }
     });
 }
+
+#[test]
+fn a_missing_interpreter_is_told_with_what_was_looked_for_and_nothing_is_deployed() {
+    let broker = Broker::start_with(&["--python3", "/nowhere/python3"]);
+    let refused = apply(&broker, Some("def handler(event, context):\n    return 1\n"), "f.handler");
+    assert_refused(refused, &["/nowhere/python3", "python3"]);
+    assert!(!broker.command(&["function", "describe", "f"]).status.success());
+}
