@@ -1,10 +1,10 @@
 //! The Kafka wire protocol over TCP: frames, connections, and one file per request.
 //!
 //! ```text
-//!  listener ─▶ connection: reader ─▶ frame ─▶ request ─▶ handler.begin ─▶ ordered queue ─▶ writer ─▶ socket
+//!  listener ─▶ connection: reader ─▶ frame ─▶ request ─▶ handler ─▶ ordered queue ─▶ writer ─▶ socket
 //! ```
 //! [`frame`], [`request`], [`codec`], [`version`] and [`response`] are pure: bytes in, values or errors out. [`listener`] and
-//! [`connection`] move the bytes. What a request *does* is behind [`handler::RequestHandler`].
+//! [`connection`] move the bytes. What a request *does* is behind a [`handler::Handler`].
 //!
 //! Only [`codec`] names the crates that know Kafka's schemas, so replacing them is a change to one file.
 
@@ -30,12 +30,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::group::service::GroupService;
+use crate::trigger::service::TriggerService;
 
 use advertised::Advertised;
 use listener::ListenerConfig;
 use metrics::KafkaMetrics;
 use service::KafkaService;
-use trigger_groups::TriggerGroups;
 
 /// Everything that the Kafka side of a broker is made of.
 #[derive(Clone)]
@@ -44,8 +44,8 @@ pub struct Kafka {
     pub broker: Broker,
     /// The consumer groups; their timers run elsewhere.
     pub groups: GroupService,
-    /// The triggers, as far as groups show them.
-    pub triggers: Arc<dyn TriggerGroups>,
+    /// The triggers: each shows as a group.
+    pub triggers: TriggerService,
     /// Where clients are told to find us.
     pub advertised: Arc<Advertised>,
     /// What is counted.
@@ -59,6 +59,6 @@ impl Kafka {
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { broker, groups, triggers, advertised, metrics, listener: config } = self;
         let service = KafkaService::new(broker, groups, triggers, advertised, Arc::clone(&metrics), shutdown.clone());
-        listener::serve(listener, Arc::new(service), config, metrics, shutdown).await;
+        listener::serve(listener, service.into_handler(), config, metrics, shutdown).await;
     }
 }

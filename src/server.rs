@@ -163,7 +163,7 @@ impl Server {
         let kafka = Kafka {
             broker: broker.clone(),
             groups: groups.clone(),
-            triggers: Arc::new(triggers.clone()),
+            triggers: triggers.clone(),
             advertised: Arc::new(Advertised::detect(config.advertised.clone())),
             metrics: Arc::default(),
             listener: ListenerConfig::default(),

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::frame::{FrameError, FrameLimits, LENGTH_BYTES};
-use super::handler::{Answer, ConnectionContext, RequestHandler};
+use super::handler::{Answer, ConnectionContext, Handler};
 use super::metrics::KafkaMetrics;
 
 /// Frames up to this size are read without asking the common budget, so that a short of memory never stops heartbeats.
@@ -67,7 +67,7 @@ impl Default for ConnectionConfig {
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
-    pub(super) handler: Arc<dyn RequestHandler>,
+    pub(super) handler: Handler,
     pub(super) config: ConnectionConfig,
     pub(super) metrics: Arc<KafkaMetrics>,
     /// Units of memory for frames longer than [`UNBUDGETED_FRAME_BYTES`], over all connections.

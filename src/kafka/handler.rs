@@ -9,21 +9,19 @@ use smallvec::SmallVec;
 
 use super::request::DecodedRequest;
 
-/// Handles requests. One value serves every connection.
-pub trait RequestHandler: Send + Sync + 'static {
-    /// Begins one request.
-    ///
-    /// The requests of one connection are begun one after the other, in the order in which they came: what must happen in that
-    /// order (an append, a commit) happens here. What may take long and must not hold up the next request (waiting for the
-    /// disk, for records, for the other members of a group) goes into [`Answer::Later`]. Later answers are awaited in order
-    /// too, one at a time, so that responses leave in the order of the requests.
-    ///
-    /// ApiVersions never gets here: it concerns the connection alone. A panic closes the connection and nothing else. The
-    /// future is dropped when the client goes away.
-    fn begin<'a>(&'a self, request: DecodedRequest, connection: &'a Arc<ConnectionContext>) -> BoxFuture<'a, Answer>;
-}
+/// Begins one request. One value serves every connection.
+///
+/// The requests of one connection are begun one after the other, in the order in which they came: what must happen in that
+/// order (an append, a commit) happens in the future that this answers. What may take long and must not hold up the next
+/// request (waiting for the disk, for records, for the other members of a group) goes into [`Answer::Later`]. Later answers
+/// are awaited in order too, one at a time, so that responses leave in the order of the requests.
+///
+/// ApiVersions never gets here: it concerns the connection alone. A panic closes the connection and nothing else. The
+/// future is dropped when the client goes away.
+pub type Handler =
+    Arc<dyn Fn(DecodedRequest, Arc<ConnectionContext>) -> BoxFuture<'static, Answer> + Send + Sync + 'static>;
 
-/// What [`RequestHandler::begin`] hands back.
+/// What a [`Handler`]'s future ends with.
 pub enum Answer {
     /// The response is there.
     Now(Response),

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::connection::{self, ConnectionConfig, Shared};
-use super::handler::{ConnectionContext, RequestHandler};
+use super::handler::{ConnectionContext, Handler};
 use super::metrics::KafkaMetrics;
 
 /// After a failed accept (no descriptors left, as a rule), so long passes before the next.
@@ -48,7 +48,7 @@ impl Default for ListenerConfig {
 /// [`ListenerConfig::shutdown_timeout`], and closes what is left.
 pub async fn serve(
     listener: TcpListener,
-    handler: Arc<dyn RequestHandler>,
+    handler: Handler,
     config: ListenerConfig,
     metrics: Arc<KafkaMetrics>,
     shutdown: CancellationToken,

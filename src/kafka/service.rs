@@ -5,8 +5,6 @@ use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tripline_storage::Partition;
 use uuid::Uuid;
@@ -15,12 +13,12 @@ use super::advertised::Advertised;
 use super::api;
 use super::codec::{self, RequestHeader};
 use super::error_code::ErrorCode;
-use super::handler::{Answer, ConnectionContext, RequestHandler, Response, ResponseFrame};
+use super::handler::{Answer, ConnectionContext, Handler, Response, ResponseFrame};
 use super::metrics::KafkaMetrics;
 use super::request::{DecodedRequest, RequestBody};
-use super::trigger_groups::TriggerGroups;
 use crate::broker::{Broker, Topic};
 use crate::group::service::GroupService;
+use crate::trigger::service::TriggerService;
 
 /// The id of the one node there is.
 pub const NODE_ID: i32 = 1;
@@ -29,7 +27,7 @@ pub const NODE_ID: i32 = 1;
 pub struct Shared {
     pub(crate) broker: Broker,
     pub(crate) groups: GroupService,
-    pub(crate) triggers: Arc<dyn TriggerGroups>,
+    pub(crate) triggers: TriggerService,
     pub(crate) advertised: Arc<Advertised>,
     metrics: Arc<KafkaMetrics>,
     /// Cancelled when the broker stops: whoever waits for records waits no longer.
@@ -57,12 +55,21 @@ impl KafkaService {
     pub fn new(
         broker: Broker,
         groups: GroupService,
-        triggers: Arc<dyn TriggerGroups>,
+        triggers: TriggerService,
         advertised: Arc<Advertised>,
         metrics: Arc<KafkaMetrics>,
         stopping: CancellationToken,
     ) -> Self {
         Self { shared: Arc::new(Shared { broker, groups, triggers, advertised, metrics, stopping }) }
+    }
+
+    /// Its requests as the connections begin them.
+    #[must_use]
+    pub fn into_handler(self) -> Handler {
+        Arc::new(move |request, connection| {
+            let service = self.clone();
+            Box::pin(async move { service.answer(request, &connection).await })
+        })
     }
 
     async fn answer(&self, request: DecodedRequest, connection: &ConnectionContext) -> Answer {
@@ -116,12 +123,6 @@ impl KafkaService {
                 Response::Close("a request without a handler")
             }
         }
-    }
-}
-
-impl RequestHandler for KafkaService {
-    fn begin<'a>(&'a self, request: DecodedRequest, connection: &'a Arc<ConnectionContext>) -> BoxFuture<'a, Answer> {
-        self.answer(request, connection).boxed()
     }
 }
 

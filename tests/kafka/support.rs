@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tripline::broker::{Broker, BrokerConfig};
+use tripline::function::{FunctionOptions, FunctionService};
 use tripline::group::config::GroupConfig;
 use tripline::group::service::GroupService;
 use tripline::kafka::Kafka;
 use tripline::kafka::advertised::Advertised;
 use tripline::kafka::listener::ListenerConfig;
 use tripline::kafka::metrics::KafkaMetrics;
-use tripline::kafka::trigger_groups::{NoTriggers, TriggerGroups};
+use tripline::trigger::service::TriggerService;
 
 /// A running broker; it stops when this is dropped.
 pub(crate) struct Server {
@@ -21,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) broker: Broker,
     #[allow(dead_code, reason = "not each test binary looks inside")]
     pub(crate) metrics: Arc<KafkaMetrics>,
+    #[allow(dead_code, reason = "not each test binary has triggers")]
+    pub(crate) triggers: TriggerService,
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
     data: Option<tempfile::TempDir>,
@@ -28,11 +31,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        Self::start_with(Arc::new(NoTriggers)).await
-    }
-
-    pub(crate) async fn start_with(triggers: Arc<dyn TriggerGroups>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), triggers).await
+        Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
     /// Stops and starts again on the same data.
@@ -43,13 +42,18 @@ impl Server {
         let data = self.data.take().unwrap();
         self.broker.close();
         drop(self);
-        Self::start_in(data, Arc::new(NoTriggers)).await
+        Self::start_in(data).await
     }
 
-    async fn start_in(data: tempfile::TempDir, triggers: Arc<dyn TriggerGroups>) -> Self {
+    async fn start_in(data: tempfile::TempDir) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
+        let mut options = FunctionOptions::new(data.path().join("data/functions")).unwrap();
+        options.egress.allow_loopback = true;
+        let functions = FunctionService::new(options).unwrap();
+        let (triggers, failed) = TriggerService::start(broker.clone(), functions);
+        assert!(failed.is_empty(), "{failed:?}");
         let (groups, timers) = GroupService::new(GroupConfig::default());
         let shutdown = CancellationToken::new();
         tokio::spawn(timers.run(shutdown.clone()));
@@ -59,13 +63,13 @@ impl Server {
         let kafka = Kafka {
             broker: broker.clone(),
             groups,
-            triggers,
+            triggers: triggers.clone(),
             advertised: Arc::new(Advertised::default()),
             metrics: Arc::clone(&metrics),
             listener: ListenerConfig::default(),
         };
         let serving = tokio::spawn(kafka.serve(listener, shutdown.clone()));
-        Self { address, broker, metrics, shutdown, serving, data: Some(data) }
+        Self { address, broker, metrics, triggers, shutdown, serving, data: Some(data) }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::group::state::{GroupDescription, GroupState, MemberDescription};
 use crate::kafka::codec::{DescribeGroupsRequest, DescribeGroupsResponse, StrBytes, describe_groups_response};
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::service::{KafkaService, Shared, once_each};
-use crate::kafka::trigger_groups::{MEMBER_ID, PROTOCOL_TYPE};
+use crate::kafka::trigger_groups::{self, MEMBER_ID, PROTOCOL_TYPE};
 
 /// Versions in which a group that is not there is an error.
 const MISSING_IS_ERROR_SINCE: i16 = 6;
@@ -33,7 +33,7 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeGroupsRequest, ver
 
 fn find(service: &Shared, group: &GroupId) -> Option<describe_groups_response::DescribedGroup> {
     if let Some(trigger) = group.trigger() {
-        return service.triggers.paused(trigger).map(of_trigger);
+        return trigger_groups::paused(&service.triggers, trigger).map(of_trigger);
     }
     if let Some(description) = service.groups.describe(group) {
         return Some(described(description));

@@ -7,6 +7,7 @@ use crate::group::state::GroupState;
 use crate::kafka::codec::{ListGroupsRequest, ListGroupsResponse, StrBytes, list_groups_response};
 use crate::kafka::service::{KafkaService, Shared};
 use crate::kafka::trigger_groups::PROTOCOL_TYPE;
+use crate::trigger::service::TriggerState;
 
 /// The one kind of group there is: its members' leader assigns.
 const GROUP_TYPE: &str = "classic";
@@ -37,10 +38,9 @@ fn all(service: &Shared) -> BTreeMap<String, (GroupState, String)> {
     for listing in service.groups.list() {
         groups.insert(listing.id.to_string(), (listing.state, listing.protocol_type));
     }
-    for name in service.triggers.names() {
-        let Some(paused) = service.triggers.paused(&name) else { continue };
-        let state = if paused { GroupState::Empty } else { GroupState::Stable };
-        groups.insert(format!("{TRIGGER_PREFIX}{name}"), (state, PROTOCOL_TYPE.to_owned()));
+    for trigger in service.triggers.list() {
+        let state = if trigger.state == TriggerState::Paused { GroupState::Empty } else { GroupState::Stable };
+        groups.insert(format!("{TRIGGER_PREFIX}{}", trigger.spec.name), (state, PROTOCOL_TYPE.to_owned()));
     }
     groups
 }

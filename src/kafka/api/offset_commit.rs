@@ -18,7 +18,7 @@ use crate::kafka::codec::{
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::Answer;
 use crate::kafka::service::{KafkaService, Shared, partition_of, respond};
-use crate::kafka::trigger_groups::ResetError;
+use crate::kafka::trigger_groups::{self, ResetError};
 
 /// Longest metadata of one commit in bytes. Kafka's `offset.metadata.max.bytes`.
 pub(crate) const METADATA_BYTES_MAX: usize = 4096;
@@ -135,7 +135,7 @@ fn reset(service: &KafkaService, commit: Commit, trigger: String, commits: Vec<C
     let service = service.clone();
     Answer::Later(Box::pin(async move {
         let offsets = commits.into_iter().filter_map(|at| Some((at.topic, at.partition, at.offset?))).collect();
-        let code = match service.triggers.reset(&trigger, offsets).await {
+        let code = match trigger_groups::reset(&service.triggers, &trigger, offsets).await {
             Ok(()) => ErrorCode::None,
             Err(ResetError::Unknown | ResetError::Running) => ErrorCode::GroupAuthorizationFailed,
             Err(ResetError::Failed(reason)) => {

@@ -13,6 +13,7 @@ use crate::kafka::codec::{
 };
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::service::{KafkaService, Shared, once_each};
+use crate::kafka::trigger_groups;
 
 /// Versions that ask for many groups.
 const MANY_SINCE: i16 = 8;
@@ -121,7 +122,7 @@ fn committed(service: &Shared, group: &GroupId) -> HashMap<(Uuid, u32), Committe
     let Some(trigger) = group.trigger() else {
         return service.broker.committed_offsets(group.as_str()).into_iter().collect();
     };
-    let offsets = service.triggers.committed(trigger).unwrap_or_default().into_iter();
+    let offsets = trigger_groups::committed(&service.triggers, trigger).unwrap_or_default().into_iter();
     offsets
         .map(|(topic, partition, offset)| {
             ((topic, partition), Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 0 })

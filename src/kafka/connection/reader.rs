@@ -114,8 +114,8 @@ impl Reader {
         }
         let body = RequestBody::decode(api, version, body).map_err(|error| malformed(&header, &error))?;
         let request = DecodedRequest { header, body };
-        let (handler, context) = (Arc::clone(&self.shared.handler), &self.context);
-        let begin = async move { handler.begin(request, context).await };
+        let (shared, context) = (Arc::clone(&self.shared), Arc::clone(&self.context));
+        let begin = async move { (shared.handler)(request, context).await };
         AssertUnwindSafe(begin).catch_unwind().await.map_err(|_| End::Panicked)
     }
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,12 +25,12 @@ struct Scripted {
     gates: HashMap<&'static str, Arc<Semaphore>>,
 }
 
-impl RequestHandler for Scripted {
-    fn begin<'a>(&'a self, request: DecodedRequest, _: &'a Arc<ConnectionContext>) -> BoxFuture<'a, Answer> {
+impl Scripted {
+    fn answer(&self, request: DecodedRequest) -> Answer {
         let id = request.header.correlation_id;
         let version = request.header.api_version;
         self.begun.send(id).ok();
-        let answer = match request.body {
+        match request.body {
             RequestBody::Metadata(_) => Answer::Now(metadata(id, version)),
             RequestBody::Heartbeat(heartbeat) => {
                 let gate = Arc::clone(&self.gates[heartbeat.group_id.as_str()]);
@@ -46,8 +45,7 @@ impl RequestHandler for Scripted {
             RequestBody::LeaveGroup(_) => Answer::Now(Response::Silence),
             RequestBody::DeleteGroups(_) => Answer::Now(Response::Close("scripted")),
             other => panic!("not scripted: {other:?}"),
-        };
-        async move { answer }.boxed()
+        }
     }
 }
 
@@ -76,7 +74,12 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (begun_sender, begun) = mpsc::unbounded_channel();
         let gate = Arc::new(Semaphore::new(0));
-        let handler = Arc::new(Scripted { begun: begun_sender, gates: HashMap::from([("gated", Arc::clone(&gate))]) });
+        let scripted = Scripted { begun: begun_sender, gates: HashMap::from([("gated", Arc::clone(&gate))]) };
+        let scripted = Arc::new(scripted);
+        let handler: Handler = Arc::new(move |request, _| {
+            let scripted = Arc::clone(&scripted);
+            async move { scripted.answer(request) }.boxed()
+        });
         let metrics = Arc::new(KafkaMetrics::default());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, handler, config, Arc::clone(&metrics), shutdown.clone()));
