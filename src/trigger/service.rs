@@ -277,6 +277,13 @@ impl TriggerService {
         (service, failed)
     }
 
+    /// The time by which triggers act and which their reports quote, ms since 1970: the wall clock's when the service started,
+    /// at monotonic rate since.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
     fn restore(&self, entry: &TriggerEntry) -> Result<(), String> {
         let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
         let spec = TriggerSpec::from_json(&definition).map_err(|errors| errors.to_string())?;

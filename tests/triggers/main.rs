@@ -3,4 +3,5 @@
 
 mod failing;
 mod harness;
+mod moments;
 mod running;
