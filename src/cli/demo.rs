@@ -1,7 +1,8 @@
 //! `tripline demo`: the main job, shown in half a minute with a broker of its own.
 //!
 //! First three records and a window of two records or ten seconds: two invocations, with 2 records at once and with 1
-//! after ten seconds. Then real flights through a filter, a window and a function.
+//! after ten seconds. Then real flights through a filter, a window and a function that refuses two of them: retries, and
+//! dead letters.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -29,6 +30,13 @@ const FLIGHTS: &str = include_str!("../../examples/flights/flights.ndjson");
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Nothing in the demo takes longer, but for machines that are busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Flights sent at a time.
+const FLIGHTS_AT_ONCE: usize = 100;
+/// Between one send and the next: six seconds for all of them.
+const FLIGHTS_PACE: Duration = Duration::from_millis(200);
+/// Between two looks at what became of them.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  tripline demo")]
@@ -91,35 +99,84 @@ async fn hello(client: &Client) -> Result<(), Failure> {
     print("   two invocations: 2 records at once, 1 when its window closed.\n\n")
 }
 
-/// Real flights; a function for those that are late.
+/// Real flights; a function for those that are late, which refuses two of them.
 async fn flights(client: &Client) -> Result<(), Failure> {
     let flights: Vec<&str> = FLIGHTS.lines().collect();
     print(&format!(
-        "2. {} flights of 2001 and a trigger that takes those more than an hour late, up to 50 at a time:",
+        "2. {} flights of 2001 as they come, and a trigger that takes those more than an hour late:",
         flights.len()
     ))?;
     apply(client, LATE_YAML, LATE_CODE).await?;
     let mut log = Log::open(client, "late").await?;
     let started = Instant::now();
-    for flights in flights.chunks(500) {
+    let (sent, shown) = tokio::join!(send_slowly(client, &flights), late_flights(client, &mut log, started));
+    sent?;
+    let LateFlights { late, trigger, dead_letters } = shown?;
+    let counts = &trigger["counts"];
+    print(&format!(
+        "   {late} late flights delivered in {} invocations; the filter turned {} away before any.",
+        counts["attempts_succeeded"], counts["filtered"]
+    ))?;
+    print(&format!("   {} that the function kept refusing are dead letters, with the reason:", dead_letters.len()))?;
+    for letter in &dead_letters {
+        let (flight, reason) = (&letter["record"]["value"], &letter["reason"]);
+        print(&format!(
+            "     {}-{}, {} minutes late: {} after {} attempts",
+            flight["origin"].as_str().unwrap_or_default(),
+            flight["destination"].as_str().unwrap_or_default(),
+            flight["delay"],
+            reason["error-code"].as_str().unwrap_or_default(),
+            reason["attempts"].as_str().unwrap_or_default(),
+        ))?;
+    }
+    Ok(())
+}
+
+/// Sends them in the order of their dates, a whole month within seconds.
+async fn send_slowly(client: &Client, flights: &[&str]) -> Result<(), Failure> {
+    let mut pace = tokio::time::interval(FLIGHTS_PACE);
+    for flights in flights.chunks(FLIGHTS_AT_ONCE) {
+        pace.tick().await;
         send(client, "flights", flights).await?;
     }
-    print(&format!(
-        "   all sent and on disk after {:.2} s; the function is invoked:",
-        started.elapsed().as_secs_f64()
-    ))?;
-    let mut late = 0;
+    Ok(())
+}
+
+/// What became of the flights.
+struct LateFlights {
+    late: u64,
+    trigger: Value,
+    dead_letters: Vec<Value>,
+}
+
+/// Shows what the function logs until every flight is delivered, turned away or a dead letter, and all of it was shown.
+async fn late_flights(client: &Client, log: &mut Log, started: Instant) -> Result<LateFlights, Failure> {
+    let (mut late, mut refusals) = (0, 0);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let deadline = tokio::time::sleep(PATIENCE);
+    tokio::pin!(deadline);
     loop {
-        let line = log.next(started, PATIENCE, "", false).await?;
-        late += leading_number(&line).unwrap_or(0);
-        print(&format!("   {:>6.2} s  {line}", started.elapsed().as_secs_f64()))?;
-        let trigger = client.get("/v1/triggers/late-flights").await?;
-        if trigger["lag"] == 0 && trigger["counts"]["delivered"].as_u64() == Some(late) {
-            let filtered = &trigger["counts"]["filtered"];
-            let invocations = &trigger["counts"]["attempts_succeeded"];
-            return print(&format!(
-                "   {late} late flights in {invocations} invocations; the filter turned {filtered} away before any."
-            ));
+        tokio::select! {
+            line = log.line() => {
+                let line = line?;
+                leading_number(&line).map_or_else(|| refusals += 1, |count| late += count);
+                print(&format!("   {:>6.2} s  {line}", started.elapsed().as_secs_f64()))?;
+            }
+            _ = look.tick() => {
+                let trigger = client.get("/v1/triggers/late-flights").await?;
+                let count = |name: &str| trigger["counts"][name].as_u64().unwrap_or_default();
+                let finished = count("delivered") + count("filtered") + count("dead_lettered");
+                if finished < FLIGHTS.lines().count() as u64 || count("delivered") != late {
+                    continue;
+                }
+                let letters = client.get("/v1/dead-letters?trigger=late-flights").await?;
+                let dead_letters = array(&letters["dead_letters"]).to_vec();
+                let attempts = dead_letters.iter().filter_map(|letter| letter["reason"]["attempts"].as_str()?.parse::<u64>().ok());
+                if attempts.sum::<u64>() == refusals {
+                    return Ok(LateFlights { late, trigger, dead_letters });
+                }
+            }
+            () = &mut deadline => return Err(Failure::new("the flights were not finished in time")),
         }
     }
 }
@@ -198,10 +255,19 @@ impl Log {
         if shown {
             print_over("")?;
         }
-        let line = line.ok_or_else(|| Failure::new("the function's log ended"))?;
-        let text = line["text"].as_str().unwrap_or_default();
-        Ok(text.strip_prefix("[INFO] ").unwrap_or(text).to_owned())
+        text_of(line)
     }
+
+    /// The next line, however long it takes.
+    async fn line(&mut self) -> Result<String, Failure> {
+        text_of(self.events.next().await?)
+    }
+}
+
+fn text_of(line: Option<Value>) -> Result<String, Failure> {
+    let line = line.ok_or_else(|| Failure::new("the function's log ended"))?;
+    let text = line["text"].as_str().unwrap_or_default();
+    Ok(text.strip_prefix("[INFO] ").unwrap_or(text).to_owned())
 }
 
 /// Writes over the line that is on the terminal.
