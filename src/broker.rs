@@ -190,6 +190,18 @@ impl Broker {
         self.inner.store.free_bytes()
     }
 
+    /// Whether appends are refused because the disk is full. Service returns by itself when there is room.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.inner.store.is_disk_full()
+    }
+
+    /// Bytes kept back for the state journal and dead letters on a full disk, at the moment.
+    #[must_use]
+    pub fn reserve_held_bytes(&self) -> u64 {
+        self.inner.store.reserve_held_bytes()
+    }
+
     /// Records and bytes appended since the start.
     #[must_use]
     pub fn appended(&self) -> (u64, u64) {

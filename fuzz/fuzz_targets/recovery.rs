@@ -67,7 +67,7 @@ fn text(name: &Name) -> String {
 }
 
 fn open(disk: &SimFs) -> Option<(Store, Arc<Partition>)> {
-    let config = StoreConfig { flush_interval: Duration::from_secs(3600), flush_threads: 1, ..StoreConfig::default() };
+    let config = StoreConfig { flush_interval: Duration::from_secs(3600), flush_threads: 1, reserve_bytes: 0, ..StoreConfig::default() };
     let store = Store::open(Arc::new(disk.clone()), Path::new("/data"), config, Uuid::from_u128(1)).expect("its own");
     let (partition, _) = store.open_partition(PartitionId { topic: TOPIC, partition: 0 }, LogConfig::default()).ok()?;
     Some((store, partition))

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tripline_storage::batch::{BatchLimits, CheckedBatch, Validation};
-use tripline_storage::error::{FlushError, ReadError};
+use tripline_storage::error::{AppendError, FlushError, ReadError};
 use tripline_storage::partition::{AppendOutcome, ReadOutcome, ReadStart};
 use tripline_storage::{Offset, Partition};
 
@@ -73,6 +73,29 @@ impl Broker {
     /// # Errors
     /// See [`ProduceError`].
     pub fn append(&self, topic: &Topic, partition: u32, batch: CheckedBatch) -> Result<Appended, ProduceError> {
+        self.append_by(topic, partition, batch, Partition::append)
+    }
+
+    /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand still.
+    ///
+    /// # Errors
+    /// See [`ProduceError`].
+    pub fn append_reserved(
+        &self,
+        topic: &Topic,
+        partition: u32,
+        batch: CheckedBatch,
+    ) -> Result<Appended, ProduceError> {
+        self.append_by(topic, partition, batch, Partition::append_reserved)
+    }
+
+    fn append_by(
+        &self,
+        topic: &Topic,
+        partition: u32,
+        batch: CheckedBatch,
+        append: impl FnOnce(&Arc<Partition>, &CheckedBatch, i64) -> Result<AppendOutcome, AppendError>,
+    ) -> Result<Appended, ProduceError> {
         let Some(log) = topic.partition(partition) else {
             let last = topic.partition_count() - 1;
             let topic = topic.name().to_string();
@@ -81,7 +104,7 @@ impl Broker {
         let now_ms = now_ms();
         let append_time = topic.with_config(|config| config.message_timestamp_type) == TimestampType::LogAppendTime;
         let batch = if append_time { batch.with_append_time(now_ms) } else { batch };
-        let outcome = log.append(&batch, now_ms)?;
+        let outcome = append(log, &batch, now_ms)?;
         if !outcome.duplicate {
             self.inner.appended_records.fetch_add(i64::from(batch.header().record_count), Ordering::Relaxed);
             self.inner.appended_bytes.fetch_add(batch.size_bytes().cast_signed() as i64, Ordering::Relaxed);

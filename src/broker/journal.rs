@@ -2,7 +2,7 @@
 //!
 //! A record is applied to the tables in the moment it is appended, under one lock, so that both always agree. From
 //! time to time the live state is appended anew and what lies before it is removed: the journal stays as small as
-//! what it describes.
+//! what it describes. On a full disk it goes on from the reserve: commits and progress are what lets a full disk be emptied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -215,14 +215,14 @@ impl Journal {
             let size_bytes: usize = encoded.iter().map(Vec::len).sum();
             if !builder.is_empty() && builder.size_bytes() + size_bytes > READ_BYTES {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(BatchOptions::default()));
-                self.partition.append(&full.finish()?, now_ms)?;
+                self.partition.append_reserved(&full.finish()?, now_ms)?;
             }
             for bytes in &encoded {
                 builder.push(&NewRecord { timestamp_ms: now_ms, value: Some(bytes), ..NewRecord::default() })?;
             }
         }
         if !builder.is_empty() {
-            self.partition.append(&builder.finish()?, now_ms)?;
+            self.partition.append_reserved(&builder.finish()?, now_ms)?;
         }
         Ok(())
     }

@@ -141,6 +141,10 @@ fn build(text: &mut Text, source: &Source<'_>) {
     if let Ok(free_bytes) = source.broker.free_bytes() {
         text.gauge("tripline_disk_free_bytes", "Bytes free on the data directory's file system.", &[], free_bytes);
     }
+    let full = u8::from(source.broker.is_disk_full());
+    text.gauge("tripline_disk_full", "1 while appends are refused because the disk is full.", &[], full);
+    let held_bytes = source.broker.reserve_held_bytes();
+    text.gauge("tripline_disk_reserve_bytes", "Bytes kept back for a full disk.", &[], held_bytes);
 }
 
 fn topics(text: &mut Text, topics: &[std::sync::Arc<Topic>]) {
@@ -159,6 +163,9 @@ fn topics(text: &mut Text, topics: &[std::sync::Arc<Topic>]) {
             text.gauge("kafka_topic_partition_replicas", "Replicas.", &labels, 1);
             text.gauge("kafka_topic_partition_in_sync_replica", "Replicas in sync.", &labels, 1);
             text.gauge("kafka_topic_partition_under_replicated_partition", "Never.", &labels, 0);
+            let stopped = u8::from(partition.stopped().is_some());
+            let help = "1 when a partition takes no writes until a restart, after an I/O error.";
+            text.gauge("tripline_partition_stopped", help, &labels, stopped);
         }
         text.gauge("tripline_data_bytes", "Bytes of a topic's records.", &[name], data_bytes);
     }

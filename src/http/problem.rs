@@ -3,7 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tripline_storage::error::{AppendError, FlushError, ReadError};
+use tripline_storage::error::{AppendError, FlushError, ReadError, Stopped};
 
 use crate::broker::journal::JournalError;
 use crate::broker::{CreateTopicError, DeleteTopicError, ProduceError};
@@ -154,7 +154,9 @@ impl From<AppendError> for Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",
                 "the disk of the data directory is full; free space and send the records again",
-            ),
+            )
+            .with("retry_after_s", 1),
+            AppendError::Stopped(cause) => stopped("nothing was appended", &cause),
             AppendError::TooLarge { limit_bytes, .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "records-too-large", error.to_string())
                     .with("limit_bytes", limit_bytes)
@@ -164,9 +166,17 @@ impl From<AppendError> for Problem {
     }
 }
 
+/// A partition that takes no writes any more. `what` became of the records.
+fn stopped(what: &str, stopped: &Stopped) -> Problem {
+    let detail = format!("{what}: {stopped}; it is served for reading, and takes writes again after a restart");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "partition-stopped", detail)
+}
+
 impl From<FlushError> for Problem {
     fn from(error: FlushError) -> Self {
-        Self::internal("storage", format!("the records were appended but are not known to be on disk: {error}"))
+        match error {
+            FlushError::Stopped(cause) => stopped("the records were appended but are not known to be on disk", &cause),
+        }
     }
 }
 

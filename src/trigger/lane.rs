@@ -635,7 +635,7 @@ impl Lane {
         let mut written = 0;
         for batch in letters.batches(&self.log, offsets, target.producer_id).await? {
             written += batch.header().record_count.unsigned_abs() as usize;
-            match broker.append(&topic, target.partition, batch) {
+            match broker.append_reserved(&topic, target.partition, batch) {
                 Ok(appended) => appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?,
                 // So long ago that the log forgot where: it is there.
                 Err(ProduceError::Append(AppendError::Sequence(SequenceError::Duplicate { .. }))) => {}

@@ -53,6 +53,9 @@ pub struct StoreConfig {
     /// Reads of bytes that this process appended at most so far behind the tail are answered on the caller's thread;
     /// the rest may wait for the disk. Bytes, default 64 MiB.
     pub hot_bytes: u64,
+    /// Disk space kept back, for the state journal and dead letters on a disk that is full otherwise. At most an eighth of
+    /// what is free is taken. Bytes, default 64 MiB; 0 keeps nothing back.
+    pub reserve_bytes: u64,
 }
 
 impl Default for StoreConfig {
@@ -62,6 +65,7 @@ impl Default for StoreConfig {
             flush_threads: 4,
             open_segments_max: 128,
             hot_bytes: 64 << 20,
+            reserve_bytes: 64 << 20,
         }
     }
 }

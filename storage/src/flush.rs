@@ -9,20 +9,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, unbounded};
 use parking_lot::Mutex;
 
 use crate::partition::Partition;
+use crate::reserve::Reserve;
 
 /// Hands partitions to the flush threads.
 #[derive(Debug)]
 pub(crate) struct Flusher {
     /// Bounded by the number of partitions: each is queued at most once (`Partition::flush_queued`).
     queue: Sender<Arc<Partition>>,
-    /// Likewise (`Partition::interval_queued`).
-    dirty: Sender<Weak<Partition>>,
+    /// Bounded likewise (`Partition::interval_queued`), and by one [`Mark::DiskFull`] each time the disk fills up.
+    marks: Sender<Mark>,
     threads: Mutex<Option<Threads>>,
 }
+
+/// What the interval thread is told.
+#[derive(Debug)]
+enum Mark {
+    /// Something was appended.
+    Dirty(Weak<Partition>),
+    /// An append found the disk full.
+    DiskFull,
+}
+
+/// While the disk is full, it is looked at again so often at the most.
+const FULL_DISK_RETRY_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Threads {
@@ -31,10 +44,10 @@ struct Threads {
 }
 
 impl Flusher {
-    /// Starts `threads` flush threads and one that watches the interval.
-    pub(crate) fn start(threads: usize, interval: Duration) -> io::Result<Arc<Self>> {
+    /// Starts `threads` flush threads and one that watches the interval, and the reserve while the disk is full.
+    pub(crate) fn start(threads: usize, interval: Duration, reserve: Arc<Reserve>) -> io::Result<Arc<Self>> {
         let (queue, work) = unbounded::<Arc<Partition>>();
-        let (dirty, marked) = unbounded::<Weak<Partition>>();
+        let (marks, marked) = unbounded::<Mark>();
         let (stop, stopped) = bounded::<()>(0);
         let mut handles = Vec::with_capacity(threads + 1);
         for n in 0..threads {
@@ -43,9 +56,9 @@ impl Flusher {
         }
         let queue_again = queue.clone();
         handles.push(spawn("flush-interval".to_owned(), move || {
-            interval_loop(&marked, &queue_again, &stopped, interval)
+            interval_loop(&marked, &queue_again, &stopped, interval, &reserve)
         })?);
-        Ok(Arc::new(Self { queue, dirty, threads: Mutex::new(Some(Threads { handles, stop })) }))
+        Ok(Arc::new(Self { queue, marks, threads: Mutex::new(Some(Threads { handles, stop })) }))
     }
 
     /// Flushes `partition` as soon as a thread is free.
@@ -56,7 +69,12 @@ impl Flusher {
 
     /// Flushes `partition` one interval from now at the latest.
     pub(crate) fn flush_later(&self, partition: &Arc<Partition>) {
-        let _ = self.dirty.send(Arc::downgrade(partition));
+        let _ = self.marks.send(Mark::Dirty(Arc::downgrade(partition)));
+    }
+
+    /// The disk is full: looks again and again whether it has room.
+    pub(crate) fn watch_disk(&self) {
+        let _ = self.marks.send(Mark::DiskFull);
     }
 
     /// Ends the threads; flushes under way finish first.
@@ -95,27 +113,35 @@ fn flush_loop(work: &Receiver<Arc<Partition>>, stopped: &Receiver<()>) {
     }
 }
 
-/// Sleeps while nothing is dirty. The first dirty partition starts an interval; at its end all that are dirty go.
+/// Sleeps while nothing is dirty and the disk is not full. The first mark starts an interval; at its end all that are dirty
+/// go, and a full disk is looked at again.
 fn interval_loop(
-    marked: &Receiver<Weak<Partition>>,
+    marked: &Receiver<Mark>,
     queue: &Sender<Arc<Partition>>,
     stopped: &Receiver<()>,
     interval: Duration,
+    reserve: &Reserve,
 ) {
     loop {
+        let retry = if reserve.is_full() { after(interval.max(FULL_DISK_RETRY_MIN)) } else { never() };
         let first = crossbeam_channel::select! {
-            recv(marked) -> first => match first { Ok(first) => first, Err(_) => return },
+            recv(marked) -> first => match first { Ok(first) => Some(first), Err(_) => return },
             recv(stopped) -> _ => return,
+            recv(retry) -> _ => None,
         };
-        if !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
+        if first.is_some() && !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
             return;
         }
-        for partition in std::iter::once(first).chain(marked.try_iter()) {
+        for mark in first.into_iter().chain(marked.try_iter()) {
+            let Mark::Dirty(partition) = mark else { continue };
             if let Some(partition) = partition.upgrade() {
                 partition.interval_over(|partition| {
                     let _ = queue.send(partition);
                 });
             }
+        }
+        if reserve.is_full() {
+            reserve.refill();
         }
     }
 }

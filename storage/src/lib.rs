@@ -10,7 +10,8 @@
 //! ([`StoreConfig::flush_interval`]) bounds how much. What is found after a start is a prefix of what was appended, each
 //! record once, at its offset, unchanged. A retry of an idempotent producer is answered and not appended, also after a
 //! restart. A failed sync is never tried again: the partition stops ([`error::Stopped`]), and the next start writes what it
-//! accepts anew. A full disk refuses appends and passes. Damage to what was flushed is reported by offset range
+//! accepts anew. A full disk refuses appends and passes; [`Partition::append_reserved`] goes on from a
+//! reserve meanwhile. Damage to what was flushed is reported by offset range
 //! ([`error::ReadError::Damaged`]) and served around; nothing behind it is lost. What cannot belong to the log any more is
 //! kept in `quarantine/`.
 //!
@@ -21,6 +22,7 @@
 //! | `FORMAT` | version of the format, cluster id; text with a checksum | `store.rs` | refused untouched |
 //! | `EPOCH` | leader epoch of the last start; text with a checksum | `store.rs` | refused untouched |
 //! | `LOCK` | locked by the process that has the directory; empty | | made anew |
+//! | `reserve` | blocks kept back for a full disk; says nothing | `reserve.rs` | made anew |
 //! | `topics/<topic id>/<partition>/` | a partition | below | |
 //! | `state/` | the partition of the state journal | below | |
 //! | `quarantine/` | what recovery cut off, named after partition, segment and position; nothing reads it | | |
@@ -81,7 +83,7 @@
 //! - `map.rs`: read-only maps, the only unsafe code.
 //! - `format.rs`: fields of our own small files; `index.rs`, `checkpoint.rs`, `segment/seal.rs`: three of them.
 //! - `segment.rs`: active and sealed segments; `segment/walk.rs`: batch by batch; `segment/open.rs`: open sealed segments.
-//! - `flush.rs`: threads that flush.
+//! - `flush.rs`: threads that flush; `reserve.rs`: space kept back for a full disk.
 //! - `partition.rs`: append, roll, reserve, stop; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
 //!   time; `partition/maintain.rs`: retention, trim, close.
 //! - `partition/recover.rs`: opening after anything; `partition/recover/settle.rs`: the cut and the quarantine;
@@ -102,6 +104,7 @@ mod map;
 pub mod offset;
 pub mod partition;
 pub mod producer;
+mod reserve;
 pub mod retention;
 mod segment;
 pub mod store;

@@ -19,6 +19,7 @@ use crate::fs::{File, Fs, Lock, OpenMode};
 use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
+use crate::reserve::Reserve;
 use crate::retention::is_older;
 use crate::segment::{ActiveSegment, FileKind, OpenSegments, Seal, SealedSegment, SegmentFacts, path_of};
 
@@ -39,8 +40,18 @@ pub(crate) struct Shared {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) open_segments: OpenSegments,
     pub(crate) hot_bytes: u64,
+    pub(crate) reserve: Arc<Reserve>,
     /// The data directory is ours as long as anybody may write to it.
     pub(crate) _lock: Box<dyn Lock>,
+}
+
+/// What an append may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    /// What is free on the disk.
+    Free,
+    /// The reserve too.
+    Reserved,
 }
 
 /// Where a batch went.
@@ -212,6 +223,34 @@ impl Partition {
     /// # Errors
     /// Nothing was appended: see [`AppendError`].
     pub fn append(self: &Arc<Self>, batch: &CheckedBatch, now_ms: i64) -> Result<AppendOutcome, AppendError> {
+        let outcome = self.append_within(batch, now_ms, Space::Free);
+        if matches!(outcome, Err(AppendError::DiskFull)) && !self.shared.reserve.is_full() {
+            self.shared.reserve.met_full_disk();
+            self.shared.flusher.watch_disk();
+        }
+        outcome
+    }
+
+    /// As [`Partition::append`], for what must go on when the disk is full: takes what it needs from the reserve
+    /// ([`StoreConfig::reserve_bytes`](crate::StoreConfig::reserve_bytes)). For little, and seldom.
+    ///
+    /// # Errors
+    /// As [`Partition::append`]; [`AppendError::DiskFull`] when the reserve is spent too.
+    pub fn append_reserved(self: &Arc<Self>, batch: &CheckedBatch, now_ms: i64) -> Result<AppendOutcome, AppendError> {
+        loop {
+            match self.append_within(batch, now_ms, Space::Reserved) {
+                Err(AppendError::DiskFull) if self.shared.reserve.draw() => self.shared.flusher.watch_disk(),
+                other => return other,
+            }
+        }
+    }
+
+    fn append_within(
+        self: &Arc<Self>,
+        batch: &CheckedBatch,
+        now_ms: i64,
+        space: Space,
+    ) -> Result<AppendOutcome, AppendError> {
         let size_bytes = batch.bytes().len();
         if size_bytes > BATCH_BYTES_MAX {
             return Err(AppendError::TooLarge { size_bytes, limit_bytes: BATCH_BYTES_MAX });
@@ -223,6 +262,9 @@ impl Partition {
         }
         if let Verdict::Duplicate { base_offset, last_offset, .. } = writer.producers.check(batch.header())? {
             return Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: true });
+        }
+        if space == Space::Free && self.shared.reserve.is_full() {
+            return Err(AppendError::DiskFull);
         }
         if self.must_roll(&writer, batch, &config, now_ms) {
             self.roll(&mut writer, &config)?;

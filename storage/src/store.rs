@@ -14,6 +14,7 @@ use crate::flush::Flusher;
 use crate::fs::{self, Fs};
 use crate::offset::{LeaderEpoch, PartitionId};
 use crate::partition::{self, Partition, RecoveryReport, Shared};
+use crate::reserve::{self, Reserve};
 use crate::segment::{OpenSegments, is_segment};
 
 /// The format of data directories that this release writes, and the newest that it reads.
@@ -59,19 +60,28 @@ impl Store {
             _ => OpenStoreError::Io { path: root.join("LOCK"), cause },
         })?;
         let cluster_id = open_format(&*fs, root, new_cluster_id)?;
-        let epoch = raise_epoch(&*fs, root)?;
+        let reserve =
+            Reserve::open(Arc::clone(&fs), root, config.reserve_bytes).map_err(io(&root.join(reserve::FILE_NAME)))?;
+        let reserve = Arc::new(reserve);
+        let epoch = raise_epoch(&*fs, root, &reserve)?;
         for name in ["topics", "state", "trash"] {
             fs.create_dir_all(&root.join(name)).map_err(io(&root.join(name)))?;
         }
         fs.sync_dir(root).map_err(io(root))?;
         empty_trash(&*fs, root);
-        let flusher = Flusher::start(config.flush_threads, config.flush_interval).map_err(io(root))?;
+        if reserve.is_full() {
+            tracing::warn!(root = %root.display(), "started on a full disk");
+        }
+        reserve.refill();
+        let flusher =
+            Flusher::start(config.flush_threads, config.flush_interval, Arc::clone(&reserve)).map_err(io(root))?;
         let shared = Arc::new(Shared {
             fs,
             epoch,
             flusher,
             open_segments: OpenSegments::new(config.open_segments_max),
             hot_bytes: config.hot_bytes,
+            reserve,
             _lock: lock,
         });
         let (partitions, opening) = (RwLock::default(), Mutex::default());
@@ -102,6 +112,24 @@ impl Store {
     /// The disk does not answer.
     pub fn free_bytes(&self) -> io::Result<u64> {
         self.shared.fs.free_bytes(&self.root)
+    }
+
+    /// Whether appends are refused because the disk is full; see [`Store::look_for_room`].
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.reserve.is_full()
+    }
+
+    /// Disk space kept back for a full disk, at the moment. Bytes.
+    #[must_use]
+    pub fn reserve_held_bytes(&self) -> u64 {
+        self.shared.reserve.held_bytes()
+    }
+
+    /// Looks now whether a disk that was full has room again, fills the reserve up and lets appends go on if so. The flush
+    /// threads look by themselves, every second or every flush interval, whichever is longer.
+    pub fn look_for_room(&self) {
+        self.shared.reserve.refill();
     }
 
     /// Opens the partition of the state journal.
@@ -207,8 +235,11 @@ impl Store {
         config: LogConfig,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
         let _opening = Opening::begin(self, id).ok_or(OpenLogError::AlreadyOpen(id))?;
-        let (recovered, report) =
-            self.recover(id, &dir, &config).map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
+        let (recovered, report) = self
+            .shared
+            .reserve
+            .with_room(|| self.recover(id, &dir, &config))
+            .map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
         let partition = Arc::new(Partition::new(id, dir, config, Arc::clone(&self.shared), recovered));
         self.partitions.write().insert(id, Arc::clone(&partition));
         Ok((partition, report))
@@ -364,7 +395,7 @@ fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
 /// 7
 /// crc32 310b5bd5
 /// ```
-fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> {
+fn raise_epoch(fs: &dyn Fs, root: &Path, reserve: &Reserve) -> Result<LeaderEpoch, OpenStoreError> {
     let path = root.join("EPOCH");
     let foreign = |reason: &str| OpenStoreError::Foreign { path: root.to_owned(), reason: reason.to_owned() };
     let last = match fs::read_whole(fs, &path, SMALL_FILE_BYTES) {
@@ -382,7 +413,9 @@ fn raise_epoch(fs: &dyn Fs, root: &Path) -> Result<LeaderEpoch, OpenStoreError> 
         Err(cause) => return Err(OpenStoreError::Io { path, cause }),
     };
     let epoch = last.next().ok_or_else(|| foreign("it was started 2^31 times; export its topics into a new one"))?;
-    fs::replace_file(fs, &path, with_checksum(&format!("{epoch}\n")).as_bytes())
+    let text = with_checksum(&format!("{epoch}\n"));
+    reserve
+        .with_room(|| fs::replace_file(fs, &path, text.as_bytes()))
         .map_err(|cause| OpenStoreError::Io { path, cause })?;
     Ok(epoch)
 }

@@ -28,6 +28,7 @@ fn open(root: &std::path::Path, config: LogConfig) -> (Store, Arc<Partition>) {
         flush_interval: Duration::from_millis(1),
         flush_threads: 2,
         open_segments_max: 2,
+        reserve_bytes: 0,
         ..StoreConfig::default()
     };
     let store = Store::open(Arc::new(OsFs), root, store_config, Uuid::from_u128(1)).unwrap();

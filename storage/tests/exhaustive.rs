@@ -129,8 +129,12 @@ impl Closed {
     }
 
     fn open(disk: &SimFs) -> Result<(Store, Arc<Partition>), OpenStoreError> {
-        let config =
-            StoreConfig { flush_interval: Duration::from_secs(3600), flush_threads: 1, ..StoreConfig::default() };
+        let config = StoreConfig {
+            flush_interval: Duration::from_secs(3600),
+            flush_threads: 1,
+            reserve_bytes: 0,
+            ..StoreConfig::default()
+        };
         let store = Store::open(Arc::new(disk.clone()), World::root(), config, Uuid::from_u128(1))?;
         let (partition, _) = store.open_partition(PartitionId { topic: TOPIC, partition: 0 }, CONFIG).unwrap();
         Ok((store, partition))

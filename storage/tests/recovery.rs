@@ -333,6 +333,7 @@ fn half_a_batch_that_a_full_disk_left_is_taken_back() {
     let refused = partition.append(&batch(3, 30), NOW_MS).unwrap_err();
     assert!(matches!(refused, AppendError::DiskFull), "{refused}");
     assert_eq!(used(&disk), before, "nothing of it is left");
+    store.look_for_room();
     append_records(&partition, 3, 6);
     drop((partition, store));
     let store = open_store_on(Arc::new(disk.kill()), root);

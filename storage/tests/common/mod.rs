@@ -33,7 +33,11 @@ pub(crate) fn open_store(root: &Path) -> Store {
 
 /// A flush interval of an hour: what is flushed is what the test flushes.
 pub(crate) fn open_store_on(fs: Arc<dyn Fs>, root: &Path) -> Store {
-    let config = StoreConfig { flush_interval: std::time::Duration::from_secs(3600), ..StoreConfig::default() };
+    let config = StoreConfig {
+        flush_interval: std::time::Duration::from_secs(3600),
+        reserve_bytes: 0,
+        ..StoreConfig::default()
+    };
     Store::open(fs, root, config, Uuid::from_u128(1)).unwrap()
 }
 

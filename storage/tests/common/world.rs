@@ -293,6 +293,8 @@ impl World {
         let producer = producer.map(|id| (id, self.next_sequence[usize::from(id)]));
         let (sent, times_ms) = self.build(records, value_bytes, producer);
         let before = self.disk.operations();
+        // Since an append met a full disk, until somebody has looked again.
+        let refused = self.store.as_ref().is_some_and(Store::is_disk_full);
         match self.partition().append(&sent, self.now_ms) {
             Ok(outcome) => {
                 demand!(!self.stopped, "a partition that stopped appended");
@@ -311,7 +313,7 @@ impl World {
                 (self.stopped, self.torn) = (true, true);
             }
             Err(AppendError::DiskFull) => {
-                demand!(self.may_fail(before), "the disk is not full");
+                demand!(refused || self.may_fail(before), "the disk is not full");
                 self.torn = true;
             }
             Err(other) => return Err(Violation(format!("append: {other}"))),
@@ -571,6 +573,7 @@ impl World {
             flush_interval: Duration::from_secs(3600),
             flush_threads: 1,
             open_segments_max: 2,
+            reserve_bytes: 3 << 12,
             ..StoreConfig::default()
         };
         let fs: Arc<dyn Fs> = Arc::new(self.disk.clone());
@@ -616,6 +619,9 @@ impl World {
     fn heal(&mut self) {
         self.disk.heal();
         self.disk.set_capacity(DISK_BYTES);
+        if let Some(store) = &self.store {
+            store.look_for_room();
+        }
         (self.disk_full, self.planned) = (false, None);
     }
 
