@@ -17,9 +17,9 @@ use crate::partition::Partition;
 /// Hands partitions to the flush threads.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// Bounded by the number of partitions: each is queued at most once (`Partition::flush_queued`).
+    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`).
     queue: Sender<Arc<Partition>>,
-    /// Likewise (`Partition::interval_queued`).
+    /// Likewise.
     dirty: Sender<Weak<Partition>>,
     threads: Mutex<Option<Threads>>,
 }
