@@ -1,4 +1,6 @@
 //! What threads tell each other without a lock: how far a log has come, and who flushes it next.
+//!
+//! `tests/loom` runs this very file under loom, in every order in which its steps can be seen.
 
 use crate::sync::{AtomicBool, AtomicU64, Event, EventListener, Ordering};
 
@@ -38,9 +40,10 @@ impl Turn {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// The owner has come to the head of the queue: whoever wants another turn has to queue it again.
+    /// The owner has come to the head of the queue: whoever wants another turn has to queue it again. A swap and not a
+    /// store, which would neither see what came before a `take` that answered false nor stay before the look that follows.
     fn begin(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.swap(false, Ordering::AcqRel);
     }
 }
 
