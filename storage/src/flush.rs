@@ -18,9 +18,9 @@ use crate::reserve::Reserve;
 /// Hands partitions to the flush threads.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// Bounded by the number of partitions: each is queued at most once (`Partition::flush_queued`).
+    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`).
     queue: Sender<Arc<Partition>>,
-    /// Bounded likewise (`Partition::interval_queued`), and by one [`Mark::DiskFull`] each time the disk fills up.
+    /// Bounded likewise, and by one [`Mark::DiskFull`] each time the disk fills up.
     marks: Sender<Mark>,
     threads: Mutex<Option<Threads>>,
 }

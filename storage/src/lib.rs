@@ -46,9 +46,9 @@
 //! Each with where it is kept or asserted, and the tests that would notice. `model` stands for `tests/model.rs`,
 //! `exhaustive` for `tests/exhaustive.rs`, and so on.
 //!
-//! - **S1** Bytes below the published length never change while the segment lives. Asserted in `ActiveSegment::publish`
+//! - **S1** Bytes below the published length never change while the segment lives. Asserted in `Published::move_to`
 //!   (the length only grows); `Partition::write` writes behind it only; what cuts a file (roll, close, taking back half a
-//!   batch) cuts there. Tested by `concurrency` and by slices held in `log`.
+//!   batch) cuts there. Tested by `loom`, `concurrency` and by slices held in `log`.
 //! - **S2** Offsets only grow and are dense as appended. (Compaction and import will make gaps; nothing here does.)
 //!   Asserted in `Partition::publish`; `DenseWalk` demands it of everything read back. Tested by `model` and by flipped
 //!   base offsets in `exhaustive`.
@@ -83,6 +83,8 @@
 //! - `map.rs`: read-only maps, the only unsafe code.
 //! - `format.rs`: fields of our own small files; `index.rs`, `checkpoint.rs`, `segment/seal.rs`: three of them.
 //! - `segment.rs`: active and sealed segments; `segment/walk.rs`: batch by batch; `segment/open.rs`: open sealed segments.
+//! - `progress.rs`: published length, tail, flushed offset, and whose turn it is to flush, without a lock; `sync.rs`: what it
+//!   is made of.
 //! - `flush.rs`: threads that flush; `reserve.rs`: space kept back for a full disk.
 //! - `partition.rs`: append, roll, reserve, stop; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
 //!   time; `partition/maintain.rs`: retention, trim, close.
@@ -104,10 +106,12 @@ mod map;
 pub mod offset;
 pub mod partition;
 pub mod producer;
+mod progress;
 mod reserve;
 pub mod retention;
 mod segment;
 pub mod store;
+mod sync;
 
 pub use config::{LogConfig, StoreConfig};
 pub use offset::{LeaderEpoch, Offset, PartitionId};

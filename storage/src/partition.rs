@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use event_listener::{Event, EventListener};
@@ -19,6 +19,7 @@ use crate::fs::{File, Fs, Lock, OpenMode};
 use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
+use crate::progress::{FlushProgress, Published};
 use crate::reserve::Reserve;
 use crate::retention::is_older;
 use crate::segment::{ActiveSegment, FileKind, OpenSegments, Seal, SealedSegment, SegmentFacts, path_of};
@@ -84,13 +85,10 @@ pub struct Partition {
     /// The flush lock: one flush at a time.
     checkpoint: Mutex<CheckpointFile>,
     log_start: AtomicI64,
-    tail: AtomicI64,
-    flushed: AtomicI64,
+    tail: Published,
     tail_moved: Event,
-    flush_ended: Event,
+    flushing: FlushProgress,
     stopped: OnceLock<Stopped>,
-    flush_queued: AtomicBool,
-    interval_queued: AtomicBool,
     /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
     flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
 }
@@ -151,13 +149,10 @@ impl Partition {
             writer: Mutex::new(writer),
             checkpoint: Mutex::new(checkpoint),
             log_start: AtomicI64::new(log_start.get()),
-            tail: AtomicI64::new(next.get()),
-            flushed: AtomicI64::new(flushed.get()),
+            tail: Published::new(next.get().cast_unsigned()),
             tail_moved: Event::new(),
-            flush_ended: Event::new(),
+            flushing: FlushProgress::new(flushed.get().cast_unsigned()),
             stopped: OnceLock::new(),
-            flush_queued: AtomicBool::new(false),
-            interval_queued: AtomicBool::new(false),
             flush_first: Mutex::default(),
         }
     }
@@ -177,19 +172,19 @@ impl Partition {
     /// The first offset that can be read, or the tail when there is none.
     #[must_use]
     pub fn log_start(&self) -> Offset {
-        offset_of(&self.log_start)
+        offset_of(self.log_start.load(Ordering::Acquire))
     }
 
     /// One after the last offset: what the next record gets.
     #[must_use]
     pub fn tail(&self) -> Offset {
-        offset_of(&self.tail)
+        offset_of(self.tail.get().cast_signed())
     }
 
     /// Every record below is on stable storage.
     #[must_use]
     pub fn flushed(&self) -> Offset {
-        offset_of(&self.flushed)
+        offset_of(self.flushing.flushed().cast_signed())
     }
 
     /// Notified at each append. Listen first, look at [`Partition::tail`] then, wait last.
@@ -275,7 +270,7 @@ impl Partition {
         let next = writer.next;
         drop(writer);
         self.tail_moved.notify(usize::MAX);
-        if !self.interval_queued.swap(true, Ordering::AcqRel) {
+        if self.flushing.ask_interval() {
             self.shared.flusher.flush_later(self);
         }
         let last_offset = Offset::new(next.get() - 1).expect("S2: a batch has at least one record");
@@ -381,7 +376,7 @@ impl Partition {
         assert!(next > writer.next, "S2: offsets only grow");
         writer.next = next;
         writer.active.publish(position + batch.bytes().len() as u64);
-        self.tail.store(next.get(), Ordering::Release);
+        self.tail.move_to(next.get().cast_unsigned());
     }
 
     /// A full disk passes; anything else stops the partition, since nobody knows what reached the file.
@@ -396,7 +391,7 @@ impl Partition {
     fn stop(&self, during: &'static str, cause: io::Error) -> Stopped {
         let stopped = self.stopped.get_or_init(|| Stopped { partition: self.id, during, cause: Arc::new(cause) });
         tracing::error!(partition = %self.id, error = %stopped, "partition stopped");
-        self.flush_ended.notify(usize::MAX);
+        self.flushing.notify();
         stopped.clone()
     }
 
@@ -405,8 +400,8 @@ impl Partition {
     }
 }
 
-fn offset_of(value: &AtomicI64) -> Offset {
-    Offset::new(value.load(Ordering::Acquire)).expect("offsets of a log are not negative")
+fn offset_of(value: i64) -> Offset {
+    Offset::new(value).expect("offsets of a log are not negative")
 }
 
 /// Opens the file of a new, empty active segment. One that is there was left by a roll that failed half-way, or by a

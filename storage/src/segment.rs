@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 use std::{fmt, io};
@@ -16,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::{Index, IndexEntry, TIMESTAMP_NONE};
 use crate::offset::{Offset, PartitionId};
+use crate::progress::Published;
 
 mod open;
 mod seal;
@@ -125,23 +125,22 @@ pub(crate) struct ActiveSegment {
     pub(crate) file: Arc<dyn File>,
     pub(crate) trust: Trust,
     index: RwLock<Index>,
-    /// Bytes below never change (invariant S1). Written with Release after the bytes, read with Acquire before them.
-    published: AtomicU64,
+    /// Bytes below never change (invariant S1).
+    published: Published,
 }
 
 impl ActiveSegment {
     pub(crate) fn new(base: Offset, file: Arc<dyn File>, index: Index, published: u64) -> Self {
         let trust = Trust::appended_from(published);
-        Self { base, file, trust, index: RwLock::new(index), published: AtomicU64::new(published) }
+        Self { base, file, trust, index: RwLock::new(index), published: Published::new(published) }
     }
 
     pub(crate) fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.get()
     }
 
     pub(crate) fn publish(&self, len_bytes: u64) {
-        assert!(len_bytes >= self.published.load(Ordering::Relaxed), "S1: the published length only grows");
-        self.published.store(len_bytes, Ordering::Release);
+        self.published.move_to(len_bytes);
     }
 
     pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use event_listener::EventListener;
 
@@ -43,8 +42,7 @@ impl Partition {
             // Only recovery reads it, and an older one is as true.
             tracing::warn!(partition = %self.id(), %cause, "flushed offset not noted");
         }
-        self.flushed.store(pending.tail.get(), Ordering::Release);
-        self.flush_ended.notify(usize::MAX);
+        self.flushing.reach(pending.tail.get().cast_unsigned());
         // Whoever waits need not wait for this.
         self.write_side_files(&pending.sealed);
         Ok(pending.tail)
@@ -53,7 +51,7 @@ impl Partition {
     /// Asks the flush threads to flush soon. Together with [`Partition::listen_flush`] this is a flush to wait for
     /// without blocking.
     pub fn request_flush(self: &Arc<Self>) {
-        if !self.flush_queued.swap(true, Ordering::AcqRel) {
+        if self.flushing.ask() {
             self.shared.flusher.flush_soon(Arc::clone(self));
         }
     }
@@ -62,7 +60,7 @@ impl Partition {
     /// [`Partition::stopped`] then, wait last.
     #[must_use]
     pub fn listen_flush(&self) -> EventListener {
-        self.flush_ended.listen()
+        self.flushing.listen()
     }
 
     /// Waits, without blocking a thread, until every record below `offset` is durable.
@@ -70,25 +68,14 @@ impl Partition {
     /// # Errors
     /// [`FlushError::Stopped`]: it will never be.
     pub async fn flushed_to(self: &Arc<Self>, offset: Offset) -> Result<(), FlushError> {
-        loop {
-            if self.flushed() >= offset {
-                return Ok(());
-            }
-            let listener = self.listen_flush();
-            // The flags before the look: whoever ends a flush sets them before it notifies.
-            self.request_flush();
-            if self.flushed() >= offset {
-                return Ok(());
-            }
-            self.check_running()?;
-            listener.await;
-        }
+        let ask = || self.request_flush();
+        let check = || self.check_running().map_err(FlushError::from);
+        self.flushing.wait(offset.get().cast_unsigned(), ask, check).await
     }
 
     /// A flush thread's turn.
     pub(crate) fn flush_from_queue(&self) {
-        // Cleared first: whatever is appended from now on and not seen by this flush asks again.
-        self.flush_queued.store(false, Ordering::Release);
+        self.flushing.begin();
         if let Err(error) = self.flush() {
             tracing::debug!(partition = %self.id(), %error, "flush refused");
         }
@@ -96,8 +83,7 @@ impl Partition {
 
     /// The flush interval of what was appended has passed.
     pub(crate) fn interval_over(self: Arc<Self>, flush_soon: impl FnOnce(Arc<Self>)) {
-        self.interval_queued.store(false, Ordering::Release);
-        if self.flushed() < self.tail() && !self.flush_queued.swap(true, Ordering::AcqRel) {
+        if self.flushing.interval_over(|| self.tail.get()) {
             flush_soon(self);
         }
     }
