@@ -14,6 +14,7 @@ use kafka_wire_core::StrBytes;
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 
 use crate::client::Client;
+use crate::pacer::Pacer;
 use crate::{Failure, LatencyArgs, LoadArgs, process};
 
 const CREATE_TOPICS: i16 = 4;
@@ -93,18 +94,20 @@ pub(crate) fn produce(args: &LoadArgs) -> Result<String, Failure> {
     let begun = Instant::now();
     let mut receiver = client.receiver()?;
     // Full when so many are unanswered.
-    let (sent, unanswered) = mpsc::sync_channel::<()>(args.in_flight as usize - 1);
+    let (sending, unanswered) = mpsc::sync_channel::<()>(args.in_flight as usize);
     let sender = thread::spawn(move || -> Result<(), Failure> {
         for _ in 0..batches {
-            client.send_frame(&frame)?;
-            if sent.send(()).is_err() {
+            if sending.send(()).is_err() {
                 return Err("the answers ended".into());
             }
+            client.send_frame(&frame)?;
         }
         Ok(())
     });
-    for _ in unanswered {
+    for _ in 0..batches {
         check_produced(&receiver.receive(PRODUCE)?)?;
+        // In the channel since before it was sent.
+        unanswered.recv()?;
     }
     sender.join().map_err(|_| "the sender broke down")??;
     let records = batches * u64::from(per_batch);
@@ -174,17 +177,15 @@ pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     while let Some(next) = next_offset(&fetch(&mut consumer, &topic, offset, 0)?)? {
         offset = next;
     }
-    let begun = Instant::now();
+    let pacer = Pacer::start(args.rate)?;
+    let begun = pacer.begun();
     let receiving = thread::spawn(move || receive_all(&mut consumer, &topic, offset, count, begun));
     let mut answers = producer.receiver()?;
     let answered = thread::spawn(move || (0..count).try_for_each(|_| check_produced(&answers.receive(PRODUCE)?)));
     let acks = acks_of(&args.acks);
     let mut value = vec![b'x'; size];
     for n in 0..count {
-        let due = Duration::from_nanos(u64::from(n) * 1_000_000_000 / u64::from(args.rate));
-        if let Some(early) = due.checked_sub(begun.elapsed()) {
-            thread::sleep(early);
-        }
+        let due = pacer.wait_for(n);
         value[..8].copy_from_slice(&u64::try_from(due.as_nanos())?.to_le_bytes());
         let frame = Client::frame(PRODUCE, &produce_request(&args.topic, batch(&[&value], 0)?, acks))?;
         producer.send_frame(&frame)?;

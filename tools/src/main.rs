@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod client;
 mod load;
+mod pacer;
 mod process;
 mod start;
 
@@ -72,7 +73,7 @@ struct LoadArgs {
     /// Requests in flight
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     in_flight: u32,
-    /// 0, 1 or all
+    /// 1 or all
     #[arg(long, default_value = "all", value_parser = ["1", "all"])]
     acks: String,
     /// The broker's process, for its CPU time
