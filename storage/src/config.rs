@@ -45,7 +45,8 @@ impl Default for LogConfig {
 pub struct StoreConfig {
     /// What was appended without waiting for the disk is flushed so long after at the latest. 1 ms–1 h, default 100 ms.
     pub flush_interval: Duration,
-    /// Threads that flush; partitions are flushed in parallel up to this number. 1–64, default 4.
+    /// Partitions are flushed in parallel up to this number; threads are started as they are needed. 1–64, default 16: what
+    /// many dirty partitions gain from more parallel syncs is in `docs/disk.md`.
     pub flush_threads: usize,
     /// How many sealed segments are held open (descriptor, map, index) over all partitions; the least recently read
     /// is closed. 1–65,536, default 128.
@@ -62,7 +63,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             flush_interval: Duration::from_millis(100),
-            flush_threads: 4,
+            flush_threads: 16,
             open_segments_max: 128,
             hot_bytes: 64 << 20,
             reserve_bytes: 64 << 20,

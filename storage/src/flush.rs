@@ -4,6 +4,7 @@
 //! flush begins rides along. That is the whole of group commit: while one `fdatasync` runs, everything that arrives
 //! waits for the next one together.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use crate::reserve::Reserve;
 /// Hands partitions to the flush threads.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`).
-    queue: Sender<Arc<Partition>>,
-    /// Bounded likewise, and by one [`Mark::DiskFull`] each time the disk fills up.
+    crew: Arc<Crew>,
+    /// Bounded as the queue is, and by one [`Mark::DiskFull`] each time the disk fills up.
     marks: Sender<Mark>,
-    threads: Mutex<Option<Threads>>,
+    /// Dropped to end the threads.
+    stop: Mutex<Option<Sender<()>>>,
 }
 
 /// What the interval thread is told.
@@ -37,34 +38,84 @@ enum Mark {
 /// While the disk is full, it is looked at again so often at the most.
 const FULL_DISK_RETRY_MIN: Duration = Duration::from_secs(1);
 
+/// The flush threads: as many as were ever wanted at once. Disks sync many files at a time much faster than one after the
+/// other, but most logs have few partitions that are busy, and a thread costs start-up time and memory.
 #[derive(Debug)]
-struct Threads {
-    handles: Vec<JoinHandle<()>>,
-    stop: Sender<()>,
+struct Crew {
+    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`).
+    queue: Sender<Arc<Partition>>,
+    work: Receiver<Arc<Partition>>,
+    stopped: Receiver<()>,
+    threads_max: usize,
+    /// Threads that wait for work.
+    idle: AtomicUsize,
+    /// Those that flush, and the interval thread; `None` when they were told to end.
+    handles: Mutex<Option<Vec<JoinHandle<()>>>>,
+}
+
+impl Crew {
+    fn push(self: &Arc<Self>, partition: Arc<Partition>) {
+        // Fails only after the end, when the caller closes the partitions itself.
+        let _ = self.queue.send(partition);
+        // Only a hint: a thread that has just taken its work or is about to wait is counted wrongly for a moment, and what
+        // is queued then is taken by the next that is free.
+        if self.work.len() > self.idle.load(Ordering::Relaxed) {
+            self.grow();
+        }
+    }
+
+    fn grow(self: &Arc<Self>) {
+        let mut handles = self.handles.lock();
+        let Some(handles) = handles.as_mut() else { return };
+        // One of them is the interval thread.
+        let flushing = handles.len().saturating_sub(1);
+        if flushing >= self.threads_max {
+            return;
+        }
+        let crew = Arc::clone(self);
+        match spawn(format!("flush-{flushing}"), move || crew.work_off()) {
+            Ok(handle) => handles.push(handle),
+            Err(cause) => tracing::warn!(%cause, threads = flushing, "no further flush thread"),
+        }
+    }
+
+    fn work_off(&self) {
+        loop {
+            self.idle.fetch_add(1, Ordering::Relaxed);
+            let work = crossbeam_channel::select_biased! {
+                recv(self.work) -> partition => partition.ok(),
+                recv(self.stopped) -> _ => None,
+            };
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            let Some(partition) = work else { return };
+            partition.flush_from_queue();
+        }
+    }
 }
 
 impl Flusher {
-    /// Starts `threads` flush threads and one that watches the interval, and the reserve while the disk is full.
-    pub(crate) fn start(threads: usize, interval: Duration, reserve: Arc<Reserve>) -> io::Result<Arc<Self>> {
-        let (queue, work) = unbounded::<Arc<Partition>>();
-        let (marks, marked) = unbounded::<Mark>();
+    /// Starts the first of at most `threads_max` flush threads, and one that watches the interval, and the reserve while the
+    /// disk is full.
+    pub(crate) fn start(threads_max: usize, interval: Duration, reserve: Arc<Reserve>) -> io::Result<Arc<Self>> {
+        let (queue, work) = unbounded();
+        let (marks, marked) = unbounded();
         let (stop, stopped) = bounded::<()>(0);
-        let mut handles = Vec::with_capacity(threads + 1);
-        for n in 0..threads {
-            let (work, stopped) = (work.clone(), stopped.clone());
-            handles.push(spawn(format!("flush-{n}"), move || flush_loop(&work, &stopped))?);
+        let idle = AtomicUsize::new(0);
+        let crew = Arc::new(Crew { queue, work, stopped, threads_max, idle, handles: Mutex::default() });
+        let watching = Arc::clone(&crew);
+        let watch = move || interval_loop(&marked, &watching, interval, &reserve);
+        *crew.handles.lock() = Some(vec![spawn("flush-interval".to_owned(), watch)?]);
+        // So that there is one whatever happens later.
+        crew.grow();
+        if crew.handles.lock().as_ref().is_none_or(|handles| handles.len() < 2) {
+            return Err(io::Error::other("no thread could be started to flush with"));
         }
-        let queue_again = queue.clone();
-        handles.push(spawn("flush-interval".to_owned(), move || {
-            interval_loop(&marked, &queue_again, &stopped, interval, &reserve)
-        })?);
-        Ok(Arc::new(Self { queue, marks, threads: Mutex::new(Some(Threads { handles, stop })) }))
+        Ok(Arc::new(Self { crew, marks, stop: Mutex::new(Some(stop)) }))
     }
 
     /// Flushes `partition` as soon as a thread is free.
     pub(crate) fn flush_soon(&self, partition: Arc<Partition>) {
-        // Fails only after `stop`, when the caller closes the partitions itself.
-        let _ = self.queue.send(partition);
+        self.crew.push(partition);
     }
 
     /// Flushes `partition` one interval from now at the latest.
@@ -77,13 +128,13 @@ impl Flusher {
         let _ = self.marks.send(Mark::DiskFull);
     }
 
-    /// Ends the threads; flushes under way finish first.
+    /// Ends the threads; what is queued is flushed first.
     pub(crate) fn stop(&self) {
-        let Some(threads) = self.threads.lock().take() else { return };
-        drop(threads.stop);
-        let this_thread = std::thread::current().id();
+        drop(self.stop.lock().take());
+        let Some(handles) = self.crew.handles.lock().take() else { return };
+        let this_thread = thread::current().id();
         // The last partition of a store that was dropped may go, and end the threads, on a flush thread.
-        for handle in threads.handles.into_iter().filter(|handle| handle.thread().id() != this_thread) {
+        for handle in handles.into_iter().filter(|handle| handle.thread().id() != this_thread) {
             if handle.join().is_err() {
                 tracing::error!("a flush thread had panicked");
             }
@@ -101,43 +152,23 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinH
     thread::Builder::new().name(name).spawn(body)
 }
 
-fn flush_loop(work: &Receiver<Arc<Partition>>, stopped: &Receiver<()>) {
-    loop {
-        crossbeam_channel::select_biased! {
-            recv(work) -> partition => match partition {
-                Ok(partition) => partition.flush_from_queue(),
-                Err(_) => return,
-            },
-            recv(stopped) -> _ => return,
-        }
-    }
-}
-
 /// Sleeps while nothing is dirty and the disk is not full. The first mark starts an interval; at its end all that are dirty
 /// go, and a full disk is looked at again.
-fn interval_loop(
-    marked: &Receiver<Mark>,
-    queue: &Sender<Arc<Partition>>,
-    stopped: &Receiver<()>,
-    interval: Duration,
-    reserve: &Reserve,
-) {
+fn interval_loop(marked: &Receiver<Mark>, crew: &Arc<Crew>, interval: Duration, reserve: &Reserve) {
     loop {
         let retry = if reserve.is_full() { after(interval.max(FULL_DISK_RETRY_MIN)) } else { never() };
         let first = crossbeam_channel::select! {
             recv(marked) -> first => match first { Ok(first) => Some(first), Err(_) => return },
-            recv(stopped) -> _ => return,
+            recv(crew.stopped) -> _ => return,
             recv(retry) -> _ => None,
         };
-        if first.is_some() && !matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
+        if first.is_some() && !matches!(crew.stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
             return;
         }
         for mark in first.into_iter().chain(marked.try_iter()) {
             let Mark::Dirty(partition) = mark else { continue };
             if let Some(partition) = partition.upgrade() {
-                partition.interval_over(|partition| {
-                    let _ = queue.send(partition);
-                });
+                partition.interval_over(|partition| crew.push(partition));
             }
         }
         if reserve.is_full() {

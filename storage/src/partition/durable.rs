@@ -37,13 +37,12 @@ impl Partition {
         // Behind the look at the tail: whoever appends a record names its sources before.
         self.flush_sources();
         self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
+        self.flushing.reach(pending.tail.get().cast_unsigned());
+        // Whoever waits need not wait for the rest. Only recovery reads the slots, and an older one is as true.
         let slot = self.checkpoint_at(pending.tail, &pending.active, pending.position);
         if let Err(cause) = checkpoint.write(slot) {
-            // Only recovery reads it, and an older one is as true.
             tracing::warn!(partition = %self.id(), %cause, "flushed offset not noted");
         }
-        self.flushing.reach(pending.tail.get().cast_unsigned());
-        // Whoever waits need not wait for this.
         self.write_side_files(&pending.sealed);
         Ok(pending.tail)
     }
