@@ -86,7 +86,7 @@
 //! - `progress.rs`: published length, tail, flushed offset, and whose turn it is to flush, without a lock; `sync.rs`: what it
 //!   is made of.
 //! - `flush.rs`: threads that flush; `reserve.rs`: space kept back for a full disk.
-//! - `partition.rs`: append, roll, reserve, stop; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
+//! - `partition.rs`: append, roll, stop; `partition/space.rs`: space ahead of the tail; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
 //!   time; `partition/maintain.rs`: retention, trim, close.
 //! - `partition/recover.rs`: opening after anything; `partition/recover/settle.rs`: the cut and the quarantine;
 //!   `partition/recover/rebuild.rs`: index, facts and producers from the log.

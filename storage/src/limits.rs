@@ -6,6 +6,10 @@ use crate::config::LogConfig;
 pub(crate) const RESERVE_BYTES_MIN: u64 = 64 << 10;
 /// The largest reservation ahead of the tail. More would hold disk space that other partitions need.
 pub(crate) const RESERVE_BYTES_MAX: u64 = 16 << 20;
+/// Space ahead of the tail is filled with zeros when flushes since the last reservation covered so little on average or less.
+pub(crate) const ZERO_AHEAD_FLUSH_BYTES_MAX: u64 = 64 << 10;
+/// How much is filled with zeros at a time at most. It is written under the append lock.
+pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// One batch may not exceed this, whatever the topic allows: reads and recovery hold one in memory.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// A read returns at most this many bytes, but always one whole batch.
@@ -15,4 +19,4 @@ pub(crate) const SCAN_BYTES: u64 = 4 << 20;
 
 // Positions within a segment are u32: a full segment plus one largest batch must fit.
 const _: () = assert!(LogConfig::SEGMENT_BYTES_MAX as u64 + (BATCH_BYTES_MAX as u64) < u32::MAX as u64);
-const _: () = assert!(RESERVE_BYTES_MIN <= RESERVE_BYTES_MAX);
+const _: () = assert!(RESERVE_BYTES_MIN <= ZERO_AHEAD_BYTES_MAX && ZERO_AHEAD_BYTES_MAX <= RESERVE_BYTES_MAX);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use event_listener::{Event, EventListener};
@@ -16,7 +16,7 @@ use crate::config::LogConfig;
 use crate::error::{AppendError, Stopped};
 use crate::flush::Flusher;
 use crate::fs::{File, Fs, Lock, OpenMode};
-use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
+use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
 use crate::progress::{FlushProgress, Published};
@@ -28,10 +28,12 @@ mod durable;
 mod maintain;
 mod read;
 mod recover;
+mod space;
 
 pub use read::{ColdRead, ReadOutcome, ReadStart};
 pub use recover::{Cut, OffsetRange, RecoveryReport};
 pub(crate) use recover::{Place, Recovered, recover};
+use space::Ahead;
 
 /// What all partitions of a store share.
 #[derive(Debug)]
@@ -88,6 +90,8 @@ pub struct Partition {
     tail: Published,
     tail_moved: Event,
     flushing: FlushProgress,
+    /// How many flushes there were.
+    flushes: AtomicU64,
     stopped: OnceLock<Stopped>,
     /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
     flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
@@ -108,6 +112,10 @@ struct Writer {
     next: Offset,
     reserved_bytes: u64,
     reserve_step_bytes: u64,
+    /// What was done ahead of the tail the last time; the published length and the number of flushes then.
+    ahead: Ahead,
+    published_at_reserve: u64,
+    flushes_at_reserve: u64,
     producers: Producers,
     /// Sealed since the last flush, oldest first.
     unflushed: Vec<UnflushedSeal>,
@@ -135,6 +143,9 @@ impl Partition {
             next,
             reserved_bytes: active.published(),
             reserve_step_bytes: RESERVE_BYTES_MIN,
+            ahead: Ahead::Reserve,
+            published_at_reserve: active.published(),
+            flushes_at_reserve: 0,
             producers,
             unflushed: Vec::new(),
             names_dirty: false,
@@ -152,6 +163,7 @@ impl Partition {
             tail: Published::new(next.get().cast_unsigned()),
             tail_moved: Event::new(),
             flushing: FlushProgress::new(flushed.get().cast_unsigned()),
+            flushes: AtomicU64::new(0),
             stopped: OnceLock::new(),
             flush_first: Mutex::default(),
         }
@@ -308,7 +320,7 @@ impl Partition {
         writer.unflushed.push(UnflushedSeal { active: sealed_active, seal, snapshot });
         writer.names_dirty = true;
         writer.facts = SegmentFacts::new();
-        writer.reserved_bytes = 0;
+        (writer.reserved_bytes, writer.published_at_reserve) = (0, 0);
         writer.reserve_step_bytes = RESERVE_BYTES_MIN;
         let mut files = self.files.write();
         files.sealed.push(sealed);
@@ -328,28 +340,6 @@ impl Partition {
             Err(cause) if cause.kind() == io::ErrorKind::StorageFull => self.take_back(writer, position),
             other => other.map_err(|cause| self.write_failed("appending", cause)),
         }
-    }
-
-    /// The disk filled up in the middle of a batch. What was written is cut off: a shorter batch over it would leave the
-    /// end of this one, whose records may look like batches, for recovery to find.
-    fn take_back(&self, writer: &mut Writer, position: u64) -> Result<(), AppendError> {
-        writer.reserved_bytes = position;
-        let cut = writer.active.file.truncate(position);
-        cut.map_err(|cause| self.write_failed("taking back half a batch", cause))?;
-        Err(AppendError::DiskFull)
-    }
-
-    /// Reserves space ahead of the tail in growing steps; on a disk that is nearly full, just what is needed.
-    fn reserve(&self, writer: &mut Writer, end: u64) -> Result<(), AppendError> {
-        let ahead = end + writer.reserve_step_bytes;
-        let (len_bytes, reserved) = match writer.active.file.reserve(ahead) {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => (end, writer.active.file.reserve(end)),
-            other => (ahead, other),
-        };
-        reserved.map_err(|cause| self.write_failed("reserving space", cause))?;
-        writer.reserved_bytes = len_bytes;
-        writer.reserve_step_bytes = (writer.reserve_step_bytes * 2).min(RESERVE_BYTES_MAX);
-        Ok(())
     }
 
     fn publish(&self, writer: &mut Writer, batch: &CheckedBatch, config: &LogConfig, now_ms: i64) {

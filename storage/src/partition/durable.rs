@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use event_listener::EventListener;
 
@@ -37,6 +38,7 @@ impl Partition {
         // Behind the look at the tail: whoever appends a record names its sources before.
         self.flush_sources();
         self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
+        self.flushes.fetch_add(1, Ordering::Relaxed);
         self.flushing.reach(pending.tail.get().cast_unsigned());
         // Whoever waits need not wait for the rest. Only recovery reads the slots, and an older one is as true.
         let slot = self.checkpoint_at(pending.tail, &pending.active, pending.position);
