@@ -15,6 +15,7 @@ pub mod connection;
 pub mod error_code;
 pub mod frame;
 pub mod handler;
+mod io_threads;
 pub mod listener;
 pub mod metrics;
 pub mod request;

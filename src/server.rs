@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -166,7 +167,7 @@ impl Server {
             triggers: triggers.clone(),
             advertised: Arc::new(Advertised::detect(config.advertised.clone())),
             metrics: Arc::default(),
-            listener: ListenerConfig::default(),
+            listener: ListenerConfig { io_threads: cores(), ..ListenerConfig::default() },
         };
         let info = BrokerInfo {
             version: VERSION,
@@ -281,6 +282,10 @@ async fn start_functions(
     let service = FunctionService::new(options).map_err(ServerError::Functions)?;
     let function_log = tokio::spawn(log_writer.run(broker.clone()));
     Ok((FunctionRegistry::new(broker.clone(), service), function_log))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 async fn keep_house(broker: Broker, triggers: TriggerService) {

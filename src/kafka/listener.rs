@@ -1,6 +1,7 @@
 //! Accepts connections on a socket that the caller has bound.
 
 use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
+use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use super::connection::{self, ConnectionConfig, Shared};
 use super::handler::{ConnectionContext, Handler};
+use super::io_threads::IoThreads;
 use super::metrics::KafkaMetrics;
 
 /// After a failed accept (no descriptors left, as a rule), so long passes before the next.
@@ -29,6 +31,9 @@ pub struct ListenerConfig {
     pub frame_bytes_total_max: usize,
     /// How long a stop waits for requests that were begun. Default 10 s.
     pub shutdown_timeout: Duration,
+    /// Threads that serve connections, each its own; 0 leaves them to the runtime that serves the listener. Default 0; the
+    /// server has one for each core.
+    pub io_threads: usize,
     /// Limits of each connection.
     pub connection: ConnectionConfig,
 }
@@ -39,6 +44,7 @@ impl Default for ListenerConfig {
             connections_max: 10_000,
             frame_bytes_total_max: 256 * 1024 * 1024,
             shutdown_timeout: Duration::from_secs(10),
+            io_threads: 0,
             connection: ConnectionConfig::default(),
         }
     }
@@ -64,8 +70,12 @@ pub async fn serve(
         kill: kill.clone(),
     });
     let tasks = TaskTracker::new();
+    let threads = IoThreads::start(config.io_threads).unwrap_or_else(|error| {
+        warn!(%error, "no threads for connections; they share the runtime");
+        IoThreads::none()
+    });
     tokio::select! {
-        () = accept_all(&listener, &shared, &tasks, config.connections_max) => {}
+        () = accept_all(&listener, &shared, &tasks, &threads, config.connections_max) => {}
         () = shutdown.cancelled() => {}
     }
     drop(listener);
@@ -77,7 +87,13 @@ pub async fn serve(
     }
 }
 
-async fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, tasks: &TaskTracker, connections_max: usize) {
+async fn accept_all(
+    listener: &TcpListener,
+    shared: &Arc<Shared>,
+    tasks: &TaskTracker,
+    threads: &IoThreads,
+    connections_max: usize,
+) {
     let places = Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS)));
     let ids = AtomicU64::new(1);
     loop {
@@ -85,7 +101,7 @@ async fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, tasks: &TaskTr
         let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
         match accept(listener, &ids).await {
             Ok((socket, context)) => {
-                tasks.spawn(serve_one(socket, context, Arc::clone(shared), place));
+                threads.spawn(tasks, serve_one(socket, context, Arc::clone(shared), place));
             }
             // The client has given up already.
             Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected) => {}
@@ -98,16 +114,25 @@ async fn accept_all(listener: &TcpListener, shared: &Arc<Shared>, tasks: &TaskTr
     }
 }
 
-async fn accept(listener: &TcpListener, ids: &AtomicU64) -> std::io::Result<(TcpStream, ConnectionContext)> {
+/// The socket belongs to no runtime yet.
+async fn accept(listener: &TcpListener, ids: &AtomicU64) -> std::io::Result<(StdTcpStream, ConnectionContext)> {
     let (socket, peer) = listener.accept().await?;
     socket.set_nodelay(true)?;
     let local = socket.local_addr()?;
     let id = ids.fetch_add(1, Ordering::Relaxed);
-    Ok((socket, ConnectionContext { id, peer, local, software: OnceLock::new() }))
+    Ok((socket.into_std()?, ConnectionContext { id, peer, local, software: OnceLock::new() }))
 }
 
-async fn serve_one(socket: TcpStream, context: ConnectionContext, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
-    connection::serve(socket, Arc::new(context), shared).await;
+async fn serve_one(
+    socket: StdTcpStream,
+    context: ConnectionContext,
+    shared: Arc<Shared>,
+    _place: OwnedSemaphorePermit,
+) {
+    match TcpStream::from_std(socket) {
+        Ok(socket) => connection::serve(socket, Arc::new(context), shared).await,
+        Err(error) => warn!(%error, "a connection could not be served"),
+    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Server {
             triggers: triggers.clone(),
             advertised: Arc::new(Advertised::default()),
             metrics: Arc::clone(&metrics),
-            listener: ListenerConfig::default(),
+            listener: ListenerConfig { io_threads: 2, ..ListenerConfig::default() },
         };
         let serving = tokio::spawn(kafka.serve(listener, shutdown.clone()));
         Self { address, broker, metrics, triggers, shutdown, serving, data: Some(data) }

@@ -1,8 +1,10 @@
 //! The reading half: bytes to frames to requests that are begun.
 
-use std::io::ErrorKind;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use futures_util::FutureExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::io::poll_read_buf;
 
 use super::{Begun, End, Shared, UNBUDGETED_FRAME_BYTES, allowance, budget, budget_units};
 use crate::kafka::api::{api_versions, produce_too_old};
@@ -167,16 +170,26 @@ impl Reader {
             self.wait_readable(progress).await?;
         }
         loop {
-            let spare = self.decoder.spare()?;
-            match self.socket.try_read_buf(spare) {
-                Ok(0) => return Err(End::Closed),
-                Ok(count) => {
+            match self.read_some().await? {
+                Poll::Ready(0) => return Err(End::Closed),
+                Poll::Ready(count) => {
                     KafkaMetrics::add(&self.shared.metrics.received_bytes_total, count);
                     return Ok(());
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_readable(progress).await?,
-                Err(error) => return Err(End::Io(error)),
+                Poll::Pending => self.wait_readable(progress).await?,
             }
+        }
+    }
+
+    /// Reads what is there, without waiting. By `poll_read` and not by `try_read`, which does not conclude from a buffer that
+    /// was not filled that nothing is left, and so costs a second call to the system each time.
+    async fn read_some(&mut self) -> Result<Poll<usize>, End> {
+        let spare = self.decoder.spare()?;
+        let socket = &mut self.socket;
+        let read = poll_fn(|context| Poll::Ready(poll_read_buf(Pin::new(&mut *socket), context, spare)));
+        match read.await {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(count) => Ok(Poll::Ready(count?)),
         }
     }
 
