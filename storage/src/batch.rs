@@ -13,6 +13,7 @@ mod codec;
 pub mod header;
 mod record;
 mod record_set;
+mod skim;
 mod varint;
 mod view;
 

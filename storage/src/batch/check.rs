@@ -7,8 +7,9 @@ use super::header::{
     ATTRIBUTES_AT, BASE_OFFSET_AT, BATCH_LENGTH_AT, CRC_AT, LEADER_EPOCH_AT, MAX_TIMESTAMP_AT, NO_TIMESTAMP_MS,
     PATCHED_BYTES,
 };
-use super::record::{Input, RECORD_BYTES_MIN, RecordFault, SliceInput, StreamInput, parse_record};
+use super::record::{Input, ParsedRecord, RECORD_BYTES_MIN, RecordFault, SliceInput, StreamInput, parse_record};
 use super::record_set::{left_over, record_timestamp_ms};
+use super::skim::{Skimmed, skim};
 use super::{BatchError, BatchHeader, BatchLimits, BatchView, Compression, TimestampType, crc32c};
 use crate::offset::{LeaderEpoch, Offset};
 
@@ -192,9 +193,23 @@ fn walk(view: &BatchView<'_>, limits: &BatchLimits) -> Result<i64, BatchError> {
 }
 
 fn walk_slice(view: &BatchView<'_>) -> Result<i64, BatchError> {
-    let mut input = SliceInput::new(view.payload());
-    let max_timestamp_ms = walk_records(view.header(), &mut input)?;
-    match input.left_bytes() {
+    let header = view.header();
+    let mut bytes = view.payload();
+    let mut max_timestamp_ms = NO_TIMESTAMP_MS;
+    for index in 0..header.record_count {
+        let walked = match skim(&mut bytes) {
+            Some(skimmed) => accept(header, skimmed, index),
+            None => {
+                let mut input = SliceInput::new(bytes);
+                let walked = walk_record(header, &mut input, index);
+                bytes = &bytes[input.position()..];
+                walked
+            }
+        };
+        let timestamp_ms = walked.map_err(|fault| BatchError::Record { index: index.unsigned_abs(), fault })?;
+        max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
+    }
+    match bytes.len() {
         0 => Ok(max_timestamp_ms),
         found_bytes => Err(left_over(found_bytes)),
     }
@@ -223,7 +238,13 @@ fn walk_records<I: Input>(header: &BatchHeader, input: &mut I) -> Result<i64, Ba
 
 #[inline]
 fn walk_record<I: Input>(header: &BatchHeader, input: &mut I, index: i32) -> Result<i64, RecordFault> {
-    let record = parse_record(input)?;
+    let ParsedRecord { timestamp_delta_ms, offset_delta, .. } = parse_record(input)?;
+    accept(header, Skimmed { timestamp_delta_ms, offset_delta }, index)
+}
+
+/// Checks what a well-formed record says against its batch and its place there; answers its timestamp.
+#[inline]
+fn accept(header: &BatchHeader, record: Skimmed, index: i32) -> Result<i64, RecordFault> {
     if record.offset_delta != index {
         let found = i64::from(record.offset_delta);
         return Err(RecordFault::Field { field: "offset_delta", found, allowed: "the record's place in the batch" });

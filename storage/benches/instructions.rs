@@ -1,0 +1,157 @@
+//! Instructions that the hot paths take, counted by valgrind: the same on every run, whatever else the machine does.
+//!
+//! `cargo bench -p tripline-storage --bench instructions` compares with `benches/instructions.txt` and fails where a path takes
+//! over 3 % more; `-- --write` writes what it found there. What the kernel does is not counted. Each path runs in a process of
+//! its own with two counts of rounds, so that setting up and ending cancel out.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tripline_storage::batch::{
+    BatchBuilder, BatchLimits, BatchOptions, CheckedBatch, Compression, NewRecord, Validation,
+};
+use tripline_storage::fs::OsFs;
+use tripline_storage::partition::ReadStart;
+use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
+use uuid::Uuid;
+
+const NOW_MS: i64 = 1_700_000_000_000;
+/// More than this over what is written down fails, in percent. Compilers differ by a little.
+const WORSE_MAX_PERCENT: f64 = 3.0;
+/// Less than this below is worth writing down.
+const BETTER_MIN_PERCENT: f64 = 3.0;
+/// Rounds of the shorter run; the longer one has three times as many.
+const ROUNDS: u64 = 400;
+
+/// Runs a path so often.
+type Path = fn(u64);
+
+const PATHS: [(&str, Path); 8] = [
+    ("build 16 x 1 KiB", |rounds| repeat(rounds, || black_box(batch(1 << 10, 16, Compression::None)))),
+    ("check 16 x 1 KiB", |rounds| check(rounds, &batch(1 << 10, 16, Compression::None))),
+    ("check 1000 x 1 KiB", |rounds| check(rounds, &batch(1 << 10, 1000, Compression::None))),
+    ("check 160 x 100 B", |rounds| check(rounds, &batch(100, 160, Compression::None))),
+    ("check 160 x 100 B, lz4", |rounds| check(rounds, &batch(100, 160, Compression::Lz4))),
+    ("append 16 x 1 KiB", |rounds| append(rounds, &batch(1 << 10, 16, Compression::None))),
+    ("append 1 x 100 B", |rounds| append(rounds, &batch(100, 1, Compression::None))),
+    ("hot read of 64 KiB in batches of 16 KiB", hot_read),
+];
+
+fn repeat<T>(rounds: u64, mut work: impl FnMut() -> T) {
+    for _ in 0..rounds {
+        black_box(work());
+    }
+}
+
+fn batch(value_bytes: usize, records: usize, compression: Compression) -> CheckedBatch {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+    for _ in 0..records {
+        // Letters, so that there is something to compress.
+        let value: Vec<u8> = std::iter::repeat_with(|| random.u8(b'a'..b'e')).take(value_bytes).collect();
+        builder.push(&NewRecord { timestamp_ms: NOW_MS, value: Some(&value), ..NewRecord::default() }).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+fn check(rounds: u64, batch: &CheckedBatch) {
+    let (bytes, limits) = (batch.bytes().clone(), BatchLimits::default());
+    repeat(rounds, || CheckedBatch::check(bytes.clone(), &limits, Validation::Records).unwrap());
+}
+
+fn partition(dir: &tempfile::TempDir) -> (Store, Arc<Partition>) {
+    let config = StoreConfig { flush_interval: Duration::from_secs(3600), reserve_bytes: 0, ..StoreConfig::default() };
+    let store = Store::open(Arc::new(OsFs), dir.path(), config, Uuid::from_u128(1)).unwrap();
+    let id = PartitionId { topic: Uuid::from_u128(7), partition: 0 };
+    let (partition, _) = store.open_partition(id, LogConfig::default()).unwrap();
+    (store, partition)
+}
+
+fn append(rounds: u64, batch: &CheckedBatch) {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, partition) = partition(&dir);
+    repeat(rounds, || partition.append(batch, NOW_MS).unwrap());
+}
+
+fn hot_read(rounds: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, partition) = partition(&dir);
+    let batch = batch(1 << 10, 16, Compression::None);
+    repeat(100, || partition.append(&batch, NOW_MS).unwrap());
+    let from = Offset::new(40 * 16).unwrap();
+    repeat(rounds, || match partition.read(from, 64 << 10).unwrap() {
+        ReadStart::Ready(outcome) => assert!(!outcome.bytes.is_empty()),
+        ReadStart::Cold(_) => unreachable!("all of it was appended by this process"),
+    });
+}
+
+/// Instructions of this program running one path so often.
+fn count(path: &str, rounds: u64) -> u64 {
+    let run = Command::new("valgrind")
+        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--path", path, &rounds.to_string()])
+        .output()
+        .unwrap();
+    let report = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{path}: {report}");
+    let line = report.lines().find_map(|line| line.split_once("I   refs:")).unwrap_or_else(|| panic!("{report}")).1;
+    line.replace(',', "").trim().parse().unwrap()
+}
+
+fn written_file() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt"))
+}
+
+fn written() -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(written_file()).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(": ").unwrap()).map(|(path, n)| (path.to_owned(), n.parse().unwrap())).collect()
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, path, rounds] = args.as_slice()
+        && flag == "--path"
+    {
+        let (_, run) = PATHS.iter().find(|(name, _)| name == path).unwrap();
+        run(rounds.parse().unwrap());
+        return ExitCode::SUCCESS;
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("SKIP: instructions of the hot paths: valgrind is not installed");
+        return ExitCode::SUCCESS;
+    }
+    let found = PATHS.map(|(path, _)| (path, (count(path, ROUNDS * 3) - count(path, ROUNDS)) / (ROUNDS * 2)));
+    if args.iter().any(|arg| arg == "--write") {
+        let mut text =
+            "# Instructions a round; written by `cargo bench -p tripline-storage --bench instructions -- --write`.\n"
+                .to_owned();
+        found.iter().for_each(|(path, n)| text += &format!("{path}: {n}\n"));
+        std::fs::write(written_file(), text).unwrap();
+    }
+    let written = written();
+    let mut worse = false;
+    for (path, n) in found {
+        let Some(&before) = written.get(path) else {
+            println!("{path:<45} {n:>10}   not written down: run with --write");
+            worse = true;
+            continue;
+        };
+        let percent = (n as f64 / before as f64 - 1.0) * 100.0;
+        let verdict = match percent {
+            percent if percent > WORSE_MAX_PERCENT => "WORSE",
+            percent if percent < -BETTER_MIN_PERCENT => "better: write it down with --write",
+            _ => "as before",
+        };
+        println!("{path:<45} {n:>10}   {percent:+.1} % {verdict}");
+        worse |= percent > WORSE_MAX_PERCENT;
+    }
+    if worse { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
