@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
@@ -52,9 +53,23 @@ pub(super) struct ServeArgs {
     python3: Option<PathBuf>,
 }
 
+/// Each partition and each connection has files open. The soft limit is low for programs that look at descriptors one by
+/// one (`select`); we may have as many as the hard limit says.
+fn raise_open_files_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs the broker until a signal stops it.
 pub(super) async fn run(args: ServeArgs, verbose: bool) -> Result<(), Failure> {
     log_to_stderr(verbose);
+    raise_open_files_limit();
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose()?;
     let config = config(args, temporary.as_ref().map(|directory| directory.path().join("data")))?;
     let mut stops = signal(SignalKind::terminate())?;

@@ -25,10 +25,36 @@ const EXISTS: i16 = 36;
 /// Bytes asked for by one fetch.
 const FETCH_BYTES: i32 = 4 << 20;
 
-pub(crate) fn create_topic(client: &mut Client, topic: &str) -> Result<(), Failure> {
+/// What is put into a topic.
+#[derive(Clone, Copy)]
+pub(crate) struct Fill<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partitions: u32,
+    /// In all partitions together.
+    pub(crate) bytes: u64,
+}
+
+/// Batches of at most a MB, in turn to each partition, in the page cache when this returns.
+pub(crate) fn fill(client: &mut Client, fill: &Fill<'_>) -> Result<(), Failure> {
+    const BATCH_BYTES: u64 = 1_000_000;
+    let batch_bytes = (fill.bytes / u64::from(fill.partitions)).clamp(1024, BATCH_BYTES);
+    let value = vec![b'x'; 1024];
+    let values: Vec<&[u8]> = vec![&value; usize::try_from(batch_bytes / 1024)?];
+    let records = batch(&values, 0)?;
+    let batches = (fill.bytes / batch_bytes).max(fill.partitions.into());
+    for n in 0..batches {
+        let partition = i32::try_from(n % u64::from(fill.partitions))?;
+        let frame = Client::frame(PRODUCE, &produce_request(fill.topic, partition, records.clone(), 1))?;
+        client.send_frame(&frame)?;
+        check_produced(&client.receive(PRODUCE)?)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn create_topic(client: &mut Client, topic: &str, partitions: u32) -> Result<(), Failure> {
     let mut wanted = CreatableTopic::default();
     wanted.name = StrBytes::from(topic.to_owned());
-    wanted.num_partitions = 1;
+    wanted.num_partitions = i32::try_from(partitions)?;
     wanted.replication_factor = 1;
     let mut request = CreateTopicsRequest::default();
     request.topics = vec![wanted];
@@ -42,7 +68,7 @@ pub(crate) fn create_topic(client: &mut Client, topic: &str) -> Result<(), Failu
 
 /// One record, on stable storage when this returns.
 pub(crate) fn produce_once(client: &mut Client, topic: &str) -> Result<(), Failure> {
-    let frame = Client::frame(PRODUCE, &produce_request(topic, batch(&[b"first"], 0)?, -1))?;
+    let frame = Client::frame(PRODUCE, &produce_request(topic, 0, batch(&[b"first"], 0)?, -1))?;
     client.send_frame(&frame)?;
     check_produced(&client.receive(PRODUCE)?)
 }
@@ -55,8 +81,9 @@ fn batch(values: &[&[u8]], timestamp_ms: i64) -> Result<Bytes, Failure> {
     Ok(builder.finish()?.bytes().clone())
 }
 
-fn produce_request(topic: &str, records: Bytes, acks: i16) -> ProduceRequest {
+fn produce_request(topic: &str, index: i32, records: Bytes, acks: i16) -> ProduceRequest {
     let mut partition = PartitionProduceData::default();
+    partition.index = index;
     partition.records = Some(records);
     let mut data = TopicProduceData::default();
     data.name = StrBytes::from(topic.to_owned());
@@ -84,11 +111,11 @@ fn acks_of(text: &str) -> i16 {
 /// Sends one prepared batch again and again, `in_flight` requests ahead of the answers.
 pub(crate) fn produce(args: &LoadArgs) -> Result<String, Failure> {
     let mut client = Client::connect(args.kafka)?;
-    create_topic(&mut client, &args.topic)?;
+    create_topic(&mut client, &args.topic, 1)?;
     let value = vec![b'x'; args.size as usize];
     let per_batch = (args.batch / (args.size + 10)).max(1);
     let values: Vec<&[u8]> = vec![&value; per_batch as usize];
-    let frame = Client::frame(PRODUCE, &produce_request(&args.topic, batch(&values, 0)?, acks_of(&args.acks)))?;
+    let frame = Client::frame(PRODUCE, &produce_request(&args.topic, 0, batch(&values, 0)?, acks_of(&args.acks)))?;
     let batches = args.count.div_ceil(u64::from(per_batch));
     let before = Cpu::read(args.pid)?;
     let begun = Instant::now();
@@ -170,7 +197,7 @@ fn next_offset(mut bytes: &[u8]) -> Result<Option<i64>, Failure> {
 /// sends and receives, so both read one clock.
 pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     let mut producer = Client::connect(args.kafka)?;
-    create_topic(&mut producer, &args.topic)?;
+    create_topic(&mut producer, &args.topic, 1)?;
     let (topic, count, size) = (args.topic.clone(), args.count, args.size as usize);
     let mut consumer = Client::connect(args.kafka)?;
     let mut offset = 0;
@@ -187,7 +214,7 @@ pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     for n in 0..count {
         let due = pacer.wait_for(n);
         value[..8].copy_from_slice(&u64::try_from(due.as_nanos())?.to_le_bytes());
-        let frame = Client::frame(PRODUCE, &produce_request(&args.topic, batch(&[&value], 0)?, acks))?;
+        let frame = Client::frame(PRODUCE, &produce_request(&args.topic, 0, batch(&[&value], 0)?, acks))?;
         producer.send_frame(&frame)?;
     }
     answered.join().map_err(|_| "the receiver of answers broke down")??;

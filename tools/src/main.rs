@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod broker;
 mod client;
 mod load;
 mod pacer;
 mod process;
+mod recover;
 mod start;
 
 /// Why a measurement did not come about.
@@ -22,6 +24,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
     about,
     after_help = "Examples:
   tripline-bench start --binary target/release/tripline
+  tripline-bench recover --binary target/release/tripline --mib 10240 --runs 3
   tripline-bench produce --kafka 127.0.0.1:9092 --topic b --size 1024 --count 1000000 --acks 1 --pid $(pidof tripline)
   tripline-bench consume --kafka 127.0.0.1:9092 --topic b --count 1000000 --pid $(pidof tripline)
   tripline-bench latency --kafka 127.0.0.1:9092 --topic l --rate 2000 --count 20000"
@@ -35,6 +38,8 @@ struct Cli {
 enum Command {
     /// From exec to the first acknowledged produce on an empty directory, then the memory of the idle broker
     Start(StartArgs),
+    /// From exec to the first acknowledged produce on a directory whose broker was killed with so much in it
+    Recover(RecoverArgs),
     /// Append records as fast as the broker takes them
     Produce(LoadArgs),
     /// Read records from the first on as fast as the broker gives them
@@ -49,6 +54,22 @@ struct StartArgs {
     #[arg(long)]
     binary: PathBuf,
     /// How often
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+}
+
+#[derive(Args)]
+struct RecoverArgs {
+    /// The broker's binary
+    #[arg(long)]
+    binary: PathBuf,
+    /// How much is in it, over all partitions; it lies in the directory for temporary files (TMPDIR)
+    #[arg(long, default_value_t = 1908, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    mib: u64,
+    /// Over how many partitions
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    partitions: u32,
+    /// How often it is killed
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
 }
@@ -106,6 +127,7 @@ struct LatencyArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Start(args) => start::run(&args.binary, args.runs),
+        Command::Recover(args) => recover::run(&args),
         Command::Produce(args) => check_loopback(args.kafka).and_then(|()| load::produce(&args)),
         Command::Consume(args) => check_loopback(args.kafka).and_then(|()| load::consume(&args)),
         Command::Latency(args) => check_loopback(args.kafka).and_then(|()| load::latency(&args)),

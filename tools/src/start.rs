@@ -1,27 +1,14 @@
 //! From exec to the first acknowledged produce.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::broker::Broker;
 use crate::client::Client;
 use crate::{Failure, load, process};
 
 /// How long an idle broker settles before its memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
-
-/// Ends the broker whatever happens.
-struct Broker(Child);
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 pub(crate) fn run(binary: &Path, runs: u32) -> Result<String, Failure> {
     let mut times_ms = Vec::new();
@@ -43,28 +30,18 @@ pub(crate) fn run(binary: &Path, runs: u32) -> Result<String, Failure> {
 
 fn one(binary: &Path, data: &Path) -> Result<(Duration, u64), Failure> {
     let begun = Instant::now();
-    let mut command = Command::new(binary);
-    command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data);
-    let mut broker = Broker(command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?);
-    let output = broker.0.stdout.take().ok_or("the broker has no output")?;
-    let mut lines = BufReader::new(output).lines();
-    let address = loop {
-        let line = lines.next().ok_or("the broker ended before it listened")??;
-        if let Some(address) = line.trim().strip_prefix("Kafka") {
-            break address.trim().parse::<SocketAddr>()?;
-        }
-    };
-    let mut client = Client::connect(address)?;
-    load::create_topic(&mut client, "first")?;
+    let broker = Broker::start(binary, data)?;
+    let mut client = Client::connect(broker.address)?;
+    load::create_topic(&mut client, "first", 1)?;
     load::produce_once(&mut client, "first")?;
     let time = begun.elapsed();
     drop(client);
     std::thread::sleep(SETTLE);
-    Ok((time, process::resident_bytes(broker.0.id())?))
+    Ok((time, process::resident_bytes(broker.pid())?))
 }
 
 /// Smallest, middle and largest.
-fn spread(values: &mut [f64]) -> [f64; 3] {
+pub(crate) fn spread(values: &mut [f64]) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     [values[0], values[values.len() / 2], values[values.len() - 1]]
 }

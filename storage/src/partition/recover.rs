@@ -138,6 +138,9 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     let (index, facts) = rebuild_active(place, &active, &chain, &mut report)?;
     let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
     let producers = recover_producers(place, &chain, &active, listing.snapshots())?;
+    // Opened anew: the map that was walked through holds every page that was touched.
+    let path = path_of(place.dir, active.base, FileKind::Log);
+    let file = place.fs.open(&path, OpenMode::Write, u64::from(place.config.segment_bytes))?;
     condemned.extend(chain.split_off_below(log_start));
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
@@ -145,7 +148,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     note(place, &mut checkpoint, slot, reached, !condemned.is_empty())?;
     let recovered = Recovered {
         sealed: chain.sealed.into_iter().map(Arc::new).collect(),
-        active: ActiveSegment::new(active.base, active.file, index, published),
+        active: ActiveSegment::new(active.base, file, index, published),
         facts,
         next: chain.next,
         flushed: chain.next,
