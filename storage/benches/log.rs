@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use event_listener::Listener;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::ReadStart;
@@ -142,6 +143,83 @@ fn bench_flush(criterion: &mut Criterion) {
     }
 }
 
+/// Makes everything in these partitions durable as waiters do: asks for all, then waits for each.
+fn flush_all(partitions: &[Arc<Partition>]) {
+    partitions.iter().for_each(Partition::request_flush);
+    partitions.iter().for_each(|partition| wait_for_flush(partition, partition.tail()));
+}
+
+/// What `Partition::flushed_to` does, on a thread that may block.
+fn wait_for_flush(partition: &Arc<Partition>, offset: Offset) {
+    while partition.flushed() < offset {
+        let ended = partition.listen_flush();
+        partition.request_flush();
+        if partition.flushed() < offset {
+            ended.wait();
+        }
+    }
+}
+
+/// Batches of 16 KiB to many partitions, all durable at the end.
+fn bench_many_partitions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append to each and flush all");
+    group.sample_size(10);
+    let batch = batch(1 << 10, 16);
+    for count in [1, 10, 100, 1000] {
+        let dir = tempfile::tempdir().unwrap();
+        let store_config =
+            StoreConfig { flush_interval: Duration::from_secs(3600), reserve_bytes: 0, ..StoreConfig::default() };
+        let store = Store::open(Arc::new(OsFs), dir.path(), store_config, Uuid::from_u128(1)).unwrap();
+        let open = |partition| store.open_partition(PartitionId { partition, ..ID }, config()).unwrap().0;
+        let partitions: Vec<Arc<Partition>> = (0..count).map(open).collect();
+        group.throughput(Throughput::Elements(count.into()));
+        group.bench_function(BenchmarkId::new("partitions", count), |bencher| {
+            bencher.iter(|| {
+                partitions.iter().for_each(|partition| append(partition, &batch));
+                flush_all(&partitions);
+            });
+        });
+    }
+}
+
+/// Producers that wait for the disk after each batch of one record of 1 KiB, all on one partition, against one that writes and
+/// syncs by itself.
+fn bench_group_commit(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("append one and wait for the disk");
+    group.sample_size(20);
+    let batch = batch(1 << 10, 1);
+    for producers in [1, 8, 64] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, partition) = open(dir.path());
+        // Each producer appends so often a round.
+        const EACH: u64 = 64;
+        group.throughput(Throughput::Elements(producers * EACH));
+        group.bench_function(BenchmarkId::new("producers", producers), |bencher| {
+            bencher.iter(|| {
+                std::thread::scope(|scope| {
+                    for _ in 0..producers {
+                        scope.spawn(|| {
+                            for _ in 0..EACH {
+                                let outcome = partition.append(&batch, NOW_MS).unwrap();
+                                wait_for_flush(&partition, outcome.last_offset.next());
+                            }
+                        });
+                    }
+                });
+            });
+        });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut bare = Bare::new(dir.path());
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("pwrite, fdatasync", |bencher| {
+        bencher.iter(|| {
+            bare.write(batch.bytes());
+            bare.file.sync_data().unwrap();
+        });
+    });
+}
+
 /// 48 MiB in batches of 16 records of 1 KiB.
 fn filled(root: &Path) -> (Store, Arc<Partition>) {
     let (store, partition) = open(root);
@@ -223,5 +301,13 @@ fn bench_recovery(criterion: &mut Criterion) {
     group.bench_function("closed", |bencher| bencher.iter(|| open(dir.path())));
 }
 
-criterion_group!(benches, bench_append, bench_flush, bench_read, bench_recovery);
+criterion_group!(
+    benches,
+    bench_append,
+    bench_flush,
+    bench_many_partitions,
+    bench_group_commit,
+    bench_read,
+    bench_recovery
+);
 criterion_main!(benches);
