@@ -1,14 +1,24 @@
 //! The battery of the storage promises: what nothing that goes wrong may break, tried out. Each command prints its seed,
 //! and what it found; it fails when a promise was broken, and says SKIP when the machine has not what it needs.
 
+#![allow(dead_code)]
 use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod broker;
+#[allow(dead_code, reason = "the load generator uses the rest")]
+#[path = "../client.rs"]
+mod client;
+mod ledger;
+mod machine;
+mod powercut;
 #[path = "../../../storage/tests/common/runs.rs"]
 mod runs;
 mod simulate;
+mod store;
+mod syscall;
 #[path = "../../../storage/tests/common/world.rs"]
 mod world;
 
@@ -16,7 +26,6 @@ mod world;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a battery found.
-#[allow(dead_code)]
 enum Verdict {
     /// Everything held; what was done, in one line.
     Held(String),
@@ -43,7 +52,10 @@ impl fmt::Display for Verdict {
     about,
     after_help = "Examples:
   tripline-battery simulate --seeds 100000
-  tripline-battery simulate --seed 7"
+  tripline-battery simulate --seed 7
+  tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
+  tripline-battery syscall --binary target/release/tripline
+  tripline-battery syscall --stride 4"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,11 +66,21 @@ struct Cli {
 enum Command {
     /// Random operations, faults and ends of a log on a simulated disk, compared with a plain list
     Simulate(simulate::Args),
+    /// Power cuts by file-system shutdown under a writer and under the broker
+    Powercut(powercut::Args),
+    /// Death at each system call that changes the disk, of the storage crate and of the broker
+    Syscall(syscall::Args),
+    /// Writes to a data directory and tells what it is promised; the others start this
+    #[command(hide = true)]
+    Write(store::WriteArgs),
 }
 
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
+        Command::Powercut(args) => powercut::run(&args),
+        Command::Syscall(args) => syscall::run(&args),
+        Command::Write(args) => store::write(&args),
     };
     match verdict {
         Ok(verdict @ Verdict::Broken(_)) => {
