@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod blockreplay;
 mod broker;
 #[allow(dead_code, reason = "the load generator uses the rest")]
 #[path = "../client.rs"]
@@ -55,7 +56,8 @@ impl fmt::Display for Verdict {
   tripline-battery simulate --seed 7
   tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
   tripline-battery syscall --binary target/release/tripline
-  tripline-battery syscall --stride 4"
+  tripline-battery syscall --stride 4
+  tripline-battery blockreplay --states 100 --seed 1"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -68,6 +70,8 @@ enum Command {
     Simulate(simulate::Args),
     /// Power cuts by file-system shutdown under a writer and under the broker
     Powercut(powercut::Args),
+    /// States that a disk may be in after a power cut, put together from its recorded writes
+    Blockreplay(blockreplay::Args),
     /// Death at each system call that changes the disk, of the storage crate and of the broker
     Syscall(syscall::Args),
     /// Writes to a data directory and tells what it is promised; the others start this
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
         Command::Powercut(args) => powercut::run(&args),
+        Command::Blockreplay(args) => blockreplay::run(&args),
         Command::Syscall(args) => syscall::run(&args),
         Command::Write(args) => store::write(&args),
     };
