@@ -72,7 +72,7 @@ enum Command {
     Powercut(powercut::Args),
     /// States that a disk may be in after a power cut, put together from its recorded writes
     Blockreplay(blockreplay::Args),
-    /// Death at each system call that changes the disk, of the storage crate and of the broker
+    /// Death at and failure of each system call that changes the disk, in the storage crate and the broker
     Syscall(syscall::Args),
     /// Writes to a data directory and tells what it is promised; the others start this
     #[command(hide = true)]

@@ -269,9 +269,11 @@ fn wait_for_disk(partition: &Arc<Partition>, offset: Offset) -> Result<(), Failu
     }
 }
 
-/// One write to the pipe: what was said is said, whatever comes next. Nobody may listen any more.
+/// One write to the pipe: what was said is said, whatever comes next. Without anybody to tell, nothing more is done.
 fn say(line: &str) {
-    let _ = std::io::stdout().lock().write_all(format!("{line}\n").as_bytes());
+    if std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
+        std::process::exit(1);
+    }
 }
 
 // ---- a writing process, from outside -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-//! Death at exactly the N-th call to the system that changes the disk, for each N of a scripted run.
+//! Death at, or failure of, exactly the N-th call to the system that changes the disk, for each N of a scripted run.
 //!
 //! strace counts calls of one kind and thread: the N-th is that of the first thread that gets there. Every kind and every N
 //! up to what a thread was seen to reach is tried. The script of the storage crate runs on one thread, with one that
@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+use clap::ValueEnum;
 
 use crate::broker::{self, Broker, TOPICS};
 use crate::client::Client;
@@ -47,9 +49,42 @@ pub(crate) struct Args {
     /// Chooses the first call of a stride, and what is written; chosen by chance and printed when it is not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Try this one alone, as printed by a run that failed: pwritev:3
+    /// What happens at the call; everything, one after the other, when it is not given
     #[arg(long)]
+    fault: Option<Fault>,
+    /// Try this call alone, as printed by a run that failed: pwritev:3
+    #[arg(long, requires = "fault")]
     only: Option<String>,
+}
+
+/// What happens at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Fault {
+    /// The process is killed before it
+    Kill,
+    /// It answers an I/O error and does nothing
+    Eio,
+    /// It answers that the disk is full and does nothing
+    Enospc,
+    /// It answers that it was interrupted and does nothing
+    Eintr,
+}
+
+impl Fault {
+    const ALL: [Self; 4] = [Self::Kill, Self::Eio, Self::Enospc, Self::Eintr];
+
+    const fn injected(self) -> &'static str {
+        match self {
+            Self::Kill => "signal=KILL",
+            Self::Eio => "error=EIO",
+            Self::Enospc => "error=ENOSPC",
+            Self::Eintr => "error=EINTR",
+        }
+    }
+
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 }
 
 /// The `number`-th call of a kind.
@@ -61,8 +96,8 @@ struct Point {
 
 impl Point {
     /// strace, to put before a command.
-    fn wrapper(&self) -> Vec<String> {
-        let inject = format!("inject={}:signal=KILL:when={}", self.call, self.number);
+    fn wrapper(&self, fault: Fault) -> Vec<String> {
+        let inject = format!("inject={}:{}:when={}", self.call, fault.injected(), self.number);
         strace(&self.call, &["-o", "/dev/null", "-e", &inject])
     }
 }
@@ -76,40 +111,60 @@ fn strace(calls: &str, more: &[&str]) -> Vec<String> {
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     if let Some(lack) = machine::lacks(&["strace"], false) {
-        return Ok(Verdict::Skipped(format!("kill at each system call: {lack} (apt-get install strace)")));
+        return Ok(Verdict::Skipped(format!("faults at each system call: {lack} (apt-get install strace)")));
     }
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    println!("killing at each {} system call that changes the disk, seed {seed}", nth(args.stride));
-    let mut told = Vec::new();
+    let every = if args.stride == 1 { String::new() } else { format!(", every {}. only", args.stride) };
+    println!("trying each call that changes the disk{every}, seed {seed}");
+    let faults = args.fault.map_or_else(|| Fault::ALL.to_vec(), |fault| vec![fault]);
     let store = Target::Store { seed };
     let targets = std::iter::once(store).chain(args.binary.as_deref().map(|binary| Target::Broker { binary }));
+    let mut told = Vec::new();
     for target in targets {
-        let begun = Instant::now();
         let points = match &args.only {
             Some(only) => vec![parse_point(only)?],
             None => target.points()?,
         };
-        let all = points.len();
-        let first = usize::try_from(seed % args.stride)?;
-        let mut died = 0_u64;
-        for point in points.into_iter().skip(first).step_by(usize::try_from(args.stride)?) {
-            match target.try_at(&point)? {
-                Ok(killed) => died += u64::from(killed),
-                Err(broken) => {
-                    let at = format!("{}:{}", point.call, point.number);
-                    let again = format!("tripline-battery syscall --seed {seed} --only {at}");
-                    return Ok(Verdict::Broken(format!("{} killed at {at}: {broken}\nagain: {again}", target.name())));
+        for &fault in &faults {
+            match try_all(args, seed, &target, &points, fault)? {
+                Ok(line) => {
+                    println!("  {line}");
+                    told.push(line);
                 }
+                Err(broken) => return Ok(Verdict::Broken(broken)),
             }
         }
-        let took = begun.elapsed().as_secs_f64();
-        told.push(format!("{}: {died} deaths at {all} calls in {took:.0} s", target.name()));
     }
     Ok(Verdict::Held(format!("stride {}, seed {seed}; {}", args.stride, told.join("; "))))
 }
 
-fn nth(stride: u64) -> String {
-    if stride == 1 { "single".to_owned() } else { format!("{stride}th") }
+fn try_all(
+    args: &Args,
+    seed: u64,
+    target: &Target<'_>,
+    points: &[Point],
+    fault: Fault,
+) -> Result<Result<String, String>, Failure> {
+    let begun = Instant::now();
+    let stride = usize::try_from(args.stride)?;
+    let first = usize::try_from(seed % args.stride)?;
+    let (mut tried, mut felt) = (0_u64, 0_u64);
+    for point in points.iter().skip(first).step_by(stride) {
+        tried += 1;
+        match target.try_at(point, fault)? {
+            Ok(ended_early) => felt += u64::from(ended_early),
+            Err(broken) => {
+                let (name, at) = (fault.name(), format!("{}:{}", point.call, point.number));
+                let binary =
+                    args.binary.as_ref().map_or_else(String::new, |path| format!(" --binary {}", path.display()));
+                let again = format!("tripline-battery syscall --seed {seed} --fault {name} --only {at}{binary}");
+                return Ok(Err(format!("{}, {name} at {at}: {broken}\nagain: {again}", target.name())));
+            }
+        }
+    }
+    let took = begun.elapsed().as_secs_f64();
+    let (target, name) = (target.name(), fault.name());
+    Ok(Ok(format!("{target} {name}: {tried} of {} calls, {felt} ended the run early, {took:.0} s", points.len())))
 }
 
 fn parse_point(text: &str) -> Result<Point, Failure> {
@@ -155,13 +210,13 @@ impl Target<'_> {
         Ok(points_of(&std::fs::read_to_string(trace)?))
     }
 
-    /// Runs the script until it is killed at `point`, and compares. Answers whether it was.
-    fn try_at(&self, point: &Point) -> Result<Result<bool, String>, Failure> {
+    /// Runs the script with `fault` at `point`, and compares. Answers whether it did not come to its end.
+    fn try_at(&self, point: &Point, fault: Fault) -> Result<Result<bool, String>, Failure> {
         let scratch = machine::memory_scratch()?;
         let data = scratch.path().join("data");
         match self {
-            Self::Store { seed } => try_store(point, &data, *seed),
-            Self::Broker { binary } => try_broker(point, &data, binary),
+            Self::Store { seed } => try_store(&point.wrapper(fault), &data, *seed),
+            Self::Broker { binary } => try_broker(&point.wrapper(fault), &data, binary),
         }
     }
 }
@@ -189,11 +244,11 @@ fn points_of(trace: &str) -> Vec<Point> {
     most.into_iter().flat_map(of_call).collect()
 }
 
-fn try_store(point: &Point, data: &Path, seed: u64) -> Result<Result<bool, String>, Failure> {
+fn try_store(wrapper: &[String], data: &Path, seed: u64) -> Result<Result<bool, String>, Failure> {
     let mut ledgers = BTreeMap::new();
-    let said = Writing::start(data, 1, seed, &["--script"], &point.wrapper())?.finish()?;
+    let said = Writing::start(data, 1, seed, &["--script"], wrapper)?.finish()?;
     said.note(&mut ledgers)?;
-    let killed = !said.ended_well;
+    let ended_early = !said.ended_well;
     // What the next start finds, and what the one after it finds on top of another run.
     for run in 2..=3 {
         let found = match store::read_all(data) {
@@ -209,12 +264,12 @@ fn try_store(point: &Point, data: &Path, seed: u64) -> Result<Result<bool, Strin
         }
         said.note(&mut ledgers)?;
     }
-    Ok(Ok(killed))
+    Ok(Ok(ended_early))
 }
 
-fn try_broker(point: &Point, data: &Path, binary: &Path) -> Result<Result<bool, String>, Failure> {
+fn try_broker(wrapper: &[String], data: &Path, binary: &Path) -> Result<Result<bool, String>, Failure> {
     let mut script = Script::default();
-    let killed = !script.run(binary, data, &point.wrapper())?;
+    let ended_early = !script.run(binary, data, wrapper)?;
     let Some(broker) = Broker::try_start(binary, data, &[])? else {
         return Ok(Err("the broker does not start again".to_owned()));
     };
@@ -240,7 +295,7 @@ fn try_broker(point: &Point, data: &Path, binary: &Path) -> Result<Result<bool, 
         other => return Ok(Err(format!("produced behind {}: {other:?}", found[0].tail()))),
     }
     broker.kill()?;
-    Ok(Ok(killed))
+    Ok(Ok(ended_early))
 }
 
 /// A fixed sequence of requests, and what was answered.
