@@ -15,6 +15,7 @@ mod client;
 mod ledger;
 mod machine;
 mod powercut;
+mod realdisk;
 #[path = "../../../storage/tests/common/runs.rs"]
 mod runs;
 mod simulate;
@@ -57,7 +58,8 @@ impl fmt::Display for Verdict {
   tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
   tripline-battery syscall --binary target/release/tripline
   tripline-battery syscall --stride 4
-  tripline-battery blockreplay --states 100 --seed 1"
+  tripline-battery blockreplay --states 100 --seed 1
+  tripline-battery realdisk --binary target/release/tripline"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -72,6 +74,8 @@ enum Command {
     Powercut(powercut::Args),
     /// States that a disk may be in after a power cut, put together from its recorded writes
     Blockreplay(blockreplay::Args),
+    /// A disk that fills up, fails a sync, has bad sectors, under the broker
+    Realdisk(realdisk::Args),
     /// Death at and failure of each system call that changes the disk, in the storage crate and the broker
     Syscall(syscall::Args),
     /// Writes to a data directory and tells what it is promised; the others start this
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::Blockreplay(args) => blockreplay::run(&args),
+        Command::Realdisk(args) => realdisk::run(&args),
         Command::Syscall(args) => syscall::run(&args),
         Command::Write(args) => store::write(&args),
     };
