@@ -14,6 +14,7 @@ mod broker;
 mod client;
 mod ledger;
 mod machine;
+mod plants;
 mod powercut;
 mod realdisk;
 #[path = "../../../storage/tests/common/runs.rs"]
@@ -59,7 +60,8 @@ impl fmt::Display for Verdict {
   tripline-battery syscall --binary target/release/tripline
   tripline-battery syscall --stride 4
   tripline-battery blockreplay --states 100 --seed 1
-  tripline-battery realdisk --binary target/release/tripline"
+  tripline-battery realdisk --binary target/release/tripline
+  tripline-battery plants"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -74,6 +76,8 @@ enum Command {
     Powercut(powercut::Args),
     /// States that a disk may be in after a power cut, put together from its recorded writes
     Blockreplay(blockreplay::Args),
+    /// Faults planted in a copy of the source, each of which must be noticed
+    Plants(plants::Args),
     /// A disk that fills up, fails a sync, has bad sectors, under the broker
     Realdisk(realdisk::Args),
     /// Death at and failure of each system call that changes the disk, in the storage crate and the broker
@@ -89,6 +93,7 @@ fn main() -> ExitCode {
         Command::Powercut(args) => powercut::run(&args),
         Command::Blockreplay(args) => blockreplay::run(&args),
         Command::Realdisk(args) => realdisk::run(&args),
+        Command::Plants(args) => plants::run(&args),
         Command::Syscall(args) => syscall::run(&args),
         Command::Write(args) => store::write(&args),
     };
