@@ -128,6 +128,13 @@ impl Closed {
         disk
     }
 
+    fn with_cut(&self, path: &Path, len: usize) -> SimFs {
+        let disk = self.disk.kill();
+        let image = disk.read_image(path).unwrap();
+        disk.write_image(path, &image[..len]).unwrap();
+        disk
+    }
+
     fn open(disk: &SimFs) -> Result<(Store, Arc<Partition>), OpenStoreError> {
         let config = StoreConfig {
             flush_interval: Duration::from_secs(3600),
@@ -165,8 +172,27 @@ impl Closed {
                 Err(other) => panic!("{context}: {other}"),
             }
         }
-        let _ = partition.offset_for_time(0);
+        self.check_first_by_time(&partition, &missing, context);
         missing
+    }
+
+    /// By time the first record is found, or the damage in its place is told of.
+    fn check_first_by_time(&self, partition: &Partition, missing: &BTreeSet<i64>, context: &str) {
+        let first = self.batches.iter().find(|batch| batch.base >= self.log_start).expect("the log is not empty");
+        match partition.offset_for_time(0) {
+            Ok(found) => {
+                let (view, _) = BatchView::parse(&first.stored).unwrap();
+                let expected = (Offset::new(first.base).unwrap(), view.header().base_timestamp_ms);
+                assert_eq!(found, Some(expected), "{context}: by time");
+            }
+            Err(ReadError::Damaged { from, .. }) => {
+                assert!(
+                    missing.iter().any(|&base| base <= from.get()),
+                    "{context}: nothing is missing, yet by time {from} is"
+                );
+            }
+            Err(other) => panic!("{context}: by time {other}"),
+        }
     }
 
     fn served(&self, mut bytes: &[u8], context: &str) -> Vec<i64> {
@@ -200,6 +226,64 @@ fn any_flipped_byte_of_a_small_file_costs_no_record() {
         }
     }
     assert!(flipped > 700, "{flipped}");
+}
+
+#[test]
+fn a_small_file_cut_at_any_length_costs_no_record() {
+    let closed = closed();
+    let mut cut = 0;
+    for kind in ["flushed", ".index", ".seal", ".snapshot"] {
+        let path = closed.files(kind).pop().unwrap_or_else(|| panic!("no file {kind}"));
+        for len in 0..closed.disk.read_image(&path).unwrap().len() {
+            let context = format!("{} cut to {len} bytes", path.display());
+            assert!(closed.missing(&closed.with_cut(&path, len), &context).is_empty(), "{context}");
+            cut += 1;
+        }
+    }
+    assert!(cut > 700, "{cut}");
+}
+
+#[test]
+fn format_or_epoch_cut_at_any_length_is_refused_and_nothing_is_touched() {
+    let closed = closed();
+    for name in ["FORMAT", "EPOCH"] {
+        let path = World::root().join(name);
+        for len in 0..closed.disk.read_image(&path).unwrap().len() {
+            let disk = closed.with_cut(&path, len);
+            let images =
+                |disk: &SimFs| -> Vec<_> { disk.paths().iter().map(|path| disk.read_image(path).unwrap()).collect() };
+            let before = images(&disk);
+            let refused = Closed::open(&disk).unwrap_err();
+            assert!(matches!(refused, OpenStoreError::Foreign { .. }), "{name} cut to {len}: {refused}");
+            assert!(before == images(&disk), "{name} cut to {len}: the directory was changed");
+        }
+    }
+}
+
+/// What was flushed is cut off: the batches that are not whole any more are reported, all others are served, and no
+/// offset is given away again.
+#[test]
+fn a_flushed_segment_cut_at_any_length_costs_the_batches_that_are_not_whole() {
+    let closed = closed();
+    let logs = closed.files(".log");
+    for path in [&logs[0], &logs[1], logs.last().unwrap()] {
+        let base: i64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let image_len = closed.disk.read_image(path).unwrap().len();
+        let mut ends = Vec::new();
+        let mut at = 0;
+        for batch in closed.batches.iter().filter(|batch| batch.base >= base) {
+            at += batch.stored.len();
+            if at <= image_len {
+                ends.push((batch.base, at));
+            }
+        }
+        assert_eq!(ends.last().unwrap().1, image_len, "a closed segment ends with its last batch");
+        for len in 0..image_len {
+            let context = format!("{} cut to {len} bytes", path.display());
+            let expected = ends.iter().filter(|(_, end)| *end > len).map(|(base, _)| *base).collect::<BTreeSet<_>>();
+            assert_eq!(closed.missing(&closed.with_cut(path, len), &context), expected, "{context}");
+        }
+    }
 }
 
 #[test]

@@ -284,8 +284,12 @@ impl Disk {
     }
 
     pub(super) fn close(&mut self, id: NodeId) {
-        self.file(id).handles -= 1;
-        self.collect();
+        let file = self.file(id);
+        file.handles -= 1;
+        // What has a name is kept by it: a close is common, a collection goes over the whole disk.
+        if file.handles == 0 && !file.linked {
+            self.collect();
+        }
     }
 
     /// Puts a file on the disk as if it had always been there.

@@ -46,7 +46,7 @@ impl From<Fault> for io::Error {
 /// Tests use it to show that they would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
-    /// [`File::sync_data`](crate::fs::File::sync_data) of every file with this extension.
+    /// [`File::sync_data`](crate::fs::File::sync_data) of every file with this extension, or of this name.
     FileSyncs(&'static str),
     /// Every [`Fs::sync_dir`](crate::fs::Fs::sync_dir).
     DirSyncs,
@@ -57,7 +57,8 @@ impl Lie {
     pub(super) fn is_about(self, call: Call, path: &Path) -> bool {
         match self {
             Self::FileSyncs(extension) => {
-                call == Call::SyncData && path.extension().is_some_and(|found| found == extension)
+                let parts = [path.extension(), path.file_name()];
+                call == Call::SyncData && parts.into_iter().flatten().any(|found| found == extension)
             }
             Self::DirSyncs => call == Call::SyncDir,
         }

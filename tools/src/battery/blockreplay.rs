@@ -1,0 +1,393 @@
+//! What a disk may hold after the power went: its writes are recorded, and states are put together from the recording.
+//!
+//! A disk keeps all that it had written when it answered a flush. Of what came after the last flush before the end, it may
+//! have any part: each write whole, not at all, or its first or last sectors only. qemu-storage-daemon stands between a
+//! loop device and a file and records; the format of the recording is that of dm-log-writes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::ledger::{End, Ledger};
+use crate::machine::{self, Kind, Mount, text};
+use crate::store::{self, Writing};
+use crate::{Failure, Verdict};
+
+const DISK_BYTES: u64 = 64 << 20;
+const SECTOR_BYTES: usize = 512;
+/// Longer than a daemon takes to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// States to put together and open
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    states: u64,
+    /// How long is recorded, in milliseconds
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    record_ms: u64,
+    /// Decides what is written and which states; chosen by chance and printed when it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
+    if let Some(lack) = machine::lacks(&["qemu-storage-daemon", "mkfs.ext4"], true) {
+        let package = "qemu-storage-daemon is in Debian's qemu-system-common";
+        return Ok(Verdict::Skipped(format!("block-level replay: {lack} ({package})")));
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Ok(Verdict::Skipped("block-level replay: there is no /dev/fuse".to_owned()));
+    }
+    machine::stand_apart()?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    println!("recording {} ms, then {} states, seed {seed}", args.record_ms, args.states);
+    let begun = Instant::now();
+    let scratch = machine::memory_scratch()?;
+    let place = Place { dir: scratch.path().to_owned() };
+    let ledgers = place.record(seed, Duration::from_millis(args.record_ms))?;
+    let recording = Recording::read(&place.recording())?;
+    let recorded = begun.elapsed();
+    let mut replay = Replay { recording: &recording, disk: vec![0; DISK_BYTES as usize], played: 0 };
+    let mut random = fastrand::Rng::with_seed(seed);
+    // In the order of time, so that the disk is played once.
+    let mut ends: Vec<usize> =
+        (0..args.states).map(|_| random.usize(recording.begun..=recording.entries.len())).collect();
+    ends.sort_unstable();
+    let mut counts = Counts::default();
+    for (number, &end) in ends.iter().enumerate() {
+        let (state, reordered) = replay.state(end, &mut random);
+        if let Err(broken) = place.check(&state, &ledgers, recording.bytes_at(end))? {
+            let kept = place.keep(&state)?;
+            return Ok(Verdict::Broken(format!(
+                "state {number}, {end} of {} writes and flushes: {broken}\nthe disk is kept in {}; again: tripline-battery blockreplay --seed {seed} (the recording differs each time)",
+                recording.entries.len(),
+                kept.display(),
+            )));
+        }
+        counts.reordered += u64::from(reordered > 0);
+        counts.unflushed_max = counts.unflushed_max.max(reordered);
+        if (number + 1) % 500 == 0 {
+            println!("  {} states after {:.0} s", number + 1, begun.elapsed().as_secs_f64());
+        }
+    }
+    let acks: usize = ledgers.values().map(|ledger| ledger.acks().len()).sum();
+    Ok(Verdict::Held(format!(
+        "{} states, {} of them with reordered or torn writes ({} at most), of {} writes and flushes with {acks} acknowledgements, seed {seed}, recorded in {:.1} s, checked in {:.1} s",
+        args.states,
+        counts.reordered,
+        counts.unflushed_max,
+        recording.entries.len(),
+        recorded.as_secs_f64(),
+        (begun.elapsed() - recorded).as_secs_f64(),
+    )))
+}
+
+#[derive(Default)]
+struct Counts {
+    reordered: u64,
+    unflushed_max: usize,
+}
+
+// ---- recording -----------------------------------------------------------------------------------------------------
+
+/// Where everything is.
+struct Place {
+    dir: PathBuf,
+}
+
+impl Place {
+    fn recording(&self) -> PathBuf {
+        self.dir.join("recording")
+    }
+
+    fn mount(&self) -> PathBuf {
+        self.dir.join("mount")
+    }
+
+    /// Records a writer on a new file system; answers what it was promised.
+    fn record(&self, seed: u64, long: Duration) -> Result<BTreeMap<u32, Ledger>, Failure> {
+        let (disk, export) = (self.dir.join("disk"), self.dir.join("export"));
+        File::create(&disk)?.set_len(DISK_BYTES)?;
+        File::create(&export)?;
+        File::create(self.recording())?;
+        std::fs::create_dir(self.mount())?;
+        let daemon = Daemon::start(&disk, &self.recording(), &export)?;
+        // Made on the recorded disk: what comes behind is played upon it.
+        machine::make_file_system(&export, Kind::Ext4, &["-E", "lazy_itable_init=0,lazy_journal_init=0"])?;
+        let mounted = Mount::image(&export, &self.mount(), "")?;
+        let recording = self.recording();
+        let more = ["--recorded", text(&recording)?];
+        let writing = Writing::start(&mounted.path().join("store"), 1, seed, &more, &[])?;
+        thread::sleep(long);
+        let said = writing.kill()?;
+        mounted.unmount()?;
+        daemon.stop()?;
+        let mut ledgers = BTreeMap::new();
+        if said.note(&mut ledgers)? == 0 {
+            return Err(format!("nothing was acknowledged while it was recorded: {}", said.complaint).into());
+        }
+        Ok(ledgers)
+    }
+
+    /// Opens a state of the disk as the next start does.
+    fn check(
+        &self,
+        state: &[u8],
+        ledgers: &BTreeMap<u32, Ledger>,
+        recorded_bytes: u64,
+    ) -> Result<Result<(), String>, Failure> {
+        let image = self.dir.join("state");
+        write_sparse(&image, state)?;
+        let mounted = match Mount::image(&image, &self.mount(), "") {
+            Ok(mounted) => mounted,
+            Err(error) => return Ok(Err(format!("the file system is broken: {error}"))),
+        };
+        let found = store::read_all(&mounted.path().join("store"));
+        mounted.unmount()?;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        Ok(store::settle(&mut ledgers.clone(), &found, End::Recorded { bytes: recorded_bytes }).map(drop))
+    }
+
+    fn keep(&self, state: &[u8]) -> Result<PathBuf, Failure> {
+        let path = std::env::temp_dir().join(format!("tripline-battery-state-{}", std::process::id()));
+        write_sparse(&path, state)?;
+        Ok(path)
+    }
+}
+
+/// Pages of zeros stay holes: a disk is mostly empty.
+fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    const PAGE_BYTES: usize = 64 << 10;
+    let file = File::create(path)?;
+    file.set_len(bytes.len() as u64)?;
+    for (number, page) in bytes.chunks(PAGE_BYTES).enumerate() {
+        if page.iter().any(|&byte| byte != 0) {
+            file.write_all_at(page, (number * PAGE_BYTES) as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// qemu-storage-daemon with a disk that records.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(disk: &Path, recording: &Path, export: &Path) -> Result<Self, Failure> {
+        let mut command = Command::new("qemu-storage-daemon");
+        let [disk, recording, export_at] = [text(disk)?, text(recording)?, text(export)?];
+        command.args(["--blockdev", &format!("driver=file,node-name=f,filename={disk}")]);
+        command.args(["--blockdev", "driver=raw,node-name=d,file=f"]);
+        command.args(["--blockdev", &format!("driver=file,node-name=l,filename={recording}")]);
+        command.args(["--blockdev", "driver=blklogwrites,node-name=b,file=d,log=l,log-sector-size=512"]);
+        command.args(["--export", &format!("type=fuse,id=e,node-name=b,mountpoint={export_at},writable=on")]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
+        let mut daemon = Self(child);
+        let begun = Instant::now();
+        while std::fs::metadata(export).map_or(0, |metadata| metadata.len()) != DISK_BYTES {
+            if begun.elapsed() > PATIENCE || daemon.0.try_wait()?.is_some() {
+                return Err("qemu-storage-daemon does not export its disk".into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(daemon)
+    }
+
+    /// Lets it write the end of the recording.
+    fn stop(mut self) -> Result<(), Failure> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended as it was asked to.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// ---- the recording -------------------------------------------------------------------------------------------------
+
+const MAGIC: u64 = 0x006a_7366_7773_6872;
+const FLUSH: u64 = 1;
+const FUA: u64 = 2;
+const DISCARD: u64 = 4;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    /// Where on the disk, in bytes.
+    disk: Range<usize>,
+    /// Where in the recording its bytes are; empty for a discard, which leaves zeros.
+    data: Range<usize>,
+    flags: u64,
+    /// The length of the recording when it was recorded.
+    recorded_bytes: u64,
+}
+
+/// A recording; bytes 0..512 are `<u64 magic><u64 version><u64 entries><u32 sector size>`, then for each entry a sector
+/// that begins with `<u64 sector><u64 sectors><u64 flags><u64 data length>`, and its sectors. Little-endian.
+struct Recording {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    /// The first entry behind the making of the file system.
+    begun: usize,
+}
+
+impl Recording {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let bytes = std::fs::read(path)?;
+        let entries = parse(&bytes)?;
+        // mkfs flushes when it is done; the mount comes behind.
+        let begun = entries.iter().position(|entry| entry.flags & FLUSH != 0).ok_or("nothing was flushed")? + 1;
+        Ok(Self { bytes, entries, begun })
+    }
+
+    /// Anywhere behind the making of the file system; each other time just before a flush, where most is unflushed.
+    fn any_end(&self, random: &mut fastrand::Rng) -> usize {
+        let end = random.usize(self.begun..=self.entries.len());
+        let to_flush = self.entries[end..].iter().position(|entry| entry.flags & FLUSH != 0);
+        if random.bool() { end + to_flush.unwrap_or(0) } else { end }
+    }
+
+    /// How long the recording was when `end` entries were recorded.
+    fn bytes_at(&self, end: usize) -> u64 {
+        end.checked_sub(1).map_or(0, |last| self.entries[last].recorded_bytes)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Failure> {
+    let number = |at: usize| -> Result<u64, Failure> {
+        let field = bytes.get(at..at + 8).ok_or("the recording ends early")?;
+        Ok(u64::from_le_bytes(field.try_into()?))
+    };
+    if number(0)? != MAGIC {
+        return Err("the recording does not begin with its magic".into());
+    }
+    let mut entries = Vec::new();
+    let mut at = SECTOR_BYTES;
+    for _ in 0..number(16)? {
+        let sectors = |field: u64| usize::try_from(field).map(|sectors| sectors.saturating_mul(SECTOR_BYTES));
+        let (start, len) = (sectors(number(at)?)?, sectors(number(at + 8)?)?);
+        let flags = number(at + 16)?;
+        let data = at + SECTOR_BYTES..at + SECTOR_BYTES + if flags & DISCARD == 0 { len } else { 0 };
+        if data.end > bytes.len() || start.saturating_add(len) > DISK_BYTES as usize {
+            return Err(format!("entry {} of the recording is out of bounds", entries.len()).into());
+        }
+        at = data.end;
+        entries.push(Entry { disk: start..start + len, data, flags, recorded_bytes: at as u64 });
+    }
+    Ok(entries)
+}
+
+// ---- states --------------------------------------------------------------------------------------------------------
+
+/// Plays a recording onto a disk, from one flush to the next.
+struct Replay<'a> {
+    recording: &'a Recording,
+    disk: Vec<u8>,
+    /// So many entries are on the disk.
+    played: usize,
+}
+
+impl Replay<'_> {
+    /// A disk whose power went when `end` entries were recorded, which is not before the last state; and how many of its
+    /// writes nothing had flushed.
+    fn state(&mut self, end: usize, random: &mut fastrand::Rng) -> (Vec<u8>, usize) {
+        let entries = &self.recording.entries;
+        let flushed = entries[..end].iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |at| at + 1);
+        for entry in &entries[self.played.min(flushed)..flushed] {
+            apply(&mut self.disk, &self.recording.bytes, entry, 0..entry.disk.len());
+        }
+        self.played = self.played.max(flushed);
+        let mut state = self.disk.clone();
+        let unflushed = &entries[flushed..end];
+        for entry in unflushed {
+            let kept = if entry.flags & FUA == 0 { kept_of(entry, random) } else { 0..entry.disk.len() };
+            apply(&mut state, &self.recording.bytes, entry, kept);
+        }
+        (state, unflushed.len())
+    }
+}
+
+/// All of a write, nothing, or some sectors at one of its ends.
+fn kept_of(entry: &Entry, random: &mut fastrand::Rng) -> Range<usize> {
+    let len = entry.disk.len();
+    let torn_at = random.usize(0..=len / SECTOR_BYTES) * SECTOR_BYTES;
+    match random.u8(0..4) {
+        0 => 0..0,
+        1 => 0..torn_at,
+        2 => torn_at..len,
+        _ => 0..len,
+    }
+}
+
+fn apply(disk: &mut [u8], recording: &[u8], entry: &Entry, kept: Range<usize>) {
+    let target = &mut disk[entry.disk.clone()][kept.clone()];
+    if entry.data.is_empty() {
+        target.fill(0);
+    } else {
+        target.copy_from_slice(&recording[entry.data.clone()][kept]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording(entries: &[(u64, u64, u64, u8)]) -> Vec<u8> {
+        let mut bytes = vec![0; SECTOR_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[16..24].copy_from_slice(&(entries.len() as u64).to_le_bytes());
+        for &(sector, sectors, flags, fill) in entries {
+            let mut head = vec![0; SECTOR_BYTES];
+            for (at, field) in [(0, sector), (8, sectors), (16, flags)] {
+                head[at..at + 8].copy_from_slice(&field.to_le_bytes());
+            }
+            bytes.extend(head);
+            let len = if flags & DISCARD == 0 { sectors as usize * SECTOR_BYTES } else { 0 };
+            bytes.extend(vec![fill; len]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_was_flushed_is_in_every_state_and_the_rest_in_some() {
+        let bytes = recording(&[(0, 2, 0, 1), (0, 0, FLUSH, 0), (1, 2, 0, 2), (4, 1, FUA, 3)]);
+        let recording = Recording { entries: parse(&bytes).unwrap(), bytes, begun: 2 };
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut replay = Replay { recording: &recording, disk: vec![0; 5 * SECTOR_BYTES], played: 0 };
+        for _ in 0..200 {
+            let (state, unflushed) = replay.state(4, &mut random);
+            assert_eq!(unflushed, 2);
+            let sectors: Vec<u8> = state.chunks(SECTOR_BYTES).map(|sector| sector[0]).collect();
+            assert_eq!((sectors[0], sectors[3], sectors[4]), (1, 0, 3));
+            seen.insert((sectors[1], sectors[2]));
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(1, 0), (1, 2), (2, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn a_discard_leaves_zeros_and_a_bad_recording_is_refused() {
+        let bytes = recording(&[(0, 1, 0, 7), (0, 1, DISCARD, 0), (0, 0, FLUSH, 0)]);
+        let entries = parse(&bytes).unwrap();
+        let mut disk = vec![9; SECTOR_BYTES];
+        apply(&mut disk, &bytes, &entries[1], 0..SECTOR_BYTES);
+        assert!(disk.iter().all(|&byte| byte == 0));
+        assert!(parse(&bytes[..700]).is_err());
+        assert!(parse(&[0; 512]).is_err());
+        assert!(parse(&recording(&[(u64::MAX, 1, 0, 1)])).is_err());
+    }
+}
