@@ -208,7 +208,7 @@ fn list_offset(client: &mut Client, topic: &str, which: i64) -> Result<Option<i6
     wanted.name = name(topic);
     wanted.partitions = vec![partition];
     let mut request = ListOffsetsRequest::default();
-    request.replica_id = (-1).into();
+    request.replica_id = -1;
     request.topics = vec![wanted];
     let answer = client.call(LIST_OFFSETS, &request)?;
     let partition = answer.topics.first().and_then(|topic| topic.partitions.first());
