@@ -13,6 +13,7 @@ mod codec;
 pub mod header;
 mod record;
 mod record_set;
+mod retain;
 mod skim;
 mod varint;
 mod view;
@@ -28,6 +29,7 @@ pub use codec::{CodecError, Compression};
 pub use header::{Attributes, BatchHeader, BatchProducer, TimestampType};
 pub use record::{HeaderView, Headers, RecordFault, RecordView};
 pub use record_set::{RecordSet, Records};
+pub use retain::{Retention, emptied, fillers};
 pub use view::BatchView;
 
 /// Bounds on what one batch may cost.

@@ -18,6 +18,38 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// Segments go when their last record was appended so long ago (broker time); `None` keeps all. Default 7 days.
     pub retention_age: Option<Duration>,
+    /// Whether only the newest record of each key is kept, and how; `None` keeps all. Default `None`.
+    pub compaction: Option<CompactionConfig>,
+}
+
+/// How a log is compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// What was appended less than so long ago (broker time) is left as it is. Default 0.
+    pub lag_min: Duration,
+    /// What was appended so long ago (broker time) and was never compacted makes the log due, however little it is. Default
+    /// none.
+    pub lag_max: Option<Duration>,
+    /// The log is due when so many millionths of its bytes were never compacted. 0–1,000,000, default 500,000.
+    pub dirty_millionths_min: u32,
+    /// How long a tombstone stays after it was first compacted, for readers that have seen what it deletes. Default 24 h.
+    pub tombstone_age: Duration,
+}
+
+impl CompactionConfig {
+    /// The largest [`CompactionConfig::dirty_millionths_min`]: all of the log.
+    pub const MILLIONTHS: u32 = 1_000_000;
+}
+
+impl Default for CompactionConfig {
+    fn default() -> Self {
+        Self {
+            lag_min: Duration::ZERO,
+            lag_max: None,
+            dirty_millionths_min: Self::MILLIONTHS / 2,
+            tombstone_age: Duration::from_secs(24 * 60 * 60),
+        }
+    }
 }
 
 impl LogConfig {
@@ -36,6 +68,7 @@ impl Default for LogConfig {
             index_interval_bytes: 16 << 10,
             retention_bytes: None,
             retention_age: Some(WEEK),
+            compaction: None,
         }
     }
 }
@@ -57,6 +90,9 @@ pub struct StoreConfig {
     /// Disk space kept back, for the state journal and dead letters on a disk that is full otherwise. At most an eighth of
     /// what is free is taken. Bytes, default 64 MiB; 0 keeps nothing back.
     pub reserve_bytes: u64,
+    /// The memory in which one compaction remembers keys; with more keys than fit it takes several rounds. Bytes, 4 KiB–4
+    /// GiB, default 16 MiB: about 450,000 keys.
+    pub compaction_keys_bytes: usize,
 }
 
 impl Default for StoreConfig {
@@ -67,6 +103,7 @@ impl Default for StoreConfig {
             open_segments_max: 128,
             hot_bytes: 64 << 20,
             reserve_bytes: 64 << 20,
+            compaction_keys_bytes: 16 << 20,
         }
     }
 }

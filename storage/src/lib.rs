@@ -95,6 +95,8 @@
 
 pub mod batch;
 mod checkpoint;
+mod cleaned;
+pub mod compaction;
 pub mod config;
 pub mod error;
 mod flush;
@@ -113,7 +115,7 @@ mod segment;
 pub mod store;
 mod sync;
 
-pub use config::{LogConfig, StoreConfig};
+pub use config::{CompactionConfig, LogConfig, StoreConfig};
 pub use offset::{LeaderEpoch, Offset, PartitionId};
 pub use partition::Partition;
 pub use store::Store;

@@ -132,6 +132,14 @@ struct UnflushedSeal {
     snapshot: Vec<u8>,
 }
 
+impl LogFiles {
+    /// Whether what `segment` held is in another file now.
+    fn was_replaced(&self, segment: &Arc<SealedSegment>) -> bool {
+        let at = self.sealed.partition_point(|other| other.next <= segment.base);
+        self.sealed.get(at).is_some_and(|found| found.base <= segment.base && !Arc::ptr_eq(found, segment))
+    }
+}
+
 impl Partition {
     /// Takes over what recovery found.
     pub(crate) fn new(id: PartitionId, dir: PathBuf, config: LogConfig, shared: Arc<Shared>, found: Recovered) -> Self {

@@ -33,10 +33,16 @@ pub(crate) enum FileKind {
     Index,
     Seal,
     Snapshot,
+    /// A log file that compaction is writing.
+    Clean,
+    /// The seal of a finished one: from when it is durable, that log takes the place of those that it was made from.
+    Swap,
 }
 
 impl FileKind {
-    pub(crate) const ALL: [Self; 4] = [Self::Log, Self::Index, Self::Seal, Self::Snapshot];
+    /// The log first: when a segment is removed from the last on, as long as it is there the others are not orphans.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Log, Self::Index, Self::Seal, Self::Snapshot, Self::Clean, Self::Swap];
 
     pub(crate) const fn extension(self) -> &'static str {
         match self {
@@ -44,6 +50,8 @@ impl FileKind {
             Self::Index => "index",
             Self::Seal => "seal",
             Self::Snapshot => "snapshot",
+            Self::Clean => "clean",
+            Self::Swap => "swap",
         }
     }
 }
@@ -160,20 +168,28 @@ pub(crate) struct SealedSegment {
     pub(crate) next: Offset,
     pub(crate) len_bytes: u64,
     pub(crate) trust: Trust,
+    /// How often the file was replaced by compaction since the start.
+    pub(crate) edition: u32,
     seal: OnceLock<Seal>,
 }
 
 impl SealedSegment {
     /// A segment found on disk.
     pub(crate) const fn found(base: Offset, next: Offset, len_bytes: u64) -> Self {
-        Self { base, next, len_bytes, trust: Trust::none(), seal: OnceLock::new() }
+        Self { base, next, len_bytes, trust: Trust::none(), edition: 0, seal: OnceLock::new() }
     }
 
     /// The active segment, sealed by this process.
     pub(crate) fn sealed(active: &ActiveSegment, seal: Seal) -> Self {
         let trust = Trust::appended_from(active.trust.appended_from);
         trust.add(active.trust.verified.lock().clone());
-        Self { base: seal.base, next: seal.next, len_bytes: seal.len_bytes, trust, seal: OnceLock::from(seal) }
+        Self { trust, ..Self::compacted(seal, 0) }
+    }
+
+    /// What compaction made of one or several segments.
+    pub(crate) fn compacted(seal: Seal, edition: u32) -> Self {
+        let Seal { base, next, len_bytes, .. } = seal;
+        Self { base, next, len_bytes, trust: Trust::none(), edition, seal: OnceLock::from(seal) }
     }
 
     /// What was written down when it was sealed. Without that, for a segment whose seal was lost in a crash, the file's

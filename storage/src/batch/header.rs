@@ -150,6 +150,18 @@ impl Attributes {
     pub const fn with_control(self) -> Self {
         Self(self.0 | Self::CONTROL)
     }
+
+    /// The same attributes with a base timestamp that says when compaction may drop the batch's tombstones.
+    #[must_use]
+    pub const fn with_delete_horizon(self) -> Self {
+        Self(self.0 | Self::DELETE_HORIZON)
+    }
+
+    /// The same attributes for a batch that lost all its records: nothing is compressed, no tombstone waits.
+    #[must_use]
+    pub const fn without_records(self) -> Self {
+        Self(self.0 & !(Self::COMPRESSION_MASK | Self::DELETE_HORIZON))
+    }
 }
 
 impl fmt::Debug for Attributes {

@@ -205,6 +205,9 @@ impl Input for StreamInput<'_> {
 
 /// A record whose bounds and lengths hold.
 pub(super) struct ParsedRecord<P> {
+    pub(super) attributes: u8,
+    /// Where the offset delta starts in the input: what stands before counts time.
+    pub(super) offset_delta_at: usize,
     pub(super) timestamp_delta_ms: i64,
     pub(super) offset_delta: i32,
     pub(super) key: Option<P>,
@@ -225,8 +228,9 @@ pub(super) fn parse_record<I: Input>(input: &mut I) -> Result<ParsedRecord<I::Pi
         .ok_or_else(|| RecordFault::negative("length", found, "6 to 2147483647"))?;
     let mut body = Body { end: input.position() + length, input };
     // Kafka gives the attributes of a record no meaning and looks at no bit of them.
-    body.byte("attributes")?;
+    let attributes = body.byte("attributes")?;
     let timestamp_delta_ms = body.varlong("timestamp_delta")?;
+    let offset_delta_at = body.input.position();
     let offset_delta = body.varint("offset_delta")?;
     let key = body.optional_piece("key")?;
     let value = body.optional_piece("value")?;
@@ -234,7 +238,17 @@ pub(super) fn parse_record<I: Input>(input: &mut I) -> Result<ParsedRecord<I::Pi
     let headers_at = body.input.position();
     body.skip_headers(header_count)?;
     let end = body.finish()?;
-    Ok(ParsedRecord { timestamp_delta_ms, offset_delta, key, value, header_count, headers_at, end })
+    Ok(ParsedRecord {
+        attributes,
+        offset_delta_at,
+        timestamp_delta_ms,
+        offset_delta,
+        key,
+        value,
+        header_count,
+        headers_at,
+        end,
+    })
 }
 
 /// The fields of one record: nothing is read beyond its end.

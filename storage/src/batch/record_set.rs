@@ -1,7 +1,7 @@
 //! The records of a batch, read back.
 
 use super::codec::Decoder;
-use super::record::{Headers, ParsedRecord, RecordFault, RecordView, SliceInput, parse_record};
+use super::record::{Headers, Input as _, ParsedRecord, RecordFault, RecordView, SliceInput, parse_record};
 use super::{BatchError, BatchHeader, BatchLimits, CodecError, Compression, TimestampType};
 
 /// The records of one batch, unpacked if they were compressed. Holds at most `decompressed_bytes_max` bytes of its own.
@@ -80,6 +80,11 @@ pub struct Records<'s> {
 }
 
 impl<'s> Records<'s> {
+    /// Where the next record starts in [`RecordSet::bytes`].
+    pub(super) fn position(&self) -> usize {
+        self.input.position()
+    }
+
     fn read(&mut self) -> Result<RecordView<'s>, RecordFault> {
         let parsed = parse_record(&mut self.input)?;
         let delta = i64::from(parsed.offset_delta);

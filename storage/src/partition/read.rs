@@ -70,6 +70,14 @@ enum Place {
     },
 }
 
+/// What a look for a time in a sealed segment found.
+enum Searched {
+    Found(Offset, i64),
+    Absent,
+    /// Compaction replaced the segment meanwhile.
+    Replaced,
+}
+
 /// One segment as a reader sees it.
 struct View<'a> {
     base: Offset,
@@ -145,14 +153,14 @@ impl Partition {
             None => Ok(self.outcome(Bytes::new(), from)),
             Some(Place::Lost { to }) => Err(ReadError::Damaged { from, to }),
             Some(Place::Active { segment, tail }) => self.read_view(&view_active(&segment, tail), from, max_bytes),
-            Some(Place::Sealed(sealed)) => {
-                let open = match self.open_sealed(&sealed) {
-                    // Removed between the look and the opening.
-                    Err(ReadError::Io(_)) if from < self.log_start() => return Err(self.out_of_range(from)),
-                    other => other?,
-                };
-                self.read_view(&view_sealed(&sealed, &open), from, max_bytes)
-            }
+            Some(Place::Sealed(sealed)) => match self.open_sealed(&sealed) {
+                Ok(Some(open)) => self.read_view(&view_sealed(&sealed, &open), from, max_bytes),
+                // Compacted between the look and the opening.
+                Ok(None) => self.read_blocking(from, max_bytes),
+                // Removed in between.
+                Err(_) if from < self.log_start() => Err(self.out_of_range(from)),
+                Err(cause) => Err(cause.into()),
+            },
         }
     }
 
@@ -171,19 +179,22 @@ impl Partition {
         for segment in sealed {
             match self.search_sealed(&segment, timestamp_ms) {
                 Err(ReadError::Io(_)) if segment.next <= self.log_start() => {}
-                Ok(None) => {}
-                other => return other,
+                Ok(Searched::Absent) => {}
+                Ok(Searched::Found(offset, timestamp_ms)) => return Ok(Some((offset, timestamp_ms))),
+                Ok(Searched::Replaced) => return self.offset_for_time(timestamp_ms),
+                Err(error) => return Err(error),
             }
         }
         self.search_time(&view_active(&active, tail), timestamp_ms)
     }
 
-    fn search_sealed(&self, segment: &SealedSegment, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
+    fn search_sealed(&self, segment: &Arc<SealedSegment>, timestamp_ms: i64) -> Result<Searched, ReadError> {
         if segment.seal(&*self.shared.fs, &self.dir)?.max_timestamp_ms < timestamp_ms {
-            return Ok(None);
+            return Ok(Searched::Absent);
         }
-        let open = self.open_sealed(segment)?;
-        self.search_time(&view_sealed(segment, &open), timestamp_ms)
+        let Some(open) = self.open_sealed(segment)? else { return Ok(Searched::Replaced) };
+        let found = self.search_time(&view_sealed(segment, &open), timestamp_ms)?;
+        Ok(found.map_or(Searched::Absent, |(offset, timestamp_ms)| Searched::Found(offset, timestamp_ms)))
     }
 
     fn search_time(&self, view: &View<'_>, timestamp_ms: i64) -> Result<Option<(Offset, i64)>, ReadError> {
@@ -239,19 +250,25 @@ impl Partition {
         ReadError::OutOfRange { offset, log_start: self.log_start(), tail: self.tail() }
     }
 
-    fn open_sealed(&self, segment: &SealedSegment) -> Result<Arc<OpenSegment>, ReadError> {
+    /// `None` when compaction replaced the segment meanwhile: what was opened may be the file of either.
+    fn open_sealed(&self, segment: &Arc<SealedSegment>) -> std::io::Result<Option<Arc<OpenSegment>>> {
         let key = (self.id(), segment.base);
-        if let Some(open) = self.shared.open_segments.get(&key) {
-            return Ok(open);
+        if let Some(open) = self.shared.open_segments.get(&key, segment.edition) {
+            return Ok(Some(open));
         }
         let interval_bytes = self.config().index_interval_bytes;
-        let open = Arc::new(OpenSegment::open(&*self.shared.fs, &self.dir, segment, interval_bytes)?);
+        let opened = OpenSegment::open(&*self.shared.fs, &self.dir, segment, interval_bytes);
+        // Behind the opening: files are replaced together with what stands for them here.
+        if self.files.read().was_replaced(segment) {
+            return Ok(None);
+        }
+        let open = Arc::new(opened?);
         self.shared.open_segments.insert(key, Arc::clone(&open));
-        if segment.next <= self.log_start() {
-            // Retention was here in between: nobody would close it for long.
+        if segment.next <= self.log_start() || self.files.read().was_replaced(segment) {
+            // Retention or compaction was here in between: nobody would close it for long.
             self.shared.open_segments.remove(&key);
         }
-        Ok(open)
+        Ok(Some(open))
     }
 
     /// A read of bytes that were appended by this process not far behind the tail: they are in the page cache.

@@ -18,6 +18,7 @@ use crate::limits::BATCH_BYTES_MAX;
 pub(crate) struct OpenSegment {
     pub(crate) file: Arc<dyn File>,
     pub(crate) index: Index,
+    edition: u32,
 }
 
 impl OpenSegment {
@@ -29,7 +30,7 @@ impl OpenSegment {
             Some(index) => index,
             None => rebuild_index(&*file, segment, interval_bytes)?,
         };
-        Ok(Self { file, index })
+        Ok(Self { file, index, edition: segment.edition })
     }
 }
 
@@ -72,12 +73,12 @@ impl OpenSegments {
         Self { capacity, inner: Mutex::new(Inner::default()) }
     }
 
-    /// The open segment, if it is open.
-    pub(crate) fn get(&self, key: &SegmentKey) -> Option<Arc<OpenSegment>> {
+    /// The open segment, if it is open in this edition.
+    pub(crate) fn get(&self, key: &SegmentKey, edition: u32) -> Option<Arc<OpenSegment>> {
         let mut inner = self.inner.lock();
         inner.clock += 1;
         let clock = inner.clock;
-        inner.open.get_mut(key).map(|(segment, used)| {
+        inner.open.get_mut(key).filter(|(segment, _)| segment.edition == edition).map(|(segment, used)| {
             *used = clock;
             Arc::clone(segment)
         })
