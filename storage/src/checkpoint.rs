@@ -99,6 +99,16 @@ impl CheckpointFile {
         self.write_durably(Checkpoint { log_start, ..last })
     }
 
+    /// The segment in which the flushed bytes end, as the newest slot says.
+    pub(crate) fn segment(&self) -> Offset {
+        self.last.expect("recovery writes the first").segment
+    }
+
+    /// Writes what the newest slot says once more, and syncs it: from here on no older one counts.
+    pub(crate) fn write_again_durably(&mut self) -> io::Result<()> {
+        self.write_durably(self.last.expect("recovery writes the first"))
+    }
+
     /// As [`CheckpointFile::write`], with a sync.
     pub(crate) fn write_durably(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
         self.write(checkpoint)?;

@@ -81,8 +81,10 @@ mod tests {
 
     #[test]
     fn the_bytes_never_change() {
-        let expected: &[u8] =
-            &[b'T', b'L', b'C', b'P', 1, 0, 2, 1, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 127, 0, 0, 0, 0];
+        let expected: &[u8] = &[
+            b'T', b'L', b'C', b'P', 1, 0, 2, 1, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 127, 155, 250, 23,
+            232,
+        ];
         assert_eq!(sample().encode(), expected);
     }
 

@@ -67,6 +67,39 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
+/// Why the first offset was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TrimError {
+    /// There is nothing yet to keep from there on.
+    #[error("offset {offset} is beyond the tail {tail}")]
+    OutOfRange {
+        /// What was asked for.
+        offset: Offset,
+        /// One after the last offset there is.
+        tail: Offset,
+    },
+    /// What lies below could not be made durable first.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// The disk does not answer.
+    #[error("trimming failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a compaction ended early. What it had done stays done, and the log goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    /// The partition stopped, with this compaction or before.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The disk does not answer, or is full.
+    #[error("compaction failed: {0}")]
+    Io(#[from] io::Error),
+    /// Whoever asked for it wants no more of it.
+    #[error("compaction was interrupted")]
+    Interrupted,
+}
+
 /// Why a flush did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum FlushError {

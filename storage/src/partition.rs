@@ -24,12 +24,14 @@ use crate::reserve::Reserve;
 use crate::retention::is_older;
 use crate::segment::{ActiveSegment, FileKind, OpenSegments, Seal, SealedSegment, SegmentFacts, path_of};
 
+mod compact;
 mod durable;
 mod maintain;
 mod read;
 mod recover;
 mod space;
 
+pub use compact::CompactionOutcome;
 pub use read::{ColdRead, ReadOutcome, ReadStart};
 pub use recover::{Cut, OffsetRange, RecoveryReport};
 pub(crate) use recover::{Place, Recovered, recover};
@@ -44,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) open_segments: OpenSegments,
     pub(crate) hot_bytes: u64,
     pub(crate) reserve: Arc<Reserve>,
+    pub(crate) compaction_keys_bytes: usize,
     /// The data directory is ours as long as anybody may write to it.
     pub(crate) _lock: Box<dyn Lock>,
 }
@@ -77,8 +80,10 @@ pub struct Partition {
     dir: PathBuf,
     config: RwLock<LogConfig>,
     shared: Arc<Shared>,
-    /// What readers see. Changed only by a roll and by retention.
+    /// What readers see. Changed only by a roll, by retention and by compaction.
     files: RwLock<LogFiles>,
+    /// The compaction lock: one compaction at a time.
+    cleaner: Mutex<compact::Cleaner>,
     /// The retention lock: one retention at a time. Segments below the log start whose files are still to be removed,
     /// oldest first.
     condemned: Mutex<Vec<Offset>>,
@@ -164,6 +169,7 @@ impl Partition {
             config: RwLock::new(config),
             shared,
             files: RwLock::new(LogFiles { sealed, active }),
+            cleaner: Mutex::default(),
             condemned: Mutex::new(condemned),
             writer: Mutex::new(writer),
             checkpoint: Mutex::new(checkpoint),

@@ -25,7 +25,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use smallvec::SmallVec;
 
@@ -254,6 +254,16 @@ impl Producers {
             known.record(producer, window_batch(header, base_offset));
         }
         self.evict();
+    }
+
+    /// The batches that may be sent again, by producer and base offset. Compaction leaves at least their headers, so that a
+    /// log that is read back knows them.
+    #[must_use]
+    pub fn remembered_batches(&self) -> HashSet<(i64, Offset)> {
+        let batches = |(&id, producer): (&i64, &Producer)| {
+            producer.window.iter().map(|batch| (id, batch.base_offset)).collect::<SmallVec<[_; WINDOW_BATCHES]>>()
+        };
+        self.by_id.iter().flat_map(batches).collect()
     }
 
     /// Forgets the producers that were last used longer ago than `expiry_ms`, and returns how many.

@@ -41,8 +41,7 @@ pub(crate) enum FileKind {
 
 impl FileKind {
     /// The log first: when a segment is removed from the last on, as long as it is there the others are not orphans.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Log, Self::Index, Self::Seal, Self::Snapshot, Self::Clean, Self::Swap];
+    pub(crate) const ALL: [Self; 6] = [Self::Log, Self::Index, Self::Seal, Self::Snapshot, Self::Clean, Self::Swap];
 
     pub(crate) const fn extension(self) -> &'static str {
         match self {
@@ -81,6 +80,17 @@ fn is_base(digits: &str) -> bool {
 /// Whether the name is that of a segment's log file.
 pub(crate) fn is_segment(name: &str) -> bool {
     matches!(parse_name(name), Some((_, FileKind::Log)))
+}
+
+/// Removes the files of a segment, the log last: as long as it is there, the others are not orphans.
+pub(crate) fn remove_segment(fs: &dyn Fs, dir: &Path, base: Offset) -> io::Result<()> {
+    for kind in FileKind::ALL.into_iter().rev() {
+        match fs.remove_file(&path_of(dir, base, kind)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Which bytes of a segment are known to be right without looking again: those that this process appended, and those

@@ -82,6 +82,7 @@ impl Store {
             open_segments: OpenSegments::new(config.open_segments_max),
             hot_bytes: config.hot_bytes,
             reserve,
+            compaction_keys_bytes: config.compaction_keys_bytes,
             _lock: lock,
         });
         let (partitions, opening) = (RwLock::default(), Mutex::default());

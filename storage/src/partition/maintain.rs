@@ -1,15 +1,13 @@
 //! Retention and closing.
 
 use std::io;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use super::Partition;
-use crate::error::FlushError;
-use crate::fs::Fs;
+use crate::error::{FlushError, TrimError};
 use crate::offset::Offset;
 use crate::retention::{self, SegmentAge};
-use crate::segment::{FileKind, SealedSegment, path_of};
+use crate::segment::{SealedSegment, remove_segment};
 
 impl Partition {
     /// Removes the oldest segments that size and age let go. Answers the new first offset. `now_ms` is `None` while the
@@ -42,17 +40,29 @@ impl Partition {
         Ok(self.log_start())
     }
 
-    /// Removes the whole segments below `to`. What remains of the segment that holds `to` stays readable.
+    /// Moves the first offset to `to`, durably, and removes the segments that lie wholly below. Answers the first offset, which
+    /// is `to` unless it was there already. What remains of a segment that holds `to` is not served any more, and goes with
+    /// its last record, or when it is compacted.
     ///
     /// # Errors
-    /// The disk does not answer; what was removed before stays removed.
-    pub fn trim(&self, to: Offset) -> io::Result<()> {
-        let mut condemned = self.condemned.lock();
-        let count = self.files.read().sealed.partition_point(|segment| segment.next <= to);
-        if count > 0 {
-            self.condemn_oldest(count, &mut condemned)?;
+    /// [`TrimError::OutOfRange`] beyond the tail, and [`TrimError::Flush`]: nothing was done. [`TrimError::Io`]: the first offset
+    /// may have moved nevertheless.
+    pub fn trim(&self, to: Offset) -> Result<Offset, TrimError> {
+        let tail = self.tail();
+        if to > tail {
+            return Err(TrimError::OutOfRange { offset: to, tail });
         }
-        self.remove_condemned(&mut condemned)
+        // A power cut must not end the log before its start, in the middle of a batch.
+        if to > self.flushed() {
+            self.flush()?;
+        }
+        let mut condemned = self.condemned.lock();
+        if to > self.log_start() {
+            let count = self.files.read().sealed.partition_point(|segment| segment.next <= to);
+            self.move_start(to, count, &mut condemned)?;
+        }
+        self.remove_condemned(&mut condemned)?;
+        Ok(self.log_start())
     }
 
     /// When the newest record was appended, ms since 1970, broker time; `None` when that is not known without reading.
@@ -77,11 +87,16 @@ impl Partition {
     /// cut does not come back; and visible before the files go, so that no reader is sent to one that is missing. Readers
     /// that hold slices keep their maps (invariant S7).
     fn condemn_oldest(&self, count: usize, condemned: &mut Vec<Offset>) -> io::Result<()> {
-        let mut checkpoint = self.checkpoint.lock();
         let start = {
             let files = self.files.read();
             files.sealed.get(count).map_or(files.active.base, |segment| segment.base)
         };
+        self.move_start(start.max(self.log_start()), count, condemned)
+    }
+
+    /// Moves the start to `start`, below which the `count` oldest segments lie.
+    fn move_start(&self, start: Offset, count: usize, condemned: &mut Vec<Offset>) -> io::Result<()> {
+        let mut checkpoint = self.checkpoint.lock();
         checkpoint.write_log_start(start)?;
         // There is nothing to flush of them any more, and an open file keeps its space.
         self.writer.lock().unflushed.retain(|sealed| sealed.seal.next > start);
@@ -136,15 +151,4 @@ impl Partition {
             tracing::debug!(partition = %self.id(), forgotten, "idle producers forgotten");
         }
     }
-}
-
-/// Removes the files of a segment, the log last: as long as it is there, the others are not orphans.
-fn remove_segment(fs: &dyn Fs, dir: &Path, base: Offset) -> io::Result<()> {
-    for kind in FileKind::ALL.into_iter().rev() {
-        match fs.remove_file(&path_of(dir, base, kind)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
 }

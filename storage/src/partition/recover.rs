@@ -15,9 +15,11 @@ use std::sync::Arc;
 
 use self::rebuild::{end_of_flushed, rebuild_active, recover_producers};
 use self::settle::{quarantine_from, settle_tail};
+use self::swap::settle_swaps;
 use super::create_segment;
 use crate::batch::BatchError;
 use crate::checkpoint::{self, Checkpoint, CheckpointFile};
+use crate::cleaned;
 use crate::config::LogConfig;
 use crate::fs::{self, File, Fs, OpenMode};
 use crate::limits::SCAN_BYTES;
@@ -30,6 +32,7 @@ use crate::segment::{
 
 mod rebuild;
 mod settle;
+mod swap;
 
 /// Offsets `from..to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,7 @@ pub(crate) struct Place<'a> {
 /// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
 pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
     let mut listing = list(place)?;
+    settle_swaps(place, &mut listing)?;
     let bases = std::mem::take(&mut listing.bases);
     let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
     let mut report = RecoveryReport {
@@ -145,7 +149,8 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     report.tail = chain.next;
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
     let reached = Checkpoint { flushed: chain.next, segment: active.base, position: published, log_start };
-    note(place, &mut checkpoint, slot, reached, !condemned.is_empty())?;
+    let hides = !condemned.is_empty() || chain.first_base(active.base) < log_start;
+    note(place, &mut checkpoint, slot, reached, hides)?;
     let recovered = Recovered {
         sealed: chain.sealed.into_iter().map(Arc::new).collect(),
         active: ActiveSegment::new(active.base, file, index, published),
@@ -161,7 +166,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     Ok((recovered, report))
 }
 
-/// Notes how far recovery came. That is a hint; but a log start with segments below may come from a slot that no sync
+/// Notes how far recovery came. That is a hint; but a log start with records below may come from a slot that no sync
 /// made durable, and would go back with it.
 fn note(
     place: Place<'_>,
@@ -189,6 +194,13 @@ struct Listing {
 }
 
 impl Listing {
+    /// Takes out the side files of one kind.
+    fn take(&mut self, wanted: FileKind) -> Vec<Offset> {
+        let (taken, others) = self.side_files.drain(..).partition(|(_, kind)| *kind == wanted);
+        self.side_files = others;
+        Vec::into_iter(taken).map(|(base, _)| base).collect()
+    }
+
     fn snapshots(&self) -> impl DoubleEndedIterator<Item = Offset> {
         self.side_files.iter().filter(|(_, kind)| *kind == FileKind::Snapshot).map(|(at, _)| *at)
     }
@@ -201,7 +213,7 @@ fn list(place: Place<'_>) -> io::Result<Listing> {
             _ if entry.is_dir => listing.alien.push(entry.name),
             Some((base, FileKind::Log)) => listing.bases.push(base),
             Some(side_file) => listing.side_files.push(side_file),
-            None if entry.name == checkpoint::FILE_NAME => {}
+            None if entry.name == checkpoint::FILE_NAME || entry.name == cleaned::FILE_NAME => {}
             // Left by a replacement that a crash interrupted.
             None if is_temporary(&entry.name) => place.fs.remove_file(&place.dir.join(&entry.name))?,
             None => listing.alien.push(entry.name),
@@ -243,7 +255,8 @@ fn newest_evidence(place: Place<'_>, bases: &[Offset], noted: Option<Checkpoint>
         Seal::decode(&bytes).ok().filter(|seal| seal.base == base)
     });
     match newest_seal {
-        Some(seal) if seal.next > noted.flushed => {
+        // Also where it says as much: compaction may have made another file of the segment in which the checkpoint ends.
+        Some(seal) if seal.next >= noted.flushed && seal.next > noted.segment => {
             Checkpoint { flushed: seal.next, segment: seal.next, position: 0, log_start: noted.log_start }
         }
         _ => noted,

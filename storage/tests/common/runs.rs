@@ -52,12 +52,13 @@ fn any_operation(random: &mut fastrand::Rng) -> Operation {
         0..45 => any_append(random),
         45..50 => Operation::Retry { producer: random.u8(0..2), back: random.u8(0..5) },
         50..62 => Operation::Flush,
-        62..66 => Operation::Retention {
+        62..64 => Operation::Trim { permille: random.u16(0..=1_000) },
+        64..67 => Operation::Retention {
             keep_bytes: random.u16(0..12_000),
             by_age: random.u8(0..4) == 0,
             held: random.bool().then(|| random.u8(..)),
         },
-        66..74 => Operation::Read { permille: random.u16(0..=1_000), max_bytes: random.u16(..) },
+        67..74 => Operation::Read { permille: random.u16(0..=1_000), max_bytes: random.u16(..) },
         74..77 => Operation::TimeLookup { permille: random.u16(0..=1_000) },
         77..81 => Operation::Reopen,
         81..86 => Operation::Kill,

@@ -47,6 +47,10 @@ pub(crate) enum Operation {
         by_age: bool,
         held: Option<u8>,
     },
+    /// Moves the start to the record at `permille` of the log.
+    Trim {
+        permille: u16,
+    },
     /// Reads on from the record at `permille` of the log to its tail.
     Read {
         permille: u16,
@@ -240,6 +244,7 @@ impl World {
             Operation::Retry { producer, back } => self.retry(producer, back)?,
             Operation::Flush => self.flush()?,
             Operation::Retention { keep_bytes, by_age, held } => self.retention(keep_bytes, by_age, held)?,
+            Operation::Trim { permille } => self.trim(permille)?,
             Operation::Read { permille, max_bytes } => self.read(permille, max_bytes.into())?,
             Operation::TimeLookup { permille } => self.look_up(permille)?,
             Operation::Reopen => self.reopen()?,
@@ -381,6 +386,29 @@ impl World {
 
     // ---- retention ---------------------------------------------------------------------------------------------
 
+    /// The start is where it was asked for, also inside a batch; what lies below was made durable first.
+    fn trim(&mut self, permille: u16) -> Result<(), Violation> {
+        let to = self.at_permille(permille);
+        let (before, old) = (self.disk.operations(), self.log_start);
+        let result = self.partition().trim(Offset::new(to).expect("not negative"));
+        let partition = self.partition();
+        let (start, flushed) = (partition.log_start().get(), partition.flushed().get());
+        demand!(start == to || (start == old && result.is_err()), "the log starts at {start}, asked for was {to}");
+        demand!(flushed == self.flushed || flushed == self.tail(), "flushed to {flushed}");
+        (self.log_start, self.kept_start, self.flushed) = (start, start, flushed);
+        self.unnoted |= self.may_fail(before);
+        match result {
+            Ok(answer) => demand!(answer.get() == start, "answered {answer}, the log starts at {start}"),
+            Err(_) if self.stopped => {}
+            Err(error) => {
+                demand!(self.may_fail(before), "trimming failed without a fault: {error}");
+                self.noted_start = to;
+            }
+        }
+        self.stopped |= self.may_fail(before) && self.partition().stopped().is_some();
+        Ok(())
+    }
+
     /// The start moves to the base of a batch, never back, never beyond what is held, and never past what size and age
     /// ask for.
     fn retention(&mut self, keep_bytes: u16, by_age: bool, held: Option<u8>) -> Result<(), Violation> {
@@ -395,7 +423,7 @@ impl World {
         let result = self.partition().enforce_retention(Some(self.now_ms), hold);
         let start = self.partition().log_start().get();
         demand!(start >= old, "the log start went from {old} back to {start}");
-        let at_batch = start == self.tail() || self.batches.iter().any(|batch| batch.base == start);
+        let at_batch = start == old || start == self.tail() || self.batches.iter().any(|batch| batch.base == start);
         demand!(at_batch, "the log starts at {start}, inside a batch");
         if let Some(hold) = hold {
             demand!(start <= old.max(hold.get()), "{hold} was held, the log starts at {start}");

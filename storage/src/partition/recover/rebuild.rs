@@ -81,8 +81,9 @@ pub(super) fn recover_producers(
     let limits = ProducerLimits::default();
     // What was appended between an older snapshot and the first segment cannot be read any more: it would tell producers
     // to go on where they were long ago.
-    let usable = chain.first_base(active.base)..=chain.next;
-    let newest = snapshots.rev().filter(|at| usable.contains(at)).find_map(|at| read_snapshot(place, at, limits));
+    // What stands behind one inside of a segment could not be told from what stands before it.
+    let is_base = |at: &Offset| *at == active.base || chain.sealed.iter().any(|segment| segment.base == *at);
+    let newest = snapshots.rev().filter(is_base).find_map(|at| read_snapshot(place, at, limits));
     let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let path = path_of(place.dir, segment.base, FileKind::Log);
