@@ -74,14 +74,13 @@ fn operations_of_the_script() -> std::ops::Range<u64> {
 fn any_disk_operation_may_fail_in_any_way_and_no_key_loses_its_newest_record() {
     let operations = operations_of_the_script();
     for number in operations.start + 1..=operations.end {
-        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::ShortWriteThenFull] {
-            for end in [Operation::Kill, Operation::PowerCut { seed: number }] {
-                let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
-                world.fail_at(number, fault);
-                let result = run(&mut world, &SCRIPT).and_then(|()| run(&mut world, &[Operation::Heal, COMPACT, end]));
-                let result = result.and_then(|()| run(&mut world, &SCRIPT[..10]));
-                result.unwrap_or_else(|violation| panic!("operation {number}, {fault:?}, {end:?}: {}", violation.0));
-            }
+        for fault in [Fault::Eio, Fault::ShortWriteThenFull] {
+            let end = if number % 2 == 0 { Operation::Kill } else { Operation::PowerCut { seed: number } };
+            let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+            world.fail_at(number, fault);
+            let result = run(&mut world, &SCRIPT).and_then(|()| run(&mut world, &[Operation::Heal, COMPACT, end]));
+            let result = result.and_then(|()| run(&mut world, &SCRIPT[..10]));
+            result.unwrap_or_else(|violation| panic!("operation {number}, {fault:?}, {end:?}: {}", violation.0));
         }
     }
 }
@@ -90,7 +89,7 @@ fn any_disk_operation_may_fail_in_any_way_and_no_key_loses_its_newest_record() {
 fn the_process_or_the_power_may_end_at_any_disk_operation_of_a_compaction() {
     let operations = operations_of_the_script();
     for number in 1..=operations.end {
-        for seed in [None, Some(1), Some(2), Some(3), Some(4)] {
+        for seed in [None, Some(1), Some(2)] {
             let result = Keyed::until_the_end(config(), number, seed, &SCRIPT);
             result.unwrap_or_else(|violation| panic!("ended at operation {number}, seed {seed:?}: {}", violation.0));
         }
@@ -144,6 +143,7 @@ fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<O
     // Room for 14 keys or for all.
     let keys_bytes = *random.choice(&[400, 64 << 10]).unwrap();
     let mut world = Keyed::new(config, keys_bytes, lie)?;
+    world.looks = true;
     for _ in 0..OPERATIONS {
         let operation = any_operation(random);
         done.push(operation);
