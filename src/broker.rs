@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
@@ -28,7 +28,7 @@ pub mod state;
 mod topics;
 
 pub use data::{Acks, Appended};
-pub use error::{CreateTopicError, DeleteTopicError, ProduceError, StartError};
+pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError, StartError};
 pub use maintain::CommitRequest;
 pub use topics::Topic;
 
@@ -49,6 +49,8 @@ pub struct BrokerConfig {
     pub partitions_max: usize,
     /// How often retention looks at all topics. Default 5 min.
     pub retention_interval: Duration,
+    /// How often compaction looks at all topics. Default 15 s.
+    pub compaction_interval: Duration,
 }
 
 impl BrokerConfig {
@@ -62,6 +64,7 @@ impl BrokerConfig {
             auto_create_partitions: 1,
             partitions_max: 10_000,
             retention_interval: Duration::from_secs(300),
+            compaction_interval: Duration::from_secs(15),
         }
     }
 }
@@ -105,6 +108,9 @@ struct Inner {
     started: Instant,
     appended_records: AtomicI64,
     appended_bytes: AtomicI64,
+    compacted_records: AtomicU64,
+    compacted_bytes: AtomicU64,
+    housekeeping_ended: AtomicBool,
 }
 
 impl Drop for Inner {
@@ -151,6 +157,9 @@ impl Broker {
                 started,
                 appended_records: AtomicI64::new(0),
                 appended_bytes: AtomicI64::new(0),
+                compacted_records: AtomicU64::new(0),
+                compacted_bytes: AtomicU64::new(0),
+                housekeeping_ended: AtomicBool::new(false),
             }),
         };
         broker.set_back_commits(&mut report)?;

@@ -127,6 +127,7 @@ pub struct Server {
     kafka_address: SocketAddr,
     stop: CancellationToken,
     housekeeping: JoinHandle<()>,
+    compaction: JoinHandle<()>,
     function_log: JoinHandle<()>,
     report: ServerReport,
 }
@@ -191,9 +192,10 @@ impl Server {
             Listener::serve(http_socket, router, hosts, config.http_limits).map_err(ServerError::Listener)?;
         let kafka = tokio::spawn(kafka.serve(kafka_socket, stop.clone()));
         rooms.readiness.set(true);
-        let housekeeping = tokio::spawn(keep_house(broker, rooms.triggers.clone()));
+        let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone()));
+        let compaction = tokio::spawn(keep_compact(broker, rooms.triggers.clone()));
         let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
-        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, function_log, report })
+        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, compaction, function_log, report })
     }
 
     /// What the API works with.
@@ -225,7 +227,9 @@ impl Server {
     pub async fn stop(mut self) -> Duration {
         let started = Instant::now();
         self.rooms.readiness.set(false);
+        self.rooms.broker.end_housekeeping();
         self.housekeeping.abort();
+        self.compaction.abort();
         let stopping = async {
             self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
             self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
@@ -242,6 +246,7 @@ impl Server {
         let broker = self.rooms.broker.clone();
         drop(self.rooms);
         let _ = self.housekeeping.await;
+        let _ = self.compaction.await;
         if tokio::time::timeout(LOG_GRACE, self.function_log).await.is_err() {
             tracing::warn!("the last lines of functions may be missing in their log");
         }
@@ -296,6 +301,19 @@ async fn keep_house(broker: Broker, triggers: TriggerService) {
         let round = tokio::task::spawn_blocking(move || broker.housekeeping(&holds));
         if let Err(error) = round.await {
             tracing::error!(%error, "housekeeping failed");
+        }
+    }
+}
+
+/// Beside the rest: a long compaction delays no retention.
+async fn keep_compact(broker: Broker, triggers: TriggerService) {
+    let interval = broker.config().compaction_interval;
+    loop {
+        tokio::time::sleep(interval).await;
+        let (broker, holds) = (broker.clone(), triggers.holds());
+        let round = tokio::task::spawn_blocking(move || broker.compact(&holds));
+        if let Err(error) = round.await {
+            tracing::error!(%error, "compaction failed");
         }
     }
 }

@@ -9,7 +9,7 @@ use tripline_storage::error::{AppendError, FlushError, ReadError};
 use tripline_storage::partition::{AppendOutcome, ReadOutcome, ReadStart};
 use tripline_storage::{Offset, Partition};
 
-use super::error::ProduceError;
+use super::error::{DeleteRecordsError, ProduceError};
 use super::journal::JournalError;
 use super::record::ProducerIds;
 use super::{Broker, Topic, now_ms};
@@ -101,6 +101,7 @@ impl Broker {
             let topic = topic.name().to_string();
             return Err(ProduceError::UnknownPartition { topic, partition: i64::from(partition), last });
         };
+        check_keys(topic, &batch)?;
         let now_ms = now_ms();
         let append_time = topic.with_config(|config| config.message_timestamp_type) == TimestampType::LogAppendTime;
         let batch = if append_time { batch.with_append_time(now_ms) } else { batch };
@@ -136,6 +137,31 @@ impl Broker {
         blocking(move || partition.offset_for_time(timestamp_ms)).await
     }
 
+    /// Deletes the records of a partition below `before`, or all that there are. Answers the first offset that is left, durably.
+    ///
+    /// # Errors
+    /// See [`DeleteRecordsError`].
+    pub async fn delete_records(
+        &self,
+        topic: &Topic,
+        partition: u32,
+        before: Option<Offset>,
+    ) -> Result<Offset, DeleteRecordsError> {
+        let name = topic.name().to_string();
+        if topic.is_internal() {
+            return Err(DeleteRecordsError::Internal(name));
+        }
+        if !topic.with_config(|config| config.cleanup_policy.deletes()) {
+            return Err(DeleteRecordsError::Compacted(name));
+        }
+        let Some(log) = topic.partition(partition) else {
+            let last = topic.partition_count() - 1;
+            return Err(DeleteRecordsError::UnknownPartition { topic: name, partition, last });
+        };
+        let log = Arc::clone(log);
+        Ok(blocking(move || log.trim(before.unwrap_or_else(|| log.tail()))).await?)
+    }
+
     /// A producer id that nobody has or had.
     ///
     /// # Errors
@@ -159,6 +185,17 @@ impl Broker {
                 *ids = (wanted, end);
             }
         }
+    }
+}
+
+/// Every record of a compacted topic needs a key.
+fn check_keys(topic: &Topic, batch: &CheckedBatch) -> Result<(), ProduceError> {
+    if !topic.with_config(|config| config.cleanup_policy.compacts()) {
+        return Ok(());
+    }
+    match batch.first_without_key(&BatchLimits::default())? {
+        Some(index) => Err(ProduceError::WithoutKey { topic: topic.name().to_string(), index }),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong, one enum per operation.
 
 use tripline_storage::batch::BatchError;
-use tripline_storage::error::{AppendError, FlushError, OpenLogError, OpenStoreError};
+use tripline_storage::error::{AppendError, FlushError, OpenLogError, OpenStoreError, TrimError};
 
 use super::journal::{JournalError, ReplayError};
 
@@ -110,4 +110,39 @@ pub enum ProduceError {
     /// The topic belongs to the broker.
     #[error("topic {0} belongs to the broker; it can be read but not written")]
     Internal(String),
+    /// A compacted topic could never let go of such a record.
+    #[error("record {index} of the batch has no key; topic {topic} is compacted and needs one in every record")]
+    WithoutKey {
+        /// The topic.
+        topic: String,
+        /// The first such record's place in the batch, from 0.
+        index: u32,
+    },
+}
+
+/// Why no records were deleted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeleteRecordsError {
+    /// There is no such partition.
+    #[error("topic {topic} has partitions 0 to {last}, found {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// What was asked for.
+        partition: u32,
+        /// Its last partition.
+        last: u32,
+    },
+    /// The topic belongs to the broker.
+    #[error("topic {0} belongs to the broker")]
+    Internal(String),
+    /// The newest record of each key stays in a topic that is only compacted.
+    #[error(
+        "topic {0} is compacted: records go with a newer one of their key; to delete by offset, set cleanup.policy to compact,delete"
+    )]
+    Compacted(String),
+    /// The log did not do it.
+    #[error(transparent)]
+    Trim(#[from] TrimError),
 }

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use tripline_storage::error::CompactError;
+use tripline_storage::partition::CompactionOutcome;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::journal::JournalError;
 use super::record::{GroupForgotten, OffsetCommitted};
 use super::state::Committed;
-use super::{Broker, StartReport, now_ms};
+use super::{Broker, StartReport, Topic, now_ms};
 
 /// One offset that a group commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +140,52 @@ impl Broker {
             self.inner.journal.flush()?;
         }
         Ok(())
+    }
+
+    /// One round of compaction over all topics that are to be compacted and are due. `holds` are the offsets from which on
+    /// somebody still needs records. Blocks on the disk, and takes its time; [`Broker::end_housekeeping`] ends it early.
+    pub fn compact(&self, holds: &HashMap<(Uuid, u32), Offset>) {
+        let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms(), self.inner.started.elapsed());
+        let go_on = || !self.inner.housekeeping_ended.load(Ordering::Relaxed);
+        for topic in self.topics() {
+            for (number, partition) in (0..).zip(topic.partitions()) {
+                let hold = holds.get(&(topic.id(), number)).copied();
+                match partition.compact(believed_ms, hold, &go_on) {
+                    Ok(None) => {}
+                    Ok(Some(outcome)) => self.note_compaction(&topic, number, &outcome),
+                    Err(CompactError::Interrupted) if !go_on() => return,
+                    Err(error) => tracing::warn!(topic = %topic.name(), partition = number, %error, "not compacted"),
+                }
+            }
+        }
+    }
+
+    fn note_compaction(&self, topic: &Topic, partition: u32, outcome: &CompactionOutcome) {
+        self.inner.compacted_records.fetch_add(outcome.removed_records, Ordering::Relaxed);
+        self.inner.compacted_bytes.fetch_add(outcome.removed_bytes, Ordering::Relaxed);
+        tracing::info!(
+            topic = %topic.name(),
+            partition,
+            due = ?outcome.due,
+            to = %outcome.to,
+            read_bytes = outcome.read_bytes,
+            removed_bytes = outcome.removed_bytes,
+            removed_records = outcome.removed_records,
+            damaged = outcome.damaged.len(),
+            "compacted"
+        );
+    }
+
+    /// Records and bytes that compaction removed since the start.
+    #[must_use]
+    pub fn compacted(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.inner.compacted_records), count(&self.inner.compacted_bytes))
+    }
+
+    /// The broker stops: a compaction under way ends soon, and no other begins.
+    pub fn end_housekeeping(&self) {
+        self.inner.housekeeping_ended.store(true, Ordering::Relaxed);
     }
 
     /// One round of housekeeping: retention, idle producers, the journal's size. `holds` are the offsets from which on

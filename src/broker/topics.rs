@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use tripline_storage::partition::RecoveryReport;
-use tripline_storage::{LogConfig, Partition, Store};
+use tripline_storage::{CompactionConfig, LogConfig, Partition, Store};
 use uuid::Uuid;
 
 use super::error::{CreateTopicError, DeleteTopicError, StartError};
@@ -301,11 +301,22 @@ pub(super) fn clean_up(store: &Store, journal: &Journal, report: &mut StartRepor
 
 /// The log settings that a topic's settings ask for.
 fn log_config(config: &TopicConfig) -> LogConfig {
+    let policy = config.cleanup_policy;
+    let compaction = policy.compacts().then(|| CompactionConfig {
+        lag_min: Duration::from_millis(config.compaction_lag_min_ms),
+        lag_max: config.compaction_lag_max_ms.map(Duration::from_millis),
+        dirty_millionths_min: config.dirty_millionths_min,
+        tombstone_age: Duration::from_millis(config.delete_retention_ms),
+    });
+    let segment_age = Duration::from_millis(config.segment_ms);
+    // What must be compacted by then must be in a sealed segment by then.
+    let lag_max = compaction.and_then(|compaction| compaction.lag_max);
     LogConfig {
         segment_bytes: config.segment_bytes.clamp(LogConfig::SEGMENT_BYTES_MIN, LogConfig::SEGMENT_BYTES_MAX),
-        segment_age: Duration::from_millis(config.segment_ms),
-        retention_bytes: config.retention_bytes,
-        retention_age: config.retention_ms.map(Duration::from_millis),
+        segment_age: lag_max.map_or(segment_age, |lag_max| lag_max.min(segment_age)),
+        retention_bytes: config.retention_bytes.filter(|_| policy.deletes()),
+        retention_age: config.retention_ms.map(Duration::from_millis).filter(|_| policy.deletes()),
+        compaction,
         ..LogConfig::default()
     }
 }

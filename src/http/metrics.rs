@@ -57,6 +57,7 @@ pub fn render(source: &Source<'_>) -> String {
     topics(&mut text, &source.broker.topics());
     groups(&mut text, source.broker);
     incoming(&mut text, source);
+    compaction(&mut text, source.broker);
     triggers(&mut text, &source.triggers.list());
     functions(&mut text, &source.functions.list());
     text.finish()
@@ -129,6 +130,14 @@ impl Text {
 
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn compaction(text: &mut Text, broker: &Broker) {
+    let (records, bytes) = broker.compacted();
+    let help = "Records that compaction has removed since the start.";
+    text.counter("tripline_compaction_removed_records_total", help, &[], records);
+    let help = "Bytes by which compaction has made segments smaller since the start.";
+    text.counter("tripline_compaction_removed_bytes_total", help, &[], bytes);
 }
 
 fn build(text: &mut Text, source: &Source<'_>) {

@@ -3,10 +3,10 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tripline_storage::error::{AppendError, FlushError, ReadError, Stopped};
+use tripline_storage::error::{AppendError, FlushError, ReadError, Stopped, TrimError};
 
 use crate::broker::journal::JournalError;
-use crate::broker::{CreateTopicError, DeleteTopicError, ProduceError};
+use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError};
 use crate::config::fields::FieldErrors;
 use crate::function::registry::{RegisterError, UnregisterError};
 use crate::function::{DeployError, ErrorClass, InvocationError};
@@ -143,6 +143,26 @@ impl From<ProduceError> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
             }
             ProduceError::Internal(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", error.to_string()),
+            ProduceError::WithoutKey { index, .. } => {
+                Self::bad_request("key-missing", error.to_string()).with("record", index)
+            }
+        }
+    }
+}
+
+impl From<DeleteRecordsError> for Problem {
+    fn from(error: DeleteRecordsError) -> Self {
+        match &error {
+            DeleteRecordsError::UnknownPartition { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
+            }
+            DeleteRecordsError::Internal(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", error.to_string()),
+            DeleteRecordsError::Compacted(_) => Self::new(StatusCode::CONFLICT, "topic-compacted", error.to_string()),
+            DeleteRecordsError::Trim(TrimError::OutOfRange { tail, .. }) => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset-out-of-range", error.to_string())
+                    .with("tail", tail.get())
+            }
+            DeleteRecordsError::Trim(TrimError::Flush(_) | TrimError::Io(_)) => Self::internal("storage", error),
         }
     }
 }

@@ -20,13 +20,46 @@ pub struct TopicSpec {
     pub config: TopicConfig,
 }
 
-/// What deletes old records.
+/// What removes old records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum CleanupPolicy {
     /// Age and size.
     #[default]
     Delete,
+    /// A newer record with the same key.
+    Compact,
+    /// Whichever comes first.
+    CompactAndDelete,
+}
+
+impl CleanupPolicy {
+    /// Whether a record goes when there is a newer one with its key.
+    #[must_use]
+    pub const fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+
+    /// Whether records go by age and size.
+    #[must_use]
+    pub const fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+            Self::CompactAndDelete => "compact,delete",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        match text {
+            "compact" => Self::Compact,
+            "compact,delete" | "delete,compact" => Self::CompactAndDelete,
+            _ => Self::Delete,
+        }
+    }
 }
 
 /// Whose clock a record's timestamp is.
@@ -52,6 +85,14 @@ pub struct TopicConfig {
     pub segment_ms: u64,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
+    /// `delete.retention.ms`: how long a tombstone stays after it was first compacted.
+    pub delete_retention_ms: u64,
+    /// `min.cleanable.dirty.ratio`, in millionths.
+    pub dirty_millionths_min: u32,
+    /// `min.compaction.lag.ms`.
+    pub compaction_lag_min_ms: u64,
+    /// `max.compaction.lag.ms`; `None` is no limit.
+    pub compaction_lag_max_ms: Option<u64>,
     /// `max.message.bytes`.
     pub max_message_bytes: u32,
     /// `message.timestamp.type`.
@@ -66,6 +107,10 @@ impl Default for TopicConfig {
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3600 * 1000,
             cleanup_policy: CleanupPolicy::Delete,
+            delete_retention_ms: 24 * 3600 * 1000,
+            dirty_millionths_min: MILLIONTHS / 2,
+            compaction_lag_min_ms: 0,
+            compaction_lag_max_ms: None,
             max_message_bytes: 1_048_588,
             message_timestamp_type: TimestampType::CreateTime,
         }
@@ -79,6 +124,8 @@ pub enum ConfigKind {
     Millis(i64, i64),
     /// Bytes, in the same way.
     Bytes(i64, i64),
+    /// A share from 0 to 1, to the millionth.
+    Share,
     /// One of these words.
     Word(&'static [&'static str]),
 }
@@ -97,13 +144,31 @@ pub struct ConfigKey {
 }
 
 /// All settings of a topic, by name.
-pub const CONFIG_KEYS: [ConfigKey; 7] = [
+pub const CONFIG_KEYS: [ConfigKey; 11] = [
     ConfigKey {
         name: "cleanup.policy",
-        kind: ConfigKind::Word(&["delete"]),
-        doc: "What removes old records: delete, by age and size.",
-        get: |_| "delete".to_owned(),
-        set: |config, _| config.cleanup_policy = CleanupPolicy::Delete,
+        kind: ConfigKind::Word(&["delete", "compact", "compact,delete", "delete,compact"]),
+        doc: "What removes old records: delete, by age and size; compact, when there is a newer one with the same key, so \
+              that every record needs one; or both.",
+        get: |config| config.cleanup_policy.name().to_owned(),
+        set: |config, text| config.cleanup_policy = CleanupPolicy::parse(text),
+    },
+    ConfigKey {
+        name: "delete.retention.ms",
+        kind: ConfigKind::Millis(0, i64::MAX),
+        doc: "How long a compacted topic keeps a record without a value after everything that it deletes is gone, for \
+              readers that have seen that.",
+        get: |config| config.delete_retention_ms.to_string(),
+        set: |config, text| config.delete_retention_ms = text.parse().unwrap_or(u64::MAX),
+    },
+    ConfigKey {
+        name: "max.compaction.lag.ms",
+        kind: ConfigKind::Millis(1, i64::MAX),
+        doc: "What was appended so long ago is compacted, however little it is; the largest number is no limit.",
+        get: |config| config.compaction_lag_max_ms.unwrap_or(i64::MAX.unsigned_abs()).to_string(),
+        set: |config, text| {
+            config.compaction_lag_max_ms = text.parse().ok().filter(|limit| *limit < i64::MAX.unsigned_abs());
+        },
     },
     ConfigKey {
         name: "max.message.bytes",
@@ -125,6 +190,20 @@ pub const CONFIG_KEYS: [ConfigKey; 7] = [
             config.message_timestamp_type =
                 if append_time { TimestampType::LogAppendTime } else { TimestampType::CreateTime };
         },
+    },
+    ConfigKey {
+        name: "min.cleanable.dirty.ratio",
+        kind: ConfigKind::Share,
+        doc: "A partition is compacted when so much of it, by size, has been appended since.",
+        get: |config| (f64::from(config.dirty_millionths_min) / f64::from(MILLIONTHS)).to_string(),
+        set: |config, text| config.dirty_millionths_min = millionths(text).unwrap_or(MILLIONTHS),
+    },
+    ConfigKey {
+        name: "min.compaction.lag.ms",
+        kind: ConfigKind::Millis(0, i64::MAX),
+        doc: "What was appended less than so long ago is not compacted.",
+        get: |config| config.compaction_lag_min_ms.to_string(),
+        set: |config, text| config.compaction_lag_min_ms = text.parse().unwrap_or(u64::MAX),
     },
     ConfigKey {
         name: "retention.bytes",
@@ -219,6 +298,7 @@ impl ConfigKey {
                 text.parse().ok().or_else(|| millis(text)).and_then(|number| self.in_range(number))
             }
             ConfigKind::Bytes(..) => text.parse().ok().or_else(|| bytes(text)).and_then(|number| self.in_range(number)),
+            ConfigKind::Share => millionths(text).map(|_| text.to_owned()),
         };
         let Some(value) = value else {
             let found = text.chars().take(80).collect();
@@ -234,7 +314,8 @@ impl ConfigKey {
         match self.kind {
             ConfigKind::Millis(from, to) => format!("milliseconds from {from} to {to}, or a duration such as 7d"),
             ConfigKind::Bytes(from, to) => format!("bytes from {from} to {to}, or a size such as 1GiB"),
-            ConfigKind::Word(words) => words.join(", "),
+            ConfigKind::Share => "a number from 0 to 1".to_owned(),
+            ConfigKind::Word(words) => words.join(" or "),
         }
     }
 
@@ -250,6 +331,15 @@ fn millis(text: &str) -> Option<i64> {
 
 fn bytes(text: &str) -> Option<i64> {
     parse_size(text).ok().and_then(|size| i64::try_from(size).ok())
+}
+
+/// All of something, in millionths.
+const MILLIONTHS: u32 = 1_000_000;
+
+fn millionths(text: &str) -> Option<u32> {
+    let share: f64 = text.parse().ok().filter(|share| (0.0..=1.0).contains(share))?;
+    // Between 0 and a million, so nothing is cut off.
+    Some((share * f64::from(MILLIONTHS)).round() as u32)
 }
 
 /// Texts come here only after their range was checked.
@@ -271,7 +361,19 @@ impl TopicConfig {
         for (name, value) in pairs {
             ConfigKey::find(name)?.set(&mut config, value)?;
         }
-        Ok(config)
+        config.check()
+    }
+
+    /// What no setting can be wrong in by itself.
+    fn check(self) -> Result<Self, ConfigError> {
+        match self.compaction_lag_max_ms {
+            Some(found) if found < self.compaction_lag_min_ms => Err(ConfigError::Value {
+                name: "max.compaction.lag.ms",
+                found: found.to_string(),
+                allowed: format!("at least min.compaction.lag.ms, which is {}", self.compaction_lag_min_ms),
+            }),
+            _ => Ok(self),
+        }
     }
 
     /// The settings that differ from their defaults, under Kafka's names.
@@ -339,7 +441,17 @@ fn read_config(fields: &mut Fields<'_>) -> TopicConfig {
             }
         }
     }
-    config
+    let mut value =
+        |name: &str| fields.entries("config").find(|(found, _)| *found == name).map(|(_, value)| value.clone());
+    match config.clone().check() {
+        Ok(config) => config,
+        Err(ConfigError::Value { name, allowed, .. }) => {
+            let found = value(name);
+            fields.wrong_below("config", name, found.as_ref(), allowed);
+            config
+        }
+        Err(ConfigError::UnknownName { .. }) => config,
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +469,9 @@ mod tests {
         assert_eq!(short.to_json(), json!({"topic": "flights", "partitions": 1}));
         let full = json!({"topic": "a", "partitions": 1000, "config": {
             "retention.ms": "1d", "retention.bytes": "1GiB", "segment.bytes": "64KiB", "segment.ms": "10m",
-            "cleanup.policy": "delete", "max.message.bytes": 2000, "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "delete,compact", "max.message.bytes": 2000, "message.timestamp.type": "LogAppendTime",
+            "delete.retention.ms": "1h", "min.cleanable.dirty.ratio": 0.01, "min.compaction.lag.ms": 5,
+            "max.compaction.lag.ms": "1m",
         }});
         let spec = TopicSpec::from_json(&full).unwrap();
         assert_eq!((spec.config.retention_ms, spec.config.retention_bytes), (Some(86_400_000), Some(1 << 30)));
@@ -366,6 +480,14 @@ mod tests {
             (65_536, 600_000, 2000)
         );
         assert_eq!(spec.config.message_timestamp_type, TimestampType::LogAppendTime);
+        assert_eq!(
+            (spec.config.cleanup_policy, spec.config.delete_retention_ms),
+            (CleanupPolicy::CompactAndDelete, 3_600_000)
+        );
+        assert_eq!(
+            (spec.config.dirty_millionths_min, spec.config.compaction_lag_min_ms, spec.config.compaction_lag_max_ms),
+            (10_000, 5, Some(60_000))
+        );
         assert_eq!(TopicSpec::from_json(&spec.to_json()).unwrap(), spec);
         let forever = TopicSpec::from_json(&json!({"topic": "a", "config": {"retention.ms": -1}})).unwrap();
         assert_eq!(forever.config.retention_ms, None);
@@ -410,8 +532,35 @@ mod tests {
             (error.path.as_str(), error.suggestion.as_deref()),
             ("topic.config.retention_ms", Some("retention.ms"))
         );
-        let compact = TopicConfig::from_pairs([("cleanup.policy", "compact")]).unwrap_err();
-        assert_eq!(compact.to_string(), "cleanup.policy: found \"compact\", allowed: delete");
+        let policy = TopicConfig::from_pairs([("cleanup.policy", "keep")]).unwrap_err();
+        let allowed = "delete or compact or compact,delete or delete,compact";
+        assert_eq!(policy.to_string(), format!("cleanup.policy: found \"keep\", allowed: {allowed}"));
+    }
+
+    #[test]
+    fn what_waits_for_compaction_may_not_have_to_go_before_it_may() {
+        let pairs = [("max.compaction.lag.ms", "9"), ("min.compaction.lag.ms", "10")];
+        let error = TopicConfig::from_pairs(pairs).unwrap_err();
+        let expected = "max.compaction.lag.ms: found \"9\", allowed: at least min.compaction.lag.ms, which is 10";
+        assert_eq!(error.to_string(), expected);
+        let definition = json!({"topic": "t", "config": {"max.compaction.lag.ms": 9, "min.compaction.lag.ms": "10ms"}});
+        assert_eq!(paths(&definition), ["topic.config.max.compaction.lag.ms"]);
+        let none = TopicConfig::from_pairs([("max.compaction.lag.ms", "9223372036854775807")]).unwrap();
+        assert_eq!(none, TopicConfig::default());
+    }
+
+    #[test]
+    fn a_share_is_a_number_from_0_to_1() {
+        for (text, expected) in
+            [("0", Some(0)), ("0.0", Some(0)), ("1", Some(1_000_000)), ("0.1", Some(100_000)), ("5e-1", Some(500_000))]
+        {
+            assert_eq!(millionths(text), expected, "{text}");
+        }
+        for text in ["-0.1", "1.01", "NaN", "inf", "", "50%"] {
+            assert_eq!(millionths(text), None, "{text}");
+        }
+        let ratio = TopicConfig::from_pairs([("min.cleanable.dirty.ratio", "0.25")]).unwrap();
+        assert_eq!(ratio.overrides(), [("min.cleanable.dirty.ratio", "0.25".to_owned())]);
     }
 
     #[test]

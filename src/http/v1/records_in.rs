@@ -111,6 +111,7 @@ pub(crate) async fn append_all(
     records: &[IncomingRecord],
     acks: Acks,
 ) -> Result<Vec<Value>, Problem> {
+    check_keys(topic, records)?;
     let by_partition = assign(topic, records)?;
     let mut batches = Vec::new();
     for (partition, indexes) in &by_partition {
@@ -131,6 +132,19 @@ pub(crate) async fn append_all(
         appended.acknowledged(acks).await?;
     }
     Ok(positions)
+}
+
+/// Before anything is appended, and by the record's place in the request.
+fn check_keys(topic: &Topic, records: &[IncomingRecord]) -> Result<(), Problem> {
+    if !topic.with_config(|config| config.cleanup_policy.compacts()) {
+        return Ok(());
+    }
+    let Some(index) = records.iter().position(|record| record.key.is_none()) else { return Ok(()) };
+    let detail = format!(
+        "records[{index}] has no key; topic {} is compacted and needs one in every record: name it as `key`",
+        topic.name()
+    );
+    Err(Problem::bad_request("key-missing", detail).with("record", index))
 }
 
 /// Which records go to which partition: as told, else by key, else all to one partition, another one each time.

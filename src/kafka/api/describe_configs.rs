@@ -22,6 +22,7 @@ const TYPE_BOOLEAN: i8 = 1;
 const TYPE_STRING: i8 = 2;
 const TYPE_INT: i8 = 3;
 const TYPE_LONG: i8 = 5;
+const TYPE_DOUBLE: i8 = 6;
 const TYPE_LIST: i8 = 7;
 
 /// Versions with types and texts.
@@ -105,6 +106,7 @@ fn topic_settings(topic: &Topic) -> Vec<Setting> {
             ConfigKind::Millis(..) => TYPE_LONG,
             ConfigKind::Bytes(_, to) if to > i64::from(i32::MAX) => TYPE_LONG,
             ConfigKind::Bytes(..) => TYPE_INT,
+            ConfigKind::Share => TYPE_DOUBLE,
             // Kafka's clients parse it as the list that it is there.
             ConfigKind::Word(_) if key.name == "cleanup.policy" => TYPE_LIST,
             ConfigKind::Word(_) => TYPE_STRING,

@@ -4,10 +4,10 @@
 //! wrong with the disk gets KAFKA_STORAGE_ERROR, which is.
 
 use tripline_storage::batch::{BatchError, CodecError};
-use tripline_storage::error::{AppendError, FlushError, ReadError};
+use tripline_storage::error::{AppendError, FlushError, ReadError, TrimError};
 use tripline_storage::producer::SequenceError;
 
-use crate::broker::{CreateTopicError, DeleteTopicError, ProduceError};
+use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError};
 use crate::kafka::error_code::ErrorCode;
 
 /// For Produce.
@@ -19,6 +19,19 @@ pub const fn produce(error: &ProduceError) -> ErrorCode {
         ProduceError::Flush(error) => flush(error),
         ProduceError::UnknownPartition { .. } => ErrorCode::UnknownTopicOrPartition,
         ProduceError::Internal(_) => ErrorCode::TopicAuthorizationFailed,
+        ProduceError::WithoutKey { .. } => ErrorCode::InvalidRecord,
+    }
+}
+
+/// For DeleteRecords.
+#[must_use]
+pub const fn delete_records(error: &DeleteRecordsError) -> ErrorCode {
+    match error {
+        DeleteRecordsError::UnknownPartition { .. } => ErrorCode::UnknownTopicOrPartition,
+        DeleteRecordsError::Internal(_) => ErrorCode::TopicAuthorizationFailed,
+        DeleteRecordsError::Compacted(_) => ErrorCode::PolicyViolation,
+        DeleteRecordsError::Trim(TrimError::OutOfRange { .. }) => ErrorCode::OffsetOutOfRange,
+        DeleteRecordsError::Trim(TrimError::Flush(_) | TrimError::Io(_)) => ErrorCode::KafkaStorageError,
     }
 }
 
@@ -103,6 +116,8 @@ mod tests {
         assert_eq!(batch(&BatchError::UnsupportedMagic { found: 1 }).code(), 43);
         assert_eq!(batch(&BatchError::TrailingBytes { found_bytes: 1 }).code(), 87);
         assert_eq!(produce(&ProduceError::Internal(String::new())).code(), 29);
+        assert_eq!(produce(&ProduceError::WithoutKey { topic: String::new(), index: 0 }).code(), 87);
+        assert_eq!(delete_records(&DeleteRecordsError::Compacted(String::new())).code(), 44);
         assert_eq!(create_topic(&CreateTopicError::Exists(String::new())).code(), 36);
         assert_eq!(delete_topic(&DeleteTopicError::Unknown(String::new())).code(), 3);
     }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
-use tripline_storage::batch::BatchHeader;
+use tripline_storage::batch::{BatchError, BatchHeader};
 
-use crate::broker::{Acks, Appended, Topic};
+use crate::broker::{Acks, Appended, ProduceError, Topic};
 use crate::kafka::api::log_errors;
 use crate::kafka::codec::{
     ProduceRequest, ProduceResponse, RequestHeader, StrBytes, Uuid, produce_request, produce_response,
@@ -40,6 +40,14 @@ struct ProducedTopic {
 struct Refusal {
     code: ErrorCode,
     reason: String,
+    /// The record that is wrong, by its place in the batch.
+    record: Option<i32>,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), record: None }
+    }
 }
 
 pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request: ProduceRequest) -> Answer {
@@ -96,7 +104,7 @@ const fn acks(acks: i16) -> Option<Acks> {
 fn refuse_all(request: ProduceRequest, code: ErrorCode, reason: &str) -> Vec<ProducedTopic> {
     let refuse = |partition: produce_request::PartitionProduceData| Produced {
         partition: partition.index,
-        result: Err(Refusal { code, reason: reason.to_owned() }),
+        result: Err(Refusal::new(code, reason)),
     };
     let topics = request.topic_data.into_iter();
     topics
@@ -123,7 +131,7 @@ async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> 
             since_yield_bytes += records.len();
             let result = match &topic {
                 Ok(topic) => append(service, topic, partition.index, records),
-                Err(code) => Err(Refusal { code: *code, reason: "there is no such topic".to_owned() }),
+                Err(code) => Err(Refusal::new(*code, "there is no such topic")),
             };
             partitions.push(Produced { partition: partition.index, result });
             if since_yield_bytes >= YIELD_BYTES {
@@ -139,19 +147,28 @@ async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> 
 fn append(service: &Shared, topic: &Topic, partition: i32, records: Bytes) -> Result<Appended, Refusal> {
     if let Err(code) = partition_of(topic, partition) {
         let last = topic.partition_count() - 1;
-        return Err(Refusal { code, reason: format!("partition is {partition}, allowed are 0 to {last}") });
+        return Err(Refusal::new(code, format!("partition is {partition}, allowed are 0 to {last}")));
     }
     if records.is_empty() {
-        return Err(Refusal { code: ErrorCode::InvalidRecord, reason: "there is no record batch".to_owned() });
+        return Err(Refusal::new(ErrorCode::InvalidRecord, "there is no record batch"));
     }
     if BatchHeader::parse(&records).is_ok_and(|header| header.attributes.is_transactional()) {
-        let reason = "the batch belongs to a transaction; there are no transactions".to_owned();
-        return Err(Refusal { code: ErrorCode::TransactionalIdAuthorizationFailed, reason });
+        let reason = "the batch belongs to a transaction; there are no transactions";
+        return Err(Refusal::new(ErrorCode::TransactionalIdAuthorizationFailed, reason));
     }
     service.broker.append_client_batch(topic, partition.unsigned_abs(), records).map_err(|error| {
         tracing::debug!(topic = %topic.name(), partition, %error, "a batch was refused");
-        Refusal { code: log_errors::produce(&error), reason: error.to_string() }
+        Refusal { record: wrong_record(&error), ..Refusal::new(log_errors::produce(&error), error.to_string()) }
     })
+}
+
+/// The record that a batch was refused for, where there is one.
+fn wrong_record(error: &ProduceError) -> Option<i32> {
+    let index = match error {
+        ProduceError::WithoutKey { index, .. } | ProduceError::Batch(BatchError::Record { index, .. }) => *index,
+        _ => return None,
+    };
+    i32::try_from(index).ok()
 }
 
 async fn wait_all(mut topics: Vec<ProducedTopic>, deadline: Instant) -> Vec<ProducedTopic> {
@@ -164,11 +181,10 @@ async fn wait(result: &mut Result<Appended, Refusal>, deadline: Instant) {
     let Ok(appended) = result else { return };
     let refusal = match timeout_at(deadline, appended.acknowledged(Acks::All)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => Refusal { code: log_errors::flush(&error), reason: error.to_string() },
-        Err(_) => Refusal {
-            code: ErrorCode::RequestTimedOut,
-            reason: "appended, but not on disk within the time that the client allows".to_owned(),
-        },
+        Ok(Err(error)) => Refusal::new(log_errors::flush(&error), error.to_string()),
+        Err(_) => {
+            Refusal::new(ErrorCode::RequestTimedOut, "appended, but not on disk within the time that the client allows")
+        }
     };
     *result = Err(refusal);
 }
@@ -201,7 +217,15 @@ fn partition(service: &Shared, produced: Produced) -> produce_response::Partitio
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: -1,
+            record_errors: refusal.record.map(|index| record_error(index, &refusal.reason)).into_iter().collect(),
             error_message: Some(StrBytes::from(refusal.reason)),
         }),
     }
+}
+
+fn record_error(batch_index: i32, reason: &str) -> produce_response::BatchIndexAndErrorMessage {
+    message!(produce_response::BatchIndexAndErrorMessage {
+        batch_index: batch_index,
+        batch_index_error_message: Some(StrBytes::from(reason)),
+    })
 }

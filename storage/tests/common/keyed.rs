@@ -427,7 +427,7 @@ impl Keyed {
     /// What is there is what was appended; what is not there may be gone.
     pub(crate) fn check_all(&self) -> Result<BTreeMap<i64, Record>, Violation> {
         let found = self.read_all(1 << 20)?;
-        let max_bytes = if self.sent % 4 == 0 { 1 } else { 700 };
+        let max_bytes = if self.sent.is_multiple_of(4) { 1 } else { 700 };
         demand!(self.read_all(max_bytes)? == found, "reads of {max_bytes} bytes show something else");
         let appended: BTreeMap<i64, &Record> =
             self.batches.iter().flat_map(|batch| (batch.base..).zip(&batch.records)).collect();
