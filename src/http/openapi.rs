@@ -21,6 +21,7 @@ use super::{health, v1};
         v1::topics::get,
         v1::topics::put,
         v1::topics::delete,
+        v1::topics::delete_records,
         v1::records_in::append,
         v1::records_out::records,
         v1::triggers::list,

@@ -18,7 +18,10 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .route("/cluster", get(v1::cluster::get))
         .route("/topics", get(v1::topics::list).post(v1::topics::create))
         .route("/topics/{topic}", get(v1::topics::get).put(v1::topics::put).delete(v1::topics::delete))
-        .route("/topics/{topic}/records", get(v1::records_out::records).post(v1::records_in::append))
+        .route(
+            "/topics/{topic}/records",
+            get(v1::records_out::records).post(v1::records_in::append).delete(v1::topics::delete_records),
+        )
         .route("/triggers", get(v1::triggers::list))
         .route("/triggers/{trigger}", get(v1::triggers::get).put(v1::triggers::put).delete(v1::triggers::delete))
         .route("/triggers/{trigger}/pause", post(v1::triggers::pause))

@@ -13,6 +13,7 @@ pub mod api_versions;
 mod authorized;
 pub(crate) mod create_topics;
 pub(crate) mod delete_groups;
+pub(crate) mod delete_records;
 pub(crate) mod delete_topics;
 pub(crate) mod describe_configs;
 pub(crate) mod describe_groups;

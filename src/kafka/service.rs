@@ -94,6 +94,9 @@ impl KafkaService {
             RequestBody::DeleteTopics(body) => {
                 later(header, async move { api::delete_topics::answer(&service, *body, version).await })
             }
+            RequestBody::DeleteRecords(body) => {
+                later(header, async move { api::delete_records::answer(&service, *body).await })
+            }
             RequestBody::InitProducerId(body) => {
                 later(header, async move { api::init_producer_id::answer(&service, &body).await })
             }

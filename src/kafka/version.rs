@@ -22,6 +22,7 @@ pub enum Api {
     ApiVersions,
     CreateTopics,
     DeleteTopics,
+    DeleteRecords,
     InitProducerId,
     DescribeConfigs,
     DeleteGroups,
@@ -51,7 +52,7 @@ const fn row(api: Api, name: &'static str, key: i16, min: i16, max: i16, flexibl
 }
 
 /// How many requests we serve.
-pub const API_COUNT: usize = 19;
+pub const API_COUNT: usize = 20;
 
 /// The table, in the order of [`Api`].
 pub const APIS: [ApiSpec; API_COUNT] = [
@@ -80,6 +81,7 @@ pub const APIS: [ApiSpec; API_COUNT] = [
     row(Api::ApiVersions, "ApiVersions", 18, 0, 4, 3),
     row(Api::CreateTopics, "CreateTopics", 19, 2, 7, 5),
     row(Api::DeleteTopics, "DeleteTopics", 20, 1, 6, 4),
+    row(Api::DeleteRecords, "DeleteRecords", 21, 0, 2, 2),
     // 6 is two-phase commit, unstable in Kafka itself.
     row(Api::InitProducerId, "InitProducerId", 22, 0, 5, 2),
     row(Api::DescribeConfigs, "DescribeConfigs", 32, 1, 4, 4),
@@ -155,6 +157,7 @@ mod tests {
         check::<ApiVersionsRequest>(Api::ApiVersions);
         check::<CreateTopicsRequest>(Api::CreateTopics);
         check::<DeleteTopicsRequest>(Api::DeleteTopics);
+        check::<DeleteRecordsRequest>(Api::DeleteRecords);
         check::<InitProducerIdRequest>(Api::InitProducerId);
         check::<DescribeConfigsRequest>(Api::DescribeConfigs);
         check::<DeleteGroupsRequest>(Api::DeleteGroups);

@@ -175,3 +175,52 @@ async fn a_stream_sends_what_is_there_and_what_comes() {
     }
     assert!(text.contains("id: 0-0\ndata: {") && text.contains("id: 0-1\ndata: {"), "{text}");
 }
+
+#[tokio::test]
+async fn a_compacted_topic_takes_no_record_without_a_key_and_none_of_its_request() {
+    let stage = Stage::new().await;
+    let definition = json!({ "topic": "t", "config": { "cleanup.policy": "compact" } });
+    assert_eq!(stage.json("POST", "/v1/topics", &definition).await.status, 201);
+    let records = json!({ "records": [{ "key": "a", "value": 1 }, { "key": "b", "value": 2 }, { "value": 3 }] });
+    let refused = stage.json("POST", "/v1/topics/t/records", &records).await;
+    assert_eq!(refused.problem(), (400, "key-missing".to_owned()));
+    assert_eq!(refused.json()["record"], 2);
+    let raw = stage.send("POST", "/v1/topics/t/records", &[("content-type", "text/csv")], "a,b").await;
+    assert_eq!(raw.problem(), (400, "key-missing".to_owned()));
+    assert!(stage.records("t").await.is_empty());
+    let kept = json!({ "records": [{ "key": "a", "value": 1 }, { "key": "a" }] });
+    assert_eq!(stage.json("POST", "/v1/topics/t/records", &kept).await.status, 200);
+    assert_eq!(stage.records("t").await.len(), 2);
+}
+
+#[tokio::test]
+async fn records_below_an_offset_are_deleted_for_good() {
+    let stage = Stage::new().await;
+    let records: Vec<Value> = (0..5).map(|n| json!({ "value": n })).collect();
+    stage.json("POST", "/v1/topics/t/records", &json!({ "records": records })).await;
+    let cut = |query: &'static str| format!("/v1/topics/t/records{query}");
+    let answer = stage.send("DELETE", &cut("?before_offset=3"), &[], "").await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "partition": 0, "log_start": 3 })));
+    let stage = stage.restart().await;
+    let offsets: Vec<i64> = stage.records("t").await.iter().map(|record| record["offset"].as_i64().unwrap()).collect();
+    assert_eq!(offsets, [3, 4]);
+    let below = stage.get("/v1/topics/t/records?from=2").await;
+    assert_eq!(below.problem(), (416, "offset-out-of-range".to_owned()));
+    for (query, status, code) in [
+        ("", 400, "invalid-query"),
+        ("?before_offset=-1", 400, "invalid-query"),
+        ("?before_offset=x", 400, "invalid-query"),
+        ("?before_offset=6", 416, "offset-out-of-range"),
+        ("?before_offset=4&partition=1", 404, "unknown-partition"),
+        ("?before=4", 400, "invalid-query"),
+    ] {
+        let refused = stage.send("DELETE", &cut(query), &[], "").await;
+        assert_eq!(refused.problem(), (status, code.to_owned()), "{query}");
+    }
+    let all = stage.send("DELETE", &cut("?before_offset=latest"), &[], "").await;
+    assert_eq!(all.json()["log_start"], 5);
+    assert!(stage.records("t").await.is_empty());
+    stage.json("POST", "/v1/topics", &json!({ "topic": "c", "config": { "cleanup.policy": "compact" } })).await;
+    let compacted = stage.send("DELETE", "/v1/topics/c/records?before_offset=0", &[], "").await;
+    assert_eq!(compacted.problem(), (409, "topic-compacted".to_owned()));
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod client;
+mod compaction;
 mod fetch;
 mod groups;
 mod offsets;

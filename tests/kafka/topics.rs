@@ -219,6 +219,7 @@ async fn empty_and_null_arrays_are_answered_by_each_request_that_has_them() {
     assert!(client.call(7, &CreateTopicsRequest::default()).await.topics.is_empty());
     assert!(client.call(6, &DeleteTopicsRequest::default()).await.responses.is_empty());
     assert!(client.call(5, &DeleteTopicsRequest::default()).await.responses.is_empty());
+    assert!(client.call(2, &DeleteRecordsRequest::default()).await.topics.is_empty());
     assert!(client.call(4, &DescribeConfigsRequest::default()).await.results.is_empty());
     assert!(client.call(8, &ListOffsetsRequest::default()).await.topics.is_empty());
     assert!(client.call(4, &FindCoordinatorRequest::default()).await.coordinators.is_empty());

@@ -108,6 +108,21 @@ async fn round_trip(server: &Server, client: &mut Client, api: Api, version: i16
             assert_eq!(client.call(version, &request).await.responses[0].error_code, 0, "{what}");
             assert_eq!(client.call(version, &request).await.responses[0].error_code, 3, "{what}");
         }
+        Api::DeleteRecords => {
+            let name = text(&format!("cut-{version}"));
+            create(client, &name, 1, &[]).await;
+            assert_eq!(produce(client, &name, plain(&["a", "b", "c"])).await.error_code, 0, "{what}");
+            let partition = |offset| message!(delete_records_request::DeleteRecordsPartition { offset: offset });
+            for (offset, expected) in [(2, (2, 0)), (1, (2, 0)), (4, (-1, 1)), (-1, (3, 0))] {
+                let topic = message!(delete_records_request::DeleteRecordsTopic {
+                    name: name.clone(),
+                    partitions: vec![partition(offset)],
+                });
+                let request = message!(DeleteRecordsRequest { topics: vec![topic], timeout_ms: 1000 });
+                let result = client.call(version, &request).await.topics.remove(0).partitions.remove(0);
+                assert_eq!((result.low_watermark, result.error_code), expected, "{what}, offset {offset}");
+            }
+        }
         Api::InitProducerId => {
             let response = client.call(version, &idempotent()).await;
             assert_eq!((response.error_code, response.producer_epoch), (0, 0), "{what}");

@@ -7,11 +7,12 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
+use tripline_storage::Offset;
 
 use crate::broker::{Broker, Topic};
 use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::Problem;
-use crate::http::query::Query;
+use crate::http::query::{Query, wrong};
 use crate::http::rooms::Rooms;
 use crate::topic::name::{NAME_BYTES_MAX, TopicName, allowed_name};
 use crate::topic::spec::TopicSpec;
@@ -145,4 +146,39 @@ pub(crate) async fn delete(
     }
     rooms.broker.delete_topic(topic.name().as_str()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+const BEFORE: &str = "an offset, or latest for all records";
+
+/// Delete the records of a partition below an offset.
+#[utoipa::path(delete, path = "/v1/topics/{topic}/records", tag = "records", params(
+    ("topic" = String, Path, description = "The topic"),
+    ("partition" = Option<u32>, Query, description = "Needed when the topic has several"),
+    ("before_offset" = String, Query, description = "The first offset to keep, or latest to keep none"),
+), responses((status = 200, description = "The first offset that is left"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn delete_records(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let query = Query::parse(query.as_deref(), &["partition", "before_offset"])?;
+    let topic = existing_topic(&rooms.broker, &name)?;
+    let partition = query.number("partition", 0, u32::MAX)?;
+    let partition = match partition {
+        Some(partition) => partition,
+        None if topic.partition_count() == 1 => 0,
+        None => {
+            let detail = format!("topic {name} has {} partitions: name one as `partition`", topic.partition_count());
+            return Err(Problem::bad_request("partition-missing", detail));
+        }
+    };
+    let before = match query.text("before_offset") {
+        Some("latest") => None,
+        Some(text) => {
+            Some(text.parse().ok().and_then(Offset::new).ok_or_else(|| wrong("before_offset", text, BEFORE))?)
+        }
+        None => return Err(wrong("before_offset", "", BEFORE)),
+    };
+    let log_start = rooms.broker.delete_records(&topic, partition, before).await?;
+    Ok(Json(json!({ "partition": partition, "log_start": log_start.get() })))
 }
