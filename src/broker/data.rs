@@ -73,10 +73,12 @@ impl Broker {
     /// # Errors
     /// See [`ProduceError`].
     pub fn append(&self, topic: &Topic, partition: u32, batch: CheckedBatch) -> Result<Appended, ProduceError> {
+        check_keys(topic, &batch)?;
         self.append_by(topic, partition, batch, Partition::append)
     }
 
-    /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand still.
+    /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand still. For
+    /// the same reason a compacted topic takes them also without a key; compaction leaves them alone.
     ///
     /// # Errors
     /// See [`ProduceError`].
@@ -101,7 +103,6 @@ impl Broker {
             let topic = topic.name().to_string();
             return Err(ProduceError::UnknownPartition { topic, partition: i64::from(partition), last });
         };
-        check_keys(topic, &batch)?;
         let now_ms = now_ms();
         let append_time = topic.with_config(|config| config.message_timestamp_type) == TimestampType::LogAppendTime;
         let batch = if append_time { batch.with_append_time(now_ms) } else { batch };
