@@ -9,10 +9,13 @@
 mod keyed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
 use keyed::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
-use tripline_storage::LogConfig;
+use tripline_storage::error::{CompactError, ReadError};
+use tripline_storage::fs::Fs;
 use tripline_storage::fs::sim::{Fault, Lie};
+use tripline_storage::{LogConfig, Offset};
 
 /// Runs by default.
 const SEEDS: u64 = 300;
@@ -177,5 +180,169 @@ fn any_operation(random: &mut fastrand::Rng) -> Operation {
         }
         96..98 => Operation::FillDisk,
         _ => Operation::Heal,
+    }
+}
+
+// ---- one thing at a time -------------------------------------------------------------------------------------------
+
+fn logs(world: &Keyed) -> Vec<PathBuf> {
+    let is_log =
+        |path: &PathBuf| path.starts_with(Keyed::dir()) && path.extension().is_some_and(|found| found == "log");
+    world.disk.paths().into_iter().filter(is_log).collect()
+}
+
+/// A log of some sealed segments in which nearly everything was replaced.
+fn replaced(rounds: u8) -> Keyed {
+    let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+    world.looks = true;
+    for round in 0..rounds {
+        let last = if round % 6 == 0 { 100 + round } else { 4 };
+        run(&mut world, &[append([1, 2, 3, last], None)]).unwrap();
+    }
+    run(&mut world, &[Operation::Flush]).unwrap();
+    world
+}
+
+#[test]
+fn what_is_left_of_many_segments_becomes_few() {
+    let mut world = replaced(60);
+    let before = logs(&world).len();
+    // They are merged by what they have, so it takes some rounds until they have little.
+    for _ in 0..4 {
+        run(&mut world, &[append([1, 1, 1, 1], None), Operation::Flush, COMPACT]).unwrap();
+        for _ in 0..4 {
+            run(&mut world, &[append([1, 1, 1, 1], None)]).unwrap();
+        }
+    }
+    let after = logs(&world).len();
+    assert!(before > 15 && after < before / 2, "{before} segments, then {after}");
+    run(&mut world, &[Operation::Kill]).unwrap();
+    assert_eq!(logs(&world).len(), after);
+}
+
+#[test]
+fn nothing_is_done_twice_and_nothing_without_being_asked_for() {
+    let mut world = replaced(20);
+    assert!(world.compact().unwrap().is_some());
+    assert_eq!(world.compact().unwrap(), None, "nothing is dirty");
+    run(&mut world, &[Operation::Reopen]).unwrap();
+    assert_eq!(world.compact().unwrap(), None, "and that is known after a start");
+    let now_ms = Some(i64::MAX / 2);
+    run(&mut world, &[append([1, 2, 3, 4], None); 8]).unwrap();
+    let partition = world.partition();
+    assert!(partition.compact(now_ms, None, &|| true).unwrap().is_none(), "what is not flushed takes no part");
+    partition.flush().unwrap();
+    partition.set_config(LogConfig { compaction: None, ..config() });
+    assert!(partition.compact(now_ms, None, &|| true).unwrap().is_none());
+    partition.set_config(config());
+    assert!(partition.compact(now_ms, Some(Offset::ZERO), &|| true).unwrap().is_none(), "held");
+    assert!(matches!(partition.compact(now_ms, None, &|| false), Err(CompactError::Interrupted)));
+    let found = world.check_all().unwrap();
+    assert!(world.partition().compact(now_ms, None, &|| true).unwrap().is_some());
+    assert!(world.check_all().unwrap().len() < found.len());
+}
+
+#[test]
+fn more_keys_than_fit_take_several_rounds() {
+    // Room for 14 keys, and 60 different ones.
+    let mut world = Keyed::new(config(), 400, None).unwrap();
+    world.looks = true;
+    for n in 0..30 {
+        let key = n % 15 * 4;
+        run(&mut world, &[append([key, key + 1, key + 2, key + 3], None)]).unwrap();
+    }
+    run(&mut world, &[Operation::Flush]).unwrap();
+    let mut reached = 0;
+    let mut rounds = 0;
+    while let Some(outcome) = world.compact().unwrap() {
+        assert!(outcome.to.get() > reached, "round {rounds} came to {}", outcome.to);
+        (reached, rounds) = (outcome.to.get(), rounds + 1);
+    }
+    assert!(rounds > 3 && reached > 100, "{rounds} rounds to {reached}");
+}
+
+#[test]
+fn a_tombstone_goes_after_its_time_and_never_by_a_clock_that_nobody_believes() {
+    let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+    world.looks = true;
+    run(&mut world, &[append([1, 2, 3, 4], None), delete([5, 1, 2, 6])]).unwrap();
+    run(&mut world, &[append([10, 11, 12, 13], None); 4]).unwrap();
+    run(&mut world, &[Operation::Flush]).unwrap();
+    world.compact().unwrap().unwrap();
+    let tombstones = |world: &Keyed| {
+        let found = world.check_all().unwrap();
+        found.into_iter().filter(|(_, record)| record.value.is_none()).map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    assert_eq!(tombstones(&world), [5, 6], "they stay, and what they delete is gone");
+    run(&mut world, &[Operation::Compact { after_ms: TOMBSTONE_MS as u16 / 2 }]).unwrap();
+    assert_eq!(tombstones(&world), [5, 6]);
+    assert!(world.partition().compact(None, None, &|| true).unwrap().is_none());
+    run(&mut world, &[Operation::Compact { after_ms: TOMBSTONE_MS as u16 / 2 }]).unwrap();
+    assert_eq!(tombstones(&world), [0; 0], "without anything new");
+    assert_eq!(world.compact().unwrap(), None);
+}
+
+#[test]
+fn a_damaged_segment_is_left_as_it_is_and_the_others_are_compacted() {
+    let config = LogConfig { segment_bytes: 4096, ..config() };
+    let mut world = Keyed::new(config, 16 << 10, None).unwrap();
+    for _ in 0..60 {
+        run(&mut world, &[append([1, 2, 3, 4], None), delete([5, 6, 7, 8])]).unwrap();
+    }
+    run(&mut world, &[Operation::Flush]).unwrap();
+    let paths = logs(&world);
+    assert!(paths.len() >= 5, "{paths:?}");
+    // In the middle of the second segment, in a record.
+    world.disk.flip(&paths[1], 2_000, 3).unwrap();
+    let damaged = world.disk.read_image(&paths[1]).unwrap();
+    let (before_bytes, base) = (world.partition().len_bytes(), paths[1].file_stem().unwrap().to_str().unwrap());
+    let base = Offset::new(base.parse().unwrap()).unwrap();
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert_eq!(outcome.damaged, [base]);
+    assert!(outcome.removed_bytes > before_bytes / 3, "{outcome:?} of {before_bytes}");
+    assert_eq!(world.disk.read_image(&paths[1]).unwrap(), damaged, "not a byte of it was touched");
+    let sizes: Vec<_> = [0, 2].map(|at| world.disk.read_image(&paths[at]).unwrap().len()).into();
+    assert!(sizes.iter().all(|&len_bytes| len_bytes < 2_000), "its neighbours: {sizes:?}");
+    let damage = world.partition().read_blocking(base, 1 << 20).map(|_| ());
+    let next = world.partition().read_blocking(Offset::new(base.get() + 60).unwrap(), 1 << 20).map(|_| ());
+    assert!(matches!(damage, Ok(())) || matches!(damage, Err(ReadError::Damaged { .. })), "{damage:?}");
+    assert!(next.is_ok() || matches!(next, Err(ReadError::Damaged { .. })), "{next:?}");
+    // The tombstones behind it must stay: what they delete may be in there.
+    let late = world.partition().compact(Some(i64::MAX / 2), None, &|| true);
+    assert!(matches!(late, Ok(None)), "{late:?}");
+}
+
+#[test]
+fn a_full_disk_ends_a_compaction_and_the_log_goes_on() {
+    let mut world = replaced(20);
+    run(&mut world, &[Operation::FillDisk]).unwrap();
+    let failed = world.partition().compact(Some(i64::MAX / 2), None, &|| true);
+    assert!(matches!(&failed, Err(CompactError::Io(cause)) if cause.kind() == std::io::ErrorKind::StorageFull));
+    assert!(world.partition().stopped().is_none());
+    let left = world.disk.paths().into_iter().filter(|path| path.extension().is_some_and(|found| found == "clean"));
+    assert_eq!(left.count(), 0, "what it had written makes room again");
+    run(&mut world, &[Operation::Heal, append([1, 2, 3, 4], None), Operation::Flush]).unwrap();
+    assert!(world.compact().unwrap().is_some());
+}
+
+#[test]
+fn producers_are_known_from_a_compacted_log_alone() {
+    let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+    for n in 0..12 {
+        run(&mut world, &[append([1, 2, 3, 4], Some(n % 2)), append([1, 2, 3, 4], None)]).unwrap();
+    }
+    run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
+    run(&mut world, &[Operation::Flush, COMPACT]).unwrap();
+    let is_snapshot = |path: &&PathBuf| path.extension().is_some_and(|found| found == "snapshot");
+    let snapshots: Vec<_> = world.disk.paths().iter().filter(is_snapshot).cloned().collect();
+    assert!(!snapshots.is_empty());
+    for path in snapshots {
+        world.disk.remove_file(&path).unwrap();
+    }
+    run(&mut world, &[Operation::Kill]).unwrap();
+    for back in 0..5 {
+        for producer in 0..2 {
+            run(&mut world, &[Operation::Retry { producer, back }]).unwrap();
+        }
     }
 }

@@ -78,7 +78,7 @@ struct Plan {
 
 impl Partition {
     /// Compacts the log on this thread when it is due; answers `None` when it is not, is not to be compacted at all, or is
-    /// being compacted. `now_ms` is `None` while the clock is not believed: then no tombstone goes. Nothing at or above
+    /// being compacted, and while the disk is full. `now_ms` is `None` while the clock is not believed: then no tombstone goes. Nothing at or above
     /// `hold` is looked at. Ends early, with nothing lost, when `go_on` says no.
     ///
     /// # Errors
@@ -92,6 +92,10 @@ impl Partition {
         let Some(mut cleaner) = self.cleaner.try_lock() else { return Ok(None) };
         if let Some(stopped) = self.stopped() {
             return Err(stopped.clone().into());
+        }
+        if self.shared.reserve.is_full() {
+            // What is given back to the disk now is for those who must go on.
+            return Ok(None);
         }
         self.settle_unfinished(&mut cleaner)?;
         let cleaned = *cleaner.cleaned.get_or_insert_with(|| Cleaned::read(&*self.shared.fs, &self.dir));
@@ -226,9 +230,19 @@ impl Partition {
             tally.add(&unchanged);
             return Ok(());
         }
+        self.find_room(group)?;
         let made = self.make(&files, rewriter).inspect_err(|_| self.discard(group[0].base))?;
         tally.add(&made.tally);
         self.swap(cleaner, group, made)?;
+        Ok(())
+    }
+
+    /// Others must not meet a full disk because of a file that is given up then.
+    fn find_room(&self, group: &[Arc<SealedSegment>]) -> Result<(), CompactError> {
+        let needed_bytes: u64 = group.iter().map(|segment| segment.len_bytes).sum();
+        if self.shared.fs.free_bytes(&self.dir)? < needed_bytes {
+            return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        }
         Ok(())
     }
 

@@ -279,6 +279,9 @@ impl Keyed {
         self.disk.heal();
         self.disk.set_capacity(DISK_BYTES);
         (self.disk_full, self.planned) = (false, None);
+        if let Some(store) = &self.store {
+            store.look_for_room();
+        }
     }
 
     fn may_fail(&self, before: u64) -> bool {
@@ -286,7 +289,8 @@ impl Keyed {
     }
 
     fn excused(&self, before: u64) -> bool {
-        self.may_fail(before) || self.partition().stopped().is_some()
+        let refused = self.store.as_ref().is_some_and(Store::is_disk_full);
+        refused || self.may_fail(before) || self.partition().stopped().is_some()
     }
 
     // ---- changing ----------------------------------------------------------------------------------------------
@@ -569,6 +573,7 @@ pub(crate) fn open_on(
         flush_threads: 1,
         open_segments_max: 2,
         compaction_keys_bytes: keys_bytes,
+        reserve_bytes: 0,
         ..StoreConfig::default()
     };
     let store = Store::open(Arc::new(disk.clone()), Path::new(ROOT), store_config, Uuid::from_u128(1))
