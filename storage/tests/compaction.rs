@@ -10,12 +10,17 @@ mod keyed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 
 use keyed::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::error::{CompactError, ReadError};
-use tripline_storage::fs::Fs;
 use tripline_storage::fs::sim::{Fault, Lie};
-use tripline_storage::{LogConfig, Offset};
+use tripline_storage::fs::{Fs, OsFs};
+use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
+use uuid::Uuid;
 
 /// Runs by default.
 const SEEDS: u64 = 300;
@@ -345,4 +350,115 @@ fn producers_are_known_from_a_compacted_log_alone() {
             run(&mut world, &[Operation::Retry { producer, back }]).unwrap();
         }
     }
+}
+
+// ---- all at once ---------------------------------------------------------------------------------------------------
+
+const BATCHES: i64 = 1_200;
+const RECORDS: i64 = 3;
+const KEYS: i64 = 40;
+const ID: PartitionId = PartitionId { topic: Uuid::from_u128(1), partition: 0 };
+const TIME_MS: i64 = 1_700_000_000_000;
+
+/// Record n has key n % KEYS, says n, and has the time n. Waits now and then for a compaction to have ended meanwhile.
+fn append_numbers(partition: &Arc<Partition>, compacted: &Receiver<()>) {
+    for batch in 0..BATCHES {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for n in batch * RECORDS..(batch + 1) * RECORDS {
+            let (key, value) = ((n % KEYS).to_string(), n.to_string());
+            let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+            builder.push(&NewRecord { timestamp_ms: TIME_MS + n, key, value, headers: &[] }).unwrap();
+        }
+        let outcome = partition.append(&builder.finish().unwrap(), TIME_MS).unwrap();
+        assert_eq!(outcome.base_offset.get(), batch * RECORDS);
+        if batch % 60 == 59 {
+            partition.flush().unwrap();
+            compacted.recv().unwrap();
+        }
+    }
+}
+
+/// Reads from the first offset to the tail. Offsets and numbers are those that were appended, batches are whole
+/// and dense, and no key's newest record is missing.
+fn read_numbers(partition: &Arc<Partition>, max_bytes: usize) -> usize {
+    let mut at = Offset::ZERO;
+    let mut newest = vec![-1; KEYS as usize];
+    let mut seen = 0;
+    while at < partition.tail() {
+        let outcome = partition.read_blocking(at, max_bytes).unwrap();
+        let mut bytes = &outcome.bytes[..];
+        while !bytes.is_empty() {
+            let (view, rest) = BatchView::parse(bytes).unwrap();
+            view.verify_crc().unwrap();
+            assert!(view.header().base_offset <= at && at < view.header().next_offset(), "a gap at {at}");
+            for record in &view.records(&BatchLimits::default()).unwrap() {
+                let record = record.unwrap();
+                let n: i64 = std::str::from_utf8(record.value().unwrap()).unwrap().parse().unwrap();
+                assert_eq!((record.offset().get(), record.timestamp_ms()), (n, TIME_MS + n));
+                newest[(n % KEYS) as usize] = n;
+                seen += 1;
+            }
+            at = view.header().next_offset();
+            bytes = rest;
+        }
+        assert_eq!(at, outcome.next);
+    }
+    for n in (at.get() - KEYS).max(0)..at.get() {
+        assert!(newest[(n % KEYS) as usize] >= n, "the newest record of key {} is missing", n % KEYS);
+    }
+    seen
+}
+
+fn look_up_times(partition: &Arc<Partition>, random: &mut fastrand::Rng) {
+    let tail = partition.tail().get();
+    let wanted = random.i64(0..tail.max(1));
+    if let Some((found, time_ms)) = partition.offset_for_time(TIME_MS + wanted).unwrap() {
+        assert!(found.get() >= wanted && time_ms == TIME_MS + found.get(), "{wanted}: {found} at {time_ms}");
+    } else {
+        assert_eq!(tail, 0, "the newest record of a key never goes");
+    }
+}
+
+#[test]
+fn a_log_is_compacted_while_it_is_appended_to_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two open segments for all readers: nearly every read opens one, in the middle of swaps too.
+    let store_config = StoreConfig { open_segments_max: 2, reserve_bytes: 0, ..StoreConfig::default() };
+    let store = Store::open(Arc::new(OsFs), dir.path(), store_config, Uuid::from_u128(1)).unwrap();
+    let config = LogConfig { segment_bytes: 2048, index_interval_bytes: 256, ..config() };
+    let (partition, _) = store.open_partition(ID, config).unwrap();
+    let done = AtomicBool::new(false);
+    let (ended, compacted) = mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        let readers = [1, 3_000].map(|max_bytes| {
+            let (partition, done) = (&partition, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    read_numbers(partition, max_bytes);
+                }
+            })
+        });
+        let times = scope.spawn(|| {
+            let mut random = fastrand::Rng::with_seed(7);
+            while !done.load(Ordering::Relaxed) {
+                look_up_times(&partition, &mut random);
+            }
+        });
+        let compactor = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if partition.compact(Some(TIME_MS), None, &|| true).unwrap().is_some() {
+                    let _ = ended.try_send(());
+                }
+            }
+        });
+        append_numbers(&partition, &compacted);
+        done.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        times.join().unwrap();
+        compactor.join().unwrap();
+    });
+    partition.flush().unwrap();
+    partition.compact(Some(TIME_MS), None, &|| true).unwrap();
+    let left = read_numbers(&partition, 1 << 20);
+    assert!(left < 500, "{left} records left");
 }

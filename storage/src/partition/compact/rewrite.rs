@@ -32,8 +32,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) now_ms: Option<i64>,
     pub(super) tombstone_age: Duration,
     pub(super) index_interval_bytes: u32,
-    /// Whether everything up to here was compacted. Behind something that was left as it was a tombstone must stay: what it
-    /// deletes may be in there.
+    /// Whether everything up to here was compacted. Behind something that was left as it was a tombstone gets no horizon: what
+    /// it deletes may be in there.
     pub(super) is_whole: bool,
     pub(super) go_on: &'a dyn Fn() -> bool,
 }
@@ -200,7 +200,7 @@ impl Rewriter<'_> {
         }
         let horizon_ms = attributes.has_delete_horizon().then_some(header.base_timestamp_ms);
         let passed = horizon_ms.zip(self.now_ms).is_some_and(|(horizon_ms, now_ms)| horizon_ms <= now_ms);
-        let rules = Rules { keys: self.keys, log_start: self.log_start, tombstones_go: passed && self.is_whole };
+        let rules = Rules { keys: self.keys, log_start: self.log_start, tombstones_go: passed };
         let retention = view.retain(&BatchLimits::default(), |record| {
             let is_tombstone = record.value().is_none();
             rules.keeps(&Candidate { offset: record.offset(), key: record.key(), is_tombstone })
@@ -217,7 +217,7 @@ impl Rewriter<'_> {
             tally.next_horizon_ms = tally.next_horizon_ms.min(new_horizon_ms);
             return Ok(Fate::Becomes(bytes));
         }
-        if let Some(horizon_ms) = horizon_ms.filter(|_| retention.kept_tombstones > 0 && self.is_whole) {
+        if let Some(horizon_ms) = horizon_ms.filter(|_| retention.kept_tombstones > 0) {
             tally.next_horizon_ms = tally.next_horizon_ms.min(horizon_ms);
         }
         if retention.removed == 0 {
