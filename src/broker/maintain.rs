@@ -195,7 +195,8 @@ impl Broker {
         let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms, self.inner.started.elapsed());
         for topic in self.topics() {
             for (number, partition) in (0..).zip(topic.partitions()) {
-                let hold = holds.get(&(topic.id(), number)).copied();
+                // On a full disk, records that may go make room: those who wait for them are told what they missed.
+                let hold = holds.get(&(topic.id(), number)).copied().filter(|_| !self.inner.store.is_disk_full());
                 tend(partition, believed_ms, now_ms, hold);
             }
         }

@@ -316,6 +316,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
         segment_age: lag_max.map_or(segment_age, |lag_max| lag_max.min(segment_age)),
         retention_bytes: config.retention_bytes.filter(|_| policy.deletes()),
         retention_age: config.retention_ms.map(Duration::from_millis).filter(|_| policy.deletes()),
+        hold_max: config.retention_hold_max_ms.map(Duration::from_millis),
         compaction,
         ..LogConfig::default()
     }

@@ -77,6 +77,8 @@ pub enum TimestampType {
 pub struct TopicConfig {
     /// `retention.ms`; `None` keeps records for ever.
     pub retention_ms: Option<u64>,
+    /// `retention.hold.max.ms`; `None` is no limit.
+    pub retention_hold_max_ms: Option<u64>,
     /// `retention.bytes` of each partition; `None` is no limit.
     pub retention_bytes: Option<u64>,
     /// `segment.bytes`.
@@ -103,6 +105,7 @@ impl Default for TopicConfig {
     fn default() -> Self {
         Self {
             retention_ms: Some(7 * 24 * 3600 * 1000),
+            retention_hold_max_ms: Some(7 * 24 * 3600 * 1000),
             retention_bytes: None,
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3600 * 1000,
@@ -144,7 +147,7 @@ pub struct ConfigKey {
 }
 
 /// All settings of a topic, by name.
-pub const CONFIG_KEYS: [ConfigKey; 11] = [
+pub const CONFIG_KEYS: [ConfigKey; 12] = [
     ConfigKey {
         name: "cleanup.policy",
         kind: ConfigKind::Word(&["delete", "compact", "compact,delete", "delete,compact"]),
@@ -211,6 +214,14 @@ pub const CONFIG_KEYS: [ConfigKey; 11] = [
         doc: "How much each partition keeps; -1 is no limit. Whole segments are removed, the active one never.",
         get: |config| or_none(config.retention_bytes),
         set: |config, text| config.retention_bytes = text.parse().ok(),
+    },
+    ConfigKey {
+        name: "retention.hold.max.ms",
+        kind: ConfigKind::Millis(-1, i64::MAX),
+        doc: "How long beyond their time records are kept that an enabled trigger has not finished; -1 is without a limit. A \
+              full disk ends it too.",
+        get: |config| or_none(config.retention_hold_max_ms),
+        set: |config, text| config.retention_hold_max_ms = text.parse().ok(),
     },
     ConfigKey {
         name: "retention.ms",

@@ -18,6 +18,9 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// Segments go when their last record was appended so long ago (broker time); `None` keeps all. Default 7 days.
     pub retention_age: Option<Duration>,
+    /// How long a segment stays, because somebody still needs it, beyond the age at which it would go, or after its last append
+    /// when the log is too large (broker time); `None` is without a limit. Default 7 days.
+    pub hold_max: Option<Duration>,
     /// Whether only the newest record of each key is kept, and how; `None` keeps all. Default `None`.
     pub compaction: Option<CompactionConfig>,
 }
@@ -68,6 +71,7 @@ impl Default for LogConfig {
             index_interval_bytes: 16 << 10,
             retention_bytes: None,
             retention_age: Some(WEEK),
+            hold_max: Some(WEEK),
             compaction: None,
         }
     }

@@ -38,6 +38,9 @@
 //! | `<base>.snapshot` | the idempotent producers as of `<base>` | [`producer`], `snapshot.rs` | rebuilt from an older one or the log |
 //! | `flushed` | flushed offset and log start, in two slots | `checkpoint.rs` | more is verified and written again |
 //! | `<base>.tmp` | one of the above being written | | removed |
+//! | `<base>.clean` | a log file that compaction is writing | [`batch::header`] | removed, unless there is the next one |
+//! | `<base>.swap` | the seal of a finished one: from here on it replaces what it was made from | `segment/seal.rs` | the old segments stay |
+//! | `compacted` | how far compaction came | `cleaned.rs` | more is gone over again |
 //!
 //! Our own files are little-endian, start with a magic and a version, and end with a CRC-32; `format.rs` holds what they
 //! share, and golden bytes beside each hold the layouts. Files that we did not make are reported and left alone.
@@ -49,17 +52,21 @@
 //! - **S1** Bytes below the published length never change while the segment lives. Asserted in `Published::move_to`
 //!   (the length only grows); `Partition::write` writes behind it only; what cuts a file (roll, close, taking back half a
 //!   batch) cuts there. Tested by `loom`, `concurrency` and by slices held in `log`.
-//! - **S2** Offsets only grow and are dense as appended. (Compaction and import will make gaps; nothing here does.)
-//!   Asserted in `Partition::publish`; `DenseWalk` demands it of everything read back. Tested by `model` and by flipped
-//!   base offsets in `exhaustive`.
+//! - **S2** Offsets only grow, and batches are dense: each begins where the one before ended. In a batch as it was appended
+//!   records are dense, too; compaction takes some out, so that offsets are missing inside of batches of sealed segments, and
+//!   nowhere else: where whole batches go, an empty one stands for their offsets. So no reader takes damage for a gap.
+//!   Asserted in `Partition::publish`; `DenseWalk` demands it of everything read back. Tested by `model`, by `compaction` and
+//!   by flipped base offsets in `exhaustive`.
 //! - **S3** What was answered as flushed is on disk. `Partition::sync` syncs contents before the flushed offset moves, and
 //!   names before they are needed; recovery syncs both before it answers. Tested by `model` (also with disks that fake
 //!   syncs) and by the power cuts of `exhaustive`.
 //! - **S4** Recovery yields a prefix: every batch before the cut, none after. `scan_chain` and `scan`. Tested by `model`,
 //!   `recovery` and flipped bytes above the flushed offset in `exhaustive`.
 //! - **S5** Recovery never drops a byte below the flushed offset. `newest_evidence` takes the best of slots and seals;
-//!   `scan` starts there. Tested by flipped bytes in `exhaustive` and by lost ends and files in `recovery`.
-//! - **S6** A sealed segment is immutable. `SealedSegment` has nothing that writes. Tested with S1.
+//!   `scan` starts there. Compaction drops only what a newer record or time has made void: `Rules::keeps`. Tested by flipped
+//!   bytes in `exhaustive`, by lost ends and files in `recovery`, and by `compaction`.
+//! - **S6** A sealed segment is immutable. `SealedSegment` has nothing that writes; compaction makes another one, with another
+//!   file, in its place. Tested with S1.
 //! - **S7** A reader holding a slice keeps its map alive, also when the segment was removed. `MapSlice` in `map.rs`. Tested
 //!   there and in `log`.
 //! - **S8** No durable commit is ahead of its durable data. [`Partition::flush_first`] flushes the data before the commit is;
@@ -67,8 +74,8 @@
 //!   data: the broker sets it back to the tail when it starts. Tested by the broker.
 //!
 //! # Locks
-//! Of a partition, in the order in which they may be taken: retention (`condemned`), flush (`checkpoint`), append
-//! (`writer`), `files`. Besides these only leaves, held for a look or an assignment: settings, the list of sources to flush
+//! Of a partition, in the order in which they may be taken: compaction (`cleaner`), retention (`condemned`), flush
+//! (`checkpoint`), append (`writer`), `files`. Besides these only leaves, held for a look or an assignment: settings, the list of sources to flush
 //! first, a segment's index and its verified range, and the store's open segments. A flush takes the flush locks of its
 //! sources while it holds its own: sources never wait for whom they are sources of. Readers take `files` and leaves only, and
 //! no lock is held while a reader waits for the disk. `Store::opening` is taken before `Store::partitions`.
@@ -78,6 +85,8 @@
 //! - `batch.rs`, `batch/`: the record batch: checked views, builder, record walker, codecs. Pure.
 //! - `producer.rs`, `producer/snapshot.rs`: sequence checks of idempotent producers, and their snapshot. Pure.
 //! - `retention.rs`: which segments may go, and the clock that is believed for that. Pure.
+//! - `compaction.rs`: when a log is due, which records stay, the map of keys. Pure. `batch/retain.rs`: a batch with fewer
+//!   records. `cleaned.rs`: how far compaction came.
 //! - `fs.rs`: the door to the disk and its contract; `fs/os.rs`: the operating system; `fs/sim.rs`, `fs/sim/`: a disk on the
 //!   heap that loses power.
 //! - `map.rs`: read-only maps, the only unsafe code.
@@ -86,10 +95,12 @@
 //! - `progress.rs`: published length, tail, flushed offset, and whose turn it is to flush, without a lock; `sync.rs`: what it
 //!   is made of.
 //! - `flush.rs`: threads that flush; `reserve.rs`: space kept back for a full disk.
-//! - `partition.rs`: append, roll, stop; `partition/space.rs`: space ahead of the tail; `partition/durable.rs`: flush; `partition/read.rs`: read by offset and
-//!   time; `partition/maintain.rs`: retention, trim, close.
+//! - `partition.rs`: append, roll, stop; `partition/space.rs`: space ahead of the tail; `partition/durable.rs`: flush;
+//!   `partition/read.rs`: read by offset and time; `partition/maintain.rs`: retention, trim, close;
+//!   `partition/compact.rs`, `partition/compact/rewrite.rs`: compaction.
 //! - `partition/recover.rs`: opening after anything; `partition/recover/settle.rs`: the cut and the quarantine;
-//!   `partition/recover/rebuild.rs`: index, facts and producers from the log.
+//!   `partition/recover/rebuild.rs`: index, facts and producers from the log; `partition/recover/swap.rs`: compactions that
+//!   were interrupted.
 //! - `store.rs`: the data directory: format, lock, epoch, partitions, trash.
 #![deny(unsafe_code)]
 

@@ -19,7 +19,7 @@ pub struct SegmentAge {
 /// How many of the `sealed` segments, oldest first, may be removed at `now_ms`.
 ///
 /// `active_bytes` counts towards [`LogConfig::retention_bytes`] but the active segment itself never goes. Nothing at or
-/// above `hold` goes: somebody still needs it.
+/// above `hold` goes, because somebody still needs it, before [`LogConfig::hold_max`] is over.
 #[must_use]
 pub fn removable(
     sealed: &[SegmentAge],
@@ -34,7 +34,7 @@ pub fn removable(
         .take_while(|segment| {
             let oversize = config.retention_bytes.is_some_and(|limit| total_bytes - segment.len_bytes >= limit);
             let expired = config.retention_age.is_some_and(|age| is_older(segment.last_append_ms, now_ms, age));
-            let held = hold.is_some_and(|hold| segment.next > hold);
+            let held = hold.is_some_and(|hold| segment.next > hold) && !is_overdue(segment, config, oversize, now_ms);
             let goes = (oversize || expired) && !held;
             if goes {
                 total_bytes -= segment.len_bytes;
@@ -42,6 +42,13 @@ pub fn removable(
             goes
         })
         .count()
+}
+
+/// Whether a segment was held for as long as it may be: beyond its age, or since it was written where its size is too much.
+fn is_overdue(segment: &SegmentAge, config: &LogConfig, oversize: bool, now_ms: i64) -> bool {
+    let Some(hold_max) = config.hold_max else { return false };
+    let age = if oversize { Some(Duration::ZERO) } else { config.retention_age };
+    age.is_some_and(|age| is_older(segment.last_append_ms, now_ms, age.saturating_add(hold_max)))
 }
 
 /// Whether `then_ms` is at least `age` before `now_ms`.
@@ -107,7 +114,7 @@ mod tests {
     }
 
     fn config(retention_bytes: Option<u64>, retention_age: Option<Duration>) -> LogConfig {
-        LogConfig { retention_bytes, retention_age, ..LogConfig::default() }
+        LogConfig { retention_bytes, retention_age, hold_max: None, ..LogConfig::default() }
     }
 
     #[test]
@@ -130,6 +137,17 @@ mod tests {
         let config = config(None, Some(HOUR));
         let at = |hold| removable(&segments(), 0, &config, i64::MAX, Offset::new(hold));
         assert_eq!([0, 9, 10, 25, 40].map(at), [0, 0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn a_hold_ends_when_it_lasted_for_too_long() {
+        let hold_max = Some(2 * HOUR);
+        let by_age = LogConfig { hold_max, ..config(None, Some(HOUR)) };
+        let at = |now_hours: i64| removable(&segments(), 0, &by_age, now_hours * 3_600_000, Some(Offset::ZERO));
+        assert_eq!([2, 3, 4, 5, 7].map(at), [0, 0, 1, 2, 4]);
+        let by_size = LogConfig { hold_max, ..config(Some(250), None) };
+        let at = |now_hours: i64| removable(&segments(), 50, &by_size, now_hours * 3_600_000, Some(Offset::ZERO));
+        assert_eq!([2, 3, 4, 7].map(at), [0, 1, 2, 2], "and size asks for two");
     }
 
     #[test]

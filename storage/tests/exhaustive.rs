@@ -26,6 +26,7 @@ const CONFIG: LogConfig = LogConfig {
     index_interval_bytes: 200,
     retention_bytes: None,
     retention_age: None,
+    hold_max: None,
     compaction: None,
 };
 

@@ -1,6 +1,8 @@
 //! What a trigger does when its function does not work, and when the broker dies in between.
 
 use serde_json::json;
+use tripline::topic::name::TopicName;
+use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline::trigger::service::TriggerState;
 
 use crate::harness::{World, python_definition};
@@ -267,4 +269,44 @@ async fn dead_letters_of_two_windows_follow_each_other_over_a_restart() {
     world.until_committed("x", 0, 3).await;
     let values: Vec<String> = world.records("t.dlq", 0).into_iter().map(|letter| letter.value).collect();
     assert_eq!(values, ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_waits_for_what_a_trigger_has_not_finished_but_not_for_a_paused_one_nor_for_ever() {
+    let world = World::start();
+    let name = TopicName::new("t").unwrap();
+    let config = TopicConfig { segment_bytes: 1024, retention_bytes: Some(1024), ..TopicConfig::default() };
+    let spec = TopicSpec { name, partitions: 1, config: config.clone() };
+    let topic = world.broker.create_topic(spec).await.unwrap();
+    let log = topic.partition(0).unwrap();
+    // A port that nobody listens on: nothing is ever finished.
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let function = json!({"http": {"url": format!("http://127.0.0.1:{port}/")}});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": function})).await;
+    for _ in 0..20 {
+        world.produce(&topic, 0, &["x".repeat(300).as_str()]).await;
+    }
+    world.until_state("x", TriggerState::Outage).await;
+    world.broker.housekeeping(&world.triggers.holds());
+    assert_eq!(log.log_start().get(), 0, "an outage is no end");
+    let short = TopicConfig { retention_hold_max_ms: Some(0), ..config.clone() };
+    world.broker.configure_topic(&topic, short).await.unwrap();
+    world.broker.housekeeping(&world.triggers.holds());
+    let limited = log.log_start().get();
+    assert!(limited > 0, "the hold has a limit");
+    world.broker.configure_topic(&topic, config).await.unwrap();
+    for _ in 0..20 {
+        world.produce(&topic, 0, &["x".repeat(300).as_str()]).await;
+    }
+    world.triggers.pause("x").await.unwrap();
+    world.until_state("x", TriggerState::Paused).await;
+    world.broker.housekeeping(&world.triggers.holds());
+    let start = log.log_start();
+    assert!(start.get() > limited, "nobody waits for a paused trigger");
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    tokio::spawn(answer_ok(listener));
+    world.triggers.resume("x").await.unwrap();
+    let report = world.until_committed("x", 0, log.tail().get()).await;
+    assert_eq!(report.counts.delivered, log.tail().since(start));
+    assert!(report.counts.expired > 0, "what it missed is counted");
 }

@@ -21,7 +21,7 @@ impl Partition {
         let mut condemned = self.condemned.lock();
         let mut config = self.config();
         if now_ms.is_none() {
-            config.retention_age = None;
+            (config.retention_age, config.hold_max) = (None, None);
         }
         let (sealed, active_bytes) = {
             let files = self.files.read();
@@ -29,7 +29,8 @@ impl Partition {
         };
         let mut ages = Vec::with_capacity(sealed.len());
         for segment in &sealed {
-            let last_append_ms = if config.retention_age.is_some() { self.last_append_of(segment) } else { 0 };
+            let needs_age = config.retention_age.is_some() || (hold.is_some() && config.hold_max.is_some());
+            let last_append_ms = if needs_age { self.last_append_of(segment) } else { 0 };
             ages.push(SegmentAge { next: segment.next, len_bytes: segment.len_bytes, last_append_ms });
         }
         let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);
