@@ -76,6 +76,18 @@ async fn groups_of_real_members_rebalance_and_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_topic_reads_to_its_end_whatever_is_missing() {
+    let Some(python) = python() else { return };
+    let server = Server::start().await;
+    let (script, address) = (script("compacted.py"), server.address.to_string());
+    run(&python, &[&script, &address, "produce"]).await;
+    server.broker.topic("compacted").unwrap().partition(0).unwrap().flush().unwrap();
+    server.broker.compact(&std::collections::HashMap::new());
+    assert!(server.broker.compacted().0 > 300, "{:?}", server.broker.compacted());
+    run(&python, &[&script, &address, "consume"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafkajs_produces_consumes_and_administers() {
     let Some(modules) = beside_python("node/node_modules") else { return };
     let server = Server::start().await;

@@ -19,7 +19,7 @@ use crate::segment::{
 #[derive(Clone, Debug)]
 pub struct ReadOutcome {
     /// Whole batches of one segment, one behind the other. The first one holds the offset that was asked for, so it may
-    /// begin before it. Empty at the tail.
+    /// begin before it; where compaction left nothing there, they begin behind it. Empty at the tail.
     pub bytes: Bytes,
     /// Where to read on.
     pub next: Offset,
@@ -148,7 +148,28 @@ impl Partition {
     /// # Errors
     /// See [`ReadError`].
     pub fn read_blocking(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
-        let max_bytes = max_bytes.min(READ_BYTES_MAX);
+        let first = self.read_at(from, max_bytes.min(READ_BYTES_MAX))?;
+        if first.bytes.is_empty() || holds_records(&first.bytes) {
+            return Ok(first);
+        }
+        Ok(self.pass_empty(&first, max_bytes).unwrap_or(first))
+    }
+
+    /// The read goes on behind batches that compaction has emptied: there are clients that do not get on from an answer
+    /// without a record. `None` when nothing follows, or nothing that can be read: then the empty ones lead there.
+    fn pass_empty(&self, first: &ReadOutcome, max_bytes: usize) -> Option<ReadOutcome> {
+        let mut at = first.next;
+        loop {
+            let outcome =
+                self.read_at(at, max_bytes.min(READ_BYTES_MAX)).ok().filter(|found| !found.bytes.is_empty())?;
+            if holds_records(&outcome.bytes) {
+                return Some(outcome);
+            }
+            at = outcome.next;
+        }
+    }
+
+    fn read_at(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
         match self.place(from)? {
             None => Ok(self.outcome(Bytes::new(), from)),
             Some(Place::Lost { to }) => Err(ReadError::Damaged { from, to }),
@@ -156,7 +177,7 @@ impl Partition {
             Some(Place::Sealed(sealed)) => match self.open_sealed(&sealed) {
                 Ok(Some(open)) => self.read_view(&view_sealed(&sealed, &open), from, max_bytes),
                 // Compacted between the look and the opening.
-                Ok(None) => self.read_blocking(from, max_bytes),
+                Ok(None) => self.read_at(from, max_bytes),
                 // Removed in between.
                 Err(_) if from < self.log_start() => Err(self.out_of_range(from)),
                 Err(cause) => Err(cause.into()),
@@ -415,6 +436,17 @@ impl Partition {
         let behind = next_intact(view.file, position, view.end, from.next()..view.next)?;
         Ok(damaged(view, from, behind))
     }
+}
+
+/// Whether any of these batches has a record; nearly always the first has.
+fn holds_records(mut bytes: &[u8]) -> bool {
+    while let Ok((view, rest)) = BatchView::parse(bytes) {
+        if view.header().record_count > 0 {
+            return true;
+        }
+        bytes = rest;
+    }
+    false
 }
 
 fn damaged(view: &View<'_>, from: Offset, behind: Option<Step>) -> ReadError {

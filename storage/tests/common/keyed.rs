@@ -489,16 +489,18 @@ impl Keyed {
             let mut rest = &outcome.bytes[..];
             demand!(!rest.is_empty(), "nothing at {at}, the tail is {}", self.tail());
             let mut expected = None;
+            let (mut leads_on, known) = (true, found.len());
             while !rest.is_empty() {
                 let (view, behind) = BatchView::parse(rest).map_err(|error| Violation(format!("at {at}: {error}")))?;
                 view.verify_crc().map_err(|error| Violation(format!("at {at}: {error}")))?;
                 let base = view.header().base_offset.get();
                 demand!(expected.is_none_or(|expected| base == expected), "{base} after {expected:?}");
-                demand!(expected.is_some() || base <= at, "asked for {at}, the first batch is {base}");
+                leads_on &= expected.is_some() || base <= at;
                 expected = Some(view.header().next_offset().get());
                 self.take_records(&view, &mut found)?;
                 rest = behind;
             }
+            demand!(leads_on || found.len() > known, "asked for {at}, the batches begin behind it and are empty");
             demand!(expected == Some(outcome.next.get()), "goes on at {}, batches end at {expected:?}", outcome.next);
             at = outcome.next.get();
         }
