@@ -93,10 +93,16 @@ impl CheckpointFile {
         Ok((Self { file, sequence, last }, last))
     }
 
-    /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back.
+    /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back. Nothing
+    /// else tells of a start inside of a segment, so the other slot says it too, in case this one is damaged.
     pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
         let last = self.last.expect("recovery writes the first");
-        self.write_durably(Checkpoint { log_start, ..last })
+        let moved = Checkpoint { log_start, ..last };
+        self.write_durably(moved)?;
+        if let Err(cause) = self.write(moved) {
+            tracing::warn!(%cause, "log start noted once, not twice");
+        }
+        Ok(())
     }
 
     /// The segment in which the flushed bytes end, as the newest slot says.

@@ -36,7 +36,7 @@
 //! | `<base>.seal` | what is known of a sealed segment; evidence that it was flushed | `segment/seal.rs` | times are estimated |
 //! | `<base>.index` | where to look for an offset or a time | `index.rs` | rebuilt in memory |
 //! | `<base>.snapshot` | the idempotent producers as of `<base>` | [`producer`], `snapshot.rs` | rebuilt from an older one or the log |
-//! | `flushed` | flushed offset and log start, in two slots | `checkpoint.rs` | more is verified and written again |
+//! | `flushed` | flushed offset and log start, in two slots | `checkpoint.rs` | more is verified and written again; a start inside a segment goes back to its base |
 //! | `<base>.tmp` | one of the above being written | | removed |
 //! | `<base>.clean` | a log file that compaction is writing | [`batch::header`] | removed, unless there is the next one |
 //! | `<base>.swap` | the seal of a finished one: from here on it replaces what it was made from | `segment/seal.rs` | the old segments stay |
