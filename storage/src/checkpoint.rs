@@ -69,6 +69,32 @@ impl Checkpoint {
     }
 }
 
+/// One slot as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// Never written.
+    Blank,
+    /// With its sequence.
+    Good(u64, Checkpoint),
+    /// Torn, damaged or foreign.
+    Damaged(FormatError),
+}
+
+/// Both slots, by their places in the file.
+pub(crate) fn read_slots(file: &dyn File) -> io::Result<[(u64, Slot); 2]> {
+    let slot = |at: u64| -> io::Result<(u64, Slot)> {
+        let left = usize::try_from(file.len()?.saturating_sub(at)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; left.min(ENCODED_BYTES)];
+        file.read_exact_at(&mut bytes, at)?;
+        if bytes.iter().all(|&byte| byte == 0) {
+            return Ok((at, Slot::Blank));
+        }
+        let decoded = Checkpoint::decode(&bytes);
+        Ok((at, decoded.map_or_else(Slot::Damaged, |(sequence, checkpoint)| Slot::Good(sequence, checkpoint))))
+    };
+    Ok([slot(0)?, slot(SLOT_BYTES)?])
+}
+
 /// The open file, ready for the next slot.
 #[derive(Debug)]
 pub(crate) struct CheckpointFile {

@@ -130,10 +130,12 @@ pub enum OpenLogError {
 #[non_exhaustive]
 pub enum OpenStoreError {
     /// Another process works in it.
-    #[error("{} is in use by another process (it holds the lock on {}/LOCK)", path.display(), path.display())]
+    #[error("{} is in use by {holder}, which holds the lock on its LOCK file; stop that first, or name another directory", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
+        /// Who, as far as this system tells: for people.
+        holder: String,
     },
     /// Written by a newer release.
     #[error("{} has format version {found}; this release reads versions up to {known}", path.display())]

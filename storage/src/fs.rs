@@ -89,6 +89,13 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `WouldBlock` when somebody else holds it; otherwise as the operating system answers.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+    /// Takes the lock that `path` stands for together with others who only look: nobody can take it with [`Fs::lock`] until
+    /// the answer is dropped. Changes nothing on the disk.
+    ///
+    /// # Errors
+    /// `WouldBlock` when somebody holds it for himself; `NotFound` when the file is missing, so that nobody does; otherwise as
+    /// the operating system answers.
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
     /// Bytes free for us on the file system that holds `path`.
     ///
     /// # Errors

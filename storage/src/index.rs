@@ -70,6 +70,11 @@ impl Index {
         floor(&self.entries, |entry| entry.max_timestamp_before < timestamp_ms)
     }
 
+    /// In order of position.
+    pub(crate) fn entries(&self) -> &[IndexEntry] {
+        &self.entries
+    }
+
     pub(crate) fn encode(&self, base: Offset) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC, VERSION, FIXED_BYTES + self.entries.len() * ENTRY_BYTES);
         writer.i64(base.get());

@@ -116,6 +116,7 @@ pub mod fs;
 mod index;
 pub mod limits;
 mod map;
+pub mod offline;
 pub mod offset;
 pub mod partition;
 pub mod producer;

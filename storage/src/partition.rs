@@ -34,7 +34,7 @@ mod space;
 pub use compact::CompactionOutcome;
 pub use read::{ColdRead, ReadOutcome, ReadStart};
 pub use recover::{Cut, OffsetRange, RecoveryReport};
-pub(crate) use recover::{Place, Recovered, recover};
+pub(crate) use recover::{Place, Recovered, newest_evidence, recover};
 use space::Ahead;
 
 /// What all partitions of a store share.

@@ -17,10 +17,12 @@ use crate::index::{Index, IndexEntry, TIMESTAMP_NONE};
 use crate::offset::{Offset, PartitionId};
 use crate::progress::Published;
 
+mod audit;
 mod open;
 mod seal;
 mod walk;
 
+pub(crate) use audit::{Audit, AuditScope, Audited, Fault, Wrong, fault_reason};
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;

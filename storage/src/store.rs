@@ -24,7 +24,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const STATE_PARTITION: PartitionId = PartitionId { topic: Uuid::nil(), partition: 0 };
 
 /// Longest FORMAT or EPOCH file that is read.
-const SMALL_FILE_BYTES: u64 = 4096;
+pub(crate) const SMALL_FILE_BYTES: u64 = 4096;
 
 /// An open data directory. One process has it at a time: from [`Store::open`] until the store, its partitions and its
 /// flush threads are gone.
@@ -56,7 +56,7 @@ impl Store {
         };
         fs.create_dir_all(root).map_err(io(root))?;
         let lock = fs.lock(&root.join("LOCK")).map_err(|cause| match cause.kind() {
-            io::ErrorKind::WouldBlock => OpenStoreError::InUse { path: root.to_owned() },
+            io::ErrorKind::WouldBlock => OpenStoreError::InUse { path: root.to_owned(), holder: cause.to_string() },
             _ => OpenStoreError::Io { path: root.join("LOCK"), cause },
         })?;
         let cluster_id = open_format(&*fs, root, new_cluster_id)?;
@@ -317,12 +317,37 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
             sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
-            let text = with_checksum(&format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {new_cluster_id}\n"));
-            fs::replace_file(fs, &path, text.as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
+            fs::replace_file(fs, &path, format_text(new_cluster_id).as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
     }
+}
+
+/// The text of FORMAT.
+pub(crate) fn format_text(cluster_id: Uuid) -> String {
+    with_checksum(&format!("{FORMAT_TITLE}\nversion {FORMAT_VERSION}\ncluster {cluster_id}\n"))
+}
+
+/// The text of EPOCH.
+pub(crate) fn epoch_text(epoch: LeaderEpoch) -> String {
+    with_checksum(&format!("{epoch}\n"))
+}
+
+/// What the text was, when flipping one bit back makes its checksum right. Texts of this length that differ in fewer than four
+/// bits never have the same checksum, so there is no second answer.
+pub(crate) fn mend_text(bytes: &[u8]) -> Option<String> {
+    let mut mended = bytes.to_vec();
+    for bit in 0..bytes.len().min(256) * 8 {
+        mended[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(text) = std::str::from_utf8(&mended)
+            && without_checksum(text).is_some()
+        {
+            return Some(text.to_owned());
+        }
+        mended[bit / 8] ^= 1 << (bit % 8);
+    }
+    None
 }
 
 fn with_checksum(text: &str) -> String {
@@ -338,7 +363,7 @@ fn without_checksum(text: &str) -> Option<&str> {
 
 const FORMAT_TITLE: &str = "tripline data directory";
 
-fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
+pub(crate) fn parse_format(root: &Path, bytes: &[u8]) -> Result<Uuid, OpenStoreError> {
     let foreign = |reason: &str| OpenStoreError::Foreign { path: root.to_owned(), reason: reason.to_owned() };
     let text = std::str::from_utf8(bytes).map_err(|_| foreign("its FORMAT file is not text"))?;
     let mut lines = text.lines();
@@ -414,14 +439,14 @@ fn raise_epoch(fs: &dyn Fs, root: &Path, reserve: &Reserve) -> Result<LeaderEpoc
         Err(cause) => return Err(OpenStoreError::Io { path, cause }),
     };
     let epoch = last.next().ok_or_else(|| foreign("it was started 2^31 times; export its topics into a new one"))?;
-    let text = with_checksum(&format!("{epoch}\n"));
+    let text = epoch_text(epoch);
     reserve
         .with_room(|| fs::replace_file(fs, &path, text.as_bytes()))
         .map_err(|cause| OpenStoreError::Io { path, cause })?;
     Ok(epoch)
 }
 
-fn parse_epoch(bytes: &[u8]) -> Option<LeaderEpoch> {
+pub(crate) fn parse_epoch(bytes: &[u8]) -> Option<LeaderEpoch> {
     let text = without_checksum(std::str::from_utf8(bytes).ok()?)?;
     LeaderEpoch::new(text.strip_suffix('\n')?.parse().ok()?)
 }

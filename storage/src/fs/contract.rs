@@ -248,6 +248,23 @@ fn a_lock_is_held_by_one_until_it_is_dropped() {
 }
 
 #[test]
+fn a_shared_lock_keeps_out_who_wants_it_alone_and_no_other_that_shares() {
+    on_every_disk(|fs, root| {
+        let path = root.join("LOCK");
+        assert_eq!(kind(fs.lock_shared(&path)), io::ErrorKind::NotFound, "nothing is made");
+        drop(fs.lock(&path).unwrap());
+        let (first, second) = (fs.lock_shared(&path).unwrap(), fs.lock_shared(&path).unwrap());
+        drop(first);
+        assert_eq!(kind(fs.lock(&path)), io::ErrorKind::WouldBlock);
+        drop(second);
+        let alone = fs.lock(&path).unwrap();
+        assert_eq!(kind(fs.lock_shared(&path)), io::ErrorKind::WouldBlock);
+        drop(alone);
+        fs.lock_shared(&path).unwrap();
+    });
+}
+
+#[test]
 fn free_space_is_known_for_places_that_exist() {
     on_every_disk(|fs, root| {
         assert!(fs.free_bytes(root).unwrap() > 0);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -60,17 +60,49 @@ impl Fs for OsFs {
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(OsLock { _file: file })),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(e)) => Err(e),
-        }
+        let taken = file.try_lock();
+        locked(file, taken)
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let file = fs::File::open(path)?;
+        let taken = file.try_lock_shared();
+        locked(file, taken)
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+fn locked(file: fs::File, taken: Result<(), fs::TryLockError>) -> io::Result<Box<dyn Lock>> {
+    match taken {
+        Ok(()) => Ok(Box::new(OsLock { _file: file })),
+        Err(fs::TryLockError::WouldBlock) => {
+            let holder = file.metadata().ok().and_then(|meta| lock_holder(meta.ino()));
+            Err(io::Error::new(io::ErrorKind::WouldBlock, holder.unwrap_or_else(|| "another process".to_owned())))
+        }
+        Err(fs::TryLockError::Error(e)) => Err(e),
+    }
+}
+
+/// The process that holds a lock on the file with this inode, where this system shows it. For a message: two files of two
+/// file systems may have one inode.
+fn lock_holder(inode: u64) -> Option<String> {
+    let table = fs::read_to_string("/proc/locks").ok()?;
+    // number: FLOCK ADVISORY WRITE pid major:minor:inode start end
+    let pid = table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields.as_slice() {
+            [_, "FLOCK", _, _, pid, place, ..] if place.rsplit(':').next()? == inode.to_string() => {
+                pid.parse::<u32>().ok().filter(|&pid| pid > 0)
+            }
+            _ => None,
+        }
+    })?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!("process {pid} ({})", name.trim()))
 }
 
 /// The lock goes with the descriptor, also when the process dies.
@@ -231,11 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn a_second_lock_on_the_same_file_is_refused_until_the_first_is_dropped() {
+    fn a_second_lock_on_the_same_file_is_refused_until_the_first_is_dropped_and_names_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("LOCK");
         let held = OsFs.lock(&path).unwrap();
-        assert_eq!(OsFs.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let refused = OsFs.lock(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert!(refused.to_string().contains(&format!("process {} (", std::process::id())), "{refused}");
         drop(held);
         OsFs.lock(&path).unwrap();
     }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
-use self::disk::{Disk, Entry, NodeId};
+use self::disk::{Disk, Entry, Locked, NodeId};
 pub use self::fault::{Call, Fault, Lie, Operation};
 use super::{DirEntry, File, Fs, Lock, OpenMode};
 
@@ -223,10 +223,21 @@ impl Fs for SimFs {
             Err(e) if e.kind() == io::ErrorKind::NotFound => disk.create_file(path)?,
             found => found?,
         };
-        if !disk.locked.insert(id) {
+        if disk.locks.contains_key(&id) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        disk.locks.insert(id, Locked::Exclusive);
         Ok(Box::new(SimLock { _file: self.opened(&mut disk, id, path, true), fs: self.clone(), id }))
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let mut disk = self.begin(Call::Lock, path)?;
+        let id = disk.find_file(path)?;
+        match disk.locks.entry(id).or_insert(Locked::Shared(0)) {
+            Locked::Exclusive => return Err(io::ErrorKind::WouldBlock.into()),
+            Locked::Shared(holders) => *holders += 1,
+        }
+        Ok(Box::new(SimLock { _file: self.opened(&mut disk, id, path, false), fs: self.clone(), id }))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -248,7 +259,11 @@ impl Lock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.fs.disk.lock().locked.remove(&self.id);
+        let mut disk = self.fs.disk.lock();
+        match disk.locks.get_mut(&self.id) {
+            Some(Locked::Shared(holders)) if *holders > 1 => *holders -= 1,
+            _ => drop(disk.locks.remove(&self.id)),
+        }
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         damaged: Vec::new(),
         alien: std::mem::take(&mut listing.alien),
     };
-    let noted = newest_evidence(place, &bases, slot);
+    let noted = newest_evidence(place.fs, place.dir, &bases, slot);
     if bases.is_empty() && noted.log_start < noted.flushed {
         tracing::error!(partition = %place.id, "all segments are missing");
         report.damaged.push(OffsetRange { from: noted.log_start, to: noted.flushed });
@@ -247,11 +247,11 @@ fn split_below(mut bases: Vec<Offset>, log_start: Offset) -> (Vec<Offset>, Vec<O
 
 /// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
 /// segment was synced). Without either, everything is above the flushed offset.
-fn newest_evidence(place: Place<'_>, bases: &[Offset], noted: Option<Checkpoint>) -> Checkpoint {
+pub(crate) fn newest_evidence(fs: &dyn Fs, dir: &Path, bases: &[Offset], noted: Option<Checkpoint>) -> Checkpoint {
     let first = bases.first().copied().unwrap_or(Offset::ZERO);
     let noted = noted.unwrap_or(Checkpoint { flushed: first, segment: first, position: 0, log_start: first });
     let newest_seal = bases.iter().rev().find_map(|&base| {
-        let bytes = fs::read_whole(place.fs, &path_of(place.dir, base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
+        let bytes = fs::read_whole(fs, &path_of(dir, base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
         Seal::decode(&bytes).ok().filter(|seal| seal.base == base)
     });
     match newest_seal {

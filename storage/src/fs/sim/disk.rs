@@ -55,6 +55,14 @@ impl Change {
     }
 }
 
+/// How a file is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Locked {
+    Exclusive,
+    /// By so many.
+    Shared(usize),
+}
+
 /// All of a disk.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
@@ -63,7 +71,7 @@ pub(super) struct Disk {
     /// Changes of names that no sync made durable yet, oldest first.
     journal: Vec<Change>,
     next_id: NodeId,
-    pub(super) locked: BTreeSet<NodeId>,
+    pub(super) locks: BTreeMap<NodeId, Locked>,
     pub(super) capacity_bytes: u64,
     pub(super) now: SystemTime,
     pub(super) faults: Faults,
@@ -78,7 +86,7 @@ impl Disk {
             files: BTreeMap::new(),
             journal: Vec::new(),
             next_id: ROOT + 1,
-            locked: BTreeSet::new(),
+            locks: BTreeMap::new(),
             capacity_bytes: CAPACITY_BYTES_DEFAULT,
             now: SystemTime::UNIX_EPOCH,
             faults: Faults::default(),
@@ -334,7 +342,7 @@ impl Disk {
 
     /// The disk as a new process finds it after this one died: everything is there, nothing is open or locked.
     pub(super) fn after_kill(&self) -> Self {
-        let mut image = Self { faults: Faults::default(), locked: BTreeSet::new(), ..self.clone() };
+        let mut image = Self { faults: Faults::default(), locks: BTreeMap::new(), ..self.clone() };
         image.files.values_mut().for_each(|file| file.handles = 0);
         image.collect();
         image

@@ -1,0 +1,326 @@
+//! Everything that can be known of a partition by reading all of it.
+
+use std::io;
+use std::path::Path;
+
+use super::heal::{HealedHeader, heal};
+use super::names::PartitionNames;
+use super::side::{IndexAudit, SideFile, WrongEntry, read_index, read_seal, read_snapshot};
+use crate::batch::{BatchError, BatchLimits, BatchView};
+use crate::checkpoint::{self, Checkpoint, Slot};
+use crate::fs::{File, Fs, OpenMode};
+use crate::index::Index;
+use crate::limits::{BATCH_BYTES_MAX, SCAN_BYTES};
+use crate::offset::{LeaderEpoch, Offset};
+use crate::partition::newest_evidence;
+use crate::producer::Producers;
+use crate::segment::{
+    Audit, AuditScope, Audited, FileKind, Seal, SegmentFacts, Step, Wrong, fault_reason, path_of,
+};
+
+/// Wrong places of one segment that are told one by one; what comes behind is told as one.
+const WRONGS_MAX: usize = 1_000;
+/// An index entry for so many bytes, in an index that is made anew: the default of the settings.
+const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
+
+/// A partition, read whole.
+#[derive(Debug)]
+pub(super) struct PartitionCheck {
+    pub(super) names: PartitionNames,
+    /// The slots of the flushed offset; none when the file is missing.
+    pub(super) slots: Vec<(u64, Slot)>,
+    /// What is known to be flushed, from all that says so.
+    pub(super) noted: Checkpoint,
+    /// Oldest first, without those that retention had decided to remove.
+    pub(super) segments: Vec<SegmentCheck>,
+    /// Segments below the log start.
+    pub(super) condemned: Vec<Offset>,
+}
+
+/// A segment, read whole.
+#[derive(Debug)]
+pub(super) struct SegmentCheck {
+    pub(super) base: Offset,
+    /// Bytes below were flushed.
+    pub(super) flushed_to: u64,
+    /// Whether a segment follows, or followed.
+    pub(super) is_sealed: bool,
+    /// One after the last byte of the last batch.
+    pub(super) end: u64,
+    /// One after the last offset.
+    pub(super) next: Offset,
+    pub(super) batches: u64,
+    pub(super) records: u64,
+    pub(super) newest_epoch: Option<LeaderEpoch>,
+    pub(super) wrongs: Vec<Wrong>,
+    /// Whole batches whose records do not read back.
+    pub(super) malformed: Vec<(Step, BatchError)>,
+    /// Set when bytes follow the log's end: their number, and why they are no batch.
+    pub(super) behind: Option<(u64, BatchError)>,
+    /// The disk did not answer there.
+    pub(super) unread: Option<(u64, String)>,
+    /// Headers that were changed, with what they were.
+    pub(super) healed: Vec<HealedHeader>,
+    pub(super) seal: SideFile<Seal>,
+    pub(super) index: SideFile<Index>,
+    pub(super) wrong_entry: Option<WrongEntry>,
+    pub(super) snapshot: SideFile<Producers>,
+    /// What a seal made now would say, but for the times of appends.
+    pub(super) facts: Seal,
+    /// What an index made now would say.
+    pub(super) rebuilt: Index,
+}
+
+impl SegmentCheck {
+    /// Whether every batch of the segment is as it was written.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.wrongs.is_empty() && self.unread.is_none()
+    }
+}
+
+/// Where a check stands, for a progress bar.
+pub(super) type Progress<'a> = dyn FnMut(u64) + 'a;
+
+/// Reads a partition whole. `walked` is told of each batch's bytes. Fails only where not even the names can be read.
+pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>) -> io::Result<PartitionCheck> {
+    let names = PartitionNames::list(fs, dir)?;
+    let slots = read_slots(fs, dir)?;
+    let newest = slots.iter().filter_map(|(_, slot)| match slot {
+        Slot::Good(sequence, checkpoint) => Some((*sequence, *checkpoint)),
+        _ => None,
+    });
+    let slot = newest.max_by_key(|(sequence, _)| *sequence).map(|(_, checkpoint)| checkpoint);
+    let noted = newest_evidence(fs, dir, &names.bases, slot);
+    let below = names.bases.iter().skip(1).take_while(|&&next| next <= noted.log_start).count();
+    let (condemned, bases) = names.bases.split_at(below);
+    let mut segments = Vec::new();
+    let mut epoch = LeaderEpoch::NONE;
+    for (at, &base) in bases.iter().enumerate() {
+        let following = bases.get(at + 1).copied();
+        let checked = check_segment(Around { fs, dir, noted, base, following, epoch }, walked)?;
+        epoch = checked.newest_epoch.unwrap_or(epoch).max(epoch);
+        segments.push(checked);
+    }
+    Ok(PartitionCheck { slots, noted, segments, condemned: condemned.to_vec(), names })
+}
+
+fn read_slots(fs: &dyn Fs, dir: &Path) -> io::Result<Vec<(u64, Slot)>> {
+    match fs.open(&dir.join(checkpoint::FILE_NAME), OpenMode::Read, 0) {
+        Ok(file) => Ok(checkpoint::read_slots(&*file)?.into()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a segment is checked against.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    fs: &'a dyn Fs,
+    dir: &'a Path,
+    noted: Checkpoint,
+    base: Offset,
+    following: Option<Offset>,
+    epoch: LeaderEpoch,
+}
+
+impl Around<'_> {
+    /// The bytes that were flushed, and the offset at which they end.
+    fn flushed(&self, len_bytes: u64, seal: Option<&Seal>) -> (u64, Option<Offset>) {
+        let Self { noted, base, following, .. } = *self;
+        if base < noted.segment {
+            let sealed_next = seal.filter(|seal| seal.base == base).map(|seal| seal.next);
+            let next = following.or(sealed_next).unwrap_or(noted.segment).min(noted.segment);
+            let sealed_bytes = seal.filter(|seal| seal.base == base && seal.next == next).map(|seal| seal.len_bytes);
+            return (sealed_bytes.unwrap_or(len_bytes).min(len_bytes), Some(next));
+        }
+        if base == noted.segment { (noted.position, Some(noted.flushed)) } else { (0, None) }
+    }
+}
+
+fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<SegmentCheck> {
+    let Around { fs, dir, base, .. } = around;
+    let seal = read_seal(fs, dir, base)?;
+    let file = fs.open(&path_of(dir, base, FileKind::Log), OpenMode::Read, 0)?;
+    let len_bytes = file.len()?;
+    let (flushed_to, flushed_next) = around.flushed(len_bytes, seal.good());
+    let index = read_index(fs, dir, base, len_bytes)?;
+    let snapshot = read_snapshot(fs, dir, base)?;
+    let is_sealed = around.following.is_some() || base < around.noted.segment;
+    // Behind a sealed length there is nothing to look for.
+    let end = if is_sealed && base < around.noted.segment { flushed_to } else { len_bytes };
+    let scope = AuditScope {
+        position: 0,
+        expected: base,
+        epoch: around.epoch,
+        end,
+        flushed_to: flushed_to.min(end),
+        flushed_next,
+        gaps: false,
+    };
+    let mut reading = Reading::new(base, index.good());
+    let ended = reading.run(&*file, scope, walked);
+    let unread = ended.as_ref().err().map(|(position, cause)| (*position, cause.to_string()));
+    let (mut position, next) = ended.as_ref().map_or_else(|_| (0, flushed_next.unwrap_or(base)), |ended| *ended);
+    let Reading { facts, rebuilt, index: audit, batches, records, newest_epoch, mut wrongs, malformed, mut end, .. } =
+        reading;
+    // Bytes in whose place no offset is missing are too many.
+    if let Some(last) = wrongs.pop_if(|last| last.offsets.is_empty() && last.bytes.end == position) {
+        position = last.bytes.start;
+        end = Some(fault_reason(&last.fault));
+    }
+    let sealed_bytes = seal.good().filter(|seal| is_sealed && seal.len_bytes == position).map(|seal| seal.len_bytes);
+    let behind = match (&unread, sealed_bytes) {
+        (Some(_), _) => None,
+        (None, Some(sealed_bytes)) => {
+            (len_bytes > sealed_bytes).then(|| (len_bytes - sealed_bytes, longer_than_sealed(len_bytes)))
+        }
+        (None, None) => behind(&*file, position, len_bytes, end)?,
+    };
+    let facts = facts.seal(base, next, position);
+    let healed = match seal.good().filter(|seal| unread.is_none() && seal.next == next && seal.base == base) {
+        Some(seal) if !wrongs.is_empty() || seal.headers_crc != facts.headers_crc => heal(&*file, seal, &wrongs)?,
+        _ => Vec::new(),
+    };
+    let wrong_entry = audit.wrong;
+    Ok(SegmentCheck {
+        base,
+        flushed_to,
+        is_sealed,
+        end: position,
+        next,
+        batches,
+        records,
+        newest_epoch,
+        wrongs,
+        malformed,
+        behind,
+        unread,
+        healed,
+        wrong_entry,
+        seal,
+        index,
+        snapshot,
+        facts,
+        rebuilt,
+    })
+}
+
+/// What stands behind the end of the log in its last file: reserved space is zeros.
+fn behind(
+    file: &dyn File,
+    from: u64,
+    len_bytes: u64,
+    reason: Option<BatchError>,
+) -> io::Result<Option<(u64, BatchError)>> {
+    let mut used_to = from;
+    let mut at = from;
+    while at < len_bytes {
+        let to = len_bytes.min(at + SCAN_BYTES);
+        if let Some(last) = file.slice(at..to)?.iter().rposition(|&byte| byte != 0) {
+            used_to = at + last as u64 + 1;
+        }
+        at = to;
+    }
+    let reason = reason.unwrap_or_else(|| longer_than_sealed(len_bytes));
+    Ok((used_to > from).then_some((used_to - from, reason)))
+}
+
+fn longer_than_sealed(len_bytes: u64) -> BatchError {
+    let found = i64::try_from(len_bytes).unwrap_or(i64::MAX);
+    BatchError::Field { field: "the file's length", found, allowed: "what the seal says" }
+}
+
+/// One reading of a segment.
+struct Reading<'a> {
+    base: Offset,
+    facts: SegmentFacts,
+    rebuilt: Index,
+    index: IndexAudit<'a>,
+    batches: u64,
+    records: u64,
+    newest_epoch: Option<LeaderEpoch>,
+    wrongs: Vec<Wrong>,
+    malformed: Vec<(Step, BatchError)>,
+    /// Why the log ended before the file did.
+    end: Option<BatchError>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(base: Offset, index: Option<&'a Index>) -> Self {
+        Self {
+            base,
+            facts: SegmentFacts::new(),
+            rebuilt: Index::default(),
+            index: IndexAudit::new(index, base),
+            batches: 0,
+            records: 0,
+            newest_epoch: None,
+            wrongs: Vec::new(),
+            malformed: Vec::new(),
+            end: None,
+        }
+    }
+
+    /// Goes to the end; answers where that is. An error of the disk tells where it was met.
+    fn run(
+        &mut self,
+        file: &dyn File,
+        scope: AuditScope,
+        walked: &mut Progress<'_>,
+    ) -> Result<(u64, Offset), (u64, io::Error)> {
+        let mut audit = Audit::new(file, scope);
+        loop {
+            let position = audit.position();
+            let at = |cause| (position, cause);
+            let Some(met) = audit.next().map_err(at)? else { break };
+            match met {
+                Audited::Batch(step) => self.batch(&audit, &step).map_err(at)?,
+                Audited::Wrong(wrong) => self.wrong(wrong),
+                Audited::End { position, reason } => {
+                    self.end = Some(reason);
+                    return Ok((position, audit.expected()));
+                }
+            }
+            walked(audit.position().saturating_sub(position));
+        }
+        Ok((audit.position(), audit.expected()))
+    }
+
+    fn batch(&mut self, audit: &Audit<'_>, step: &Step) -> io::Result<()> {
+        let bytes = audit.bytes(step)?;
+        self.index.batch(step);
+        let header = audit.header_bytes(step)?;
+        if let Some(entry) = self.facts.note_step(&header, step, self.base, INDEX_INTERVAL_BYTES) {
+            self.rebuilt.push(entry);
+        }
+        self.batches += 1;
+        self.records += u64::from(step.header.record_count.unsigned_abs());
+        self.newest_epoch = self.newest_epoch.max(step.header.leader_epoch);
+        if let Err(reason) = read_records(&bytes)
+            && self.malformed.len() < WRONGS_MAX
+        {
+            self.malformed.push((*step, reason));
+        }
+        Ok(())
+    }
+
+    fn wrong(&mut self, wrong: Wrong) {
+        self.index.damage();
+        let is_full = self.wrongs.len() >= WRONGS_MAX;
+        match self.wrongs.last_mut() {
+            Some(last) if is_full => {
+                last.bytes.end = wrong.bytes.end;
+                last.offsets.end = wrong.offsets.end;
+            }
+            _ => self.wrongs.push(wrong),
+        }
+    }
+}
+
+/// Unpacks a batch and reads every record.
+fn read_records(bytes: &[u8]) -> Result<(), BatchError> {
+    let limits = BatchLimits { batch_bytes_max: BATCH_BYTES_MAX, ..BatchLimits::default() };
+    let (view, _) = BatchView::parse(bytes)?;
+    let records = view.records(&limits)?;
+    records.iter().try_for_each(|record| record.map(|_| ()))
+}

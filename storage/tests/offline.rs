@@ -1,0 +1,641 @@
+//! Damage of every kind in files of every kind: verification tells it, repair mends it, the broker serves the rest.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests play the user and the operating system")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::*;
+use tripline_storage::batch::BatchView;
+use tripline_storage::error::{OpenStoreError, ReadError};
+use tripline_storage::fs::sim::{Call, Fault};
+use tripline_storage::fs::{OsFs, SimFs};
+use tripline_storage::offline::{DataDirectory, Finding, Observer, RepairPlan, Severity, VerifySummary};
+use tripline_storage::partition::OffsetRange;
+use uuid::Uuid;
+
+const RECORDS: u64 = 150;
+
+#[derive(Default)]
+struct Findings {
+    found: Vec<Finding>,
+    progress: (u64, u64),
+}
+
+impl Observer for Findings {
+    fn found(&mut self, finding: Finding) {
+        self.found.push(finding);
+    }
+
+    fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
+        self.progress = (done_bytes, total_bytes);
+    }
+}
+
+impl Findings {
+    /// Without notices.
+    fn bad(&self) -> Vec<&Finding> {
+        self.found.iter().filter(|finding| finding.severity > Severity::Notice).collect()
+    }
+
+    /// The one that is no notice.
+    fn only(&self) -> &Finding {
+        let bad = self.bad();
+        assert_eq!(bad.len(), 1, "{:#?}", self.found);
+        bad[0]
+    }
+}
+
+fn verify(root: &Path) -> (VerifySummary, Findings) {
+    let before = content(root);
+    let directory = DataDirectory::look(Arc::new(OsFs), root).unwrap();
+    let mut findings = Findings::default();
+    let summary = directory.verify(&mut findings).unwrap();
+    assert_eq!(content(root), before, "verification changes nothing");
+    let count = |severity| findings.found.iter().filter(|finding| finding.severity == severity).count() as u64;
+    assert_eq!(
+        (summary.damage, summary.defects, summary.notices),
+        (count(Severity::Damage), count(Severity::Defect), count(Severity::Notice))
+    );
+    (summary, findings)
+}
+
+fn plan(root: &Path) -> RepairPlan {
+    let before = content(root);
+    let directory = DataDirectory::look(Arc::new(OsFs), root).unwrap();
+    let plan = directory.plan_repair(Uuid::from_u128(99), &mut |_| {}).unwrap();
+    assert_eq!(content(root), before, "planning changes nothing");
+    plan
+}
+
+/// Repairs, and sees that a second repair finds nothing to do.
+fn repair(root: &Path) -> RepairPlan {
+    let directory = DataDirectory::change(Arc::new(OsFs), root).unwrap();
+    let plan = directory.plan_repair(Uuid::from_u128(99), &mut |_| {}).unwrap();
+    let mut told = 0;
+    directory.repair(&plan, &mut |_| told += 1).unwrap();
+    assert_eq!(told, plan.steps.len());
+    let again = directory.plan_repair(Uuid::from_u128(98), &mut |_| {}).unwrap();
+    assert!(again.steps.is_empty(), "{again:#?}");
+    plan
+}
+
+/// Every file below `root` with its bytes.
+fn content(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.insert(path.clone(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// A directory in which everything is flushed and closed: several sealed segments and an active one, with producers.
+fn whole() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, RECORDS / 2);
+    let batch = producer_batch(RECORDS / 2, 3, 7, 0);
+    partition.append(&batch, NOW_MS).unwrap();
+    append_records(&partition, RECORDS / 2 + 3, RECORDS);
+    store.close();
+    dir
+}
+
+fn partition_dir(root: &Path) -> PathBuf {
+    root.join(format!("topics/{TOPIC}/0"))
+}
+
+fn files(root: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(partition_dir(root)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    files
+}
+
+fn base_of(path: &Path) -> i64 {
+    path.file_stem().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn flip(path: &Path, at: usize) {
+    change(path, |bytes| bytes[at] ^= 0x10);
+}
+
+/// The batches of a log file: position, size, first offset, one after the last.
+fn batches(path: &Path) -> Vec<(usize, usize, i64, i64)> {
+    let bytes = fs::read(path).unwrap();
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Ok((view, _)) = BatchView::parse(&bytes[at..]) {
+        let (header, size) = (view.header(), view.bytes().len());
+        found.push((at, size, header.base_offset.get(), header.next_offset().get()));
+        at += size;
+    }
+    found
+}
+
+fn range(from: i64, to: i64) -> Option<OffsetRange> {
+    Some(OffsetRange { from: offset(from), to: offset(to) })
+}
+
+/// The broker serves every record but those of `lost`.
+fn assert_serves_all_but(root: &Path, lost: std::ops::Range<i64>) {
+    let store = open_store(root);
+    let (partition, _) = open(&store, small_segments());
+    assert_eq!(partition.tail(), offset(RECORDS as i64));
+    let (mut at, mut found) = (partition.log_start(), Vec::new());
+    while at < partition.tail() {
+        match partition.read_blocking(at, 1 << 20) {
+            Ok(outcome) => {
+                found.extend(numbers(&outcome.bytes).into_iter().filter(|(record, _)| *record >= at.get()));
+                at = outcome.next;
+            }
+            Err(ReadError::Damaged { to, .. }) => at = to,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let expected: Vec<_> = (0..RECORDS as i64).filter(|n| !lost.contains(n)).map(|n| (n, n as u64)).collect();
+    assert_eq!(found, expected);
+    store.close();
+}
+
+#[test]
+fn a_whole_directory_has_no_findings_and_nothing_to_repair() {
+    let dir = whole();
+    let (summary, findings) = verify(dir.path());
+    assert!(findings.found.is_empty(), "{:#?}", findings.found);
+    assert!(summary.is_good());
+    assert_eq!((summary.partitions, summary.records), (2, RECORDS));
+    assert_eq!(summary.segments, files(dir.path(), "log").len() as u64);
+    assert!(summary.segments > 3 && findings.progress.0 == findings.progress.1 && findings.progress.1 > 0);
+    let plan = plan(dir.path());
+    assert!(plan.steps.is_empty() && plan.lost.is_empty() && plan.refused.is_empty(), "{plan:#?}");
+}
+
+#[test]
+fn a_killed_broker_leaves_notices_at_the_most() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 60);
+        partition.flush().unwrap();
+        append_records(&partition, 60, RECORDS);
+        // Dropped without close: the reserved space stays, rolled segments have no seals.
+    }
+    let (summary, findings) = verify(dir.path());
+    assert!(summary.is_good(), "{:#?}", findings.found);
+    assert_eq!(summary.records, RECORDS);
+    assert_serves_all_but(dir.path(), 0..0);
+    // After the recovery what is missing beside sealed segments can be made.
+    repair(dir.path());
+    let (summary, findings) = verify(dir.path());
+    assert!(summary.is_good() && findings.found.is_empty(), "{:#?}", findings.found);
+    assert_serves_all_but(dir.path(), 0..0);
+}
+
+/// Header fields that no checksum of the batch covers, with a byte of each.
+const UNCOVERED: [(&str, usize); 5] =
+    [("base_offset", 6), ("batch_length", 10), ("leader_epoch", 14), ("magic", 16), ("crc", 18)];
+
+#[test]
+fn a_changed_header_of_a_sealed_segment_is_told_with_both_values_and_put_back() {
+    for (field, at) in UNCOVERED {
+        for which in [0, 2, usize::MAX] {
+            let dir = whole();
+            let log = files(dir.path(), "log").remove(1);
+            let batches = batches(&log);
+            let (position, _, from, to) = batches[which.min(batches.len() - 1)];
+            let right = fs::read(&log).unwrap();
+            flip(&log, position + at);
+            let (_, findings) = verify(dir.path());
+            let finding = findings.only();
+            assert_eq!(finding.severity, Severity::Damage);
+            assert_eq!(dir.path().join(&finding.file), log);
+            assert_eq!((finding.position, finding.offsets), (Some(position as u64), range(from, to)), "{finding}");
+            let (expected, found) = finding.problem.expected_and_found().unwrap();
+            assert!(finding.to_string().contains(field) && expected != found, "{finding}");
+            let plan = repair(dir.path());
+            assert!(plan.lost.is_empty(), "{plan:#?}");
+            assert_eq!(fs::read(&log).unwrap(), right, "{field}: byte by byte as it was");
+            let (summary, findings) = verify(dir.path());
+            assert!(summary.is_good() && findings.found.is_empty(), "{:#?}", findings.found);
+            assert_serves_all_but(dir.path(), 0..0);
+        }
+    }
+}
+
+#[test]
+fn changed_records_are_told_by_their_batch_and_the_rest_is_served() {
+    let dir = whole();
+    let log = files(dir.path(), "log").remove(1);
+    let (position, size, from, to) = batches(&log)[1];
+    flip(&log, position + size - 3);
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.problem.name()), (Severity::Damage, "batch"));
+    assert_eq!((finding.position, finding.offsets), (Some(position as u64), range(from, to)));
+    assert!(finding.to_string().contains("CRC-32C"), "{finding}");
+    assert_serves_all_but(dir.path(), from..to);
+}
+
+#[test]
+fn a_side_file_that_does_not_read_back_or_belongs_elsewhere_is_told_and_made_anew() {
+    for extension in ["seal", "index", "snapshot"] {
+        for plant in ["flip", "swap", "empty", "long"] {
+            let dir = whole();
+            let (file, other) = (files(dir.path(), extension).remove(1), files(dir.path(), extension).remove(2));
+            let right = fs::read(&file).unwrap();
+            match plant {
+                "flip" => flip(&file, 12),
+                "swap" => fs::write(&file, fs::read(other).unwrap()).unwrap(),
+                "empty" => fs::write(&file, []).unwrap(),
+                _ => fs::write(&file, vec![7; 1 << 20]).unwrap(),
+            }
+            let (_, findings) = verify(dir.path());
+            let finding = findings.only();
+            assert_eq!(finding.severity, Severity::Defect, "{extension} {plant}");
+            assert_eq!(dir.path().join(&finding.file), file, "{extension} {plant}");
+            let planted = fs::read(&file).unwrap();
+            let plan = repair(dir.path());
+            assert_eq!(plan.steps.len(), 1, "{plan:#?}");
+            let kept = content(&dir.path().join("quarantine"));
+            assert_eq!(kept.values().collect::<Vec<_>>(), [&planted], "what was replaced is kept");
+            if extension != "seal" || plant == "swap" {
+                // Times of a lost seal are estimates.
+                assert!(extension == "snapshot" || fs::read(&file).unwrap() == right || extension == "index");
+            }
+            let (summary, findings) = verify(dir.path());
+            assert!(summary.is_good() && findings.found.is_empty(), "{extension} {plant} {:#?}", findings.found);
+            assert_serves_all_but(dir.path(), 0..0);
+        }
+    }
+}
+
+#[test]
+fn a_side_file_that_is_gone_is_a_notice_and_made_anew() {
+    for extension in ["seal", "index", "snapshot"] {
+        let dir = whole();
+        let file = files(dir.path(), extension).remove(1);
+        fs::remove_file(&file).unwrap();
+        let (summary, findings) = verify(dir.path());
+        assert!(summary.is_good());
+        assert_eq!(findings.found.len(), 1);
+        assert_eq!(findings.found[0].problem.name(), "file-missing");
+        repair(dir.path());
+        assert!(file.exists());
+        assert!(verify(dir.path()).1.found.is_empty());
+    }
+}
+
+#[test]
+fn an_index_that_reads_back_but_points_elsewhere_is_told() {
+    let dir = whole();
+    // A segment of its own bytes, made of batches of other sizes.
+    let other = tempfile::tempdir().unwrap();
+    let store = open_store(other.path());
+    let (partition, _) = open(&store, small_segments());
+    for n in 0..RECORDS {
+        partition.append(&batch(n, 1), NOW_MS).unwrap();
+    }
+    store.close();
+    let (ours, theirs) = (files(dir.path(), "index").remove(0), files(other.path(), "index").remove(0));
+    fs::copy(theirs, &ours).unwrap();
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.problem.name()), (Severity::Defect, "differs"), "{finding}");
+    assert!(finding.to_string().contains("an entry's position"), "{finding}");
+    repair(dir.path());
+    assert!(verify(dir.path()).1.found.is_empty());
+}
+
+#[test]
+fn bytes_behind_a_sealed_segment_are_told_and_moved_away() {
+    for zeros in [true, false] {
+        let dir = whole();
+        let log = files(dir.path(), "log").remove(0);
+        let right = fs::read(&log).unwrap();
+        change(&log, |bytes| bytes.extend([u8::from(!zeros); 100]));
+        let (_, findings) = verify(dir.path());
+        let finding = findings.only();
+        assert_eq!((finding.severity, finding.problem.name()), (Severity::Defect, "bytes-behind"));
+        assert_eq!(finding.position, Some(right.len() as u64));
+        repair(dir.path());
+        assert_eq!(fs::read(&log).unwrap(), right);
+        assert!(verify(dir.path()).1.found.is_empty());
+        assert_serves_all_but(dir.path(), 0..0);
+    }
+}
+
+#[test]
+fn a_shortened_segment_is_told_by_the_offsets_that_are_gone() {
+    let dir = whole();
+    let log = files(dir.path(), "log").remove(1);
+    let (position, _, from, _) = batches(&log)[2];
+    let next = base_of(&files(dir.path(), "log")[2]);
+    change(&log, |bytes| bytes.truncate(position));
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.problem.name()), (Severity::Damage, "records-missing"));
+    assert_eq!((finding.position, finding.offsets), (Some(position as u64), range(from, next)));
+    assert_serves_all_but(dir.path(), from..next);
+}
+
+#[test]
+fn segments_that_are_gone_are_told_by_their_offsets() {
+    let count = files(whole().path(), "log").len();
+    for which in [1, count - 1] {
+        let dir = whole();
+        let logs = files(dir.path(), "log");
+        let from = base_of(&logs[which]);
+        let to = logs.get(which + 1).map_or(RECORDS as i64, |next| base_of(next));
+        fs::remove_file(&logs[which]).unwrap();
+        let (_, findings) = verify(dir.path());
+        let damage: Vec<_> = findings.found.iter().filter(|f| f.severity == Severity::Damage).collect();
+        assert_eq!(damage.len(), 1, "{:#?}", findings.found);
+        assert_eq!((damage[0].problem.name(), damage[0].offsets), ("records-missing", range(from, to)));
+        assert_eq!(plan(dir.path()).lost.len(), 1);
+        assert_serves_all_but(dir.path(), from..to);
+    }
+    let dir = whole();
+    let logs = files(dir.path(), "log");
+    fs::remove_file(&logs[0]).unwrap();
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.problem.name(), finding.offsets), ("records-missing", range(0, base_of(&logs[1]))));
+}
+
+#[test]
+fn a_damaged_or_lost_flushed_offset_is_told_and_written_anew() {
+    let dir = whole();
+    let file = partition_dir(dir.path()).join("flushed");
+    flip(&file, 512 + 9);
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.position), (Severity::Defect, Some(512)), "{finding}");
+    repair(dir.path());
+    assert!(verify(dir.path()).1.found.is_empty());
+    fs::remove_file(&file).unwrap();
+    let (_, findings) = verify(dir.path());
+    assert_eq!((findings.only().severity, findings.only().problem.name()), (Severity::Defect, "file-missing"));
+    repair(dir.path());
+    assert!(verify(dir.path()).1.found.is_empty());
+    assert_serves_all_but(dir.path(), 0..0);
+}
+
+#[test]
+fn damage_in_the_flushed_part_of_the_active_segment_is_damage_and_above_it_ends_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 9);
+        partition.flush().unwrap();
+        append_records(&partition, 9, 15);
+    }
+    let log = files(dir.path(), "log").remove(0);
+    let batches = batches(&log);
+    let right = fs::read(&log).unwrap();
+    let (position, size, from, to) = batches[1];
+    flip(&log, position + size - 3);
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.offsets), (Severity::Damage, range(from, to)), "{finding}");
+    fs::write(&log, right).unwrap();
+    let (position, size, from, _) = batches[3];
+    flip(&log, position + size - 3);
+    let (_, findings) = verify(dir.path());
+    let finding = findings.only();
+    assert_eq!((finding.severity, finding.problem.name()), (Severity::Defect, "log-ends"), "{finding}");
+    assert_eq!(finding.position, Some(position as u64));
+    let plan = repair(dir.path());
+    assert!(plan.steps[0].what.contains(&format!("end the log at offset {from}")), "{plan:#?}");
+    assert!(verify(dir.path()).0.is_good());
+    let (_, partition) = {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        (store, partition)
+    };
+    assert_eq!(partition.tail(), offset(from));
+}
+
+#[test]
+fn a_damaged_format_is_mended_from_what_the_file_tells() {
+    let cases: [(&str, fn(&mut Vec<u8>)); 4] = [
+        ("one bit was flipped", |bytes| bytes[50] ^= 1),
+        ("one bit was flipped", |bytes| {
+            let last = bytes.len() - 3;
+            bytes[last] ^= 4;
+        }),
+        ("as far as the damaged file tells", |bytes| {
+            let last = bytes.len() - 3;
+            bytes.truncate(last);
+        }),
+        ("a new one", |bytes| bytes.fill(0)),
+    ];
+    for (how, plant) in cases {
+        let dir = whole();
+        let file = dir.path().join("FORMAT");
+        let right = fs::read(&file).unwrap();
+        change(&file, plant);
+        let (_, findings) = verify(dir.path());
+        let finding = findings.only();
+        assert_eq!((finding.severity, finding.file.to_str()), (Severity::Damage, Some("FORMAT")));
+        let plan = repair(dir.path());
+        assert!(plan.steps[0].what.contains(how), "{how}: {plan:#?}");
+        assert_eq!(fs::read(&file).unwrap() == right, how != "a new one");
+        assert!(verify(dir.path()).1.found.is_empty());
+        assert_serves_all_but(dir.path(), 0..0);
+    }
+    let dir = whole();
+    fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    assert_eq!(verify(dir.path()).1.only().problem.name(), "file-missing");
+    assert!(repair(dir.path()).steps[0].what.contains("nothing else holds it"));
+    assert_serves_all_but(dir.path(), 0..0);
+}
+
+#[test]
+fn a_lost_epoch_is_written_above_every_epoch_of_a_batch() {
+    let dir = whole();
+    for _ in 0..4 {
+        drop(open_store(dir.path()));
+    }
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    let newest = store.leader_epoch();
+    append_records(&partition, RECORDS, RECORDS + 3);
+    store.close();
+    drop((store, partition));
+    let file = dir.path().join("EPOCH");
+    let right = fs::read(&file).unwrap();
+    flip(&file, 0);
+    assert_eq!(verify(dir.path()).1.only().severity, Severity::Damage);
+    assert!(repair(dir.path()).steps[0].what.contains("one bit"));
+    assert_eq!(fs::read(&file).unwrap(), right);
+    for plant in [&b"nonsense"[..], &b"1\ncrc32 06bf12fe\n"[..]] {
+        fs::write(&file, plant).unwrap();
+        assert_eq!(verify(dir.path()).1.only().file.to_str(), Some("EPOCH"));
+        repair(dir.path());
+        assert!(verify(dir.path()).1.found.is_empty());
+        assert!(open_store(dir.path()).leader_epoch() > newest);
+    }
+    fs::remove_file(&file).unwrap();
+    repair(dir.path());
+    assert!(open_store(dir.path()).leader_epoch() > newest);
+}
+
+#[test]
+fn alien_and_left_over_files_are_notices_and_left_alone() {
+    let dir = whole();
+    let aliens = ["notes.txt", "topics/readme", &format!("topics/{TOPIC}/zero"), &format!("topics/{TOPIC}/0/x.log")];
+    for alien in aliens {
+        fs::write(dir.path().join(alien), "mine").unwrap();
+    }
+    fs::write(partition_dir(dir.path()).join("00000000000000099999.seal"), "x").unwrap();
+    fs::write(partition_dir(dir.path()).join("00000000000000099999.tmp"), "x").unwrap();
+    let (summary, findings) = verify(dir.path());
+    assert!(summary.is_good());
+    let names: Vec<_> = findings.found.iter().map(|f| (f.problem.name(), f.file.to_str().unwrap())).collect();
+    assert_eq!(names.iter().filter(|(name, _)| *name == "orphan").count(), 2, "{names:?}");
+    for alien in aliens {
+        assert!(names.contains(&("alien", alien)), "{alien}: {names:?}");
+    }
+    assert!(repair(dir.path()).steps.is_empty());
+    assert!(aliens.iter().all(|alien| dir.path().join(alien).exists()));
+}
+
+#[test]
+fn every_changed_byte_of_every_file_is_found() {
+    let dir = whole();
+    let root = dir.path();
+    let active = files(root, "log").pop().unwrap();
+    let active_headers: Vec<usize> = batches(&active).iter().map(|(position, ..)| *position).collect();
+    let mut looked_at = 0;
+    for (path, bytes) in content(root) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name == "LOCK" {
+            continue;
+        }
+        for at in 0..bytes.len() {
+            // What was never written holds nothing, and nothing vouches for the epochs of a segment that is not sealed.
+            let is_unused = name == "flushed" && at % 512 >= 50;
+            let is_epoch = path == active && active_headers.iter().any(|from| (from + 12..from + 16).contains(&at));
+            if is_unused || is_epoch {
+                continue;
+            }
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&path, &damaged).unwrap();
+            looked_at += 1;
+            // A version beyond ours is a newer release's, as far as one can see.
+            let Ok(directory) = DataDirectory::look(Arc::new(OsFs), root) else {
+                assert_eq!(name, "FORMAT");
+                continue;
+            };
+            let summary = directory.verify(&mut Findings::default()).unwrap();
+            assert!(!summary.is_good(), "byte {at} of {}", path.display());
+        }
+        fs::write(&path, &bytes).unwrap();
+    }
+    assert!(looked_at > 5_000, "{looked_at}");
+    assert!(verify(root).1.found.is_empty());
+}
+
+#[test]
+fn a_directory_in_use_is_refused_and_lookers_share() {
+    let dir = whole();
+    {
+        let _store = open_store(dir.path());
+        for refused in [
+            DataDirectory::look(Arc::new(OsFs), dir.path()).unwrap_err(),
+            DataDirectory::change(Arc::new(OsFs), dir.path()).unwrap_err(),
+        ] {
+            assert!(matches!(refused, OpenStoreError::InUse { .. }));
+            assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        }
+    }
+    let one = DataDirectory::look(Arc::new(OsFs), dir.path()).unwrap();
+    let two = DataDirectory::look(Arc::new(OsFs), dir.path()).unwrap();
+    assert!(matches!(DataDirectory::change(Arc::new(OsFs), dir.path()), Err(OpenStoreError::InUse { .. })));
+    drop((one, two));
+    DataDirectory::change(Arc::new(OsFs), dir.path()).unwrap();
+}
+
+#[test]
+fn other_directories_and_newer_ones_are_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("letter.txt"), "dear").unwrap();
+    let refused = DataDirectory::change(Arc::new(OsFs), dir.path()).unwrap_err();
+    assert!(matches!(refused, OpenStoreError::Foreign { .. }), "{refused}");
+    assert!(matches!(
+        DataDirectory::look(Arc::new(OsFs), &dir.path().join("none")),
+        Err(OpenStoreError::Io { .. })
+    ));
+    let dir = whole();
+    change(&dir.path().join("FORMAT"), |bytes| {
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        *bytes = text.replace("version 1", "version 2").into_bytes();
+    });
+    let before = content(dir.path());
+    for refused in [
+        DataDirectory::look(Arc::new(OsFs), dir.path()).unwrap_err(),
+        DataDirectory::change(Arc::new(OsFs), dir.path()).unwrap_err(),
+    ] {
+        assert!(matches!(refused, OpenStoreError::Newer { found: 2, known: 1, .. }), "{refused}");
+        assert!(refused.to_string().contains("format version 2"), "{refused}");
+    }
+    assert_eq!(content(dir.path()), before);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_told_with_the_file() {
+    let disk = SimFs::new();
+    let root = Path::new("/data");
+    {
+        let store = open_store_on(Arc::new(disk.clone()), root);
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, RECORDS);
+        store.close();
+    }
+    let mut failed = 0;
+    let calls = {
+        let disk = disk.kill();
+        let before = disk.operations();
+        let directory = DataDirectory::look(Arc::new(disk.clone()), root).unwrap();
+        assert!(directory.verify(&mut Findings::default()).unwrap().is_good());
+        disk.operations() - before
+    };
+    for nth in 1..=calls {
+        let disk = disk.kill();
+        disk.fail_nth(nth, Fault::Eio);
+        let Ok(directory) = DataDirectory::look(Arc::new(disk.clone()), root) else { continue };
+        let mut findings = Findings::default();
+        match directory.verify(&mut findings) {
+            Err(_) => failed += 1,
+            Ok(summary) => {
+                assert!(!summary.is_good(), "operation {nth}: {:?}", disk.history().last());
+                assert!(findings.found.iter().any(|finding| finding.problem.name() == "io"), "operation {nth}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 20, "{failed}");
+    let _ = Call::Slice;
+}
