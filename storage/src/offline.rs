@@ -16,15 +16,19 @@ use crate::offset::{LeaderEpoch, PartitionId};
 use crate::store::{SMALL_FILE_BYTES, STATE_PARTITION, parse_epoch, parse_format};
 
 mod check;
+mod dump;
 mod finding;
 mod heal;
+mod inspect;
 mod names;
 mod quarantine;
 mod repair;
 mod side;
 mod verify;
 
+pub use dump::{LogPiece, SmallFileDump, dump_log, dump_small_file, is_log_name};
 pub use finding::{Finding, Problem, Severity};
+pub use inspect::{FileState, PartitionFacts, SealInfo, SegmentInfo};
 pub use repair::{Lost, RepairPlan, RepairStep};
 pub use verify::{Observer, VerifySummary};
 

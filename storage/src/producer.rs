@@ -207,7 +207,40 @@ pub struct Producers {
     by_use: BTreeSet<(i64, i64)>,
 }
 
+/// A producer as it is remembered, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerDescription {
+    /// Its id.
+    pub id: i64,
+    /// The epoch of its newest instance.
+    pub epoch: i16,
+    /// When it was last used, ms since 1970.
+    pub last_used_ms: i64,
+    /// The sequence of its last record; `None` before the first of its epoch.
+    pub last_sequence: Option<i32>,
+    /// The offset of its last record; `None` before the first of its epoch.
+    pub last_offset: Option<Offset>,
+}
+
 impl Producers {
+    /// All of them, by rising id.
+    #[must_use]
+    pub fn describe(&self) -> Vec<ProducerDescription> {
+        let describe = |(&id, producer): (&i64, &Producer)| {
+            let last = producer.window.last();
+            ProducerDescription {
+                id,
+                epoch: producer.epoch,
+                last_used_ms: producer.last_used_ms,
+                last_sequence: last.map(|batch| batch.last_sequence),
+                last_offset: last.map(|batch| batch.last_offset),
+            }
+        };
+        let mut described: Vec<_> = self.by_id.iter().map(describe).collect();
+        described.sort_unstable_by_key(|producer| producer.id);
+        described
+    }
+
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(limits: ProducerLimits) -> Self {

@@ -15,7 +15,7 @@ use crate::offset::{LeaderEpoch, Offset};
 use crate::partition::newest_evidence;
 use crate::producer::Producers;
 use crate::segment::{
-    Audit, AuditScope, Audited, FileKind, Seal, SegmentFacts, Step, Wrong, fault_reason, path_of,
+    Audit, AuditScope, Audited, Fault, FileKind, Seal, SegmentFacts, Step, Wrong, fault_reason, path_of,
 };
 
 /// Wrong places of one segment that are told one by one; what comes behind is told as one.
@@ -97,8 +97,11 @@ pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>
     let mut epoch = LeaderEpoch::NONE;
     for (at, &base) in bases.iter().enumerate() {
         let following = bases.get(at + 1).copied();
-        let checked = check_segment(Around { fs, dir, noted, base, following, epoch }, walked)?;
-        epoch = checked.newest_epoch.unwrap_or(epoch).max(epoch);
+        let around = Around { fs, dir, noted, base, following, epoch };
+        let checked = check_segment(around, walked).unwrap_or_else(|cause| unread_segment(around, &cause));
+        // A header that is known to be wrong says nothing of those that follow.
+        let believed = checked.newest_epoch.filter(|_| checked.healed.is_empty());
+        epoch = believed.unwrap_or(epoch).max(epoch);
         segments.push(checked);
     }
     Ok(PartitionCheck { slots, noted, segments, condemned: condemned.to_vec(), names })
@@ -139,12 +142,13 @@ impl Around<'_> {
 
 fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<SegmentCheck> {
     let Around { fs, dir, base, .. } = around;
-    let seal = read_seal(fs, dir, base)?;
+    let seal = read_seal(fs, dir, base);
     let file = fs.open(&path_of(dir, base, FileKind::Log), OpenMode::Read, 0)?;
     let len_bytes = file.len()?;
     let (flushed_to, flushed_next) = around.flushed(len_bytes, seal.good());
-    let index = read_index(fs, dir, base, len_bytes)?;
-    let snapshot = read_snapshot(fs, dir, base)?;
+    let indexed_bytes = seal.good().map_or(len_bytes, |seal| seal.len_bytes.max(len_bytes));
+    let index = read_index(fs, dir, base, indexed_bytes);
+    let snapshot = read_snapshot(fs, dir, base);
     let is_sealed = around.following.is_some() || base < around.noted.segment;
     // Behind a sealed length there is nothing to look for.
     let end = if is_sealed && base < around.noted.segment { flushed_to } else { len_bytes };
@@ -205,6 +209,34 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
     })
 }
 
+/// A segment whose file cannot even be opened.
+fn unread_segment(around: Around<'_>, cause: &io::Error) -> SegmentCheck {
+    let Around { fs, dir, base, .. } = around;
+    let (flushed_to, next) = around.flushed(0, None);
+    let next = next.or(around.following).unwrap_or(base);
+    SegmentCheck {
+        base,
+        flushed_to,
+        is_sealed: around.following.is_some() || base < around.noted.segment,
+        end: 0,
+        next,
+        batches: 0,
+        records: 0,
+        newest_epoch: None,
+        wrongs: Vec::new(),
+        malformed: Vec::new(),
+        behind: None,
+        unread: Some((0, cause.to_string())),
+        healed: Vec::new(),
+        seal: read_seal(fs, dir, base),
+        index: SideFile::Missing,
+        wrong_entry: None,
+        snapshot: read_snapshot(fs, dir, base),
+        facts: SegmentFacts::new().seal(base, next, 0),
+        rebuilt: Index::default(),
+    }
+}
+
 /// What stands behind the end of the log in its last file: reserved space is zeros.
 fn behind(
     file: &dyn File,
@@ -239,6 +271,8 @@ struct Reading<'a> {
     batches: u64,
     records: u64,
     newest_epoch: Option<LeaderEpoch>,
+    /// As it was before the last batch.
+    newest_epoch_before: Option<LeaderEpoch>,
     wrongs: Vec<Wrong>,
     malformed: Vec<(Step, BatchError)>,
     /// Why the log ended before the file did.
@@ -255,6 +289,7 @@ impl<'a> Reading<'a> {
             batches: 0,
             records: 0,
             newest_epoch: None,
+            newest_epoch_before: None,
             wrongs: Vec::new(),
             malformed: Vec::new(),
             end: None,
@@ -295,6 +330,7 @@ impl<'a> Reading<'a> {
         }
         self.batches += 1;
         self.records += u64::from(step.header.record_count.unsigned_abs());
+        self.newest_epoch_before = self.newest_epoch;
         self.newest_epoch = self.newest_epoch.max(step.header.leader_epoch);
         if let Err(reason) = read_records(&bytes)
             && self.malformed.len() < WRONGS_MAX
@@ -306,6 +342,9 @@ impl<'a> Reading<'a> {
 
     fn wrong(&mut self, wrong: Wrong) {
         self.index.damage();
+        if matches!(wrong.fault, Fault::Epoch { .. }) {
+            self.newest_epoch = self.newest_epoch_before;
+        }
         let is_full = self.wrongs.len() >= WRONGS_MAX;
         match self.wrongs.last_mut() {
             Some(last) if is_full => {

@@ -240,7 +240,7 @@ impl DataDirectory {
         let mut producers = Producers::new(ProducerLimits::default());
         let mut from = 0;
         for (index, &base) in before.iter().enumerate().rev() {
-            if let SideFile::Good(found) = read_snapshot(fs, dir, base)? {
+            if let SideFile::Good(found) = read_snapshot(fs, dir, base) {
                 (producers, from) = (found, index);
                 break;
             }
@@ -321,6 +321,7 @@ impl Planning<'_> {
         }
         let facts = segment.facts;
         let (what, times) = match &segment.seal {
+            SideFile::Unread(_) => return Ok(()),
             SideFile::Missing => ("write it from the log; the times of appends are estimated", None),
             SideFile::Unreadable(_) => ("write it anew from the log; the times of appends are estimated", None),
             SideFile::Good(seal) => {
@@ -354,7 +355,8 @@ impl Planning<'_> {
         let is_needed = segment.is_sealed && segment.flushed_to >= segment.end;
         let file = self.path(segment.base, FileKind::Index);
         let is_there = !matches!(segment.index, SideFile::Missing);
-        if segment.unread.is_some() || is_good || !(is_needed || is_there) {
+        let is_unread = segment.unread.is_some() || matches!(segment.index, SideFile::Unread(_));
+        if is_unread || is_good || !(is_needed || is_there) {
             return;
         }
         if !is_needed {
@@ -372,7 +374,7 @@ impl Planning<'_> {
         let is_known = !before.is_empty() && before[from..].iter().all(SegmentCheck::is_whole);
         let is_flushed = before.last().is_some_and(|last| last.is_sealed && last.flushed_to >= last.end);
         match &segment.snapshot {
-            SideFile::Good(_) => {}
+            SideFile::Good(_) | SideFile::Unread(_) => {}
             SideFile::Missing if is_known && is_flushed => {
                 self.step(file, "write it from the log", Action::Snapshot(segment.base));
             }

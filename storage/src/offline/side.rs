@@ -21,6 +21,8 @@ pub(super) enum SideFile<T> {
     Missing,
     /// It does not read back, and why.
     Unreadable(String),
+    /// The disk does not answer: what it holds is not known.
+    Unread(String),
 }
 
 impl<T> SideFile<T> {
@@ -36,30 +38,30 @@ impl<T> SideFile<T> {
         path: &Path,
         limit_bytes: u64,
         decode: impl FnOnce(&[u8]) -> Result<T, String>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         match fs::read_whole(fs, path, limit_bytes) {
-            Ok(bytes) => Ok(decode(&bytes).map_or_else(Self::Unreadable, Self::Good)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::Missing),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Self::Unreadable(e.to_string())),
-            Err(e) => Err(e),
+            Ok(bytes) => decode(&bytes).map_or_else(Self::Unreadable, Self::Good),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::Missing,
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Self::Unreadable(e.to_string()),
+            Err(e) => Self::Unread(e.to_string()),
         }
     }
 }
 
-pub(super) fn read_seal(fs: &dyn Fs, dir: &Path, base: Offset) -> io::Result<SideFile<Seal>> {
+pub(super) fn read_seal(fs: &dyn Fs, dir: &Path, base: Offset) -> SideFile<Seal> {
     SideFile::read(fs, &path_of(dir, base, FileKind::Seal), SEAL_BYTES as u64, |bytes| {
         Seal::decode(bytes).map_err(|reason| reason.to_string())
     })
 }
 
-pub(super) fn read_index(fs: &dyn Fs, dir: &Path, base: Offset, segment_bytes: u64) -> io::Result<SideFile<Index>> {
+pub(super) fn read_index(fs: &dyn Fs, dir: &Path, base: Offset, segment_bytes: u64) -> SideFile<Index> {
     let limit_bytes = segment_bytes.max(BATCH_BYTES_MAX as u64);
     SideFile::read(fs, &path_of(dir, base, FileKind::Index), limit_bytes, |bytes| {
         Index::decode(bytes, base, segment_bytes).map_err(|reason| reason.to_string())
     })
 }
 
-pub(super) fn read_snapshot(fs: &dyn Fs, dir: &Path, base: Offset) -> io::Result<SideFile<Producers>> {
+pub(super) fn read_snapshot(fs: &dyn Fs, dir: &Path, base: Offset) -> SideFile<Producers> {
     SideFile::read(fs, &path_of(dir, base, FileKind::Snapshot), SNAPSHOT_BYTES_MAX, |bytes| {
         let snapshot = Producers::decode_snapshot(bytes, ProducerLimits::default()).map_err(|e| e.to_string())?;
         if snapshot.next_offset == base {

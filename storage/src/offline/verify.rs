@@ -319,6 +319,7 @@ impl Place<'_, '_> {
             SideFile::Unreadable(reason) => {
                 self.tell(Severity::Defect, file, None, None, Problem::Unreadable(reason.clone()));
             }
+            SideFile::Unread(reason) => self.tell(Severity::Defect, file, None, None, Problem::Io(reason.clone())),
             SideFile::Good(seal) => {
                 let facts = segment.facts;
                 if !segment.is_whole() {
@@ -351,6 +352,7 @@ impl Place<'_, '_> {
     fn index(&mut self, segment: &SegmentCheck) {
         let file = path_of(self.dir, segment.base, FileKind::Index);
         let problem = match (&segment.index, &segment.wrong_entry) {
+            (SideFile::Unread(reason), _) => Problem::Io(reason.clone()),
             (SideFile::Missing, _) if segment.is_sealed => {
                 self.tell(Severity::Notice, file, None, None, Problem::FileMissing);
                 return;
@@ -375,7 +377,8 @@ impl Place<'_, '_> {
             SideFile::Unreadable(reason) => {
                 self.tell(Severity::Defect, file, None, None, Problem::Unreadable(reason.clone()));
             }
-            _ => {}
+            SideFile::Unread(reason) => self.tell(Severity::Defect, file, None, None, Problem::Io(reason.clone())),
+            SideFile::Missing | SideFile::Good(_) => {}
         }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) enum Fault {
     Batch(BatchError),
     /// The batch is whole, but its offset is not the one between its neighbours'.
     BaseOffset { found: Offset },
-    /// The batch is whole, but its epoch is below that of the batch before it.
+    /// The batch is whole, but its epoch does not lie between those of its neighbours.
     Epoch { found: Option<LeaderEpoch>, least: LeaderEpoch },
     /// Batches are not there.
     Missing,
@@ -80,6 +80,8 @@ pub(crate) struct Audit<'a> {
     scope: AuditScope,
     expected: Offset,
     epoch: LeaderEpoch,
+    /// The batch before, and the epoch before that one.
+    previous: Option<(Step, LeaderEpoch)>,
     /// A batch that was read ahead, behind something wrong.
     pending: Option<Step>,
     ended: bool,
@@ -88,7 +90,8 @@ pub(crate) struct Audit<'a> {
 impl<'a> Audit<'a> {
     pub(crate) fn new(file: &'a dyn File, scope: AuditScope) -> Self {
         let walk = BatchWalk::new(file, scope.position, scope.end);
-        Self { file, walk, scope, expected: scope.expected, epoch: scope.epoch, pending: None, ended: false }
+        let (expected, epoch) = (scope.expected, scope.epoch);
+        Self { file, walk, scope, expected, epoch, previous: None, pending: None, ended: false }
     }
 
     /// One after the last offset that was met.
@@ -131,8 +134,9 @@ impl<'a> Audit<'a> {
     }
 
     fn accept(&mut self, step: Step) -> Audited {
+        self.previous = Some((step, self.epoch));
         self.expected = step.header.next_offset();
-        self.epoch = step.header.leader_epoch.unwrap_or(self.epoch).max(self.epoch);
+        self.epoch = step.header.leader_epoch.unwrap_or(self.epoch);
         Audited::Batch(step)
     }
 
@@ -146,9 +150,24 @@ impl<'a> Audit<'a> {
         if step.position >= self.scope.flushed_to {
             return self.end(step.position, fault_reason(&fault));
         }
-        let offsets = step.header.base_offset..step.header.next_offset();
-        self.expected = offsets.end;
-        Audited::Wrong(Wrong { bytes: step.position..step.end(), offsets, fault })
+        let wrong = |step: Step, fault| {
+            let offsets = step.header.base_offset..step.header.next_offset();
+            Audited::Wrong(Wrong { bytes: step.position..step.end(), offsets, fault })
+        };
+        match (self.previous, found) {
+            // Without the batch before, the epochs would rise: that one is wrong.
+            (Some((previous, least)), Some(found)) if found >= least => {
+                self.epoch = least;
+                self.pending = Some(step);
+                wrong(previous, Fault::Epoch { found: previous.header.leader_epoch, least })
+            }
+            (previous, _) => {
+                // The first of a file may be right, and what came before it wrong: this is told once.
+                self.epoch = found.filter(|_| previous.is_none()).unwrap_or(self.epoch);
+                self.expected = step.header.next_offset();
+                wrong(step, fault)
+            }
+        }
     }
 
     /// A whole batch with another offset: its offset was changed, or batches before it are gone.
