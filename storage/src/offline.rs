@@ -13,10 +13,11 @@ use uuid::Uuid;
 use crate::error::OpenStoreError;
 use crate::fs::{self, Fs, Lock};
 use crate::offset::{LeaderEpoch, PartitionId};
-use crate::store::{SMALL_FILE_BYTES, STATE_PARTITION, parse_epoch, parse_format};
+use crate::store::{REPAIRING, SMALL_FILE_BYTES, STATE_PARTITION, parse_epoch, parse_format};
 
 mod check;
 mod dump;
+mod filler;
 mod finding;
 mod heal;
 mod inspect;
@@ -87,6 +88,8 @@ pub struct Survey {
     pub trash: Vec<String>,
     /// Names that are not ours, below the data directory.
     pub alien: Vec<PathBuf>,
+    /// Whether a repair was interrupted.
+    pub is_repairing: bool,
 }
 
 /// What the broker keeps in the data directory besides what this crate does.
@@ -142,6 +145,7 @@ impl DataDirectory {
             quarantine: Vec::new(),
             trash: Vec::new(),
             alien: Vec::new(),
+            is_repairing: false,
         };
         for entry in sorted(self.fs.list(&self.root)?) {
             let path = PathBuf::from(&entry.name);
@@ -153,7 +157,8 @@ impl DataDirectory {
                     let entries = sorted(self.fs.list(&self.root.join(&path))?);
                     survey.trash = entries.into_iter().map(|entry| entry.name).collect();
                 }
-                ("FORMAT" | "EPOCH" | "LOCK" | "FORMAT.tmp" | "EPOCH.tmp", false) => {}
+                (REPAIRING, false) => survey.is_repairing = true,
+                ("FORMAT" | "EPOCH" | "LOCK" | "FORMAT.tmp" | "EPOCH.tmp" | "REPAIRING.tmp", false) => {}
                 (name, _) if OTHERS.contains(&name) => {}
                 _ => survey.alien.push(path),
             }

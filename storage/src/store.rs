@@ -23,6 +23,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The id under which the state partition goes in reports.
 pub const STATE_PARTITION: PartitionId = PartitionId { topic: Uuid::nil(), partition: 0 };
 
+/// The file that stands in a data directory while a repair is under way.
+pub(crate) const REPAIRING: &str = "REPAIRING";
 /// Longest FORMAT or EPOCH file that is read.
 pub(crate) const SMALL_FILE_BYTES: u64 = 4096;
 
@@ -60,6 +62,7 @@ impl Store {
             _ => OpenStoreError::Io { path: root.join("LOCK"), cause },
         })?;
         let cluster_id = open_format(&*fs, root, new_cluster_id)?;
+        refuse_half_repaired(&*fs, root)?;
         let reserve =
             Reserve::open(Arc::clone(&fs), root, config.reserve_bytes).map_err(io(&root.join(reserve::FILE_NAME)))?;
         let reserve = Arc::new(reserve);
@@ -317,7 +320,8 @@ fn open_format(fs: &dyn Fs, root: &Path, new_cluster_id: Uuid) -> Result<Uuid, O
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             refuse_foreign(fs, root)?;
             sync_names_above(fs, root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
-            fs::replace_file(fs, &path, format_text(new_cluster_id).as_bytes()).map_err(|cause| OpenStoreError::Io { path, cause })?;
+            fs::replace_file(fs, &path, format_text(new_cluster_id).as_bytes())
+                .map_err(|cause| OpenStoreError::Io { path, cause })?;
             Ok(new_cluster_id)
         }
         Err(cause) => Err(OpenStoreError::Io { path, cause }),
@@ -410,6 +414,18 @@ fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
                 "it has no FORMAT file and is not empty ({:?} is there); name an empty or new directory",
                 entry.name
             ),
+        }),
+    }
+}
+
+/// What an interrupted repair leaves would be taken for something else.
+fn refuse_half_repaired(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
+    match fs.open(&root.join(REPAIRING), fs::OpenMode::Read, 0) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(OpenStoreError::Io { path: root.join(REPAIRING), cause }),
+        Ok(_) => Err(OpenStoreError::Foreign {
+            path: root.to_owned(),
+            reason: "a repair of it was interrupted; run `tripline repair` again".to_owned(),
         }),
     }
 }

@@ -16,6 +16,7 @@ use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{OsFs, SimFs};
 use tripline_storage::offline::{DataDirectory, Finding, Observer, RepairPlan, Severity, VerifySummary};
 use tripline_storage::partition::OffsetRange;
+use tripline_storage::{Store, StoreConfig};
 use uuid::Uuid;
 
 const RECORDS: u64 = 150;
@@ -176,6 +177,29 @@ fn assert_serves_all_but(root: &Path, lost: std::ops::Range<i64>) {
     store.close();
 }
 
+/// Repairs; then nothing is found any more, and readers go over what was lost as over records that were compacted away.
+fn assert_mended(root: &Path, lost: std::ops::Range<i64>) -> RepairPlan {
+    let plan = repair(root);
+    let told: i64 = plan.lost.iter().map(|lost| lost.offsets.to.get() - lost.offsets.from.get()).sum();
+    assert_eq!(told, lost.end - lost.start, "{plan:#?}");
+    let (summary, findings) = verify(root);
+    // The side files of a segment that is gone go with the next start.
+    let is_known = findings.found.iter().all(|finding| finding.problem.name() == "orphan");
+    assert!(summary.is_good() && is_known, "{:#?}", findings.found);
+    assert_serves_all_but(root, lost);
+    let store = open_store(root);
+    let (partition, report) = open(&store, small_segments());
+    assert!(report.damaged.is_empty() && report.cut.is_none(), "{report:?}");
+    let mut at = partition.log_start();
+    while at < partition.tail() {
+        at = partition.read_blocking(at, 1 << 20).unwrap().next;
+    }
+    assert_eq!(partition.offset_for_time(NOW_MS).unwrap().map(|(found, _)| found >= partition.log_start()), Some(true));
+    append_records(&partition, RECORDS, RECORDS + 3);
+    store.close();
+    plan
+}
+
 #[test]
 fn a_whole_directory_has_no_findings_and_nothing_to_repair() {
     let dir = whole();
@@ -254,6 +278,48 @@ fn changed_records_are_told_by_their_batch_and_the_rest_is_served() {
     assert_eq!((finding.position, finding.offsets), (Some(position as u64), range(from, to)));
     assert!(finding.to_string().contains("CRC-32C"), "{finding}");
     assert_serves_all_but(dir.path(), from..to);
+    let planted = fs::read(&log).unwrap();
+    assert_mended(dir.path(), from..to);
+    assert!(content(&dir.path().join("quarantine")).values().any(|kept| *kept == planted), "the old file is kept");
+}
+
+#[test]
+fn damage_of_several_kinds_in_one_segment_is_mended_together() {
+    let dir = whole();
+    let log = files(dir.path(), "log").remove(1);
+    let batches = batches(&log);
+    let (position, size, from, to) = batches[1];
+    flip(&log, position + size - 3);
+    flip(&log, batches[3].0 + 6);
+    change(&log, |bytes| bytes.extend([9; 50]));
+    fs::remove_file(log.with_extension("seal")).unwrap();
+    flip(&log.with_extension("index"), 20);
+    fs::remove_file(log.with_extension("snapshot")).unwrap();
+    assert!(verify(dir.path()).0.damage >= 2);
+    assert_mended(dir.path(), from..to);
+}
+
+#[test]
+fn a_healed_segment_without_seal_and_index_gets_both() {
+    let dir = whole();
+    let log = files(dir.path(), "log").remove(1);
+    let right = fs::read(&log).unwrap();
+    flip(&log, batches(&log)[1].0 + 10);
+    for extension in ["seal", "index"] {
+        fs::remove_file(log.with_extension(extension)).unwrap();
+    }
+    assert_mended(dir.path(), 0..0);
+    assert_eq!(fs::read(&log).unwrap(), right);
+}
+
+#[test]
+fn an_interrupted_repair_keeps_the_broker_out_until_it_is_done() {
+    let dir = whole();
+    fs::write(dir.path().join("REPAIRING"), "x").unwrap();
+    let refused = Store::open(Arc::new(OsFs), dir.path(), StoreConfig::default(), Uuid::nil()).unwrap_err();
+    assert!(refused.to_string().contains("tripline repair"), "{refused}");
+    assert_eq!(verify(dir.path()).1.only().file.to_str(), Some("REPAIRING"));
+    assert_mended(dir.path(), 0..0);
 }
 
 #[test]
@@ -356,6 +422,7 @@ fn a_shortened_segment_is_told_by_the_offsets_that_are_gone() {
     assert_eq!((finding.severity, finding.problem.name()), (Severity::Damage, "records-missing"));
     assert_eq!((finding.position, finding.offsets), (Some(position as u64), range(from, next)));
     assert_serves_all_but(dir.path(), from..next);
+    assert_mended(dir.path(), from..next);
 }
 
 #[test]
@@ -372,7 +439,11 @@ fn segments_that_are_gone_are_told_by_their_offsets() {
         assert_eq!(damage.len(), 1, "{:#?}", findings.found);
         assert_eq!((damage[0].problem.name(), damage[0].offsets), ("records-missing", range(from, to)));
         assert_eq!(plan(dir.path()).lost.len(), 1);
-        assert_serves_all_but(dir.path(), from..to);
+        // Before a start has looked at it, and after.
+        if which == 1 {
+            assert_serves_all_but(dir.path(), from..to);
+        }
+        assert_mended(dir.path(), from..to);
     }
     let dir = whole();
     let logs = files(dir.path(), "log");
@@ -380,6 +451,15 @@ fn segments_that_are_gone_are_told_by_their_offsets() {
     let (_, findings) = verify(dir.path());
     let finding = findings.only();
     assert_eq!((finding.problem.name(), finding.offsets), ("records-missing", range(0, base_of(&logs[1]))));
+    assert_mended(dir.path(), 0..base_of(&logs[1]));
+    let dir = whole();
+    files(dir.path(), "log").iter().for_each(|log| fs::remove_file(log).unwrap());
+    assert_eq!(verify(dir.path()).1.bad()[0].offsets, range(0, RECORDS as i64));
+    repair(dir.path());
+    assert!(verify(dir.path()).0.is_good());
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    assert_eq!((partition.log_start(), partition.tail()), (offset(RECORDS as i64), offset(RECORDS as i64)));
 }
 
 #[test]
@@ -418,6 +498,23 @@ fn damage_in_the_flushed_part_of_the_active_segment_is_damage_and_above_it_ends_
     let (_, findings) = verify(dir.path());
     let finding = findings.only();
     assert_eq!((finding.severity, finding.offsets), (Severity::Damage, range(from, to)), "{finding}");
+    let damaged = fs::read(&log).unwrap();
+    let files_before = content(dir.path());
+    let plan = repair(dir.path());
+    assert_eq!(plan.lost[0].offsets, range(from, to).unwrap());
+    assert!(verify(dir.path()).1.found.is_empty());
+    {
+        let store = open_store(dir.path());
+        let (partition, report) = open(&store, small_segments());
+        assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+        let found: Vec<_> = read_all(&partition, 0, 1 << 20).into_iter().map(|(record, _)| record).collect();
+        assert_eq!(found, (0..15).filter(|n| !(from..to).contains(n)).collect::<Vec<_>>());
+    }
+    for path in content(dir.path()).into_keys().filter(|path| !files_before.contains_key(path)) {
+        fs::remove_file(path).unwrap();
+    }
+    files_before.into_iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+    assert_eq!(fs::read(&log).unwrap(), damaged);
     fs::write(&log, right).unwrap();
     let (position, size, from, _) = batches[3];
     flip(&log, position + size - 3);
@@ -584,10 +681,7 @@ fn other_directories_and_newer_ones_are_refused_untouched() {
     fs::write(dir.path().join("letter.txt"), "dear").unwrap();
     let refused = DataDirectory::change(Arc::new(OsFs), dir.path()).unwrap_err();
     assert!(matches!(refused, OpenStoreError::Foreign { .. }), "{refused}");
-    assert!(matches!(
-        DataDirectory::look(Arc::new(OsFs), &dir.path().join("none")),
-        Err(OpenStoreError::Io { .. })
-    ));
+    assert!(matches!(DataDirectory::look(Arc::new(OsFs), &dir.path().join("none")), Err(OpenStoreError::Io { .. })));
     let dir = whole();
     change(&dir.path().join("FORMAT"), |bytes| {
         let text = String::from_utf8(bytes.clone()).unwrap();

@@ -72,9 +72,19 @@ pub(super) struct SegmentCheck {
 }
 
 impl SegmentCheck {
-    /// Whether every batch of the segment is as it was written.
+    /// Whether every batch of the segment is as it was written, as far as the audit saw.
     pub(super) const fn is_whole(&self) -> bool {
         self.wrongs.is_empty() && self.unread.is_none()
+    }
+
+    /// The right header of what is wrong at `position`, where that is known.
+    pub(super) fn healed_at(&self, position: u64) -> Option<&HealedHeader> {
+        self.healed.iter().find(|healed| healed.position == position)
+    }
+
+    /// What is wrong and cannot be put right.
+    pub(super) fn unhealed(&self) -> impl Iterator<Item = &Wrong> {
+        self.wrongs.iter().filter(|wrong| self.healed_at(wrong.bytes.start).is_none())
     }
 }
 
@@ -159,14 +169,14 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
         end,
         flushed_to: flushed_to.min(end),
         flushed_next,
-        gaps: false,
     };
     let mut reading = Reading::new(base, index.good());
     let ended = reading.run(&*file, scope, walked);
     let unread = ended.as_ref().err().map(|(position, cause)| (*position, cause.to_string()));
     let (mut position, next) = ended.as_ref().map_or_else(|_| (0, flushed_next.unwrap_or(base)), |ended| *ended);
-    let Reading { facts, rebuilt, index: audit, batches, records, newest_epoch, mut wrongs, malformed, mut end, .. } =
-        reading;
+    let Reading {
+        facts, rebuilt, index: audit, batches, records, newest_epoch, mut wrongs, malformed, mut end, ..
+    } = reading;
     // Bytes in whose place no offset is missing are too many.
     if let Some(last) = wrongs.pop_if(|last| last.offsets.is_empty() && last.bytes.end == position) {
         position = last.bytes.start;
@@ -181,8 +191,10 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
         (None, None) => behind(&*file, position, len_bytes, end)?,
     };
     let facts = facts.seal(base, next, position);
-    let healed = match seal.good().filter(|seal| unread.is_none() && seal.next == next && seal.base == base) {
-        Some(seal) if !wrongs.is_empty() || seal.headers_crc != facts.headers_crc => heal(&*file, seal, &wrongs)?,
+    let sealed = seal.good().filter(|seal| seal.next == next && seal.base == base);
+    let is_other = sealed.is_some_and(|seal| seal.headers_crc != facts.headers_crc);
+    let healed = match &unread {
+        None if is_other || !wrongs.is_empty() => heal(&*file, sealed, &wrongs, position).unwrap_or_default(),
         _ => Vec::new(),
     };
     let wrong_entry = audit.wrong;

@@ -3,6 +3,7 @@
 //! A batch's own checksum does not cover its base offset, its length, its epoch and the checksum itself. Its neighbours say
 //! what the first two must be, the records what the last must be; the epoch can only be that of a neighbour. Whether all of
 //! that is right is told by the seal: its checksum is over all headers of the segment as they were when it was sealed.
+//! Without a seal, or where more is wrong than that, a batch must at least pass its own checksum with what its neighbours say.
 
 use std::io;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use crate::batch::{BatchHeader, crc32c};
 use crate::fs::File;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
-use crate::segment::{BatchWalk, Seal, Step, Wrong};
+use crate::segment::{BatchWalk, Fault, Seal, Step, Wrong};
 
 /// How many batches whose epoch stands alone are tried.
 const LONERS_MAX: usize = 8;
@@ -51,22 +52,47 @@ impl HealedHeader {
     }
 }
 
-/// The headers of a sealed segment as they were, if that can be told for sure: `wrongs` is what an audit said of the file. Empty
-/// when nothing can be told.
-pub(super) fn heal(file: &dyn File, seal: &Seal, wrongs: &[Wrong]) -> io::Result<Vec<HealedHeader>> {
-    if file.len()? < seal.len_bytes {
-        return Ok(Vec::new());
-    }
-    if wrongs.is_empty() {
-        return heal_lone_epoch(file, seal);
-    }
-    for epoch_of in [EpochOf::Itself, EpochOf::Before, EpochOf::Behind] {
-        let Some(healed) = candidates(file, seal, wrongs, epoch_of)? else { return Ok(Vec::new()) };
-        if headers_crc(file, seal, &healed)? == Some(seal.headers_crc) {
-            return Ok(healed);
+/// The headers as they were, as far as that can be told: `wrongs` is what an audit said of the file, `seal` that of the segment
+/// if it has one, and `end` where its batches end.
+pub(super) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: u64) -> io::Result<Vec<HealedHeader>> {
+    if let Some(seal) = seal.filter(|seal| seal.len_bytes == end) {
+        if wrongs.is_empty() {
+            return heal_lone_epoch(file, seal);
+        }
+        for epoch_of in [EpochOf::Itself, EpochOf::Before, EpochOf::Behind] {
+            let Some(healed) = candidates(file, seal, wrongs, epoch_of)? else { break };
+            if headers_crc(file, seal, &healed)? == Some(seal.headers_crc) {
+                return Ok(healed);
+            }
         }
     }
-    Ok(Vec::new())
+    let mut healed = Vec::new();
+    for wrong in wrongs {
+        healed.extend(heal_alone(file, wrong)?);
+    }
+    Ok(healed)
+}
+
+/// The header of one batch that passes its own checksum once it says what its neighbours say.
+fn heal_alone(file: &dyn File, wrong: &Wrong) -> io::Result<Option<HealedHeader>> {
+    if !is_one_batch(wrong) {
+        return Ok(None);
+    }
+    let epoch = match wrong.fault {
+        Fault::Epoch { least, .. } => Some(least),
+        _ => None,
+    };
+    let healed = candidate(file, wrong.bytes.clone(), wrong.offsets.clone(), epoch)?;
+    let crc = CRC_AT..ATTRIBUTES_AT;
+    let is_own = healed.right[crc.clone()] == healed.found[crc];
+    let fits = BatchHeader::parse(&healed.right)
+        .is_ok_and(|header| header.base_offset == wrong.offsets.start && header.next_offset() == wrong.offsets.end);
+    Ok((is_own && fits).then_some(healed))
+}
+
+fn is_one_batch(wrong: &Wrong) -> bool {
+    let size_bytes = wrong.bytes.end - wrong.bytes.start;
+    size_bytes >= HEADER_BYTES as u64 && size_bytes <= BATCH_BYTES_MAX as u64
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +111,7 @@ fn candidates(
 ) -> io::Result<Option<Vec<HealedHeader>>> {
     let mut healed = Vec::new();
     for wrong in wrongs {
-        let size_bytes = wrong.bytes.end - wrong.bytes.start;
-        if size_bytes < HEADER_BYTES as u64 || size_bytes > BATCH_BYTES_MAX as u64 {
+        if !is_one_batch(wrong) {
             return Ok(None);
         }
         let epoch = match epoch_of {

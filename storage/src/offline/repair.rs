@@ -1,28 +1,35 @@
 //! Mending a data directory, step by step, each told before it is done.
 //!
-//! Nothing is destroyed: whatever is replaced or cut is copied into `quarantine/` before. Each step leaves a directory that
-//! opens; a repair that was interrupted is done by doing it again, and one that was done finds nothing to do.
+//! Nothing is destroyed: whatever is replaced or cut is copied into `quarantine/` before. A repair that was interrupted is done
+//! by doing it again, and until then no broker starts: the file `REPAIRING` says so. One that was done finds nothing to do.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::check::{PartitionCheck, SegmentCheck, check_partition};
+use self::isolate::Isolation;
+use self::plan::{Planning, believed_epoch};
+use super::check::check_partition;
 use super::heal::HealedHeader;
+use super::names::PartitionNames;
 use super::quarantine::keep;
 use super::side::{SideFile, read_snapshot};
-use super::{DataDirectory, PartitionDirectory, SmallFile, Survey};
-use crate::checkpoint::{self, Checkpoint, CheckpointFile, Slot};
+use super::{DataDirectory, SmallFile, Survey};
+use crate::checkpoint::{Checkpoint, CheckpointFile, Slot};
 use crate::config::LogConfig;
 use crate::format::FormatError;
-use crate::fs::{self, Fs, OpenMode};
-use crate::index::Index;
+use crate::fs::{self, OpenMode};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::{self, OffsetRange, Place};
 use crate::producer::{ProducerLimits, Producers};
-use crate::segment::{BatchWalk, FileKind, Seal, path_of, unix_ms};
-use crate::store::{FORMAT_VERSION, SMALL_FILE_BYTES, epoch_text, format_text, mend_text, parse_epoch, parse_format};
+use crate::segment::{BatchWalk, FileKind, path_of, unix_ms};
+use crate::store::{
+    FORMAT_VERSION, REPAIRING, SMALL_FILE_BYTES, epoch_text, format_text, mend_text, parse_epoch, parse_format,
+};
+
+mod isolate;
+mod plan;
 
 /// How far above the newest epoch of a batch a lost EPOCH is set: starts that left no batch had epochs too.
 const EPOCH_MARGIN: i32 = 1_000;
@@ -66,6 +73,13 @@ enum Action {
     Heal(HealedHeader),
     /// Cuts the file there.
     Cut(u64),
+    /// Writes a log anew without its damaged places.
+    Isolate(Isolation),
+    /// Writes seal and index of a log, with these times of its first and last append, or the file's own.
+    Reseal {
+        base: Offset,
+        times: Option<(i64, i64)>,
+    },
     /// Replaces a small file.
     Write(Vec<u8>),
     /// Takes away a file that says nothing.
@@ -75,6 +89,8 @@ enum Action {
     Checkpoint(Checkpoint),
     /// Lets recovery end the log.
     Recover,
+    /// Says that an interrupted repair is done.
+    Finish,
 }
 
 impl DataDirectory {
@@ -86,14 +102,18 @@ impl DataDirectory {
     pub fn plan_repair(&self, new_cluster_id: Uuid, walked: &mut dyn FnMut(u64)) -> io::Result<RepairPlan> {
         let survey = self.survey()?;
         let mut plan = RepairPlan::default();
+        if survey.is_repairing {
+            let (file, what) = (PathBuf::from(REPAIRING), "end the repair that was interrupted".to_owned());
+            plan.steps.push(RepairStep { partition: None, file, what, action: Action::Finish });
+        }
         let mut newest_epoch = None;
         let mut is_newer = false;
         for partition in &survey.partitions {
             let checked = check_partition(&*self.fs, &self.root.join(&partition.path), walked)?;
-            is_newer |= checked.slots.iter().any(|(_, slot)| matches!(slot, Slot::Damaged(FormatError::Version { .. })));
+            is_newer |=
+                checked.slots.iter().any(|(_, slot)| matches!(slot, Slot::Damaged(FormatError::Version { .. })));
             newest_epoch = newest_epoch.max(believed_epoch(&checked));
-            let mut planning = Planning { fs: &*self.fs, root: &self.root, partition, plan: &mut plan };
-            planning.partition(&checked)?;
+            Planning { fs: &*self.fs, root: &self.root, partition, plan: &mut plan }.partition(&checked);
         }
         if is_newer {
             plan.refused.push("a file has the version of a newer release: FORMAT and EPOCH are left alone".to_owned());
@@ -108,11 +128,16 @@ impl DataDirectory {
     /// # Errors
     /// The disk does not answer. What was done before stays done; repairing again does the rest.
     pub fn repair(&self, plan: &RepairPlan, before: &mut dyn FnMut(&RepairStep)) -> io::Result<()> {
+        if plan.steps.is_empty() {
+            return Ok(());
+        }
+        fs::replace_file(&*self.fs, &self.root.join(REPAIRING), b"run `tripline repair` again\n")?;
         for step in &plan.steps {
             before(step);
             self.act(step)?;
         }
-        Ok(())
+        self.fs.remove_file(&self.root.join(REPAIRING))?;
+        self.fs.sync_dir(&self.root)
     }
 
     fn plan_small_files(
@@ -162,7 +187,10 @@ impl DataDirectory {
             return Ok((new, "a new one: the file is too long to be ours"));
         };
         if let Some(mended) = mend_text(&bytes) {
-            return Ok((parse_format(&self.root, mended.as_bytes()).unwrap_or(new), "known from the file: one bit was flipped"));
+            return Ok((
+                parse_format(&self.root, mended.as_bytes()).unwrap_or(new),
+                "known from the file: one bit was flipped",
+            ));
         }
         let text = String::from_utf8_lossy(&bytes);
         let line = text.lines().find_map(|line| Uuid::try_parse(line.strip_prefix("cluster ")?).ok());
@@ -179,6 +207,10 @@ impl DataDirectory {
             Action::Write(bytes) => self.replace(&step.file, bytes),
             Action::Heal(healed) => self.heal(&step.file, healed),
             Action::Cut(end) => self.cut(&step.file, *end),
+            Action::Isolate(isolation) => self.isolate(&step.file, isolation),
+            Action::Reseal { base, times } => self.reseal(&step.file, *base, *times).map(|_| ()),
+            // Done with the last step.
+            Action::Finish => Ok(()),
             Action::SetAside => {
                 keep(fs, &self.root, &step.file, None)?;
                 fs.remove_file(&path)?;
@@ -190,11 +222,7 @@ impl DataDirectory {
             }
             Action::Checkpoint(noted) => {
                 self.keep_if_there(&step.file)?;
-                let (mut file, _) = CheckpointFile::open(fs, dir)?;
-                // Both slots: the one that is damaged must not be damaged any more.
-                file.write_durably(*noted)?;
-                file.write_durably(*noted)?;
-                fs.sync_dir(dir)
+                self.note(dir, *noted)
             }
             Action::Recover => {
                 let id = step.partition.expect("only partitions are recovered");
@@ -203,6 +231,14 @@ impl DataDirectory {
                 partition::recover(Place { fs, id, dir: &path, quarantine: &quarantine, config: &config }).map(|_| ())
             }
         }
+    }
+
+    /// In both slots: the one that is damaged must not be damaged any more.
+    fn note(&self, dir: &Path, noted: Checkpoint) -> io::Result<()> {
+        let (mut file, _) = CheckpointFile::open(&*self.fs, dir)?;
+        file.write_durably(noted)?;
+        file.write_durably(noted)?;
+        self.fs.sync_dir(dir)
     }
 
     fn keep_if_there(&self, file: &Path) -> io::Result<()> {
@@ -235,7 +271,7 @@ impl DataDirectory {
     /// The producers as of `at`, from the newest snapshot before and the batches since.
     fn producers_at(&self, dir: &Path, at: Offset) -> io::Result<Producers> {
         let fs = &*self.fs;
-        let names = super::names::PartitionNames::list(fs, dir)?;
+        let names = PartitionNames::list(fs, dir)?;
         let before: Vec<Offset> = names.bases.iter().copied().filter(|&base| base < at).collect();
         let mut producers = Producers::new(ProducerLimits::default());
         let mut from = 0;
@@ -255,186 +291,5 @@ impl DataDirectory {
             }
         }
         Ok(producers)
-    }
-}
-
-/// The newest epoch of a batch whose header is not known to be wrong.
-fn believed_epoch(checked: &PartitionCheck) -> Option<LeaderEpoch> {
-    let segments = checked.segments.iter().filter(|segment| segment.healed.is_empty());
-    segments.filter_map(|segment| segment.newest_epoch).max()
-}
-
-/// One partition that is planned for.
-struct Planning<'a> {
-    fs: &'a dyn Fs,
-    root: &'a Path,
-    partition: &'a PartitionDirectory,
-    plan: &'a mut RepairPlan,
-}
-
-impl Planning<'_> {
-    fn step(&mut self, file: PathBuf, what: impl Into<String>, action: Action) {
-        self.plan.steps.push(RepairStep { partition: Some(self.partition.id), file, what: what.into(), action });
-    }
-
-    fn path(&self, base: Offset, kind: FileKind) -> PathBuf {
-        path_of(&self.partition.path, base, kind)
-    }
-
-    fn partition(&mut self, checked: &PartitionCheck) -> io::Result<()> {
-        for segment in &checked.segments {
-            self.log(segment);
-        }
-        for (at, segment) in checked.segments.iter().enumerate() {
-            self.seal(segment)?;
-            self.index(segment);
-            self.snapshot(&checked.segments[..at], segment);
-        }
-        self.checkpoint(checked);
-        self.ends(checked);
-        self.losses(checked);
-        Ok(())
-    }
-
-    fn log(&mut self, segment: &SegmentCheck) {
-        let file = self.path(segment.base, FileKind::Log);
-        for healed in &segment.healed {
-            let (field, right, found) = healed.difference();
-            let what = format!(
-                "at byte {}, put {field} {right} back for {found}: the seal's checksum says so",
-                healed.position
-            );
-            self.step(file.clone(), what, Action::Heal(healed.clone()));
-        }
-        if let Some((size_bytes, _)) = segment.behind.as_ref().filter(|_| segment.is_sealed) {
-            let what = format!("move {size_bytes} bytes behind the last batch to quarantine and cut at byte {}", segment.end);
-            self.step(file, what, Action::Cut(segment.end));
-        }
-    }
-
-    /// Only of what was flushed: a seal is evidence of that.
-    fn seal(&mut self, segment: &SegmentCheck) -> io::Result<()> {
-        let file = self.path(segment.base, FileKind::Seal);
-        let is_flushed = segment.is_sealed && segment.flushed_to >= segment.end;
-        if !is_flushed || !(segment.is_whole()) {
-            return Ok(());
-        }
-        let facts = segment.facts;
-        let (what, times) = match &segment.seal {
-            SideFile::Unread(_) => return Ok(()),
-            SideFile::Missing => ("write it from the log; the times of appends are estimated", None),
-            SideFile::Unreadable(_) => ("write it anew from the log; the times of appends are estimated", None),
-            SideFile::Good(seal) => {
-                let times = (seal.first_append_ms, seal.last_append_ms);
-                let right = Seal { first_append_ms: times.0, last_append_ms: times.1, ..facts };
-                let is_right = Seal { headers_crc: right.headers_crc, ..*seal } == right;
-                if is_right {
-                    return Ok(());
-                }
-                ("write it anew from the log", Some(times))
-            }
-        };
-        let modified_ms = || -> io::Result<i64> {
-            let log = self.fs.open(&self.root.join(self.path(segment.base, FileKind::Log)), OpenMode::Read, 0)?;
-            Ok(unix_ms(log.modified()?))
-        };
-        let (first_append_ms, last_append_ms) = match times {
-            Some(times) => times,
-            None => {
-                let modified_ms = modified_ms()?;
-                (modified_ms, modified_ms)
-            }
-        };
-        let seal = Seal { first_append_ms, last_append_ms, ..facts };
-        self.step(file, what, Action::Write(seal.encode()));
-        Ok(())
-    }
-
-    fn index(&mut self, segment: &SegmentCheck) {
-        let is_good = matches!(segment.index, SideFile::Good(_)) && segment.wrong_entry.is_none();
-        let is_needed = segment.is_sealed && segment.flushed_to >= segment.end;
-        let file = self.path(segment.base, FileKind::Index);
-        let is_there = !matches!(segment.index, SideFile::Missing);
-        let is_unread = segment.unread.is_some() || matches!(segment.index, SideFile::Unread(_));
-        if is_unread || is_good || !(is_needed || is_there) {
-            return;
-        }
-        if !is_needed {
-            self.step(file, "set it aside: the segment that is appended to has none", Action::SetAside);
-            return;
-        }
-        let index: &Index = &segment.rebuilt;
-        self.step(file, "write it from the log", Action::Write(index.encode(segment.base)));
-    }
-
-    fn snapshot(&mut self, before: &[SegmentCheck], segment: &SegmentCheck) {
-        let file = self.path(segment.base, FileKind::Snapshot);
-        let from = before.iter().rposition(|segment| segment.snapshot.good().is_some()).unwrap_or(0);
-        // Damaged batches say nothing of their producers; what a snapshot says must be what they all say.
-        let is_known = !before.is_empty() && before[from..].iter().all(SegmentCheck::is_whole);
-        let is_flushed = before.last().is_some_and(|last| last.is_sealed && last.flushed_to >= last.end);
-        match &segment.snapshot {
-            SideFile::Good(_) | SideFile::Unread(_) => {}
-            SideFile::Missing if is_known && is_flushed => {
-                self.step(file, "write it from the log", Action::Snapshot(segment.base));
-            }
-            SideFile::Missing => {}
-            SideFile::Unreadable(_) if is_known => {
-                self.step(file, "write it anew from the log", Action::Snapshot(segment.base));
-            }
-            SideFile::Unreadable(_) => {
-                self.step(file, "set it aside: a start reads the log instead", Action::SetAside);
-            }
-        }
-    }
-
-    fn checkpoint(&mut self, checked: &PartitionCheck) {
-        let is_damaged = checked.slots.iter().any(|(_, slot)| matches!(slot, Slot::Damaged(_)));
-        let is_lost = !checked.names.has_checkpoint && !checked.segments.is_empty();
-        if !is_damaged && !is_lost {
-            return;
-        }
-        let noted = checked.noted;
-        let what = format!("note that records below offset {} were flushed, in both slots", noted.flushed);
-        self.step(self.partition.path.join(checkpoint::FILE_NAME), what, Action::Checkpoint(noted));
-    }
-
-    /// What recovery would do at the next start.
-    fn ends(&mut self, checked: &PartitionCheck) {
-        let torn = checked.segments.iter().find(|segment| !segment.is_sealed && segment.behind.is_some());
-        let broken = checked.segments.windows(2).find(|pair| {
-            pair[0].next != pair[1].base && pair[1].base > checked.noted.flushed
-        });
-        let what = match (torn, broken) {
-            (Some(segment), _) => {
-                let size_bytes = segment.behind.as_ref().map_or(0, |(size_bytes, _)| *size_bytes);
-                format!("end the log at offset {}: move the {size_bytes} bytes behind it to quarantine", segment.next)
-            }
-            (None, Some(pair)) => {
-                format!("end the log at offset {}: move the segments from {} on to quarantine", pair[0].next, pair[1].base)
-            }
-            (None, None) => return,
-        };
-        self.step(self.partition.path.clone(), what, Action::Recover);
-    }
-
-    fn losses(&mut self, checked: &PartitionCheck) {
-        let mut lost = Vec::new();
-        let noted = checked.noted;
-        let mut expected = noted.log_start;
-        for segment in &checked.segments {
-            if segment.base > expected && expected < noted.flushed {
-                lost.push((expected, segment.base));
-            }
-            let wrongs = segment.wrongs.iter().filter(|_| segment.healed.is_empty());
-            lost.extend(wrongs.map(|wrong| (wrong.offsets.start, wrong.offsets.end)));
-            expected = segment.next;
-        }
-        if expected < noted.flushed {
-            lost.push((expected, noted.flushed));
-        }
-        let partition = self.partition.id;
-        let ranges = lost.into_iter().filter(|(from, to)| from < to);
-        self.plan.lost.extend(ranges.map(|(from, to)| Lost { partition, offsets: OffsetRange { from, to } }));
     }
 }

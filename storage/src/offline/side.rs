@@ -33,12 +33,7 @@ impl<T> SideFile<T> {
         }
     }
 
-    fn read(
-        fs: &dyn Fs,
-        path: &Path,
-        limit_bytes: u64,
-        decode: impl FnOnce(&[u8]) -> Result<T, String>,
-    ) -> Self {
+    fn read(fs: &dyn Fs, path: &Path, limit_bytes: u64, decode: impl FnOnce(&[u8]) -> Result<T, String>) -> Self {
         match fs::read_whole(fs, path, limit_bytes) {
             Ok(bytes) => decode(&bytes).map_or_else(Self::Unreadable, Self::Good),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Self::Missing,
@@ -103,7 +98,8 @@ impl<'a> IndexAudit<'a> {
     }
 
     pub(super) fn batch(&mut self, step: &Step) {
-        while let Some(entry) = self.entries.as_slice().first().filter(|entry| u64::from(entry.position) <= step.position)
+        while let Some(entry) =
+            self.entries.as_slice().first().filter(|entry| u64::from(entry.position) <= step.position)
         {
             self.entries.next();
             let wrong = self.compare(entry, step);
@@ -120,7 +116,8 @@ impl<'a> IndexAudit<'a> {
         if position < step.position {
             // In the bytes of something damaged nothing can be told.
             let inside = position < self.met_to;
-            return inside.then(|| wrong("an entry's position", "where a batch starts".into(), position.to_string()))?;
+            return inside
+                .then(|| wrong("an entry's position", "where a batch starts".into(), position.to_string()))?;
         }
         if u64::from(entry.relative_offset) != relative {
             return wrong("an entry's offset", relative.to_string(), entry.relative_offset.to_string());

@@ -12,6 +12,7 @@ use crate::fs::OpenMode;
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::OffsetRange;
 use crate::segment::{Fault, FileKind, Wrong, parse_name, path_of};
+use crate::store::REPAIRING;
 
 /// Is told what a verification finds, the moment it finds it.
 pub trait Observer {
@@ -63,9 +64,11 @@ impl DataDirectory {
     /// The names in a directory cannot be read. A file that cannot be read is a finding.
     pub fn verify(&self, observer: &mut dyn Observer) -> io::Result<VerifySummary> {
         let survey = self.survey()?;
-        let total_bytes = survey.partitions.iter().map(|partition| self.log_bytes(partition)).sum::<io::Result<u64>>()?;
+        let total_bytes =
+            survey.partitions.iter().map(|partition| self.log_bytes(partition)).sum::<io::Result<u64>>()?;
         let mut telling = Telling { observer, summary: VerifySummary::default() };
         telling.small_files(&survey);
+        telling.interrupted(&survey);
         let mut done_bytes = 0;
         for partition in &survey.partitions {
             let mut walked = |bytes| {
@@ -83,9 +86,11 @@ impl DataDirectory {
 
     fn log_bytes(&self, partition: &PartitionDirectory) -> io::Result<u64> {
         let dir = self.root.join(&partition.path);
-        let logs = self.fs.list(&dir)?.into_iter().filter(|entry| {
-            !entry.is_dir && matches!(parse_name(&entry.name), Some((_, FileKind::Log)))
-        });
+        let logs = self
+            .fs
+            .list(&dir)?
+            .into_iter()
+            .filter(|entry| !entry.is_dir && matches!(parse_name(&entry.name), Some((_, FileKind::Log))));
         logs.map(|entry| self.fs.open(&dir.join(&entry.name), OpenMode::Read, 0)?.len()).sum()
     }
 }
@@ -118,6 +123,13 @@ impl Telling<'_> {
             if let Some(problem) = problem {
                 self.of_directory(Severity::Damage, name, problem);
             }
+        }
+    }
+
+    fn interrupted(&mut self, survey: &Survey) {
+        if survey.is_repairing {
+            let reason = "a repair was interrupted; repairing again ends it".to_owned();
+            self.of_directory(Severity::Defect, REPAIRING, Problem::Unreadable(reason));
         }
     }
 
@@ -270,8 +282,7 @@ impl Place<'_, '_> {
     fn log(&mut self, segment: &SegmentCheck) {
         let file = path_of(self.dir, segment.base, FileKind::Log);
         for wrong in &segment.wrongs {
-            let known = segment.healed.iter().find(|healed| healed.position == wrong.bytes.start);
-            let problem = match known {
+            let problem = match segment.healed_at(wrong.bytes.start) {
                 Some(healed) => {
                     let (field, expected, found) = healed.difference();
                     Problem::Differs { field, expected, found }

@@ -30,8 +30,6 @@ pub(crate) struct AuditScope {
     pub(crate) flushed_to: u64,
     /// One after the last offset that the bytes below `flushed_to` hold, when it is known.
     pub(crate) flushed_next: Option<Offset>,
-    /// Whether offsets may be missing between batches.
-    pub(crate) gaps: bool,
 }
 
 /// What an audit meets.
@@ -184,9 +182,6 @@ impl<'a> Audit<'a> {
             None => self.scope.flushed_next == Some(next) || found < self.expected,
         };
         if !fits_neighbours && found > self.expected {
-            if self.scope.gaps {
-                return Ok(self.in_place(step));
-            }
             self.pending = Some(step);
             let offsets = self.expected..found;
             return Ok(Audited::Wrong(Wrong { bytes: step.position..step.position, offsets, fault: Fault::Missing }));
@@ -229,7 +224,7 @@ impl<'a> Audit<'a> {
     /// The file ends; what was flushed may not have ended yet.
     fn at_end(&mut self, position: u64) -> Option<Audited> {
         self.ended = true;
-        let to = self.scope.flushed_next.filter(|&next| next > self.expected && !self.scope.gaps)?;
+        let to = self.scope.flushed_next.filter(|&next| next > self.expected)?;
         let offsets = std::mem::replace(&mut self.expected, to)..to;
         Some(Audited::Wrong(Wrong { bytes: position..position, offsets, fault: Fault::Missing }))
     }

@@ -1,0 +1,170 @@
+//! Writing a log anew without its damaged places, with empty batches for the offsets that are lost.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::Path;
+
+use super::super::filler::fillers;
+use super::super::quarantine::keep;
+use super::DataDirectory;
+use crate::batch::header::HEADER_BYTES;
+use crate::checkpoint::Checkpoint;
+use crate::fs::{File, OpenMode};
+use crate::index::Index;
+use crate::limits::SCAN_BYTES;
+use crate::offset::{LeaderEpoch, Offset};
+use crate::segment::{BatchWalk, FileKind, Seal, SegmentFacts, path_of, unix_ms};
+
+/// An index entry for so many bytes: the default of the settings.
+const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
+
+/// How a log is written anew.
+#[derive(Clone, Debug)]
+pub(super) struct Isolation {
+    pub(super) base: Offset,
+    /// The damaged places, by position.
+    pub(super) holes: Vec<Hole>,
+    /// Where the batches end.
+    pub(super) end: u64,
+    pub(super) then: Then,
+}
+
+/// A damaged place: bytes that go, offsets that are lost.
+#[derive(Clone, Debug)]
+pub(super) struct Hole {
+    pub(super) bytes: Range<u64>,
+    pub(super) offsets: Range<Offset>,
+}
+
+/// What becomes of the segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    /// It is sealed, with these times of its first and last append, or the file's own.
+    Sealed(Option<(i64, i64)>),
+    /// As before, and the log goes on behind it: its last segment is gone.
+    SealedLast { times: Option<(i64, i64)>, log_start: Offset },
+    /// It is appended to.
+    Active { log_start: Offset },
+}
+
+impl DataDirectory {
+    pub(super) fn isolate(&self, file: &Path, isolation: &Isolation) -> io::Result<()> {
+        let path = self.root.join(file);
+        let dir = path.parent().unwrap_or(&self.root);
+        let base = isolation.base;
+        keep(&*self.fs, &self.root, file, None)?;
+        let modified_ms = self.modified_ms(&path)?;
+        self.write_around(&path, isolation)?;
+        match isolation.then {
+            Then::Sealed(times) => self.reseal(file, base, times.or(Some((modified_ms, modified_ms)))).map(|_| ()),
+            Then::SealedLast { times, log_start } => {
+                let next = self.reseal(file, base, times.or(Some((modified_ms, modified_ms))))?;
+                self.note(dir, Checkpoint { flushed: next, segment: next, position: 0, log_start })
+            }
+            Then::Active { log_start } => {
+                let (_, _, (position, next)) = self.read_facts(&path, base)?;
+                self.note(dir, Checkpoint { flushed: next, segment: base, position, log_start })
+            }
+        }
+    }
+
+    /// Writes seal and index of a log in which every batch is good. Answers where it ends.
+    pub(super) fn reseal(&self, file: &Path, base: Offset, times: Option<(i64, i64)>) -> io::Result<Offset> {
+        let path = self.root.join(file);
+        let (facts, index, (end, next)) = self.read_facts(&path, base)?;
+        let (first_append_ms, last_append_ms) = match times {
+            Some(times) => times,
+            None => {
+                let modified_ms = self.modified_ms(&path)?;
+                (modified_ms, modified_ms)
+            }
+        };
+        let seal = Seal { first_append_ms, last_append_ms, ..facts.seal(base, next, end) };
+        let dir = file.parent().unwrap_or(file);
+        self.replace(&path_of(dir, base, FileKind::Index), &index.encode(base))?;
+        self.replace(&path_of(dir, base, FileKind::Seal), &seal.encode())?;
+        Ok(next)
+    }
+
+    fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        Ok(unix_ms(self.fs.open(path, OpenMode::Read, 0)?.modified()?))
+    }
+
+    /// The new file takes the name of the old one when it is durable.
+    fn write_around(&self, path: &Path, isolation: &Isolation) -> io::Result<()> {
+        let fs = &*self.fs;
+        let temporary = path.with_extension("tmp");
+        match fs.remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let old = fs.open(path, OpenMode::Read, 0)?;
+        let new = fs.open(&temporary, OpenMode::CreateNew, 0)?;
+        let mut writer = Writer { new: &*new, at: 0 };
+        let (mut from, mut epoch) = (0, None);
+        for hole in &isolation.holes {
+            epoch = last_epoch(&*old, from..hole.bytes.start).or(epoch);
+            writer.copy(&*old, from..hole.bytes.start)?;
+            let known = epoch.or_else(|| first_epoch(&*old, hole.bytes.end..isolation.end));
+            for filler in fillers(hole.offsets.clone(), known.unwrap_or(LeaderEpoch::NONE)) {
+                writer.write(&filler)?;
+            }
+            from = hole.bytes.end;
+        }
+        writer.copy(&*old, from..isolation.end)?;
+        new.sync_data()?;
+        fs.rename(&temporary, path)?;
+        fs.sync_dir(path.parent().unwrap_or(&self.root))
+    }
+
+    /// Facts and index of a log in which every batch is good, and where it ends.
+    fn read_facts(&self, path: &Path, base: Offset) -> io::Result<(SegmentFacts, Index, (u64, Offset))> {
+        let file = self.fs.open(path, OpenMode::Read, 0)?;
+        let (mut facts, mut index, mut next) = (SegmentFacts::new(), Index::default(), base);
+        let mut walk = BatchWalk::new(&*file, 0, file.len()?);
+        while let Some(step) = walk.next_verified().map_err(io::Error::other)? {
+            let header = walk.bytes(step.position, step.position + HEADER_BYTES as u64)?;
+            if let Some(entry) = facts.note_step(&header, &step, base, INDEX_INTERVAL_BYTES) {
+                index.push(entry);
+            }
+            next = step.header.next_offset();
+        }
+        Ok((facts, index, (walk.position(), next)))
+    }
+}
+
+struct Writer<'a> {
+    new: &'a dyn File,
+    at: u64,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.new.write_at(&[IoSlice::new(bytes)], self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn copy(&mut self, old: &dyn File, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let to = range.end.min(at + SCAN_BYTES);
+            self.write(&old.slice(at..to)?)?;
+            at = to;
+        }
+        Ok(())
+    }
+}
+
+fn last_epoch(file: &dyn File, range: Range<u64>) -> Option<LeaderEpoch> {
+    let mut walk = BatchWalk::new(file, range.start, range.end);
+    let mut last = None;
+    while let Ok(Some(step)) = walk.next() {
+        last = step.header.leader_epoch.or(last);
+    }
+    last
+}
+
+fn first_epoch(file: &dyn File, range: Range<u64>) -> Option<LeaderEpoch> {
+    BatchWalk::new(file, range.start, range.end).next().ok().flatten().and_then(|step| step.header.leader_epoch)
+}
