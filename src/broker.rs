@@ -23,6 +23,7 @@ mod data;
 mod error;
 pub mod journal;
 mod maintain;
+pub mod offline;
 pub mod record;
 pub mod state;
 mod topics;

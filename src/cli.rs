@@ -1,6 +1,6 @@
 //! The command line: `tripline` and its commands.
 //!
-//! All commands but `serve`, `demo`, `verify` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
+//! All commands but `serve`, `demo`, `inspect`, `verify`, `repair` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
 //! 2 wrong use.
 
 mod apply;
@@ -11,8 +11,11 @@ mod demo;
 mod failure;
 mod function;
 mod group;
+mod inspect;
+mod offline;
 mod output;
 mod produce;
+mod repair;
 mod resource;
 mod serve;
 mod settings;
@@ -95,8 +98,12 @@ enum Command {
     /// Show what consumer groups have committed.
     #[command(subcommand)]
     Group(group::GroupCommand),
-    /// Check every record in a data directory; changes nothing and needs no broker.
+    /// Show what a data directory or one of its files holds; changes nothing and needs no broker.
+    Inspect(inspect::InspectArgs),
+    /// Check every byte of a data directory; changes nothing and needs no broker.
     Verify(verify::VerifyArgs),
+    /// Mend a data directory: shows each step, asks, and keeps what it replaces.
+    Repair(repair::RepairArgs),
     /// Print the completions for a shell.
     #[command(
         after_help = "Example:\n  tripline completions bash > ~/.local/share/bash-completion/completions/tripline"
@@ -144,7 +151,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(args) => function::logs(args, &client()?, output).await,
         Command::Dlq(command) => dead_letter::run(command, &client()?, output).await,
         Command::Group(command) => group::run(command, &client()?, output).await,
+        Command::Inspect(args) => inspect::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),
+        Command::Repair(args) => repair::run(&args, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tripline", &mut std::io::stdout());
             Ok(())

@@ -105,25 +105,119 @@ fn records_go_in_and_come_out_and_survive_a_kill() {
     assert!(verified.ends_with("all good\n"), "{verified}");
 }
 
-#[test]
-fn verify_finds_a_changed_byte() {
+/// A broker that was killed after it made `some text that is long enough to be hit` durable, and the log that holds it.
+fn killed() -> (Broker, std::path::PathBuf, std::path::PathBuf) {
     let mut broker = Broker::start();
     good(broker.run_with(&["produce", "t"], "some text that is long enough to be hit"));
+    let data = broker.directory.path().join("data");
+    let running = output(Command::new(TRIPLINE).arg("verify").arg(&data), "");
+    let refused = failed(&running, 1);
+    assert!(refused.contains(&format!("in use by process {} (tripline)", broker.process.id())), "{refused}");
+    for command in ["inspect", "repair"] {
+        assert_eq!(failed(&output(Command::new(TRIPLINE).arg(command).arg(&data), ""), 1), refused);
+    }
     broker.process.kill().unwrap();
     broker.process.wait().unwrap();
-    let data = broker.directory.path().join("data");
     let mut logs = Vec::new();
     find_logs(&data.join("topics"), &mut logs);
-    let hit = logs.iter().find(|path| contains(&std::fs::read(path).unwrap(), b"long enough")).unwrap();
-    let mut bytes = std::fs::read(hit).unwrap();
+    let hit = logs.into_iter().find(|path| contains(&std::fs::read(path).unwrap(), b"long enough")).unwrap();
+    (broker, data, hit)
+}
+
+#[test]
+fn verify_tells_a_changed_byte_and_repair_leaves_the_rest() {
+    let (_broker, data, log) = killed();
+    let run = |args: &[&str]| output(Command::new(TRIPLINE).args(args).arg(&data), "");
+    assert!(good(run(&["verify"])).ends_with("all good\n"));
+    assert_eq!(good(run(&["repair"])), "nothing to repair\n");
+    let mut bytes = std::fs::read(&log).unwrap();
     let at = bytes.windows(11).position(|window| window == b"long enough").unwrap();
     bytes[at] ^= 1;
-    std::fs::write(hit, bytes).unwrap();
-    let damaged = output(Command::new(TRIPLINE).arg("verify").arg(&data), "");
-    assert_eq!(failed(&damaged, 1), "error: 1 damaged place(s)\n");
-    assert!(String::from_utf8(damaged.stdout).unwrap().contains("byte 0, offset 0"));
-    let nothing = output(Command::new(TRIPLINE).arg("verify").arg(broker.directory.path()), "");
-    assert!(failed(&nothing, 2).contains("no data directory"));
+    std::fs::write(&log, bytes).unwrap();
+    let damaged = run(&["verify"]);
+    assert!(failed(&damaged, 1).starts_with("error: 1 damaged place(s), 0 defect(s)"));
+    let text = String::from_utf8(damaged.stdout).unwrap();
+    assert!(
+        text.starts_with("damage: topics/") && text.contains("byte 0, offset 0") && text.contains("[t/0]"),
+        "{text}"
+    );
+    let json: serde_json::Value = serde_json::from_slice(&run(&["verify", "--json"]).stdout).unwrap();
+    let finding = &json["findings"][0];
+    assert_eq!((finding["topic"].as_str(), finding["offsets"]["to"].as_i64()), (Some("t"), Some(1)));
+    assert!(finding["expected"].as_str().unwrap().starts_with("0x"), "{finding}");
+    let before = std::fs::read(&log).unwrap();
+    for (args, code) in [(&["repair"][..], 2), (&["repair", "--dry-run"][..], 0)] {
+        let planned = run(args);
+        assert_eq!(planned.status.code(), Some(code), "{planned:?}");
+        let text = String::from_utf8(planned.stdout).unwrap();
+        assert!(text.starts_with("1. topics/") && text.contains("lost: t/0, offsets 0..1"), "{text}");
+        assert_eq!(std::fs::read(&log).unwrap(), before, "nothing is done without being told");
+    }
+    let done = good(run(&["repair", "--yes"]));
+    assert!(done.contains("step 1 of 1") && done.ends_with("1 step(s) done\n"), "{done}");
+    assert!(good(run(&["verify"])).ends_with("all good\n"));
+    assert_eq!(good(run(&["repair", "--yes"])), "nothing to repair\n");
+    let nothing = output(Command::new(TRIPLINE).arg("verify").arg(data.parent().unwrap()), "");
+    assert!(failed(&nothing, 2).contains("not a data directory"));
+    assert!(failed(&output(Command::new(TRIPLINE).args(["verify", "/nowhere"]), ""), 2).contains("/nowhere"));
+}
+
+#[test]
+fn inspect_shows_directories_partitions_and_files() {
+    let (_broker, data, log) = killed();
+    let run = |args: &[&str]| good(output(Command::new(TRIPLINE).arg("inspect").arg(&data).args(args), ""));
+    let overview = run(&[]);
+    assert!(overview.contains("leader epoch    1\n") && overview.contains("state journal"), "{overview}");
+    assert!(overview.lines().any(|line| line.starts_with("t/0 ")), "{overview}");
+    let segments = run(&["--topic", "t"]);
+    assert!(segments.contains("t/0: log start 0, flushed 1, tail 1") && segments.contains("active"), "{segments}");
+    let records = run(&["--topic", "t", "--partition", "0", "--records"]);
+    assert!(records.contains("baseOffset: 0 lastOffset: 0 count: 1") && records.contains("isvalid: true"), "{records}");
+    assert!(records.contains("payload: some text that"), "{records}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["--json"])).unwrap();
+    assert_eq!(json["partitions"].as_array().unwrap().len(), 2);
+    let file = good(output(Command::new(TRIPLINE).arg("inspect").arg(&log).args(["--batches", "--json"]), ""));
+    let batch: serde_json::Value = serde_json::from_str(file.lines().next().unwrap()).unwrap();
+    assert_eq!((batch["count"].as_i64(), batch["valid"].as_bool()), (Some(1), Some(true)));
+    let slots = good(output(Command::new(TRIPLINE).arg("inspect").arg(log.parent().unwrap().join("flushed")), ""));
+    assert!(slots.contains("flushed: 1"), "{slots}");
+    let other = output(Command::new(TRIPLINE).arg("inspect").arg(data.join("LOCK")), "");
+    assert!(failed(&other, 2).contains("allowed: a name that ends in .log"));
+    let none = output(Command::new(TRIPLINE).arg("inspect").arg(&data).args(["--topic", "nope"]), "");
+    failed(&none, 1);
+}
+
+#[test]
+fn a_second_broker_on_a_directory_is_told_who_has_it() {
+    let broker = Broker::start();
+    let data = broker.directory.path().join("data");
+    let args = ["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"];
+    let second = failed(&output(Command::new(TRIPLINE).args(args).arg(&data), ""), 1);
+    let who = format!("process {} (tripline)", broker.process.id());
+    assert!(second.contains(&who) && second.contains(&data.display().to_string()), "{second}");
+}
+
+#[test]
+fn directories_that_cannot_be_opened_are_refused_untouched_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let serve = || {
+        let args = ["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"];
+        failed(&output(Command::new(TRIPLINE).args(args).arg(directory.path()), ""), 1)
+    };
+    std::fs::write(directory.path().join("letter.txt"), "dear").unwrap();
+    assert!(serve().contains("\"letter.txt\" is there"));
+    std::fs::remove_file(directory.path().join("letter.txt")).unwrap();
+    let newer = "tripline data directory\nversion 7\nsomething else\n";
+    std::fs::write(directory.path().join("FORMAT"), newer).unwrap();
+    let told = serve();
+    assert!(told.contains("format version 7") && told.contains("versions up to 1"), "{told}");
+    for command in ["verify", "inspect", "repair"] {
+        let told = output(Command::new(TRIPLINE).arg(command).arg(directory.path()), "");
+        assert!(failed(&told, 1).contains("format version 7"));
+    }
+    assert_eq!(std::fs::read_to_string(directory.path().join("FORMAT")).unwrap(), newer);
+    let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name == "FORMAT" || name == "LOCK"), "{names:?}");
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {

@@ -85,6 +85,8 @@ pub enum Problem {
     Orphan,
     /// The name is not ours.
     Alien,
+    /// A partition of no topic that there is.
+    Unowned,
     /// The disk does not answer.
     Io(String),
 }
@@ -103,6 +105,7 @@ impl Problem {
             Self::FileMissing => "file-missing",
             Self::Orphan => "orphan",
             Self::Alien => "alien",
+            Self::Unowned => "unowned",
             Self::Io(_) => "io",
         }
     }
@@ -144,6 +147,7 @@ impl fmt::Display for Problem {
             Self::FileMissing => f.write_str("the file is missing"),
             Self::Orphan => f.write_str("belongs to no segment that is there; the next start removes it"),
             Self::Alien => f.write_str("the name is not one of ours; it is left alone"),
+            Self::Unowned => f.write_str("no topic of the state journal owns it; it is left alone"),
             Self::Io(reason) => write!(f, "the disk does not answer: {reason}"),
         }
     }
