@@ -21,6 +21,7 @@ use crate::topic::name::TopicName;
 pub mod codec;
 mod data;
 mod error;
+mod import;
 pub mod journal;
 mod maintain;
 pub mod offline;
@@ -30,6 +31,7 @@ mod topics;
 
 pub use data::{Acks, Appended};
 pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError, StartError};
+pub use import::ImportTopicError;
 pub use maintain::CommitRequest;
 pub use topics::Topic;
 

@@ -1,6 +1,6 @@
 //! The command line: `tripline` and its commands.
 //!
-//! All commands but `serve`, `demo`, `inspect`, `verify`, `repair` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
+//! All commands but `serve`, `demo`, `inspect`, `verify`, `repair`, `import` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
 //! 2 wrong use.
 
 mod apply;
@@ -11,6 +11,7 @@ mod demo;
 mod failure;
 mod function;
 mod group;
+mod import;
 mod inspect;
 mod offline;
 mod output;
@@ -104,6 +105,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Mend a data directory: shows each step, asks, and keeps what it replaces.
     Repair(repair::RepairArgs),
+    /// Make a topic from the folders of one that Kafka wrote; needs no broker.
+    Import(import::ImportArgs),
     /// Print the completions for a shell.
     #[command(
         after_help = "Example:\n  tripline completions bash > ~/.local/share/bash-completion/completions/tripline"
@@ -154,6 +157,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),
         Command::Repair(args) => repair::run(&args, output),
+        Command::Import(args) => Box::pin(import::run(&args, output)).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tripline", &mut std::io::stdout());
             Ok(())

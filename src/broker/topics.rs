@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::error::{CreateTopicError, DeleteTopicError, StartError};
 use super::journal::{Journal, JournalError};
-use super::record::{TopicConfigured, TopicCreated, TopicDeleted};
+use super::record::{JournalRecord, TopicConfigured, TopicCreated, TopicDeleted};
 use super::{Broker, StartReport, Topics, now_ms, partition_id, to_the_end};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
@@ -142,6 +142,17 @@ impl Broker {
                 .collect::<Result<Vec<_>, _>>()
         });
         let partitions = opened.await.expect("opening a log does not panic")?;
+        self.add_topic(id, spec, partitions, Vec::new()).await
+    }
+
+    /// Remembers a topic whose logs are there, with `more` in the same batch, and serves it.
+    pub(super) async fn add_topic(
+        &self,
+        id: Uuid,
+        spec: TopicSpec,
+        partitions: Vec<Arc<Partition>>,
+        more: Vec<JournalRecord>,
+    ) -> Result<Arc<Topic>, CreateTopicError> {
         let created = TopicCreated {
             id,
             name: spec.name.to_string(),
@@ -153,7 +164,7 @@ impl Broker {
             // One whose making failed behind this point is there again after the next start.
             let taken = state.topics.values().any(|topic| topic.name == spec.name.as_str());
             let exists = || Err(CreateTopicError::Exists(spec.name.to_string()));
-            if taken { exists() } else { Ok((vec![created.into()], ())) }
+            if taken { exists() } else { Ok((std::iter::once(created.into()).chain(more).collect(), ())) }
         })?;
         self.inner.journal.durable(next).await?;
         let topic = Arc::new(Topic { id, name: spec.name, config: RwLock::new(spec.config), partitions });
@@ -300,7 +311,7 @@ pub(super) fn clean_up(store: &Store, journal: &Journal, report: &mut StartRepor
 }
 
 /// The log settings that a topic's settings ask for.
-fn log_config(config: &TopicConfig) -> LogConfig {
+pub(super) fn log_config(config: &TopicConfig) -> LogConfig {
     let policy = config.cleanup_policy;
     let compaction = policy.compacts().then(|| CompactionConfig {
         lag_min: Duration::from_millis(config.compaction_lag_min_ms),

@@ -113,6 +113,7 @@ pub mod error;
 mod flush;
 mod format;
 pub mod fs;
+pub mod import;
 mod index;
 pub mod limits;
 mod map;

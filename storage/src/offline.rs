@@ -17,7 +17,7 @@ use crate::store::{REPAIRING, SMALL_FILE_BYTES, STATE_PARTITION, parse_epoch, pa
 
 mod check;
 mod dump;
-mod filler;
+pub(crate) mod filler;
 mod finding;
 mod heal;
 mod inspect;

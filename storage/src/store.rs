@@ -153,7 +153,7 @@ impl Store {
         id: PartitionId,
         config: LogConfig,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
-        self.open_at(id, self.topic_dir(id.topic).join(id.partition.to_string()), config)
+        self.open_at(id, self.partition_dir(id), config)
     }
 
     /// An open partition.
@@ -228,6 +228,14 @@ impl Store {
         self.shared.flusher.stop();
     }
 
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        &*self.shared.fs
+    }
+
+    pub(crate) fn partition_dir(&self, id: PartitionId) -> PathBuf {
+        self.topic_dir(id.topic).join(id.partition.to_string())
+    }
+
     fn topic_dir(&self, topic: Uuid) -> PathBuf {
         self.root.join("topics").join(topic.to_string())
     }
@@ -297,7 +305,7 @@ fn holds_segment(fs: &dyn Fs, dir: &Path) -> io::Result<bool> {
 }
 
 /// Makes `dir` below `root` with all its names on stable storage: a batch in it may be acknowledged.
-fn create_durably(fs: &dyn Fs, root: &Path, dir: &Path) -> io::Result<()> {
+pub(crate) fn create_durably(fs: &dyn Fs, root: &Path, dir: &Path) -> io::Result<()> {
     fs.create_dir_all(dir)?;
     for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(root)) {
         fs.sync_dir(parent)?;

@@ -88,6 +88,12 @@ impl Attributes {
         }
     }
 
+    /// The same without the transactional bit.
+    #[must_use]
+    pub const fn without_transactional(self) -> Self {
+        Self(self.0 & !Self::TRANSACTIONAL)
+    }
+
     /// The bits as they stand in the batch.
     #[must_use]
     pub const fn bits(self) -> i16 {

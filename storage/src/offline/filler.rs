@@ -12,7 +12,7 @@ use crate::offset::{LeaderEpoch, Offset};
 const SPAN_MAX: u64 = 1 << 31;
 
 /// Empty batches of no producer in place of `offsets`, one behind the other; nearly always one.
-pub(super) fn fillers(offsets: Range<Offset>, epoch: LeaderEpoch) -> Vec<[u8; HEADER_BYTES]> {
+pub(crate) fn fillers(offsets: Range<Offset>, epoch: LeaderEpoch) -> Vec<[u8; HEADER_BYTES]> {
     let mut from = offsets.start;
     let mut fillers = Vec::new();
     while from < offsets.end {
