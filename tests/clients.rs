@@ -119,6 +119,78 @@ async fn the_java_client_produces_consumes_and_administers() {
     run("java", &["-cp", &format!("{jars}/*"), &script("java/Basic.java"), &server.address.to_string()]).await;
 }
 
+/// What Kafka's own tool prints of segment files, oldest first.
+async fn dump_log_segments(jars: &str, folder: &Path) -> String {
+    let mut logs: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.retain(|path| std::fs::metadata(path).unwrap().len() > 0);
+    logs.sort();
+    let files: Vec<_> = logs.iter().map(|path| path.display().to_string()).collect();
+    let classes = format!("{jars}/*");
+    let arguments = ["-cp", &classes, "kafka.tools.DumpLogSegments", "--deep-iteration", "--print-data-log", "--files"];
+    let output = Command::new("java").args(arguments).arg(files.join(",")).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    // It ends well also where it complains.
+    assert!(!text.contains("rror") && !text.contains("isvalid: false"), "{text}");
+    text
+}
+
+fn partition_folder(data: &Path) -> std::path::PathBuf {
+    let topic = std::fs::read_dir(data.join("data/topics")).unwrap().next().unwrap().unwrap();
+    topic.path().join("0")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkas_own_tool_reads_our_segments() {
+    let Some(jars) = beside_python("kafka") else { return };
+    let server = Server::start().await;
+    // Small segments, so that several files are read.
+    let config = tripline::topic::spec::TopicConfig { segment_bytes: 4 << 10, ..Default::default() };
+    let name = tripline::topic::name::TopicName::new("dump").unwrap();
+    server.broker.create_topic(tripline::topic::spec::TopicSpec { name, partitions: 1, config }).await.unwrap();
+    run("java", &["-cp", &format!("{jars}/*"), &script("java/Write.java"), &server.address.to_string()]).await;
+    let data = server.stop().await;
+    let folder = partition_folder(data.path());
+    let text = dump_log_segments(&jars, &folder).await;
+    assert!(text.matches("Log starting offset: ").count() > 2, "several segments");
+    let records: Vec<_> = text.lines().filter(|line| line.starts_with("| offset: ")).collect();
+    assert_eq!(records.len(), 1000);
+    for (number, line) in records.iter().enumerate() {
+        let key = if number % 13 == 12 { String::new() } else { format!(" key: key {}", number % 10) };
+        let value = if number % 17 == 16 { String::new() } else { format!(" payload: value {number}") };
+        let head = format!("| offset: {number} CreateTime: {number} ");
+        let tail = format!("sequence: {} headerKeys: [number]{key}{value}", number % 200);
+        assert!(line.starts_with(&head) && line.ends_with(&tail), "{line}");
+    }
+    let mut next = 0;
+    for line in text.lines().filter(|line| line.starts_with("baseOffset: ")) {
+        let words: Vec<_> = line.split(' ').collect();
+        assert_eq!((words[1].parse::<i64>().unwrap(), line.contains("isvalid: true")), (next, true), "{line}");
+        next = words[3].parse::<i64>().unwrap() + 1;
+    }
+    assert_eq!(next, 1000);
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        assert!(text.contains(&format!("compresscodec: {codec} ")), "{codec}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkas_own_tool_prints_the_same_of_what_was_imported() {
+    let Some(jars) = beside_python("kafka") else { return };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kafka");
+    for topic in ["plain", "compacted"] {
+        let data = tempfile::tempdir().unwrap();
+        let mut import = Command::new(env!("CARGO_BIN_EXE_tripline"));
+        import.args(["import", "--topic", topic, "--from"]).arg(&golden).arg("--data").arg(data.path().join("data"));
+        assert!(import.output().await.unwrap().status.success());
+        let text = dump_log_segments(&jars, &partition_folder(data.path())).await;
+        let records: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
+        let expected = std::fs::read_to_string(golden.join(format!("{topic}-0.records"))).unwrap();
+        assert_eq!(records, expected.lines().collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kcat_produces_consumes_and_lists() {
     if !["/usr/bin/kcat", "/usr/local/bin/kcat"].iter().any(|path| Path::new(path).exists()) {

@@ -23,6 +23,9 @@ fi
 if command -v mvn >/dev/null && command -v java >/dev/null; then
     mvn --quiet --batch-mode --file "$here/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/java" ||
         missing "the Java client"
+    # Kafka itself: its tools read our files, and it writes what we import.
+    mvn --quiet --batch-mode --file "$here/java/kafka.xml" dependency:copy-dependencies \
+        -DincludeScope=runtime "-DoutputDirectory=$dir/kafka" || missing "Kafka"
 fi
 if [ "$(id -u)" = 0 ] && ! command -v kcat >/dev/null && command -v apt-get >/dev/null; then
     apt-get install --yes --quiet --no-install-recommends kcat >/dev/null || missing kcat

@@ -34,14 +34,19 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
-    /// Stops and starts again on the same data.
-    #[allow(dead_code, reason = "not each test binary restarts")]
-    pub(crate) async fn restart(mut self) -> Self {
+    /// Stops; answers the data directory, which is gone when that is dropped.
+    #[allow(dead_code, reason = "not each test binary looks at the files")]
+    pub(crate) async fn stop(mut self) -> tempfile::TempDir {
         self.shutdown.cancel();
         (&mut self.serving).await.unwrap();
-        let data = self.data.take().unwrap();
         self.broker.close();
-        drop(self);
+        self.data.take().unwrap()
+    }
+
+    /// Stops and starts again on the same data.
+    #[allow(dead_code, reason = "not each test binary restarts")]
+    pub(crate) async fn restart(self) -> Self {
+        let data = self.stop().await;
         Self::start_in(data).await
     }
 
