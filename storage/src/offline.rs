@@ -19,7 +19,6 @@ mod check;
 mod dump;
 pub(crate) mod filler;
 mod finding;
-mod heal;
 mod inspect;
 mod names;
 mod quarantine;

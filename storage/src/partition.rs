@@ -29,12 +29,14 @@ mod durable;
 mod maintain;
 mod read;
 mod recover;
+mod scrub;
 mod space;
 
 pub use compact::CompactionOutcome;
 pub use read::{ColdRead, ReadOutcome, ReadStart};
 pub use recover::{Cut, OffsetRange, RecoveryReport};
 pub(crate) use recover::{Place, Recovered, newest_evidence, recover};
+pub use scrub::{Scrub, ScrubSlice};
 use space::Ahead;
 
 /// What all partitions of a store share.

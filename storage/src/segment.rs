@@ -18,11 +18,13 @@ use crate::offset::{Offset, PartitionId};
 use crate::progress::Published;
 
 mod audit;
+mod heal;
 mod open;
 mod seal;
 mod walk;
 
-pub(crate) use audit::{Audit, AuditScope, Audited, Fault, Wrong, fault_reason};
+pub(crate) use audit::{Audit, AuditPlace, AuditScope, Audited, Fault, Wrong, fault_reason};
+pub(crate) use heal::{HealedHeader, heal};
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;
@@ -217,7 +219,8 @@ impl SealedSegment {
         Ok(self.seal.get_or_init(|| seal))
     }
 
-    fn read_seal(&self, fs: &dyn Fs, dir: &Path) -> Option<Seal> {
+    /// What was written down, if it reads back and fits.
+    pub(crate) fn read_seal(&self, fs: &dyn Fs, dir: &Path) -> Option<Seal> {
         let bytes = fs::read_whole(fs, &path_of(dir, self.base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
         let seal = Seal::decode(&bytes).ok()?;
         let fits = seal.base == self.base && seal.next == self.next && seal.len_bytes == self.len_bytes;

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::Path;
 
-use super::heal::{HealedHeader, heal};
 use super::names::PartitionNames;
 use super::side::{IndexAudit, SideFile, WrongEntry, read_index, read_seal, read_snapshot};
 use crate::batch::{BatchError, BatchLimits, BatchView};
@@ -15,7 +14,8 @@ use crate::offset::{LeaderEpoch, Offset};
 use crate::partition::newest_evidence;
 use crate::producer::Producers;
 use crate::segment::{
-    Audit, AuditScope, Audited, Fault, FileKind, Seal, SegmentFacts, Step, Wrong, fault_reason, path_of,
+    Audit, AuditPlace, AuditScope, Audited, Fault, FileKind, HealedHeader, Seal, SegmentFacts, Step, Wrong,
+    fault_reason, heal, path_of,
 };
 
 /// Wrong places of one segment that are told one by one; what comes behind is told as one.
@@ -163,9 +163,7 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
     // Behind a sealed length there is nothing to look for.
     let end = if is_sealed && base < around.noted.segment { flushed_to } else { len_bytes };
     let scope = AuditScope {
-        position: 0,
-        expected: base,
-        epoch: around.epoch,
+        start: AuditPlace::beginning(base, around.epoch),
         end,
         flushed_to: flushed_to.min(end),
         flushed_next,

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use self::isolate::Isolation;
 use self::plan::{Planning, believed_epoch};
 use super::check::check_partition;
-use super::heal::HealedHeader;
 use super::names::PartitionNames;
 use super::quarantine::keep;
 use super::side::{SideFile, read_snapshot};
@@ -23,7 +22,7 @@ use crate::fs::{self, OpenMode};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::{self, OffsetRange, Place};
 use crate::producer::{ProducerLimits, Producers};
-use crate::segment::{BatchWalk, FileKind, path_of, unix_ms};
+use crate::segment::{BatchWalk, FileKind, HealedHeader, path_of, unix_ms};
 use crate::store::{
     FORMAT_VERSION, REPAIRING, SMALL_FILE_BYTES, epoch_text, format_text, mend_text, parse_epoch, parse_format,
 };

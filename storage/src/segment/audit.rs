@@ -14,15 +14,31 @@ use crate::batch::header::HEADER_BYTES;
 use crate::fs::File;
 use crate::offset::{LeaderEpoch, Offset};
 
-/// What an audit is told about the file.
+/// Where an audit stands, to go on from there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AuditScope {
-    /// Where the first batch to look at starts.
+pub(crate) struct AuditPlace {
+    /// Where the next batch starts.
     pub(crate) position: u64,
     /// Its offset.
     pub(crate) expected: Offset,
-    /// The epoch of the batch before it.
-    pub(crate) epoch: LeaderEpoch,
+    /// The epoch below which it may not be.
+    epoch: LeaderEpoch,
+    /// The batch before, and the epoch before that one.
+    previous: Option<(Step, LeaderEpoch)>,
+}
+
+impl AuditPlace {
+    /// The beginning of a segment. `epoch` is that of the batch before it.
+    pub(crate) const fn beginning(base: Offset, epoch: LeaderEpoch) -> Self {
+        Self { position: 0, expected: base, epoch, previous: None }
+    }
+}
+
+/// What an audit is told about the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuditScope {
+    /// Where it begins.
+    pub(crate) start: AuditPlace,
     /// One after the last byte of the file.
     pub(crate) end: u64,
     /// Bytes below were on stable storage: what is wrong there is damage, and the audit goes on behind it. What is wrong from
@@ -87,9 +103,9 @@ pub(crate) struct Audit<'a> {
 
 impl<'a> Audit<'a> {
     pub(crate) fn new(file: &'a dyn File, scope: AuditScope) -> Self {
-        let walk = BatchWalk::new(file, scope.position, scope.end);
-        let (expected, epoch) = (scope.expected, scope.epoch);
-        Self { file, walk, scope, expected, epoch, previous: None, pending: None, ended: false }
+        let AuditPlace { position, expected, epoch, previous } = scope.start;
+        let walk = BatchWalk::new(file, position, scope.end);
+        Self { file, walk, scope, expected, epoch, previous, pending: None, ended: false }
     }
 
     /// One after the last offset that was met.
@@ -100,6 +116,15 @@ impl<'a> Audit<'a> {
     /// Where the next batch starts.
     pub(crate) const fn position(&self) -> u64 {
         self.walk.position()
+    }
+
+    /// Where it stands; `None` while a batch that was read ahead comes next.
+    pub(crate) const fn place(&self) -> Option<AuditPlace> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let (expected, epoch, previous) = (self.expected, self.epoch, self.previous);
+        Some(AuditPlace { position: self.walk.position(), expected, epoch, previous })
     }
 
     /// The bytes of a batch that was met.

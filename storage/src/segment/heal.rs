@@ -8,6 +8,7 @@
 use std::io;
 use std::ops::Range;
 
+use super::{BatchWalk, Fault, Seal, Step, Wrong};
 use crate::batch::header::{
     ATTRIBUTES_AT, BASE_OFFSET_AT, BATCH_LENGTH_AT, CRC_AT, HEADER_BYTES, LEADER_EPOCH_AT, LENGTH_PREFIX_BYTES, MAGIC,
     MAGIC_AT,
@@ -16,23 +17,22 @@ use crate::batch::{BatchHeader, crc32c};
 use crate::fs::File;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
-use crate::segment::{BatchWalk, Fault, Seal, Step, Wrong};
 
 /// How many batches whose epoch stands alone are tried.
 const LONERS_MAX: usize = 8;
 
 /// A header that was changed, and what it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HealedHeader {
-    pub(super) position: u64,
-    pub(super) offsets: Range<Offset>,
-    pub(super) found: [u8; HEADER_BYTES],
-    pub(super) right: [u8; HEADER_BYTES],
+pub(crate) struct HealedHeader {
+    pub(crate) position: u64,
+    pub(crate) offsets: Range<Offset>,
+    pub(crate) found: [u8; HEADER_BYTES],
+    pub(crate) right: [u8; HEADER_BYTES],
 }
 
 impl HealedHeader {
     /// The first field that differs: its name, what was expected, what was found.
-    pub(super) fn difference(&self) -> (&'static str, String, String) {
+    pub(crate) fn difference(&self) -> (&'static str, String, String) {
         let field = |at: usize, len: usize| (&self.right[at..at + len], &self.found[at..at + len]);
         let number = |bytes: &[u8]| {
             let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) { -1_i64 } else { 0 };
@@ -54,7 +54,7 @@ impl HealedHeader {
 
 /// The headers as they were, as far as that can be told: `wrongs` is what an audit said of the file, `seal` that of the segment
 /// if it has one, and `end` where its batches end.
-pub(super) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: u64) -> io::Result<Vec<HealedHeader>> {
+pub(crate) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: u64) -> io::Result<Vec<HealedHeader>> {
     if let Some(seal) = seal.filter(|seal| seal.len_bytes == end) {
         if wrongs.is_empty() {
             return heal_lone_epoch(file, seal);
