@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::scrub::TICK;
 use crate::broker::{Broker, BrokerConfig, StartError, StartReport};
 use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
@@ -126,8 +127,8 @@ pub struct Server {
     kafka: JoinHandle<()>,
     kafka_address: SocketAddr,
     stop: CancellationToken,
-    housekeeping: JoinHandle<()>,
-    compaction: JoinHandle<()>,
+    /// Work beside the requests: scrubber, housekeeping, compaction.
+    tasks: [JoinHandle<()>; 3],
     function_log: JoinHandle<()>,
     report: ServerReport,
 }
@@ -192,10 +193,12 @@ impl Server {
             Listener::serve(http_socket, router, hosts, config.http_limits).map_err(ServerError::Listener)?;
         let kafka = tokio::spawn(kafka.serve(kafka_socket, stop.clone()));
         rooms.readiness.set(true);
+        let scrubbing = tokio::spawn(scrub(broker.clone()));
         let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone()));
         let compaction = tokio::spawn(keep_compact(broker, rooms.triggers.clone()));
+        let tasks = [scrubbing, housekeeping, compaction];
         let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
-        Ok(Self { rooms, listener, kafka, kafka_address, stop, housekeeping, compaction, function_log, report })
+        Ok(Self { rooms, listener, kafka, kafka_address, stop, tasks, function_log, report })
     }
 
     /// What the API works with.
@@ -228,8 +231,7 @@ impl Server {
         let started = Instant::now();
         self.rooms.readiness.set(false);
         self.rooms.broker.end_housekeeping();
-        self.housekeeping.abort();
-        self.compaction.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         let stopping = async {
             self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
             self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
@@ -245,8 +247,9 @@ impl Server {
         // The last handle to the functions ends their log; what they printed is appended before the broker closes.
         let broker = self.rooms.broker.clone();
         drop(self.rooms);
-        let _ = self.housekeeping.await;
-        let _ = self.compaction.await;
+        for task in self.tasks {
+            let _ = task.await;
+        }
         if tokio::time::timeout(LOG_GRACE, self.function_log).await.is_err() {
             tracing::warn!("the last lines of functions may be missing in their log");
         }
@@ -314,6 +317,23 @@ async fn keep_compact(broker: Broker, triggers: TriggerService) {
         let round = tokio::task::spawn_blocking(move || broker.compact(&holds));
         if let Err(error) = round.await {
             tracing::error!(%error, "compaction failed");
+        }
+    }
+}
+
+async fn scrub(broker: Broker) {
+    if broker.config().scrub_bytes_per_second == 0 {
+        return;
+    }
+    let started = Instant::now();
+    let mut last = started;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let (elapsed, now) = (last.elapsed(), started.elapsed());
+        last = Instant::now();
+        let turn = broker.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || turn.scrub(elapsed, now)).await {
+            tracing::error!(%error, "scrubbing failed");
         }
     }
 }

@@ -197,3 +197,48 @@ async fn topics_beyond_the_limit_are_refused_with_the_numbers() {
     let refused = broker.create_topic(spec("b", 2)).await.unwrap_err();
     assert!(matches!(refused, CreateTopicError::TooManyPartitions { wanted: 2, total: 4, limit: 3 }), "{refused}");
 }
+
+#[tokio::test]
+async fn the_scrubber_finds_damage_and_tells_it() {
+    use std::time::Duration;
+    let dir = tempfile::tempdir().unwrap();
+    let config = TopicConfig { segment_bytes: 4096, ..TopicConfig::default() };
+    let topic_id = {
+        let broker = start(&dir);
+        let topic = broker.create_topic(TopicSpec { config, ..spec("old", 1) }).await.unwrap();
+        for _ in 0..60 {
+            broker.append(&topic, 0, batch(10)).unwrap();
+        }
+        broker.close();
+        topic.id()
+    };
+    let log = dir.path().join(format!("data/topics/{topic_id}/0/{:020}.log", 0));
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let broker = start(&dir);
+    let second = Duration::from_secs(1);
+    broker.scrub(second, Duration::ZERO);
+    broker.scrub(second, second);
+    let report = broker.scrub_report();
+    assert!(report.read_bytes > 4096 && report.rounds == 1, "{report:?}");
+    let (id, ranges) = report.damaged.first_key_value().unwrap();
+    assert_eq!((id.topic, ranges.len(), ranges[0].from), (topic_id, 1, offset(0)));
+    let topic = broker.topic("old").unwrap();
+    assert!(topic.partition(0).unwrap().stopped().is_none());
+    broker.append(&topic, 0, batch(1)).unwrap();
+    // The next round is a day off.
+    broker.scrub(second, Duration::from_secs(3600));
+    assert_eq!(broker.scrub_report().read_bytes, report.read_bytes);
+    broker.scrub(second, tripline::broker::scrub::ROUND_INTERVAL);
+    assert!(broker.scrub_report().read_bytes > report.read_bytes);
+}
+
+#[tokio::test]
+async fn a_scrubber_that_is_turned_off_reads_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = BrokerConfig { scrub_bytes_per_second: 0, ..BrokerConfig::new(dir.path().join("data")) };
+    let broker = Broker::start(config).unwrap().0;
+    broker.scrub(std::time::Duration::from_secs(1), std::time::Duration::ZERO);
+    assert_eq!(broker.scrub_report(), tripline::broker::scrub::ScrubReport::default());
+}

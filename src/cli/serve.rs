@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::output::print;
-use super::settings::FileSettings;
+use super::settings::{FileSettings, SCRUB_ALLOWED};
+use crate::config::units::parse_size;
 use crate::server::{Server, ServerConfig};
 
 const DEFAULT_DATA: &str = "tripline-data";
@@ -51,6 +52,9 @@ pub(super) struct ServeArgs {
     /// The python3 that functions run with [default: the first in PATH].
     #[arg(long, env = "TRIPLINE_PYTHON3", value_name = "FILE")]
     python3: Option<PathBuf>,
+    /// How fast old segments are read again to find damage, in bytes a second; 0 for not at all [default: 8MiB].
+    #[arg(long, env = "TRIPLINE_SCRUB", value_name = "SIZE", value_parser = rate)]
+    scrub: Option<u64>,
 }
 
 /// Each partition and each connection has files open. The soft limit is low for programs that look at descriptors one by
@@ -100,11 +104,17 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
     config.insecure = args.insecure || file.insecure.unwrap_or(false);
     config.allowed_hosts = if args.allow_host.is_empty() { file.allow_host } else { args.allow_host };
     config.python3 = args.python3.or(file.python3);
+    let rate = args.scrub.or(file.scrub).unwrap_or(config.broker.scrub_bytes_per_second);
+    config.broker.scrub_bytes_per_second = rate;
     let advertised = args.kafka_advertised.or(file.kafka_advertised);
     let advertised =
         advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
     config.advertised = advertised.transpose()?;
     Ok(config)
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|_| format!("allowed: {SCRUB_ALLOWED}"))
 }
 
 /// Warnings, or more; `TRIPLINE_LOG` says what, as for tracing's filters.

@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use crate::config::fields::{Fields, read};
+use crate::config::units::parse_size;
 
+/// What the scrubber's rate may be.
+pub(super) const SCRUB_ALLOWED: &str = "bytes a second such as \"8MiB\", or \"0\" for none";
 /// The file that is read if it is there and no other is named.
 pub(super) const FILE: &str = "tripline.toml";
 
@@ -21,6 +24,7 @@ pub(super) struct FileSettings {
     pub(super) allow_host: Vec<String>,
     pub(super) python3: Option<PathBuf>,
     pub(super) kafka_advertised: Option<String>,
+    pub(super) scrub: Option<u64>,
 }
 
 impl FileSettings {
@@ -62,7 +66,14 @@ impl FileSettings {
             })
         });
         let kafka_advertised = fields.optional_text("kafka_advertised", "HOST:PORT").map(str::to_owned);
-        Self { data, kafka, http, insecure, allow_host, python3, kafka_advertised }
+        let scrub = fields.optional_text("scrub", SCRUB_ALLOWED).and_then(|text| {
+            let rate = parse_size(text).ok();
+            if rate.is_none() {
+                fields.wrong("scrub", SCRUB_ALLOWED);
+            }
+            rate
+        });
+        Self { data, kafka, http, insecure, allow_host, python3, kafka_advertised, scrub }
     }
 }
 
@@ -81,8 +92,11 @@ mod tests {
 
     #[test]
     fn a_file_sets_what_it_names() {
-        let settings =
-            FileSettings::parse("data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]").unwrap();
+        let settings = FileSettings::parse(
+            "data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]\nscrub = \"1KiB\"",
+        )
+        .unwrap();
+        assert_eq!(settings.scrub, Some(1024));
         assert_eq!(settings.data, Some(PathBuf::from("d")));
         assert_eq!(settings.http, Some("[::1]:0".parse().unwrap()));
         assert_eq!((settings.insecure, settings.allow_host, settings.kafka), (Some(true), vec!["a".to_owned()], None));
@@ -95,6 +109,7 @@ mod tests {
         assert!(wrong("kafka = \"9092\"").contains("settings.kafka: found \"9092\""));
         assert!(wrong("insecure = \"yes\"").contains("true or false"));
         assert!(wrong("allow_host = \"a\"").contains("a list of host names"));
+        assert!(wrong("scrub = \"fast\"").contains("bytes a second"));
         assert!(wrong("data = ").contains("line 1"));
     }
 }

@@ -98,7 +98,14 @@ fn describe(topic: &Value) -> String {
             ["partition", "log_start", "tail", "flushed"].iter().map(|name| cell(&partition[*name])).collect()
         })
         .collect();
-    text + &table(&["PARTITION", "LOG START", "TAIL", "FLUSHED"], &rows)
+    text.push_str(&table(&["PARTITION", "LOG START", "TAIL", "FLUSHED"], &rows));
+    for partition in array(&topic["offsets"]) {
+        for range in array(&partition["damaged"]) {
+            let (number, from, to) = (cell(&partition["partition"]), cell(&range["from"]), cell(&range["to"]));
+            text.push_str(&format!("partition {number}: offsets {from}..{to} are damaged on disk\n"));
+        }
+    }
+    text
 }
 
 fn records_of(partition: &Value) -> i64 {

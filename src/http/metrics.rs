@@ -8,6 +8,7 @@ use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
 use parking_lot::Mutex;
+use tripline_storage::PartitionId;
 
 use crate::broker::{Broker, Topic};
 use crate::function::{DURATION_BOUNDS_MS, DurationsSnapshot, FunctionReport, FunctionService};
@@ -55,6 +56,7 @@ pub fn render(source: &Source<'_>) -> String {
     let mut text = Text::default();
     build(&mut text, source);
     topics(&mut text, &source.broker.topics());
+    scrubber(&mut text, source.broker);
     groups(&mut text, source.broker);
     incoming(&mut text, source);
     compaction(&mut text, source.broker);
@@ -177,6 +179,22 @@ fn topics(text: &mut Text, topics: &[std::sync::Arc<Topic>]) {
             text.gauge("tripline_partition_stopped", help, &labels, stopped);
         }
         text.gauge("tripline_data_bytes", "Bytes of a topic's records.", &[name], data_bytes);
+    }
+}
+
+fn scrubber(text: &mut Text, broker: &Broker) {
+    let report = broker.scrub_report();
+    let help = "Bytes of sealed segments read again to find damage.";
+    text.counter("tripline_scrub_read_bytes_total", help, &[], report.read_bytes);
+    text.counter("tripline_scrub_rounds_total", "Rounds over all partitions that ended.", &[], report.rounds);
+    let help = "Ranges of offsets that are damaged on disk.";
+    for topic in broker.topics() {
+        for number in 0..topic.partition_count() {
+            let id = PartitionId { topic: topic.id(), partition: number };
+            let ranges = report.damaged.get(&id).map_or(0, Vec::len);
+            let labels: [(&str, &dyn Display); 2] = [("topic", topic.name()), ("partition", &number)];
+            text.gauge("tripline_partition_damaged_ranges", help, &labels, ranges);
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
-use tripline_storage::Offset;
+use tripline_storage::{Offset, PartitionId};
 
+use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
 use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::Problem;
@@ -31,7 +32,12 @@ pub(crate) fn existing_topic(broker: &Broker, name: &str) -> Result<Arc<Topic>, 
     broker.topic(name.as_str()).ok_or_else(|| Problem::not_found("topic", "unknown-topic", name.as_str()))
 }
 
-fn describe(topic: &Topic) -> Value {
+fn describe(topic: &Topic, scrub: &ScrubReport) -> Value {
+    let damaged = |number: usize| {
+        let id = PartitionId { topic: topic.id(), partition: u32::try_from(number).ok()? };
+        let ranges = scrub.damaged.get(&id)?;
+        Some(ranges.iter().map(|range| json!({ "from": range.from.get(), "to": range.to.get() })).collect::<Vec<_>>())
+    };
     let partition = |(number, partition): (usize, &Arc<tripline_storage::Partition>)| {
         json!({
             "partition": number,
@@ -39,6 +45,7 @@ fn describe(topic: &Topic) -> Value {
             "tail": partition.tail().get(),
             "flushed": partition.flushed().get(),
             "stopped": partition.stopped().map(ToString::to_string),
+            "damaged": damaged(number).unwrap_or_default(),
         })
     };
     let partitions: Vec<Value> = topic.partitions().iter().enumerate().map(partition).collect();
@@ -53,7 +60,8 @@ fn describe(topic: &Topic) -> Value {
 #[utoipa::path(get, path = "/v1/topics", tag = "topics", responses((status = 200, description = "Topics by name")))]
 pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     Query::parse(query.as_deref(), &[])?;
-    let topics: Vec<Value> = rooms.broker.topics().iter().map(|topic| describe(topic)).collect();
+    let scrub = rooms.broker.scrub_report();
+    let topics: Vec<Value> = rooms.broker.topics().iter().map(|topic| describe(topic, &scrub)).collect();
     Ok(Json(json!({ "topics": topics })))
 }
 
@@ -66,7 +74,7 @@ pub(crate) async fn get(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
     Query::parse(query.as_deref(), &[])?;
-    Ok(Json(describe(&*existing_topic(&rooms.broker, &name)?)))
+    Ok(Json(describe(&*existing_topic(&rooms.broker, &name)?, &rooms.broker.scrub_report())))
 }
 
 /// Make a topic: `{"topic", "partitions", "config"}`.
@@ -75,7 +83,7 @@ pub(crate) async fn get(
 pub(crate) async fn create(State(rooms): State<Rooms>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let spec = TopicSpec::from_json(&body)?;
     let topic = rooms.broker.create_topic(spec).await?;
-    Ok((StatusCode::CREATED, Json(describe(&topic))).into_response())
+    Ok((StatusCode::CREATED, Json(describe(&topic, &ScrubReport::default()))).into_response())
 }
 
 /// Make a topic, or give one that exists these settings.
@@ -91,7 +99,7 @@ pub(crate) async fn put(
     let spec = TopicSpec::from_json(&body)?;
     let Some(topic) = rooms.broker.topic(name.as_str()) else {
         let topic = rooms.broker.create_topic(spec).await?;
-        return Ok((StatusCode::CREATED, Json(put_answer(&topic, true, true))).into_response());
+        return Ok((StatusCode::CREATED, Json(put_answer(&topic, &rooms.broker, true, true))).into_response());
     };
     if body.get("partitions").is_some() && spec.partitions != topic.partition_count() {
         let detail = format!(
@@ -105,11 +113,11 @@ pub(crate) async fn put(
     if changed {
         rooms.broker.configure_topic(&topic, spec.config).await?;
     }
-    Ok(Json(put_answer(&topic, false, changed)).into_response())
+    Ok(Json(put_answer(&topic, &rooms.broker, false, changed)).into_response())
 }
 
-fn put_answer(topic: &Topic, created: bool, changed: bool) -> Value {
-    let mut answer = describe(topic);
+fn put_answer(topic: &Topic, broker: &Broker, created: bool, changed: bool) -> Value {
+    let mut answer = describe(topic, &broker.scrub_report());
     answer["created"] = json!(created);
     answer["changed"] = json!(changed);
     answer
