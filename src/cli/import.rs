@@ -107,7 +107,7 @@ fn sources(args: &ImportArgs) -> Result<Vec<ImportSource>, Failure> {
             _ => folders_in(from, &args.topic)?,
         };
         for (topic, number, dir) in folders {
-            let log_dir = dir.parent().unwrap_or(Path::new("."));
+            let log_dir = dir.parent().unwrap_or_else(|| Path::new("."));
             refuse_running(log_dir)?;
             let log_start = log_start_of(log_dir, &topic, number);
             if let Some(other) = found.insert(number, ImportSource { dir: dir.clone(), log_start }) {

@@ -229,7 +229,8 @@ fn refuse_other(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
     let io = |path: PathBuf| move |cause| OpenStoreError::Io { path, cause };
     let entries = fs.list(root).map_err(io(root.to_owned()))?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    if !has("FORMAT") && !(has("topics") && has("state")) {
+    let looks_ours = has("FORMAT") || (has("topics") && has("state"));
+    if !looks_ours {
         let reason = "it has no FORMAT file, and not both of topics/ and state/".to_owned();
         return Err(OpenStoreError::Foreign { path: root.to_owned(), reason });
     }

@@ -47,7 +47,7 @@ impl Writing<'_> {
             // Kafka names a segment by the first offset that it could hold.
             let base = if is_first { next } else { next.max(segment.base) };
             let later = &segments[number + 1..];
-            let until = later.iter().find(|later| later.end > 0).or(later.last()).map(|later| later.base);
+            let until = later.iter().find(|later| later.end > 0).or_else(|| later.last()).map(|later| later.base);
             if !is_first {
                 self.forget_producers(&dir, base).map_err(at(&dir))?;
             }

@@ -233,7 +233,7 @@ impl<'a> Audit<'a> {
         let limit = self.scope.flushed_next.filter(|&next| next > self.expected);
         let offsets = self.expected..limit.unwrap_or_else(last_offset);
         let behind = next_intact(self.file, position, self.scope.end, offsets)?;
-        let end = behind.map_or(self.scope.flushed_to.min(self.scope.end), |step| step.position);
+        let end = behind.map_or_else(|| self.scope.flushed_to.min(self.scope.end), |step| step.position);
         let to = behind.map(|step| step.header.base_offset).or(limit).unwrap_or(self.expected);
         let offsets = self.expected..to;
         self.expected = to;
