@@ -254,14 +254,12 @@ fn producers_may_append_behind_what_was_imported_whatever_ids_kafka_had_given() 
     let partition = topic.partition(0).unwrap();
     let ids: std::collections::BTreeSet<_> =
         read_back(partition).headers.iter().map(|header| (header.producer_id, header.producer_epoch)).collect();
-    let mut next = 50;
-    for (id, epoch) in ids {
+    for (next, (id, epoch)) in (50..).zip(ids) {
         let producer = Some(BatchProducer { id, epoch, base_sequence: 0 });
         let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
         builder.push(&NewRecord { timestamp_ms: 1, value: Some(b"new"), ..NewRecord::default() }).unwrap();
         let appended = partition.append(&builder.finish().unwrap(), 1).unwrap();
         assert!(!appended.duplicate, "a new record is not taken for one of Kafka's");
         assert_eq!(appended.base_offset, offset(next));
-        next += 1;
     }
 }

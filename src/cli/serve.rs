@@ -151,9 +151,14 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
         let damaged: Vec<String> =
             recovery.damaged.iter().map(|range| format!("{}..{}", range.from, range.to)).collect();
         let damaged = if damaged.is_empty() { String::new() } else { format!(", damaged: {}", damaged.join(" ")) };
+        let alien = if recovery.alien.is_empty() {
+            String::new()
+        } else {
+            format!(", not ours and left alone: {}", recovery.alien.join(" "))
+        };
         let _ = writeln!(
             text,
-            "  recovered {place}: {} bytes above the last flush kept{cut}{damaged}",
+            "  recovered {place}: {} bytes above the last flush kept{cut}{damaged}{alien}",
             recovery.rewritten_bytes
         );
     }

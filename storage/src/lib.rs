@@ -25,7 +25,8 @@
 //! | `reserve` | blocks kept back for a full disk; says nothing | `reserve.rs` | made anew |
 //! | `topics/<topic id>/<partition>/` | a partition | below | |
 //! | `state/` | the partition of the state journal | below | |
-//! | `quarantine/` | what recovery cut off, named after partition, segment and position; nothing reads it | | |
+//! | `quarantine/` | what recovery or a repair cut off or replaced, named after partition, file and position; nothing reads it | | |
+//! | `REPAIRING` | a repair was begun and did not end; text | | refused until it is repaired again |
 //! | `trash/` | removed topics on their way out; emptied at each start | | |
 //!
 //! A partition's directory; `<base>` is the base offset of a segment in 20 digits:
@@ -54,7 +55,7 @@
 //!   batch) cuts there. Tested by `loom`, `concurrency` and by slices held in `log`.
 //! - **S2** Offsets only grow, and batches are dense: each begins where the one before ended. In a batch as it was appended
 //!   records are dense, too; compaction takes some out, so that offsets are missing inside of batches of sealed segments, and
-//!   nowhere else: where whole batches go, an empty one stands for their offsets. So no reader takes damage for a gap.
+//!   nowhere else: where whole batches go, or import and repair leave something out, an empty one stands for their offsets. So no reader takes damage for a gap.
 //!   Asserted in `Partition::publish`; `DenseWalk` demands it of everything read back. Tested by `model`, by `compaction` and
 //!   by flipped base offsets in `exhaustive`.
 //! - **S3** What was answered as flushed is on disk. `Partition::sync` syncs contents before the flushed offset moves, and
@@ -91,7 +92,8 @@
 //!   heap that loses power.
 //! - `map.rs`: read-only maps, the only unsafe code.
 //! - `format.rs`: fields of our own small files; `index.rs`, `checkpoint.rs`, `segment/seal.rs`: three of them.
-//! - `segment.rs`: active and sealed segments; `segment/walk.rs`: batch by batch; `segment/open.rs`: open sealed segments.
+//! - `segment.rs`: active and sealed segments; `segment/walk.rs`: batch by batch; `segment/open.rs`: open sealed segments;
+//!   `segment/audit.rs`: with every check there is; `segment/heal.rs`: headers whose right bytes are known.
 //! - `progress.rs`: published length, tail, flushed offset, and whose turn it is to flush, without a lock; `sync.rs`: what it
 //!   is made of.
 //! - `flush.rs`: threads that flush; `reserve.rs`: space kept back for a full disk.
@@ -101,7 +103,11 @@
 //! - `partition/recover.rs`: opening after anything; `partition/recover/settle.rs`: the cut and the quarantine;
 //!   `partition/recover/rebuild.rs`: index, facts and producers from the log; `partition/recover/swap.rs`: compactions that
 //!   were interrupted.
+//! - `partition/scrub.rs`: reading sealed segments again, in slices.
 //! - `store.rs`: the data directory: format, lock, epoch, partitions, trash.
+//! - `import.rs`, `import/`: partitions that Kafka wrote, taken over; `import/transactions.rs` is pure.
+//! - `offline.rs`, `offline/`: tools for a directory that no broker works in: `inspect.rs` and `dump.rs` show, `check.rs` reads all
+//!   of it and `verify.rs` tells what is wrong, `repair.rs` and `repair/` mend.
 #![deny(unsafe_code)]
 
 pub mod batch;

@@ -118,3 +118,77 @@ fn read_records(bytes: &[u8], is_control: bool) -> Result<Option<bool>, BatchErr
     }
     Ok(marker)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchOptions, BatchProducer, NewRecord, TransactionResult};
+    use crate::offset::LeaderEpoch;
+
+    /// The batches of a log one by one, each behind the one before.
+    #[derive(Default)]
+    struct Log {
+        next: i64,
+        transactions: Transactions,
+        headers: Vec<BatchHeader>,
+    }
+
+    impl Log {
+        fn note(&mut self, bytes: &[u8]) {
+            let (view, _) = BatchView::parse(bytes).unwrap();
+            self.transactions.note(view.header(), bytes).unwrap();
+            self.next = view.header().next_offset().get();
+            self.headers.push(*view.header());
+        }
+
+        fn data(&mut self, producer_id: i64, transactional: bool) {
+            let producer = Some(BatchProducer { id: producer_id, epoch: 0, base_sequence: 0 });
+            let mut builder = BatchBuilder::new(BatchOptions { producer, transactional, ..BatchOptions::default() });
+            for _ in 0..2 {
+                builder.push(&NewRecord { value: Some(b"v"), ..NewRecord::default() }).unwrap();
+            }
+            let base = Offset::new(self.next).unwrap();
+            self.note(&builder.finish().unwrap().appended_bytes(base, LeaderEpoch::NONE));
+        }
+
+        fn marker(&mut self, producer_id: i64, result: TransactionResult) {
+            let base = Offset::new(self.next).unwrap();
+            let marker = BatchBuilder::transaction_end(producer_id, 0, result, 0, 1);
+            self.note(&marker.appended_bytes(base, LeaderEpoch::NONE));
+        }
+
+        fn fates(&self) -> Vec<Fate> {
+            self.headers.iter().map(|header| self.transactions.fate(header)).collect()
+        }
+    }
+
+    #[test]
+    fn transactions_of_several_producers_end_each_by_its_own_marker() {
+        let mut log = Log::default();
+        log.data(1, true);
+        log.data(2, true);
+        log.data(3, false);
+        log.data(1, true);
+        log.marker(2, TransactionResult::Abort);
+        log.marker(1, TransactionResult::Commit);
+        log.data(2, true);
+        log.marker(2, TransactionResult::Commit);
+        log.data(1, true);
+        log.marker(1, TransactionResult::Abort);
+        use Fate::{Committed, Dropped, Kept};
+        let expected = [Committed, Dropped, Kept, Committed, Dropped, Dropped, Committed, Dropped, Dropped, Dropped];
+        assert_eq!(log.fates(), expected);
+        assert_eq!((log.transactions.ended(), log.transactions.aborted_records()), ((2, 2), 4));
+        assert_eq!(log.transactions.open(), None);
+    }
+
+    #[test]
+    fn a_transaction_without_an_end_is_known_and_a_marker_without_one_is_nothing() {
+        let mut log = Log::default();
+        log.marker(5, TransactionResult::Abort);
+        log.data(7, true);
+        log.data(6, true);
+        assert_eq!(log.transactions.open(), Some((7, Offset::new(1).unwrap())));
+        assert_eq!(log.transactions.ended(), (0, 0));
+    }
+}
