@@ -72,6 +72,38 @@ pub(super) struct SegmentCheck {
 }
 
 impl SegmentCheck {
+    /// Takes over what was read.
+    fn take(&mut self, reading: Reading<'_>) {
+        let Reading { facts, rebuilt, index, batches, records, newest_epoch, wrongs, malformed, .. } = reading;
+        self.facts = facts.seal(self.base, self.next, self.end);
+        self.wrong_entry = index.wrong;
+        (self.rebuilt, self.batches, self.records) = (rebuilt, batches, records);
+        (self.newest_epoch, self.wrongs, self.malformed) = (newest_epoch, wrongs, malformed);
+    }
+
+    /// What follows the last batch: of a sealed file all of it is too much, else reserved space is zeros.
+    fn bytes_behind(
+        &self,
+        file: &dyn File,
+        len_bytes: u64,
+        reason: Option<BatchError>,
+    ) -> io::Result<Option<(u64, BatchError)>> {
+        let is_whole = self.is_sealed && self.seal.good().is_some_and(|seal| seal.len_bytes == self.end);
+        if is_whole {
+            return Ok((len_bytes > self.end).then(|| (len_bytes - self.end, longer_than_sealed(len_bytes))));
+        }
+        behind(file, self.end, len_bytes, reason)
+    }
+
+    /// Looks for the right headers of what is wrong. A disk that does not answer to that was told already.
+    fn heal(&mut self, file: &dyn File) {
+        let sealed = self.seal.good().filter(|seal| seal.next == self.next && seal.base == self.base);
+        let is_other = sealed.is_some_and(|seal| seal.headers_crc != self.facts.headers_crc);
+        if self.unread.is_none() && (is_other || !self.wrongs.is_empty()) {
+            self.healed = heal(file, sealed, &self.wrongs, self.end).unwrap_or_default();
+        }
+    }
+
     /// Whether every batch of the segment is as it was written, as far as the audit saw.
     pub(super) const fn is_whole(&self) -> bool {
         self.wrongs.is_empty() && self.unread.is_none()
@@ -152,75 +184,34 @@ impl Around<'_> {
 
 fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<SegmentCheck> {
     let Around { fs, dir, base, .. } = around;
-    let seal = read_seal(fs, dir, base);
+    let mut check = unknown_segment(around);
     let file = fs.open(&path_of(dir, base, FileKind::Log), OpenMode::Read, 0)?;
     let len_bytes = file.len()?;
-    let (flushed_to, flushed_next) = around.flushed(len_bytes, seal.good());
-    let indexed_bytes = seal.good().map_or(len_bytes, |seal| seal.len_bytes.max(len_bytes));
+    let (flushed_to, flushed_next) = around.flushed(len_bytes, check.seal.good());
+    check.flushed_to = flushed_to;
+    let indexed_bytes = check.seal.good().map_or(len_bytes, |seal| seal.len_bytes.max(len_bytes));
     let index = read_index(fs, dir, base, indexed_bytes);
-    let snapshot = read_snapshot(fs, dir, base);
-    let is_sealed = around.following.is_some() || base < around.noted.segment;
     // Behind a sealed length there is nothing to look for.
-    let end = if is_sealed && base < around.noted.segment { flushed_to } else { len_bytes };
-    let scope = AuditScope {
-        start: AuditPlace::beginning(base, around.epoch),
-        end,
-        flushed_to: flushed_to.min(end),
-        flushed_next,
-    };
+    let end = if base < around.noted.segment { flushed_to } else { len_bytes };
+    let start = AuditPlace::beginning(base, around.epoch);
     let mut reading = Reading::new(base, index.good());
-    let ended = reading.run(&*file, scope, walked);
-    let unread = ended.as_ref().err().map(|(position, cause)| (*position, cause.to_string()));
-    let (mut position, next) = ended.as_ref().map_or_else(|_| (0, flushed_next.unwrap_or(base)), |ended| *ended);
-    let Reading {
-        facts, rebuilt, index: audit, batches, records, newest_epoch, mut wrongs, malformed, mut end, ..
-    } = reading;
-    // Bytes in whose place no offset is missing are too many.
-    if let Some(last) = wrongs.pop_if(|last| last.offsets.is_empty() && last.bytes.end == position) {
-        position = last.bytes.start;
-        end = Some(fault_reason(&last.fault));
-    }
-    let sealed_bytes = seal.good().filter(|seal| is_sealed && seal.len_bytes == position).map(|seal| seal.len_bytes);
-    let behind = match (&unread, sealed_bytes) {
-        (Some(_), _) => None,
-        (None, Some(sealed_bytes)) => {
-            (len_bytes > sealed_bytes).then(|| (len_bytes - sealed_bytes, longer_than_sealed(len_bytes)))
+    let scope = AuditScope { start, end, flushed_to: flushed_to.min(end), flushed_next };
+    match reading.run(&*file, scope, walked) {
+        Ok((position, next)) => {
+            (check.end, check.next) = (position, next);
+            reading.without_surplus(&mut check);
+            check.behind = check.bytes_behind(&*file, len_bytes, reading.end.take())?;
         }
-        (None, None) => behind(&*file, position, len_bytes, end)?,
-    };
-    let facts = facts.seal(base, next, position);
-    let sealed = seal.good().filter(|seal| seal.next == next && seal.base == base);
-    let is_other = sealed.is_some_and(|seal| seal.headers_crc != facts.headers_crc);
-    let healed = match &unread {
-        None if is_other || !wrongs.is_empty() => heal(&*file, sealed, &wrongs, position).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    let wrong_entry = audit.wrong;
-    Ok(SegmentCheck {
-        base,
-        flushed_to,
-        is_sealed,
-        end: position,
-        next,
-        batches,
-        records,
-        newest_epoch,
-        wrongs,
-        malformed,
-        behind,
-        unread,
-        healed,
-        wrong_entry,
-        seal,
-        index,
-        snapshot,
-        facts,
-        rebuilt,
-    })
+        Err((position, cause)) => check.unread = Some((position, cause.to_string())),
+    }
+    check.take(reading);
+    check.index = index;
+    check.heal(&*file);
+    Ok(check)
 }
 
-/// A segment whose file cannot even be opened.
-fn unread_segment(around: Around<'_>, cause: &io::Error) -> SegmentCheck {
+/// A segment of which nothing is known yet but what lies beside its log.
+fn unknown_segment(around: Around<'_>) -> SegmentCheck {
     let Around { fs, dir, base, .. } = around;
     let (flushed_to, next) = around.flushed(0, None);
     let next = next.or(around.following).unwrap_or(base);
@@ -236,7 +227,7 @@ fn unread_segment(around: Around<'_>, cause: &io::Error) -> SegmentCheck {
         wrongs: Vec::new(),
         malformed: Vec::new(),
         behind: None,
-        unread: Some((0, cause.to_string())),
+        unread: None,
         healed: Vec::new(),
         seal: read_seal(fs, dir, base),
         index: SideFile::Missing,
@@ -245,6 +236,11 @@ fn unread_segment(around: Around<'_>, cause: &io::Error) -> SegmentCheck {
         facts: SegmentFacts::new().seal(base, next, 0),
         rebuilt: Index::default(),
     }
+}
+
+/// A segment whose file cannot even be opened.
+fn unread_segment(around: Around<'_>, cause: &io::Error) -> SegmentCheck {
+    SegmentCheck { unread: Some((0, cause.to_string())), ..unknown_segment(around) }
 }
 
 /// What stands behind the end of the log in its last file: reserved space is zeros.
@@ -348,6 +344,15 @@ impl<'a> Reading<'a> {
             self.malformed.push((*step, reason));
         }
         Ok(())
+    }
+
+    /// Bytes at the end in whose place no offset is missing are no damage, but too many.
+    fn without_surplus(&mut self, check: &mut SegmentCheck) {
+        let surplus = self.wrongs.pop_if(|last| last.offsets.is_empty() && last.bytes.end == check.end);
+        if let Some(surplus) = surplus {
+            check.end = surplus.bytes.start;
+            self.end = Some(fault_reason(&surplus.fault));
+        }
     }
 
     fn wrong(&mut self, wrong: Wrong) {

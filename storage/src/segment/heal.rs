@@ -18,6 +18,9 @@ use crate::fs::File;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
 
+/// With more wrong places than this each is looked at by itself alone: a seal that vouches for all of them together is not to
+/// be expected, and every try reads the file.
+const TOGETHER_MAX: usize = 32;
 /// How many batches whose epoch stands alone are tried.
 const LONERS_MAX: usize = 8;
 
@@ -55,7 +58,7 @@ impl HealedHeader {
 /// The headers as they were, as far as that can be told: `wrongs` is what an audit said of the file, `seal` that of the segment
 /// if it has one, and `end` where its batches end.
 pub(crate) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: u64) -> io::Result<Vec<HealedHeader>> {
-    if let Some(seal) = seal.filter(|seal| seal.len_bytes == end) {
+    if let Some(seal) = seal.filter(|seal| seal.len_bytes == end && wrongs.len() <= TOGETHER_MAX) {
         if wrongs.is_empty() {
             return heal_lone_epoch(file, seal);
         }
