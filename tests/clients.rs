@@ -37,7 +37,7 @@ fn script(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name).display().to_string()
 }
 
-async fn run(program: &str, arguments: &[&str]) {
+async fn run(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().unwrap_or_else(|error| panic!("{program} does not start: {error}"));
@@ -46,6 +46,7 @@ async fn run(program: &str, arguments: &[&str]) {
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{said}");
     assert!(output.status.success() && said.trim_end().ends_with("OK"), "{arguments:?}: {said}\n{complained}");
+    said.into_owned()
 }
 
 async fn run_python(name: &str) {
@@ -188,6 +189,39 @@ async fn kafkas_own_tool_prints_the_same_of_what_was_imported() {
         let records: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
         let expected = std::fs::read_to_string(golden.join(format!("{topic}-0.records"))).unwrap();
         assert_eq!(records, expected.lines().collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkas_consumer_reads_what_was_imported_as_kafka_wrote_it() {
+    let Some(jars) = beside_python("kafka") else { return };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/kafka");
+    let data = tempfile::tempdir().unwrap();
+    let topics = ["compacted", "committed", "aborted"];
+    for topic in topics {
+        let mut import = Command::new(env!("CARGO_BIN_EXE_tripline"));
+        import.args(["import", "--topic", topic, "--from"]).arg(&golden).arg("--data").arg(data.path().join("data"));
+        assert!(import.output().await.unwrap().status.success());
+    }
+    let server = Server::start_on(data).await;
+    for topic in topics {
+        let written = std::fs::read_to_string(golden.join(format!("{topic}-0.records"))).unwrap();
+        let expected: Vec<String> = written
+            .lines()
+            .filter(|line| topic != "aborted" && !line.contains("endTxnMarker"))
+            .map(|line| {
+                // A consumer does not see sequences.
+                let (before, behind) = line.split_once(" sequence: ").unwrap();
+                format!("{before} {}", behind.split_once(' ').unwrap().1)
+            })
+            .collect();
+        for isolation in ["read_uncommitted", "read_committed"] {
+            let address = server.address.to_string();
+            let classes = format!("{jars}/*");
+            let said = run("java", &["-cp", &classes, &script("java/Read.java"), &address, topic, isolation]).await;
+            let found: Vec<&str> = said.lines().filter(|line| line.starts_with('|')).collect();
+            assert_eq!(found, expected, "{topic}, {isolation}");
+        }
     }
 }
 

@@ -263,3 +263,34 @@ fn producers_may_append_behind_what_was_imported_whatever_ids_kafka_had_given() 
         assert_eq!(appended.base_offset, offset(next));
     }
 }
+
+#[test]
+fn the_broker_serves_what_was_imported_over_http() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    good(import("compacted", &golden(), &data));
+    let mut broker = Command::new(env!("CARGO_BIN_EXE_tripline"))
+        .args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+        .arg(&data)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(broker.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
+    let url = lines
+        .take_while(|line| !line.starts_with("ready."))
+        .find_map(|line| line.trim().strip_prefix("HTTP   ").map(str::to_owned));
+    let consume = ["consume", "compacted", "--json", "--server", &url.unwrap()].map(str::to_owned);
+    let consumed = Command::new(env!("CARGO_BIN_EXE_tripline")).args(consume).output().unwrap();
+    broker.kill().unwrap();
+    broker.wait().unwrap();
+    let text = good(consumed);
+    let offsets: Vec<i64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_i64().unwrap())
+        .collect();
+    let written: Vec<i64> =
+        expected("compacted-0").iter().map(|line| line.split_whitespace().nth(2).unwrap().parse().unwrap()).collect();
+    assert_eq!(offsets, written, "readers go over empty batches");
+}

@@ -31,7 +31,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap()).await
+        Self::start_on(tempfile::tempdir().unwrap()).await
     }
 
     /// Stops; answers the data directory, which is gone when that is dropped.
@@ -47,10 +47,11 @@ impl Server {
     #[allow(dead_code, reason = "not each test binary restarts")]
     pub(crate) async fn restart(self) -> Self {
         let data = self.stop().await;
-        Self::start_in(data).await
+        Self::start_on(data).await
     }
 
-    async fn start_in(data: tempfile::TempDir) -> Self {
+    /// Starts on what is there.
+    pub(crate) async fn start_on(data: tempfile::TempDir) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
