@@ -74,8 +74,7 @@ struct Rounds {
 impl Rounds {
     /// `partitions` are those there are, in order; they come and go during a round. `now` is the time since the scrubber's start.
     fn turn(&mut self, partitions: &[PartitionId], now: Duration) -> Turn {
-        let is_due = self.began.is_none_or(|began| now.saturating_sub(began) >= ROUND_INTERVAL);
-        if self.is_over && !is_due {
+        if self.is_resting(now) {
             return Turn::Rest;
         }
         if self.began.is_none() || self.is_over {
@@ -88,6 +87,12 @@ impl Rounds {
         self.current = next;
         self.is_over = next.is_none();
         next.map_or(Turn::Rest, Turn::Read)
+    }
+
+    /// The round is over, and the next one is not due.
+    fn is_resting(&self, now: Duration) -> bool {
+        let is_due = self.began.is_none_or(|began| now.saturating_sub(began) >= ROUND_INTERVAL);
+        self.is_over && !is_due
     }
 
     fn partition_done(&mut self) {
@@ -171,6 +176,9 @@ impl Broker {
             return;
         }
         let mut scrubber = self.inner.scrubber.lock();
+        if scrubber.rounds.is_resting(now) {
+            return;
+        }
         scrubber.pace.pass(elapsed);
         while let Some(slice_bytes) = scrubber.pace.slice_bytes() {
             let was_over = scrubber.rounds.is_over;
