@@ -53,10 +53,10 @@ pub struct BrokerConfig {
     pub partitions_max: usize,
     /// How often retention looks at all topics. Default 5 min.
     pub retention_interval: Duration,
-    /// How often compaction looks at all topics. Default 15 s.
-    pub compaction_interval: Duration,
     /// How fast the scrubber reads sealed segments again. Bytes a second; 0 turns it off. Default 8 MiB: a day reads 675 GiB.
     pub scrub_bytes_per_second: u64,
+    /// How often compaction looks at all topics. Default 15 s.
+    pub compaction_interval: Duration,
 }
 
 impl BrokerConfig {
@@ -70,8 +70,8 @@ impl BrokerConfig {
             auto_create_partitions: 1,
             partitions_max: 10_000,
             retention_interval: Duration::from_secs(300),
-            compaction_interval: Duration::from_secs(15),
             scrub_bytes_per_second: 8 << 20,
+            compaction_interval: Duration::from_secs(15),
         }
     }
 }

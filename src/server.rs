@@ -308,19 +308,6 @@ async fn keep_house(broker: Broker, triggers: TriggerService) {
     }
 }
 
-/// Beside the rest: a long compaction delays no retention.
-async fn keep_compact(broker: Broker, triggers: TriggerService) {
-    let interval = broker.config().compaction_interval;
-    loop {
-        tokio::time::sleep(interval).await;
-        let (broker, holds) = (broker.clone(), triggers.holds());
-        let round = tokio::task::spawn_blocking(move || broker.compact(&holds));
-        if let Err(error) = round.await {
-            tracing::error!(%error, "compaction failed");
-        }
-    }
-}
-
 async fn scrub(broker: Broker) {
     if broker.config().scrub_bytes_per_second == 0 {
         return;
@@ -334,6 +321,19 @@ async fn scrub(broker: Broker) {
         let turn = broker.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || turn.scrub(elapsed, now)).await {
             tracing::error!(%error, "scrubbing failed");
+        }
+    }
+}
+
+/// Beside the rest: a long compaction delays no retention.
+async fn keep_compact(broker: Broker, triggers: TriggerService) {
+    let interval = broker.config().compaction_interval;
+    loop {
+        tokio::time::sleep(interval).await;
+        let (broker, holds) = (broker.clone(), triggers.holds());
+        let round = tokio::task::spawn_blocking(move || broker.compact(&holds));
+        if let Err(error) = round.await {
+            tracing::error!(%error, "compaction failed");
         }
     }
 }

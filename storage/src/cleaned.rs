@@ -60,6 +60,14 @@ impl Cleaned {
     }
 
     /// Writes the file.
+    /// Why the file, which is there, says nothing.
+    pub(crate) fn fault(fs: &dyn Fs, dir: &Path) -> Option<String> {
+        match fs::read_whole(fs, &dir.join(FILE_NAME), ENCODED_BYTES as u64) {
+            Ok(bytes) => Self::decode(&bytes).err().map(|reason| reason.to_string()),
+            Err(cause) => Some(cause.to_string()),
+        }
+    }
+
     pub(crate) fn write(self, fs: &dyn Fs, dir: &Path) -> io::Result<()> {
         let path = dir.join(FILE_NAME);
         let file = match fs.open(&path, OpenMode::Write, 0) {

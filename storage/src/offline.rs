@@ -17,7 +17,6 @@ use crate::store::{REPAIRING, SMALL_FILE_BYTES, STATE_PARTITION, parse_epoch, pa
 
 mod check;
 mod dump;
-pub(crate) mod filler;
 mod finding;
 mod inspect;
 mod names;

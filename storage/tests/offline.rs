@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
-use tripline_storage::batch::BatchView;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, NewRecord};
+use tripline_storage::config::CompactionConfig;
 use tripline_storage::error::{OpenStoreError, ReadError};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{OsFs, SimFs};
 use tripline_storage::offline::{DataDirectory, Finding, Observer, RepairPlan, Severity, VerifySummary};
 use tripline_storage::partition::OffsetRange;
-use tripline_storage::{Store, StoreConfig};
+use tripline_storage::{LogConfig, Partition, Store, StoreConfig};
 use uuid::Uuid;
 
 const RECORDS: u64 = 150;
@@ -746,6 +747,99 @@ fn a_disk_that_does_not_answer_is_told_with_the_file() {
         }
     }
     assert!(failed > 20, "{failed}");
+}
+
+/// Settings under which everything that is sealed and flushed is compacted.
+fn compacted_log() -> LogConfig {
+    let compaction = CompactionConfig { dirty_millionths_min: 1, ..CompactionConfig::default() };
+    LogConfig { compaction: Some(compaction), ..small_segments() }
+}
+
+/// Appends and flushes records of five keys.
+fn append_keyed(partition: &Arc<Partition>, count: u64) {
+    for n in 0..count {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for half in 0..2 {
+            let (key, value) = (format!("key {}", (n + half) % 5), format!("value {n} {}", "x".repeat(60)));
+            let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+            builder.push(&NewRecord { timestamp_ms: NOW_MS, key, value, ..NewRecord::default() }).unwrap();
+        }
+        partition.append(&builder.finish().unwrap(), NOW_MS).unwrap();
+    }
+    partition.flush().unwrap();
+}
+
+#[test]
+fn a_compacted_log_is_whole_and_its_damage_is_told_and_mended_as_any() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, compacted_log());
+        append_keyed(&partition, 100);
+        let outcome = partition.compact(Some(NOW_MS), None, &|| true).unwrap().unwrap();
+        assert!(outcome.removed_records > 50, "{outcome:?}");
+        store.close();
+    }
+    let (summary, findings) = verify(dir.path());
+    assert!(summary.is_good(), "{:#?}", findings.found);
+    repair(dir.path());
+    assert!(verify(dir.path()).1.found.is_empty());
+    let note = partition_dir(dir.path()).join("compacted");
+    flip(&note, 9);
+    assert_eq!(verify(dir.path()).1.only().severity, Severity::Defect);
+    repair(dir.path());
+    let log = files(dir.path(), "log").remove(0);
+    let (position, size, from, to) = *batches(&log).iter().max_by_key(|(_, size, ..)| *size).unwrap();
+    flip(&log, position + size - 3);
+    let (_, findings) = verify(dir.path());
+    assert_eq!((findings.only().severity, findings.only().offsets), (Severity::Damage, range(from, to)));
+    repair(dir.path());
+    assert!(verify(dir.path()).1.found.is_empty());
+}
+
+#[test]
+fn a_compaction_that_was_interrupted_anywhere_is_no_damage_and_is_ended() {
+    let disk = SimFs::new();
+    let root = Path::new("/data");
+    {
+        let store = open_store_on(Arc::new(disk.clone()), root);
+        let (partition, _) = open(&store, compacted_log());
+        append_keyed(&partition, 60);
+        store.close();
+    }
+    let disk = disk.kill();
+    let (mut decided, mut nth) = (0, 0);
+    loop {
+        nth += 1;
+        let disk = disk.kill();
+        let before = {
+            let store = open_store_on(Arc::new(disk.clone()), root);
+            let (partition, _) = open(&store, compacted_log());
+            let before = disk.operations();
+            disk.fail_from(before + nth, Fault::Eio);
+            let ended = partition.compact(Some(NOW_MS), None, &|| true);
+            (ended.is_ok(), disk.operations() - before < nth)
+        };
+        let disk = disk.kill();
+        let findings = {
+            let directory = DataDirectory::change(Arc::new(disk.clone()), root).unwrap();
+            let mut findings = Findings::default();
+            directory.verify(&mut findings).unwrap();
+            let plan = directory.plan_repair(Uuid::nil(), &mut |_| {}).unwrap();
+            assert!(plan.lost.is_empty(), "operation {nth}: {plan:#?}");
+            directory.repair(&plan, &mut |_| {}).unwrap();
+            let mut after = Findings::default();
+            assert!(directory.verify(&mut after).unwrap().is_good(), "operation {nth}: {:#?}", after.found);
+            findings
+        };
+        let damage: Vec<_> = findings.found.iter().filter(|found| found.severity == Severity::Damage).collect();
+        assert!(damage.is_empty(), "operation {nth}: {damage:#?}");
+        decided += u64::from(findings.found.iter().any(|found| found.to_string().contains("compaction")));
+        if before == (true, true) {
+            break;
+        }
+    }
+    assert!(nth > 20 && decided > 1, "{nth} {decided}");
 }
 
 /// A disk of the heap with damage of several kinds, and the offsets that are lost.

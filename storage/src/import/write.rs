@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{CheckedSource, Fate, ImportError, SourceSegment};
-use crate::batch::crc32c;
 use crate::batch::header::{ATTRIBUTES_AT, CRC_AT, HEADER_BYTES, LEADER_EPOCH_AT};
+use crate::batch::{crc32c, fillers};
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::fs::{self, File, OpenMode};
 use crate::index::Index;
-use crate::offline::filler::fillers;
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{ProducerLimits, Producers};
 use crate::segment::{BatchWalk, FileKind, SegmentFacts, Step, path_of};
@@ -146,8 +145,8 @@ impl LogWriter {
 
     /// Empty batches up to `offset`.
     fn fill_to(&mut self, offset: Offset) -> io::Result<()> {
-        for filler in fillers(self.next..offset, self.epoch) {
-            self.append(filler.to_vec())?;
+        for filler in fillers(self.next..offset, Some(self.epoch)) {
+            self.append(filler)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use super::names::PartitionNames;
 use super::side::{IndexAudit, SideFile, WrongEntry, read_index, read_seal, read_snapshot};
 use crate::batch::{BatchError, BatchLimits, BatchView};
 use crate::checkpoint::{self, Checkpoint, Slot};
+use crate::cleaned::Cleaned;
 use crate::fs::{File, Fs, OpenMode};
 use crate::index::Index;
 use crate::limits::{BATCH_BYTES_MAX, SCAN_BYTES};
@@ -35,6 +36,8 @@ pub(super) struct PartitionCheck {
     pub(super) segments: Vec<SegmentCheck>,
     /// Segments below the log start.
     pub(super) condemned: Vec<Offset>,
+    /// Why the note of how far it was compacted says nothing, where it is there.
+    pub(super) wrong_cleaned: Option<String>,
 }
 
 /// A segment, read whole.
@@ -133,6 +136,12 @@ pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>
     });
     let slot = newest.max_by_key(|(sequence, _)| *sequence).map(|(_, checkpoint)| checkpoint);
     let noted = newest_evidence(fs, dir, &names.bases, slot);
+    let wrong_cleaned = names.has_cleaned.then(|| Cleaned::fault(fs, dir)).flatten();
+    if !names.swaps.is_empty() {
+        // Old and new segments are there side by side, until a start has ended the compaction.
+        let (segments, condemned) = (Vec::new(), Vec::new());
+        return Ok(PartitionCheck { slots, noted, segments, condemned, wrong_cleaned, names });
+    }
     let below = names.bases.iter().skip(1).take_while(|&&next| next <= noted.log_start).count();
     let (condemned, bases) = names.bases.split_at(below);
     let mut segments = Vec::new();
@@ -146,7 +155,7 @@ pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>
         epoch = believed.unwrap_or(epoch).max(epoch);
         segments.push(checked);
     }
-    Ok(PartitionCheck { slots, noted, segments, condemned: condemned.to_vec(), names })
+    Ok(PartitionCheck { slots, noted, segments, condemned: condemned.to_vec(), wrong_cleaned, names })
 }
 
 fn read_slots(fs: &dyn Fs, dir: &Path) -> io::Result<Vec<(u64, Slot)>> {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::checkpoint;
+use crate::cleaned;
 use crate::fs::Fs;
 use crate::offset::Offset;
 use crate::segment::{FileKind, is_temporary, parse_name};
@@ -16,7 +17,11 @@ pub(super) struct PartitionNames {
     /// Seals, indexes and snapshots, by base.
     pub(super) side_files: Vec<(Offset, FileKind)>,
     pub(super) has_checkpoint: bool,
-    /// Left by a replacement that was interrupted.
+    /// Whether the note of how far it was compacted is there.
+    pub(super) has_cleaned: bool,
+    /// Compactions that were decided and did not end.
+    pub(super) swaps: Vec<Offset>,
+    /// Left by a replacement or a compaction that was interrupted.
     pub(super) temporary: Vec<String>,
     /// Not ours.
     pub(super) alien: Vec<String>,
@@ -29,8 +34,11 @@ impl PartitionNames {
             match parse_name(&entry.name) {
                 _ if entry.is_dir => names.alien.push(entry.name),
                 Some((base, FileKind::Log)) => names.bases.push(base),
+                Some((base, FileKind::Swap)) => names.swaps.push(base),
+                Some((_, FileKind::Clean)) => names.temporary.push(entry.name),
                 Some(side_file) => names.side_files.push(side_file),
                 None if entry.name == checkpoint::FILE_NAME => names.has_checkpoint = true,
+                None if entry.name == cleaned::FILE_NAME => names.has_cleaned = true,
                 None if is_temporary(&entry.name) => names.temporary.push(entry.name),
                 None => names.alien.push(entry.name),
             }

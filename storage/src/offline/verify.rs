@@ -8,6 +8,7 @@ use super::finding::{Finding, Problem, Severity};
 use super::side::SideFile;
 use super::{DataDirectory, PartitionDirectory, SmallFile, Survey};
 use crate::checkpoint::{self, Slot};
+use crate::cleaned;
 use crate::fs::OpenMode;
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::OffsetRange;
@@ -153,7 +154,10 @@ impl Telling<'_> {
         let mut place = Place { telling: self, id: partition.id, dir: &partition.path };
         place.names(checked);
         place.slots(checked);
-        place.chain(checked);
+        place.cleaned(checked);
+        if checked.names.swaps.is_empty() {
+            place.chain(checked);
+        }
         for (at, segment) in checked.segments.iter().enumerate() {
             place.segment(segment, at > 0);
         }
@@ -217,6 +221,18 @@ impl Place<'_, '_> {
                 let problem = Problem::Unreadable(format!("the slot {reason}"));
                 self.tell(Severity::Defect, file, Some(*at), None, problem);
             }
+        }
+    }
+
+    /// What compaction leaves.
+    fn cleaned(&mut self, checked: &PartitionCheck) {
+        if let Some(reason) = &checked.wrong_cleaned {
+            self.of_file(Severity::Defect, cleaned::FILE_NAME, Problem::Unreadable(reason.clone()));
+        }
+        for &base in &checked.names.swaps {
+            let reason = "a compaction was interrupted; a start or a repair ends it, then the logs can be checked";
+            let file = path_of(self.dir, base, FileKind::Swap);
+            self.tell(Severity::Defect, file, None, None, Problem::Unreadable(reason.to_owned()));
         }
     }
 

@@ -150,7 +150,8 @@ impl Partition {
         let Some(seal) = segment.read_seal(&*self.shared.fs, &self.dir).filter(|_| current.damaged.is_empty()) else {
             return Ok(());
         };
-        if seal.headers_crc == current.headers_crc.clone().finalize() {
+        // That of a compacted segment may be there already.
+        if seal.headers_crc == current.headers_crc.clone().finalize() || !self.is_there(segment) {
             return Ok(());
         }
         let known = heal(&*current.file, Some(&seal), &[], segment.len_bytes)?;

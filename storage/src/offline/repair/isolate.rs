@@ -4,9 +4,9 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::Path;
 
-use super::super::filler::fillers;
 use super::super::quarantine::keep;
 use super::DataDirectory;
+use crate::batch::fillers;
 use crate::batch::header::HEADER_BYTES;
 use crate::checkpoint::Checkpoint;
 use crate::fs::{File, OpenMode};
@@ -106,7 +106,7 @@ impl DataDirectory {
             epoch = last_epoch(&*old, from..hole.bytes.start).or(epoch);
             writer.copy(&*old, from..hole.bytes.start)?;
             let known = epoch.or_else(|| first_epoch(&*old, hole.bytes.end..isolation.end));
-            for filler in fillers(hole.offsets.clone(), known.unwrap_or(LeaderEpoch::NONE)) {
+            for filler in fillers(hole.offsets.clone(), known.or(Some(LeaderEpoch::NONE))) {
                 writer.write(&filler)?;
             }
             from = hole.bytes.end;

@@ -8,6 +8,7 @@ use super::super::side::SideFile;
 use super::isolate::{Hole, Isolation, Then};
 use super::{Action, Lost, RepairPlan, RepairStep};
 use crate::checkpoint::{self, Slot};
+use crate::cleaned;
 use crate::fs::{Fs, OpenMode};
 use crate::offset::{LeaderEpoch, Offset};
 use crate::partition::OffsetRange;
@@ -29,6 +30,15 @@ pub(super) struct Planning<'a> {
 
 impl Planning<'_> {
     pub(super) fn partition(&mut self, checked: &PartitionCheck) {
+        if checked.wrong_cleaned.is_some() {
+            let file = self.partition.path.join(cleaned::FILE_NAME);
+            self.step(file, "set it aside: the next compaction goes over more than it has to", Action::SetAside);
+        }
+        if !checked.names.swaps.is_empty() {
+            self.step(self.partition.path.clone(), "end the compaction that was interrupted", Action::Recover);
+            self.refuse(format!("{}: repair again to look at its logs", self.partition.path.display()));
+            return;
+        }
         if let Some(unread) = checked.segments.iter().find(|segment| segment.unread.is_some()) {
             let file = self.path(unread.base, FileKind::Log);
             self.refuse(format!(
