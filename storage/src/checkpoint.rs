@@ -124,7 +124,14 @@ impl CheckpointFile {
     pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
         let last = self.last.expect("recovery writes the first");
         let moved = Checkpoint { log_start, ..last };
-        self.write_durably(moved)?;
+        if let Err(cause) = self.write_durably(moved) {
+            // What did not happen must not come to light later: both slots say again what they said.
+            if let Err(cause) = self.write(last).and_then(|()| self.write(last)) {
+                tracing::warn!(%cause, "a log start that was not noted may be there after a restart");
+            }
+            self.last = Some(last);
+            return Err(cause);
+        }
         if let Err(cause) = self.write(moved) {
             tracing::warn!(%cause, "log start noted once, not twice");
         }
@@ -169,6 +176,7 @@ fn read_slot(file: &dyn File, at: u64) -> Option<(u64, Checkpoint)> {
 mod tests {
     use super::*;
     use crate::fs::OsFs;
+    use crate::fs::sim::Fault;
 
     fn checkpoint(n: i64) -> Checkpoint {
         let offset = Offset::new(n).unwrap();
@@ -200,6 +208,27 @@ mod tests {
         for seed in 0..20 {
             let found = CheckpointFile::open(&fs.crash(seed), dir).unwrap().1;
             assert_eq!(found, Some(Checkpoint { log_start, ..checkpoint(5) }), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_log_start_that_was_not_noted_does_not_come_to_light_later() {
+        for (after, fault) in [(1, Fault::ShortWriteThenEio), (2, Fault::Eio), (2, Fault::Enospc)] {
+            let fs = crate::fs::SimFs::new();
+            let dir = Path::new("/p");
+            fs.create_dir_all(dir).unwrap();
+            let (mut file, _) = CheckpointFile::open(&fs, dir).unwrap();
+            fs.sync_dir(Path::new("/")).unwrap();
+            fs.sync_dir(dir).unwrap();
+            file.write_durably(checkpoint(5)).unwrap();
+            fs.fail_nth(fs.operations() + after, fault);
+            file.write_log_start(Offset::new(3).unwrap()).unwrap_err();
+            assert_eq!(CheckpointFile::open(&fs, dir).unwrap().1, Some(checkpoint(5)), "{fault:?}");
+            file.write_again_durably().unwrap();
+            for seed in 0..20 {
+                let found = CheckpointFile::open(&fs.crash(seed), dir).unwrap().1;
+                assert_eq!(found, Some(checkpoint(5)), "{fault:?}, seed {seed}");
+            }
         }
     }
 
