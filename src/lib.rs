@@ -39,6 +39,10 @@
 //!   storage crate stands alone, and opening reads no sealed segment.
 //! - The journal has no snapshot files: the live state appended anew says the same, and what lies before it is removed.
 //! - Offset and time index share one file.
+//! - Kafka connections have single-threaded runtimes of their own, as many as there are cores ([`kafka`]); timers of groups
+//!   and HTTP, its health checks included, share the process's other runtime, where no append of a Kafka client runs.
+//! - Segment files are not recycled: space ahead of the tail that was filled with zeros syncs as fast as a used file where
+//!   that matters, and needs nothing to have expired before. The figures are in `storage/docs/disk.md`.
 
 pub mod broker;
 pub mod cli;

@@ -190,8 +190,11 @@ impl PoolState {
         instance.phase = Phase::Leaving;
         self.back_off(now);
         let Some((ticket, bytes)) = ticket else { return self.decide(now) };
-        if self.closing {
-            return vec![Effect::Refuse(ticket, Refusal::Closing)];
+        // Not for want of room: it had its place.
+        if let Some(refusal) = self.refusal_of_all() {
+            let mut effects = vec![Effect::Refuse(ticket, refusal)];
+            effects.extend(self.decide(now));
+            return effects;
         }
         self.queue.push_front((ticket, bytes));
         self.queue_bytes += bytes;
@@ -279,14 +282,16 @@ impl PoolState {
     }
 
     fn refusal(&self, bytes: usize) -> Option<Refusal> {
+        let is_full = self.queue.len() >= QUEUE_LENGTH_MAX || self.queue_bytes + bytes > QUEUE_BYTES_MAX;
+        self.refusal_of_all().or_else(|| is_full.then_some(Refusal::QueueFull))
+    }
+
+    /// Why nothing that waits would ever run.
+    fn refusal_of_all(&self) -> Option<Refusal> {
         if self.closing {
             return Some(Refusal::Closing);
         }
-        if let Some(error) = &self.broken {
-            return Some(Refusal::NoInstance(error.clone()));
-        }
-        let is_full = self.queue.len() >= QUEUE_LENGTH_MAX || self.queue_bytes + bytes > QUEUE_BYTES_MAX;
-        is_full.then_some(Refusal::QueueFull)
+        self.broken.as_ref().map(|error| Refusal::NoInstance(error.clone()))
     }
 
     fn decide(&mut self, now: Moment) -> Vec<Effect> {

@@ -48,6 +48,16 @@ fn a_waiting_invocation_starts_an_instance_and_gets_it_when_it_is_ready() {
 }
 
 #[test]
+fn what_an_instance_of_older_code_gives_back_is_refused_when_the_new_code_is_broken() {
+    let mut pool = pool(0, 2);
+    assert_eq!(pool.submit(1, 1, at(0)), [Start(1)]);
+    assert_eq!(pool.ready(1, at(0)), [Assign(1, 1)]);
+    assert_eq!(pool.replace(limits(0, 2), at(0)), [Start(2)]);
+    assert_eq!(pool.start_failed(2, broken(), true, at(0)), []);
+    assert_eq!(pool.returned(1, Some((1, 1)), at(0)), [Refuse(1, Refusal::NoInstance(broken()))]);
+}
+
+#[test]
 fn at_the_quota_invocations_wait_in_order() {
     let mut pool = pool(0, 2);
     assert_eq!(pool.submit(1, 0, at(0)), [Start(1)]);
