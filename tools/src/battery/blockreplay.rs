@@ -56,8 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut replay = Replay { recording: &recording, disk: vec![0; DISK_BYTES as usize], played: 0 };
     let mut random = fastrand::Rng::with_seed(seed);
     // In the order of time, so that the disk is played once.
-    let mut ends: Vec<usize> =
-        (0..args.states).map(|_| random.usize(recording.begun..=recording.entries.len())).collect();
+    let mut ends: Vec<usize> = (0..args.states).map(|_| recording.any_end(&mut random)).collect();
     ends.sort_unstable();
     let mut counts = Counts::default();
     for (number, &end) in ends.iter().enumerate() {

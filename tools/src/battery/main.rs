@@ -1,7 +1,6 @@
 //! The battery of the storage promises: what nothing that goes wrong may break, tried out. Each command prints its seed,
 //! and what it found; it fails when a promise was broken, and says SKIP when the machine has not what it needs.
 
-#![allow(dead_code)]
 use std::fmt;
 use std::process::ExitCode;
 

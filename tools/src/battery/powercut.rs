@@ -103,7 +103,6 @@ impl std::fmt::Display for Counts {
 
 /// A disk with what was promised about it.
 struct Disk<'a> {
-    kind: Kind,
     image: PathBuf,
     mount: PathBuf,
     random: fastrand::Rng,
@@ -121,7 +120,6 @@ impl<'a> Disk<'a> {
         std::fs::create_dir(&mount)?;
         machine::format(&image, kind, DISK_BYTES, &[])?;
         Ok(Self {
-            kind,
             image,
             mount,
             random: fastrand::Rng::with_seed(seed ^ kind as u64),
