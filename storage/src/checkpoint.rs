@@ -102,6 +102,8 @@ pub(crate) struct CheckpointFile {
     sequence: u64,
     /// What the newest slot says, or would say if it could be written; `None` before the first.
     last: Option<Checkpoint>,
+    /// The latest log start of the slots that were found.
+    log_start_max: Option<Offset>,
 }
 
 impl CheckpointFile {
@@ -112,11 +114,18 @@ impl CheckpointFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => fs.open(&path, OpenMode::CreateNew, 0)?,
             other => other?,
         };
-        let newest =
-            [0, SLOT_BYTES].iter().filter_map(|&at| read_slot(&*file, at)).max_by_key(|(sequence, _)| *sequence);
+        let slots = [0, SLOT_BYTES].map(|at| read_slot(&*file, at));
+        let log_start_max = slots.iter().flatten().map(|(_, checkpoint)| checkpoint.log_start).max();
+        let newest = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
         let sequence = newest.map_or(0, |(sequence, _)| sequence);
         let last = newest.map(|(_, checkpoint)| checkpoint);
-        Ok((Self { file, sequence, last }, last))
+        Ok((Self { file, sequence, last, log_start_max }, last))
+    }
+
+    /// Whether an older slot has a later log start than the one that recovery came to: the sync of one failed, and it was
+    /// not taken. A power cut that tears the newer slot off would take it after all.
+    pub(crate) fn has_start_beyond(&self, log_start: Offset) -> bool {
+        self.log_start_max.is_some_and(|max| max > log_start)
     }
 
     /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back. Nothing

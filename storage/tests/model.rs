@@ -12,7 +12,9 @@ mod runs;
 mod world;
 
 use runs::run;
-use tripline_storage::fs::sim::Lie;
+use tripline_storage::LogConfig;
+use tripline_storage::fs::sim::{Fault, Lie};
+use world::{Operation, World};
 
 /// Runs by default.
 const SEEDS: u64 = 400;
@@ -41,6 +43,23 @@ fn a_forgotten_sync_is_noticed_within_a_few_seeds() {
     for lie in [Lie::FileSyncs("log"), Lie::DirSyncs, Lie::FileSyncs("tmp"), Lie::FileSyncs("flushed")] {
         let noticed = (0..100).find(|&seed| run(seed, Some(lie)).is_err());
         assert!(noticed.is_some(), "{lie:?} went unnoticed");
+    }
+}
+
+/// A log start whose sync failed is not taken; another start that serves what lies below settles that it never will be.
+#[test]
+fn a_log_start_that_was_not_taken_does_not_come_with_a_later_power_cut() {
+    let config = LogConfig { segment_bytes: 1024, retention_age: None, ..LogConfig::default() };
+    let append = Operation::Append { records: 3, value_bytes: 100, producer: None };
+    // The start is written, and then its sync fails.
+    let fail_sync = Operation::FailNth { after: 1, fault: Fault::Eio };
+    let retention = Operation::Retention { keep_bytes: 1, by_age: false, held: None };
+    for seed in 0..600 {
+        let mut world = World::new(config, None).unwrap();
+        let before = [append; 9].into_iter().chain([Operation::Flush, fail_sync, retention]);
+        for operation in before.chain([append, Operation::Reopen, Operation::PowerCut { seed }]) {
+            world.apply(operation).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        }
     }
 }
 

@@ -150,7 +150,8 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     let published = if chain.tail.is_some() { chain.tail_len_bytes() } else { 0 };
     let reached = Checkpoint { flushed: chain.next, segment: active.base, position: published, log_start };
     let hides = !condemned.is_empty() || chain.first_base(active.base) < log_start;
-    note(place, &mut checkpoint, slot, reached, hides)?;
+    let durably = hides || checkpoint.has_start_beyond(log_start);
+    note(place, &mut checkpoint, slot, reached, durably)?;
     let recovered = Recovered {
         sealed: chain.sealed.into_iter().map(Arc::new).collect(),
         active: ActiveSegment::new(active.base, file, index, published),
@@ -167,7 +168,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
 }
 
 /// Notes how far recovery came. That is a hint; but a log start with records below may come from a slot that no sync
-/// made durable, and would go back with it.
+/// made durable, and would go back with it, and one that an older slot has beyond it would come with that.
 fn note(
     place: Place<'_>,
     checkpoint: &mut CheckpointFile,
