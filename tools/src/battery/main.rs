@@ -11,6 +11,7 @@ mod broker;
 #[allow(dead_code, reason = "the load generator uses the rest")]
 #[path = "../client.rs"]
 mod client;
+mod kill;
 mod ledger;
 mod machine;
 mod plants;
@@ -55,6 +56,7 @@ impl fmt::Display for Verdict {
     after_help = "Examples:
   tripline-battery simulate --seeds 100000
   tripline-battery simulate --seed 7
+  tripline-battery kill --cycles 50 --binary target/release/tripline
   tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
   tripline-battery syscall --binary target/release/tripline
   tripline-battery syscall --stride 4
@@ -71,6 +73,8 @@ struct Cli {
 enum Command {
     /// Random operations, faults and ends of a log on a simulated disk, compared with a plain list
     Simulate(simulate::Args),
+    /// kill -9 of the broker at random moments under load
+    Kill(kill::Args),
     /// Power cuts by file-system shutdown under a writer and under the broker
     Powercut(powercut::Args),
     /// States that a disk may be in after a power cut, put together from its recorded writes
@@ -89,6 +93,7 @@ enum Command {
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
+        Command::Kill(args) => kill::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::Blockreplay(args) => blockreplay::run(&args),
         Command::Realdisk(args) => realdisk::run(&args),
