@@ -395,8 +395,13 @@ impl Disk {
                 todo.extend(dir.live.values().chain(dir.durable.values()));
             }
         }
+        let dirs_before = self.dirs.len();
         self.dirs.retain(|id, _| reached.contains(id));
         self.files.retain(|id, file| file.handles > 0 || reached.contains(id));
+        if self.dirs.len() < dirs_before {
+            // What is on its way in the directories that went leads nowhere any more.
+            self.collect();
+        }
     }
 }
 
