@@ -41,7 +41,7 @@ fn a_seed_names_one_run_down_to_the_bytes_on_the_disk() {
 #[test]
 fn a_forgotten_sync_is_noticed_within_a_few_seeds() {
     for lie in [Lie::FileSyncs("log"), Lie::DirSyncs, Lie::FileSyncs("tmp"), Lie::FileSyncs("flushed")] {
-        let noticed = (0..100).find(|&seed| run(seed, Some(lie)).is_err());
+        let noticed = (0..1_000).find(|&seed| run(seed, Some(lie)).is_err());
         assert!(noticed.is_some(), "{lie:?} went unnoticed");
     }
 }
