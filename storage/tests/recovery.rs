@@ -393,3 +393,28 @@ fn side_files_without_a_segment_are_removed_and_others_kept() {
     drop(reopen(dir.path()));
     assert_eq!(names(), before);
 }
+
+#[test]
+fn a_segment_that_is_made_anew_inherits_no_seal() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 100);
+        store.close();
+    }
+    // All but the first segment are lost, and so are the slots; what is known of the second one is left.
+    let logs = logs(dir.path());
+    logs[1..].iter().for_each(|log| fs::remove_file(log).unwrap());
+    logs[2..].iter().for_each(|log| drop(fs::remove_file(log.with_extension("seal"))));
+    fs::remove_file(partition_dir(dir.path()).join("flushed")).unwrap();
+    let tail = {
+        let (_store, partition, _) = reopen(dir.path());
+        partition.tail().get().unsigned_abs()
+    };
+    let (_store, partition, report) = reopen(dir.path());
+    assert_eq!(partition.tail().get().unsigned_abs(), tail);
+    assert!(report.is_clean(), "{report:?}");
+    append_records(&partition, tail, tail + 9);
+    assert_records(&partition, 0, tail + 9);
+}

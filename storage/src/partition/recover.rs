@@ -134,7 +134,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         report.damaged.push(OffsetRange { from: chain.next, to: noted.flushed });
         chain.seal_tail(noted.flushed);
     }
-    let (active, created) = chain.open_active(place)?;
+    let (active, created) = chain.open_active(place, &listing.side_files)?;
     if created || slot.is_none_or(|slot| slot.segment != active.base) {
         // No flush knows the active segment: its name, and those of others made since the last flush, may not be durable.
         place.fs.sync_dir(place.dir)?;
@@ -315,10 +315,15 @@ impl Chain {
         self.sealed.drain(..count).map(|segment| segment.base).collect()
     }
 
-    /// The segment that is appended to next, and whether it had to be made.
-    fn open_active(&self, place: Place<'_>) -> io::Result<(Active, bool)> {
+    /// The segment that is appended to next, and whether it had to be made. What an earlier one of its base has left is
+    /// removed before: its seal would be evidence about records that are not there.
+    fn open_active(&self, place: Place<'_>, side_files: &[(Offset, FileKind)]) -> io::Result<(Active, bool)> {
         if let Some(tail) = &self.tail {
             return Ok((Active { base: tail.base, file: Arc::clone(&tail.file) }, false));
+        }
+        let left = side_files.iter().filter(|(base, kind)| *base == self.next && *kind != FileKind::Snapshot);
+        for &(base, kind) in left {
+            place.fs.remove_file(&path_of(place.dir, base, kind))?;
         }
         let capacity_bytes = u64::from(place.config.segment_bytes);
         let file = create_segment(place.fs, place.dir, self.next, capacity_bytes)?;
