@@ -128,12 +128,12 @@ impl CheckpointFile {
         self.log_start_max.is_some_and(|max| max > log_start)
     }
 
-    /// Writes what the newest slot says with another log start, and syncs it: what is removed next must not come back. Nothing
-    /// else tells of a start inside of a segment, so the other slot says it too, in case this one is damaged.
+    /// Writes what the newest slot says with another log start into both slots, and syncs them: what is removed next must not
+    /// come back. Nothing else tells of a start inside of a segment, so no slot may be left that says an earlier one: a later
+    /// write that stops half-way spoils its own slot, and a power cut then shows the other one as it was last synced.
     pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
         let last = self.last.expect("recovery writes the first");
-        let moved = Checkpoint { log_start, ..last };
-        if let Err(cause) = self.write_durably(moved) {
+        if let Err(cause) = self.write_both_durably(Checkpoint { log_start, ..last }) {
             // What did not happen must not come to light later: both slots say again what they said.
             if let Err(cause) = self.write(last).and_then(|()| self.write(last)) {
                 tracing::warn!(%cause, "a log start that was not noted may be there after a restart");
@@ -141,10 +141,15 @@ impl CheckpointFile {
             self.last = Some(last);
             return Err(cause);
         }
-        if let Err(cause) = self.write(moved) {
+        Ok(())
+    }
+
+    fn write_both_durably(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        self.write(checkpoint)?;
+        if let Err(cause) = self.write(checkpoint) {
             tracing::warn!(%cause, "log start noted once, not twice");
         }
-        Ok(())
+        self.file.sync_data()
     }
 
     /// The segment in which the flushed bytes end, as the newest slot says.
@@ -221,8 +226,27 @@ mod tests {
     }
 
     #[test]
+    fn a_log_start_survives_a_later_slot_that_stops_half_way_and_a_power_cut() {
+        for seed in 0..200 {
+            let fs = crate::fs::SimFs::new();
+            let dir = Path::new("/p");
+            fs.create_dir_all(dir).unwrap();
+            let (mut file, _) = CheckpointFile::open(&fs, dir).unwrap();
+            fs.sync_dir(Path::new("/")).unwrap();
+            fs.sync_dir(dir).unwrap();
+            file.write(checkpoint(5)).unwrap();
+            let log_start = Offset::new(3).unwrap();
+            file.write_log_start(log_start).unwrap();
+            fs.fail_nth(fs.operations() + 1, Fault::ShortWriteThenFull);
+            file.write(Checkpoint { log_start, ..checkpoint(6) }).unwrap_err();
+            let found = CheckpointFile::open(&fs.crash(seed), dir).unwrap().1;
+            assert_eq!(found.map(|found| found.log_start), Some(log_start), "seed {seed}");
+        }
+    }
+
+    #[test]
     fn a_log_start_that_was_not_noted_does_not_come_to_light_later() {
-        for (after, fault) in [(1, Fault::ShortWriteThenEio), (2, Fault::Eio), (2, Fault::Enospc)] {
+        for (after, fault) in [(1, Fault::ShortWriteThenEio), (3, Fault::Eio), (3, Fault::Enospc)] {
             let fs = crate::fs::SimFs::new();
             let dir = Path::new("/p");
             fs.create_dir_all(dir).unwrap();
