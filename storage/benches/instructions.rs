@@ -1,7 +1,8 @@
 //! Instructions that the hot paths take, counted by valgrind: the same on every run, whatever else the machine does.
 //!
 //! `cargo bench -p tripline-storage --bench instructions` compares with `benches/instructions.txt` and fails where a path takes
-//! over 3 % more; `-- --write` writes what it found there. What the kernel does is not counted. Each path runs in a process of
+//! over 3 % more; `-- --write` writes what it found there. Numbers of another compiler or of a processor for which valgrind
+//! shows other instructions are not comparable: then it says SKIP. What the kernel does is not counted. Each path runs in a process of
 //! its own with two counts of rounds, so that setting up and ending cancel out.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
@@ -91,16 +92,48 @@ fn hot_read(rounds: u64) {
     });
 }
 
-/// Instructions of this program running one path so often.
-fn count(path: &str, rounds: u64) -> u64 {
+/// What the numbers depend on besides the code: the compiler, and the instructions that libraries choose by.
+fn conditions() -> String {
+    let compiler = Command::new("rustc").arg("--version").output().unwrap().stdout;
+    let compiler = String::from_utf8(compiler).unwrap();
+    // As the program sees them under valgrind.
+    let features = under_valgrind(&["--features"]).0;
+    format!("{}, {}", compiler.split(" (").next().unwrap_or_default(), features.trim())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> String {
+    let features = [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("pclmulqdq", is_x86_feature_detected!("pclmulqdq")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512vl", is_x86_feature_detected!("avx512vl")),
+    ];
+    let found = features.iter().filter(|(_, found)| *found).map(|(name, _)| *name);
+    std::iter::once("x86_64").chain(found).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> String {
+    std::env::consts::ARCH.to_owned()
+}
+
+/// Runs this program; answers what it printed and what valgrind reported.
+fn under_valgrind(args: &[&str]) -> (String, String) {
     let run = Command::new("valgrind")
         .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--path", path, &rounds.to_string()])
+        .args(args)
         .output()
         .unwrap();
     let report = String::from_utf8_lossy(&run.stderr).into_owned();
-    assert!(run.status.success(), "{path}: {report}");
+    assert!(run.status.success(), "{args:?}: {report}");
+    (String::from_utf8(run.stdout).unwrap(), report)
+}
+
+/// Instructions of this program running one path so often.
+fn count(path: &str, rounds: u64) -> u64 {
+    let report = under_valgrind(&["--path", path, &rounds.to_string()]).1;
     let line = report.lines().find_map(|line| line.split_once("I   refs:")).unwrap_or_else(|| panic!("{report}")).1;
     line.replace(',', "").trim().parse().unwrap()
 }
@@ -109,10 +142,13 @@ fn written_file() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt"))
 }
 
-fn written() -> BTreeMap<String, u64> {
+/// Under which conditions, and how many.
+fn written() -> (String, BTreeMap<String, u64>) {
     let text = std::fs::read_to_string(written_file()).unwrap();
+    let conditions = text.lines().find_map(|line| line.strip_prefix("# counted with ")).unwrap_or_default().to_owned();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| line.rsplit_once(": ").unwrap()).map(|(path, n)| (path.to_owned(), n.parse().unwrap())).collect()
+    let numbers = lines.map(|line| line.rsplit_once(": ").unwrap());
+    (conditions, numbers.map(|(path, n)| (path.to_owned(), n.parse().unwrap())).collect())
 }
 
 fn main() -> ExitCode {
@@ -124,19 +160,30 @@ fn main() -> ExitCode {
         run(rounds.parse().unwrap());
         return ExitCode::SUCCESS;
     }
+    if args == ["--features"] {
+        println!("{}", features());
+        return ExitCode::SUCCESS;
+    }
     if Command::new("valgrind").arg("--version").output().is_err() {
         println!("SKIP: instructions of the hot paths: valgrind is not installed");
         return ExitCode::SUCCESS;
     }
+    let conditions = conditions();
+    let write = args.iter().any(|arg| arg == "--write");
+    let (written_with, written) = written();
+    if !write && written_with != conditions {
+        println!("SKIP: instructions of the hot paths: counted with {written_with}, this is {conditions}");
+        return ExitCode::SUCCESS;
+    }
     let found = PATHS.map(|(path, _)| (path, (count(path, ROUNDS * 3) - count(path, ROUNDS)) / (ROUNDS * 2)));
-    if args.iter().any(|arg| arg == "--write") {
-        let mut text =
-            "# Instructions a round; written by `cargo bench -p tripline-storage --bench instructions -- --write`.\n"
-                .to_owned();
+    if write {
+        let mut text = format!(
+            "# Instructions a round; written by `cargo bench -p tripline-storage --bench instructions -- --write`.\n# counted with {conditions}\n"
+        );
         found.iter().for_each(|(path, n)| text += &format!("{path}: {n}\n"));
         std::fs::write(written_file(), text).unwrap();
+        return ExitCode::SUCCESS;
     }
-    let written = written();
     let mut worse = false;
     for (path, n) in found {
         let Some(&before) = written.get(path) else {
