@@ -10,11 +10,15 @@ use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use event_listener::Listener;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::ReadStart;
@@ -182,8 +186,26 @@ fn bench_many_partitions(criterion: &mut Criterion) {
     }
 }
 
-/// Producers that wait for the disk after each batch of one record of 1 KiB, all on one partition, against one that writes and
-/// syncs by itself.
+/// Runs a future on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// Producers that wait for the disk after each batch of one record of 1 KiB, tasks of one thread on one partition, against one
+/// that writes and syncs by itself.
 fn bench_group_commit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append one and wait for the disk");
     group.sample_size(20);
@@ -196,16 +218,14 @@ fn bench_group_commit(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(producers * EACH));
         group.bench_function(BenchmarkId::new("producers", producers), |bencher| {
             bencher.iter(|| {
-                std::thread::scope(|scope| {
-                    for _ in 0..producers {
-                        scope.spawn(|| {
-                            for _ in 0..EACH {
-                                let outcome = partition.append(&batch, NOW_MS).unwrap();
-                                wait_for_flush(&partition, outcome.last_offset.next());
-                            }
-                        });
+                let producer = async || {
+                    for _ in 0..EACH {
+                        let outcome = partition.append(&batch, NOW_MS).unwrap();
+                        partition.flushed_to(outcome.last_offset.next()).await.unwrap();
                     }
-                });
+                };
+                let mut producers: FuturesUnordered<_> = (0..producers).map(|_| producer()).collect();
+                block_on(async { while producers.next().await.is_some() {} });
             });
         });
     }

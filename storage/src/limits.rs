@@ -14,6 +14,8 @@ pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// A read returns at most this many bytes, but always one whole batch.
 pub const READ_BYTES_MAX: usize = 64 << 20;
+/// How much is read at a time where only headers are looked at: a page of a large batch, and many small ones.
+pub(crate) const HEADER_SCAN_BYTES: u64 = 64 << 10;
 /// How much recovery and verification read at a time when no batch is larger.
 pub(crate) const SCAN_BYTES: u64 = 4 << 20;
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, SegmentFacts, SegmentKey, path_of};
 use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::Index;
-use crate::limits::BATCH_BYTES_MAX;
+use crate::limits::{BATCH_BYTES_MAX, HEADER_SCAN_BYTES};
 
 /// A sealed segment's file and index.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ fn read_index(fs: &dyn Fs, dir: &Path, segment: &SealedSegment) -> Option<Index>
 fn rebuild_index(file: &dyn File, segment: &SealedSegment, interval_bytes: u32) -> io::Result<Index> {
     let mut index = Index::default();
     let mut facts = SegmentFacts::new();
-    let mut walk = DenseWalk::new(BatchWalk::new(file, 0, segment.len_bytes), segment.base, segment.next);
+    let headers = BatchWalk::new(file, 0, segment.len_bytes).with_window(HEADER_SCAN_BYTES);
+    let mut walk = DenseWalk::new(headers, segment.base, segment.next);
     while let Some(met) = walk.next()? {
         let Met::Batch(step) = met else { continue };
         if let Some(entry) = facts.note_step(&[], &step, segment.base, interval_bytes) {

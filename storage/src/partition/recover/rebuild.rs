@@ -6,6 +6,7 @@ use std::io;
 use super::{Active, Chain, OffsetRange, Place, RecoveryReport};
 use crate::fs::{self, File};
 use crate::index::Index;
+use crate::limits::HEADER_SCAN_BYTES;
 use crate::offset::Offset;
 use crate::producer::{ProducerLimits, Producers};
 use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, path_of, unix_ms};
@@ -55,7 +56,8 @@ fn for_each_batch(
     mut visit: impl FnMut(&Step, &[u8]),
     mut damaged: impl FnMut(OffsetRange),
 ) -> io::Result<()> {
-    let mut walk = DenseWalk::new(BatchWalk::new(file, 0, end), offsets.start, offsets.end);
+    let headers = BatchWalk::new(file, 0, end).with_window(HEADER_SCAN_BYTES);
+    let mut walk = DenseWalk::new(headers, offsets.start, offsets.end);
     while let Some(met) = walk.next()? {
         match met {
             Met::Batch(step) => visit(&step, &walk.header_bytes(&step)?),
