@@ -10,3 +10,4 @@ mod founding;
 mod harness;
 mod kills;
 mod memory;
+mod stopped;
