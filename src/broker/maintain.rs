@@ -200,6 +200,10 @@ impl Broker {
                 tend(partition, believed_ms, now_ms, hold);
             }
         }
+        if self.is_disk_full() {
+            // A rewrite takes room before it gives some back.
+            return;
+        }
         match self.inner.journal.rewrite_if_grown(now_ms) {
             Ok(true) => tracing::info!("state journal rewritten"),
             Ok(false) => {}

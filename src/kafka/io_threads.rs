@@ -2,14 +2,15 @@
 //!
 //! A runtime whose workers share all tasks wakes a second worker whenever the first has something to do, in case there is
 //! more: on a connection with one request at a time that is two system calls and a wake-up across cores for each. Here a
-//! connection stays where it began. Connections are dealt to the thread that has the fewest.
+//! connection stays where it began. Connections are dealt to the thread that has the fewest. The price: a request that takes
+//! long on its own (a large batch to be checked) holds up the other connections of its thread, and only those.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -59,22 +60,34 @@ impl IoThreads {
 
 impl IoThread {
     fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .thread_name(format!("kafka-{number}-cold"))
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .build()?;
-        let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (built, handle) = std::sync::mpsc::sync_channel(1);
+        // Built where it runs: a runtime must not be dropped by a thread of another one.
         let run = move || {
+            let runtime = match runtime(number) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(built.send(Err(error))),
+            };
+            if built.send(Ok(runtime.handle().clone())).is_err() {
+                return;
+            }
             // Ends when the sender is dropped.
             let _ = runtime.block_on(stopped);
             // A cold read that hangs on a dying disk is not waited for.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name(format!("kafka-{number}")).spawn(run)?;
-        Ok(Self { runtime: handle, connections: Arc::default(), stop: Some(stop), thread: Some(thread) })
+        let runtime = handle.recv().map_err(|_| io::Error::other("the thread ended before it began"))??;
+        Ok(Self { runtime, connections: Arc::default(), stop: Some(stop), thread: Some(thread) })
     }
+}
+
+fn runtime(number: usize) -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .thread_name(format!("kafka-{number}-cold"))
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
 }
 
 impl Drop for IoThread {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use event_listener::Listener;
@@ -298,6 +298,87 @@ fn bench_read(criterion: &mut Criterion) {
     }
 }
 
+/// The offset of a time: the index finds where to look, and the records of one batch are looked at.
+fn bench_index(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("index");
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, partition) = open(dir.path());
+    const BATCHES: i64 = 3_000;
+    for n in 0..BATCHES {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for record in 0..16 {
+            let timestamp_ms = NOW_MS + n * 16 + record;
+            builder.push(&NewRecord { timestamp_ms, value: Some(&[0; 1024]), ..NewRecord::default() }).unwrap();
+        }
+        partition.append(&builder.finish().unwrap(), NOW_MS).unwrap();
+    }
+    let mut random = fastrand::Rng::with_seed(SEED);
+    group.bench_function("offset of a time, 48 MiB", |bencher| {
+        bencher.iter(|| partition.offset_for_time(NOW_MS + random.i64(0..BATCHES * 16)).unwrap().unwrap());
+    });
+}
+
+/// Takes what lies in a directory's files out of the page cache.
+fn forget_pages(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            forget_pages(&entry.path());
+        } else {
+            let file = File::open(entry.path()).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
+    }
+}
+
+/// The whole log from the disk, a MiB at a time, and the same bytes by `read`, as `cat` has them.
+fn bench_cold_read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read 48 MiB from the disk");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(48 << 20));
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, partition) = filled(dir.path());
+    partition.flush().unwrap();
+    let timed = |read: &dyn Fn()| {
+        forget_pages(dir.path());
+        let begun = Instant::now();
+        read();
+        begun.elapsed()
+    };
+    group.bench_function("log", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let read = || {
+                let mut at = Offset::ZERO;
+                while at < partition.tail() {
+                    let outcome = partition.read_blocking(at, 1 << 20).unwrap();
+                    // As a socket would: each byte once.
+                    black_box(outcome.bytes.iter().fold(0_u8, |sum, byte| sum ^ byte));
+                    at = outcome.next;
+                }
+            };
+            (0..rounds).map(|_| timed(&read)).sum()
+        });
+    });
+    let log = dir.path().join(format!("topics/{}/0/{:020}.log", ID.topic, 0));
+    group.bench_function("read", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let read = || {
+                let (file, mut buffer) = (File::open(&log).unwrap(), vec![0; 128 << 10]);
+                let mut position = 0;
+                loop {
+                    let count = file.read_at(&mut buffer, position).unwrap();
+                    if count == 0 {
+                        return;
+                    }
+                    black_box(buffer[..count].iter().fold(0_u8, |sum, byte| sum ^ byte));
+                    position += count as u64;
+                }
+            };
+            (0..rounds).map(|_| timed(&read)).sum()
+        });
+    });
+}
+
 /// A segment that nobody flushed: every batch is verified, written again and synced. Beside it a clean start.
 fn bench_recovery(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("open 48 MiB");
@@ -328,6 +409,8 @@ criterion_group!(
     bench_many_partitions,
     bench_group_commit,
     bench_read,
+    bench_index,
+    bench_cold_read,
     bench_recovery
 );
 criterion_main!(benches);

@@ -20,22 +20,13 @@ use crate::reserve::Reserve;
 #[derive(Debug)]
 pub(crate) struct Flusher {
     crew: Arc<Crew>,
-    /// Bounded as the queue is, and by one [`Mark::DiskFull`] each time the disk fills up.
-    marks: Sender<Mark>,
+    /// Partitions that something was appended to. Bounded as the queue is.
+    dirty: Sender<Weak<Partition>>,
     /// Dropped to end the threads.
     stop: Mutex<Option<Sender<()>>>,
 }
 
-/// What the interval thread is told.
-#[derive(Debug)]
-enum Mark {
-    /// Something was appended.
-    Dirty(Weak<Partition>),
-    /// An append found the disk full.
-    DiskFull,
-}
-
-/// While the disk is full, it is looked at again so often at the most.
+/// While the disk is full and nothing is appended, it is looked at again so often at the most; otherwise once a flush interval.
 const FULL_DISK_RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// The flush threads: as many as were ever wanted at once. Disks sync many files at a time much faster than one after the
@@ -98,7 +89,7 @@ impl Flusher {
     /// disk is full.
     pub(crate) fn start(threads_max: usize, interval: Duration, reserve: Arc<Reserve>) -> io::Result<Arc<Self>> {
         let (queue, work) = unbounded();
-        let (marks, marked) = unbounded();
+        let (dirty, marked) = unbounded();
         let (stop, stopped) = bounded::<()>(0);
         let idle = AtomicUsize::new(0);
         let crew = Arc::new(Crew { queue, work, stopped, threads_max, idle, handles: Mutex::default() });
@@ -110,7 +101,7 @@ impl Flusher {
         if crew.handles.lock().as_ref().is_none_or(|handles| handles.len() < 2) {
             return Err(io::Error::other("no thread could be started to flush with"));
         }
-        Ok(Arc::new(Self { crew, marks, stop: Mutex::new(Some(stop)) }))
+        Ok(Arc::new(Self { crew, dirty, stop: Mutex::new(Some(stop)) }))
     }
 
     /// Flushes `partition` as soon as a thread is free.
@@ -120,12 +111,7 @@ impl Flusher {
 
     /// Flushes `partition` one interval from now at the latest.
     pub(crate) fn flush_later(&self, partition: &Arc<Partition>) {
-        let _ = self.marks.send(Mark::Dirty(Arc::downgrade(partition)));
-    }
-
-    /// The disk is full: looks again and again whether it has room.
-    pub(crate) fn watch_disk(&self) {
-        let _ = self.marks.send(Mark::DiskFull);
+        let _ = self.dirty.send(Arc::downgrade(partition));
     }
 
     /// Ends the threads; what is queued is flushed first.
@@ -154,19 +140,20 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinH
 
 /// Sleeps while nothing is dirty and the disk is not full. The first mark starts an interval; at its end all that are dirty
 /// go, and a full disk is looked at again.
-fn interval_loop(marked: &Receiver<Mark>, crew: &Arc<Crew>, interval: Duration, reserve: &Reserve) {
+fn interval_loop(marked: &Receiver<Weak<Partition>>, crew: &Arc<Crew>, interval: Duration, reserve: &Reserve) {
     loop {
         let retry = if reserve.is_full() { after(interval.max(FULL_DISK_RETRY_MIN)) } else { never() };
         let first = crossbeam_channel::select! {
             recv(marked) -> first => match first { Ok(first) => Some(first), Err(_) => return },
             recv(crew.stopped) -> _ => return,
+            // The wait begins now.
+            recv(reserve.filled_up()) -> _ => continue,
             recv(retry) -> _ => None,
         };
         if first.is_some() && !matches!(crew.stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
             return;
         }
-        for mark in first.into_iter().chain(marked.try_iter()) {
-            let Mark::Dirty(partition) = mark else { continue };
+        for partition in first.into_iter().chain(marked.try_iter()) {
             if let Some(partition) = partition.upgrade() {
                 partition.interval_over(|partition| crew.push(partition));
             }

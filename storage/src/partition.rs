@@ -247,9 +247,8 @@ impl Partition {
     /// Nothing was appended: see [`AppendError`].
     pub fn append(self: &Arc<Self>, batch: &CheckedBatch, now_ms: i64) -> Result<AppendOutcome, AppendError> {
         let outcome = self.append_within(batch, now_ms, Space::Free);
-        if matches!(outcome, Err(AppendError::DiskFull)) && !self.shared.reserve.is_full() {
+        if matches!(outcome, Err(AppendError::DiskFull)) {
             self.shared.reserve.met_full_disk();
-            self.shared.flusher.watch_disk();
         }
         outcome
     }
@@ -262,7 +261,7 @@ impl Partition {
     pub fn append_reserved(self: &Arc<Self>, batch: &CheckedBatch, now_ms: i64) -> Result<AppendOutcome, AppendError> {
         loop {
             match self.append_within(batch, now_ms, Space::Reserved) {
-                Err(AppendError::DiskFull) if self.shared.reserve.draw() => self.shared.flusher.watch_disk(),
+                Err(AppendError::DiskFull) if self.shared.reserve.draw() => {}
                 other => return other,
             }
         }
@@ -324,7 +323,7 @@ impl Partition {
         let capacity_bytes = u64::from(config.segment_bytes);
         let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes)
             .map_err(|cause| self.write_failed("starting a segment", cause))?;
-        // The only cut of a file that is mapped, and no reader goes beyond the published length.
+        // A cut of a file that is mapped, as in `take_back` and `close`: no reader goes beyond the published length.
         writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
         let seal = writer.facts.seal(writer.active.base, base, published);
         let sealed = Arc::new(SealedSegment::sealed(&writer.active, seal));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::fs::{File, Fs, OpenMode};
@@ -33,9 +34,11 @@ pub(crate) struct Reserve {
     /// Guards the length of the file. `None`: nothing is kept back.
     file: Mutex<Option<Arc<dyn File>>>,
     held_bytes: AtomicU64,
-    /// How large it shall be; settled while the disk is not full.
+    /// How large it shall be; only grows.
     target_bytes: AtomicU64,
     full: AtomicBool,
+    /// Holds one token when the disk has become full and nobody has taken notice yet.
+    filled_up: (Sender<()>, Receiver<()>),
 }
 
 impl Reserve {
@@ -54,12 +57,18 @@ impl Reserve {
             target_bytes: AtomicU64::new(held_bytes.load(Ordering::Relaxed)),
             held_bytes,
             full: AtomicBool::new(false),
+            filled_up: bounded(1),
         })
     }
 
     /// Whether an append has met a full disk and service has not returned since.
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
+    }
+
+    /// Tells whoever looks again for room that the disk has become full.
+    pub(crate) fn filled_up(&self) -> &Receiver<()> {
+        &self.filled_up.1
     }
 
     /// Bytes kept back at the moment.
@@ -70,6 +79,8 @@ impl Reserve {
     /// An append found no room: from now on there is room only for those that may draw.
     pub(crate) fn met_full_disk(&self) {
         if !self.full.swap(true, Ordering::AcqRel) {
+            // Only fails when a token is there already.
+            let _ = self.filled_up.0.try_send(());
             tracing::error!(
                 root = %self.root.display(), reserve_bytes = self.held_bytes(),
                 "the disk is full: appends are refused until there is room; the state journal and dead letters go on from the reserve"
@@ -107,23 +118,34 @@ impl Reserve {
 
     /// Fills the reserve up, and lets ordinary appends go on if that and some more is there.
     pub(crate) fn refill(&self) {
-        let file = self.file.lock();
+        let mut file = self.file.lock();
+        if file.is_none() && self.wanted_bytes > 0 {
+            match open_file(&*self.fs, &self.root.join(FILE_NAME)) {
+                Ok(opened) => *file = opened,
+                Err(cause) => tracing::warn!(%cause, "no file for the reserve"),
+            }
+        }
         let held = self.held_bytes();
         let free = match self.fs.free_bytes(&self.root) {
             Ok(free) => free,
             Err(cause) => return tracing::warn!(%cause, "free space unknown; the reserve stays as it is"),
         };
-        if file.is_some() && !self.is_full() {
-            self.target_bytes.store(target_bytes(self.wanted_bytes, held, free), Ordering::Relaxed);
+        if file.is_some() {
+            // Only grows: a disk that is full now had room for more, or will have.
+            self.target_bytes.fetch_max(target_bytes(self.wanted_bytes, held, free), Ordering::Relaxed);
         }
         let target = self.target_bytes.load(Ordering::Relaxed).max(held);
         if free < (target - held) + target / MARGIN_SHARE {
             return;
         }
-        if let Some(Err(cause)) = file.as_ref().map(|file| file.reserve(target)) {
-            return tracing::debug!(%cause, "reserve not filled up");
+        if let Some(file) = &*file {
+            let reserved = file.reserve(target);
+            // Well or badly: some file systems keep what they found before they met the end.
+            self.held_bytes.store(file.len().unwrap_or(held), Ordering::Release);
+            if let Err(cause) = reserved {
+                return tracing::debug!(%cause, "reserve not filled up");
+            }
         }
-        self.held_bytes.store(target, Ordering::Release);
         if self.full.swap(false, Ordering::AcqRel) {
             tracing::info!(free_bytes = free, "the disk has room again: appends go on");
         }

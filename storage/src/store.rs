@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// Looks now whether a disk that was full has room again, fills the reserve up and lets appends go on if so. The flush
-    /// threads look by themselves, every second or every flush interval, whichever is longer.
+    /// threads look by themselves: every second, or each flush interval while something is appended.
     pub fn look_for_room(&self) {
         self.shared.reserve.refill();
     }
@@ -247,11 +247,15 @@ impl Store {
         config: LogConfig,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
         let _opening = Opening::begin(self, id).ok_or(OpenLogError::AlreadyOpen(id))?;
-        let (recovered, report) = self
-            .shared
-            .reserve
-            .with_room(|| self.recover(id, &dir, &config))
-            .map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
+        // What is there may draw on the reserve to be recovered; what is new waits for room like any append.
+        let reserve = &self.shared.reserve;
+        let recovered = match holds_segment(&*self.shared.fs, &dir) {
+            Ok(true) => reserve.with_room(|| self.recover(id, &dir, &config)),
+            Ok(false) if reserve.is_full() => Err(io::ErrorKind::StorageFull.into()),
+            Ok(false) => self.recover(id, &dir, &config),
+            Err(cause) => Err(cause),
+        };
+        let (recovered, report) = recovered.map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
         let partition = Arc::new(Partition::new(id, dir, config, Arc::clone(&self.shared), recovered));
         self.partitions.write().insert(id, Arc::clone(&partition));
         Ok((partition, report))

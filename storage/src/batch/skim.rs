@@ -2,7 +2,7 @@
 //! that says what is ([`super::record`]).
 //!
 //! It must accept nothing that the other does not. What it leaves alone is only slower: integers of more than four bytes,
-//! which are lengths over 64 MiB and timestamps more than 18 hours from the batch's first.
+//! which are lengths over 128 MiB and timestamps more than 37 hours from the batch's first.
 
 /// What a batch is checked for in each of its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,11 +161,11 @@ impl File for OsFile {
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let written = retry_interrupted(|| Ok(rustix::io::pwritev(&self.file, parts, offset)?))?;
+        let written = retry_interrupted(|| Ok(rustix::io::pwritev(&self.file, parts, offset)?)).map_err(as_full)?;
         if written == total {
             return Ok(());
         }
-        write_rest(&self.file, parts, offset, written)
+        write_rest(&self.file, parts, offset, written).map_err(as_full)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -190,7 +190,7 @@ impl File for OsFile {
         match reserved {
             // A file system without fallocate: the write itself will find the room, or say that there is none.
             Err(e) if e.kind() == io::ErrorKind::Unsupported => Ok(()),
-            other => other,
+            other => other.map_err(as_full),
         }
     }
 
@@ -201,6 +201,11 @@ impl File for OsFile {
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+}
+
+/// A quota that is used up passes as a full disk does.
+fn as_full(cause: io::Error) -> io::Error {
+    if cause.kind() == io::ErrorKind::QuotaExceeded { io::ErrorKind::StorageFull.into() } else { cause }
 }
 
 /// Writes what a short `pwritev` left, part by part.

@@ -240,7 +240,7 @@ impl Partition {
     /// Others must not meet a full disk because of a file that is given up then.
     fn find_room(&self, group: &[Arc<SealedSegment>]) -> Result<(), CompactError> {
         let needed_bytes: u64 = group.iter().map(|segment| segment.len_bytes).sum();
-        if self.shared.fs.free_bytes(&self.dir)? < needed_bytes {
+        if self.shared.reserve.is_full() || self.shared.fs.free_bytes(&self.dir)? < needed_bytes {
             return Err(io::Error::from(io::ErrorKind::StorageFull).into());
         }
         Ok(())

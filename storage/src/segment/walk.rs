@@ -47,12 +47,17 @@ pub(crate) struct BatchWalk<'a> {
     window: Bytes,
     window_at: u64,
     window_bytes: u64,
+    /// Size of the batch that was met last.
+    last_bytes: u64,
 }
+
+/// Enough for a header, wherever it lies.
+const PAGE_BYTES: u64 = 4096;
 
 impl<'a> BatchWalk<'a> {
     /// A walk over `file[position..end]`, which must be published bytes (or the whole file before anyone appends).
     pub(crate) fn new(file: &'a dyn File, position: u64, end: u64) -> Self {
-        Self { file, position, end, window: Bytes::new(), window_at: position, window_bytes: SCAN_BYTES }
+        Self { file, position, end, window: Bytes::new(), window_at: position, window_bytes: SCAN_BYTES, last_bytes: 0 }
     }
 
     /// Sets how much is read at a time.
@@ -80,7 +85,8 @@ impl<'a> BatchWalk<'a> {
         let wanted = HEADER_BYTES.min(self.left());
         let header = BatchHeader::parse(self.front(wanted)?).and_then(|header| self.fits(header));
         let header = header.map_err(|reason| WalkError::NoBatch { position, reason })?;
-        self.position += header.size_bytes() as u64;
+        self.last_bytes = header.size_bytes() as u64;
+        self.position += self.last_bytes;
         Ok(Some(Step { position, header }))
     }
 
@@ -127,7 +133,11 @@ impl<'a> BatchWalk<'a> {
         let from = match held {
             Some(from) => from,
             None => {
-                let window_end = self.end.min(self.position + self.window_bytes.max(wanted as u64));
+                // Behind a batch that was larger than the window, another one is likely: of that only the header is wanted,
+                // and a page brought in for nothing costs as much as one that is needed.
+                let small = self.last_bytes < self.window_bytes;
+                let ahead_bytes = if small { self.window_bytes } else { PAGE_BYTES };
+                let window_end = self.end.min(self.position + ahead_bytes.max(wanted as u64));
                 self.window = self.file.slice(self.position..window_end)?;
                 self.window_at = self.position;
                 0

@@ -203,7 +203,7 @@ impl Target<'_> {
                 let mut script = Script::default();
                 let ended_well = script.run(binary, &data, &wrapper)?;
                 if !ended_well {
-                    return Err("the script fails by itself".into());
+                    return Err(format!("the script fails by itself: {}", script.complaint).into());
                 }
             }
         }
@@ -304,13 +304,15 @@ struct Script {
     ledgers: BTreeMap<u32, Ledger>,
     committed: BTreeMap<&'static str, i64>,
     next: [u64; 2],
+    /// What ended it early.
+    complaint: String,
 }
 
 impl Script {
     /// Runs a broker under `wrapper` and the script against it. Answers whether both came to their end.
     fn run(&mut self, binary: &Path, data: &Path, wrapper: &[String]) -> Result<bool, Failure> {
         let Some(broker) = Broker::try_start(binary, data, wrapper)? else { return Ok(false) };
-        let result = self.requests(&broker);
+        let result = self.requests(&broker).inspect_err(|error| self.complaint = error.to_string());
         let ended_well = broker.stop()?;
         Ok(result.is_ok() && ended_well)
     }

@@ -64,6 +64,15 @@ fn quarantine_path(place: Place<'_>, base: Offset, place_in_file: &str, extensio
 }
 
 fn copy_out(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
+    let copied = copy_into(place, file, range, path);
+    if copied.is_err() {
+        // Half a copy would keep the space that the next try needs.
+        let _ = place.fs.remove_file(path);
+    }
+    copied
+}
+
+fn copy_into(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
     let copy = place.fs.open(path, OpenMode::CreateNew, 0)?;
     let mut at = range.start;
     while at < range.end {
