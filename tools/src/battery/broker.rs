@@ -58,7 +58,9 @@ impl Broker {
 
     /// As [`Broker::start`]; `None` when it ended before it was ready.
     pub(crate) fn try_start(binary: &Path, data: &Path, wrapper: &[String]) -> Result<Option<Self>, Failure> {
-        let mut words = wrapper.iter().map(String::as_str).chain([machine::text(binary)?]);
+        // It runs in another directory than this process.
+        let binary = binary.canonicalize().map_err(|error| format!("--binary {}: {error}", binary.display()))?;
+        let mut words = wrapper.iter().map(String::as_str).chain([machine::text(&binary)?]);
         let mut command = Command::new(words.next().ok_or("no program")?);
         command.args(words).args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data);
         // A settings file of whoever runs this is none of ours.
