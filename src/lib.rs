@@ -51,6 +51,7 @@ pub mod event;
 pub mod function;
 pub mod group;
 pub mod http;
+pub mod input;
 pub mod kafka;
 pub mod server;
 pub mod topic;

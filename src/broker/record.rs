@@ -11,8 +11,9 @@
 //! | 21 | 1 | [`TriggerRemoved`] |
 //! | 22 | 1 | [`TriggerSwitched`] |
 //! | 23 | 1 | [`TriggerProgress`] |
-//! | 24 | 1 | [`TriggerAttempt`] |
+//! | 24 | 1 | retired before the first release |
 //! | 25 | 1 | [`TriggerVerdict`] |
+//! | 26 | 1 | [`TriggerSettled`] |
 //! | 30 | 1 | [`OffsetCommitted`] |
 //! | 31 | 1 | [`GroupForgotten`] |
 //! | 40 | 1 | [`ProducerIds`] |
@@ -84,10 +85,10 @@ journal_records! {
     22, 1 => TriggerSwitched,
     /// How far a trigger has come in a partition.
     23, 1 => TriggerProgress,
-    /// The attempts of one window, at their start and at their end.
-    24, 1 => TriggerAttempt,
-    /// A window is given up; its dead letters follow, then progress.
+    /// A window is given up; its dead letters follow, then it is settled.
     25, 1 => TriggerVerdict,
+    /// Verdicts are carried out, and progress has passed their records.
+    26, 1 => TriggerSettled,
     /// A group's committed offset in a partition.
     30, 1 => OffsetCommitted,
     /// All offsets of a group are forgotten.
@@ -196,17 +197,15 @@ pub struct TriggerProgress {
     pub progress: Vec<u8>,
 }
 
-/// See [`JournalRecord::TriggerAttempt`].
+/// See [`JournalRecord::TriggerSettled`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TriggerAttempt {
+pub struct TriggerSettled {
     /// Where.
     pub lane: LaneId,
-    /// First offset of the window.
-    pub first: i64,
-    /// One after its last offset.
-    pub next: i64,
-    /// The attempts so far, in the encoding of the trigger room.
-    pub attempts: Vec<u8>,
+    /// `trigger::progress::Progress` in its own encoding.
+    pub progress: Vec<u8>,
+    /// The verdicts, by the first offset of the range that their window spans.
+    pub verdicts: Vec<i64>,
 }
 
 /// See [`JournalRecord::TriggerVerdict`].

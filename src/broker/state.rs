@@ -6,8 +6,8 @@ use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::record::{
-    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, TopicCreated, TriggerAttempt,
-    TriggerDefined, TriggerProgress, TriggerSwitched, TriggerVerdict,
+    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, TopicCreated, TriggerDefined,
+    TriggerProgress, TriggerSwitched, TriggerVerdict,
 };
 
 /// A group's committed offset in one partition.
@@ -28,10 +28,8 @@ pub struct Committed {
 pub struct LaneState {
     /// The last progress, encoded; `None` before the first.
     pub progress: Option<Vec<u8>>,
-    /// The window that is being tried, if one is.
-    pub attempt: Option<TriggerAttempt>,
-    /// The verdict whose dead letters may not all be written, if there is one.
-    pub verdict: Option<TriggerVerdict>,
+    /// Verdicts whose dead letters may not all be written, by the first offset of the range that their window spans.
+    pub verdicts: BTreeMap<i64, TriggerVerdict>,
 }
 
 /// A trigger's definition and what a person did to it.
@@ -94,13 +92,16 @@ impl State {
                     entry.paused_since_ms = switched.paused.then_some(switched.since_ms);
                 }
             }
-            JournalRecord::TriggerProgress(progress) => self.on_lane(progress.lane, |lane| lane.progressed(progress)),
-            JournalRecord::TriggerAttempt(attempt) => {
-                self.on_lane(attempt.lane, |lane| lane.attempt = Some(attempt.clone()))
+            JournalRecord::TriggerProgress(progress) => {
+                self.on_lane(progress.lane, |lane| lane.progress = Some(progress.progress.clone()))
             }
-            JournalRecord::TriggerVerdict(verdict) => {
-                self.on_lane(verdict.lane, |lane| lane.verdict = Some(verdict.clone()))
-            }
+            JournalRecord::TriggerVerdict(verdict) => self.on_lane(verdict.lane, |lane| {
+                lane.verdicts.insert(verdict.first, verdict.clone());
+            }),
+            JournalRecord::TriggerSettled(settled) => self.on_lane(settled.lane, |lane| {
+                lane.progress = Some(settled.progress.clone());
+                lane.verdicts.retain(|first, _| !settled.verdicts.contains(first));
+            }),
             JournalRecord::OffsetCommitted(commit) => self.commit(commit),
             JournalRecord::GroupForgotten(forgotten) => {
                 self.offsets.remove(&forgotten.group);
@@ -192,18 +193,8 @@ impl Committed {
 }
 
 impl LaneState {
-    /// Progress settles the window before it: a verdict or attempts below the committed offset are history.
-    fn progressed(&mut self, progress: &TriggerProgress) {
-        self.progress = Some(progress.progress.clone());
-        self.attempt = None;
-        self.verdict = None;
-    }
-
-    /// The order matters: progress clears what those before it have set.
     fn records(&self, lane: LaneId) -> Vec<JournalRecord> {
         let progress = self.progress.clone().map(|progress| JournalRecord::from(TriggerProgress { lane, progress }));
-        let attempt = self.attempt.clone().map(JournalRecord::from);
-        let verdict = self.verdict.clone().map(JournalRecord::from);
-        progress.into_iter().chain(attempt).chain(verdict).collect()
+        progress.into_iter().chain(self.verdicts.values().cloned().map(JournalRecord::from)).collect()
     }
 }

@@ -172,6 +172,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// True or false, or `default` when it is left out.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        match self.value(name) {
+            None => default,
+            Some(Value::Bool(flag)) => *flag,
+            Some(_) => {
+                self.wrong(name, "true or false");
+                default
+            }
+        }
+    }
+
     /// A whole number, or `default` when it is left out.
     pub fn integer(&mut self, name: &'static str, allowed: RangeInclusive<u32>, default: u32) -> u32 {
         let Some(value) = self.value(name) else { return default };

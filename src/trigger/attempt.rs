@@ -85,9 +85,14 @@ pub enum ExhaustedReason {
     Age,
     /// The function refused them for good.
     Rejected,
+    /// A person skipped them.
+    Skipped,
 }
 
 impl ExhaustedReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::Attempts, Self::Age, Self::Rejected, Self::Skipped];
+
     /// The word used in the journal's verdicts, metrics and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -95,7 +100,14 @@ impl ExhaustedReason {
             Self::Attempts => "attempts",
             Self::Age => "age",
             Self::Rejected => "rejected",
+            Self::Skipped => "skipped",
         }
+    }
+
+    /// The reason that [`ExhaustedReason::as_str`] names.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
@@ -175,6 +187,12 @@ impl AttemptState {
         if let Some(since_ms) = self.excluded_since_ms.take() {
             self.excluded_ms = self.excluded_ms.saturating_add(elapsed_ms(since_ms, now_ms));
         }
+    }
+
+    /// Notes why an attempt failed that is not counted: its window is halved.
+    pub fn note(&mut self, error: &InvocationError) {
+        self.running = false;
+        self.last_error = Some(LastError::of(error));
     }
 
     /// Time since the first attempt began, without outages and pauses.

@@ -1,63 +1,23 @@
 //! Records out of the log: payloads for functions, and dead letters.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
     RecordView as StoredRecord,
 };
 use tripline_storage::error::ReadError;
-use tripline_storage::{LeaderEpoch, Offset, Partition};
-use uuid::Uuid;
+use tripline_storage::{LeaderEpoch, Offset};
 
 use super::attempt::{AttemptState, BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::dead_letter::{self, DeadLetterFacts};
-use crate::broker::Broker;
-use crate::event::{BATCH_TYPE, EventView, Header, RecordView};
+use crate::event::BATCH_TYPE;
 use crate::function::{ErrorClass, Payload};
+use crate::input::{LogInput, Origin};
 
 /// How much of the log is read at a time.
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// Media type of one record's bytes.
 const RAW_TYPE: &str = "application/octet-stream";
-
-/// Where records come from, as events say it.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) topic: String,
-    pub(super) topic_id: Uuid,
-    pub(super) cluster_id: String,
-    pub(super) partition: u32,
-}
-
-impl Origin {
-    /// Shows a stored record as an event to `look`.
-    pub(super) fn with_event<T>(
-        &self,
-        record: &StoredRecord<'_>,
-        leader_epoch: LeaderEpoch,
-        look: impl FnOnce(&EventView<'_>) -> T,
-    ) -> T {
-        // Names that are not UTF-8 cannot be written down in an event; the rest of the record can.
-        let headers: Vec<Header<'_>> = record
-            .headers()
-            .filter_map(|header| Some(Header { name: std::str::from_utf8(header.name).ok()?, value: header.value }))
-            .collect();
-        look(&EventView::new(RecordView {
-            topic: &self.topic,
-            cluster_id: &self.cluster_id,
-            topic_id: self.topic_id,
-            leader_epoch,
-            partition: self.partition,
-            offset: record.offset(),
-            timestamp_ms: record.timestamp_ms(),
-            key: record.key(),
-            value: record.value(),
-            headers: &headers,
-        }))
-    }
-}
 
 /// Why records cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -93,17 +53,17 @@ pub(super) fn for_each_record(
 /// Reads `first..next` again and hands the records at `offsets` (ascending) to `visit`. What retention has removed meanwhile
 /// is left out.
 pub(super) async fn read_offsets(
-    log: &Arc<Partition>,
+    input: &LogInput,
     offsets: &[Offset],
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) + Send,
 ) -> Result<(), RecordsError> {
     let mut wanted = offsets.iter().copied().peekable();
     while let Some(&at) = wanted.peek() {
-        if at < log.log_start() {
+        if at < input.log_start() {
             wanted.next();
             continue;
         }
-        let outcome = Broker::read(log, at, READ_BYTES).await?;
+        let outcome = input.read(at, READ_BYTES).await?;
         if outcome.bytes.is_empty() {
             break;
         }
@@ -124,21 +84,16 @@ pub(super) async fn read_offsets(
 pub(super) struct Parcel {
     pub(super) payload: Bytes,
     pub(super) content_type: &'static str,
-    shape: Payload,
     ids: Vec<(String, Offset)>,
 }
 
 impl Parcel {
     /// Builds the payload of the records at `offsets`.
-    pub(super) async fn build(
-        log: &Arc<Partition>,
-        origin: &Origin,
-        offsets: &[Offset],
-        shape: Payload,
-    ) -> Result<Self, RecordsError> {
+    pub(super) async fn build(input: &LogInput, offsets: &[Offset], shape: Payload) -> Result<Self, RecordsError> {
         let mut payload = Vec::new();
         let mut ids = Vec::with_capacity(offsets.len());
-        read_offsets(log, offsets, |record, epoch| match shape {
+        let origin = input.origin();
+        read_offsets(input, offsets, |record, epoch| match shape {
             Payload::Raw => {
                 payload.extend_from_slice(record.value().unwrap_or_default());
                 ids.push((String::new(), record.offset()));
@@ -154,15 +109,11 @@ impl Parcel {
             payload.extend_from_slice(if ids.is_empty() { b"[]" } else { b"]" });
         }
         let content_type = if shape == Payload::Raw { RAW_TYPE } else { BATCH_TYPE };
-        Ok(Self { payload: payload.into(), content_type, shape, ids })
+        Ok(Self { payload: payload.into(), content_type, ids })
     }
 
     pub(super) fn record_count(&self) -> usize {
         self.ids.len()
-    }
-
-    pub(super) fn is_raw(&self) -> bool {
-        self.shape == Payload::Raw
     }
 
     /// The offsets of its records, ascending.
@@ -202,7 +153,7 @@ impl DeadLetters<'_> {
     /// crash interrupted is completed without doubles.
     pub(super) async fn batches(
         &self,
-        log: &Arc<Partition>,
+        input: &LogInput,
         offsets: &[Offset],
         producer_id: i64,
     ) -> Result<Vec<CheckedBatch>, RecordsError> {
@@ -214,7 +165,7 @@ impl DeadLetters<'_> {
         };
         let mut builder = BatchBuilder::new(options(sequence));
         let mut failed = None;
-        read_offsets(log, offsets, |record, _| {
+        read_offsets(input, offsets, |record, _| {
             let (names, values) = self.headers(record);
             let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
             let letter =

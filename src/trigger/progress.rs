@@ -1,33 +1,45 @@
-//! How far a trigger has come in one partition.
+//! How far a trigger has come in one partition: what is written down, and read back after a restart.
 //!
-//! Everything below the reading point is finished, except the holes: ranges of offsets that were read and wait for their outcome. The
-//! committed offset is where the first hole begins, or the reading point when there is none, so it can only rise (T1: an offset is
-//! committed when its record succeeded, was dead-lettered, dropped by policy or filtered out, never before).
+//! Everything below the reading point is finished, except what lies in a hole (a range of offsets that were read and wait
+//! for their outcome) and what belongs to a blocked key (everything of that key from its first unfinished offset on). The
+//! committed offset is the first of those, or the reading point when there is none; it can only rise (T1: an offset is
+//! committed when its record succeeded, was dead-lettered, dropped by policy or filtered out, never before). Records that
+//! the filter turns away may lie inside a hole: they are turned away again when it is read again.
+//!
+//! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
+//! counting: its records are those in its range that lie in a hole, or behind the marker of its key, and, where it has a
+//! key, that have this key.
 //!
 //! # Bytes
-//! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below its 4,096
-//! characters). Numbers are LEB128 varints of at most ten bytes, in their shortest form; times are milliseconds since 1970.
+//! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below its
+//! 4,096 characters). Numbers are LEB128 varints of at most ten bytes, in their shortest form; times are milliseconds since
+//! 1970.
 //!
 //! ```text
-//! version       u8      1
+//! version       u8      2 (1 was never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
 //! holes         varint  how many; then for each, ascending:
-//!   gap         varint    finished offsets since the end of the hole before (the first begins at committed: always 0)
+//!   gap         varint    offsets since the end of the hole before, for the first since committed
 //!   length      varint    offsets, at least 1
-//!   flags       u8        0: never tried; 1: these numbers follow
-//!     attempts      varint  spent
-//!     interrupted   varint  attempts that the broker did not survive
-//!     first attempt varint  time
-//!     next attempt  varint  time since the first attempt, plus 1; 0 = none is planned
-//!     excluded      varint  milliseconds that do not count towards max_age
+//! windows       varint  how many were tried and are not finished; 0 ends this part
+//! base          varint  the earliest first attempt of these windows
+//!   first       varint    distance from the first offset of the window before, for the first from committed
+//!   length      varint    offsets of its range, at least 1
+//!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still
+//!   key         u64       little-endian hash, with flag 1
+//!   attempts    varint    spent
+//!   interrupted varint    attempts that the broker did not survive
+//!   first       varint    the first attempt, since base
+//!   next        varint    the next attempt, since the first, plus 1; 0 = none is planned
+//!   excluded    varint    milliseconds that do not count towards max_age
+//!   suspended   varint    since when its age stands still, since the first attempt, with flag 4
 //! blocked keys  varint  how many; then for each, by hash ascending:
 //!   hash        u64     little-endian
 //!   first       varint    distance of its first unfinished offset from committed
 //! ```
-//! A blocked key is one marker whatever the number of its records: everything of that key from its first offset is read again later.
-
-use std::collections::BTreeMap;
+//! A blocked key is one marker whatever the number of its records: everything of that key from its first offset is read
+//! again later.
 
 use tripline_storage::Offset;
 
@@ -37,301 +49,212 @@ mod codec;
 
 pub use codec::{DecodeError, ENCODED_BYTES_MAX, TooLarge};
 
-/// Attempts of a hole, as far as they are journalled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HoleAttempts {
-    /// Attempts spent.
-    pub attempts: u32,
-    /// Attempts that the broker did not survive.
-    pub interrupted: u32,
-    /// When the first attempt began, in milliseconds since 1970, not before 1970.
-    pub first_attempt_ms: Option<u64>,
-    /// When the next one may begin; only with a first attempt, and not before it.
-    pub next_attempt_ms: Option<u64>,
-    /// Time that does not count towards `max_age`.
-    pub excluded_ms: u64,
-}
-
-/// A range of offsets that were read and are not finished.
+/// A range of offsets, never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
+pub struct Span {
     /// Its first offset.
     pub first: Offset,
     /// The offset after its last.
     pub next: Offset,
+}
+
+/// A window that was tried and is not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TriedWindow {
+    /// From its first record to behind its last.
+    pub span: Span,
+    /// The hash of the one key of its records, where it has one.
+    pub key: Option<u64>,
     /// Its attempts so far.
-    pub attempts: HoleAttempts,
+    pub attempts: TriedAttempts,
 }
 
-/// Why progress cannot be changed as asked: a mistake of the caller, who then stops the lane instead of committing something untrue.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProgressError {
-    /// The range is empty or upside down.
-    #[error("the range {first}..{next} has no offsets")]
-    EmptyRange {
-        /// Its first offset.
-        first: Offset,
-        /// The offset after its last.
-        next: Offset,
-    },
-    /// A window begins below what was already read.
-    #[error("a window at {first} begins below the reading point {reading_point}")]
-    BehindReadingPoint {
-        /// Where the window begins.
-        first: Offset,
-        /// How far was read.
-        reading_point: Offset,
-    },
-    /// The range is not inside one hole.
-    #[error("{first}..{next} is not waiting for an outcome")]
-    NoSuchHole {
-        /// Its first offset.
-        first: Offset,
-        /// The offset after its last.
-        next: Offset,
-    },
+/// The attempts of a window, as far as they are written down. Times are milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TriedAttempts {
+    /// Attempts spent.
+    pub attempts: u32,
+    /// Attempts that the broker did not survive.
+    pub interrupted: u32,
+    /// An attempt has begun and has no outcome.
+    pub running: bool,
+    /// When the first attempt began.
+    pub first_attempt_ms: u64,
+    /// When the next one may begin; not before the first.
+    pub next_attempt_ms: Option<u64>,
+    /// Time that does not count towards `max_age`.
+    pub excluded_ms: u64,
+    /// Since when time does not count, while it does not; not before the first attempt.
+    pub excluded_since_ms: Option<u64>,
 }
 
-/// How far a trigger has come in one partition.
+/// A key whose records wait, from an offset on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockedKey {
+    /// The hash of the key.
+    pub hash: u64,
+    /// Its first unfinished offset.
+    pub first: Offset,
+}
+
+/// How far a trigger has come in one partition. A snapshot: [`super::lane`] makes a new one for each change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     reading_point: Offset,
-    /// By first offset; they do not overlap and lie below the reading point.
-    holes: BTreeMap<Offset, (Offset, HoleAttempts)>,
-    /// First unfinished offset by key hash.
-    blocked_keys: BTreeMap<u64, Offset>,
+    holes: Vec<Span>,
+    windows: Vec<TriedWindow>,
+    blocked_keys: Vec<BlockedKey>,
+}
+
+impl Span {
+    /// The range `first..next`; `None` when it is empty.
+    #[must_use]
+    pub fn new(first: Offset, next: Offset) -> Option<Self> {
+        (first < next).then_some(Self { first, next })
+    }
+
+    /// Whether `offset` lies in it.
+    #[must_use]
+    pub fn contains(&self, offset: Offset) -> bool {
+        (self.first..self.next).contains(&offset)
+    }
 }
 
 impl Progress {
     /// Nothing read yet; reading begins at `offset`.
     #[must_use]
     pub const fn start(offset: Offset) -> Self {
-        Self { reading_point: offset, holes: BTreeMap::new(), blocked_keys: BTreeMap::new() }
+        Self { reading_point: offset, holes: Vec::new(), windows: Vec::new(), blocked_keys: Vec::new() }
+    }
+
+    /// Progress with these parts.
+    ///
+    /// # Panics
+    /// When they contradict each other: holes ascend below the reading point, windows lie inside what is unfinished and
+    /// ascend, keys ascend by hash and begin below the reading point.
+    #[must_use]
+    pub fn new(
+        reading_point: Offset,
+        holes: Vec<Span>,
+        windows: Vec<TriedWindow>,
+        blocked_keys: Vec<BlockedKey>,
+    ) -> Self {
+        let windows = windows.into_iter().map(|window| TriedWindow { attempts: window.attempts.normal(), ..window });
+        let progress = Self { reading_point, holes, windows: windows.collect(), blocked_keys };
+        assert!(progress.is_consistent(), "the parts of progress agree: {progress:?}");
+        progress
+    }
+
+    fn is_consistent(&self) -> bool {
+        let committed = self.committed();
+        let inside = |span: &Span| span.first >= committed && span.first < span.next && span.next <= self.reading_point;
+        self.holes.iter().all(inside)
+            && self.holes.windows(2).all(|pair| pair[0].next <= pair[1].first)
+            && self.windows.iter().all(|window| inside(&window.span))
+            && self.windows.windows(2).all(|pair| pair[0].span.first <= pair[1].span.first)
+            && self.blocked_keys.iter().all(|key| key.first <= self.reading_point)
+            && self.blocked_keys.windows(2).all(|pair| pair[0].hash < pair[1].hash)
     }
 
     /// Everything below is finished; this is what Kafka tools see.
     #[must_use]
     pub fn committed(&self) -> Offset {
-        let hole = self.holes.keys().next().copied();
-        let key = self.blocked_keys.values().min().copied();
-        [Some(self.reading_point), hole, key].into_iter().flatten().min().unwrap_or(self.reading_point)
+        let key = self.blocked_keys.iter().map(|key| key.first).min();
+        let hole = self.holes.first().map(|hole| hole.first);
+        [hole, key].into_iter().flatten().min().map_or(self.reading_point, |first| first.min(self.reading_point))
     }
 
-    /// The next offset to read.
+    /// The next offset to read for the first time.
     #[must_use]
     pub const fn reading_point(&self) -> Offset {
         self.reading_point
     }
 
     /// Ranges that wait for their outcome, ascending.
-    pub fn holes(&self) -> impl Iterator<Item = Hole> + '_ {
-        self.holes.iter().map(|(&first, &(next, attempts))| Hole { first, next, attempts })
+    #[must_use]
+    pub fn holes(&self) -> &[Span] {
+        &self.holes
     }
 
-    /// Keys that are blocked, with their first unfinished offset, by hash.
-    pub fn blocked_keys(&self) -> impl Iterator<Item = (u64, Offset)> + '_ {
-        self.blocked_keys.iter().map(|(&hash, &first)| (hash, first))
+    /// Windows that were tried and are not finished, by first offset.
+    #[must_use]
+    pub fn windows(&self) -> &[TriedWindow] {
+        &self.windows
     }
 
-    /// Notes that everything up to `next` was read and needs no outcome (filtered out, expired, a gap in the log). Does nothing when that is
-    /// not ahead of the reading point.
-    pub fn pass(&mut self, next: Offset) {
-        self.reading_point = self.reading_point.max(next);
-    }
-
-    /// Notes that a window over `first..next` waits for its outcome; whatever lies between the reading point and `first` needs none.
-    ///
-    /// # Errors
-    /// When the range is empty or begins below the reading point; nothing has changed then.
-    pub fn open(&mut self, first: Offset, next: Offset) -> Result<(), ProgressError> {
-        check_range(first, next)?;
-        if first < self.reading_point {
-            return Err(ProgressError::BehindReadingPoint { first, reading_point: self.reading_point });
-        }
-        self.holes.insert(first, (next, HoleAttempts::default()));
-        self.reading_point = next;
-        Ok(())
-    }
-
-    /// Notes that `first..next`, a hole or a part of one, is finished. What is left of the hole keeps its attempts.
-    ///
-    /// # Errors
-    /// When the range is not inside one hole; nothing has changed then.
-    pub fn finish(&mut self, first: Offset, next: Offset) -> Result<(), ProgressError> {
-        let (hole_first, hole_next, attempts) = self.hole_around(first, next)?;
-        let before = self.committed();
-        self.holes.remove(&hole_first);
-        if hole_first < first {
-            self.holes.insert(hole_first, (first, attempts));
-        }
-        if next < hole_next {
-            self.holes.insert(next, (hole_next, attempts));
-        }
-        assert!(self.committed() >= before, "T1: the committed offset only rises");
-        Ok(())
-    }
-
-    /// Notes the attempts of the hole that begins at `first`.
-    ///
-    /// # Errors
-    /// When no hole begins there.
-    pub fn set_attempts(&mut self, first: Offset, attempts: HoleAttempts) -> Result<(), ProgressError> {
-        let hole = self.holes.get_mut(&first);
-        let (_, kept) = hole.ok_or_else(|| ProgressError::NoSuchHole { first, next: first.next() })?;
-        *kept = attempts.normal();
-        Ok(())
-    }
-
-    /// Replaces `first..next` inside a hole by a marker: everything of the key from `first` on waits, and is read again later.
-    ///
-    /// # Errors
-    /// When the range is not inside one hole; nothing has changed then.
-    pub fn block_key(&mut self, hash: u64, first: Offset, next: Offset) -> Result<(), ProgressError> {
-        self.hole_around(first, next)?;
-        let marker = self.blocked_keys.entry(hash).or_insert(first);
-        *marker = first.min(*marker);
-        self.finish(first, next)
-    }
-
-    /// Notes that a blocked key is finished up to `next`, or altogether.
-    pub fn unblock_key(&mut self, hash: u64, next: Option<Offset>) {
-        match (self.blocked_keys.get_mut(&hash), next) {
-            (Some(marker), Some(next)) => *marker = next.max(*marker),
-            (Some(_), None) => {
-                self.blocked_keys.remove(&hash);
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn hole_around(&self, first: Offset, next: Offset) -> Result<(Offset, Offset, HoleAttempts), ProgressError> {
-        check_range(first, next)?;
-        let hole = self.holes.range(..=first).next_back();
-        match hole {
-            Some((&hole_first, &(hole_next, attempts))) if next <= hole_next => Ok((hole_first, hole_next, attempts)),
-            _ => Err(ProgressError::NoSuchHole { first, next }),
-        }
+    /// Keys that wait, by hash.
+    #[must_use]
+    pub fn blocked_keys(&self) -> &[BlockedKey] {
+        &self.blocked_keys
     }
 }
 
-impl HoleAttempts {
-    /// What is kept of a window's attempts. Times before 1970 are kept as 1970.
+impl TriedAttempts {
+    /// What is kept of a window's attempts; `None` before the first. Times before 1970 are kept as 1970.
     #[must_use]
-    pub fn of(state: &AttemptState) -> Self {
+    pub fn of(state: &AttemptState) -> Option<Self> {
         let kept = |time_ms: i64| u64::try_from(time_ms).unwrap_or(0);
-        let AttemptState { attempts, interrupted, excluded_ms, .. } = *state;
-        let first_attempt_ms = state.first_attempt_ms.map(kept);
-        let next_attempt_ms = state.next_attempt_ms.map(kept);
-        Self { attempts, interrupted, first_attempt_ms, next_attempt_ms, excluded_ms }.normal()
+        let tried = Self {
+            attempts: state.attempts,
+            interrupted: state.interrupted,
+            running: state.running,
+            first_attempt_ms: kept(state.first_attempt_ms?),
+            next_attempt_ms: state.next_attempt_ms.map(kept),
+            excluded_ms: state.excluded_ms,
+            excluded_since_ms: state.excluded_since_ms.map(kept),
+        };
+        Some(tried.normal())
     }
 
-    /// The state that goes on from what was kept; the last error and a running attempt are not part of it.
+    /// The state that goes on from what was kept; the last error is not part of it.
     #[must_use]
     pub fn to_state(self) -> AttemptState {
         let time = |time_ms: u64| i64::try_from(time_ms).unwrap_or(i64::MAX);
         AttemptState {
             attempts: self.attempts,
             interrupted: self.interrupted,
-            first_attempt_ms: self.first_attempt_ms.map(time),
+            running: self.running,
+            first_attempt_ms: Some(time(self.first_attempt_ms)),
             next_attempt_ms: self.next_attempt_ms.map(time),
             excluded_ms: self.excluded_ms,
+            excluded_since_ms: self.excluded_since_ms.map(time),
             ..AttemptState::default()
         }
     }
 
-    /// Without a first attempt there is nothing else to keep but the counts, and nothing is planned before it.
+    /// Nothing happens before the first attempt.
     fn normal(self) -> Self {
-        match self.first_attempt_ms {
-            None => Self { next_attempt_ms: None, excluded_ms: 0, interrupted: 0, attempts: 0, first_attempt_ms: None },
-            Some(first_ms) => {
-                let next_attempt_ms = self.next_attempt_ms.map(|next_ms| next_ms.min(u64::MAX - 1).max(first_ms));
-                Self { next_attempt_ms, ..self }
-            }
+        let not_before = |time_ms: u64| time_ms.min(u64::MAX - 1).max(self.first_attempt_ms);
+        Self {
+            next_attempt_ms: self.next_attempt_ms.map(not_before),
+            excluded_since_ms: self.excluded_since_ms.map(not_before),
+            ..self
         }
     }
 }
 
-fn check_range(first: Offset, next: Offset) -> Result<(), ProgressError> {
-    if next <= first { Err(ProgressError::EmptyRange { first, next }) } else { Ok(()) }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn offset(value: i64) -> Offset {
-        Offset::new(value).unwrap()
-    }
-
-    fn ranges(progress: &Progress) -> Vec<(i64, i64)> {
-        progress.holes().map(|hole| (hole.first.get(), hole.next.get())).collect()
+    fn offset(value: u64) -> Offset {
+        Offset::ZERO.checked_add(value).unwrap()
     }
 
     #[test]
-    fn the_committed_offset_waits_for_the_first_hole() {
-        let mut progress = Progress::start(offset(10));
-        progress.open(offset(12), offset(15)).unwrap();
-        progress.open(offset(15), offset(20)).unwrap();
-        assert_eq!((progress.committed().get(), progress.reading_point().get()), (12, 20));
-        progress.finish(offset(15), offset(20)).unwrap();
-        assert_eq!(progress.committed().get(), 12);
-        progress.finish(offset(12), offset(15)).unwrap();
-        assert_eq!(progress.committed().get(), 20);
-        progress.pass(offset(30));
-        progress.pass(offset(5));
-        assert_eq!(progress.committed().get(), 30);
-    }
-
-    #[test]
-    fn a_part_of_a_hole_can_finish_and_the_rest_keeps_its_attempts() {
-        let mut progress = Progress::start(Offset::ZERO);
-        progress.open(Offset::ZERO, offset(10)).unwrap();
-        let attempts = HoleAttempts { attempts: 2, first_attempt_ms: Some(5), ..HoleAttempts::default() };
-        progress.set_attempts(Offset::ZERO, attempts).unwrap();
-        progress.finish(offset(3), offset(5)).unwrap();
-        assert_eq!(ranges(&progress), [(0, 3), (5, 10)]);
-        assert!(progress.holes().all(|hole| hole.attempts == attempts));
-        progress.finish(Offset::ZERO, offset(3)).unwrap();
-        assert_eq!(progress.committed().get(), 5);
-    }
-
-    #[test]
-    fn what_was_never_read_cannot_finish() {
-        let mut progress = Progress::start(offset(5));
-        progress.open(offset(5), offset(8)).unwrap();
-        let unchanged = progress.clone();
-        for (first, next) in [(4, 6), (7, 9), (8, 9), (0, 1)] {
-            let (first, next) = (offset(first), offset(next));
-            assert_eq!(progress.finish(first, next), Err(ProgressError::NoSuchHole { first, next }));
-        }
-        let (first, next) = (offset(6), offset(6));
-        assert_eq!(progress.finish(first, next), Err(ProgressError::EmptyRange { first, next }));
-        let behind = ProgressError::BehindReadingPoint { first: offset(7), reading_point: offset(8) };
-        assert_eq!(progress.open(offset(7), offset(9)), Err(behind));
-        assert!(progress.set_attempts(offset(6), HoleAttempts::default()).is_err());
-        assert_eq!(progress, unchanged);
-    }
-
-    #[test]
-    fn a_blocked_key_is_one_marker_and_holds_the_committed_offset() {
-        let mut progress = Progress::start(Offset::ZERO);
-        progress.open(Offset::ZERO, offset(10)).unwrap();
-        progress.block_key(99, offset(4), offset(5)).unwrap();
-        progress.block_key(99, offset(2), offset(3)).unwrap();
-        assert_eq!(progress.blocked_keys().collect::<Vec<_>>(), [(99, offset(2))]);
-        for (first, next) in ranges(&progress) {
-            progress.finish(offset(first), offset(next)).unwrap();
-        }
-        assert_eq!(progress.committed().get(), 2);
-        progress.unblock_key(99, Some(offset(4)));
-        assert_eq!(progress.committed().get(), 4);
-        progress.unblock_key(99, None);
-        assert_eq!(progress.committed().get(), 10);
-        assert!(progress.block_key(99, offset(20), offset(21)).is_err());
+    fn the_committed_offset_is_the_first_that_is_not_finished() {
+        let hole = |first, next| Span::new(offset(first), offset(next)).unwrap();
+        let progress = |holes: &[Span], keys: &[(u64, u64)]| {
+            let keys = keys.iter().map(|&(hash, first)| BlockedKey { hash, first: offset(first) }).collect();
+            Progress::new(offset(30), holes.to_vec(), Vec::new(), keys).committed().get()
+        };
+        assert_eq!(Progress::start(offset(10)).committed().get(), 10);
+        assert_eq!(progress(&[], &[]), 30);
+        assert_eq!(progress(&[hole(12, 15), hole(20, 30)], &[]), 12);
+        assert_eq!(progress(&[hole(12, 15)], &[(7, 13), (9, 4)]), 4);
+        assert_eq!(progress(&[], &[(7, 30)]), 30);
     }
 
     #[test]
@@ -339,88 +262,83 @@ mod tests {
         let state = AttemptState {
             attempts: 3,
             interrupted: 1,
+            running: true,
             first_attempt_ms: Some(1000),
             next_attempt_ms: Some(5000),
             excluded_ms: 7,
+            excluded_since_ms: Some(2000),
             ..AttemptState::default()
         };
-        assert_eq!(HoleAttempts::of(&state).to_state(), state);
-        assert_eq!(HoleAttempts::of(&AttemptState::default()).to_state(), AttemptState::default());
+        assert_eq!(TriedAttempts::of(&state).map(TriedAttempts::to_state), Some(state));
+        assert_eq!(TriedAttempts::of(&AttemptState::default()), None);
         let before_1970 = AttemptState { first_attempt_ms: Some(-5), ..AttemptState::default() };
-        assert_eq!(HoleAttempts::of(&before_1970).first_attempt_ms, Some(0));
+        assert_eq!(TriedAttempts::of(&before_1970).map(|tried| tried.first_attempt_ms), Some(0));
     }
 
-    /// Finishes, or tries to, ranges chosen by the numbers; a set of single offsets is the model.
-    fn run(steps: &[(u8, u8, u8)]) -> (Progress, BTreeSet<i64>) {
-        let mut progress = Progress::start(Offset::ZERO);
-        let mut unfinished = BTreeSet::new();
-        for &(action, skip, length) in steps {
-            let reading = progress.reading_point().get();
-            let (skip, length) = (i64::from(skip % 8), i64::from(length % 8) + 1);
-            match action % 3 {
-                0 => {
-                    let first = reading + skip;
-                    progress.open(offset(first), offset(first + length)).unwrap();
-                    unfinished.extend(first..first + length);
-                }
-                1 => progress.pass(offset(reading + skip)),
-                _ => {
-                    let first = reading - skip * 4;
-                    let range = first..first + length;
-                    let allowed = first >= 0 && range.clone().all(|offset| unfinished.contains(&offset));
-                    let done = first >= 0 && progress.finish(offset(first), offset(range.end)).is_ok();
-                    assert!(!done || allowed, "only what waits can finish");
-                    if done {
-                        unfinished.retain(|offset| !range.contains(offset));
-                    }
-                }
+    #[test]
+    #[should_panic(expected = "the parts of progress agree")]
+    fn a_hole_beyond_the_reading_point_is_a_mistake_of_ours() {
+        let hole = Span::new(offset(9), offset(12)).unwrap();
+        let _ = Progress::new(offset(10), vec![hole], Vec::new(), Vec::new());
+    }
+
+    prop_compose! {
+        fn attempts()(attempts: u32, interrupted in 0u32..9, running: bool, first in 0..1u64 << 50, next: Option<u32>, excluded_ms: u64, since: Option<u16>) -> TriedAttempts {
+            TriedAttempts {
+                attempts, interrupted, running, first_attempt_ms: first,
+                next_attempt_ms: next.map(|wait| first + u64::from(wait)), excluded_ms,
+                excluded_since_ms: since.map(|wait| first + u64::from(wait)),
             }
         }
-        (progress, unfinished)
+    }
+
+    prop_compose! {
+        /// Any progress that could be.
+        pub(crate) fn any_progress()(
+            start in 0..1u64 << 60,
+            holes in proptest::collection::vec((0u64..5, 1u64..300), 0..20),
+            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts()), 0..10),
+            keys in proptest::collection::btree_map(any::<u64>(), any::<u16>(), 0..10),
+            beyond in 0u64..1000,
+        ) -> Progress {
+            let mut at = start;
+            let mut spans = Vec::new();
+            for (gap, length) in holes {
+                let first = at + gap;
+                at = first + length;
+                spans.push(Span::new(offset(first), offset(at)).unwrap());
+            }
+            let reading_point = at + beyond;
+            let mut windows: Vec<TriedWindow> = Vec::new();
+            for (index, key, attempts) in tried.into_iter().filter(|_| !spans.is_empty()) {
+                let span = *index.get(&spans);
+                windows.push(TriedWindow { span, key, attempts });
+            }
+            windows.sort_by_key(|window| window.span.first);
+            windows.dedup_by_key(|window| window.span.first);
+            let keys = keys.into_iter().map(|(hash, distance)| {
+                BlockedKey { hash, first: offset((start + u64::from(distance)).min(reading_point)) }
+            });
+            let keys = keys.filter(|key| spans.first().is_none_or(|hole| key.first >= hole.first)).collect();
+            Progress::new(offset(reading_point), spans, windows, keys)
+        }
     }
 
     proptest! {
         #[test]
-        fn progress_agrees_with_a_set_of_unfinished_offsets(steps in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..60)) {
-            let mut committed = Offset::ZERO;
-            for length in 0..=steps.len() {
-                let (progress, unfinished) = run(&steps[..length]);
-                let expected = unfinished.first().copied().unwrap_or_else(|| progress.reading_point().get());
-                prop_assert_eq!(progress.committed().get(), expected);
-                prop_assert!(progress.committed() >= committed, "it only rises");
-                committed = progress.committed();
-                let held: BTreeSet<i64> = ranges(&progress).into_iter().flat_map(|(first, next)| first..next).collect();
-                prop_assert_eq!(held, unfinished);
-            }
-        }
-
-        #[test]
-        fn what_is_encoded_decodes_to_the_same(
-            steps in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..60),
-            attempts: (u32, u32, Option<u64>, Option<u64>, u64), keys in proptest::collection::btree_map(any::<u64>(), any::<u8>(), 0..5),
-        ) {
-            let (mut progress, _) = run(&steps);
-            let holes: Vec<Hole> = progress.holes().collect();
-            for hole in &holes {
-                let (attempts, interrupted, first_attempt_ms, next_attempt_ms, excluded_ms) = attempts;
-                let attempts = HoleAttempts { attempts, interrupted, first_attempt_ms, next_attempt_ms, excluded_ms };
-                progress.set_attempts(hole.first, attempts).unwrap();
-            }
-            if let Some(hole) = holes.last() {
-                for hash in keys.keys() {
-                    progress.blocked_keys.insert(*hash, hole.first);
-                }
-            }
+        fn what_is_encoded_decodes_to_the_same(progress in any_progress()) {
             if let Ok(bytes) = progress.encode() {
                 prop_assert_eq!(Progress::decode(&bytes), Ok(progress));
             }
         }
 
         #[test]
-        fn any_bytes_decode_or_are_refused_and_what_decodes_encodes_to_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..80), version_is_right: bool) {
+        fn any_bytes_decode_or_are_refused_and_what_decodes_encodes_to_the_same(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80), version_is_right: bool,
+        ) {
             let mut bytes = bytes;
             if version_is_right && !bytes.is_empty() {
-                bytes[0] = 1;
+                bytes[0] = 2;
             }
             if let Ok(progress) = Progress::decode(&bytes) {
                 prop_assert_eq!(progress.encode().unwrap(), bytes);

@@ -1,14 +1,18 @@
 //! What the lanes of one trigger share: its definition, its switches, its concurrency and its state.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use event_listener::{Event, EventListener, IntoNotification};
+use event_listener::{Event, EventListener};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::attempt::TargetHealth;
+use super::flow::{AdaptiveCount, RateLimit};
+use super::poller::PollerHandle;
 use super::service::{TriggerCounts, TriggerState};
 use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
@@ -36,50 +40,80 @@ impl Clock {
     /// The moment `at_ms`; now, for one in the past.
     pub(super) fn instant(&self, at_ms: i64) -> Instant {
         let wait_ms = at_ms.saturating_sub(self.now_ms()).max(0).unsigned_abs();
-        Instant::now() + std::time::Duration::from_millis(wait_ms)
+        Instant::now() + Duration::from_millis(wait_ms)
     }
 
     /// Time since the start.
-    pub(super) fn elapsed(&self) -> std::time::Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 }
 
-/// Invocations in flight: at most the trigger's `concurrency`, fewer for a while after the target asked to slow down.
+/// Invocations in flight: at most the trigger's `concurrency`, fewer for a while after the target asked to slow down, and
+/// at most so many bytes and so many in a second.
 #[derive(Debug)]
 pub(super) struct Slots {
     counts: Mutex<SlotCounts>,
-    freed: Event,
 }
 
 #[derive(Debug)]
 struct SlotCounts {
     in_flight: u32,
+    bytes: u64,
     limit: u32,
     max: u32,
+    bytes_max: u64,
+    rate: Option<RateLimit>,
+    /// Pollers that had to wait, in their order.
+    waiting: VecDeque<PollerHandle>,
+}
+
+/// Why no invocation may begin now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoSlot {
+    /// The poller is told when one has ended.
+    Busy,
+    /// The rate allows the next one after so long.
+    After(Duration),
 }
 
 impl Slots {
-    fn new(max: u32) -> Self {
-        Self { counts: Mutex::new(SlotCounts { in_flight: 0, limit: max, max }), freed: Event::new() }
+    fn new(spec: &TriggerSpec) -> Self {
+        let counts = SlotCounts {
+            in_flight: 0,
+            bytes: 0,
+            limit: spec.concurrency,
+            max: spec.concurrency,
+            bytes_max: spec.limits.bytes,
+            rate: spec.limits.invocations_per_second.map(RateLimit::new),
+            waiting: VecDeque::new(),
+        };
+        Self { counts: Mutex::new(counts) }
     }
 
-    /// Waits for a free slot.
-    pub(super) async fn take(self: &Arc<Self>) -> Slot {
-        loop {
-            let listener = self.freed.listen();
-            if let Some(slot) = self.try_take() {
-                return slot;
-            }
-            listener.await;
-        }
-    }
-
-    fn try_take(self: &Arc<Self>) -> Option<Slot> {
+    /// A slot for `bytes`, or why there is none. One window is let through however large it is.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        bytes: u64,
+        now: Duration,
+        poller: &PollerHandle,
+        trigger: Uuid,
+    ) -> Result<Slot, NoSlot> {
         let mut counts = self.counts.lock();
-        let free = counts.in_flight < counts.limit;
-        counts.in_flight += u32::from(free);
-        free.then(|| Slot { slots: Arc::clone(self) })
+        let fits = counts.in_flight == 0 || counts.bytes.saturating_add(bytes) <= counts.bytes_max;
+        if counts.in_flight >= counts.limit || !fits {
+            if !counts.waiting.iter().any(|waiting| waiting.is_same(poller)) {
+                counts.waiting.push_back(poller.clone());
+            }
+            return Err(NoSlot::Busy);
+        }
+        if let Some(rate) = &mut counts.rate {
+            rate.take(now).map_err(NoSlot::After)?;
+        }
+        counts.in_flight += 1;
+        counts.bytes = counts.bytes.saturating_add(bytes);
+        drop(counts);
+        Ok(Slot { slots: Arc::clone(self), bytes, trigger })
     }
 
     /// The target asked to slow down.
@@ -89,20 +123,27 @@ impl Slots {
     }
 
     /// An invocation succeeded: one more may run, up to the maximum.
-    pub(super) fn grow(&self) {
+    pub(super) fn grow(&self, trigger: Uuid) {
         let mut counts = self.counts.lock();
         if counts.limit < counts.max {
             counts.limit += 1;
-            drop(counts);
-            self.freed.notify(1.additional());
+            counts.wake_one(trigger);
         }
     }
 
-    fn set_max(&self, max: u32) {
+    fn redefine(&self, spec: &TriggerSpec) {
         let mut counts = self.counts.lock();
-        (counts.max, counts.limit) = (max, max);
-        drop(counts);
-        self.freed.notify(usize::MAX);
+        (counts.max, counts.limit) = (spec.concurrency, spec.concurrency);
+        counts.bytes_max = spec.limits.bytes;
+        counts.rate = spec.limits.invocations_per_second.map(RateLimit::new);
+    }
+}
+
+impl SlotCounts {
+    fn wake_one(&mut self, trigger: Uuid) {
+        if let Some(poller) = self.waiting.pop_front() {
+            poller.wake(trigger);
+        }
     }
 }
 
@@ -110,13 +151,29 @@ impl Slots {
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Arc<Slots>,
+    bytes: u64,
+    trigger: Uuid,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.counts.lock().in_flight -= 1;
-        // One more than those who were told before and have not looked yet.
-        self.slots.freed.notify(1.additional());
+        let mut counts = self.slots.counts.lock();
+        counts.in_flight -= 1;
+        counts.bytes = counts.bytes.saturating_sub(self.bytes);
+        counts.wake_one(self.trigger);
+    }
+}
+
+/// The one invocation that tries a target in an outage.
+#[derive(Debug)]
+pub(super) struct Probe {
+    runner: Arc<Runner>,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.runner.probing.store(false, Ordering::Release);
+        self.runner.wake();
     }
 }
 
@@ -127,6 +184,8 @@ pub(super) struct Counters {
     pub(super) dead_lettered: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) expired: AtomicU64,
+    pub(super) debounced: AtomicU64,
+    pub(super) skipped: AtomicU64,
     pub(super) attempts_succeeded: AtomicU64,
     pub(super) attempts_failed: AtomicU64,
 }
@@ -144,6 +203,8 @@ impl Counters {
             dead_lettered: read(&self.dead_lettered),
             dropped: read(&self.dropped),
             expired: read(&self.expired),
+            debounced: read(&self.debounced),
+            skipped: read(&self.skipped),
             attempts_succeeded: read(&self.attempts_succeeded),
             attempts_failed: read(&self.attempts_failed),
         }
@@ -161,8 +222,11 @@ pub(super) struct Runner {
     pub(super) slots: Arc<Slots>,
     pub(super) counters: Counters,
     pub(super) health: Mutex<TargetHealth>,
-    /// Held by the lane that probes a target in an outage.
-    pub(super) probing: Arc<tokio::sync::Mutex<()>>,
+    pub(super) adaptive: Mutex<Option<AdaptiveCount>>,
+    /// Whether somebody probes a target in an outage.
+    probing: AtomicBool,
+    /// Those that drive its lanes.
+    pollers: Mutex<Vec<PollerHandle>>,
     spec: RwLock<Arc<TriggerSpec>>,
     holds: Mutex<(Holds, i64)>,
     /// Notified when the definition or what holds the trigger changes.
@@ -181,7 +245,8 @@ impl Runner {
         clock: Clock,
         paused: bool,
     ) -> Self {
-        let slots = Arc::new(Slots::new(spec.concurrency));
+        let slots = Arc::new(Slots::new(&spec));
+        let adaptive = Mutex::new(adaptive(&spec));
         let holds = Mutex::new((Holds { paused, ..Holds::default() }, clock.now_ms()));
         Self {
             id,
@@ -192,7 +257,9 @@ impl Runner {
             slots,
             counters: Counters::default(),
             health: Mutex::default(),
-            probing: Arc::default(),
+            adaptive,
+            probing: AtomicBool::new(false),
+            pollers: Mutex::default(),
             spec: RwLock::new(Arc::new(spec)),
             holds,
             changed: Event::new(),
@@ -207,7 +274,8 @@ impl Runner {
 
     /// A new definition: lanes take it over before their next attempt, and what the old one failed of is forgotten.
     pub(super) fn redefine(&self, spec: TriggerSpec) {
-        self.slots.set_max(spec.concurrency);
+        self.slots.redefine(&spec);
+        *self.adaptive.lock() = adaptive(&spec);
         *self.health.lock() = TargetHealth::default();
         *self.spec.write() = Arc::new(spec);
         self.nudge();
@@ -219,6 +287,7 @@ impl Runner {
         self.nudges.fetch_add(1, Ordering::Release);
         self.change(|holds| (holds.failed, holds.outage) = (None, None));
         self.changed.notify(usize::MAX);
+        self.wake();
     }
 
     /// Changes with each nudge.
@@ -257,7 +326,29 @@ impl Runner {
         }
         if changed {
             self.changed.notify(usize::MAX);
+            self.wake();
         }
+    }
+
+    /// Has its lanes looked at.
+    pub(super) fn wake(&self) {
+        self.pollers.lock().iter().for_each(|poller| poller.wake(self.id));
+    }
+
+    /// This poller drives one of its lanes.
+    pub(super) fn driven_by(&self, poller: PollerHandle) {
+        self.pollers.lock().push(poller);
+    }
+
+    /// In an outage, the right to try the target; one at a time has it.
+    pub(super) fn probe(self: &Arc<Self>) -> Option<Probe> {
+        let free = self.probing.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        free.then(|| Probe { runner: Arc::clone(self) })
+    }
+
+    /// Whether time counts towards the age of windows.
+    pub(super) fn time_counts(&self) -> bool {
+        self.holds(|holds| !holds.paused && holds.failed.is_none() && holds.outage.is_none())
     }
 
     pub(super) fn holds<T>(&self, look: impl FnOnce(&Holds) -> T) -> T {
@@ -268,6 +359,13 @@ impl Runner {
     pub(super) fn shown(&self) -> (Shown, i64) {
         let held = self.holds.lock();
         (held.0.shown(), held.1)
+    }
+
+    /// A lane reads.
+    pub(super) fn started(&self) {
+        if self.holds(|holds| !holds.started) {
+            self.change(|holds| holds.started = true);
+        }
     }
 
     /// Whether lanes may read and invoke.
@@ -283,6 +381,10 @@ impl Runner {
     pub(super) fn state(&self) -> TriggerState {
         self.shown().0.state
     }
+}
+
+fn adaptive(spec: &TriggerSpec) -> Option<AdaptiveCount> {
+    spec.window_latency.map(|latency| AdaptiveCount::new(spec.window.count, latency))
 }
 
 /// The name of the function behind a trigger's URL. Not a name that a person can give.

@@ -4,21 +4,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::lane::{self, Lane, LaneStatus};
+use super::lane_status::LaneStatus;
+use super::poller::{self, Message, NewLane, PollerHandle};
 use super::progress::Progress;
 use super::runner::{Clock, Runner, inline_function};
 use super::spec::{FunctionRef, StartPosition, TriggerSpec};
 use crate::broker::journal::JournalError;
-use crate::broker::record::{JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerSwitched};
+use crate::broker::record::{
+    JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerSettled, TriggerSwitched,
+};
 use crate::broker::state::{LaneState, TriggerEntry};
 use crate::broker::{Broker, CreateTopicError, Topic, to_the_end};
 use crate::function::{DeployError, FunctionService, FunctionSpec, Instances, Payload, Runtime};
+use crate::input::LogInput;
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 
@@ -74,6 +77,10 @@ pub struct TriggerCounts {
     pub dropped: u64,
     /// Records that retention removed before they were read.
     pub expired: u64,
+    /// Records that a newer one of their key replaced.
+    pub debounced: u64,
+    /// Records that came while their key was busy, of a trigger that takes one at a time.
+    pub skipped: u64,
     /// Attempts that succeeded.
     pub attempts_succeeded: u64,
     /// Attempts that did not.
@@ -97,6 +104,8 @@ pub struct LaneReport {
     pub next_attempt_ms: Option<i64>,
     /// The last error of the window in hand.
     pub last_error: Option<String>,
+    /// Keys whose further records wait in the log, because the key fails or floods.
+    pub blocked_keys: usize,
 }
 
 impl LaneReport {
@@ -243,15 +252,20 @@ struct Inner {
     functions: FunctionService,
     clock: Clock,
     running: RwLock<BTreeMap<String, Running>>,
+    /// By topic and partition.
+    pollers: Mutex<HashMap<(Uuid, u32), Poller>>,
     /// One definition changes at a time.
     changing: tokio::sync::Mutex<()>,
 }
+
+/// The task that drives a partition's lanes.
+type Poller = (PollerHandle, JoinHandle<()>);
 
 #[derive(Debug)]
 struct Running {
     runner: Arc<Runner>,
     lanes: Vec<Arc<LaneStatus>>,
-    tasks: Vec<JoinHandle<()>>,
+    pollers: Vec<PollerHandle>,
 }
 
 impl TriggerService {
@@ -264,6 +278,7 @@ impl TriggerService {
             functions,
             clock: Clock::start(),
             running: RwLock::default(),
+            pollers: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };
@@ -305,19 +320,44 @@ impl TriggerService {
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let runner = Arc::new(Runner::new(id, spec, Arc::clone(&topic), broker, functions, self.inner.clock, paused));
         let mut lanes = Vec::new();
-        for number in 0..topic.partition_count() {
-            let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
-            let remembered: LaneState =
-                self.inner.broker.journal().look(|state| state.lanes.get(&lane).cloned().unwrap_or_default());
-            lanes.push((Lane::new(Arc::clone(&runner), number, &remembered)?, remembered));
+        for partition in 0..topic.partition_count() {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition };
+            lanes.push(self.new_lane(&runner, &topic, lane)?);
         }
-        let statuses = lanes.iter().map(|(lane, _)| lane.status()).collect();
-        let tasks = lanes
-            .into_iter()
-            .map(|(lane, remembered)| tokio::spawn(guard(Arc::clone(&runner), lane.run(remembered))))
-            .collect();
-        self.inner.running.write().insert(name, Running { runner, lanes: statuses, tasks });
+        let statuses = lanes.iter().map(|lane| Arc::clone(&lane.status)).collect();
+        let pollers = lanes.into_iter().map(|lane| {
+            let poller = self.poller(&topic, lane.id.partition)?;
+            poller.send(Message::Add(Box::new(lane)));
+            Ok(poller)
+        });
+        let pollers = pollers.collect::<Result<_, String>>()?;
+        self.inner.running.write().insert(name, Running { runner, lanes: statuses, pollers });
         Ok(())
+    }
+
+    fn new_lane(&self, runner: &Arc<Runner>, topic: &Topic, id: LaneId) -> Result<NewLane, String> {
+        let missing = || format!("partition {} is missing", id.partition);
+        let log = topic.partition(id.partition).cloned().ok_or_else(missing)?;
+        let journal = self.inner.broker.journal();
+        let remembered: LaneState = journal.look(|state| state.lanes.get(&id).cloned().unwrap_or_default());
+        let progress = match &remembered.progress {
+            Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {}: {error}", id.partition))?,
+            None => Progress::start(Offset::ZERO),
+        };
+        let status = Arc::new(LaneStatus::new(log, id.partition, progress.committed()));
+        Ok(NewLane { runner: Arc::clone(runner), id, progress, remembered, status })
+    }
+
+    /// The poller of a partition, started if there is none.
+    fn poller(&self, topic: &Topic, partition: u32) -> Result<PollerHandle, String> {
+        let mut pollers = self.inner.pollers.lock();
+        if let Some((poller, _)) = pollers.get(&(topic.id(), partition)) {
+            return Ok(poller.clone());
+        }
+        let input = LogInput::new(&self.inner.broker, topic, partition);
+        let (poller, task) = poller::spawn(input.ok_or_else(|| format!("partition {partition} is missing"))?);
+        pollers.insert((topic.id(), partition), (poller.clone(), task));
+        Ok(poller)
     }
 
     /// What is remembered beyond the tail of a partition is set back, durably, before anything can be appended there.
@@ -326,12 +366,11 @@ impl TriggerService {
         let mut records = Vec::new();
         for (partition, log) in (0..).zip(topic.partitions()) {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };
-            let back = journal
-                .look(|state| state.lanes.get(&lane).and_then(|remembered| lane::set_back(remembered, log.tail())));
-            if let Some(progress) = back {
-                tracing::warn!(topic = %topic.name(), partition, to = %progress.committed(), "trigger beyond the tail is set back");
-                let progress = progress.encode().expect("a start has no holes");
-                records.push(TriggerProgress { lane, progress }.into());
+            let back =
+                journal.look(|state| state.lanes.get(&lane).and_then(|remembered| set_back(remembered, log.tail())));
+            if let Some(to) = back {
+                tracing::warn!(topic = %topic.name(), partition, %to, "trigger beyond the tail is set back");
+                records.push(self.restart(lane, to));
             }
         }
         if !records.is_empty() {
@@ -339,6 +378,15 @@ impl TriggerService {
             journal.flush()?;
         }
         Ok(())
+    }
+
+    /// A lane begins anew at `at`: what it had in hand is forgotten.
+    fn restart(&self, lane: LaneId, at: Offset) -> JournalRecord {
+        let verdicts = |state: &crate::broker::state::State| {
+            state.lanes.get(&lane).map(|remembered| remembered.verdicts.keys().copied().collect())
+        };
+        let verdicts: Vec<i64> = self.inner.broker.journal().look(verdicts).unwrap_or_default();
+        TriggerSettled { lane, progress: start_at(at), verdicts }.into()
     }
 
     /// Makes a trigger as defined, or changes the one with its name; progress is kept. Durable on return, with its start
@@ -410,8 +458,7 @@ impl TriggerService {
             let start = start_offset(log, spec.input.start).await?;
             sources.push((Arc::clone(log), start));
             let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
-            let progress = Progress::start(start).encode().expect("a start has no holes");
-            records.push(TriggerProgress { lane, progress }.into());
+            records.push(TriggerProgress { lane, progress: start_at(start) }.into());
         }
         self.remember(&records, &sources).await?;
         self.run(id, spec, topic, false).map_err(ApplyTriggerError::Lane)
@@ -530,8 +577,7 @@ impl TriggerService {
                 return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
             }
             let lane = LaneId { trigger: runner.id, topic: runner.topic.id(), partition };
-            let progress = Progress::start(found).encode().expect("a start has no holes");
-            records.push(TriggerProgress { lane, progress }.into());
+            records.push(self.restart(lane, found));
         }
         // The lanes end first: what they remember at their end must not come behind the reset.
         self.end_lanes(name).await;
@@ -539,6 +585,26 @@ impl TriggerService {
         let spec = (*runner.spec()).clone();
         self.run(runner.id, spec, Arc::clone(&runner.topic), true).map_err(ResetTriggerError::Lane)?;
         Ok(remembered?)
+    }
+
+    /// Gives up what a trigger waits to try again: its records become dead letters, or are dropped; and passes over damaged
+    /// ranges. Answers how many records that were; those in the function's hands are not among them.
+    ///
+    /// # Errors
+    /// [`TriggerError::Unknown`].
+    pub async fn skip(&self, name: &str, partition: Option<u32>) -> Result<usize, TriggerError> {
+        let pollers = {
+            let running = self.inner.running.read();
+            let running = running.get(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+            let lanes = running.lanes.iter().zip(&running.pollers);
+            let wanted = lanes.filter(|(lane, _)| partition.is_none_or(|wanted| wanted == lane.number()));
+            wanted.map(|(_, poller)| (running.runner.id, poller.clone())).collect::<Vec<_>>()
+        };
+        let mut skipped = 0;
+        for (trigger, poller) in pollers {
+            skipped += poller.skip(trigger).await;
+        }
+        Ok(skipped)
     }
 
     /// The name of a trigger that reads this topic or writes its dead letters there.
@@ -604,7 +670,7 @@ impl TriggerService {
                 continue;
             }
             for lane in &running.lanes {
-                let Some(committed) = lane.committed() else { continue };
+                let committed = lane.committed();
                 let hold = holds.entry((running.runner.topic.id(), lane.number())).or_insert(committed);
                 *hold = committed.min(*hold);
             }
@@ -618,14 +684,17 @@ impl TriggerService {
         let _changing = self.inner.changing.lock().await;
         let running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));
+        let pollers = std::mem::take(&mut *self.inner.pollers.lock());
+        pollers.values().for_each(|(poller, _)| poller.send(Message::Stop));
         let deadline = tokio::time::Instant::now() + grace;
-        for mut task in running.into_values().flat_map(|running| running.tasks) {
+        for (_, mut task) in pollers.into_values() {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
                 // Until it has let go of the broker.
                 let _ = task.await;
             }
         }
+        running.values().flat_map(|running| &running.lanes).for_each(|lane| lane.ended());
     }
 
     /// Ends a trigger's lanes at once: what they are doing has no one to report to any more.
@@ -633,10 +702,23 @@ impl TriggerService {
         let ended = self.inner.running.write().remove(name);
         let Some(running) = ended else { return };
         stop(&running.runner);
-        for task in running.tasks {
-            task.abort();
-            let _ = task.await;
+        for poller in &running.pollers {
+            poller.remove(running.runner.id).await;
         }
+        self.end_pollers(running.runner.topic.id());
+    }
+
+    /// The pollers of a topic that no trigger reads any more hold on to nothing.
+    fn end_pollers(&self, topic: Uuid) {
+        if self.inner.running.read().values().any(|running| running.runner.topic.id() == topic) {
+            return;
+        }
+        self.inner.pollers.lock().retain(|(id, _), (poller, _)| {
+            if *id == topic {
+                poller.send(Message::Stop);
+            }
+            *id != topic
+        });
     }
 
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {
@@ -649,15 +731,6 @@ impl TriggerService {
         sources: &[(Arc<Partition>, Offset)],
     ) -> Result<(), JournalError> {
         self.inner.broker.journal().commit(records, sources, crate::broker::now_ms()).await
-    }
-}
-
-/// A lane that panics is a bug of ours: the trigger shows it instead of standing still in silence.
-async fn guard(runner: Arc<Runner>, lane: impl Future<Output = ()>) {
-    if std::panic::AssertUnwindSafe(lane).catch_unwind().await.is_err() {
-        runner.change(|holds| {
-            holds.failed = Some("a partition's worker broke down; restart the broker, and report this".to_owned())
-        });
     }
 }
 
@@ -677,6 +750,19 @@ fn report(running: &Running) -> TriggerReport {
         lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
         counts: running.runner.counters.snapshot(),
     }
+}
+
+fn start_at(at: Offset) -> Vec<u8> {
+    Progress::start(at).encode().expect("a start has no holes")
+}
+
+/// What is remembered of a lane beyond the tail speaks of records that a power cut took: it goes on at the tail, or where
+/// the first unfinished record was. `None` when nothing is.
+fn set_back(remembered: &LaneState, tail: Offset) -> Option<Offset> {
+    let progress = remembered.progress.as_deref().and_then(|bytes| Progress::decode(bytes).ok());
+    let ahead = progress.as_ref().is_some_and(|progress| progress.reading_point() > tail)
+        || remembered.verdicts.values().any(|verdict| verdict.next > tail.get());
+    ahead.then(|| progress.map_or(tail, |progress| progress.committed().min(tail)))
 }
 
 /// The function behind a trigger's URL.

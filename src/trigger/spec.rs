@@ -1,11 +1,15 @@
 //! A trigger as its owner declares it, checked.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 use tripline_storage::Offset;
 
 use super::attempt::{ErrorsTolerance, Policies};
 use super::filter::Pattern;
+use super::flow::PerKey;
+use super::lane::{LaneLimits, LaneSpec};
 use super::retry::RetryPolicy;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
@@ -32,6 +36,8 @@ pub struct TriggerSpec {
     pub filter: Option<Pattern>,
     /// Which records go to the function together.
     pub window: WindowSpec,
+    /// How long an attempt should take when the window's size adapts; `None` keeps it. 1 ms–1 h.
+    pub window_latency: Option<Duration>,
     /// What may run at the same time.
     pub order: Order,
     /// Invocations in flight. 1–10,000, default 8.
@@ -44,6 +50,29 @@ pub struct TriggerSpec {
     pub errors_tolerance: ErrorsTolerance,
     /// Where records go that are given up; `None` drops them, counted and logged.
     pub dead_letter: Option<TopicName>,
+    /// Whether a failed window of several records is halved, which spends no attempt. Default no.
+    pub bisect: bool,
+    /// What is held back per key; only in order `key`.
+    pub per_key: PerKey,
+    /// What may be in flight.
+    pub limits: FlowLimits,
+}
+
+/// What may be in flight for one trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLimits {
+    /// Records held per partition, in windows and waiting for one. 1–1,000,000, default 20,000.
+    pub records: u32,
+    /// Bytes of the records that functions have in hand; one window is let through however large. 1 KiB–16 GiB, default 64 MiB.
+    pub bytes: u64,
+    /// Invocations that may begin in a second. 1–1,000,000; `None`, the default, sets no limit.
+    pub invocations_per_second: Option<u32>,
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        Self { records: 20_000, bytes: 64 << 20, invocations_per_second: None }
+    }
 }
 
 /// What a trigger reads.
@@ -71,11 +100,14 @@ pub enum StartPosition {
 
 /// What may run at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Order {
     /// Windows of a partition one after another; partitions in parallel.
     #[default]
     Partition,
+    /// Records of one key in order, different keys in parallel. Records without a key count as one key.
+    Key,
+    /// Any window as soon as an invocation is free.
+    None,
 }
 
 /// What a trigger invokes.
@@ -120,6 +152,20 @@ impl TriggerSpec {
     #[must_use]
     pub const fn policies(&self) -> Policies {
         Policies { retry: self.retry, errors_tolerance: self.errors_tolerance }
+    }
+
+    /// What its lanes need to know.
+    #[must_use]
+    pub fn lane(&self) -> LaneSpec {
+        let limits = LaneLimits { records: self.limits.records as usize, ..LaneLimits::default() };
+        LaneSpec {
+            order: self.order,
+            window: self.window,
+            policies: self.policies(),
+            bisect: self.bisect,
+            per_key: self.per_key,
+            limits,
+        }
     }
 
     /// What its owner should know before it runs, one sentence each.

@@ -18,10 +18,19 @@ pub(super) struct Holds {
     pub(super) started: bool,
     /// The code cannot run, and why.
     pub(super) failed: Option<String>,
-    /// The target cannot be reached, and why.
-    pub(super) outage: Option<String>,
+    /// The target cannot be reached.
+    pub(super) outage: Option<Outage>,
     /// Partitions that wait for success or for a person, and why.
     pub(super) blocked: BTreeMap<u32, String>,
+}
+
+/// A target that cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outage {
+    /// Why.
+    pub(super) reason: String,
+    /// When to try again, ms since 1970.
+    pub(super) probe_at_ms: i64,
 }
 
 /// A state, why, and what would end it.
@@ -44,8 +53,8 @@ impl Holds {
         if let Some(reason) = &self.failed {
             return shown(TriggerState::Failed, reason, "the function gets new code, or someone resumes the trigger");
         }
-        if let Some(reason) = &self.outage {
-            return shown(TriggerState::Outage, reason, "a probe of the target succeeds");
+        if let Some(outage) = &self.outage {
+            return shown(TriggerState::Outage, &outage.reason, "a probe of the target succeeds");
         }
         if let Some((partition, reason)) = self.blocked.first_key_value() {
             let reason = format!("partition {partition}: {reason}");
@@ -71,7 +80,7 @@ mod tests {
             (holds.shown().state, holds.shown().reason.as_str()),
             (TriggerState::Blocked, "partition 3: it fails")
         );
-        holds.outage = Some("refused".to_owned());
+        holds.outage = Some(Outage { reason: "refused".to_owned(), probe_at_ms: 1 });
         assert_eq!(holds.shown().state, TriggerState::Outage);
         holds.failed = Some("SyntaxError".to_owned());
         assert_eq!(holds.shown().state, TriggerState::Failed);

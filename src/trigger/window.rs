@@ -31,6 +31,8 @@ impl Default for WindowSpec {
 pub struct RecordFacts {
     /// Where it stands; greater than that of the record before.
     pub offset: Offset,
+    /// The hash of its key; whatever, where keys do not matter.
+    pub key: u64,
     /// Size of key, value and headers.
     pub size_bytes: u64,
     /// How long ago it was appended or, where unknown, 0.
@@ -203,7 +205,7 @@ mod tests {
     }
 
     fn record(value: i64, size_bytes: u64) -> RecordFacts {
-        RecordFacts { offset: offset(value), size_bytes, age: Duration::ZERO }
+        RecordFacts { offset: offset(value), key: 0, size_bytes, age: Duration::ZERO }
     }
 
     fn closed(first: i64, next: i64, records: u32, size_bytes: u64, reason: CloseReason) -> ClosedWindow {

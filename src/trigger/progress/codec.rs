@@ -1,16 +1,16 @@
 //! Progress as bytes; the layout stands in the head of the parent module.
 
-use std::collections::BTreeMap;
-
 use tripline_storage::Offset;
 
-use super::{HoleAttempts, Progress};
+use super::{BlockedKey, Progress, Span, TriedAttempts, TriedWindow};
 
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-const VERSION: u8 = 1;
-const HAS_ATTEMPTS: u8 = 1;
+const VERSION: u8 = 2;
+const HAS_KEY: u8 = 1;
+const RUNNING: u8 = 2;
+const SUSPENDED: u8 = 4;
 
 /// Progress does not fit its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,16 +67,16 @@ impl Progress {
         put(&mut bytes, self.reading_point.since(committed));
         put(&mut bytes, count(self.holes.len()));
         let mut end = committed;
-        for (&first, (next, attempts)) in &self.holes {
-            put(&mut bytes, first.since(end));
-            put(&mut bytes, next.since(first));
-            put_attempts(&mut bytes, attempts);
-            end = *next;
+        for hole in &self.holes {
+            put(&mut bytes, hole.first.since(end));
+            put(&mut bytes, hole.next.since(hole.first));
+            end = hole.next;
         }
+        put_windows(&mut bytes, committed, &self.windows);
         put(&mut bytes, count(self.blocked_keys.len()));
-        for (hash, first) in &self.blocked_keys {
-            bytes.extend_from_slice(&hash.to_le_bytes());
-            put(&mut bytes, first.since(committed));
+        for key in &self.blocked_keys {
+            bytes.extend_from_slice(&key.hash.to_le_bytes());
+            put(&mut bytes, key.first.since(committed));
         }
         if bytes.len() > ENCODED_BYTES_MAX { Err(TooLarge { size_bytes: bytes.len() }) } else { Ok(bytes) }
     }
@@ -96,11 +96,12 @@ impl Progress {
         }
         let committed = reader.offset_after(Offset::ZERO)?;
         let reading_point = reader.offset_after(committed)?;
-        let holes = reader.holes(committed, reading_point)?;
-        let blocked_keys = reader.blocked_keys(committed, reading_point)?;
-        let progress = Self { reading_point, holes, blocked_keys };
-        if progress.committed() != committed {
-            return Err(DecodeError::Number { at: reader.at });
+        let holes = reader.holes(committed)?;
+        let windows = reader.windows(committed)?;
+        let blocked_keys = reader.blocked_keys(committed)?;
+        let progress = Self { reading_point, holes, windows, blocked_keys };
+        if progress.committed() != committed || !progress.is_consistent() {
+            return Err(reader.wrong());
         }
         match bytes.len() - reader.at {
             0 => Ok(progress),
@@ -121,17 +122,37 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push((number & 0x7f) as u8);
 }
 
-fn put_attempts(bytes: &mut Vec<u8>, attempts: &HoleAttempts) {
-    let Some(first_ms) = attempts.first_attempt_ms else {
-        bytes.push(0);
-        return;
-    };
-    bytes.push(HAS_ATTEMPTS);
-    put(bytes, u64::from(attempts.attempts));
-    put(bytes, u64::from(attempts.interrupted));
-    put(bytes, first_ms);
-    put(bytes, attempts.next_attempt_ms.map_or(0, |next_ms| next_ms - first_ms + 1));
-    put(bytes, attempts.excluded_ms);
+fn put_windows(bytes: &mut Vec<u8>, committed: Offset, windows: &[TriedWindow]) {
+    put(bytes, count(windows.len()));
+    let Some(base_ms) = windows.iter().map(|window| window.attempts.first_attempt_ms).min() else { return };
+    put(bytes, base_ms);
+    let mut before = committed;
+    for window in windows {
+        put(bytes, window.span.first.since(before));
+        put(bytes, window.span.next.since(window.span.first));
+        put_window(bytes, window, base_ms);
+        before = window.span.first;
+    }
+}
+
+fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
+    let TriedAttempts { first_attempt_ms, .. } = window.attempts;
+    let flag = |set: bool, flag| if set { flag } else { 0 };
+    let tried = &window.attempts;
+    bytes.push(
+        flag(window.key.is_some(), HAS_KEY)
+            | flag(tried.running, RUNNING)
+            | flag(tried.excluded_since_ms.is_some(), SUSPENDED),
+    );
+    bytes.extend(window.key.iter().flat_map(|key| key.to_le_bytes()));
+    put(bytes, u64::from(tried.attempts));
+    put(bytes, u64::from(tried.interrupted));
+    put(bytes, first_attempt_ms - base_ms);
+    put(bytes, tried.next_attempt_ms.map_or(0, |next_ms| next_ms - first_attempt_ms + 1));
+    put(bytes, tried.excluded_ms);
+    if let Some(since_ms) = tried.excluded_since_ms {
+        put(bytes, since_ms - first_attempt_ms);
+    }
 }
 
 struct Reader<'a> {
@@ -144,6 +165,14 @@ impl Reader<'_> {
         let byte = *self.bytes.get(self.at).ok_or(DecodeError::Truncated { at: self.at })?;
         self.at += 1;
         Ok(byte)
+    }
+
+    fn hash(&mut self) -> Result<u64, DecodeError> {
+        let mut hash = [0; 8];
+        for byte in &mut hash {
+            *byte = self.byte()?;
+        }
+        Ok(u64::from_le_bytes(hash))
     }
 
     const fn wrong(&self) -> DecodeError {
@@ -178,66 +207,82 @@ impl Reader<'_> {
         from.checked_add(distance).ok_or_else(|| self.wrong())
     }
 
-    fn holes(
-        &mut self,
-        committed: Offset,
-        reading_point: Offset,
-    ) -> Result<BTreeMap<Offset, (Offset, HoleAttempts)>, DecodeError> {
+    fn time_after(&mut self, from_ms: u64) -> Result<u64, DecodeError> {
+        let distance = self.number()?;
+        from_ms.checked_add(distance).filter(|time_ms| *time_ms < u64::MAX).ok_or_else(|| self.wrong())
+    }
+
+    fn span_after(&mut self, from: Offset) -> Result<Span, DecodeError> {
+        let first = self.offset_after(from)?;
+        let next = self.offset_after(first)?;
+        Span::new(first, next).ok_or_else(|| self.wrong())
+    }
+
+    fn holes(&mut self, committed: Offset) -> Result<Vec<Span>, DecodeError> {
         // Every hole takes bytes of its own, so a count that lies ends at the end of the bytes.
         let count = self.number()?;
-        let mut holes = BTreeMap::new();
-        let mut end = committed;
+        let mut holes: Vec<Span> = Vec::new();
         for _ in 0..count {
-            let first = self.offset_after(end)?;
-            let next = self.offset_after(first)?;
-            if next == first || next > reading_point {
-                return Err(self.wrong());
-            }
-            holes.insert(first, (next, self.attempts()?));
-            end = next;
+            let end = holes.last().map_or(committed, |hole| hole.next);
+            holes.push(self.span_after(end)?);
         }
         Ok(holes)
     }
 
-    fn attempts(&mut self) -> Result<HoleAttempts, DecodeError> {
-        match self.byte()? {
-            0 => Ok(HoleAttempts::default()),
-            HAS_ATTEMPTS => {
-                let attempts = self.small()?;
-                let interrupted = self.small()?;
-                let first_ms = self.number()?;
-                let next_attempt_ms = match self.number()? {
-                    0 => None,
-                    later => Some(first_ms.checked_add(later - 1).ok_or_else(|| self.wrong())?),
-                };
-                let excluded_ms = self.number()?;
-                Ok(HoleAttempts {
-                    attempts,
-                    interrupted,
-                    first_attempt_ms: Some(first_ms),
-                    next_attempt_ms,
-                    excluded_ms,
-                })
-            }
-            _ => Err(self.wrong()),
+    fn windows(&mut self, committed: Offset) -> Result<Vec<TriedWindow>, DecodeError> {
+        let count = self.number()?;
+        if count == 0 {
+            return Ok(Vec::new());
         }
+        let base_ms = self.number()?;
+        let mut windows: Vec<TriedWindow> = Vec::new();
+        for _ in 0..count {
+            let before = windows.last().map_or(committed, |window| window.span.first);
+            let span = self.span_after(before)?;
+            windows.push(self.window(span, base_ms)?);
+        }
+        // Another base would be other bytes for the same windows.
+        let earliest_ms = windows.iter().map(|window| window.attempts.first_attempt_ms).min();
+        if earliest_ms == Some(base_ms) { Ok(windows) } else { Err(self.wrong()) }
     }
 
-    fn blocked_keys(&mut self, committed: Offset, reading_point: Offset) -> Result<BTreeMap<u64, Offset>, DecodeError> {
+    fn window(&mut self, span: Span, base_ms: u64) -> Result<TriedWindow, DecodeError> {
+        let flags = self.byte()?;
+        if flags & !(HAS_KEY | RUNNING | SUSPENDED) != 0 {
+            return Err(self.wrong());
+        }
+        let key = if flags & HAS_KEY != 0 { Some(self.hash()?) } else { None };
+        let attempts = self.small()?;
+        let interrupted = self.small()?;
+        let first_attempt_ms = self.time_after(base_ms)?;
+        let next_attempt_ms = match self.number()? {
+            0 => None,
+            later => {
+                let next_ms = first_attempt_ms.checked_add(later - 1).filter(|time_ms| *time_ms < u64::MAX);
+                Some(next_ms.ok_or_else(|| self.wrong())?)
+            }
+        };
+        let excluded_ms = self.number()?;
+        let excluded_since_ms = if flags & SUSPENDED != 0 { Some(self.time_after(first_attempt_ms)?) } else { None };
+        let running = flags & RUNNING != 0;
+        let attempts = TriedAttempts {
+            attempts,
+            interrupted,
+            running,
+            first_attempt_ms,
+            next_attempt_ms,
+            excluded_ms,
+            excluded_since_ms,
+        };
+        Ok(TriedWindow { span, key, attempts })
+    }
+
+    fn blocked_keys(&mut self, committed: Offset) -> Result<Vec<BlockedKey>, DecodeError> {
         let count = self.number()?;
-        let mut keys = BTreeMap::new();
+        let mut keys = Vec::new();
         for _ in 0..count {
-            let mut hash = [0; 8];
-            for byte in &mut hash {
-                *byte = self.byte()?;
-            }
-            let hash = u64::from_le_bytes(hash);
-            let first = self.offset_after(committed)?;
-            let ascending = keys.last_key_value().is_none_or(|(last, _)| *last < hash);
-            if !ascending || first > reading_point {
-                return Err(self.wrong());
-            }
-            keys.insert(hash, first);
+            let hash = self.hash()?;
+            keys.push(BlockedKey { hash, first: self.offset_after(committed)? });
         }
         Ok(keys)
     }
@@ -251,25 +296,42 @@ mod tests {
         Offset::new(value).unwrap()
     }
 
+    fn span(first: i64, next: i64) -> Span {
+        Span::new(offset(first), offset(next)).unwrap()
+    }
+
     #[test]
     fn the_bytes_are_these() {
-        let mut progress = Progress::start(offset(300));
-        assert_eq!(progress.encode().unwrap(), [1, 0xac, 2, 0, 0, 0]);
-        progress.open(offset(300), offset(302)).unwrap();
-        progress.open(offset(305), offset(306)).unwrap();
-        let attempts = HoleAttempts {
+        assert_eq!(Progress::start(offset(300)).encode().unwrap(), [2, 0xac, 2, 0, 0, 0, 0]);
+        let tried = TriedAttempts {
             attempts: 2,
             interrupted: 1,
-            first_attempt_ms: Some(1000),
+            running: true,
+            first_attempt_ms: 1000,
             next_attempt_ms: Some(1127),
             excluded_ms: 5,
+            excluded_since_ms: None,
         };
-        progress.set_attempts(offset(305), attempts).unwrap();
-        progress.block_key(0x0102_0304_0506_0708, offset(301), offset(302)).unwrap();
+        let suspended = TriedAttempts {
+            attempts: 0,
+            running: false,
+            first_attempt_ms: 1003,
+            next_attempt_ms: None,
+            excluded_since_ms: Some(1010),
+            ..tried
+        };
+        let windows = vec![
+            TriedWindow { span: span(300, 302), key: None, attempts: tried },
+            TriedWindow { span: span(305, 306), key: Some(9), attempts: suspended },
+        ];
+        let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
+        let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
         let expected = [
-            1, 0xac, 2, 6, // version, committed 300, reading point 306
-            2, 0, 1, 0, // two holes: 300..301 without attempts
-            4, 1, 1, 2, 1, 0xe8, 7, 0x80, 1, 5, // 305..306 with attempts
+            2, 0xac, 2, 6, // version, committed 300, reading point 306
+            2, 0, 2, 3, 1, // two holes: 300..302, 305..306
+            2, 0xe8, 7, // two windows, times since 1000
+            0, 2, 2, 2, 1, 0, 0x80, 1, 5, // 300..302: running, two attempts, one interrupted, next at 1127
+            5, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 5, 7, // 305..306 of key 9: suspended since 1010
             1, 8, 7, 6, 5, 4, 3, 2, 1, 1, // one blocked key from 301
         ];
         assert_eq!(progress.encode().unwrap(), expected);
@@ -280,31 +342,32 @@ mod tests {
     fn wrong_bytes_are_told_apart() {
         let decode = Progress::decode;
         assert_eq!(decode(&[]), Err(DecodeError::Truncated { at: 0 }));
-        assert_eq!(decode(&[2]), Err(DecodeError::Version { found: 2 }));
-        assert_eq!(decode(&[1, 5, 0, 0]), Err(DecodeError::Truncated { at: 4 }));
-        assert_eq!(decode(&[1, 5, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
+        assert_eq!(decode(&[1]), Err(DecodeError::Version { found: 1 }));
+        assert_eq!(decode(&[2, 5, 0, 0, 0]), Err(DecodeError::Truncated { at: 5 }));
+        assert_eq!(decode(&[2, 5, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
-        // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a flag not known.
+        // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a window
+        // beyond the reading point; a flag not known; another base than the earliest attempt.
         for bytes in [
-            &[1, 0x85, 0, 0, 0, 0][..],
-            &[1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0],
-            &[1, 5, 1, 1, 0, 2, 0, 0],
-            &[1, 5, 1, 1, 0, 0, 0, 0],
-            &[1, 5, 3, 1, 1, 1, 0, 0],
-            &[1, 5, 1, 1, 0, 1, 2, 0],
+            &[2, 0x85, 0, 0, 0, 0, 0][..],
+            &[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
+            &[2, 5, 1, 1, 0, 2, 0, 0],
+            &[2, 5, 1, 1, 0, 0, 0, 0],
+            &[2, 5, 3, 1, 1, 1, 0, 0],
+            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 0],
+            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0],
         ] {
-            assert!(matches!(decode(bytes), Err(DecodeError::Number { .. })), "{bytes:?}");
+            assert!(matches!(decode(bytes), Err(DecodeError::Number { .. })), "{bytes:?}: {:?}", decode(bytes));
         }
-        let huge_count = [1, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        let huge_count = [2, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert_eq!(decode(&huge_count), Err(DecodeError::Truncated { at: 13 }));
     }
 
     #[test]
     fn too_many_holes_do_not_fit() {
-        let mut progress = Progress::start(Offset::ZERO);
-        for index in 0..2000 {
-            progress.open(offset(index * 2), offset(index * 2 + 1)).unwrap();
-        }
+        let holes = (0..2000).map(|index| span(index * 2, index * 2 + 1)).collect();
+        let progress = Progress::new(offset(4000), holes, Vec::new(), Vec::new());
         assert!(matches!(progress.encode(), Err(TooLarge { size_bytes: 3001.. })));
     }
 }

@@ -5,19 +5,26 @@ use std::time::Duration;
 use serde_json::Value;
 use tripline_storage::Offset;
 
-use super::{CONCURRENCY_MAX, FunctionRef, InputSpec, Order, StartPosition, TriggerSpec};
+use super::{CONCURRENCY_MAX, FlowLimits, FunctionRef, InputSpec, Order, StartPosition, TriggerSpec};
 use crate::config::fields::Fields;
 use crate::function::spec::http_url;
 use crate::topic::name::{FunctionName, NAME_BYTES_MAX, TRIGGER_NAME_BYTES_MAX, TopicName, TriggerName, allowed_name};
 use crate::topic::spec::new_topic_name;
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::filter::Pattern;
+use crate::trigger::flow::{Debounce, PerKey, Singleton, Throttle};
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
 use crate::trigger::window::WindowSpec;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const ADAPTIVE_LATENCY: Duration = SECOND;
+const THROTTLE_MAX: u32 = 1000;
+const LIMIT_RECORDS_MAX: u32 = 1_000_000;
+const LIMIT_BYTES_MAX: u64 = 16 << 30;
+const RATE_MAX: u32 = 1_000_000;
 const WINDOW_COUNT_MAX: u32 = 10_000;
 const WINDOW_BYTES_MAX: u64 = 32 << 20;
 const WINDOW_INTERVAL_MAX: Duration = Duration::from_secs(300);
@@ -32,12 +39,16 @@ const FACTOR: &str = "a number from 1 to 100 with at most three decimals";
 
 pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     let name = fields.name("trigger", TriggerName::new, &allowed_name(TRIGGER_NAME_BYTES_MAX));
-    fields.not_yet(&["bisect", "schedule"]);
+    fields.not_yet(&["schedule"]);
     let input = input(fields);
     let filter = filter(fields);
     original_transform(fields);
-    let window = window(fields);
-    let order = fields.choice("order", &[("partition", Order::Partition)], &["key", "none"], Order::Partition);
+    let (window, window_latency) = window(fields);
+    let orders = [("partition", Order::Partition), ("key", Order::Key), ("none", Order::None)];
+    let order = fields.choice("order", &orders, &[], Order::Partition);
+    let per_key = per_key(fields);
+    let limits = limits(fields);
+    let bisect = fields.flag("bisect", false);
     let concurrency = fields.integer("concurrency", 1..=CONCURRENCY_MAX, 8);
     let function = function(fields);
     let retry = retry(fields);
@@ -49,12 +60,16 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
         input: input?,
         filter,
         window,
+        window_latency,
         order,
         concurrency,
         function: function?,
         retry,
         errors_tolerance,
         dead_letter,
+        bisect,
+        per_key,
+        limits,
     })
 }
 
@@ -139,17 +154,77 @@ fn original_transform(fields: &mut Fields<'_>) {
     }
 }
 
-fn window(fields: &mut Fields<'_>) -> WindowSpec {
+fn window(fields: &mut Fields<'_>) -> (WindowSpec, Option<Duration>) {
     let default = WindowSpec::default();
     let read = fields.object("window", |fields| {
-        Some(WindowSpec {
+        let spec = WindowSpec {
             count: fields.integer("count", 1..=WINDOW_COUNT_MAX, default.count),
             interval: fields.duration("interval", Duration::ZERO..=WINDOW_INTERVAL_MAX, default.interval),
             bytes: fields.size("bytes", 1..=WINDOW_BYTES_MAX, default.bytes),
             max_wait: fields.optional_duration("max_wait", MILLISECOND..=DAY),
+        };
+        Some((spec, adaptive(fields)))
+    });
+    read.unwrap_or((default, None))
+}
+
+/// How long an attempt should take, when the size of windows adapts to that.
+fn adaptive(fields: &mut Fields<'_>) -> Option<Duration> {
+    match fields.value("adaptive")? {
+        Value::Bool(adaptive) => adaptive.then_some(ADAPTIVE_LATENCY),
+        Value::Object(_) => {
+            fields.object("adaptive", |fields| Some(fields.duration("latency", MILLISECOND..=HOUR, ADAPTIVE_LATENCY)))
+        }
+        _ => {
+            fields.wrong("adaptive", "true, false or {latency: 500ms}");
+            None
+        }
+    }
+}
+
+fn per_key(fields: &mut Fields<'_>) -> PerKey {
+    // A wrong order is told by itself.
+    let other_order = fields.value("order").is_none_or(|order| order == "partition" || order == "none");
+    if fields.value("per_key").is_some() && other_order {
+        fields.wrong("per_key", "nothing, unless `order` is key");
+        return PerKey::default();
+    }
+    let read = fields.object("per_key", |fields| {
+        let throttle = fields.object("throttle", |fields| {
+            let limit = fields.integer("limit", 1..=THROTTLE_MAX, 1);
+            let period_ms = milliseconds(fields.duration("period", MILLISECOND..=DAY, SECOND));
+            Some(Throttle { limit, period_ms })
+        });
+        let debounce = fields.object("debounce", |fields| {
+            let period = fields.duration("period", MILLISECOND..=HOUR, SECOND);
+            let max = fields.duration("max", period..=DAY, DAY);
+            Some(Debounce { period_ms: milliseconds(period), max_ms: milliseconds(max) })
+        });
+        let singleton = fields
+            .value("singleton")
+            .is_some()
+            .then(|| fields.choice("singleton", &[("skip", Singleton::Skip)], &[], Singleton::Skip));
+        Some(PerKey { throttle, debounce, singleton })
+    });
+    read.unwrap_or_default()
+}
+
+fn limits(fields: &mut Fields<'_>) -> FlowLimits {
+    let default = FlowLimits::default();
+    let read = fields.object("limits", |fields| {
+        let rate = "invocations_per_second";
+        Some(FlowLimits {
+            records: fields.integer("records", 1..=LIMIT_RECORDS_MAX, default.records),
+            bytes: fields.size("bytes", 1024..=LIMIT_BYTES_MAX, default.bytes),
+            invocations_per_second: fields.value(rate).is_some().then(|| fields.integer(rate, 1..=RATE_MAX, 1)),
         })
     });
     read.unwrap_or(default)
+}
+
+/// At most days, so it fits.
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn function(fields: &mut Fields<'_>) -> Option<FunctionRef> {

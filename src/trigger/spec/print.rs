@@ -1,10 +1,13 @@
 //! A trigger definition printed in the shape in which it is written.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use super::{FunctionRef, Order, StartPosition, TriggerSpec};
+use super::{FlowLimits, FunctionRef, Order, StartPosition, TriggerSpec};
 use crate::config::units::{display_duration, display_size};
 use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::flow::{PerKey, Singleton};
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
 
 pub(super) fn trigger(spec: &TriggerSpec) -> Value {
@@ -16,7 +19,11 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
             "interval": display_duration(spec.window.interval),
             "bytes": display_size(spec.window.bytes),
         },
-        "order": match spec.order { Order::Partition => "partition" },
+        "order": match spec.order {
+            Order::Partition => "partition",
+            Order::Key => "key",
+            Order::None => "none",
+        },
         "concurrency": spec.concurrency,
         "function": match &spec.function {
             FunctionRef::Named(name) => json!(name),
@@ -24,15 +31,46 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
         },
         "retry": retry(&spec.retry),
         "errors_tolerance": match spec.errors_tolerance { ErrorsTolerance::All => "all", ErrorsTolerance::None => "none" },
+        "bisect": spec.bisect,
+        "limits": limits(&spec.limits),
         "dead_letter": spec.dead_letter.as_ref().map_or_else(|| json!("none"), |topic| json!({ "topic": topic })),
     });
     if let Some(max_wait) = spec.window.max_wait {
         definition["window"]["max_wait"] = display_duration(max_wait).into();
     }
+    if let Some(latency) = spec.window_latency {
+        definition["window"]["adaptive"] = json!({ "latency": display_duration(latency) });
+    }
+    if spec.per_key != PerKey::default() {
+        definition["per_key"] = per_key(&spec.per_key);
+    }
     if let Some(filter) = &spec.filter {
         definition["filter"] = filter.source().clone();
     }
     definition
+}
+
+fn limits(limits: &FlowLimits) -> Value {
+    let mut printed = json!({ "records": limits.records, "bytes": display_size(limits.bytes) });
+    if let Some(rate) = limits.invocations_per_second {
+        printed["invocations_per_second"] = rate.into();
+    }
+    printed
+}
+
+fn per_key(per_key: &PerKey) -> Value {
+    let duration = |ms: i64| display_duration(Duration::from_millis(ms.unsigned_abs()));
+    let mut printed = json!({});
+    if let Some(throttle) = per_key.throttle {
+        printed["throttle"] = json!({ "limit": throttle.limit, "period": duration(throttle.period_ms) });
+    }
+    if let Some(debounce) = per_key.debounce {
+        printed["debounce"] = json!({ "period": duration(debounce.period_ms), "max": duration(debounce.max_ms) });
+    }
+    if let Some(Singleton::Skip) = per_key.singleton {
+        printed["singleton"] = "skip".into();
+    }
+    printed
 }
 
 fn start(start: &StartPosition) -> Value {

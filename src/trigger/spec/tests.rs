@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::trigger::flow::{Debounce, Singleton, Throttle};
 use crate::trigger::retry::{FreeRetry, Jitter};
 
 fn minimal() -> Value {
@@ -16,8 +17,13 @@ fn full() -> Value {
         "input": {"topic": "flights", "start": "earliest"},
         "filter": {"data": {"delay": [{"numeric": [">", 60]}]}},
         "transform": "original",
-        "window": {"count": 100, "interval": "500ms", "bytes": "1MiB", "max_wait": "2s"},
-        "order": "partition",
+        "window": {"count": 100, "interval": "500ms", "bytes": "1MiB", "max_wait": "2s", "adaptive": {"latency": "300ms"}},
+        "order": "key",
+        "per_key": {
+            "throttle": {"limit": 2, "period": "10s"}, "debounce": {"period": "1s", "max": "5s"}, "singleton": "skip",
+        },
+        "limits": {"records": 5000, "bytes": "8MiB", "invocations_per_second": 50},
+        "bisect": true,
         "concurrency": 16,
         "function": {"http": {"url": "http://127.0.0.1:9/x"}},
         "retry": {"initial": "200ms", "factor": 1.5, "max_interval": "60s", "max_attempts": 7, "jitter": "equal", "max_age": "48h"},
@@ -64,6 +70,14 @@ fn a_full_trigger_is_read_as_written() {
     };
     assert_eq!(spec.retry, RetryPolicy::Free(free));
     assert_eq!(spec.function.label(), "http://127.0.0.1:9/x");
+    assert_eq!((spec.order, spec.bisect, spec.window_latency), (Order::Key, true, Some(Duration::from_millis(300))));
+    let per_key = PerKey {
+        throttle: Some(Throttle { limit: 2, period_ms: 10_000 }),
+        debounce: Some(Debounce { period_ms: 1000, max_ms: 5000 }),
+        singleton: Some(Singleton::Skip),
+    };
+    assert_eq!(spec.per_key, per_key);
+    assert_eq!(spec.limits, FlowLimits { records: 5000, bytes: 8 << 20, invocations_per_second: Some(50) });
 }
 
 #[test]
@@ -118,7 +132,21 @@ fn every_field_names_itself_when_it_is_wrong() {
         ("window.interval", vec![], vec![json!(10), json!("301s"), json!("10")]),
         ("window.bytes", vec![], vec![json!(0), json!("33MiB"), json!("1mb")]),
         ("window.max_wait", vec![], vec![json!(0), json!("25h")]),
-        ("order", vec![], vec![json!("key"), json!("none")]),
+        ("window.adaptive", vec![json!(true), json!({"?": 1})], vec![json!("1s")]),
+        ("window.adaptive.latency", vec![], vec![json!(0), json!("2h")]),
+        ("order", vec![], vec![json!("keys"), json!("None")]),
+        ("per_key", vec![json!({"?": 1})], vec![]),
+        ("per_key.throttle", vec![json!({"?": 1})], vec![]),
+        ("per_key.throttle.limit", vec![], vec![json!(0), json!(1001)]),
+        ("per_key.throttle.period", vec![], vec![json!(0), json!("25h")]),
+        ("per_key.debounce", vec![json!({"?": 1})], vec![]),
+        ("per_key.debounce.period", vec![], vec![json!(0), json!("2h")]),
+        ("per_key.debounce.max", vec![], vec![json!("999ms"), json!("25h")]),
+        ("per_key.singleton", vec![], vec![json!("cancel")]),
+        ("limits", vec![json!({"?": 1})], vec![]),
+        ("limits.records", vec![], vec![json!(0), json!(1_000_001)]),
+        ("limits.bytes", vec![], vec![json!(1023), json!("17GiB")]),
+        ("limits.invocations_per_second", vec![], vec![json!(0), json!(1_000_001)]),
         ("concurrency", vec![], vec![json!(0), json!(10_001)]),
         ("function", vec![json!({"?": 1})], vec![json!({}), json!("a b"), json!({"http": 1, "x": 2})]),
         ("function.http", vec![json!({"?": 1})], vec![]),
@@ -133,7 +161,7 @@ fn every_field_names_itself_when_it_is_wrong() {
         ("errors_tolerance", vec![], vec![json!("ALL")]),
         ("dead_letter", vec![json!({"?": 1})], vec![json!("flights.dlq")]),
         ("dead_letter.topic", vec![], vec![json!(""), json!("__tripline.x"), json!("flights")]),
-        ("bisect", vec![], vec![json!(false)]),
+        ("bisect", vec![json!(true)], vec![json!("yes")]),
         ("input.topics", vec![], vec![json!(["a"])]),
     ] {
         let expected = if path == "trigger" { path.to_owned() } else { format!("trigger.{path}") };

@@ -1,0 +1,199 @@
+//! What becomes of records whose attempts are spent: the verdict, then their dead letters.
+//!
+//! After a crash between them, what is missing is done and nothing twice: the verdict names the records, the topic and the
+//! producer id of their letters, so that a letter which is there is recognised as a duplicate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tripline_storage::Offset;
+use tripline_storage::error::AppendError;
+use tripline_storage::producer::SequenceError;
+
+use super::attempt::{AttemptState, ExhaustedReason};
+use super::deliver::{DeadLetters, RecordsError};
+use super::lane::Carried;
+use super::runner::{Counters, Runner};
+use crate::broker::codec;
+use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
+use crate::broker::{Acks, ProduceError};
+use crate::input::LogInput;
+
+/// How long to wait before what the disk refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What to do.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Decide, write that down, and carry it out.
+    Decide {
+        /// The records, ascending, at least one.
+        offsets: Vec<Offset>,
+        /// Their attempts.
+        state: AttemptState,
+        /// Why they are given up.
+        reason: ExhaustedReason,
+    },
+    /// Carry out what was decided before a restart.
+    Known(TriggerVerdict),
+}
+
+/// Why dead letters could not be written yet.
+#[derive(Debug, thiserror::Error)]
+enum DeadLetterError {
+    #[error("the dead-letter topic was deleted")]
+    NoTopic,
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Produce(#[from] ProduceError),
+}
+
+/// The window of a verdict that a restart found.
+pub(super) fn carried(verdict: &TriggerVerdict) -> Option<Carried> {
+    let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
+    let reason = ExhaustedReason::from_name(&verdict.reason).unwrap_or(ExhaustedReason::Attempts);
+    (!offsets.is_empty()).then(|| Carried::verdict(&offsets, attempts_of(verdict), reason))
+}
+
+fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
+    codec::decode_part(&verdict.attempts).unwrap_or_else(|reason| {
+        tracing::error!(lane = ?verdict.lane, reason, "attempts in the journal do not decode");
+        AttemptState::default()
+    })
+}
+
+/// Goes on until the records are dead letters, or dropped. Answers the first offset of the verdict's range.
+pub(super) async fn run(runner: Arc<Runner>, input: LogInput, lane: LaneId, task: Task) -> i64 {
+    let work = GiveUp { runner, input, lane };
+    let verdict = match task {
+        Task::Known(verdict) => verdict,
+        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason).await,
+    };
+    work.carry_out(&verdict).await;
+    verdict.first
+}
+
+struct GiveUp {
+    runner: Arc<Runner>,
+    input: LogInput,
+    lane: LaneId,
+}
+
+impl GiveUp {
+    async fn decide(&self, offsets: &[Offset], state: &AttemptState, reason: ExhaustedReason) -> TriggerVerdict {
+        let dead_letters = self.target().await;
+        let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+        let verdict = TriggerVerdict {
+            lane: self.lane,
+            first: first.get(),
+            next: last.next().get(),
+            offsets: offsets.iter().map(|offset| offset.get()).collect(),
+            reason: reason.as_str().to_owned(),
+            function: self.runner.spec().function.label().to_owned(),
+            attempts: codec::encode_part(state),
+            dead_letters,
+        };
+        let source = [(Arc::clone(self.input.log()), last.next())];
+        loop {
+            let now_ms = crate::broker::now_ms();
+            match self.runner.broker.journal().append_after(&[verdict.clone().into()], &source, now_ms) {
+                Ok(_) => return verdict,
+                Err(error) => self.blocked(&error.to_string()).await,
+            }
+        }
+    }
+
+    /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
+    /// held up by it.
+    async fn target(&self) -> Option<DeadLetterTarget> {
+        loop {
+            // Read anew each time: a person may name another topic to end the wait.
+            let name = self.runner.spec().dead_letter.clone()?;
+            let Some(topic) = self.runner.broker.topic(name.as_str()) else {
+                self.blocked(&format!("the dead-letter topic {name} does not exist")).await;
+                continue;
+            };
+            match self.runner.broker.next_producer_id().await {
+                Ok(producer_id) => {
+                    let partition = self.lane.partition % topic.partition_count();
+                    let batch_bytes = topic.with_config(|config| config.max_message_bytes);
+                    return Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes });
+                }
+                Err(error) => self.blocked(&error.to_string()).await,
+            }
+        }
+    }
+
+    async fn carry_out(&self, verdict: &TriggerVerdict) {
+        let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
+        let counters = &self.runner.counters;
+        let Some(target) = verdict.dead_letters else {
+            Counters::add(&counters.dropped, offsets.len());
+            let spec = self.runner.spec();
+            let (topic, first, reason) = (&self.input.origin().topic, verdict.first, &verdict.reason);
+            tracing::warn!(trigger = %spec.name, topic, partition = self.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
+            return;
+        };
+        let written = loop {
+            match self.write(verdict, &offsets, target).await {
+                Ok(written) => break written,
+                Err(error) => self.blocked(&format!("dead letters: {error}")).await,
+            }
+        };
+        Counters::add(&counters.dead_lettered, written);
+        Counters::add(&counters.expired, offsets.len() - written);
+    }
+
+    /// Answers how many there are; those that retention took meanwhile are not.
+    async fn write(
+        &self,
+        verdict: &TriggerVerdict,
+        offsets: &[Offset],
+        target: DeadLetterTarget,
+    ) -> Result<usize, DeadLetterError> {
+        let broker = &self.runner.broker;
+        let topic = broker.topic_by_id(target.topic).ok_or(DeadLetterError::NoTopic)?;
+        let state = attempts_of(verdict);
+        let spec = self.runner.spec();
+        let letters = DeadLetters {
+            trigger: spec.name.as_str(),
+            function: &verdict.function,
+            origin: self.input.origin(),
+            state: &state,
+            batch_bytes: target.batch_bytes as usize,
+            now_ms: self.runner.clock.now_ms(),
+        };
+        let mut written = 0;
+        for batch in letters.batches(&self.input, offsets, target.producer_id).await? {
+            written += batch.header().record_count.unsigned_abs() as usize;
+            match broker.append_reserved(&topic, target.partition, batch) {
+                Ok(appended) => appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?,
+                // So long ago that the log forgot where: it is there.
+                Err(ProduceError::Append(AppendError::Sequence(SequenceError::Duplicate { .. }))) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Shows why the partition cannot go on, and waits a little, or until somebody changes something.
+    async fn blocked(&self, reason: &str) {
+        let number = self.lane.partition;
+        self.runner.change(|holds| {
+            holds.blocked.insert(number, reason.to_owned());
+        });
+        let (until, nudges) = (Instant::now() + RETRY, self.runner.nudges());
+        loop {
+            let changed = self.runner.listen();
+            if self.runner.nudges() != nudges {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = changed => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! One attempt: a window's records out of the log, into the function, and what its answer says of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tripline_storage::Offset;
+
+use super::deliver::Parcel;
+use super::lane::Outcome;
+use super::runner::Runner;
+use super::spec::TriggerSpec;
+use crate::function::{ErrorClass, Invocation, InvocationError};
+use crate::input::LogInput;
+
+/// An attempt to make.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) runner: Arc<Runner>,
+    pub(super) spec: Arc<TriggerSpec>,
+    pub(super) input: LogInput,
+    /// What the window is called: the first offset that it had.
+    pub(super) name: Offset,
+    /// From 1.
+    pub(super) attempt: u32,
+    pub(super) offsets: Vec<Offset>,
+}
+
+/// An attempt that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// What became of the records, or why they could not be read.
+    pub(super) outcome: Result<Outcome, String>,
+    /// Records that the function took.
+    pub(super) delivered: usize,
+    /// Records that retention had removed.
+    pub(super) expired: usize,
+    /// How long the function had them.
+    pub(super) took: Duration,
+}
+
+impl Ended {
+    /// The attempt broke down by a bug of ours.
+    pub(super) fn broken() -> Self {
+        let reason = "an attempt broke down; restart the broker, and report this".to_owned();
+        Self { outcome: Err(reason), delivered: 0, expired: 0, took: Duration::ZERO }
+    }
+}
+
+impl Work {
+    pub(super) async fn run(self) -> Ended {
+        let shape = self.runner.payload(&self.spec);
+        let parcel = match Parcel::build(&self.input, &self.offsets, shape).await {
+            Ok(parcel) => parcel,
+            Err(error) => {
+                return Ended { outcome: Err(error.to_string()), delivered: 0, expired: 0, took: Duration::ZERO };
+            }
+        };
+        let expired = self.offsets.len() - parcel.record_count();
+        if parcel.record_count() == 0 {
+            return Ended { outcome: Ok(Outcome::done()), delivered: 0, expired, took: Duration::ZERO };
+        }
+        let started = Instant::now();
+        let function = self.runner.function_name(&self.spec);
+        let answer = self.runner.functions.invoke(&function, self.invocation(&parcel)).await;
+        let took = started.elapsed();
+        let outcome = self.judge(&parcel, answer.map(|success| success.body));
+        let delivered = parcel.record_count() - outcome.failed.len();
+        Ended { outcome: Ok(outcome), delivered, expired, took }
+    }
+
+    fn invocation(&self, parcel: &Parcel) -> Invocation {
+        let origin = self.input.origin();
+        Invocation {
+            id: format!("{}/{}/{}/{}", self.spec.name, origin.topic, origin.partition, self.name),
+            attempt: self.attempt,
+            payload: parcel.payload.clone(),
+            content_type: parcel.content_type,
+            record_count: u32::try_from(parcel.record_count()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What the answer says of the records in hand.
+    fn judge(&self, parcel: &Parcel, answer: Result<Bytes, InvocationError>) -> Outcome {
+        let all = || parcel.offsets().collect();
+        let body = match answer {
+            Ok(body) => body,
+            Err(mut error) => {
+                error.class = self.runner.health.lock().class_of(&error);
+                return Outcome::failed(all(), error);
+            }
+        };
+        self.runner.health.lock().success();
+        let sent = parcel.record_count();
+        match parcel.failures(self.input.origin(), &body) {
+            Err(reason) => {
+                let error = InvocationError::new(ErrorClass::Failed, "bad-batch-item-failures", reason);
+                Outcome::failed(all(), error)
+            }
+            Ok(failed) if failed.is_empty() => Outcome::done(),
+            Ok(failed) => {
+                let message = format!("the function reported {} of {sent} records as failed", failed.len());
+                let error = InvocationError::new(ErrorClass::Failed, "batch-item-failures", message);
+                Outcome::failed(failed, error)
+            }
+        }
+    }
+}

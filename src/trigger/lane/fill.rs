@@ -1,0 +1,238 @@
+//! Records come in: into the open window of their queue, or behind a marker.
+
+use tripline_storage::Offset;
+
+use super::queue::QueueKey;
+use super::restore::UNNUMBERED;
+use super::{Held, Lane, Marker, Phase, Timer, at};
+use crate::trigger::attempt::AttemptState;
+use crate::trigger::flow::Singleton;
+use crate::trigger::spec::Order;
+use crate::trigger::unfinished::Place;
+use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec};
+
+impl Lane {
+    /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match.
+    pub fn take(&mut self, records: &[RecordFacts], next: Offset, now_ms: i64) {
+        let at = self.at;
+        for record in records.iter().filter(|record| record.offset >= at) {
+            if self.restoring.is_none() {
+                self.take_new(*record, now_ms);
+            } else {
+                self.take_again(*record, now_ms);
+            }
+        }
+        self.pass(next, now_ms);
+    }
+
+    /// Everything up to `next` was read and nothing in it matched, or it is not there any more.
+    pub fn pass(&mut self, next: Offset, now_ms: i64) {
+        if next <= self.at {
+            return;
+        }
+        self.at = next;
+        if self.restoring.is_some() {
+            self.restored_to(next, now_ms);
+        }
+    }
+
+    /// Where to read again for the keys that were spilled and have room now.
+    #[must_use]
+    pub fn catch_up_at(&self) -> Option<Offset> {
+        if self.held_records >= self.spec.limits.records || self.restoring.is_some() {
+            return None;
+        }
+        let wanted = self.markers.iter().filter(|(key, marker)| marker.at < self.at && self.has_room(**key));
+        wanted.map(|(_, marker)| marker.at).min()
+    }
+
+    /// These matching records, all there are in `from..next`, were read again for [`Lane::catch_up_at`].
+    pub fn take_spilled(&mut self, records: &[RecordFacts], from: Offset, next: Offset, now_ms: i64) {
+        let next = next.min(self.at);
+        for record in records.iter().filter(|record| record.offset < next) {
+            let marker = self.markers.get(&record.key).copied();
+            let Some(marker) = marker.filter(|marker| marker.at >= from && marker.at <= record.offset) else {
+                continue;
+            };
+            if self.has_room(record.key) {
+                self.push(*record, QueueKey::Key(record.key), true, now_ms);
+                self.markers.insert(record.key, Marker { at: record.offset.next() });
+            } else if marker.at < record.offset {
+                self.markers.insert(record.key, Marker { at: record.offset });
+            }
+        }
+        let room: Vec<u64> = self.markers.keys().copied().filter(|key| self.has_room(*key)).collect();
+        for key in room {
+            let marker = self.markers.get_mut(&key).expect("it was there a moment ago");
+            if marker.at >= from && marker.at < next {
+                marker.at = next;
+            }
+            self.lift_marker(key);
+        }
+    }
+
+    /// Whether a key's queue would take records that are read again.
+    pub(super) fn has_room(&self, key: u64) -> bool {
+        self.queues.get(&QueueKey::Key(key)).is_none_or(|queue| queue.records < self.key_records_max() / 2)
+    }
+
+    pub(super) fn key_records_max(&self) -> usize {
+        self.spec.limits.key_records.max(self.spec.window.count as usize * 2)
+    }
+
+    /// A marker that nothing is behind any more is gone.
+    pub(super) fn lift_marker(&mut self, key: u64) {
+        let Some(marker) = self.markers.get(&key) else { return };
+        let holds = self.queues.get(&QueueKey::Key(key)).is_some_and(|queue| queue.spilled_records > 0);
+        if marker.at >= self.at && !holds && self.restoring.is_none() {
+            self.markers.remove(&key);
+        }
+    }
+
+    pub(super) fn take_new(&mut self, record: RecordFacts, now_ms: i64) {
+        if self.spec.order != Order::Key {
+            return self.push(record, QueueKey::Whole, false, now_ms);
+        }
+        let queue = QueueKey::Key(record.key);
+        if self.markers.contains_key(&record.key) {
+            return self.unfinished.cut();
+        }
+        let Some(found) = self.queues.get(&queue) else { return self.push(record, queue, false, now_ms) };
+        if self.spec.per_key.singleton == Some(Singleton::Skip) && found.is_busy() {
+            self.withheld.skipped += 1;
+            return self.unfinished.cut();
+        }
+        if found.records >= self.key_records_max() {
+            self.markers.insert(record.key, Marker { at: record.offset });
+            return self.unfinished.cut();
+        }
+        self.push(record, queue, false, now_ms);
+    }
+
+    /// Puts a record into the open window of a queue.
+    pub(super) fn push(&mut self, record: RecordFacts, key: QueueKey, spilled: bool, now_ms: i64) {
+        let number = if spilled { UNNUMBERED } else { self.unfinished.push(record.offset) };
+        let place = Place { offset: record.offset, number };
+        if self.queues.get(&key).is_some_and(|queue| queue.is_open() && queue.open_spilled != spilled) {
+            self.close_open(key, now_ms);
+        }
+        let now = at(now_ms);
+        let window_spec = WindowSpec { count: self.count, ..self.spec.window };
+        let debounce = self.spec.per_key.debounce.filter(|_| matches!(key, QueueKey::Key(_)));
+        let queue = self.queues.entry(key).or_default();
+        queue.records += 1;
+        queue.spilled_records += usize::from(spilled);
+        self.held_records += 1;
+        let mut closed = Vec::new();
+        let timer = queue.deadline_ms();
+        if debounce.is_some()
+            && let Some(open) = &mut queue.open
+        {
+            // Only the newest record counts.
+            open.give_back();
+        }
+        loop {
+            let window = queue.open.get_or_insert_with(|| Window::new(window_spec));
+            match window.push(record, now) {
+                Push::Taken => queue.places.push(place),
+                Push::TakenAndClosed(window) => {
+                    queue.places.push(place);
+                    closed.push((window, std::mem::take(&mut queue.places)));
+                }
+                Push::ClosedBefore(window) => {
+                    closed.push((window, std::mem::take(&mut queue.places)));
+                    continue;
+                }
+            }
+            queue.open_spilled = spilled;
+            if let Some(debounce) = debounce {
+                queue.debounce(debounce, now_ms);
+            }
+            let deadline = queue.deadline_ms();
+            if timer != deadline {
+                timer.map(|at_ms| self.timers.remove(&(at_ms, Timer::Open(key))));
+                deadline.map(|at_ms| self.timers.insert((at_ms, Timer::Open(key))));
+            }
+            break;
+        }
+        for (window, places) in closed {
+            self.closed(key, &window, places, spilled, now_ms);
+        }
+        self.drop_debounced(key);
+        self.note_idle(key);
+    }
+
+    /// What a newer record of a debounced key has replaced is finished.
+    pub(super) fn drop_debounced(&mut self, key: QueueKey) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        if self.spec.per_key.debounce.is_none() || queue.places.len() < 2 {
+            return;
+        }
+        let last = queue.places.len() - 1;
+        let replaced: Vec<Place> = queue.places.drain(..last).collect();
+        let spilled = queue.open_spilled;
+        queue.forget(replaced.len(), spilled);
+        self.held_records -= replaced.len();
+        self.withheld.debounced += replaced.len();
+        if !spilled {
+            self.unfinished.finish(replaced);
+        }
+    }
+
+    /// An open window that waits for nothing but a free invocation is noted.
+    pub(super) fn note_idle(&mut self, key: QueueKey) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let debounced = self.spec.per_key.debounce.is_some() && matches!(key, QueueKey::Key(_));
+        if self.spec.window.interval.is_zero()
+            && !debounced
+            && queue.is_open()
+            && queue.windows.is_empty()
+            && !queue.noted_idle
+        {
+            queue.noted_idle = true;
+            self.open_idle.push_back(key);
+        }
+    }
+
+    /// Closes a queue's open window as it is.
+    pub(super) fn close_open(&mut self, key: QueueKey, now_ms: i64) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let timer = queue.deadline_ms();
+        let Some(window) = queue.open.as_mut().and_then(Window::flush) else { return };
+        queue.debounce_until = None;
+        timer.map(|at_ms| self.timers.remove(&(at_ms, Timer::Open(key))));
+        let (places, spilled) = (std::mem::take(&mut queue.places), queue.open_spilled);
+        self.closed(key, &window, places, spilled, now_ms);
+    }
+
+    pub(super) fn closed(
+        &mut self,
+        key: QueueKey,
+        window: &ClosedWindow,
+        places: Vec<Place>,
+        spilled: bool,
+        now_ms: i64,
+    ) {
+        let name = places[0].offset;
+        let queue = match self.spec.order {
+            Order::None if key == QueueKey::Whole => QueueKey::Alone(self.next_id),
+            _ => key,
+        };
+        if queue != key {
+            let moved = places.len();
+            self.queues.entry(queue).or_default().records += moved;
+            self.release(key, moved, false);
+        }
+        let held = Held {
+            size_bytes: window.size_bytes,
+            queue,
+            key: if let QueueKey::Key(hash) = key { Some(hash) } else { None },
+            state: AttemptState::default(),
+            phase: Phase::Queued,
+            name,
+            spilled,
+            places,
+        };
+        self.enqueue(held, now_ms);
+    }
+}

@@ -1,0 +1,69 @@
+//! What is written down of a lane.
+
+use tripline_storage::Offset;
+
+use super::queue::QueueKey;
+use super::{Held, Lane, Marker};
+use crate::trigger::progress::{BlockedKey, Progress, Span, TriedWindow};
+
+impl Lane {
+    /// What must be written down now.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let reading_point = self.reading_point();
+        let mut holes: Vec<Span> = self.unfinished.spans().collect();
+        let mut windows: Vec<TriedWindow> = self.windows.values().filter_map(Held::tried).collect();
+        if let Some(restoring) = &self.restoring {
+            restoring.add_rest(self.at, &mut holes, &mut windows);
+        }
+        // What retention took of a window is not part of it any more.
+        let committed = self.committed();
+        windows.retain_mut(|window| {
+            window.span.first = window.span.first.max(committed);
+            window.span.first < window.span.next
+        });
+        windows.sort_by_key(|window| window.span.first);
+        let mut blocked_keys: Vec<BlockedKey> = self
+            .markers
+            .iter()
+            .map(|(&hash, marker)| BlockedKey { hash, first: self.first_spilled(hash, marker) })
+            .collect();
+        blocked_keys.sort_by_key(|key| key.hash);
+        Progress::new(reading_point, holes, windows, blocked_keys)
+    }
+
+    /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, attempts may begin anew.
+    pub fn encoded_progress(&mut self) -> Vec<u8> {
+        let progress = self.progress();
+        let bytes = progress.encode().or_else(|_| {
+            let span = Span::new(progress.committed(), progress.reading_point());
+            Progress::new(progress.reading_point(), span.into_iter().collect(), Vec::new(), Vec::new()).encode()
+        });
+        let bytes = bytes.expect("a single hole fits");
+        self.encoded_bytes = bytes.len();
+        bytes
+    }
+
+    /// The first unfinished offset of a spilled key.
+    pub(super) fn first_spilled(&self, key: u64, marker: &Marker) -> Offset {
+        let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return marker.at };
+        let closed = queue.windows.iter().filter_map(|id| self.windows.get(id)).filter(|held| held.spilled);
+        let closed = closed.filter_map(|held| held.places.first()).map(|place| place.offset);
+        let open = queue.places.first().filter(|_| queue.open_spilled).map(|place| place.offset);
+        closed.chain(open).chain(Some(marker.at)).min().unwrap_or(marker.at)
+    }
+
+    /// Everything below is finished.
+    #[must_use]
+    pub fn committed(&self) -> Offset {
+        let unfinished = self.unfinished.spans().next().map(|span| span.first);
+        let restored = self.restoring.as_ref().and_then(|restoring| restoring.first_hole(self.at));
+        let spilled = self.markers.iter().map(|(&key, marker)| self.first_spilled(key, marker)).min();
+        let first = [unfinished, restored, spilled].into_iter().flatten().min();
+        first.map_or_else(|| self.reading_point(), |first| first.min(self.reading_point()))
+    }
+
+    pub(super) fn reading_point(&self) -> Offset {
+        self.restoring.as_ref().map_or(self.at, |restoring| restoring.until.max(self.at))
+    }
+}

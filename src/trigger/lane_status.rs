@@ -1,0 +1,54 @@
+//! What `describe` shows of a lane: written by the one who drives it, read by anybody.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tripline_storage::{Offset, Partition};
+
+use super::lane::{Lane, LaneLook};
+use super::service::LaneReport;
+
+#[derive(Debug)]
+pub(super) struct LaneStatus {
+    partition: Arc<Partition>,
+    number: u32,
+    shown: Mutex<(Offset, LaneLook)>,
+}
+
+impl LaneStatus {
+    pub(super) fn new(partition: Arc<Partition>, number: u32, committed: Offset) -> Self {
+        Self { partition, number, shown: Mutex::new((committed, LaneLook::default())) }
+    }
+
+    pub(super) fn show(&self, lane: &Lane, committed: Offset) {
+        *self.shown.lock() = (committed, lane.look());
+    }
+
+    /// Nothing is in hand any more.
+    pub(super) fn ended(&self) {
+        self.shown.lock().1 = LaneLook::default();
+    }
+
+    pub(super) fn report(&self) -> LaneReport {
+        let (committed, look) = self.shown.lock().clone();
+        LaneReport {
+            partition: self.number,
+            committed,
+            tail: self.partition.tail(),
+            in_flight_records: u32::try_from(look.in_flight_records).unwrap_or(u32::MAX),
+            attempts: look.attempts,
+            next_attempt_ms: look.next_attempt_ms,
+            last_error: look.last_error,
+            blocked_keys: look.blocked_keys,
+        }
+    }
+
+    /// Everything below is finished.
+    pub(super) fn committed(&self) -> Offset {
+        self.shown.lock().0
+    }
+
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+}

@@ -1,0 +1,566 @@
+//! Drives the lanes of one topic partition: reads for all triggers at once, starts attempts, writes progress down.
+//!
+//! One task per partition owns the lanes of every trigger that reads it; nothing of a lane is shared or locked. What
+//! happens elsewhere (an attempt ends, a slot is free, a definition changes) comes as a message. A turn of the task:
+//!
+//! ```text
+//! messages, timers ─▶ lanes decide ─▶ one journal append for all of them ─▶ attempts begin
+//!          ▲                                                                   │
+//!          └── one chunk of the log, read once and matched for all ◀───────────┘
+//! ```
+//! Triggers that have read everything stand together at the *head*: a new chunk is read once for all of them, and only
+//! those that something matches are touched. The others read by themselves, a chunk each in turn, until they are there
+//! too; so a trigger that is far behind holds up nobody.
+//!
+//! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
+//! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tripline_storage::Offset;
+use uuid::Uuid;
+
+use super::give_up;
+use super::invoke::{self, Ended};
+use super::lane::{Carried, Lane, WindowId};
+use super::lane_status::LaneStatus;
+use super::progress::Progress;
+use super::runner::{Counters, NoSlot, Probe, Runner};
+use crate::broker::record::{JournalRecord, LaneId};
+use crate::broker::state::LaneState;
+use crate::function::Payload;
+use crate::input::LogInput;
+
+mod entry;
+mod read;
+
+use entry::{Entry, Starting};
+
+/// Progress over records that the filter turned away is written down after so long at the latest.
+const FILTERED_PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// How long a lane waits before it tries again what the disk refused.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+/// Messages handled before anything is read again.
+const MESSAGES_PER_TURN: usize = 1024;
+
+/// Sends messages to a poller. Clones are handles to the same one.
+#[derive(Clone, Debug)]
+pub(super) struct PollerHandle {
+    sender: mpsc::UnboundedSender<Message>,
+}
+
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Drive a lane of this trigger.
+    Add(Box<NewLane>),
+    /// Let go of a trigger's lane at once, attempts included; answered when that is done.
+    Remove(Uuid, oneshot::Sender<()>),
+    /// Something about this trigger may have changed.
+    Wake(Uuid),
+    /// An attempt has ended.
+    Ended(Uuid, WindowId, Box<Ended>, Option<Probe>),
+    /// A verdict was carried out; the first offset of its range.
+    Settled(Uuid, WindowId, i64),
+    /// Give up what a trigger's lane waits to try again, and pass over a damaged range; answered with how many records.
+    Skip(Uuid, oneshot::Sender<usize>),
+    /// Start nothing more; end when nothing is in flight.
+    Stop,
+}
+
+/// A lane to drive.
+#[derive(Debug)]
+pub(super) struct NewLane {
+    pub(super) runner: Arc<Runner>,
+    pub(super) id: LaneId,
+    pub(super) progress: Progress,
+    pub(super) remembered: LaneState,
+    pub(super) status: Arc<LaneStatus>,
+}
+
+impl PollerHandle {
+    pub(super) fn wake(&self, trigger: Uuid) {
+        self.send(Message::Wake(trigger));
+    }
+
+    /// A poller that has ended needs no messages.
+    pub(super) fn send(&self, message: Message) {
+        let _ = self.sender.send(message);
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.sender.same_channel(&other.sender)
+    }
+
+    /// Lets go of a trigger's lane, and waits for that.
+    pub(super) async fn remove(&self, trigger: Uuid) {
+        let (done, removed) = oneshot::channel();
+        self.send(Message::Remove(trigger, done));
+        // One that has ended has no lanes.
+        let _ = removed.await;
+    }
+
+    /// Skips what a trigger's lane waits for; answers how many records that were.
+    pub(super) async fn skip(&self, trigger: Uuid) -> usize {
+        let (done, skipped) = oneshot::channel();
+        self.send(Message::Skip(trigger, done));
+        skipped.await.unwrap_or(0)
+    }
+}
+
+/// The task of one partition.
+#[derive(Debug)]
+pub(super) struct Poller {
+    input: LogInput,
+    handle: PollerHandle,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    lanes: HashMap<Uuid, Box<Entry>>,
+    /// Where the lanes at the head read next.
+    head: Offset,
+    at_head: Vec<Uuid>,
+    /// Records read at the head so far.
+    head_records: u64,
+    /// Since the members of the scratch were made, others stand at the head.
+    members_changed: bool,
+    /// Lanes that read by themselves, in turn.
+    behind: VecDeque<Uuid>,
+    /// Lanes to look at in this turn.
+    touched: BTreeSet<Uuid>,
+    /// Lanes whose progress is to be written down.
+    changed: BTreeSet<Uuid>,
+    timers: BinaryHeap<Reverse<(i64, Uuid)>>,
+    /// When progress over filtered records is written down.
+    note_at: Option<Instant>,
+    /// Nothing is read before this, after the log could not be read.
+    head_retry_at: Option<Instant>,
+    scratch: read::Scratch,
+    /// Whose lanes these are, for the case that this task breaks down.
+    runners: Arc<Mutex<HashMap<Uuid, Weak<Runner>>>>,
+    stopping: bool,
+}
+
+/// Starts the task for one partition.
+pub(super) fn spawn(input: LogInput) -> (PollerHandle, tokio::task::JoinHandle<()>) {
+    let (sender, inbox) = mpsc::unbounded_channel();
+    let handle = PollerHandle { sender };
+    let head = input.tail();
+    let poller = Poller {
+        input,
+        handle: handle.clone(),
+        inbox,
+        lanes: HashMap::new(),
+        head,
+        at_head: Vec::new(),
+        head_records: 0,
+        members_changed: false,
+        behind: VecDeque::new(),
+        touched: BTreeSet::new(),
+        changed: BTreeSet::new(),
+        timers: BinaryHeap::new(),
+        note_at: None,
+        head_retry_at: None,
+        scratch: read::Scratch::default(),
+        runners: Arc::default(),
+        stopping: false,
+    };
+    let runners = Arc::clone(&poller.runners);
+    let task = tokio::spawn(async move {
+        // A bug of ours: its triggers show it instead of standing still in silence.
+        if AssertUnwindSafe(poller.run()).catch_unwind().await.is_err() {
+            let broken = "a partition's worker broke down; restart the broker, and report this";
+            let runners: Vec<Arc<Runner>> = runners.lock().values().filter_map(Weak::upgrade).collect();
+            runners.iter().for_each(|runner| runner.change(|holds| holds.failed = Some(broken.to_owned())));
+        }
+    });
+    (handle, task)
+}
+
+impl Poller {
+    async fn run(mut self) {
+        loop {
+            for _ in 0..MESSAGES_PER_TURN {
+                let Ok(message) = self.inbox.try_recv() else { break };
+                self.receive(message);
+            }
+            self.fire_timers();
+            let read = self.read_turn().await;
+            self.advance_touched();
+            self.write_down();
+            if self.stopping && self.lanes.values().all(|entry| entry.tasks.is_empty() && entry.starting.is_empty()) {
+                return;
+            }
+            if read {
+                tokio::task::yield_now().await;
+            } else if self.touched.is_empty() {
+                self.wait().await;
+            }
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        match message {
+            Message::Add(new) => self.add(*new),
+            Message::Remove(trigger, done) => {
+                self.remove(trigger);
+                let _ = done.send(());
+            }
+            Message::Wake(trigger) => {
+                self.touched.insert(trigger);
+            }
+            // Whoever waits for the probe's outcome is woken when it is known.
+            Message::Ended(trigger, window, ended, _probe) => self.ended(trigger, window, *ended),
+            Message::Settled(trigger, window, first) => self.settled(trigger, window, first),
+            Message::Skip(trigger, done) => {
+                let _ = done.send(self.skip(trigger));
+            }
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    fn add(&mut self, new: NewLane) {
+        let NewLane { runner, id, progress, remembered, status } = new;
+        let spec = runner.spec();
+        let verdicts: Vec<_> = remembered.verdicts.values().collect();
+        let carried = verdicts.iter().filter_map(|verdict| give_up::carried(verdict)).collect::<Vec<Carried>>();
+        let lane = Lane::restore(spec.lane(), &progress, carried);
+        runner.driven_by(self.handle.clone());
+        self.runners.lock().insert(id.trigger, Arc::downgrade(&runner));
+        let trigger = id.trigger;
+        let mut entry = Entry {
+            noted: progress.committed(),
+            nudges: runner.nudges(),
+            runner,
+            spec,
+            id,
+            lane,
+            status,
+            at_head: None,
+            seen_records: 0,
+            catches_up: false,
+            dirty: false,
+            matched_at_head: 0,
+            settled: Vec::new(),
+            starting: Vec::new(),
+            tasks: HashMap::new(),
+            trouble: None,
+            damaged_to: None,
+            in_outage: false,
+            redefined: false,
+            timer_ms: None,
+        };
+        let now_ms = entry.runner.clock.now_ms();
+        // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
+        while let Some((window, _)) = entry.lane.next_given_up() {
+            let name = entry.lane.name(window);
+            let verdict = verdicts.iter().find(|verdict| verdict.offsets.first() == Some(&name.get()));
+            let Some(verdict) = verdict else { continue };
+            self.carry_out(&mut entry, window, give_up::Task::Known((*verdict).clone()));
+        }
+        entry.lane.suspend(!entry.runner.time_counts(), now_ms);
+        self.lanes.insert(trigger, Box::new(entry));
+        self.behind.push_back(trigger);
+        self.touched.insert(trigger);
+    }
+
+    fn remove(&mut self, trigger: Uuid) {
+        let Some(entry) = self.lanes.remove(&trigger) else { return };
+        self.runners.lock().remove(&trigger);
+        entry.tasks.values().for_each(AbortHandle::abort);
+        if let Some(index) = entry.at_head {
+            self.leave_head(index);
+        }
+        self.behind.retain(|other| *other != trigger);
+    }
+
+    fn skip(&mut self, trigger: Uuid) -> usize {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return 0 };
+        let now_ms = entry.runner.clock.now_ms();
+        let mut skipped = entry.lane.skip();
+        if let Some(to) = entry.damaged_to.take() {
+            skipped += usize::try_from(to.since(entry.lane.position())).unwrap_or(usize::MAX);
+            entry.lane.pass(to, now_ms);
+            entry.trouble = None;
+            entry.unblock();
+        }
+        entry.dirty = true;
+        self.touched.insert(trigger);
+        skipped
+    }
+
+    fn ended(&mut self, trigger: Uuid, window: WindowId, ended: Ended) {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        if entry.tasks.remove(&window).is_none() {
+            return;
+        }
+        self.touched.insert(trigger);
+        entry.ended(window, ended);
+    }
+
+    fn settled(&mut self, trigger: Uuid, window: WindowId, first: i64) {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        entry.tasks.remove(&window);
+        entry.lane.settle(window, entry.runner.clock.now_ms());
+        entry.settled.push(first);
+        entry.dirty = true;
+        entry.unblock();
+        self.touched.insert(trigger);
+    }
+
+    /// Notes the lanes whose time has come.
+    fn fire_timers(&mut self) {
+        while let Some(Reverse((at_ms, trigger))) = self.timers.peek().copied() {
+            let Some(entry) = self.lanes.get_mut(&trigger) else {
+                self.timers.pop();
+                continue;
+            };
+            if entry.timer_ms == Some(at_ms) {
+                if at_ms > entry.runner.clock.now_ms() {
+                    return;
+                }
+                entry.timer_ms = None;
+                self.touched.insert(trigger);
+            }
+            self.timers.pop();
+        }
+    }
+
+    /// Every touched lane decides what follows.
+    fn advance_touched(&mut self) {
+        let tail = self.input.tail();
+        for trigger in std::mem::take(&mut self.touched) {
+            let Some(mut entry) = self.lanes.remove(&trigger) else { continue };
+            self.sync(&mut entry);
+            self.advance(&mut entry, tail);
+            self.place(&mut entry);
+            self.set_timer(&mut entry);
+            if entry.dirty {
+                self.changed.insert(trigger);
+            }
+            self.lanes.insert(trigger, entry);
+        }
+    }
+
+    fn advance(&mut self, entry: &mut Entry, tail: Offset) {
+        entry.take_over_changes();
+        if self.stopping {
+            return;
+        }
+        if entry.runner.may_run() {
+            entry.runner.started();
+            self.give_up(entry);
+            self.start(entry, tail);
+        }
+        entry.count_withheld();
+        entry.show();
+    }
+
+    /// Windows whose attempts are spent get their verdict.
+    fn give_up(&mut self, entry: &mut Entry) {
+        while let Some((window, reason)) = entry.lane.next_given_up() {
+            let task = give_up::Task::Decide {
+                offsets: entry.lane.offsets(window),
+                state: entry.lane.state(window).clone(),
+                reason,
+            };
+            self.carry_out(entry, window, task);
+        }
+    }
+
+    fn carry_out(&self, entry: &mut Entry, window: WindowId, task: give_up::Task) {
+        let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
+        let work = give_up::run(Arc::clone(&entry.runner), self.input.clone(), entry.id, task);
+        let running = tokio::spawn(async move {
+            let first = work.await;
+            handle.send(Message::Settled(trigger, window, first));
+        });
+        entry.tasks.insert(window, running.abort_handle());
+    }
+
+    /// Takes windows that may start; they begin when that is written down.
+    fn start(&mut self, entry: &mut Entry, tail: Offset) {
+        if entry.trouble.as_ref().is_some_and(|(_, until)| *until > Instant::now()) {
+            return;
+        }
+        loop {
+            let now_ms = entry.runner.clock.now_ms();
+            let more = entry.lane.read_at().is_some_and(|at| at < tail);
+            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
+            let outage = entry.runner.holds(|holds| holds.outage.clone());
+            let probe = match outage {
+                None => None,
+                Some(outage) if outage.probe_at_ms > now_ms => return self.look_again(entry, outage.probe_at_ms),
+                Some(_) => match entry.runner.probe() {
+                    Some(probe) => Some(probe),
+                    // Who has it wakes all when it is done.
+                    None => return,
+                },
+            };
+            let now = entry.runner.clock.elapsed();
+            let slot = match entry.runner.slots.take(size_bytes, now, &self.handle, entry.id.trigger) {
+                Ok(slot) => slot,
+                Err(NoSlot::Busy) => return,
+                Err(NoSlot::After(wait)) => {
+                    let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
+                    return self.look_again(entry, now_ms.saturating_add(wait_ms));
+                }
+            };
+            // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
+            let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
+            let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return };
+            entry.dirty = true;
+            entry.starting.push(Starting { window, slot, probe });
+        }
+    }
+
+    /// Has a lane looked at again at a time of which it knows nothing.
+    fn look_again(&mut self, entry: &mut Entry, at_ms: i64) {
+        if entry.timer_ms.is_none_or(|timer_ms| timer_ms > at_ms) {
+            entry.timer_ms = Some(at_ms);
+            self.timers.push(Reverse((at_ms, entry.id.trigger)));
+        }
+    }
+
+    fn set_timer(&mut self, entry: &mut Entry) {
+        let deadline_ms = entry.lane.deadline_ms().filter(|_| entry.runner.may_run());
+        let trouble_ms = entry.trouble.as_ref().map(|(_, until)| {
+            let wait_ms = i64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0);
+            entry.runner.clock.now_ms().saturating_add(wait_ms)
+        });
+        if let Some(at_ms) = deadline_ms.into_iter().chain(trouble_ms).min() {
+            self.look_again(entry, at_ms);
+        }
+    }
+
+    /// A lane at the head catches up with what was read there and did not concern it.
+    fn sync(&self, entry: &mut Entry) {
+        if entry.at_head.is_none() {
+            return;
+        }
+        entry.lane.pass(self.head, entry.runner.clock.now_ms());
+        let seen = self.head_records - entry.seen_records;
+        let matched = std::mem::take(&mut entry.matched_at_head);
+        Counters::add(
+            &entry.runner.counters.filtered,
+            usize::try_from(seen).unwrap_or(usize::MAX).saturating_sub(matched),
+        );
+        entry.seen_records = self.head_records;
+    }
+
+    /// Notes the lanes whose progress over filtered records is due.
+    fn note_filtered(&mut self) {
+        if self.note_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.note_at = None;
+        for trigger in self.lanes.keys().copied().collect::<Vec<_>>() {
+            let Some(mut entry) = self.lanes.remove(&trigger) else { continue };
+            self.sync(&mut entry);
+            if entry.lane.committed() != entry.noted {
+                self.changed.insert(trigger);
+            }
+            self.lanes.insert(trigger, entry);
+        }
+    }
+
+    /// Writes down what has changed, of all lanes at once; then what was to begin begins.
+    fn write_down(&mut self) {
+        self.note_filtered();
+        let now = Instant::now();
+        let held_up = |entry: &Entry| entry.trouble.as_ref().is_some_and(|(_, until)| *until > now);
+        let mut records: Vec<JournalRecord> = Vec::new();
+        let mut written: Vec<Uuid> = Vec::new();
+        for trigger in std::mem::take(&mut self.changed) {
+            let Some(entry) = self.lanes.get_mut(&trigger) else { continue };
+            if held_up(entry) {
+                self.changed.insert(trigger);
+                continue;
+            }
+            records.push(entry.record());
+            written.push(trigger);
+        }
+        let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else { return };
+        let source = [(Arc::clone(self.input.log()), self.input.tail())];
+        match broker.journal().append_after(&records, &source, crate::broker::now_ms()) {
+            Ok(_) => written.iter().for_each(|trigger| self.begin(*trigger)),
+            Err(error) => written.iter().for_each(|trigger| self.not_written(*trigger, &error.to_string())),
+        }
+    }
+
+    /// What the journal refused is offered to it again in a moment; nothing begins before.
+    fn not_written(&mut self, trigger: Uuid, reason: &str) {
+        let Some(mut entry) = self.lanes.remove(&trigger) else { return };
+        entry.block(reason);
+        self.changed.insert(trigger);
+        self.set_timer(&mut entry);
+        self.lanes.insert(trigger, entry);
+    }
+
+    /// What was written down of this trigger begins.
+    fn begin(&mut self, trigger: Uuid) {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        entry.written();
+        for Starting { window, slot, probe } in std::mem::take(&mut entry.starting) {
+            let work = invoke::Work {
+                runner: Arc::clone(&entry.runner),
+                spec: Arc::clone(&entry.spec),
+                input: self.input.clone(),
+                name: entry.lane.name(window),
+                attempt: entry.lane.state(window).attempt_number(),
+                offsets: entry.lane.offsets(window),
+            };
+            let handle = self.handle.clone();
+            let running = tokio::spawn(async move {
+                let ended = AssertUnwindSafe(work.run()).catch_unwind().await;
+                let ended = Box::new(ended.unwrap_or_else(|_| Ended::broken()));
+                drop(slot);
+                handle.send(Message::Ended(trigger, window, ended, probe));
+            });
+            entry.tasks.insert(window, running.abort_handle());
+        }
+    }
+
+    /// Waits for a message, a timer, or records.
+    async fn wait(&mut self) {
+        let appended = self.input.listen();
+        let tail = self.input.tail();
+        let wants = |at: Offset| at < tail;
+        if self.head_retry_at.is_none()
+            && ((!self.at_head.is_empty() && wants(self.head))
+                || self.behind.iter().any(|trigger| self.lanes.get(trigger).is_some_and(|entry| entry.can_read(tail))))
+        {
+            return;
+        }
+        let listens = !self.at_head.is_empty() || !self.behind.is_empty();
+        let timer = self.timers.peek().and_then(|Reverse((at_ms, trigger))| {
+            self.lanes.get(trigger).map(|entry| entry.runner.clock.instant(*at_ms))
+        });
+        let until = timer.into_iter().chain(self.note_at).chain(self.head_retry_at).min();
+        let stopped = tokio::select! {
+            message = self.inbox.recv() => match message {
+                Some(message) => {
+                    self.receive(message);
+                    false
+                }
+                None => true,
+            },
+            () = appended, if listens => false,
+            () = sleep_until_some(until) => false,
+        };
+        self.stopping |= stopped;
+    }
+}
+
+async fn sleep_until_some(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

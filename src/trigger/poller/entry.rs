@@ -1,0 +1,207 @@
+//! A trigger's lane in the hands of its poller: what it waits for besides its own decisions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tripline_storage::Offset;
+
+use super::DISK_RETRY;
+use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled};
+use crate::function::ErrorClass;
+use crate::trigger::attempt::Step;
+use crate::trigger::invoke::Ended;
+use crate::trigger::lane::{Lane, WindowId};
+use crate::trigger::lane_status::LaneStatus;
+use crate::trigger::progress::Progress;
+use crate::trigger::runner::{Counters, Probe, Runner, Slot};
+use crate::trigger::spec::TriggerSpec;
+use crate::trigger::status::Outage;
+
+/// A trigger's lane at work.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) runner: Arc<Runner>,
+    pub(super) spec: Arc<TriggerSpec>,
+    pub(super) id: LaneId,
+    pub(super) lane: Lane,
+    pub(super) status: Arc<LaneStatus>,
+    /// Its place among the lanes at the head; its own position may be behind, as nothing matched since.
+    pub(super) at_head: Option<usize>,
+    /// Records that had been read at the head when it was last looked at.
+    pub(super) seen_records: u64,
+    /// It read for its spilled keys the last time.
+    pub(super) catches_up: bool,
+    /// Progress differs from what was written down.
+    pub(super) dirty: bool,
+    /// The committed offset that was written down last.
+    pub(super) noted: Offset,
+    /// Records that matched since it was last looked at.
+    pub(super) matched_at_head: usize,
+    /// Verdicts that were carried out and are not written down as settled.
+    pub(super) settled: Vec<i64>,
+    /// Windows that begin when their start is written down.
+    pub(super) starting: Vec<Starting>,
+    pub(super) tasks: HashMap<WindowId, AbortHandle>,
+    /// What could not be read or written, and when it is tried again.
+    pub(super) trouble: Option<(String, Instant)>,
+    /// A damaged range that stands in the way, by its end.
+    pub(super) damaged_to: Option<Offset>,
+    pub(super) nudges: u64,
+    pub(super) in_outage: bool,
+    /// Its definition changed since it was placed.
+    pub(super) redefined: bool,
+    /// The deadline that stands among the timers.
+    pub(super) timer_ms: Option<i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Starting {
+    pub(super) window: WindowId,
+    pub(super) slot: Slot,
+    pub(super) probe: Option<Probe>,
+}
+
+impl Entry {
+    /// Whether it has something to read by itself.
+    pub(super) fn can_read(&self, tail: Offset) -> bool {
+        self.runner.may_run()
+            && self.trouble.as_ref().is_none_or(|(_, until)| *until <= Instant::now())
+            && (self.lane.read_at().is_some_and(|at| at < tail) || self.lane.catch_up_at().is_some())
+    }
+
+    /// A new definition, new code, a person who resumes, the end of an outage.
+    pub(super) fn take_over_changes(&mut self) {
+        let now_ms = self.runner.clock.now_ms();
+        let spec = self.runner.spec();
+        if !Arc::ptr_eq(&spec, &self.spec) {
+            let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
+            let lane = std::mem::replace(&mut self.lane, placeholder);
+            self.lane = lane.redefine(spec.lane());
+            self.spec = spec;
+            self.dirty = true;
+            self.redefined = true;
+        }
+        let nudges = self.runner.nudges();
+        if nudges != self.nudges {
+            self.nudges = nudges;
+            self.trouble = None;
+            self.lane.wake(false);
+        }
+        let in_outage = self.runner.holds(|holds| holds.outage.is_some());
+        if self.in_outage && !in_outage {
+            self.lane.wake(true);
+        }
+        self.in_outage = in_outage;
+        self.lane.suspend(!self.runner.time_counts(), now_ms);
+        if let Some(adaptive) = &*self.runner.adaptive.lock() {
+            self.lane.set_count(adaptive.count());
+        }
+    }
+
+    /// What came of an attempt: the lane decides, the trigger learns.
+    pub(super) fn ended(&mut self, window: WindowId, ended: Ended) {
+        let runner = Arc::clone(&self.runner);
+        let now_ms = runner.clock.now_ms();
+        let Ended { outcome, delivered, expired, took } = ended;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(reason) => {
+                // Its records cannot be read: that says nothing about the function.
+                self.block(&reason);
+                return self.lane.postpone(window, now_ms.saturating_add(1000));
+            }
+        };
+        let stopped = runner.holds(|holds| holds.stopped);
+        if stopped && outcome.error.as_ref().is_some_and(|error| error.class == ErrorClass::Interrupted) {
+            // It is done again after the next start, and counted as interrupted then.
+            return;
+        }
+        Counters::add(&runner.counters.delivered, delivered);
+        Counters::add(&runner.counters.expired, expired);
+        let succeeded = outcome.error.is_none();
+        let counter = if succeeded { &runner.counters.attempts_succeeded } else { &runner.counters.attempts_failed };
+        Counters::add(counter, 1);
+        let message = outcome.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        let timed_out = outcome.error.as_ref().is_some_and(|error| error.code == "timeout");
+        let step = self.lane.end(window, outcome, now_ms, fastrand::u64(..));
+        self.dirty = true;
+        if let Some(adaptive) = &mut *runner.adaptive.lock() {
+            match step {
+                Step::Done => adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took),
+                Step::Throttled { .. } => adaptive.throttled(),
+                _ if timed_out => adaptive.throttled(),
+                _ => {}
+            }
+        }
+        match step {
+            Step::Done => {
+                runner.slots.grow(self.id.trigger);
+                self.unblock();
+            }
+            Step::Throttled { .. } => runner.slots.halve(),
+            Step::Outage { probe_at_ms } => {
+                runner.change(|holds| holds.outage = Some(Outage { reason: message, probe_at_ms }));
+                return;
+            }
+            Step::BrokenCode => {
+                runner.change(|holds| holds.failed = Some(message));
+                return;
+            }
+            Step::Blocked { .. } => self.show_blocked(&message),
+            Step::RetryAt { .. } | Step::Exhausted { .. } => {}
+        }
+        runner.change(|holds| holds.outage = None);
+    }
+
+    /// What the disk refuses is tried again in a moment.
+    pub(super) fn block(&mut self, reason: &str) {
+        self.trouble = Some((reason.to_owned(), Instant::now() + DISK_RETRY));
+        self.show_blocked(reason);
+    }
+
+    pub(super) fn show_blocked(&self, reason: &str) {
+        let number = self.id.partition;
+        self.runner.change(|holds| {
+            holds.blocked.insert(number, reason.to_owned());
+        });
+    }
+
+    pub(super) fn unblock(&self) {
+        let number = self.id.partition;
+        if self.runner.holds(|holds| holds.blocked.contains_key(&number)) {
+            self.runner.change(|holds| {
+                holds.blocked.remove(&number);
+            });
+        }
+    }
+
+    pub(super) fn record(&mut self) -> JournalRecord {
+        let progress = self.lane.encoded_progress();
+        if self.settled.is_empty() {
+            return TriggerProgress { lane: self.id, progress }.into();
+        }
+        TriggerSettled { lane: self.id, progress, verdicts: self.settled.clone() }.into()
+    }
+
+    pub(super) fn written(&mut self) {
+        self.dirty = false;
+        self.settled.clear();
+        self.noted = self.lane.committed();
+        if self.trouble.take().is_some() && self.damaged_to.is_none() {
+            self.unblock();
+        }
+        self.status.show(&self.lane, self.noted);
+    }
+
+    pub(super) fn count_withheld(&mut self) {
+        let withheld = self.lane.take_withheld();
+        Counters::add(&self.runner.counters.debounced, withheld.debounced);
+        Counters::add(&self.runner.counters.skipped, withheld.skipped);
+    }
+
+    pub(super) fn show(&self) {
+        self.status.show(&self.lane, self.lane.committed());
+    }
+}

@@ -1,0 +1,338 @@
+//! Reading for the lanes of a partition: each chunk once, matched for all that stand there.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tripline_storage::Offset;
+use tripline_storage::batch::RecordView;
+use tripline_storage::error::ReadError;
+use uuid::Uuid;
+
+use super::{DISK_RETRY, Entry, FILTERED_PROGRESS_EVERY, Poller};
+use crate::input::Origin;
+use crate::trigger::deliver::{RecordsError, for_each_record};
+use crate::trigger::filter::Pattern;
+use crate::trigger::key_hash;
+use crate::trigger::runner::Counters;
+use crate::trigger::window::RecordFacts;
+
+/// How much of the log is read in a turn: some milliseconds of work.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What is kept from turn to turn, so that reading allocates nothing in the steady state.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    members: Vec<Member>,
+}
+
+/// A lane that a chunk is matched for.
+#[derive(Debug)]
+struct Member {
+    trigger: Uuid,
+    filter: Option<Pattern>,
+    needs_keys: bool,
+    /// The first offset that it wants.
+    from: Offset,
+    /// What matched.
+    facts: Vec<RecordFacts>,
+    /// Records that it saw.
+    seen: usize,
+}
+
+impl Member {
+    fn of(entry: &Entry, from: Offset) -> Self {
+        Self {
+            trigger: entry.id.trigger,
+            filter: entry.spec.filter.clone(),
+            needs_keys: entry.lane.needs_keys(),
+            from,
+            facts: Vec::new(),
+            seen: 0,
+        }
+    }
+
+    fn take(&mut self, facts: RecordFacts) {
+        self.seen += 1;
+        self.facts.push(facts);
+    }
+}
+
+/// Matches the records of whole batches for all members. Answers how many records there were.
+fn match_chunk(bytes: &[u8], origin: &Origin, members: &mut [Member], now_ms: i64) -> Result<usize, RecordsError> {
+    let needs_keys = members.iter().any(|member| member.needs_keys);
+    let mut records = 0;
+    for_each_record(bytes, |record, epoch| {
+        records += 1;
+        let facts = facts(record, needs_keys, now_ms);
+        let wanted = |member: &&mut Member| member.from <= facts.offset;
+        if members.iter().all(|member| member.filter.is_none()) {
+            members.iter_mut().filter(wanted).for_each(|member| member.take(facts));
+            return;
+        }
+        origin.with_event(record, epoch, |event| {
+            for member in members.iter_mut().filter(wanted) {
+                if member.filter.as_ref().is_none_or(|filter| filter.matches(event)) {
+                    member.take(facts);
+                } else {
+                    member.seen += 1;
+                }
+            }
+        });
+    })?;
+    Ok(records)
+}
+
+fn facts(record: &RecordView<'_>, needs_keys: bool, now_ms: i64) -> RecordFacts {
+    let age_ms = now_ms.saturating_sub(record.timestamp_ms()).max(0).unsigned_abs();
+    let known = record.timestamp_ms() >= 0;
+    RecordFacts {
+        offset: record.offset(),
+        key: if needs_keys { key_hash(record.key()) } else { 0 },
+        size_bytes: size_bytes(record),
+        age: if known { Duration::from_millis(age_ms) } else { Duration::ZERO },
+    }
+}
+
+fn size_bytes(record: &RecordView<'_>) -> u64 {
+    let headers: usize = record.headers().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len)).sum();
+    (record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len) + headers) as u64
+}
+
+impl Poller {
+    /// Reads one chunk for the lanes at the head, and one for the next of the others. Answers whether anything was read.
+    pub(super) async fn read_turn(&mut self) -> bool {
+        if self.stopping {
+            return false;
+        }
+        if self.head_retry_at.is_some_and(|at| at <= Instant::now()) {
+            self.head_retry_at = None;
+        }
+        let at_head = !self.at_head.is_empty() && self.head_retry_at.is_none() && self.head < self.input.tail();
+        if at_head {
+            self.read_at_head().await;
+        }
+        self.read_behind().await || at_head
+    }
+
+    async fn read_at_head(&mut self) {
+        let from = self.head;
+        let outcome = match self.input.read(from, CHUNK_BYTES).await {
+            Ok(outcome) => outcome,
+            Err(error) => return self.head_failed(&error),
+        };
+        let Some(now_ms) = self.at_head.first().map(|trigger| self.lanes[trigger].runner.clock.now_ms()) else {
+            return;
+        };
+        let mut members = std::mem::take(&mut self.scratch.members);
+        if members.is_empty() {
+            members.extend(self.at_head.iter().map(|trigger| Member::of(&self.lanes[trigger], from)));
+        }
+        members.iter_mut().for_each(|member| member.from = from);
+        match match_chunk(&outcome.bytes, self.input.origin(), &mut members, now_ms) {
+            Ok(records) => {
+                self.head = outcome.next;
+                self.head_records += records as u64;
+                for member in &mut members {
+                    if member.facts.is_empty() {
+                        continue;
+                    }
+                    self.touched.insert(member.trigger);
+                    let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
+                    entry.matched_at_head += member.facts.len();
+                    entry.take(&mut member.facts, from, outcome.next);
+                }
+                self.note_at.get_or_insert_with(|| Instant::now() + FILTERED_PROGRESS_EVERY);
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.disperse(&reason, None);
+            }
+        }
+        if self.scratch.members.is_empty() && !self.members_changed {
+            self.scratch.members = members;
+        }
+        self.members_changed = false;
+        self.gather();
+    }
+
+    fn head_failed(&mut self, error: &ReadError) {
+        match error {
+            ReadError::OutOfRange { log_start, .. } if self.head < *log_start => {
+                let expired = usize::try_from(log_start.since(self.head)).unwrap_or(usize::MAX);
+                for trigger in &self.at_head {
+                    self.lanes[trigger].expired(expired, *log_start);
+                }
+                self.head = *log_start;
+            }
+            ReadError::Damaged { to, .. } => self.disperse(&error.to_string(), Some(*to)),
+            _ => {
+                tracing::warn!(topic = self.input.origin().topic, partition = self.input.origin().partition, %error, "triggers cannot read");
+                self.head_retry_at = Some(Instant::now() + DISK_RETRY);
+                for trigger in self.at_head.clone() {
+                    self.lanes[&trigger].show_blocked(&error.to_string());
+                }
+            }
+        }
+    }
+
+    /// What stands in the way at the head stands in everyone's way by himself from now on.
+    fn disperse(&mut self, reason: &str, damaged_to: Option<Offset>) {
+        for trigger in std::mem::take(&mut self.at_head) {
+            let entry = self.lanes.get_mut(&trigger).expect("a member has a lane");
+            entry.at_head = None;
+            entry.lane.pass(self.head, entry.runner.clock.now_ms());
+            entry.damaged_to = damaged_to;
+            entry.block(reason);
+            self.behind.push_back(trigger);
+            self.touched.insert(trigger);
+        }
+        self.members_changed = true;
+        self.scratch.members.clear();
+    }
+
+    /// Those that read by themselves and stand where the head stands now join it.
+    fn gather(&mut self) {
+        if self.head < self.input.tail() || self.behind.is_empty() {
+            return;
+        }
+        let there = |entry: &Entry| entry.lane.read_at() == Some(self.head);
+        let joining = self.behind.iter().filter(|trigger| self.lanes.get(trigger).is_some_and(|entry| there(entry)));
+        self.touched.extend(joining.copied().collect::<Vec<_>>());
+    }
+
+    /// Puts a lane to the head, or takes it away from there.
+    pub(super) fn place(&mut self, entry: &mut Entry) {
+        let trigger = entry.id.trigger;
+        let wants = entry.runner.may_run() && entry.trouble.is_none() && entry.lane.catch_up_at().is_none();
+        let at = entry.lane.read_at().filter(|_| wants);
+        if let Some(index) = entry.at_head {
+            if at != Some(self.head) || std::mem::take(&mut entry.redefined) {
+                entry.at_head = None;
+                self.leave_head(index);
+                self.behind.push_back(trigger);
+            }
+            return;
+        }
+        let tail = self.input.tail();
+        let Some(at) = at.filter(|at| *at >= tail) else { return };
+        if self.at_head.is_empty() {
+            self.head = at;
+        }
+        if self.head == at {
+            entry.at_head = Some(self.at_head.len());
+            entry.seen_records = self.head_records;
+            self.at_head.push(trigger);
+            self.behind.retain(|other| *other != trigger);
+            self.scratch.members.clear();
+            self.members_changed = true;
+        }
+    }
+
+    /// The lane at this index of the head is gone.
+    pub(super) fn leave_head(&mut self, index: usize) {
+        self.at_head.swap_remove(index);
+        if let Some(entry) = self.at_head.get(index).and_then(|moved| self.lanes.get_mut(moved)) {
+            entry.at_head = Some(index);
+        }
+        self.scratch.members.clear();
+        self.members_changed = true;
+    }
+
+    /// Reads one chunk for the next lane that reads by itself, and for those that stand within it.
+    async fn read_behind(&mut self) -> bool {
+        let tail = self.input.tail();
+        let turn =
+            self.behind.iter().position(|trigger| self.lanes.get(trigger).is_some_and(|entry| entry.can_read(tail)));
+        let Some(trigger) = turn.and_then(|index| self.behind.remove(index)) else { return false };
+        self.behind.push_back(trigger);
+        self.touched.insert(trigger);
+        let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
+        let catch_up = entry.lane.catch_up_at().filter(|_| {
+            entry.catches_up = !entry.catches_up;
+            entry.catches_up || entry.lane.read_at().is_none_or(|at| at >= tail)
+        });
+        let Some(from) = catch_up.or_else(|| entry.lane.read_at()) else { return false };
+        let now_ms = entry.runner.clock.now_ms();
+        let outcome = match self.input.read(from, CHUNK_BYTES).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.behind_failed(trigger, from, catch_up.is_some(), &error);
+                return true;
+            }
+        };
+        let next = outcome.next;
+        let mut members = vec![Member::of(&self.lanes[&trigger], from)];
+        if catch_up.is_none() {
+            let others = self.behind.iter().filter(|other| **other != trigger).filter_map(|other| {
+                let entry = self.lanes.get(other).filter(|entry| entry.can_read(tail))?;
+                let at = entry.lane.read_at().filter(|at| (from..next).contains(at))?;
+                Some(Member::of(entry, at))
+            });
+            members.extend(others);
+        }
+        let matched = match_chunk(&outcome.bytes, self.input.origin(), &mut members, now_ms);
+        for member in &mut members {
+            let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
+            self.touched.insert(member.trigger);
+            if let Err(error) = &matched {
+                entry.block(&error.to_string());
+                continue;
+            }
+            entry.unblocked_by_read();
+            if catch_up.is_some() {
+                entry.lane.take_spilled(&member.facts, from, next, now_ms);
+                entry.dirty = true;
+                continue;
+            }
+            Counters::add(&entry.runner.counters.filtered, member.seen - member.facts.len());
+            let at = member.from;
+            entry.take(&mut member.facts, at, next);
+        }
+        self.note_at.get_or_insert_with(|| Instant::now() + FILTERED_PROGRESS_EVERY);
+        true
+    }
+
+    fn behind_failed(&mut self, trigger: Uuid, from: Offset, catch_up: bool, error: &ReadError) {
+        let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
+        let now_ms = entry.runner.clock.now_ms();
+        match error {
+            ReadError::OutOfRange { log_start, .. } if from < *log_start => {
+                if catch_up {
+                    entry.lane.take_spilled(&[], from, *log_start, now_ms);
+                } else {
+                    entry.expired(usize::try_from(log_start.since(from)).unwrap_or(usize::MAX), *log_start);
+                    entry.lane.pass(*log_start, now_ms);
+                }
+                entry.dirty = true;
+            }
+            ReadError::Damaged { to, .. } => {
+                entry.damaged_to = Some(*to);
+                entry.block(&error.to_string());
+            }
+            _ => entry.block(&error.to_string()),
+        }
+    }
+}
+
+impl Entry {
+    fn take(&mut self, facts: &mut Vec<RecordFacts>, from: Offset, next: Offset) {
+        let now_ms = self.runner.clock.now_ms();
+        self.lane.pass(from, now_ms);
+        self.lane.take(facts, next, now_ms);
+        facts.clear();
+        self.dirty |= !self.lane.is_idle();
+    }
+
+    fn expired(&self, records: usize, log_start: Offset) {
+        let (trigger, partition) = (&self.spec.name, self.id.partition);
+        tracing::warn!(%trigger, partition, to = %log_start, records, "records expired before they were read");
+        Counters::add(&self.runner.counters.expired, records);
+    }
+
+    fn unblocked_by_read(&mut self) {
+        if self.damaged_to.take().is_some() || self.trouble.take().is_some() {
+            self.trouble = None;
+            self.unblock();
+        }
+    }
+}
