@@ -212,9 +212,7 @@ impl Poller {
                 self.remove(trigger);
                 let _ = done.send(());
             }
-            Message::Wake(trigger) => {
-                self.touched.insert(trigger);
-            }
+            Message::Wake(trigger) => self.wake(trigger),
             // Whoever waits for the probe's outcome is woken when it is known.
             Message::Ended(trigger, window, ended, _probe) => self.ended(trigger, window, *ended),
             Message::Settled(trigger, window, first) => self.settled(trigger, window, first),
@@ -267,6 +265,16 @@ impl Poller {
         entry.lane.suspend(!entry.runner.time_counts(), now_ms);
         self.lanes.insert(trigger, Box::new(entry));
         self.behind.push_back(trigger);
+        self.touched.insert(trigger);
+    }
+
+    /// A new definition is in force before anything more is read.
+    fn wake(&mut self, trigger: Uuid) {
+        let Some(mut entry) = self.lanes.remove(&trigger) else { return };
+        self.sync(&mut entry);
+        entry.take_over_changes();
+        self.place(&mut entry);
+        self.lanes.insert(trigger, entry);
         self.touched.insert(trigger);
     }
 

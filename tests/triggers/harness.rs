@@ -107,6 +107,16 @@ impl World {
         self.triggers.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
     }
 
+    /// Records with these keys and values.
+    pub(crate) async fn produce_keyed(&self, topic: &Topic, partition: u32, records: &[(&str, &str)]) {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for (key, value) in records {
+            let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+            builder.push(&NewRecord { timestamp_ms: 1_700_000_000_000, key, value, headers: &[] }).unwrap();
+        }
+        self.broker.append(topic, partition, builder.finish().unwrap()).unwrap();
+    }
+
     pub(crate) async fn produce(&self, topic: &Topic, partition: u32, values: &[&str]) {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         for value in values {

@@ -4,4 +4,6 @@
 mod failing;
 mod harness;
 mod moments;
+mod orders;
+mod receiver;
 mod running;
