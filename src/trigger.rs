@@ -26,6 +26,7 @@ mod invoke;
 mod key;
 pub mod lane;
 mod lane_status;
+pub mod outputs;
 mod poller;
 pub mod progress;
 pub mod retry;

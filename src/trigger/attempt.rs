@@ -13,7 +13,7 @@ use crate::function::outcome::{ErrorClass, InvocationError};
 mod batch_failures;
 mod health;
 
-pub use batch_failures::{BatchOutcome, BatchRecord, WholeFailure, parse_batch_item_failures};
+pub use batch_failures::{BATCH_ITEM_FAILURES, BatchOutcome, BatchRecord, WholeFailure, parse_batch_item_failures};
 pub use health::{NOT_FOUND_IN_A_ROW, TargetHealth};
 
 /// Interruptions that spend no attempt; each further one spends one, so that a record which kills the broker cannot loop for ever.

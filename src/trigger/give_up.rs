@@ -4,9 +4,7 @@
 //! producer id of their letters, so that a letter which is there is recognised as a duplicate.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
 use tripline_storage::Offset;
 use tripline_storage::error::AppendError;
 use tripline_storage::producer::SequenceError;
@@ -14,14 +12,12 @@ use tripline_storage::producer::SequenceError;
 use super::attempt::{AttemptState, ExhaustedReason};
 use super::deliver::{DeadLetters, RecordsError};
 use super::lane::Carried;
+use super::outputs::{self, Invoked, OutputError};
 use super::runner::{Counters, Runner};
 use crate::broker::codec;
 use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
 use crate::input::LogInput;
-
-/// How long to wait before what the disk refused is tried again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What to do.
 #[derive(Debug)]
@@ -75,6 +71,16 @@ pub(super) async fn run(runner: Arc<Runner>, input: LogInput, lane: LaneId, task
     verdict.first
 }
 
+/// The words that invocation records use for why a window was given up.
+fn condition(reason: &str) -> &'static str {
+    match ExhaustedReason::from_name(reason) {
+        Some(ExhaustedReason::Age) => "EventAgeExceeded",
+        Some(ExhaustedReason::Rejected) => "Rejected",
+        Some(ExhaustedReason::Skipped) => "Skipped",
+        Some(ExhaustedReason::Attempts) | None => "RetriesExhausted",
+    }
+}
+
 struct GiveUp {
     runner: Arc<Runner>,
     input: LogInput,
@@ -100,7 +106,7 @@ impl GiveUp {
             let now_ms = crate::broker::now_ms();
             match self.runner.broker.journal().append_after(&[verdict.clone().into()], &source, now_ms) {
                 Ok(_) => return verdict,
-                Err(error) => self.blocked(&error.to_string()).await,
+                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await,
             }
         }
     }
@@ -112,7 +118,7 @@ impl GiveUp {
             // Read anew each time: a person may name another topic to end the wait.
             let name = self.runner.spec().dead_letter.clone()?;
             let Some(topic) = self.runner.broker.topic(name.as_str()) else {
-                self.blocked(&format!("the dead-letter topic {name} does not exist")).await;
+                self.runner.blocked(self.lane.partition, &format!("the dead-letter topic {name} does not exist")).await;
                 continue;
             };
             match self.runner.broker.next_producer_id().await {
@@ -121,13 +127,45 @@ impl GiveUp {
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
                     return Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes });
                 }
-                Err(error) => self.blocked(&error.to_string()).await,
+                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await,
             }
         }
     }
 
     async fn carry_out(&self, verdict: &TriggerVerdict) {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
+        self.dead_letters(verdict, &offsets).await;
+        self.tell(verdict, &offsets).await;
+    }
+
+    /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
+    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset]) {
+        let (spec, state) = (self.runner.spec(), attempts_of(verdict));
+        let origin = self.input.origin();
+        let id = format!("{}/{}/{}/{}", spec.name, origin.topic, origin.partition, verdict.first);
+        loop {
+            let invoked = Invoked {
+                id: &id,
+                trigger: spec.name.as_str(),
+                function: &verdict.function,
+                topic: &origin.topic,
+                partition: origin.partition,
+                offsets,
+                attempts: state.attempts,
+                now_ms: self.runner.clock.now_ms(),
+            };
+            let condition = condition(&verdict.reason);
+            match outputs::given_up(&self.runner.broker, &spec.destinations, &invoked, condition, &state) {
+                Ok(()) => return,
+                Err(error @ OutputError::TooLarge { .. }) => {
+                    return tracing::error!(%error, "invocation record left out");
+                }
+                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await,
+            }
+        }
+    }
+
+    async fn dead_letters(&self, verdict: &TriggerVerdict, offsets: &[Offset]) {
         let counters = &self.runner.counters;
         let Some(target) = verdict.dead_letters else {
             Counters::add(&counters.dropped, offsets.len());
@@ -137,9 +175,9 @@ impl GiveUp {
             return;
         };
         let written = loop {
-            match self.write(verdict, &offsets, target).await {
+            match self.write(verdict, offsets, target).await {
                 Ok(written) => break written,
-                Err(error) => self.blocked(&format!("dead letters: {error}")).await,
+                Err(error) => self.runner.blocked(self.lane.partition, &format!("dead letters: {error}")).await,
             }
         };
         Counters::add(&counters.dead_lettered, written);
@@ -176,24 +214,5 @@ impl GiveUp {
             }
         }
         Ok(written)
-    }
-
-    /// Shows why the partition cannot go on, and waits a little, or until somebody changes something.
-    async fn blocked(&self, reason: &str) {
-        let number = self.lane.partition;
-        self.runner.change(|holds| {
-            holds.blocked.insert(number, reason.to_owned());
-        });
-        let (until, nudges) = (Instant::now() + RETRY, self.runner.nudges());
-        loop {
-            let changed = self.runner.listen();
-            if self.runner.nudges() != nudges {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
-                () = changed => {}
-            }
-        }
     }
 }

@@ -9,6 +9,7 @@ use tripline_storage::Offset;
 
 use super::deliver::Parcel;
 use super::lane::Outcome;
+use super::outputs::{self, Invoked, OutputError};
 use super::runner::Runner;
 use super::spec::TriggerSpec;
 use crate::function::{ErrorClass, Invocation, InvocationError};
@@ -65,15 +66,55 @@ impl Work {
         let function = self.runner.function_name(&self.spec);
         let answer = self.runner.functions.invoke(&function, self.invocation(&parcel)).await;
         let took = started.elapsed();
-        let outcome = self.judge(&parcel, answer.map(|success| success.body));
+        let answer = answer.map(|success| success.body);
+        let body = answer.as_ref().ok().cloned();
+        let mut outcome = self.judge(&parcel, answer);
+        if let Some(body) = body.filter(|_| outcome.error.is_none())
+            && let Err(error) = self.leave_behind(&parcel, &body).await
+        {
+            outcome = Outcome::failed(parcel.offsets().collect(), error);
+        }
         let delivered = parcel.record_count() - outcome.failed.len();
         Ended { outcome: Ok(outcome), delivered, expired, took }
     }
 
-    fn invocation(&self, parcel: &Parcel) -> Invocation {
+    /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk refuses
+    /// is tried again until it is there.
+    async fn leave_behind(&self, parcel: &Parcel, body: &[u8]) -> Result<(), InvocationError> {
+        if self.spec.destinations.results.is_none() && self.spec.destinations.on_success.is_none() {
+            return Ok(());
+        }
+        let (id, offsets): (String, Vec<Offset>) = (self.id(), parcel.offsets().collect());
         let origin = self.input.origin();
+        loop {
+            let invoked = Invoked {
+                id: &id,
+                trigger: self.spec.name.as_str(),
+                function: self.spec.function.label(),
+                topic: &origin.topic,
+                partition: origin.partition,
+                offsets: &offsets,
+                attempts: self.attempt,
+                now_ms: self.runner.clock.now_ms(),
+            };
+            match outputs::succeeded(&self.runner.broker, &self.spec.destinations, &invoked, body) {
+                Ok(()) => return Ok(()),
+                Err(error @ OutputError::TooLarge { .. }) => {
+                    return Err(InvocationError::new(ErrorClass::Failed, "result-too-large", error.to_string()));
+                }
+                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await,
+            }
+        }
+    }
+
+    fn id(&self) -> String {
+        let origin = self.input.origin();
+        format!("{}/{}/{}/{}", self.spec.name, origin.topic, origin.partition, self.name)
+    }
+
+    fn invocation(&self, parcel: &Parcel) -> Invocation {
         Invocation {
-            id: format!("{}/{}/{}/{}", self.spec.name, origin.topic, origin.partition, self.name),
+            id: self.id(),
             attempt: self.attempt,
             payload: parcel.payload.clone(),
             content_type: parcel.content_type,

@@ -47,8 +47,6 @@ use entry::{Entry, Starting};
 
 /// Progress over records that the filter turned away is written down after so long at the latest.
 const FILTERED_PROGRESS_EVERY: Duration = Duration::from_secs(1);
-/// How long a lane waits before it tries again what the disk refused.
-const DISK_RETRY: Duration = Duration::from_secs(1);
 /// Messages handled before anything is read again.
 const MESSAGES_PER_TURN: usize = 1024;
 

@@ -19,6 +19,9 @@ use super::status::{Holds, Shown};
 use crate::broker::{self, Broker, Topic};
 use crate::function::{FunctionService, Payload};
 
+/// How long to wait before what the disk refused is tried again.
+pub(super) const DISK_RETRY: Duration = Duration::from_secs(1);
+
 /// The clock of the trigger engine: the wall clock at the start, going at monotonic rate since. A wall clock that jumps
 /// neither delays nor doubles what is planned.
 #[derive(Clone, Copy, Debug)]
@@ -371,6 +374,24 @@ impl Runner {
     /// Whether lanes may read and invoke.
     pub(super) fn may_run(&self) -> bool {
         self.holds(|holds| !holds.paused && !holds.stopped && holds.failed.is_none())
+    }
+
+    /// Shows why a partition cannot go on, and waits a little, or until somebody changes something.
+    pub(super) async fn blocked(&self, partition: u32, reason: &str) {
+        self.change(|holds| {
+            holds.blocked.insert(partition, reason.to_owned());
+        });
+        let (until, nudges) = (Instant::now() + DISK_RETRY, self.nudges());
+        loop {
+            let changed = self.listen();
+            if self.nudges() != nudges {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = changed => {}
+            }
+        }
     }
 
     /// Notified when the definition or what holds the trigger changes. Listen first, look then, wait last.

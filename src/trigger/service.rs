@@ -410,7 +410,7 @@ impl TriggerService {
         }
         let topic = self.input_topic(&spec.input.topic).await?;
         self.check_function(&spec).await?;
-        self.dead_letter_topic(&spec, &topic).await?;
+        self.output_topics(&spec, &topic).await?;
         let warnings = spec.warnings();
         let Some(runner) = current else {
             self.create(spec, topic).await?;
@@ -474,18 +474,21 @@ impl TriggerService {
         topic.ok_or_else(|| ApplyTriggerError::UnknownTopic(name.to_string()))
     }
 
-    /// A dead-letter topic that is missing is made, with as many partitions as the input.
-    async fn dead_letter_topic(&self, spec: &TriggerSpec, input: &Topic) -> Result<(), ApplyTriggerError> {
-        let Some(name) = &spec.dead_letter else { return Ok(()) };
-        if self.inner.broker.topic(name.as_str()).is_some() {
-            return Ok(());
+    /// Topics that the trigger writes to are made where they are missing, with as many partitions as the input.
+    async fn output_topics(&self, spec: &TriggerSpec, input: &Topic) -> Result<(), ApplyTriggerError> {
+        let names = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic));
+        for name in names {
+            if self.inner.broker.topic(name.as_str()).is_some() {
+                continue;
+            }
+            let partitions = input.partition_count();
+            let made = TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() };
+            match self.inner.broker.create_topic(made).await {
+                Ok(_) | Err(CreateTopicError::Exists(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        let partitions = input.partition_count();
-        let made = TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() };
-        match self.inner.broker.create_topic(made).await {
-            Ok(_) | Err(CreateTopicError::Exists(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
     async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
@@ -612,7 +615,8 @@ impl TriggerService {
     pub fn using_topic(&self, topic: &str) -> Option<String> {
         let running = self.inner.running.read();
         let uses = |spec: &TriggerSpec| {
-            spec.input.topic.as_str() == topic || spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic)
+            let outputs = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, name)| name));
+            spec.input.topic.as_str() == topic || outputs.into_iter().any(|name| name.as_str() == topic)
         };
         running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
     }

@@ -10,6 +10,7 @@ use super::attempt::{ErrorsTolerance, Policies};
 use super::filter::Pattern;
 use super::flow::PerKey;
 use super::lane::{LaneLimits, LaneSpec};
+use super::outputs::Destinations;
 use super::retry::RetryPolicy;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
@@ -56,6 +57,8 @@ pub struct TriggerSpec {
     pub per_key: PerKey,
     /// What may be in flight.
     pub limits: FlowLimits,
+    /// Where results, and records of what was invoked, go.
+    pub destinations: Destinations,
 }
 
 /// What may be in flight for one trigger.

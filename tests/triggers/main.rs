@@ -5,5 +5,6 @@ mod failing;
 mod harness;
 mod moments;
 mod orders;
+mod outputs;
 mod receiver;
 mod running;

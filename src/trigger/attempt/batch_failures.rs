@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tripline_storage::Offset;
 
+/// The field of an answer that names the records which failed.
+pub const BATCH_ITEM_FAILURES: &str = "batchItemFailures";
+
 /// How a record of a window can be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchRecord<'a> {
@@ -55,7 +58,7 @@ pub enum WholeFailure {
 #[must_use]
 pub fn parse_batch_item_failures(body: &[u8], records: &[BatchRecord<'_>]) -> BatchOutcome {
     let Ok(Value::Object(answer)) = serde_json::from_slice(body) else { return BatchOutcome::Success };
-    let failures = match answer.get("batchItemFailures") {
+    let failures = match answer.get(BATCH_ITEM_FAILURES) {
         None | Some(Value::Null) => return BatchOutcome::Success,
         Some(Value::Array(failures)) => failures,
         Some(_) => return BatchOutcome::Whole(WholeFailure::NotAList),

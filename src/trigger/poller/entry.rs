@@ -7,7 +7,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
-use super::DISK_RETRY;
 use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled};
 use crate::function::ErrorClass;
 use crate::trigger::attempt::Step;
@@ -15,7 +14,7 @@ use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
-use crate::trigger::runner::{Counters, Probe, Runner, Slot};
+use crate::trigger::runner::{Counters, DISK_RETRY, Probe, Runner, Slot};
 use crate::trigger::spec::TriggerSpec;
 use crate::trigger::status::Outage;
 

@@ -8,12 +8,12 @@ use tripline_storage::batch::RecordView;
 use tripline_storage::error::ReadError;
 use uuid::Uuid;
 
-use super::{DISK_RETRY, Entry, FILTERED_PROGRESS_EVERY, Poller};
+use super::{Entry, FILTERED_PROGRESS_EVERY, Poller};
 use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, for_each_record};
 use crate::trigger::filter::Pattern;
 use crate::trigger::key_hash;
-use crate::trigger::runner::Counters;
+use crate::trigger::runner::{Counters, DISK_RETRY};
 use crate::trigger::window::RecordFacts;
 
 /// How much of the log is read in a turn: some milliseconds of work.

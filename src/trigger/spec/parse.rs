@@ -13,6 +13,7 @@ use crate::topic::spec::new_topic_name;
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::filter::Pattern;
 use crate::trigger::flow::{Debounce, PerKey, Singleton, Throttle};
+use crate::trigger::outputs::Destinations;
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
 use crate::trigger::window::WindowSpec;
 
@@ -55,6 +56,7 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     let tolerances = [("all", ErrorsTolerance::All), ("none", ErrorsTolerance::None)];
     let errors_tolerance = fields.choice("errors_tolerance", &tolerances, &[], ErrorsTolerance::All);
     let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topic));
+    let destinations = destinations(fields, input.as_ref().map(|input| &input.topic));
     Some(TriggerSpec {
         name: name?,
         input: input?,
@@ -70,6 +72,7 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
         bisect,
         per_key,
         limits,
+        destinations,
     })
 }
 
@@ -289,17 +292,33 @@ fn factor(fields: &mut Fields<'_>) -> Option<u32> {
     whole.map(|number| number.round() as u32)
 }
 
+fn destinations(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Destinations {
+    let read = fields.object("destinations", |fields| {
+        let results = other_topic(fields, "results", input);
+        let on_success = other_topic(fields, "on_success", input);
+        let on_failure = other_topic(fields, "on_failure", input);
+        Some(Destinations { results, on_success, on_failure })
+    });
+    read.unwrap_or_default()
+}
+
+/// `{topic: …}`, another one than the trigger reads.
+fn other_topic(fields: &mut Fields<'_>, field: &'static str, input: Option<&TopicName>) -> Option<TopicName> {
+    fields.value(field)?;
+    fields.object(field, |fields| {
+        let topic = new_topic_name(fields, "topic")?;
+        if Some(&topic) == input {
+            fields.wrong("topic", "another topic than the trigger's input, which it would feed for ever");
+            return None;
+        }
+        Some(topic)
+    })
+}
+
 fn dead_letter(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Option<TopicName> {
     match fields.value("dead_letter")? {
         Value::String(word) if word == "none" => None,
-        Value::Object(_) => fields.object("dead_letter", |fields| {
-            let topic = new_topic_name(fields, "topic")?;
-            if Some(&topic) == input {
-                fields.wrong("topic", "another topic than the trigger's input, which it would feed for ever");
-                return None;
-            }
-            Some(topic)
-        }),
+        Value::Object(_) => other_topic(fields, "dead_letter", input),
         _ => {
             fields.wrong("dead_letter", DEAD_LETTER);
             None

@@ -41,6 +41,9 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     if let Some(latency) = spec.window_latency {
         definition["window"]["adaptive"] = json!({ "latency": display_duration(latency) });
     }
+    for (field, topic) in spec.destinations.topics() {
+        definition["destinations"][field] = json!({ "topic": topic });
+    }
     if spec.per_key != PerKey::default() {
         definition["per_key"] = per_key(&spec.per_key);
     }

@@ -29,6 +29,9 @@ fn full() -> Value {
         "retry": {"initial": "200ms", "factor": 1.5, "max_interval": "60s", "max_attempts": 7, "jitter": "equal", "max_age": "48h"},
         "errors_tolerance": "none",
         "dead_letter": {"topic": "flights.dlq"},
+        "destinations": {
+            "results": {"topic": "late"}, "on_success": {"topic": "flights.done"}, "on_failure": {"topic": "flights.failed"},
+        },
     })
 }
 
@@ -161,6 +164,10 @@ fn every_field_names_itself_when_it_is_wrong() {
         ("errors_tolerance", vec![], vec![json!("ALL")]),
         ("dead_letter", vec![json!({"?": 1})], vec![json!("flights.dlq")]),
         ("dead_letter.topic", vec![], vec![json!(""), json!("__tripline.x"), json!("flights")]),
+        ("destinations", vec![json!({"?": 1})], vec![]),
+        ("destinations.results", vec![json!({"?": 1})], vec![json!("late")]),
+        ("destinations.on_success.topic", vec![], vec![json!(""), json!("__tripline.x"), json!("flights")]),
+        ("destinations.on_failure.topic", vec![], vec![json!(""), json!("__tripline.x"), json!("flights")]),
         ("bisect", vec![json!(true)], vec![json!("yes")]),
         ("input.topics", vec![], vec![json!(["a"])]),
     ] {

@@ -1,0 +1,67 @@
+//! What invocations leave behind in topics.
+
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use crate::harness::World;
+use crate::receiver::{Receiver, status};
+
+fn trigger(receiver: &Receiver) -> Value {
+    json!({
+        "trigger": "t", "input": {"topic": "in", "start": "earliest"},
+        "function": {"http": {"url": receiver.url}}, "window": {"count": 2},
+        "retry": {"initial": "1ms", "max_attempts": 2},
+        "destinations": {
+            "results": {"topic": "results"}, "on_success": {"topic": "done"}, "on_failure": {"topic": "failed"},
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_become_records_and_every_window_is_told_about() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|invoked| match invoked.data[0].as_i64() {
+        Some(1) => r#"[{"late": true}, "text"]"#.into_response(),
+        Some(3) => "plain".into_response(),
+        _ => status(500),
+    })
+    .await;
+    world.produce(&topic, 0, &["1", "2", "3", "4", "5"]).await;
+    world.apply(trigger(&receiver)).await;
+    world.until_committed("t", 0, 5).await;
+
+    let values = |topic: &str| world.records(topic, 0).into_iter().map(|record| record.value).collect::<Vec<_>>();
+    assert_eq!(values("results"), [r#"{"late":true}"#, "\"text\"", "plain"]);
+
+    let told: Vec<Value> = values("done").iter().map(|value| serde_json::from_str(value).unwrap()).collect();
+    assert_eq!(told.len(), 2);
+    assert_eq!(told[0]["requestContext"]["requestId"], "t/in/0/0");
+    assert_eq!(told[0]["requestContext"]["condition"], "Success");
+    assert_eq!(told[0]["requestPayload"], json!({"topic": "in", "partition": 0, "offsets": [0, 1]}));
+    assert_eq!(
+        (&told[0]["responsePayload"], &told[1]["responsePayload"]),
+        (&json!([{"late": true}, "text"]), &json!("plain"))
+    );
+
+    let failed: Value = serde_json::from_str(&values("failed")[0]).unwrap();
+    assert_eq!(failed["requestContext"]["condition"], "RetriesExhausted");
+    assert_eq!(failed["requestContext"]["approximateInvokeCount"], 2);
+    assert_eq!(failed["responseContext"], json!({"statusCode": 500, "functionError": "failed", "errorType": "500"}));
+    assert_eq!(values("failed").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_its_topic_does_not_take_fails_the_window_and_says_so() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| format!("\"{}\"", "x".repeat(2 << 20)).into_response()).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.apply(trigger(&receiver)).await;
+    world.until_committed("t", 0, 1).await;
+    assert!(world.records("results", 0).is_empty());
+    let failed: Value = serde_json::from_str(&world.records("failed", 0)[0].value).unwrap();
+    assert_eq!(failed["responseContext"]["errorType"], "result-too-large");
+    let told = failed["responsePayload"].as_str().unwrap();
+    assert!(told.contains("topic results takes 1048588"), "{told}");
+}
