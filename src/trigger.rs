@@ -7,8 +7,8 @@
 //!                                                 └────────────────────────────┘
 //!                                                                              └─▶ given up: verdict ─▶ dead letters ─▶ progress
 //! ```
-//! [`filter`], [`window`], [`flow`], [`attempt`], [`retry`], [`progress`], [`lane`] and [`dead_letter`] decide and never
-//! act: events and the time go in, decisions come out; none of them knows a runtime, a clock or a disk. The poller acts on
+//! [`filter`], [`transform`], [`window`], [`flow`], [`attempt`], [`retry`], [`progress`], [`lane`] and [`dead_letter`] decide and
+//! never act: events and the time go in, decisions come out; none of them knows a runtime, a clock or a disk. The poller acts on
 //! the decisions of all lanes of its partition; [`service`] makes, changes and ends triggers.
 //!
 //! Invariants: T1 A record's offset is committed only after its invocation succeeded, was dead-lettered, dropped by policy
@@ -34,6 +34,7 @@ mod runner;
 pub mod service;
 pub mod spec;
 mod status;
+pub mod transform;
 mod unfinished;
 pub mod window;
 

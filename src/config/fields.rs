@@ -256,6 +256,22 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Element `index` of the list in field `name`, an object, read by `reader`.
+    pub fn element<T>(
+        &self,
+        name: &str,
+        index: usize,
+        map: &'a Map<String, Value>,
+        reader: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        Self::read(map, format!("{}[{index}]", self.path_of(name)), self.errors, reader)
+    }
+
+    /// Reports element `index` of the list in field `name`.
+    pub fn wrong_at(&self, name: &str, index: usize, found: &Value, allowed: impl Into<String>) {
+        self.push(error(&format!("{}[{index}]", self.path_of(name)), Some(found), allowed.into()));
+    }
+
     /// The entries of an object whose names are not known beforehand.
     pub fn entries(&mut self, name: &'static str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         let map = match self.value(name) {
