@@ -12,6 +12,7 @@ use super::flow::PerKey;
 use super::lane::{LaneLimits, LaneSpec};
 use super::outputs::Destinations;
 use super::retry::RetryPolicy;
+use super::transform::Transform;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
 use crate::function::spec::{FunctionSpec, Payload};
@@ -35,6 +36,8 @@ pub struct TriggerSpec {
     pub input: InputSpec,
     /// Which events it takes; `None` takes all.
     pub filter: Option<Pattern>,
+    /// What the function gets of each event.
+    pub transform: Transform,
     /// Which records go to the function together.
     pub window: WindowSpec,
     /// How long an attempt should take when the window's size adapts; `None` keeps it. 1 ms–1 h.

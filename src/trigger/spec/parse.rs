@@ -15,6 +15,7 @@ use crate::trigger::filter::Pattern;
 use crate::trigger::flow::{Debounce, PerKey, Singleton, Throttle};
 use crate::trigger::outputs::Destinations;
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+use crate::trigger::transform::Transform;
 use crate::trigger::window::WindowSpec;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -43,7 +44,7 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     fields.not_yet(&["schedule"]);
     let input = input(fields);
     let filter = filter(fields);
-    original_transform(fields);
+    let transform = Transform::field(fields, "transform");
     let (window, window_latency) = window(fields);
     let orders = [("partition", Order::Partition), ("key", Order::Key), ("none", Order::None)];
     let order = fields.choice("order", &orders, &[], Order::Partition);
@@ -61,6 +62,7 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
         name: name?,
         input: input?,
         filter,
+        transform: transform?,
         window,
         window_latency,
         order,
@@ -149,12 +151,6 @@ fn filter(fields: &mut Fields<'_>) -> Option<Pattern> {
 /// What stands at keys joined with dots, where no key has a dot itself.
 fn value_at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(value, |value, key| value.get(key))
-}
-
-fn original_transform(fields: &mut Fields<'_>) {
-    if fields.value("transform").is_some_and(|transform| transform != "original") {
-        fields.wrong("transform", "original (other transforms are not supported yet)");
-    }
 }
 
 fn window(fields: &mut Fields<'_>) -> (WindowSpec, Option<Duration>) {

@@ -14,6 +14,7 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     let mut definition = json!({
         "trigger": spec.name,
         "input": { "topic": spec.input.topic, "start": start(&spec.input.start) },
+        "transform": spec.transform.source(),
         "window": {
             "count": spec.window.count,
             "interval": display_duration(spec.window.interval),

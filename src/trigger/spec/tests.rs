@@ -129,7 +129,7 @@ fn every_field_names_itself_when_it_is_wrong() {
             vec![json!("latst"), json!(5), json!({}), json!({"offset": 1, "time": "x"})],
         ),
         ("filter", vec![json!({"?": 1})], vec![]),
-        ("transform", vec![], vec![json!({"template": "x"}), json!("jsonpath")]),
+        ("transform", vec![json!([1]), json!({"?": 1})], vec![json!({}), json!("jsonpath"), json!({"strict": true})]),
         ("window", vec![json!({"?": 1})], vec![]),
         ("window.count", vec![], vec![json!(0), json!(10_001), json!("100")]),
         ("window.interval", vec![], vec![json!(10), json!("301s"), json!("10")]),
