@@ -41,6 +41,7 @@ use super::{health, v1};
         v1::dead_letters::list,
         v1::dead_letters::get,
         v1::patterns::test,
+        v1::transforms::test,
         health::live,
         health::ready,
         health::metrics_text,

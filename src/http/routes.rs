@@ -34,7 +34,8 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .route("/groups/{group}", get(v1::groups::get))
         .route("/dead-letters", get(v1::dead_letters::list))
         .route("/dead-letters/{topic}/{partition}/{offset}", get(v1::dead_letters::get))
-        .route("/patterns/test", post(v1::patterns::test));
+        .route("/patterns/test", post(v1::patterns::test))
+        .route("/transforms/test", post(v1::transforms::test));
     Router::new()
         .nest("/v1", v1)
         .route("/livez", get(health::live))

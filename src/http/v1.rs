@@ -9,4 +9,5 @@ pub mod patterns;
 pub mod records_in;
 pub mod records_out;
 pub mod topics;
+pub mod transforms;
 pub mod triggers;

@@ -111,3 +111,27 @@ async fn a_pattern_is_tried_on_an_event() {
         "invalid-definition"
     );
 }
+
+#[tokio::test]
+async fn a_transform_is_tried_on_an_event() {
+    let stage = Stage::new().await;
+    let event = json!({ "id": "1", "data": { "delay": 95 }, "topic": "flights" });
+    let test = |transform| json!({ "transform": transform, "event": event });
+    let template = json!({ "template": "{\"late\": <delay>}", "values": { "delay": "$.data.delay" } });
+    let answer = stage.json("POST", "/v1/transforms/test", &test(template.clone())).await.json();
+    assert_eq!(answer, json!({ "events": [{ "late": 95 }] }));
+    let original = stage.json("POST", "/v1/transforms/test", &test(json!("original"))).await.json();
+    assert_eq!(original, json!({ "events": [{ "id": "1", "data": { "delay": 95 } }] }));
+    let clean = json!([template, { "function": "clean" }, { "constant": 1 }]);
+    let answer = stage.json("POST", "/v1/transforms/test", &test(clean)).await.json();
+    assert_eq!(answer, json!({ "events": [{ "late": 95 }], "next": { "step": 1, "function": "clean" } }));
+    let strict = json!([{ "jsonpath": "$.data" }, { "jsonpath": "$.gate", "strict": true }]);
+    let failed = stage.json("POST", "/v1/transforms/test", &test(strict)).await;
+    assert_eq!(failed.problem(), (422, "transform-missing-value".to_owned()));
+    assert_eq!(failed.json()["step"], 1);
+    let wrong = stage.json("POST", "/v1/transforms/test", &test(json!({ "jsonpath": "$[" }))).await;
+    assert_eq!(wrong.problem(), (400, "invalid-definition".to_owned()));
+    assert_eq!(wrong.json()["errors"][0]["path"], "test.transform.jsonpath");
+    let nothing = stage.json("POST", "/v1/transforms/test", &json!({})).await;
+    assert_eq!(nothing.problem().1, "invalid-definition");
+}
