@@ -12,6 +12,8 @@ mod producer_snapshot;
 mod record_batch;
 #[path = "../fuzz/src/recovery.rs"]
 mod recovery;
+#[path = "../fuzz/src/transform.rs"]
+mod transform;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,6 +64,11 @@ fn kept_record_batches_do_no_harm() {
 #[test]
 fn kept_partitions_do_no_harm() {
     replay("recovery", recovery::run);
+}
+
+#[test]
+fn kept_transforms_do_no_harm() {
+    replay("transform", transform::run);
 }
 
 #[test]
