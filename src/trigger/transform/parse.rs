@@ -125,24 +125,13 @@ fn step(fields: &mut Fields<'_>) -> Option<Written> {
 }
 
 fn json_path(fields: &mut Fields<'_>) -> Option<Step> {
-    let strict = strict(fields);
+    let strict = fields.flag("strict", false);
     let source = fields.text("jsonpath", PATH)?;
     match Path::parse(source) {
         Ok(path) => Some(Step::JsonPath { path, strict }),
         Err(error) => {
             fields.wrong("jsonpath", format!("{PATH}; {error}"));
             None
-        }
-    }
-}
-
-fn strict(fields: &mut Fields<'_>) -> bool {
-    match fields.value("strict") {
-        None => false,
-        Some(Value::Bool(strict)) => *strict,
-        Some(_) => {
-            fields.wrong("strict", "true or false");
-            false
         }
     }
 }
@@ -163,7 +152,7 @@ fn is_too_large(value: &Value) -> bool {
 // ---- templates -----------------------------------------------------------------------------------------------------------
 
 fn template(fields: &mut Fields<'_>) -> Option<Step> {
-    let strict = strict(fields);
+    let strict = fields.flag("strict", false);
     let values = values(fields);
     let text = fields.text("template", TEMPLATE)?;
     if text.chars().count() > TEMPLATE_CHARS_MAX {
