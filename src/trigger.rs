@@ -27,6 +27,7 @@ mod key;
 pub mod lane;
 mod lane_status;
 pub mod outputs;
+mod parcel;
 mod poller;
 pub mod progress;
 pub mod retry;

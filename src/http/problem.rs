@@ -258,7 +258,7 @@ impl From<ApplyTriggerError> for Problem {
     fn from(error: ApplyTriggerError) -> Self {
         match error {
             ApplyTriggerError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
-            ApplyTriggerError::UnknownFunction(_) => {
+            ApplyTriggerError::UnknownFunction(_) | ApplyTriggerError::UnknownStep(_) => {
                 Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
             }
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),

@@ -1,6 +1,5 @@
-//! Records out of the log: payloads for functions, and dead letters.
+//! Records out of the log, and dead letters into it.
 
-use bytes::Bytes;
 use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
     RecordView as StoredRecord,
@@ -8,16 +7,13 @@ use tripline_storage::batch::{
 use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 
-use super::attempt::{AttemptState, BatchOutcome, BatchRecord, parse_batch_item_failures};
+use super::attempt::AttemptState;
 use super::dead_letter::{self, DeadLetterFacts};
-use crate::event::BATCH_TYPE;
-use crate::function::{ErrorClass, Payload};
+use crate::function::ErrorClass;
 use crate::input::{LogInput, Origin};
 
 /// How much of the log is read at a time.
 pub(super) const READ_BYTES: usize = 1 << 20;
-/// Media type of one record's bytes.
-const RAW_TYPE: &str = "application/octet-stream";
 
 /// Why records cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -77,63 +73,6 @@ pub(super) async fn read_offsets(
         while wanted.next_if(|&offset| offset < outcome.next).is_some() {}
     }
     Ok(())
-}
-
-/// What a function receives, and which record each event of it is.
-#[derive(Debug)]
-pub(super) struct Parcel {
-    pub(super) payload: Bytes,
-    pub(super) content_type: &'static str,
-    ids: Vec<(String, Offset)>,
-}
-
-impl Parcel {
-    /// Builds the payload of the records at `offsets`.
-    pub(super) async fn build(input: &LogInput, offsets: &[Offset], shape: Payload) -> Result<Self, RecordsError> {
-        let mut payload = Vec::new();
-        let mut ids = Vec::with_capacity(offsets.len());
-        let origin = input.origin();
-        read_offsets(input, offsets, |record, epoch| match shape {
-            Payload::Raw => {
-                payload.extend_from_slice(record.value().unwrap_or_default());
-                ids.push((String::new(), record.offset()));
-            }
-            Payload::Events => origin.with_event(record, epoch, |event| {
-                payload.push(if ids.is_empty() { b'[' } else { b',' });
-                event.write_json(&mut payload);
-                ids.push((event.id().into_owned(), record.offset()));
-            }),
-        })
-        .await?;
-        if shape == Payload::Events {
-            payload.extend_from_slice(if ids.is_empty() { b"[]" } else { b"]" });
-        }
-        let content_type = if shape == Payload::Raw { RAW_TYPE } else { BATCH_TYPE };
-        Ok(Self { payload: payload.into(), content_type, ids })
-    }
-
-    pub(super) fn record_count(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// The offsets of its records, ascending.
-    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
-        self.ids.iter().map(|(_, offset)| *offset)
-    }
-
-    /// Which of the records an answer names as failed: their offsets, ascending; empty for a success.
-    pub(super) fn failures(&self, origin: &Origin, answer: &[u8]) -> Result<Vec<Offset>, String> {
-        let records: Vec<BatchRecord<'_>> = self
-            .ids
-            .iter()
-            .map(|(id, offset)| BatchRecord { id, topic: &origin.topic, partition: origin.partition, offset: *offset })
-            .collect();
-        match parse_batch_item_failures(answer, &records) {
-            BatchOutcome::Success => Ok(Vec::new()),
-            BatchOutcome::Partial(places) => Ok(places.into_iter().map(|place| self.ids[place].1).collect()),
-            BatchOutcome::Whole(failure) => Err(failure.to_string()),
-        }
-    }
 }
 
 /// What dead letters say besides their record.

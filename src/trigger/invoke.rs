@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
-use super::deliver::Parcel;
 use super::lane::Outcome;
 use super::outputs::{self, Invoked, OutputError};
+use super::parcel::{NoParcel, Parcel, Recipe};
 use super::runner::Runner;
 use super::spec::TriggerSpec;
 use crate::function::{ErrorClass, Invocation, InvocationError};
@@ -51,31 +51,60 @@ impl Ended {
 
 impl Work {
     pub(super) async fn run(self) -> Ended {
-        let shape = self.runner.payload(&self.spec);
-        let parcel = match Parcel::build(&self.input, &self.offsets, shape).await {
+        let id = self.id();
+        let recipe = Recipe {
+            transform: &self.spec.transform,
+            shape: self.runner.payload(&self.spec),
+            functions: &self.runner.functions,
+            id: &id,
+            attempt: self.attempt,
+        };
+        let ended = |outcome, delivered, expired, took| Ended { outcome, delivered, expired, took };
+        let mut parcel = match Parcel::build(&self.input, &self.offsets, recipe).await {
             Ok(parcel) => parcel,
-            Err(error) => {
-                return Ended { outcome: Err(error.to_string()), delivered: 0, expired: 0, took: Duration::ZERO };
+            Err(NoParcel::Records(error)) => return ended(Err(error.to_string()), 0, 0, Duration::ZERO),
+            Err(NoParcel::Step(error)) => {
+                let outcome = Outcome::failed(self.offsets.clone(), error);
+                return ended(Ok(outcome), 0, 0, Duration::ZERO);
             }
         };
-        let expired = self.offsets.len() - parcel.record_count();
-        if parcel.record_count() == 0 {
-            return Ended { outcome: Ok(Outcome::done()), delivered: 0, expired, took: Duration::ZERO };
-        }
+        let expired = self.offsets.len() - parcel.seen();
         let started = Instant::now();
-        let function = self.runner.function_name(&self.spec);
-        let answer = self.runner.functions.invoke(&function, self.invocation(&parcel)).await;
-        let took = started.elapsed();
-        let answer = answer.map(|success| success.body);
-        let body = answer.as_ref().ok().cloned();
-        let mut outcome = self.judge(&parcel, answer);
-        if let Some(body) = body.filter(|_| outcome.error.is_none())
-            && let Err(error) = self.leave_behind(&parcel, &body).await
-        {
-            outcome = Outcome::failed(parcel.offsets().collect(), error);
-        }
+        let mut outcome = self.invoke(&parcel, &id).await;
         let delivered = parcel.record_count() - outcome.failed.len();
-        Ended { outcome: Ok(outcome), delivered, expired, took }
+        outcome.rejected = std::mem::take(&mut parcel.rejected);
+        if !parcel.failed.is_empty() {
+            outcome.failed.extend(&parcel.failed);
+            outcome.failed.sort_unstable();
+            outcome.error = outcome.error.or_else(|| parcel.step_error.take());
+        }
+        ended(Ok(outcome), delivered, expired, started.elapsed())
+    }
+
+    /// Hands the records to the function, and what it returns to where results go.
+    async fn invoke(&self, parcel: &Parcel, id: &str) -> Outcome {
+        let function = self.runner.function_name(&self.spec);
+        for payload in &parcel.payloads {
+            let invocation = Invocation {
+                id: id.to_owned(),
+                attempt: self.attempt,
+                payload: payload.clone(),
+                content_type: parcel.content_type,
+                record_count: u32::try_from(parcel.record_count()).unwrap_or(u32::MAX),
+            };
+            let answer = self.runner.functions.invoke(&function, invocation).await.map(|success| success.body);
+            let body = answer.as_ref().ok().cloned();
+            let outcome = self.judge(parcel, answer);
+            if outcome.error.is_some() {
+                return outcome;
+            }
+            if let Some(body) = body
+                && let Err(error) = self.leave_behind(parcel, &body).await
+            {
+                return Outcome::failed(parcel.offsets().collect(), error);
+            }
+        }
+        Outcome::done()
     }
 
     /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk refuses
@@ -110,16 +139,6 @@ impl Work {
     fn id(&self) -> String {
         let origin = self.input.origin();
         format!("{}/{}/{}/{}", self.spec.name, origin.topic, origin.partition, self.name)
-    }
-
-    fn invocation(&self, parcel: &Parcel) -> Invocation {
-        Invocation {
-            id: self.id(),
-            attempt: self.attempt,
-            payload: parcel.payload.clone(),
-            content_type: parcel.content_type,
-            record_count: u32::try_from(parcel.record_count()).unwrap_or(u32::MAX),
-        }
     }
 
     /// What the answer says of the records in hand.

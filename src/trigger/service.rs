@@ -158,6 +158,9 @@ pub enum ApplyTriggerError {
     /// The function does not exist.
     #[error("trigger.function: function {0} does not exist; apply it first")]
     UnknownFunction(String),
+    /// A function that is a transform step does not exist.
+    #[error("trigger.transform: function {0} does not exist; apply it first")]
+    UnknownStep(String),
     /// The function cannot take what the trigger hands it.
     #[error("{0}")]
     Unfit(String),
@@ -492,6 +495,10 @@ impl TriggerService {
     }
 
     async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+        for step in spec.transform.functions() {
+            let known = self.inner.functions.describe(step.as_str());
+            known.ok_or_else(|| ApplyTriggerError::UnknownStep(step.to_string()))?;
+        }
         if let Some(function) = inline_spec(spec) {
             // That of an existing trigger changes with its definition, not before.
             if self.runner(spec.name.as_str()).is_none() {
@@ -625,7 +632,7 @@ impl TriggerService {
     pub fn function_deployed(&self, function: &str) {
         let runners: Vec<_> = self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
         for runner in runners {
-            if runner.spec().function.label() == function {
+            if runner.spec().invokes(function) {
                 self.retry_function(&runner);
             }
         }
@@ -635,14 +642,17 @@ impl TriggerService {
     #[must_use]
     pub fn using_function(&self, function: &str) -> Option<String> {
         let running = self.inner.running.read();
-        let mut users = running.iter().filter(|(_, running)| running.runner.spec().function.label() == function);
+        let mut users = running.iter().filter(|(_, running)| running.runner.spec().invokes(function));
         users.next().map(|(name, _)| name.clone())
     }
 
     fn retry_function(&self, runner: &Runner) {
-        let name = runner.function_name(&runner.spec());
-        if let Err(error) = self.inner.functions.resume(&name) {
-            tracing::debug!(%error, "nothing to resume");
+        let spec = runner.spec();
+        let steps = spec.transform.functions().map(ToString::to_string);
+        for name in steps.chain([runner.function_name(&spec)]) {
+            if let Err(error) = self.inner.functions.resume(&name) {
+                tracing::debug!(%error, "nothing to resume");
+            }
         }
         runner.nudge();
     }

@@ -154,6 +154,13 @@ impl TriggerSpec {
         print::trigger(self)
     }
 
+    /// Whether a registered function is invoked by it, as its function or as a transform step.
+    #[must_use]
+    pub fn invokes(&self, function: &str) -> bool {
+        let own = matches!(&self.function, FunctionRef::Named(name) if name.as_str() == function);
+        own || self.transform.functions().any(|step| step.as_str() == function)
+    }
+
     /// The policies that decide what follows an attempt.
     #[must_use]
     pub const fn policies(&self) -> Policies {

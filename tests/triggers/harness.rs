@@ -103,6 +103,11 @@ impl World {
         deployed.version
     }
 
+    pub(crate) async fn http_function(&self, definition: &Value) {
+        let spec = FunctionDefinition::from_json(definition).unwrap().spec;
+        self.functions.deploy(spec, None).await.unwrap();
+    }
+
     pub(crate) async fn apply(&self, definition: Value) {
         self.triggers.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
     }

@@ -8,3 +8,4 @@ mod orders;
 mod outputs;
 mod receiver;
 mod running;
+mod transforms;

@@ -20,12 +20,20 @@ pub(crate) struct Invoked {
     pub(crate) id: String,
     /// From 1.
     pub(crate) attempt: u32,
-    /// Partition and offset of each event, from its id.
+    /// Partition and offset of each event, from its id, where it has one.
     pub(crate) places: Vec<(u32, i64)>,
     /// The `data` of each event.
     pub(crate) data: Vec<Value>,
     /// The `partitionkey` of each event.
     pub(crate) keys: Vec<String>,
+    /// What was sent.
+    pub(crate) body: Bytes,
+}
+
+impl Invoked {
+    pub(crate) fn body_json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
 }
 
 type Answer = Arc<dyn Fn(&Invoked) -> Response + Send + Sync>;
@@ -99,15 +107,16 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     let header = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
     let events: Vec<Value> = serde_json::from_slice(&body).unwrap();
     let place = |event: &Value| {
-        let (partition, offset) = event["id"].as_str().unwrap().split_once('-').unwrap();
-        (partition.parse().unwrap(), offset.parse().unwrap())
+        let (partition, offset) = event["id"].as_str()?.split_once('-')?;
+        Some((partition.parse().ok()?, offset.parse().ok()?))
     };
     let invoked = Invoked {
         id: header("tripline-invocation-id"),
         attempt: header("tripline-attempt").parse().unwrap(),
-        places: events.iter().map(place).collect(),
+        places: events.iter().filter_map(place).collect(),
         data: events.iter().map(|event| event["data"].clone()).collect(),
         keys: events.iter().map(|event| event["partitionkey"].as_str().unwrap_or_default().to_owned()).collect(),
+        body: body.clone(),
     };
     shared.invoked.lock().push(invoked.clone());
     shared.more.notify_waiters();

@@ -1,0 +1,308 @@
+//! What a function receives for a window: its records, read again, transformed, in the shape that the function wants.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value;
+use tripline_storage::Offset;
+
+use super::attempt::{BatchOutcome, BatchRecord, parse_batch_item_failures};
+use super::deliver::{RecordsError, read_offsets};
+use super::transform::{self, Stage, Transform, TransformError, parse_function_result};
+use crate::event::{BATCH_TYPE, EventView};
+use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, Payload};
+use crate::input::{LogInput, Origin};
+
+/// Media type of one record's bytes.
+const RAW_TYPE: &str = "application/octet-stream";
+/// Media type of events that a transform made.
+const JSON_TYPE: &str = "application/json";
+/// How many events of a window a function that is a transform step gets at the same time.
+const STEP_CONCURRENCY: usize = 8;
+
+/// How a window's records become a payload.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipe<'a> {
+    pub(super) transform: &'a Transform,
+    pub(super) shape: Payload,
+    /// For the functions that are steps.
+    pub(super) functions: &'a FunctionService,
+    /// What the attempt is called.
+    pub(super) id: &'a str,
+    pub(super) attempt: u32,
+}
+
+/// Why there is no payload.
+#[derive(Debug)]
+pub(super) enum NoParcel {
+    /// The records cannot be read: that says nothing about the function.
+    Records(RecordsError),
+    /// A function that is a transform step cannot be invoked at all; as if the trigger's own function had answered so.
+    Step(InvocationError),
+}
+
+/// What a function receives, and which record each event of it is.
+#[derive(Debug, Default)]
+pub(super) struct Parcel {
+    /// One for a function that takes events, one an event for a function that takes raw bytes.
+    pub(super) payloads: Vec<Bytes>,
+    pub(super) content_type: &'static str,
+    /// The records that went in, by the id of their event, ascending by offset.
+    records: Vec<(String, Offset)>,
+    /// Records that a transform refuses for good.
+    pub(super) rejected: Vec<(Offset, InvocationError)>,
+    /// Records for which a step's function failed, and the last reason.
+    pub(super) failed: Vec<Offset>,
+    pub(super) step_error: Option<InvocationError>,
+}
+
+/// A record on its way through steps that are functions.
+struct Staged {
+    id: String,
+    offset: Offset,
+    /// As filters see it.
+    seen: Value,
+    events: Vec<Value>,
+}
+
+impl Parcel {
+    /// Builds the payload of the records at `offsets`.
+    pub(super) async fn build(input: &LogInput, offsets: &[Offset], recipe: Recipe<'_>) -> Result<Self, NoParcel> {
+        let content_type = match (recipe.shape, recipe.transform.is_original()) {
+            (Payload::Raw, _) => RAW_TYPE,
+            (Payload::Events, true) => BATCH_TYPE,
+            (Payload::Events, false) => JSON_TYPE,
+        };
+        let mut parcel = Self { content_type, ..Self::default() };
+        let mut writer = Writer::new(recipe.shape);
+        let has_steps = recipe.transform.functions().next().is_some();
+        let mut staged = Vec::new();
+        let origin = input.origin();
+        let read = read_offsets(input, offsets, |record, epoch| {
+            if recipe.shape == Payload::Raw && recipe.transform.is_original() {
+                writer.raw(record.value().unwrap_or_default());
+                return parcel.records.push((String::new(), record.offset()));
+            }
+            origin.with_event(record, epoch, |event| {
+                let (id, offset) = (event.id().into_owned(), record.offset());
+                let made = if has_steps {
+                    first_stage(recipe.transform, event).map(|events| {
+                        staged.push(Staged { id: id.clone(), offset, seen: event.for_matching().value.clone(), events })
+                    })
+                } else {
+                    writer.event(recipe.transform, event).map(|()| parcel.records.push((id, offset)))
+                };
+                if let Err(error) = made {
+                    parcel.rejected.push((offset, refused(&error)));
+                }
+            });
+        });
+        read.await.map_err(NoParcel::Records)?;
+        if has_steps {
+            parcel.run_steps(staged, recipe, &mut writer).await?;
+        }
+        parcel.payloads = writer.finish();
+        Ok(parcel)
+    }
+
+    /// Hands every record through the steps after the first, and writes what comes out.
+    async fn run_steps(
+        &mut self,
+        staged: Vec<Staged>,
+        recipe: Recipe<'_>,
+        writer: &mut Writer,
+    ) -> Result<(), NoParcel> {
+        let done = stream::iter(staged)
+            .map(|record| async move {
+                let outcome = later_stages(&record, recipe).await?;
+                Ok::<_, NoParcel>((record.id, record.offset, outcome))
+            })
+            .buffered(STEP_CONCURRENCY);
+        let mut done = std::pin::pin!(done);
+        while let Some((id, offset, outcome)) = done.try_next().await? {
+            match outcome {
+                Ok(events) => {
+                    events.iter().for_each(|event| writer.value(event));
+                    self.records.push((id, offset));
+                }
+                Err(error) if error.class == ErrorClass::Rejected => self.rejected.push((offset, error)),
+                Err(error) => {
+                    self.failed.push(offset);
+                    self.step_error = Some(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that were there, whatever became of them.
+    pub(super) fn seen(&self) -> usize {
+        self.records.len() + self.rejected.len() + self.failed.len()
+    }
+
+    /// The offsets of the records that went in, ascending.
+    pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
+        self.records.iter().map(|(_, offset)| *offset)
+    }
+
+    pub(super) fn record_count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Which of the records an answer names as failed: their offsets, ascending; empty for a success.
+    pub(super) fn failures(&self, origin: &Origin, answer: &[u8]) -> Result<Vec<Offset>, String> {
+        let records: Vec<BatchRecord<'_>> = self
+            .records
+            .iter()
+            .map(|(id, offset)| BatchRecord { id, topic: &origin.topic, partition: origin.partition, offset: *offset })
+            .collect();
+        match parse_batch_item_failures(answer, &records) {
+            BatchOutcome::Success => Ok(Vec::new()),
+            BatchOutcome::Partial(places) => Ok(places.into_iter().map(|place| self.records[place].1).collect()),
+            BatchOutcome::Whole(failure) => Err(failure.to_string()),
+        }
+    }
+}
+
+/// Writes payloads in a function's shape.
+struct Writer {
+    shape: Payload,
+    /// The array of events, while it is open.
+    array: Vec<u8>,
+    raw: Vec<Bytes>,
+}
+
+impl Writer {
+    const fn new(shape: Payload) -> Self {
+        Self { shape, array: Vec::new(), raw: Vec::new() }
+    }
+
+    fn raw(&mut self, value: &[u8]) {
+        self.raw.push(Bytes::copy_from_slice(value));
+    }
+
+    fn separator(&mut self) {
+        self.array.push(if self.array.is_empty() { b'[' } else { b',' });
+    }
+
+    /// A record whose transform, if it has one, is all pure.
+    fn event(&mut self, transform: &Transform, event: &EventView<'_>) -> Result<(), TransformError> {
+        let Some(Stage::Pure(chain)) = transform.stages().first() else {
+            self.separator();
+            event.write_json(&mut self.array);
+            return Ok(());
+        };
+        let before = self.array.len();
+        self.separator();
+        let origin = transform::Origin::Record(event);
+        let written = chain.write_json(&origin, None, &mut self.array);
+        if written.is_err() {
+            self.array.truncate(before);
+        }
+        written?;
+        if self.shape == Payload::Raw {
+            let text = self.array.split_off(before + 1);
+            self.array.clear();
+            self.raw.push(raw_text(text));
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, event: &Value) {
+        let text = event.to_string().into_bytes();
+        if self.shape == Payload::Raw {
+            return self.raw.push(raw_text(text));
+        }
+        self.separator();
+        self.array.extend_from_slice(&text);
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        if self.shape == Payload::Raw {
+            return self.raw;
+        }
+        if self.array.is_empty() {
+            return Vec::new();
+        }
+        self.array.push(b']');
+        vec![self.array.into()]
+    }
+}
+
+/// A text stands for itself; anything else for its JSON.
+fn raw_text(json: Vec<u8>) -> Bytes {
+    match serde_json::from_slice::<Value>(&json) {
+        Ok(Value::String(text)) => text.into(),
+        _ => json.into(),
+    }
+}
+
+/// What the first stage makes of a record, as one event.
+fn first_stage(transform: &Transform, event: &EventView<'_>) -> Result<Vec<Value>, TransformError> {
+    match transform.stages().first() {
+        Some(Stage::Pure(chain)) => Ok(vec![chain.apply(&transform::Origin::Record(event), None)?]),
+        _ => Ok(vec![event.to_json()]),
+    }
+}
+
+/// What the stages after a first pure one make of a record. The inner error is about this record alone.
+async fn later_stages(record: &Staged, recipe: Recipe<'_>) -> Result<Result<Vec<Value>, InvocationError>, NoParcel> {
+    let stages = recipe.transform.stages();
+    let skip = usize::from(matches!(stages.first(), Some(Stage::Pure(_))));
+    let mut events = record.events.clone();
+    for stage in &stages[skip..] {
+        let mut made = Vec::new();
+        for event in &events {
+            match stage {
+                Stage::Pure(chain) => match chain.apply(&transform::Origin::Written(&record.seen), Some(event)) {
+                    Ok(event) => made.push(event),
+                    Err(error) => return Ok(Err(refused(&error))),
+                },
+                Stage::Function { name, step } => match invoke_step(name.as_str(), *step, event, record, recipe).await?
+                {
+                    Ok(events) => made.extend(events),
+                    Err(error) => return Ok(Err(error)),
+                },
+            }
+        }
+        events = made;
+    }
+    Ok(Ok(events))
+}
+
+async fn invoke_step(
+    function: &str,
+    step: usize,
+    event: &Value,
+    record: &Staged,
+    recipe: Recipe<'_>,
+) -> Result<Result<Vec<Value>, InvocationError>, NoParcel> {
+    let raw = recipe.functions.describe(function).is_some_and(|function| function.spec.payload == Payload::Raw);
+    let (payload, content_type) = if raw {
+        (raw_text(event.to_string().into_bytes()), RAW_TYPE)
+    } else {
+        (format!("[{event}]").into(), JSON_TYPE)
+    };
+    let invocation = Invocation {
+        id: format!("{}/{}/step-{step}", recipe.id, record.offset),
+        attempt: recipe.attempt,
+        payload,
+        content_type,
+        record_count: 1,
+    };
+    let error = match recipe.functions.invoke(function, invocation).await {
+        Ok(success) => return Ok(parse_function_result(step, &success.body).map_err(|error| refused(&error))),
+        Err(error) => error,
+    };
+    let error =
+        InvocationError { message: format!("transform step {step}, function {function}: {}", error.message), ..error };
+    match error.class {
+        // About this record.
+        ErrorClass::Failed | ErrorClass::Rejected | ErrorClass::Crashed => Ok(Err(error)),
+        _ => Err(NoParcel::Step(error)),
+    }
+}
+
+/// Another try would fail as well.
+fn refused(error: &TransformError) -> InvocationError {
+    InvocationError::new(ErrorClass::Rejected, error.code.as_str(), error.to_string())
+}
