@@ -79,6 +79,9 @@ pub enum DeployError {
     /// An `http` function has none.
     #[error("function {0:?} has runtime http, which takes no code")]
     CodeNotWanted(String),
+    /// A function of the embedding program comes with its code, not by a definition.
+    #[error("function {0:?} has runtime embedded, which only the program that embeds the broker can give")]
+    Embedded(String),
     /// The upload was refused.
     #[error(transparent)]
     Code(#[from] CodeError),
@@ -180,6 +183,7 @@ struct Entry {
 enum Runner {
     Pool(Arc<Pool>),
     Http(Arc<HttpInvoker>),
+    Embedded(Arc<dyn Invoker>),
 }
 
 impl Runner {
@@ -187,6 +191,7 @@ impl Runner {
         match self {
             Self::Pool(pool) => &**pool,
             Self::Http(http) => &**http,
+            Self::Embedded(invoker) => &**invoker,
         }
     }
 
@@ -194,6 +199,7 @@ impl Runner {
         match (self, other) {
             (Self::Pool(one), Self::Pool(other)) => Arc::ptr_eq(one, other),
             (Self::Http(one), Self::Http(other)) => Arc::ptr_eq(one, other),
+            (Self::Embedded(one), Self::Embedded(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -249,6 +255,7 @@ impl FunctionService {
                 Runtime::Python3 { .. } => self.inner.switch_python(spec, code).await?,
                 Runtime::Http { .. } if code.is_some() => return Err(DeployError::CodeNotWanted(spec.name)),
                 Runtime::Http { .. } => self.inner.switch_http(spec)?,
+                Runtime::Embedded => return Err(DeployError::Embedded(spec.name)),
             }
         };
         Ok(match switched {
@@ -273,6 +280,8 @@ impl FunctionService {
                 Runner::Pool(Arc::new(Pool::start(definition, Arc::clone(&self.inner.host), Arc::clone(&stats))))
             }
             Runtime::Http { url } => self.inner.http_runner(&spec, url, &stats)?,
+            // The program that had it makes it known again.
+            Runtime::Embedded => return Ok(()),
         };
         self.inner.insert(Entry { spec, version, runner, stats });
         Ok(())
@@ -288,6 +297,13 @@ impl FunctionService {
             return Err(InvocationError::new(ErrorClass::BrokenCode, "unknown-function", message));
         };
         entry.runner.invoker().invoke(invocation).await
+    }
+
+    /// Makes a function of the embedding program known under a name, or replaces it; `spec.runtime` does not matter. It is not
+    /// remembered: make it known at each start, before triggers start.
+    pub fn embed(&self, spec: FunctionSpec, invoker: Arc<dyn Invoker>) {
+        let spec = Arc::new(FunctionSpec { runtime: Runtime::Embedded, ..spec });
+        self.inner.insert(Entry { spec, version: 0, runner: Runner::Embedded(invoker), stats: Arc::default() });
     }
 
     /// Tries again what failed; the next invocation waits for the result.

@@ -24,6 +24,8 @@ pub enum Runtime {
         /// `http://` or `https://`, as written.
         url: String,
     },
+    /// Code of the program that embeds the broker; never from a definition, and not remembered.
+    Embedded,
 }
 
 /// A `module.function` reference; the module may be dotted.

@@ -225,6 +225,7 @@ impl From<DeployError> for Problem {
                 Self::bad_request("code-missing", format!("{error}: send it as `code_base64`"))
             }
             DeployError::CodeNotWanted(_) => Self::bad_request("code-not-wanted", error.to_string()),
+            DeployError::Embedded(_) => Self::bad_request("embedded-function", error.to_string()),
             DeployError::Code(_) => Self::bad_request("invalid-code", error.to_string()),
             DeployError::Store(_) => Self::internal("code-store", error),
             DeployError::Interpreter(_) => {

@@ -83,6 +83,7 @@ impl FunctionSpec {
                 definition["runtime"] = json!("http");
                 definition["url"] = json!(url);
             }
+            Runtime::Embedded => definition["runtime"] = json!("embedded"),
         }
         definition
     }

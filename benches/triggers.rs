@@ -1,0 +1,172 @@
+//! From the log to a function: records a second through filter and window.
+//!
+//! `cargo bench --bench triggers` fills a partition with JSON records of about 200 bytes, then lets triggers read it from the
+//! start to a function of this process that returns at once. Each case runs several times; the median and the spread are
+//! printed with the CPU time that a million records took, all threads together. `-- --test` runs each once on few records.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tripline::broker::{Broker, BrokerConfig, Topic};
+use tripline::function::spec::FunctionDefinition;
+use tripline::function::{
+    FunctionOptions, FunctionService, Invocation, InvocationError, InvocationSuccess, Invoker, InvokerStatus,
+};
+use tripline::topic::name::TopicName;
+use tripline::topic::spec::{TopicConfig, TopicSpec};
+use tripline::trigger::service::TriggerService;
+use tripline::trigger::spec::TriggerSpec;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+
+/// Returns at once.
+struct Nothing {
+    status: watch::Sender<InvokerStatus>,
+}
+
+impl Invoker for Nothing {
+    fn invoke(&self, _: Invocation) -> BoxFuture<'_, Result<InvocationSuccess, InvocationError>> {
+        std::future::ready(Ok(InvocationSuccess { body: Bytes::new() })).boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<InvokerStatus> {
+        self.status.subscribe()
+    }
+
+    fn resume(&self) {}
+
+    fn stop(&self, _: tokio::time::Instant) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    broker: Broker,
+    triggers: TriggerService,
+    topic: Arc<Topic>,
+    records: u64,
+    runs: usize,
+}
+
+impl Bench {
+    async fn new(records: u64, runs: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).expect("a broker");
+        let functions = FunctionService::new(FunctionOptions::new(dir.path().join("functions")).expect("options"));
+        let functions = functions.expect("functions");
+        let definition = json!({"function": "nothing", "runtime": "http", "url": "http://127.0.0.1:1/"});
+        let spec = FunctionDefinition::from_json(&definition).expect("a definition").spec;
+        functions.embed(spec, Arc::new(Nothing { status: watch::Sender::default() }));
+        let name = TopicName::new("in").expect("a name");
+        let topic = broker.create_topic(TopicSpec { name, partitions: 1, config: TopicConfig::default() }).await;
+        let topic = topic.expect("a topic");
+        fill(&broker, &topic, records);
+        let (triggers, _) = TriggerService::start(broker.clone(), functions);
+        Self { _dir: dir, broker, triggers, topic, records, runs }
+    }
+
+    /// Runs `definitions` over all records, several times, and prints what it took.
+    async fn measure(&self, what: &str, definitions: &[Value]) {
+        let mut rates = Vec::new();
+        let mut cpu = Vec::new();
+        for _ in 0..self.runs {
+            let specs: Vec<TriggerSpec> =
+                definitions.iter().map(|definition| TriggerSpec::from_json(definition).expect("a trigger")).collect();
+            let tail = self.topic.partition(0).expect("a partition").tail();
+            let (started, cpu_before) = (Instant::now(), cpu_time());
+            for spec in specs {
+                self.triggers.apply(spec).await.expect("applied");
+            }
+            let first = definitions[0]["trigger"].as_str().expect("a name");
+            while self.triggers.list().iter().any(|report| report.lanes[0].committed < tail) {
+                assert!(started.elapsed() < Duration::from_secs(120), "{:?}", self.triggers.describe(first));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            let (took, cpu_took) = (started.elapsed(), cpu_time() - cpu_before);
+            rates.push(self.records as f64 / took.as_secs_f64());
+            cpu.push(cpu_took.as_secs_f64() * 1e6 / self.records as f64);
+            for report in self.triggers.list() {
+                self.triggers.remove(report.spec.name.as_str()).await.expect("removed");
+            }
+        }
+        rates.sort_by(f64::total_cmp);
+        cpu.sort_by(f64::total_cmp);
+        let middle = self.runs / 2;
+        println!(
+            "{what}: {:.0} k records/s ({:.0}-{:.0}), {:.2} CPU s per million",
+            rates[middle] / 1e3,
+            rates[0] / 1e3,
+            rates[self.runs - 1] / 1e3,
+            cpu[middle],
+        );
+    }
+}
+
+fn fill(broker: &Broker, topic: &Topic, records: u64) {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for number in 0..records {
+        let value = format!(
+            r#"{{"flight":"LH{number:06}","origin":"FRA","destination":"JFK","carrier":"LH","delay":{},"gate":"A{}","passengers":{},"aircraft":{{"type":"A340-600","registration":"D-AIHE"}},"cancelled":false,"note":"on time"}}"#,
+            number % 120,
+            number % 60,
+            number % 400,
+        );
+        let key = format!("{}", number % 1000);
+        let record = NewRecord {
+            timestamp_ms: 1_700_000_000_000,
+            key: Some(key.as_bytes()),
+            value: Some(value.as_bytes()),
+            headers: &[],
+        };
+        builder.push(&record).expect("it fits");
+        if builder.record_count() == 500 || number + 1 == records {
+            let full = std::mem::replace(&mut builder, BatchBuilder::new(BatchOptions::default()));
+            broker.append(topic, 0, full.finish().expect("a batch")).expect("appended");
+        }
+    }
+}
+
+/// Of all threads of this process.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn trigger(name: &str, more: Value) -> Value {
+    let mut definition = json!({
+        "trigger": name, "input": {"topic": "in", "start": "earliest"}, "function": "nothing",
+    });
+    definition.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    definition
+}
+
+fn main() {
+    let test = std::env::args().any(|argument| argument == "--test");
+    let (records, runs) = if test { (2_000, 1) } else { (1_000_000, 5) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let bench = Bench::new(records, runs).await;
+        let late = json!({"data": {"delay": [{"numeric": [">=", 60]}]}});
+        let never = json!({"data": {"delay": [{"numeric": [">", 1000]}]}});
+        bench.measure("no filter, windows of 100", &[trigger("t", json!({}))]).await;
+        bench.measure("one pattern, half match, windows of 100", &[trigger("t", json!({"filter": late}))]).await;
+        bench.measure("one pattern, none match", &[trigger("t", json!({"filter": never}))]).await;
+        bench.measure("one pattern, order key", &[trigger("t", json!({"filter": late, "order": "key"}))]).await;
+        bench.measure("one pattern, order none", &[trigger("t", json!({"filter": late, "order": "none"}))]).await;
+        let many = if test { 20 } else { 1_000 };
+        let rare: Vec<Value> = (0..many)
+            .map(|number| {
+                let filter = json!({"data": {"flight": [format!("LH{:06}", number * 37)]}});
+                trigger(&format!("t{number}"), json!({"filter": filter}))
+            })
+            .collect();
+        bench.measure(&format!("{many} triggers with a pattern each"), &rare).await;
+        bench.triggers.shutdown(Duration::from_secs(5)).await;
+        bench.broker.close();
+    });
+}
