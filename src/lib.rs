@@ -54,5 +54,6 @@ pub mod http;
 pub mod input;
 pub mod kafka;
 pub mod server;
+pub mod source;
 pub mod topic;
 pub mod trigger;

@@ -64,12 +64,14 @@ pub enum DeleteTopicError {
     #[error("topic {0} does not exist")]
     Unknown(String),
     /// Something reads or writes it.
-    #[error("topic {name} is used by trigger {trigger}; delete the trigger first")]
+    #[error("topic {name} is used by {kind} {user}; delete the {kind} first")]
     InUse {
         /// The topic.
         name: String,
-        /// A trigger that uses it.
-        trigger: String,
+        /// `trigger` or `schedule`.
+        kind: &'static str,
+        /// The name of the one that uses it.
+        user: String,
     },
     /// It could not be remembered.
     #[error(transparent)]

@@ -17,6 +17,11 @@
 //! | 30 | 1 | [`OffsetCommitted`] |
 //! | 31 | 1 | [`GroupForgotten`] |
 //! | 40 | 1 | [`ProducerIds`] |
+//! | 50 | 1 | [`ScheduleDefined`] |
+//! | 51 | 1 | [`ScheduleRemoved`] |
+//! | 52 | 1 | [`ScheduleSwitched`] |
+//! | 53 | 1 | [`ScheduleFiring`] |
+//! | 54 | 1 | [`ScheduleFired`] |
 //!
 //! A record sets what it is about; the last one wins. So a journal whose beginning was replaced by the records of the
 //! live state says the same as before. Definitions are kept as the JSON that people write, which outlives our types.
@@ -95,6 +100,16 @@ journal_records! {
     31, 1 => GroupForgotten,
     /// Producer ids below this may have been handed out.
     40, 1 => ProducerIds,
+    /// A schedule's definition is now this.
+    50, 1 => ScheduleDefined,
+    /// A schedule is no more.
+    51, 1 => ScheduleRemoved,
+    /// A person paused or resumed a schedule.
+    52, 1 => ScheduleSwitched,
+    /// A tick's event is about to be appended.
+    53, 1 => ScheduleFiring,
+    /// A tick's event is in its topic.
+    54, 1 => ScheduleFired,
 }
 
 /// See [`JournalRecord::TopicCreated`].
@@ -273,4 +288,101 @@ pub struct GroupForgotten {
 pub struct ProducerIds {
     /// Ids below were or may have been handed out.
     pub next: i64,
+}
+
+/// See [`JournalRecord::ScheduleDefined`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleDefined {
+    /// Its id: a schedule that is deleted and made anew starts anew.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The topic that it appends to.
+    pub topic: Uuid,
+    /// The definition as JSON.
+    pub definition: String,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+    /// Ticks up to here are not its own, ms since 1970: it was made then, or became due at other times.
+    pub since_ms: i64,
+}
+
+/// See [`JournalRecord::ScheduleRemoved`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleRemoved {
+    /// Which.
+    pub id: Uuid,
+}
+
+/// See [`JournalRecord::ScheduleSwitched`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleSwitched {
+    /// Which.
+    pub id: Uuid,
+    /// Whether it is paused now.
+    pub paused: bool,
+    /// Since when, ms since 1970. Ticks up to a resumption are not made up for.
+    pub since_ms: i64,
+}
+
+/// See [`JournalRecord::ScheduleFiring`]. Durable before the event is appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleFiring {
+    /// Which schedule.
+    pub id: Uuid,
+    /// The tick, seconds since 1970.
+    pub tick_s: i64,
+    /// The topic that its event goes to.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The event has this offset or a later one.
+    pub from: i64,
+}
+
+/// See [`JournalRecord::ScheduleFired`]. Not durable before the event is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleFired {
+    /// Which schedule.
+    pub id: Uuid,
+    /// The tick, seconds since 1970.
+    pub tick_s: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Uuid = Uuid::from_bytes([7; 16]);
+
+    /// Kind, version, then the body: what a release has written stays readable.
+    #[test]
+    fn the_records_of_schedules_are_these_bytes() {
+        let topic = Uuid::from_bytes([9; 16]);
+        let (id_hex, topic_hex) = (format!("10{}", "07".repeat(16)), format!("10{}", "09".repeat(16)));
+        let defined = ScheduleDefined {
+            id: ID,
+            name: "n".to_owned(),
+            topic,
+            definition: "{}".to_owned(),
+            created_ms: 1,
+            since_ms: -1,
+        };
+        let records: [(JournalRecord, String); 5] = [
+            (defined.into(), format!("3201{id_hex}016e{topic_hex}027b7d0201")),
+            (ScheduleRemoved { id: ID }.into(), format!("3301{id_hex}")),
+            (ScheduleSwitched { id: ID, paused: true, since_ms: 2 }.into(), format!("3401{id_hex}0104")),
+            (
+                ScheduleFiring { id: ID, tick_s: 60, topic, partition: 3, from: 5 }.into(),
+                format!("3501{id_hex}78{topic_hex}030a"),
+            ),
+            (ScheduleFired { id: ID, tick_s: 60 }.into(), format!("3601{id_hex}78")),
+        ];
+        for (record, expected) in records {
+            let bytes = record.encode();
+            let hex: String = bytes[8..].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, expected, "{record:?}");
+            assert_eq!(JournalRecord::decode(&bytes).unwrap(), record);
+        }
+    }
 }

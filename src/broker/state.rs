@@ -6,8 +6,8 @@ use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::record::{
-    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, TopicCreated, TriggerDefined,
-    TriggerProgress, TriggerSwitched, TriggerVerdict,
+    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, ScheduleDefined, ScheduleFired,
+    ScheduleFiring, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerSwitched, TriggerVerdict,
 };
 
 /// A group's committed offset in one partition.
@@ -41,6 +41,21 @@ pub struct TriggerEntry {
     pub paused_since_ms: Option<i64>,
 }
 
+/// A schedule's definition, what a person did to it, and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleEntry {
+    /// Its definition.
+    pub defined: ScheduleDefined,
+    /// Whether a person has it paused.
+    pub paused: bool,
+    /// Ticks up to here are not its own, ms since 1970; while it is paused, since when.
+    pub since_ms: i64,
+    /// A tick that was begun and may be in its topic or not.
+    pub firing: Option<ScheduleFiring>,
+    /// The last tick that is done, seconds since 1970.
+    pub fired_s: Option<i64>,
+}
+
 /// Everything that the journal remembers.
 #[derive(Debug, Default)]
 pub struct State {
@@ -58,6 +73,8 @@ pub struct State {
     pub offsets: BTreeMap<String, BTreeMap<(Uuid, u32), Committed>>,
     /// Producer ids below may have been handed out.
     pub next_producer_id: i64,
+    /// By id.
+    pub schedules: HashMap<Uuid, ScheduleEntry>,
 }
 
 impl State {
@@ -107,6 +124,44 @@ impl State {
                 self.offsets.remove(&forgotten.group);
             }
             JournalRecord::ProducerIds(ids) => self.next_producer_id = self.next_producer_id.max(ids.next),
+            JournalRecord::ScheduleDefined(defined) => self.define_schedule(defined),
+            JournalRecord::ScheduleRemoved(removed) => {
+                self.schedules.remove(&removed.id);
+            }
+            JournalRecord::ScheduleSwitched(switched) => self.on_schedule(switched.id, |entry| {
+                (entry.paused, entry.since_ms) = (switched.paused, switched.since_ms);
+            }),
+            JournalRecord::ScheduleFiring(firing) => {
+                self.on_schedule(firing.id, |entry| entry.firing = Some(firing.clone()))
+            }
+            JournalRecord::ScheduleFired(fired) => self.on_schedule(fired.id, |entry| {
+                (entry.firing, entry.fired_s) = (None, Some(fired.tick_s));
+            }),
+        }
+    }
+
+    /// The name of a schedule that appends to this topic.
+    #[must_use]
+    pub fn schedule_on(&self, topic: Uuid) -> Option<&str> {
+        let user = self.schedules.values().find(|entry| entry.defined.topic == topic)?;
+        Some(user.defined.name.as_str())
+    }
+
+    fn define_schedule(&mut self, defined: &ScheduleDefined) {
+        let (defined, since_ms) = (defined.clone(), defined.since_ms);
+        match self.schedules.get_mut(&defined.id) {
+            Some(entry) => (entry.defined, entry.since_ms) = (defined, since_ms),
+            None => {
+                let fresh = ScheduleEntry { defined, paused: false, since_ms, firing: None, fired_s: None };
+                self.schedules.insert(fresh.defined.id, fresh);
+            }
+        }
+    }
+
+    /// What is said of a schedule that was removed is nobody's.
+    fn on_schedule(&mut self, id: Uuid, change: impl FnOnce(&mut ScheduleEntry)) {
+        if let Some(entry) = self.schedules.get_mut(&id) {
+            change(entry);
         }
     }
 
@@ -173,7 +228,19 @@ impl State {
             offsets.iter().map(|(&(topic, partition), committed)| vec![committed.record(group, topic, partition)])
         });
         let ids = std::iter::once(vec![ProducerIds { next: self.next_producer_id }.into()]);
-        topics.chain(functions).chain(triggers).chain(lanes).chain(offsets).chain(ids).collect()
+        let schedules = self.schedules.values().map(ScheduleEntry::records);
+        topics.chain(functions).chain(triggers).chain(lanes).chain(offsets).chain(ids).chain(schedules).collect()
+    }
+}
+
+impl ScheduleEntry {
+    /// The order matters: a fired tick clears the one that was begun.
+    fn records(&self) -> Vec<JournalRecord> {
+        let id = self.defined.id;
+        let switched = ScheduleSwitched { id, paused: self.paused, since_ms: self.since_ms }.into();
+        let fired = self.fired_s.map(|tick_s| ScheduleFired { id, tick_s }.into());
+        let firing = self.firing.clone().map(JournalRecord::from);
+        [self.defined.clone().into(), switched].into_iter().chain(fired).chain(firing).collect()
     }
 }
 

@@ -238,9 +238,14 @@ impl Broker {
         let _changing = self.inner.changing_topics.lock().await;
         let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         let deleted = TopicDeleted { id: topic.id };
-        let (next, ()) = self.inner.journal.append_if(now_ms(), |state| match state.trigger_on(topic.id) {
-            Some(trigger) => Err(DeleteTopicError::InUse { name: name.to_owned(), trigger: trigger.to_owned() }),
-            None => Ok((vec![deleted.into()], ())),
+        let (next, ()) = self.inner.journal.append_if(now_ms(), |state| {
+            let trigger = state.trigger_on(topic.id).map(|user| ("trigger", user));
+            match trigger.or_else(|| state.schedule_on(topic.id).map(|user| ("schedule", user))) {
+                Some((kind, user)) => {
+                    Err(DeleteTopicError::InUse { name: name.to_owned(), kind, user: user.to_owned() })
+                }
+                None => Ok((vec![deleted.into()], ())),
+            }
         })?;
         {
             let mut topics = self.inner.topics.write();

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name of a topic or function, in bytes.
+/// The longest name of a topic, function or schedule, in bytes.
 pub const NAME_BYTES_MAX: usize = 249;
 /// The longest name of a trigger, in bytes: shorter, because its group is called `trigger.<name>`.
 pub const TRIGGER_NAME_BYTES_MAX: usize = 200;
@@ -155,6 +155,10 @@ name_type! {
 name_type! {
     /// A trigger's name: `[A-Za-z0-9._-]{1,200}`, not `.` or `..`.
     TriggerName, |text| check_name(text, TRIGGER_NAME_BYTES_MAX)
+}
+name_type! {
+    /// A schedule's name: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`.
+    ScheduleName, |text| check_name(text, NAME_BYTES_MAX)
 }
 name_type! {
     /// A group's id (client and transactional ids follow the same rule): UTF-8, 1–249 bytes, no control characters. Never part of a path.

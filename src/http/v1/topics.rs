@@ -148,8 +148,8 @@ pub(crate) async fn delete(
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
     let topic = existing_topic(&rooms.broker, &name)?;
-    if let Some(trigger) = rooms.triggers.using_topic(topic.name().as_str()) {
-        let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), trigger };
+    if let Some(user) = rooms.triggers.using_topic(topic.name().as_str()) {
+        let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), kind: "trigger", user };
         return Err(error.into());
     }
     rooms.broker.delete_topic(topic.name().as_str()).await?;

@@ -1,0 +1,164 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+mod simulation;
+
+const T0_MS: i64 = 1_796_108_400_000;
+
+fn spec(definition: Value) -> Arc<ScheduleSpec> {
+    let mut whole = json!({"schedule": "s", "topic": "t"});
+    whole.as_object_mut().unwrap().extend(definition.as_object().unwrap().clone());
+    Arc::new(ScheduleSpec::from_json(&whole).unwrap())
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+/// A planner with its clocks and one schedule, made at [`T0_MS`], which is on the minute.
+struct Bench {
+    planner: Planner,
+    now: Reading,
+}
+
+impl Bench {
+    fn new(definition: Value) -> Self {
+        let now = Reading { wall_ms: T0_MS, monotonic_ms: 0 };
+        let mut planner = Planner::start(now);
+        planner.put(id(1), spec(definition), Position { since_ms: T0_MS, ..Position::default() });
+        Self { planner, now }
+    }
+
+    fn pass(&mut self, seconds: i64) -> &mut Self {
+        self.now.wall_ms += seconds * 1000;
+        self.now.monotonic_ms += seconds * 1000;
+        self
+    }
+
+    fn jump(&mut self, seconds: i64) -> &mut Self {
+        self.now.wall_ms += seconds * 1000;
+        self
+    }
+
+    /// Does all that is due; answers the ticks in seconds after [`T0_MS`].
+    fn due(&mut self) -> Vec<i64> {
+        let mut done = Vec::new();
+        loop {
+            let due = self.planner.look(self.now, 100);
+            if due.is_empty() {
+                return done;
+            }
+            for due in due {
+                done.push(due.tick.unix_s() - T0_MS / 1000);
+                self.planner.fired(due);
+            }
+        }
+    }
+}
+
+#[test]
+fn ticks_come_one_by_one_and_also_late_ones_all() {
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.due(), [] as [i64; 0], "the moment it was made is not its own");
+    assert_eq!(bench.planner.wait_ms(bench.now), Some(60_000));
+    assert_eq!(bench.pass(59).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(1).due(), [60]);
+    assert_eq!(bench.pass(600).due(), (2..=11).map(|n| n * 60).collect::<Vec<_>>(), "a busy machine looks late");
+}
+
+#[test]
+fn a_jump_forward_skips_or_makes_up_the_last_one() {
+    let mut skip = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(skip.pass(60).due(), [60]);
+    assert_eq!(skip.jump(3600 + 30).due(), [] as [i64; 0]);
+    assert_eq!(skip.planner.take_skipped(), [id(1)]);
+    assert_eq!(skip.pass(30).due(), [3720]);
+    let mut once = Bench::new(json!({"rate": "60s", "catch_up": "once"}));
+    assert_eq!(once.jump(3600 + 30).due(), [3600]);
+    assert_eq!(once.pass(30).due(), [3660]);
+}
+
+#[test]
+fn a_missed_tick_within_ten_seconds_is_on_time() {
+    let mut skip = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(skip.jump(3600 + 10).due(), [3600]);
+    let mut late = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(late.jump(3600 + 11).due(), [] as [i64; 0]);
+    let mut small = Bench::new(json!({"rate": "2s"}));
+    assert_eq!(small.jump(10).due(), [2, 4, 6, 8, 10], "so small a step is a clock that runs");
+}
+
+#[test]
+fn a_clock_that_goes_back_repeats_nothing() {
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.pass(120).due(), [60, 120]);
+    assert_eq!(bench.jump(-90).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(90).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(60).due(), [180]);
+}
+
+#[test]
+fn a_clock_that_was_a_year_ahead_for_a_while_stops_no_schedule() {
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.pass(60).due(), [60]);
+    bench.jump(366 * 86_400 + 30);
+    assert_eq!(bench.due(), [] as [i64; 0]);
+    assert_eq!(bench.jump(-366 * 86_400 - 30).pass(60).due(), [120]);
+}
+
+#[test]
+fn the_clock_is_looked_at_every_minute_while_there_are_schedules_and_never_without() {
+    let mut bench = Bench::new(json!({"rate": "24h"}));
+    assert_eq!(bench.planner.wait_ms(bench.now), Some(LOOK_MAX_MS));
+    bench.planner.remove(id(1));
+    assert_eq!(bench.planner.wait_ms(bench.now), None);
+    let mut done = Bench::new(json!({"at": "2020-01-01T00:00:00"}));
+    assert_eq!(done.planner.wait_ms(done.now), None, "one that is over needs no timer");
+}
+
+#[test]
+fn a_tick_whose_topic_takes_nothing_comes_again_and_those_behind_it_were_missed() {
+    let mut bench = Bench::new(json!({"rate": "60s", "catch_up": "once"}));
+    bench.pass(60);
+    for wait_s in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let due = bench.planner.look(bench.now, 100);
+        assert_eq!(due.len(), 1);
+        bench.planner.failed(due[0]);
+        assert_eq!(bench.planner.wait_ms(bench.now), Some(wait_s * 1000));
+        bench.pass(wait_s as i64);
+    }
+    // 60 + 183 s: the one that failed, and the last of those behind it.
+    assert_eq!(bench.due(), [60, 240]);
+}
+
+#[test]
+fn a_look_takes_no_more_than_it_is_told_and_the_longest_due_first() {
+    let now = Reading { wall_ms: T0_MS, monotonic_ms: 0 };
+    let mut planner = Planner::start(now);
+    for number in 0..10_000 {
+        let every = format!("{}s", 1 + number % 60);
+        planner.put(id(number), spec(json!({"rate": every})), Position { since_ms: T0_MS, ..Position::default() });
+    }
+    let now = Reading { wall_ms: T0_MS + 60_000, monotonic_ms: 60_000 };
+    let mut ticks = Vec::new();
+    loop {
+        let due = planner.look(now, 1000);
+        if due.is_empty() {
+            break;
+        }
+        assert!(due.len() <= 1000);
+        for one in due {
+            ticks.push((one.id, one.tick));
+            planner.fired(one);
+        }
+    }
+    let ticks_until = |unix_s: i64, number: i64| unix_s / (1 + number % 60);
+    let in_a_minute = |number| ticks_until(T0_MS / 1000 + 60, number) - ticks_until(T0_MS / 1000, number);
+    assert_eq!(ticks.len() as i64, (0..10_000).map(in_a_minute).sum::<i64>());
+    assert!(planner.heap.len() <= 2 * planner.len() + 64);
+    for _ in 0..100_000 {
+        planner.put(id(1), spec(json!({"rate": "1h"})), Position::default());
+    }
+    assert!(planner.heap.len() <= 2 * planner.len() + 65, "what is planned anew leaves nothing behind");
+}
