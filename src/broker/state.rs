@@ -147,6 +147,12 @@ impl State {
         Some(user.defined.name.as_str())
     }
 
+    /// The schedule with this name.
+    #[must_use]
+    pub fn schedule_named(&self, name: &str) -> Option<&ScheduleEntry> {
+        self.schedules.values().find(|entry| entry.defined.name == name)
+    }
+
     fn define_schedule(&mut self, defined: &ScheduleDefined) {
         let (defined, since_ms) = (defined.clone(), defined.since_ms);
         match self.schedules.get_mut(&defined.id) {

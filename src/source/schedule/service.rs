@@ -1,1 +1,517 @@
-//! tmp
+//! Schedules at work: the handle that everybody has, and the loop that does what the planner says is due.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tripline_storage::Offset;
+use tripline_storage::error::ReadError;
+use uuid::Uuid;
+
+use super::clock::Clock;
+use super::planner::{LATE_MAX_S, Planner, Position, Reading};
+use super::recover::{self, Wanted};
+use super::spec::ScheduleSpec;
+use super::tick::{Tick, source};
+use super::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
+use crate::broker::journal::JournalError;
+use crate::broker::record::{
+    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched,
+};
+use crate::broker::state::ScheduleEntry;
+use crate::broker::{Broker, CreateTopicError, Topic, to_the_end};
+use crate::topic::partitioner::partition_of_key;
+
+mod fire;
+mod report;
+
+pub use report::{ScheduleCounts, ScheduleReport, ScheduleState};
+
+/// The most ticks that [`ScheduleService::next_ticks`] lists.
+pub const NEXT_TICKS_MAX: u32 = 100;
+
+/// What applying a definition did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppliedSchedule {
+    /// There was none with this name.
+    pub created: bool,
+    /// It differs from what was there.
+    pub changed: bool,
+    /// What its owner should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a definition was not applied. Nothing has changed then, but a missing topic may have been made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyScheduleError {
+    /// The topic does not exist, and topics are not made by themselves.
+    #[error("schedule.topic: topic {0} does not exist; create it first")]
+    UnknownTopic(String),
+    /// A compacted topic keeps records by their keys.
+    #[error("schedule.key: found nothing, allowed: a key, because topic {0} is compacted")]
+    KeyMissing(String),
+    /// There are as many as there may be.
+    #[error("there are {SCHEDULES_MAX} schedules, which is the limit; delete some first")]
+    TooMany,
+    /// The definitions of all schedules would be too large together.
+    #[error(
+        "the definitions of all schedules would have {found} bytes together, allowed are {DEFINITIONS_BYTES_MAX}; keep data elsewhere"
+    )]
+    TooLarge {
+        /// With the new one.
+        found: usize,
+    },
+    /// The topic could not be made.
+    #[error(transparent)]
+    Topic(#[from] CreateTopicError),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why a schedule was not paused or resumed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// There is none with this name.
+    #[error("schedule {0} does not exist")]
+    Unknown(String),
+    /// Its owner has it disabled.
+    #[error("schedule {0} is disabled by its definition; apply it with `enabled: true`")]
+    Disabled(String),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Why a schedule of the journal could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("schedule {name} in the state journal: {reason}")]
+pub struct RestoreScheduleError {
+    /// Its name.
+    pub name: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// All schedules at work. Clones are handles to the same ones. Needs a tokio runtime.
+#[derive(Clone, Debug)]
+pub struct ScheduleService {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    broker: Broker,
+    clock: Clock,
+    schedules: RwLock<Schedules>,
+    /// Whoever has it does ticks or changes definitions, one at a time.
+    planner: tokio::sync::Mutex<Planner>,
+    /// What is planned has changed so often.
+    changes: AtomicU64,
+    changed: Notify,
+    /// The changes that the loop has seen when it last found nothing due, and when that was.
+    idle: watch::Sender<(u64, Reading)>,
+    stop: CancellationToken,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Schedules {
+    by_name: BTreeMap<String, Arc<Schedule>>,
+    by_id: HashMap<Uuid, Arc<Schedule>>,
+}
+
+impl Schedules {
+    fn insert(&mut self, schedule: Arc<Schedule>) {
+        self.by_name.insert(schedule.spec.name.to_string(), Arc::clone(&schedule));
+        self.by_id.insert(schedule.id, schedule);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(schedule) = self.by_name.remove(name) {
+            self.by_id.remove(&schedule.id);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Schedule {
+    id: Uuid,
+    spec: Arc<ScheduleSpec>,
+    topic: Arc<Topic>,
+    partition: u32,
+    created_ms: i64,
+    definition_bytes: usize,
+    status: Mutex<Status>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Status {
+    paused: bool,
+    position: Position,
+    /// Why its topic does not take a tick, and since when, ms since 1970.
+    blocked: Option<(String, i64)>,
+    counts: ScheduleCounts,
+}
+
+impl Schedule {
+    fn new(entry: &ScheduleDefined, spec: Arc<ScheduleSpec>, topic: Arc<Topic>, status: Status) -> Self {
+        let key = spec.key.as_deref().unwrap_or(spec.name.as_str());
+        Self {
+            id: entry.id,
+            partition: partition_of_key(key.as_bytes(), topic.partition_count()),
+            created_ms: entry.created_ms,
+            definition_bytes: entry.definition.len(),
+            spec,
+            topic,
+            status: Mutex::new(status),
+        }
+    }
+
+    /// Puts it into the planner, or takes it out.
+    fn plan(&self, planner: &mut Planner) {
+        let was = planner.remove(self.id);
+        let mut status = self.status.lock();
+        if let Some(was) = was {
+            (status.position.fired, status.position.pending) = (was.fired, was.pending);
+        }
+        if self.spec.enabled && !status.paused {
+            planner.put(self.id, Arc::clone(&self.spec), status.position);
+        }
+    }
+}
+
+impl ScheduleService {
+    /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the definitions
+    /// say. One that cannot be started is in the answer; the others run.
+    pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
+        let now = clock.read();
+        let mut planner = Planner::start(now);
+        let (schedules, failed) = restore(&broker, &mut planner).await;
+        let inner = Inner {
+            broker,
+            clock,
+            schedules: RwLock::new(schedules),
+            planner: tokio::sync::Mutex::new(planner),
+            changes: AtomicU64::new(1),
+            changed: Notify::new(),
+            idle: watch::Sender::new((0, now)),
+            stop: CancellationToken::new(),
+            task: Mutex::new(None),
+        };
+        let service = Self { inner: Arc::new(inner) };
+        let task = tokio::spawn(fire::run(Arc::clone(&service.inner)));
+        *service.inner.task.lock() = Some(task);
+        (service, failed)
+    }
+
+    /// Makes a schedule as defined, or changes the one with its name; ticks that are done stay done. Durable on return.
+    ///
+    /// # Errors
+    /// See [`ApplyScheduleError`].
+    pub async fn apply(&self, spec: ScheduleSpec) -> Result<AppliedSchedule, ApplyScheduleError> {
+        let service = self.clone();
+        to_the_end(async move { service.apply_now(spec).await }).await
+    }
+
+    async fn apply_now(&self, spec: ScheduleSpec) -> Result<AppliedSchedule, ApplyScheduleError> {
+        let topic = self.inner.broker.topic_or_create(&spec.topic).await?;
+        let topic = topic.ok_or_else(|| ApplyScheduleError::UnknownTopic(spec.topic.to_string()))?;
+        if spec.key.is_none() && topic.with_config(|config| config.cleanup_policy.compacts()) {
+            return Err(ApplyScheduleError::KeyMissing(spec.topic.to_string()));
+        }
+        let mut planner = self.inner.planner.lock().await;
+        let current = self.inner.find(spec.name.as_str());
+        if current.as_ref().is_some_and(|current| *current.spec == spec && current.topic.id() == topic.id()) {
+            let warnings = self.warnings(&spec);
+            return Ok(AppliedSchedule { created: false, changed: false, warnings });
+        }
+        let defined = self.defined(&spec, &topic, current.as_deref());
+        self.check_limits(&defined, current.as_deref())?;
+        let remembered = self.remember_definition(&defined, &topic).await?;
+        let mut status =
+            current.as_ref().map_or_else(|| status_of(&remembered), |current| current.status.lock().clone());
+        status.position.since_ms = defined.since_ms;
+        let warnings = self.warnings(&spec);
+        let schedule = Arc::new(Schedule::new(&defined, Arc::new(spec), topic, status));
+        schedule.plan(&mut planner);
+        self.inner.schedules.write().insert(schedule);
+        self.inner.look_again();
+        Ok(AppliedSchedule { created: current.is_none(), changed: true, warnings })
+    }
+
+    fn defined(&self, spec: &ScheduleSpec, topic: &Topic, current: Option<&Schedule>) -> ScheduleDefined {
+        let now_ms = self.inner.clock.read().wall_ms;
+        // Also one that could not be started.
+        let remembered = self.inner.broker.journal().look(|state| state.schedule_named(spec.name.as_str()).cloned());
+        let keeps_its_ticks = current
+            .is_some_and(|current| current.spec.timing == spec.timing && (current.spec.enabled || !spec.enabled));
+        let kept_since_ms = remembered.as_ref().filter(|_| keeps_its_ticks).map(|entry| entry.since_ms);
+        ScheduleDefined {
+            id: remembered.as_ref().map_or_else(Uuid::new_v4, |entry| entry.defined.id),
+            name: spec.name.to_string(),
+            topic: topic.id(),
+            definition: spec.to_json().to_string(),
+            created_ms: remembered.map_or(now_ms, |entry| entry.defined.created_ms),
+            since_ms: kept_since_ms.unwrap_or(now_ms),
+        }
+    }
+
+    fn check_limits(&self, defined: &ScheduleDefined, current: Option<&Schedule>) -> Result<(), ApplyScheduleError> {
+        let schedules = self.inner.schedules.read();
+        if current.is_none() && schedules.by_name.len() >= SCHEDULES_MAX {
+            return Err(ApplyScheduleError::TooMany);
+        }
+        let others: usize = schedules.by_name.values().map(|schedule| schedule.definition_bytes).sum();
+        let found = others - current.map_or(0, |current| current.definition_bytes) + defined.definition.len();
+        if found > DEFINITIONS_BYTES_MAX { Err(ApplyScheduleError::TooLarge { found }) } else { Ok(()) }
+    }
+
+    /// Durable on return, unless somebody has deleted the topic meanwhile.
+    async fn remember_definition(
+        &self,
+        defined: &ScheduleDefined,
+        topic: &Topic,
+    ) -> Result<ScheduleEntry, ApplyScheduleError> {
+        let journal = self.inner.broker.journal();
+        let (next, ()) = journal.append_if(crate::broker::now_ms(), |state| {
+            if state.topics.contains_key(&topic.id()) {
+                Ok((vec![defined.clone().into()], ()))
+            } else {
+                Err(ApplyScheduleError::UnknownTopic(topic.name().to_string()))
+            }
+        })?;
+        let entry = journal.look(|state| state.schedules.get(&defined.id).cloned());
+        journal.durable(next).await?;
+        Ok(entry.expect("it was defined under the lock that this service changes definitions under"))
+    }
+
+    fn warnings(&self, spec: &ScheduleSpec) -> Vec<String> {
+        let now_s = self.inner.clock.read().wall_ms.div_euclid(1000);
+        let is_over = spec.timing.next_after(now_s).is_none();
+        let sentence = format!("schedule {}: all its ticks lie in the past; nothing is due any more", spec.name);
+        if is_over { vec![sentence] } else { Vec::new() }
+    }
+
+    /// Ends a schedule. `false` when there is none with this name.
+    ///
+    /// # Errors
+    /// [`JournalError`]: it could not be remembered.
+    pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        to_the_end(async move { service.remove_now(&name).await }).await
+    }
+
+    async fn remove_now(&self, name: &str) -> Result<bool, JournalError> {
+        let mut planner = self.inner.planner.lock().await;
+        let journal = self.inner.broker.journal();
+        let Some(id) = journal.look(|state| state.schedule_named(name).map(|entry| entry.defined.id)) else {
+            return Ok(false);
+        };
+        self.remember(ScheduleRemoved { id }).await?;
+        planner.remove(id);
+        self.inner.schedules.write().remove(name);
+        self.inner.look_again();
+        Ok(true)
+    }
+
+    /// Does no more ticks until somebody resumes. On return, none is under way.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub async fn pause(&self, name: &str) -> Result<(), ScheduleError> {
+        self.switch(name, true).await
+    }
+
+    /// Goes on with the next tick; those of the pause are not made up for.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub async fn resume(&self, name: &str) -> Result<(), ScheduleError> {
+        self.switch(name, false).await
+    }
+
+    async fn switch(&self, name: &str, paused: bool) -> Result<(), ScheduleError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        to_the_end(async move { service.switch_now(&name, paused).await }).await
+    }
+
+    async fn switch_now(&self, name: &str, paused: bool) -> Result<(), ScheduleError> {
+        let mut planner = self.inner.planner.lock().await;
+        let schedule = self.inner.find(name).ok_or_else(|| ScheduleError::Unknown(name.to_owned()))?;
+        if !paused && !schedule.spec.enabled {
+            return Err(ScheduleError::Disabled(name.to_owned()));
+        }
+        if schedule.status.lock().paused != paused {
+            let since_ms = self.inner.clock.read().wall_ms;
+            self.remember(ScheduleSwitched { id: schedule.id, paused, since_ms }).await?;
+            {
+                let mut status = schedule.status.lock();
+                (status.paused, status.position.since_ms) = (paused, since_ms);
+            }
+            schedule.plan(&mut planner);
+            self.inner.look_again();
+        }
+        Ok(())
+    }
+
+    async fn remember(&self, record: impl Into<JournalRecord>) -> Result<(), JournalError> {
+        self.inner.broker.journal().commit(&[record.into()], &[], crate::broker::now_ms()).await
+    }
+
+    /// One schedule.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> Option<ScheduleReport> {
+        let now = self.inner.clock.read();
+        self.inner.find(name).map(|schedule| report::report(&schedule, now))
+    }
+
+    /// All schedules, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<ScheduleReport> {
+        let now = self.inner.clock.read();
+        self.inner.schedules.read().by_name.values().map(|schedule| report::report(schedule, now)).collect()
+    }
+
+    /// The next ticks of a schedule and when their events come, ms since 1970; at most [`NEXT_TICKS_MAX`]. As if it ran, also
+    /// while it is paused. `None` when there is none with this name.
+    #[must_use]
+    pub fn next_ticks(&self, name: &str, count: u32) -> Option<Vec<(Tick, i64)>> {
+        let now = self.inner.clock.read();
+        let schedule = self.inner.find(name)?;
+        let mut after_s = report::ahead_of_s(&schedule.status.lock().position, now);
+        let mut ticks = Vec::new();
+        while ticks.len() < count.min(NEXT_TICKS_MAX) as usize {
+            let Some(tick) = schedule.spec.timing.next_after(after_s) else { break };
+            ticks.push((tick, schedule.spec.fire_ms(tick)));
+            after_s = tick.unix_s();
+        }
+        Some(ticks)
+    }
+
+    /// Waits until all that is due by now is done, or waits for its topic.
+    pub async fn settled(&self) {
+        let wanted = (self.inner.changes.load(Ordering::Acquire), self.inner.clock.read());
+        let has_seen = |(changes, now): &(u64, Reading)| {
+            *changes >= wanted.0 && (*now == wanted.1 || now.monotonic_ms > wanted.1.monotonic_ms)
+        };
+        // The sender lives as long as this handle.
+        let _ = self.inner.idle.subscribe().wait_for(has_seen).await;
+    }
+
+    /// Ends the loop; a tick under way is done first.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        let task = self.inner.task.lock().take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "schedules broke down");
+        }
+    }
+}
+
+impl Inner {
+    fn find(&self, name: &str) -> Option<Arc<Schedule>> {
+        self.schedules.read().by_name.get(name).cloned()
+    }
+
+    /// What is planned has changed: the loop's timer may be wrong.
+    fn look_again(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+}
+
+fn status_of(entry: &ScheduleEntry) -> Status {
+    let position = Position {
+        since_ms: entry.since_ms,
+        fired: entry.fired_s.map(Tick::new),
+        pending: entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s)),
+    };
+    Status { paused: entry.paused, position, ..Status::default() }
+}
+
+async fn restore(broker: &Broker, planner: &mut Planner) -> (Schedules, Vec<RestoreScheduleError>) {
+    let (mut schedules, mut failed) = (Schedules::default(), Vec::new());
+    let entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
+    let mut restored = Vec::new();
+    for entry in entries {
+        match restore_one(broker, &entry) {
+            Ok(schedule) => restored.push((entry, Arc::new(schedule))),
+            Err(reason) => failed.push(RestoreScheduleError { name: entry.defined.name, reason }),
+        }
+    }
+    let broken = complete(broker, &restored).await;
+    for (entry, schedule) in restored {
+        // Whether its tick is done is not known: neither losing nor repeating it is right.
+        if let Some(reason) = broken.get(&schedule.id) {
+            failed.push(RestoreScheduleError { name: entry.defined.name, reason: reason.clone() });
+            continue;
+        }
+        schedule.plan(planner);
+        schedules.insert(schedule);
+    }
+    (schedules, failed)
+}
+
+fn restore_one(broker: &Broker, entry: &ScheduleEntry) -> Result<Schedule, String> {
+    let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
+    let spec = ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())?;
+    let topic = broker.topic_by_id(entry.defined.topic);
+    let topic = topic.ok_or_else(|| format!("topic {} does not exist", spec.topic))?;
+    Ok(Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry)))
+}
+
+/// Looks for the events of ticks that were begun. Those that are there are done; the others are to be appended. Answers the
+/// schedules whose partition cannot be read.
+async fn complete(broker: &Broker, restored: &[(ScheduleEntry, Arc<Schedule>)]) -> HashMap<Uuid, String> {
+    let mut wanted: HashMap<(Uuid, u32), (Offset, HashMap<Wanted, Uuid>)> = HashMap::new();
+    for (entry, schedule) in restored {
+        let Some(firing) = &entry.firing else { continue };
+        let name = schedule.spec.name.as_str();
+        let event = Wanted { id: Tick::new(firing.tick_s).id(name), source: source(name, broker.cluster_id()) };
+        let from = Offset::new(firing.from).unwrap_or(Offset::ZERO);
+        let place = wanted.entry((firing.topic, firing.partition)).or_insert_with(|| (from, HashMap::new()));
+        place.0 = place.0.min(from);
+        place.1.insert(event, schedule.id);
+    }
+    let (mut done, mut broken) = (Vec::new(), HashMap::new());
+    for ((topic, partition), (from, events)) in wanted {
+        let ids: Vec<Uuid> = events.values().copied().collect();
+        match find(broker, topic, partition, from, events).await {
+            Ok(found) => done.extend(found),
+            Err(error) => broken.extend(ids.into_iter().map(|id| (id, error.to_string()))),
+        }
+    }
+    for (entry, schedule) in restored.iter().filter(|(_, schedule)| done.contains(&schedule.id)) {
+        let mut status = schedule.status.lock();
+        status.position.pending = None;
+        status.position.fired = entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s));
+    }
+    broken
+}
+
+/// In a topic that is gone there is nothing.
+async fn find(
+    broker: &Broker,
+    topic: Uuid,
+    partition: u32,
+    from: Offset,
+    events: HashMap<Wanted, Uuid>,
+) -> Result<Vec<Uuid>, ReadError> {
+    let topic = broker.topic_by_id(topic);
+    match topic.as_ref().and_then(|topic| topic.partition(partition)) {
+        Some(log) => recover::find(log, from, events).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

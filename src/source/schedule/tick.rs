@@ -23,6 +23,9 @@ pub const TICK_TYPE: &str = "tripline.schedule.tick";
 /// The header that has the tick's id.
 pub const ID_HEADER: &str = "ce_id";
 
+/// The header that has the cluster and the schedule.
+pub const SOURCE_HEADER: &str = "ce_source";
+
 /// A moment at which a schedule is due: whole seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(i64);
@@ -59,6 +62,12 @@ impl Tick {
     }
 }
 
+/// The `ce_source` of a schedule's events.
+#[must_use]
+pub fn source(schedule: &str, cluster_id: Uuid) -> String {
+    format!("/{cluster_id}/schedules/{schedule}")
+}
+
 /// A record to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TickRecord {
@@ -82,7 +91,7 @@ impl TickRecord {
         let headers = [
             ("ce_specversion", "1.0".to_owned()),
             (ID_HEADER, tick.id(name)),
-            ("ce_source", format!("/{cluster_id}/schedules/{name}")),
+            (SOURCE_HEADER, source(name, cluster_id)),
             ("ce_type", TICK_TYPE.to_owned()),
             ("ce_time", tick.time_text()),
             ("ce_subject", name.to_owned()),

@@ -1,0 +1,212 @@
+//! The loop that does what is due: intent, event, done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
+use tripline_storage::{Offset, Partition};
+use uuid::Uuid;
+
+use super::{Inner, Reading, Schedule, ScheduleFired, ScheduleFiring};
+use crate::broker;
+use crate::broker::record::JournalRecord;
+use crate::source::schedule::planner::{Due, Planner};
+use crate::source::schedule::tick::TickRecord;
+
+/// The most ticks that one durable record of intent speaks of.
+const ROUND_TICKS_MAX: usize = 1_000;
+/// A batch of events is full with so many bytes.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+
+/// A tick on its way.
+struct Firing {
+    due: Due,
+    schedule: Arc<Schedule>,
+    log: Arc<Partition>,
+    from: Offset,
+}
+
+impl Firing {
+    fn place(&self) -> (Uuid, u32) {
+        (self.schedule.topic.id(), self.schedule.partition)
+    }
+
+    fn intent(&self) -> JournalRecord {
+        let Due { id, tick } = self.due;
+        let (topic, partition) = self.place();
+        ScheduleFiring { id, tick_s: tick.unix_s(), topic, partition, from: self.from.get() }.into()
+    }
+}
+
+/// Does ticks until it is told to stop. One timer for all schedules; none while nothing is planned.
+pub(super) async fn run(inner: Arc<Inner>) {
+    while !inner.stop.is_cancelled() {
+        let changes = inner.changes.load(Ordering::Acquire);
+        let (now, wait_ms) = {
+            let mut planner = inner.planner.lock().await;
+            let now = inner.clock.read();
+            if round(&inner, &mut planner, now).await {
+                continue;
+            }
+            (now, planner.wait_ms(now))
+        };
+        inner.idle.send_replace((changes, now));
+        let timer = async {
+            match wait_ms {
+                Some(wait_ms) => inner.clock.wait(now, wait_ms).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = inner.changed.notified() => {}
+            () = inner.stop.cancelled() => {}
+            () = timer => {}
+        }
+    }
+}
+
+/// Does what is due now, at most [`ROUND_TICKS_MAX`] ticks. Answers whether anything was.
+async fn round(inner: &Inner, planner: &mut Planner, now: Reading) -> bool {
+    let due = planner.look(now, ROUND_TICKS_MAX);
+    note_skipped(inner, planner);
+    if due.is_empty() {
+        return false;
+    }
+    let mut firings = firings(inner, &due);
+    // What goes to one partition goes there together.
+    firings.sort_by_key(Firing::place);
+    if let Err(error) = begin(inner, &firings).await {
+        firings.iter().for_each(|firing| failed(firing, planner, now, &error.to_string()));
+        return true;
+    }
+    for together in firings.chunk_by(|a, b| a.place() == b.place()) {
+        append_all(inner, planner, now, together).await;
+    }
+    true
+}
+
+fn firings(inner: &Inner, due: &[Due]) -> Vec<Firing> {
+    let schedules = inner.schedules.read();
+    let firing = |&due: &Due| {
+        let schedule = Arc::clone(schedules.by_id.get(&due.id)?);
+        let log = Arc::clone(schedule.topic.partition(schedule.partition)?);
+        Some(Firing { due, schedule, from: log.tail(), log })
+    };
+    due.iter().filter_map(firing).collect()
+}
+
+/// Remembers durably what is going to be appended where.
+async fn begin(inner: &Inner, firings: &[Firing]) -> Result<(), broker::journal::JournalError> {
+    let intents: Vec<JournalRecord> = firings.iter().map(Firing::intent).collect();
+    inner.broker.journal().commit(&intents, &[], broker::now_ms()).await
+}
+
+/// Appends the events of ticks that go to one partition, batch by batch.
+async fn append_all(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing]) {
+    let mut rest = firings;
+    while !rest.is_empty() {
+        let (batch, count) = batch(inner, rest);
+        let (now_done, later) = rest.split_at(count);
+        rest = later;
+        let first = &now_done[0];
+        let appended = match batch {
+            Ok(batch) => inner
+                .broker
+                .append(&first.schedule.topic, first.schedule.partition, batch)
+                .map(|appended| appended.outcome.last_offset)
+                .map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        match appended {
+            Ok(last) => done(inner, planner, now, now_done, last.next()),
+            Err(reason) => now_done.iter().for_each(|firing| failed(firing, planner, now, &reason)),
+        }
+        // A batch a poll: others have work too.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A batch with as many events as fit, at least one, and how many those are.
+fn batch(inner: &Inner, firings: &[Firing]) -> (Result<CheckedBatch, String>, usize) {
+    let topic_max = firings[0].schedule.topic.with_config(|config| config.max_message_bytes as usize);
+    let bytes_max = BATCH_BYTES_MAX.min(topic_max);
+    let cluster_id = inner.broker.cluster_id();
+    let timestamp_ms = broker::now_ms();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    let mut count = 0;
+    for firing in firings {
+        let record = TickRecord::new(&firing.schedule.spec, firing.due.tick, cluster_id);
+        let headers: Vec<(&[u8], Option<&[u8]>)> =
+            record.headers.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes()))).collect();
+        let value = Some(record.value.as_slice());
+        let new = NewRecord { timestamp_ms, key: record.key.as_deref(), value, headers: &headers };
+        if count > 0 && builder.size_bytes_with(&new) > bytes_max {
+            break;
+        }
+        count += 1;
+        if let Err(error) = builder.push(&new) {
+            return (Err(error.to_string()), count);
+        }
+    }
+    let built = match builder.finish() {
+        Ok(batch) if batch.size_bytes() > topic_max => {
+            Err(format!("its event has {} bytes, max.message.bytes of the topic is {topic_max}", batch.size_bytes()))
+        }
+        other => other.map_err(|error| error.to_string()),
+    };
+    (built, count)
+}
+
+/// The events are in their topic, below `next`.
+fn done(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing], next: Offset) {
+    let records: Vec<JournalRecord> = firings
+        .iter()
+        .map(|firing| ScheduleFired { id: firing.due.id, tick_s: firing.due.tick.unix_s() }.into())
+        .collect();
+    let source = (Arc::clone(&firings[0].log), next);
+    if let Err(error) = inner.broker.journal().append_after(&records, &[source], broker::now_ms()) {
+        // The next start finds them by their intent.
+        tracing::warn!(%error, "ticks are done, which could not be remembered");
+    }
+    for Firing { due, schedule, .. } in firings {
+        planner.fired(*due);
+        let mut status = schedule.status.lock();
+        status.position.fired = Some(due.tick);
+        status.position.pending = None;
+        status.counts.fired += 1;
+        status.counts.last_late_ms = now.wall_ms.saturating_sub(schedule.spec.fire_ms(due.tick)).max(0).unsigned_abs();
+        if let Some((_, since_ms)) = status.blocked.take() {
+            tracing::warn!(schedule = %schedule.spec.name, since_ms, "its topic takes ticks again");
+        }
+    }
+}
+
+/// A tick is known not to be in its topic.
+fn failed(firing: &Firing, planner: &mut Planner, now: Reading, reason: &str) {
+    planner.failed(firing.due);
+    let mut status = firing.schedule.status.lock();
+    status.position.pending = Some(firing.due.tick);
+    status.counts.failed += 1;
+    let since_ms = match &status.blocked {
+        Some((_, since_ms)) => *since_ms,
+        None => {
+            tracing::warn!(schedule = %firing.schedule.spec.name, reason, "its topic does not take a tick");
+            now.wall_ms
+        }
+    };
+    let tick = firing.due.tick.time_text();
+    let topic = firing.schedule.topic.name();
+    status.blocked = Some((format!("topic {topic} does not take tick {tick}: {reason}"), since_ms));
+}
+
+fn note_skipped(inner: &Inner, planner: &mut Planner) {
+    let skipped = planner.take_skipped();
+    if skipped.is_empty() {
+        return;
+    }
+    let schedules = inner.schedules.read();
+    for schedule in skipped.iter().filter_map(|id| schedules.by_id.get(id)) {
+        schedule.status.lock().counts.skipped += 1;
+        tracing::info!(schedule = %schedule.spec.name, "missed ticks are left out");
+    }
+}

@@ -1,0 +1,111 @@
+//! What a schedule looks like from outside.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{LATE_MAX_S, Position, Reading, Schedule, ScheduleSpec, Tick};
+
+/// What a schedule is doing, with the words that people see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScheduleState {
+    /// It waits for its next tick.
+    Running,
+    /// A person paused it, or its definition disables it.
+    Paused,
+    /// Its topic does not take a tick, which is tried again.
+    Blocked,
+    /// Nothing is due any more.
+    Finished,
+}
+
+impl ScheduleState {
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Running, Self::Paused, Self::Blocked, Self::Finished];
+
+    /// The word used in the API and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Paused => "Paused",
+            Self::Blocked => "Blocked",
+            Self::Finished => "Finished",
+        }
+    }
+}
+
+/// What happened to the ticks of a schedule since the broker started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScheduleCounts {
+    /// Ticks that are done.
+    pub fired: u64,
+    /// How often missed ticks were left out.
+    pub skipped: u64,
+    /// Tries that a topic did not take.
+    pub failed: u64,
+    /// How late the last tick was done, after its jitter, ms.
+    pub last_late_ms: u64,
+}
+
+/// A schedule as `describe` shows it.
+#[derive(Clone, Debug)]
+pub struct ScheduleReport {
+    /// Its id.
+    pub id: Uuid,
+    /// Its definition.
+    pub spec: Arc<ScheduleSpec>,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+    /// What it is doing.
+    pub state: ScheduleState,
+    /// Why, in a sentence; empty while it runs.
+    pub reason: String,
+    /// The partition that its events go to.
+    pub partition: u32,
+    /// The last tick that is done.
+    pub last: Option<Tick>,
+    /// The next one, and when its event comes, ms since 1970; `None` while it is paused and when it is over.
+    pub next: Option<(Tick, i64)>,
+    /// Since the broker started.
+    pub counts: ScheduleCounts,
+}
+
+/// Ticks up to here are done, never its own, or past. Seconds since 1970.
+pub(super) fn ahead_of_s(position: &Position, now: Reading) -> i64 {
+    let fired_s = position.fired.map_or(i64::MIN, Tick::unix_s);
+    fired_s.max(position.since_ms.div_euclid(1000)).max(now.wall_ms.div_euclid(1000))
+}
+
+pub(super) fn report(schedule: &Schedule, now: Reading) -> ScheduleReport {
+    let status = schedule.status.lock().clone();
+    let next = schedule.spec.timing.next_after(ahead_of_s(&status.position, now));
+    let behind_ms = status.position.fired.map_or(0, |fired| fired.unix_ms().saturating_sub(now.wall_ms));
+    let (state, reason) = if !schedule.spec.enabled {
+        (ScheduleState::Paused, "its definition says `enabled: false`".to_owned())
+    } else if status.paused {
+        (ScheduleState::Paused, "a person paused it".to_owned())
+    } else if let Some((reason, _)) = status.blocked {
+        (ScheduleState::Blocked, reason)
+    } else if behind_ms > LATE_MAX_S * 1000 {
+        (
+            ScheduleState::Running,
+            format!("the clock is {} s behind its last tick: nothing is due before", behind_ms / 1000),
+        )
+    } else if next.is_none() {
+        (ScheduleState::Finished, "its last tick is past".to_owned())
+    } else {
+        (ScheduleState::Running, String::new())
+    };
+    ScheduleReport {
+        id: schedule.id,
+        spec: Arc::clone(&schedule.spec),
+        created_ms: schedule.created_ms,
+        next: next.filter(|_| state != ScheduleState::Paused).map(|tick| (tick, schedule.spec.fire_ms(tick))),
+        state,
+        reason,
+        partition: schedule.partition,
+        last: status.position.fired,
+        counts: status.counts,
+    }
+}
