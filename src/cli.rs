@@ -18,6 +18,7 @@ mod output;
 mod produce;
 mod repair;
 mod resource;
+mod schedule;
 mod serve;
 mod settings;
 mod topic;
@@ -42,7 +43,7 @@ Examples:
   tripline                                     run the broker, data in ./tripline-data
   echo '{\"delay\": 95}' | tripline produce flights
   tripline consume flights --follow
-  tripline apply -f app.yaml                   topics, functions and triggers from a file")]
+  tripline apply -f app.yaml                   topics, functions, triggers and schedules from a file")]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -77,17 +78,20 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print the records of a topic.
     Consume(consume::ConsumeArgs),
-    /// Make the broker match files with topics, functions and triggers.
+    /// Make the broker match files with topics, functions, triggers and schedules.
     Apply(apply::ApplyArgs),
     /// Show definitions: of all kinds, one kind or one name.
     Get(resource::GetArgs),
-    /// Delete a topic, a function or a trigger.
+    /// Delete a topic, a function, a trigger or a schedule.
     Delete(resource::DeleteArgs),
     /// Print all definitions as one YAML file.
     Export,
     /// List, describe, pause and resume triggers.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
+    /// List, describe, pause, resume and delete schedules, and show their next ticks.
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// List, describe and invoke functions, and show what they print.
     #[command(subcommand)]
     Function(function::FunctionCommand),
@@ -150,6 +154,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Delete(args) => resource::delete(args, &client()?, output).await,
         Command::Export => resource::export(&client()?).await,
         Command::Trigger(command) => trigger::run(command, &client()?, output).await,
+        Command::Schedule(command) => schedule::run(command, &client()?, output).await,
         Command::Function(command) => function::run(command, &client()?, output).await,
         Command::Logs(args) => function::logs(args, &client()?, output).await,
         Command::Dlq(command) => dead_letter::run(command, &client()?, output).await,

@@ -23,6 +23,7 @@
 //! | [`group`] | consumer groups: a pure state machine and its service | Kafka's bytes |
 //! | [`function`] | code, instances, one attempt to invoke | triggers |
 //! | [`trigger`] | read, filter, window, invoke, retry, dead-letter, remember | protocols |
+//! | [`source`] | what appends to topics by itself: schedules | triggers, protocols |
 //! | [`kafka`], [`http`] | the two doors for clients; never each other | |
 //! | [`server`], [`cli`] | assembly and the command line | |
 //!

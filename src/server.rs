@@ -1,8 +1,8 @@
 //! The broker as one process: all rooms, started in order and stopped in reverse.
 //!
 //! ```text
-//! start: data directory ─▶ functions ─▶ triggers ─▶ listeners ─▶ ready
-//! stop:  not ready ─▶ triggers ─▶ functions ─▶ listeners ─▶ everything on disk
+//! start: data directory ─▶ functions ─▶ triggers ─▶ schedules ─▶ listeners ─▶ ready
+//! stop:  not ready ─▶ schedules ─▶ triggers ─▶ functions ─▶ listeners ─▶ everything on disk
 //! ```
 
 use std::io;
@@ -27,6 +27,8 @@ use crate::http::{AllowedHosts, BrokerInfo, HttpLimits, Listener, Readiness, Roo
 use crate::kafka::Kafka;
 use crate::kafka::advertised::{Advertised, HostPort};
 use crate::kafka::listener::ListenerConfig;
+use crate::source::schedule::clock::Clock;
+use crate::source::schedule::service::{RestoreScheduleError, ScheduleService};
 use crate::trigger::service::{RestoreTriggerError, TriggerService};
 
 /// The release.
@@ -63,6 +65,8 @@ pub struct ServerConfig {
     pub python3: Option<PathBuf>,
     /// The program that becomes the process of an instance; by default this one.
     pub launcher: Option<PathBuf>,
+    /// What schedules go by; by default the clock of this machine.
+    pub schedule_clock: Clock,
 }
 
 impl ServerConfig {
@@ -79,6 +83,7 @@ impl ServerConfig {
             http_limits: HttpLimits::default(),
             python3: None,
             launcher: None,
+            schedule_clock: Clock::default(),
         }
     }
 }
@@ -144,6 +149,8 @@ pub struct ServerReport {
     pub functions_failed: Vec<(String, RestoreFailure)>,
     /// Triggers that are remembered and do not run, and why.
     pub triggers_failed: Vec<RestoreTriggerError>,
+    /// Schedules that are remembered and do not run, and why.
+    pub schedules_failed: Vec<RestoreScheduleError>,
 }
 
 impl Server {
@@ -160,6 +167,7 @@ impl Server {
         let (functions, function_log) = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
         let (remembered, functions_failed) = functions.restore();
         let (triggers, triggers_failed) = TriggerService::start(broker.clone(), functions.service().clone());
+        let (schedules, schedules_failed) = ScheduleService::start(broker.clone(), config.schedule_clock.clone()).await;
         let (groups, timers) = GroupService::new(GroupConfig::default());
         let stop = CancellationToken::new();
         tokio::spawn(timers.run(stop.clone()));
@@ -182,6 +190,7 @@ impl Server {
             broker: broker.clone(),
             functions,
             triggers,
+            schedules,
             groups,
             readiness: Readiness::default(),
             info: Arc::new(info),
@@ -197,7 +206,13 @@ impl Server {
         let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone()));
         let compaction = tokio::spawn(keep_compact(broker, rooms.triggers.clone()));
         let tasks = [scrubbing, housekeeping, compaction];
-        let report = ServerReport { broker: broker_report, functions: remembered, functions_failed, triggers_failed };
+        let report = ServerReport {
+            broker: broker_report,
+            functions: remembered,
+            functions_failed,
+            triggers_failed,
+            schedules_failed,
+        };
         Ok(Self { rooms, listener, kafka, kafka_address, stop, tasks, function_log, report })
     }
 
@@ -233,6 +248,7 @@ impl Server {
         self.rooms.broker.end_housekeeping();
         self.tasks.iter().for_each(JoinHandle::abort);
         let stopping = async {
+            self.rooms.schedules.shutdown().await;
             self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
             self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
             self.stop.cancel();

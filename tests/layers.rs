@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms of the broker crate with their floor. A room may import rooms of lower floors and itself.
-const FLOORS: [(&str, u32); 13] = [
+const FLOORS: [(&str, u32); 14] = [
     ("config", 1),
     ("topic", 1),
     ("event", 2),
@@ -12,6 +12,7 @@ const FLOORS: [(&str, u32); 13] = [
     ("group", 4),
     ("function", 5),
     ("input", 6),
+    ("source", 7),
     ("trigger", 7),
     ("kafka", 8),
     ("http", 8),
@@ -28,13 +29,17 @@ const EXCEPTIONS: [(&str, u32, &str); 1] =
 const NEIGHBOURS: [&str; 2] = ["config", "topic"];
 
 /// Pure rooms: no runtime, no clock, no network, no files.
-const PURE: [&str; 15] = [
+const PURE: [&str; 19] = [
     "broker/codec.rs",
     "broker/record.rs",
     "broker/state.rs",
     "event.rs",
     "group/state.rs",
     "kafka/frame.rs",
+    "source/schedule/cron.rs",
+    "source/schedule/planner.rs",
+    "source/schedule/spec.rs",
+    "source/schedule/tick.rs",
     "trigger/attempt.rs",
     "trigger/filter.rs",
     "trigger/flow.rs",

@@ -1,4 +1,4 @@
-//! `tripline apply`: files with topics, functions and triggers.
+//! `tripline apply`: files with topics, functions, triggers and schedules.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -28,7 +28,7 @@ Examples:
   tripline apply -f app.yaml
   tripline apply -f topics.yaml -f triggers.yaml --dry-run")]
 pub(super) struct ApplyArgs {
-    /// A YAML file with documents that begin with topic:, function: or trigger:. May be repeated.
+    /// A YAML file with documents that begin with topic:, function:, trigger: or schedule:. May be repeated.
     #[arg(long, short, required = true, value_name = "FILE", num_args = 1..)]
     file: Vec<PathBuf>,
     /// Only print what would change.
@@ -49,7 +49,7 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
     for file in &args.file {
         planned.extend(plan(file)?);
     }
-    // A trigger needs its topic and its function.
+    // A trigger needs its topic and its function, a schedule its topic.
     planned.sort_by_key(|one| one.kind as u8);
     let mut answers = Vec::new();
     let mut failed = None;
@@ -85,6 +85,7 @@ fn plan_one(definition: Definition, file: &Path, folder: &Path) -> Result<Planne
         Definition::Topic(spec) => (Kind::Topic, spec.to_json()),
         Definition::Function(definition) => (Kind::Function, function(&definition, file, folder)?),
         Definition::Trigger(spec) => (Kind::Trigger, spec.to_json()),
+        Definition::Schedule(spec) => (Kind::Schedule, spec.to_json()),
     };
     Ok(Planned { kind, name, body, file: file.to_owned() })
 }
@@ -163,7 +164,7 @@ async fn compare(one: &Planned, client: &Client) -> Result<Value, Failure> {
     let has_code = wanted.as_object_mut().is_some_and(|fields| fields.remove("code_base64").is_some());
     let changed = found.as_ref().is_none_or(|found| match one.kind {
         Kind::Topic => found["partitions"] != wanted["partitions"] || found.get("config") != wanted.get("config"),
-        Kind::Function | Kind::Trigger => found["definition"] != wanted,
+        Kind::Function | Kind::Trigger | Kind::Schedule => found["definition"] != wanted,
     });
     Ok(
         json!({ one.kind.as_str(): one.name, "created": found.is_none(), "changed": changed, "code_not_compared": has_code }),

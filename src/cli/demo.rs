@@ -189,6 +189,7 @@ async fn apply(client: &Client, yaml: &str, code: &str) -> Result<(), Failure> {
         let body = match &definition {
             Definition::Topic(spec) => spec.to_json(),
             Definition::Trigger(spec) => spec.to_json(),
+            Definition::Schedule(spec) => spec.to_json(),
             Definition::Function(definition) => {
                 let mut body = definition.spec.to_json();
                 body["code_base64"] = BASE64.encode(code).into();

@@ -20,16 +20,20 @@ pub(super) enum Kind {
     /// Triggers.
     #[value(alias = "triggers")]
     Trigger,
+    /// Schedules.
+    #[value(alias = "schedules")]
+    Schedule,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 3] = [Self::Topic, Self::Function, Self::Trigger];
+    pub(super) const ALL: [Self; 4] = [Self::Topic, Self::Function, Self::Trigger, Self::Schedule];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Topic => "topic",
             Self::Function => "function",
             Self::Trigger => "trigger",
+            Self::Schedule => "schedule",
         }
     }
 
@@ -100,7 +104,7 @@ fn definition(kind: Kind, item: &Value) -> Value {
             }
             topic
         }
-        Kind::Function | Kind::Trigger => item["definition"].clone(),
+        Kind::Function | Kind::Trigger | Kind::Schedule => item["definition"].clone(),
     }
 }
 
@@ -109,7 +113,7 @@ fn documents(definitions: &[Value]) -> String {
     let texts: Vec<String> = definitions
         .iter()
         .map(|definition| {
-            let kind = ["trigger", "function", "topic"]
+            let kind = ["trigger", "schedule", "function", "topic"]
                 .into_iter()
                 .find(|kind| definition.get(kind).is_some())
                 .unwrap_or("topic");

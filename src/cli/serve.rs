@@ -135,9 +135,10 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
     let _ = writeln!(text, "  data   {}{gone}", info.data.display());
     let broker = &report.broker;
     let triggers = server.rooms().triggers.list().len();
+    let schedules = server.rooms().schedules.list().len();
     let _ = writeln!(
         text,
-        "  found  {} topics, {} partitions, {} records, {} functions, {triggers} triggers in {} ms",
+        "  found  {} topics, {} partitions, {} records, {} functions, {triggers} triggers, {schedules} schedules in {} ms",
         broker.topics,
         broker.partitions,
         broker.records,
@@ -169,6 +170,9 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
         let _ = writeln!(text, "  function {name} does not run: {failure}");
     }
     for failure in &report.triggers_failed {
+        let _ = writeln!(text, "  {failure}");
+    }
+    for failure in &report.schedules_failed {
         let _ = writeln!(text, "  {failure}");
     }
     let other = if http.port() == 7080 { String::new() } else { format!("TRIPLINE_SERVER=http://{http} ") };

@@ -1,7 +1,7 @@
-//! A YAML file with topics, functions and triggers, one document each.
+//! A YAML file with topics, functions, triggers and schedules, one document each.
 //!
-//! The kinds are told apart by the key that names the definition: `topic:`, `function:`, `trigger:`. A trigger also has a `function:`, so
-//! `trigger:` decides first.
+//! The kinds are told apart by the key that names the definition: `topic:`, `function:`, `trigger:`, `schedule:`. A trigger also has a
+//! `function:` and a schedule a `topic:`, so `trigger:` and `schedule:` decide first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,6 +12,7 @@ use serde_saphyr::{Options, Spanned};
 
 use super::fields::{FieldError, FieldErrors, error, nearest};
 use crate::function::spec::FunctionDefinition;
+use crate::source::schedule::spec::ScheduleSpec;
 use crate::topic::spec::TopicSpec;
 use crate::trigger::spec::TriggerSpec;
 
@@ -26,7 +27,7 @@ pub const ALIASES_MAX: usize = 100;
 /// The most values in a file, aliases followed.
 pub const NODES_MAX: usize = 200_000;
 
-const KINDS: [&str; 3] = ["topic", "function", "trigger"];
+const KINDS: [&str; 4] = ["topic", "function", "trigger", "schedule"];
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum Definition {
     Function(FunctionDefinition),
     /// `trigger:`.
     Trigger(Box<TriggerSpec>),
+    /// `schedule:`.
+    Schedule(Box<ScheduleSpec>),
 }
 
 /// What is wrong with one document.
@@ -103,11 +106,7 @@ impl Definition {
         if fields.contains_key("trigger") {
             TriggerSpec::from_json(value).map(|spec| Self::Trigger(Box::new(spec)))
         } else if fields.contains_key("schedule") {
-            Err(one(error(
-                "schedule",
-                fields.get("schedule"),
-                "topics, functions and triggers: schedules are not supported yet".to_owned(),
-            )))
+            ScheduleSpec::from_json(value).map(|spec| Self::Schedule(Box::new(spec)))
         } else if fields.contains_key("function") {
             FunctionDefinition::from_json(value).map(Self::Function)
         } else if fields.contains_key("topic") {
@@ -124,6 +123,7 @@ impl Definition {
             Self::Topic(spec) => ("topic", spec.name.as_str()),
             Self::Function(definition) => ("function", &definition.spec.name),
             Self::Trigger(spec) => ("trigger", spec.name.as_str()),
+            Self::Schedule(spec) => ("schedule", spec.name.as_str()),
         }
     }
 }
@@ -224,6 +224,12 @@ retry:    { initial: 200ms, factor: 2, max_interval: 60s, max_attempts: 10, jitt
 errors_tolerance: all
 dead_letter: { topic: flights.dlq }
 ---
+schedule: nightly
+at: 2026-12-01T08:00:00
+timezone: Europe/Berlin
+topic: ticks
+data: { any: json }
+---
 "#;
 
     fn errors(text: &str) -> Vec<(usize, u64, String)> {
@@ -240,7 +246,10 @@ dead_letter: { topic: flights.dlq }
     fn a_file_holds_definitions_of_all_kinds_in_their_order() {
         let definitions = parse(FILE).unwrap();
         let names: Vec<_> = definitions.iter().map(Definition::kind_and_name).collect();
-        assert_eq!(names, [("topic", "flights"), ("function", "notify"), ("trigger", "slow-flights")]);
+        assert_eq!(
+            names,
+            [("topic", "flights"), ("function", "notify"), ("trigger", "slow-flights"), ("schedule", "nightly")]
+        );
         assert_eq!(parse("").unwrap(), []);
     }
 
@@ -260,7 +269,7 @@ dead_letter: { topic: flights.dlq }
             text.contains("document 3 (line 7): trigger.window.count: found \"no\", allowed: a whole number"),
             "{text}"
         );
-        assert!(text.contains("did you mean `trigger`?") && text.contains("schedules are not supported yet"), "{text}");
+        assert!(text.contains("did you mean `trigger`?"), "{text}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) async fn metrics_text(State(rooms): State<Rooms>) -> Response {
         broker: &rooms.broker,
         functions: rooms.functions.service(),
         triggers: &rooms.triggers,
+        schedules: &rooms.schedules,
         counts: &rooms.counts,
         version: rooms.info.version,
         commit: rooms.info.commit,

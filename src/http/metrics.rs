@@ -12,6 +12,7 @@ use tripline_storage::PartitionId;
 
 use crate::broker::{Broker, Topic};
 use crate::function::{DURATION_BOUNDS_MS, DurationsSnapshot, FunctionReport, FunctionService};
+use crate::source::schedule::service::{ScheduleReport, ScheduleService, ScheduleState};
 use crate::trigger::service::{LaneReport, TriggerReport, TriggerService, TriggerState};
 
 /// What HTTP counts by itself.
@@ -40,6 +41,8 @@ pub struct Source<'a> {
     pub functions: &'a FunctionService,
     /// Triggers.
     pub triggers: &'a TriggerService,
+    /// Schedules.
+    pub schedules: &'a ScheduleService,
     /// Records that came in by HTTP.
     pub counts: &'a HttpCounts,
     /// The release.
@@ -61,6 +64,7 @@ pub fn render(source: &Source<'_>) -> String {
     incoming(&mut text, source);
     compaction(&mut text, source.broker);
     triggers(&mut text, &source.triggers.list());
+    schedules(&mut text, &source.schedules.list());
     functions(&mut text, &source.functions.list());
     text.finish()
 }
@@ -265,6 +269,33 @@ fn triggers(text: &mut Text, reports: &[TriggerReport]) {
             text.counter("tripline_trigger_records_total", "Records by what became of them.", &labels, value);
         }
         text.gauge("tripline_dead_letters", "Dead letters since the start.", &[name], counts.dead_lettered);
+    }
+}
+
+fn schedules(text: &mut Text, reports: &[ScheduleReport]) {
+    for report in reports {
+        let name: (&str, &dyn Display) = ("schedule", &report.spec.name);
+        for state in ScheduleState::ALL {
+            let labels = [name, ("state", &state.as_str() as &dyn Display)];
+            let value = u8::from(report.state == state);
+            text.gauge("tripline_schedule_state", "1 for the state it is in.", &labels, value);
+        }
+        let counts = &report.counts;
+        text.counter("tripline_schedule_ticks_total", "Ticks whose events were appended.", &[name], counts.fired);
+        let help = "How often ticks that were missed were left out.";
+        text.counter("tripline_schedule_skips_total", help, &[name], counts.skipped);
+        let help = "Tries to append a tick that its topic did not take.";
+        text.counter("tripline_schedule_failures_total", help, &[name], counts.failed);
+        let help = "How late the last tick was appended.";
+        text.gauge("tripline_schedule_lateness_seconds", help, &[name], counts.last_late_ms as f64 / 1e3);
+        if let Some(last) = report.last {
+            let help = "Time of the last tick.";
+            text.gauge("tripline_schedule_last_tick_timestamp_seconds", help, &[name], last.unix_s());
+        }
+        if let Some((next, _)) = report.next {
+            let help = "Time of the next tick.";
+            text.gauge("tripline_schedule_next_tick_timestamp_seconds", help, &[name], next.unix_s());
+        }
     }
 }
 

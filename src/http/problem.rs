@@ -10,6 +10,8 @@ use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, Prod
 use crate::config::fields::FieldErrors;
 use crate::function::registry::{RegisterError, UnregisterError};
 use crate::function::{DeployError, ErrorClass, InvocationError};
+use crate::source::schedule::service::{ApplyScheduleError, ScheduleError};
+use crate::source::schedule::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
 use crate::trigger::service::{ApplyTriggerError, TriggerError};
 
 /// The media type of an error.
@@ -278,6 +280,34 @@ impl From<TriggerError> for Problem {
         match error {
             TriggerError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
             TriggerError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApplyScheduleError> for Problem {
+    fn from(error: ApplyScheduleError) -> Self {
+        match error {
+            ApplyScheduleError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
+            ApplyScheduleError::KeyMissing(_) => Self::bad_request("key-missing", error.to_string()),
+            ApplyScheduleError::TooMany => {
+                Self::new(StatusCode::CONFLICT, "too-many-schedules", error.to_string()).with("limit", SCHEDULES_MAX)
+            }
+            ApplyScheduleError::TooLarge { .. } => {
+                Self::new(StatusCode::CONFLICT, "schedules-too-large", error.to_string())
+                    .with("limit_bytes", DEFINITIONS_BYTES_MAX)
+            }
+            ApplyScheduleError::Topic(error) => error.into(),
+            ApplyScheduleError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<ScheduleError> for Problem {
+    fn from(error: ScheduleError) -> Self {
+        match error {
+            ScheduleError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-schedule", error.to_string()),
+            ScheduleError::Disabled(_) => Self::new(StatusCode::CONFLICT, "schedule-disabled", error.to_string()),
+            ScheduleError::Journal(error) => error.into(),
         }
     }
 }

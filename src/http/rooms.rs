@@ -11,6 +11,7 @@ use super::metrics::HttpCounts;
 use crate::broker::Broker;
 use crate::function::registry::FunctionRegistry;
 use crate::group::service::GroupService;
+use crate::source::schedule::service::ScheduleService;
 use crate::trigger::service::TriggerService;
 
 /// Everything that the API speaks to. Clones are handles to the same rooms.
@@ -22,6 +23,8 @@ pub struct Rooms {
     pub functions: FunctionRegistry,
     /// Triggers.
     pub triggers: TriggerService,
+    /// Schedules.
+    pub schedules: ScheduleService,
     /// Members of consumer groups.
     pub groups: GroupService,
     /// Whether work is taken.

@@ -8,6 +8,7 @@ pub mod logs;
 pub mod patterns;
 pub mod records_in;
 pub mod records_out;
+pub mod schedules;
 pub mod topics;
 pub mod transforms;
 pub mod triggers;

@@ -112,11 +112,11 @@ struct Inner {
     schedules: RwLock<Schedules>,
     /// Whoever has it does ticks or changes definitions, one at a time.
     planner: tokio::sync::Mutex<Planner>,
-    /// What is planned has changed so often.
-    changes: AtomicU64,
-    changed: Notify,
-    /// The changes that the loop has seen when it last found nothing due, and when that was.
-    idle: watch::Sender<(u64, Reading)>,
+    /// How often the loop was asked to look again.
+    looks: AtomicU64,
+    asked: Notify,
+    /// Up to which of these it has found nothing due.
+    idle: watch::Sender<u64>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -191,17 +191,16 @@ impl ScheduleService {
     /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the definitions
     /// say. One that cannot be started is in the answer; the others run.
     pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
-        let now = clock.read();
-        let mut planner = Planner::start(now);
+        let mut planner = Planner::start(clock.read());
         let (schedules, failed) = restore(&broker, &mut planner).await;
         let inner = Inner {
             broker,
             clock,
             schedules: RwLock::new(schedules),
             planner: tokio::sync::Mutex::new(planner),
-            changes: AtomicU64::new(1),
-            changed: Notify::new(),
-            idle: watch::Sender::new((0, now)),
+            looks: AtomicU64::new(0),
+            asked: Notify::new(),
+            idle: watch::Sender::new(0),
             stop: CancellationToken::new(),
             task: Mutex::new(None),
         };
@@ -397,12 +396,9 @@ impl ScheduleService {
 
     /// Waits until all that is due by now is done, or waits for its topic.
     pub async fn settled(&self) {
-        let wanted = (self.inner.changes.load(Ordering::Acquire), self.inner.clock.read());
-        let has_seen = |(changes, now): &(u64, Reading)| {
-            *changes >= wanted.0 && (*now == wanted.1 || now.monotonic_ms > wanted.1.monotonic_ms)
-        };
+        let wanted = self.inner.look_again();
         // The sender lives as long as this handle.
-        let _ = self.inner.idle.subscribe().wait_for(has_seen).await;
+        let _ = self.inner.idle.subscribe().wait_for(|looks| *looks >= wanted).await;
     }
 
     /// Ends the loop; a tick under way is done first.
@@ -422,10 +418,11 @@ impl Inner {
         self.schedules.read().by_name.get(name).cloned()
     }
 
-    /// What is planned has changed: the loop's timer may be wrong.
-    fn look_again(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_one();
+    /// What is planned has changed: the loop's timer may be wrong. Answers the number of this look.
+    fn look_again(&self) -> u64 {
+        let look = self.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        self.asked.notify_one();
+        look
     }
 }
 

@@ -41,7 +41,7 @@ impl Firing {
 /// Does ticks until it is told to stop. One timer for all schedules; none while nothing is planned.
 pub(super) async fn run(inner: Arc<Inner>) {
     while !inner.stop.is_cancelled() {
-        let changes = inner.changes.load(Ordering::Acquire);
+        let look = inner.looks.load(Ordering::Acquire);
         let (now, wait_ms) = {
             let mut planner = inner.planner.lock().await;
             let now = inner.clock.read();
@@ -50,7 +50,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
             (now, planner.wait_ms(now))
         };
-        inner.idle.send_replace((changes, now));
+        inner.idle.send_replace(look);
         let timer = async {
             match wait_ms {
                 Some(wait_ms) => inner.clock.wait(now, wait_ms).await,
@@ -58,7 +58,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
         };
         tokio::select! {
-            () = inner.changed.notified() => {}
+            () = inner.asked.notified() => {}
             () = inner.stop.cancelled() => {}
             () = timer => {}
         }

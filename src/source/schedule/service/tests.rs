@@ -1,1 +1,370 @@
+use std::path::Path;
 
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tripline_storage::batch::{BatchLimits, BatchView};
+
+use super::*;
+use crate::broker::{BrokerConfig, DeleteTopicError};
+use crate::source::schedule::clock::ManualClock;
+use crate::topic::name::TopicName;
+use crate::topic::spec::TopicSpec;
+
+/// 2026-12-01T07:00:00Z.
+const T0_MS: i64 = 1_796_108_400_000;
+
+struct World {
+    dir: TempDir,
+    clock: ManualClock,
+    broker: Broker,
+    schedules: ScheduleService,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::start(tempfile::tempdir().unwrap(), ManualClock::new(T0_MS)).await
+    }
+
+    async fn start(dir: TempDir, clock: ManualClock) -> Self {
+        let (world, failed) = Self::start_with_failures(dir, clock).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        world
+    }
+
+    async fn start_with_failures(dir: TempDir, clock: ManualClock) -> (Self, Vec<RestoreScheduleError>) {
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::Manual(clock.clone())).await;
+        (Self { dir, clock, broker, schedules }, failed)
+    }
+
+    /// Stops the loop without a word to the disk, as a kill would, and starts anew after `down_s`.
+    async fn restart(self, down_s: i64) -> Self {
+        let Self { dir, clock, broker, schedules } = self;
+        schedules.shutdown().await;
+        drop((schedules, broker));
+        clock.jump(down_s * 1000);
+        let world = Self::start(dir, clock).await;
+        world.schedules.settled().await;
+        world
+    }
+
+    async fn apply(&self, definition: Value) -> AppliedSchedule {
+        self.schedules.apply(ScheduleSpec::from_json(&definition).unwrap()).await.unwrap()
+    }
+
+    async fn pass(&self, seconds: i64) {
+        self.clock.pass(seconds * 1000);
+        self.schedules.settled().await;
+    }
+
+    async fn jump(&self, seconds: i64) {
+        self.clock.jump(seconds * 1000);
+        self.schedules.settled().await;
+    }
+
+    /// The ids of all events in a topic, partition by partition.
+    fn ids(&self, topic: &str) -> Vec<String> {
+        let topic = self.broker.topic(topic).unwrap();
+        let mut ids = Vec::new();
+        for log in topic.partitions() {
+            let mut at = log.log_start();
+            while at < log.tail() {
+                let outcome = log.read_blocking(at, 1 << 20).unwrap();
+                let mut bytes = &outcome.bytes[..];
+                while let Ok((view, rest)) = BatchView::parse(bytes) {
+                    for record in &view.records(&BatchLimits::default()).unwrap() {
+                        let record = record.unwrap();
+                        let id = record.headers().find(|header| header.name == b"ce_id").unwrap().value.unwrap();
+                        ids.push(String::from_utf8(id.to_vec()).unwrap());
+                    }
+                    bytes = rest;
+                }
+                at = outcome.next;
+            }
+        }
+        ids
+    }
+
+    fn state(&self, name: &str) -> (ScheduleState, String) {
+        let report = self.schedules.describe(name).unwrap();
+        (report.state, report.reason)
+    }
+}
+
+fn every_minute(catch_up: &str) -> Value {
+    json!({"schedule": "m", "rate": "1m", "topic": "t", "catch_up": catch_up})
+}
+
+fn at(times: &[&str]) -> Vec<String> {
+    times.iter().map(|time| format!("m/2026-12-01T{time}Z")).collect()
+}
+
+#[tokio::test]
+async fn ticks_become_events_in_a_topic_that_is_made_for_them() {
+    let world = World::new().await;
+    let applied = world.apply(every_minute("skip")).await;
+    assert_eq!(applied, AppliedSchedule { created: true, changed: true, warnings: Vec::new() });
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&[]));
+    world.pass(60).await;
+    world.pass(150).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00", "07:03:00"]));
+    let report = world.schedules.describe("m").unwrap();
+    assert_eq!((report.counts.fired, report.state), (3, ScheduleState::Running));
+    assert_eq!(report.last.unwrap().time_text(), "2026-12-01T07:03:00Z");
+    assert_eq!(report.next.unwrap().0.time_text(), "2026-12-01T07:04:00Z");
+}
+
+#[tokio::test]
+async fn a_restart_repeats_no_tick_and_makes_up_for_missed_ones_as_the_policy_says() {
+    let mut world = World::new().await;
+    world.apply(every_minute("once")).await;
+    world.apply(json!({"schedule": "s", "rate": "1m", "topic": "u", "catch_up": "skip"})).await;
+    world.pass(60).await;
+    world = world.restart(0).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
+    world = world.restart(330).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:06:00"]));
+    assert_eq!(world.ids("u"), ["s/2026-12-01T07:01:00Z"]);
+    assert_eq!(world.schedules.describe("s").unwrap().counts.skipped, 1);
+    world = world.restart(35).await;
+    assert_eq!(world.ids("u"), ["s/2026-12-01T07:01:00Z", "s/2026-12-01T07:07:00Z"], "five seconds late are on time");
+    world.pass(60).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:06:00", "07:07:00", "07:08:00"]));
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_repeats_nothing_also_over_a_restart() {
+    let mut world = World::new().await;
+    world.apply(every_minute("once")).await;
+    world.pass(120).await;
+    world.jump(-100).await;
+    world = world.restart(-600).await;
+    world.pass(690).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00"]));
+    assert_eq!(world.state("m"), (ScheduleState::Running, String::new()));
+    world.pass(120).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00", "07:03:00"]));
+}
+
+#[tokio::test]
+async fn a_clock_far_behind_the_last_tick_is_said() {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    world.pass(60).await;
+    world.jump(-3600).await;
+    let (state, reason) = world.state("m");
+    assert_eq!(state, ScheduleState::Running);
+    assert!(reason.contains("3600 s behind its last tick"), "{reason}");
+}
+
+/// What the journal says after a death between intent and done, with the event in the topic or not.
+async fn after_death(event_is_there: bool) -> World {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    world.pass(60).await;
+    let entry = world.broker.journal().look(|state| state.schedule_named("m").cloned().unwrap());
+    let id = entry.defined.id;
+    let tick_s = entry.fired_s.unwrap();
+    // As if the process had died before it could say that it is done: the tick before is the last one that is.
+    let from = if event_is_there { 0 } else { 1 };
+    let firing = ScheduleFiring { id, tick_s, topic: entry.defined.topic, partition: 0, from };
+    let records = [ScheduleFired { id, tick_s: tick_s - 60 }.into(), JournalRecord::from(firing)];
+    world.broker.journal().append(&records, T0_MS).unwrap();
+    world.restart(20).await
+}
+
+#[tokio::test]
+async fn a_tick_that_was_appended_before_the_death_is_found_and_not_appended_again() {
+    let world = after_death(true).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
+    world.pass(60).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00"]));
+}
+
+#[tokio::test]
+async fn a_tick_that_was_begun_and_not_appended_is_appended_after_the_death_also_by_skip() {
+    // The search begins behind the event: as if it were not there.
+    let world = after_death(false).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:01:00"]));
+    world.pass(60).await;
+    let entry = world.broker.journal().look(|state| state.schedule_named("m").cloned().unwrap());
+    assert_eq!((entry.firing, entry.fired_s), (None, Some(T0_MS / 1000 + 120)));
+}
+
+#[tokio::test]
+async fn a_begun_tick_is_told_from_others_with_its_id_by_its_source() {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    let topic = world.broker.topic("t").unwrap();
+    let mut builder = tripline_storage::batch::BatchBuilder::new(Default::default());
+    let headers: [(&[u8], Option<&[u8]>); 2] =
+        [(b"ce_id", Some(b"m/2026-12-01T07:01:00Z")), (b"ce_source", Some(b"/somebody"))];
+    builder.push(&tripline_storage::batch::NewRecord { headers: &headers, ..Default::default() }).unwrap();
+    world.broker.append(&topic, 0, builder.finish().unwrap()).unwrap();
+    let entry = world.broker.journal().look(|state| state.schedule_named("m").cloned().unwrap());
+    let (id, tick_s) = (entry.defined.id, T0_MS / 1000 + 60);
+    let firing = ScheduleFiring { id, tick_s, topic: topic.id(), partition: 0, from: 0 };
+    world.broker.journal().append(&[firing.into()], T0_MS).unwrap();
+    drop(topic);
+    let world = world.restart(60).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:01:00"]));
+}
+
+#[tokio::test]
+async fn pausing_ends_ticks_and_resuming_makes_up_for_none() {
+    let world = World::new().await;
+    world.apply(every_minute("once")).await;
+    world.schedules.pause("m").await.unwrap();
+    world.pass(300).await;
+    assert_eq!(world.ids("t"), at(&[]));
+    assert_eq!(world.state("m").0, ScheduleState::Paused);
+    assert_eq!(world.schedules.next_ticks("m", 2).unwrap()[0].0.time_text(), "2026-12-01T07:06:00Z");
+    let world = world.restart(300).await;
+    assert_eq!(world.state("m").0, ScheduleState::Paused);
+    world.schedules.resume("m").await.unwrap();
+    world.pass(60).await;
+    assert_eq!(world.ids("t"), at(&["07:11:00"]));
+    let unknown = world.schedules.pause("x").await.unwrap_err();
+    assert_eq!(unknown.to_string(), "schedule x does not exist");
+}
+
+#[tokio::test]
+async fn a_disabled_definition_rests_until_another_is_applied() {
+    let world = World::new().await;
+    let mut definition = every_minute("once");
+    definition["enabled"] = json!(false);
+    world.apply(definition).await;
+    world.pass(90).await;
+    assert!(matches!(world.schedules.resume("m").await, Err(ScheduleError::Disabled(_))));
+    world.apply(every_minute("once")).await;
+    world.pass(60).await;
+    assert_eq!(world.ids("t"), at(&["07:02:00"]));
+}
+
+#[tokio::test]
+async fn a_change_keeps_ticks_that_are_done_and_new_times_begin_when_it_is_made() {
+    let world = World::new().await;
+    world.apply(every_minute("once")).await;
+    world.pass(90).await;
+    let same = world.apply(every_minute("once")).await;
+    assert_eq!((same.created, same.changed), (false, false));
+    let mut changed = every_minute("once");
+    changed["data"] = json!([1]);
+    let applied = world.apply(changed.clone()).await;
+    assert_eq!((applied.created, applied.changed), (false, true));
+    world.pass(30).await;
+    changed["rate"] = json!("45s");
+    world.apply(changed).await;
+    world.pass(45).await;
+    // 45 s are counted from 1970: 07:02:15 is one of theirs.
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00", "07:02:15"]));
+    assert!(world.schedules.remove("m").await.unwrap());
+    assert!(!world.schedules.remove("m").await.unwrap());
+    world.pass(600).await;
+    assert_eq!(world.ids("t").len(), 3);
+    assert!(world.schedules.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_topic_that_a_schedule_writes_to_is_not_deleted() {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    let refused = world.broker.delete_topic("t").await.unwrap_err();
+    assert!(matches!(refused, DeleteTopicError::InUse { kind: "schedule", .. }), "{refused}");
+    assert_eq!(refused.to_string(), "topic t is used by schedule m; delete the schedule first");
+    world.schedules.remove("m").await.unwrap();
+    world.broker.delete_topic("t").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_compacted_topic_wants_a_key() {
+    let world = World::new().await;
+    let definition = json!({"topic": "c", "config": {"cleanup.policy": "compact"}});
+    world.broker.create_topic(TopicSpec::from_json(&definition).unwrap()).await.unwrap();
+    let spec = |key: Option<&str>| {
+        let mut definition = json!({"schedule": "m", "rate": "1m", "topic": "c"});
+        if let Some(key) = key {
+            definition["key"] = key.into();
+        }
+        ScheduleSpec::from_json(&definition).unwrap()
+    };
+    let refused = world.schedules.apply(spec(None)).await.unwrap_err();
+    assert!(matches!(refused, ApplyScheduleError::KeyMissing(_)));
+    world.schedules.apply(spec(Some("k"))).await.unwrap();
+    world.pass(60).await;
+    assert_eq!(world.ids("c"), at(&["07:01:00"]));
+}
+
+#[tokio::test]
+async fn a_topic_that_takes_nothing_blocks_its_schedule_until_it_does() {
+    let world = World::new().await;
+    let mut definition = every_minute("skip");
+    definition["data"] = json!("x".repeat(4000));
+    world.apply(definition).await;
+    let topic = world.broker.topic("t").unwrap();
+    let small = TopicSpec::from_json(&json!({"topic": "t", "config": {"max.message.bytes": 2000}})).unwrap();
+    world.broker.configure_topic(&topic, small.config).await.unwrap();
+    world.pass(60).await;
+    let (state, reason) = world.state("m");
+    assert_eq!(state, ScheduleState::Blocked);
+    assert!(reason.contains("topic t does not take tick 2026-12-01T07:01:00Z") && reason.contains("2000"), "{reason}");
+    drop(topic);
+    let world = world.restart(5).await;
+    assert_eq!(world.state("m").0, ScheduleState::Blocked);
+    let topic = world.broker.topic("t").unwrap();
+    world.broker.configure_topic(&topic, Default::default()).await.unwrap();
+    world.pass(300).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:06:00"]), "those behind it were missed but for the last, 5 s late");
+    assert_eq!(world.state("m").0, ScheduleState::Running);
+}
+
+#[tokio::test]
+async fn hundreds_of_schedules_of_one_moment_come_together_and_once_each() {
+    let world = World::new().await;
+    let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 4, config: Default::default() };
+    world.broker.create_topic(topic).await.unwrap();
+    for number in 0..300 {
+        world.apply(json!({"schedule": format!("s{number}"), "rate": "1h", "topic": "t"})).await;
+    }
+    world.pass(3600).await;
+    let mut ids = world.ids("t");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 300);
+    let world = world.restart(3600).await;
+    assert_eq!(world.ids("t").len(), 600, "not a second late");
+}
+
+#[tokio::test]
+async fn one_moment_comes_once_and_then_nothing() {
+    let world = World::new().await;
+    let definition = json!({"schedule": "m", "at": "2026-12-01T08:01:00", "timezone": "Europe/Berlin", "topic": "t"});
+    world.apply(definition.clone()).await;
+    world.pass(3600).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
+    assert_eq!(world.state("m").0, ScheduleState::Finished);
+    let again = world.apply(definition).await;
+    assert!(!again.changed && again.warnings[0].contains("in the past"), "{again:?}");
+    assert_eq!(world.schedules.next_ticks("m", 5).unwrap(), []);
+}
+
+#[tokio::test]
+async fn an_unreadable_definition_stops_no_other() {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    let entry = world.broker.journal().look(|state| state.schedule_named("m").cloned().unwrap());
+    let broken =
+        ScheduleDefined { id: Uuid::new_v4(), name: "b".to_owned(), definition: "{}".to_owned(), ..entry.defined };
+    world.broker.journal().append(&[broken.into()], T0_MS).unwrap();
+    let World { dir, clock, broker, schedules } = world;
+    schedules.shutdown().await;
+    drop((schedules, broker));
+    let (world, failed) = World::start_with_failures(dir, clock).await;
+    assert_eq!(failed.len(), 1);
+    assert!(failed[0].to_string().starts_with("schedule b in the state journal: "), "{}", failed[0]);
+    world.pass(60).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
+    assert!(world.schedules.remove("b").await.unwrap(), "it can be deleted");
+    assert!(Path::new(world.dir.path()).exists());
+}
