@@ -1,0 +1,6 @@
+//! Schedules with a real server: by HTTP, over restarts, killed, and as the documentation says.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod documentation;
+mod killed;
+mod server;
