@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -117,6 +117,8 @@ struct Inner {
     asked: Notify,
     /// Up to which of these it has found nothing due.
     idle: watch::Sender<u64>,
+    /// The loop has panicked, which is a bug of ours: schedules show it instead of standing still in silence.
+    broke_down: AtomicBool,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -201,11 +203,12 @@ impl ScheduleService {
             looks: AtomicU64::new(0),
             asked: Notify::new(),
             idle: watch::Sender::new(0),
+            broke_down: AtomicBool::new(false),
             stop: CancellationToken::new(),
             task: Mutex::new(None),
         };
         let service = Self { inner: Arc::new(inner) };
-        let task = tokio::spawn(fire::run(Arc::clone(&service.inner)));
+        let task = tokio::spawn(fire::guard(Arc::clone(&service.inner)));
         *service.inner.task.lock() = Some(task);
         (service, failed)
     }
@@ -367,15 +370,13 @@ impl ScheduleService {
     /// One schedule.
     #[must_use]
     pub fn describe(&self, name: &str) -> Option<ScheduleReport> {
-        let now = self.inner.clock.read();
-        self.inner.find(name).map(|schedule| report::report(&schedule, now))
+        self.inner.find(name).map(|schedule| report::report(&self.inner, &schedule))
     }
 
     /// All schedules, by name.
     #[must_use]
     pub fn list(&self) -> Vec<ScheduleReport> {
-        let now = self.inner.clock.read();
-        self.inner.schedules.read().by_name.values().map(|schedule| report::report(schedule, now)).collect()
+        self.inner.schedules.read().by_name.values().map(|schedule| report::report(&self.inner, schedule)).collect()
     }
 
     /// The next ticks of a schedule and when their events come, ms since 1970; at most [`NEXT_TICKS_MAX`]. As if it ran, also
@@ -384,7 +385,7 @@ impl ScheduleService {
     pub fn next_ticks(&self, name: &str, count: u32) -> Option<Vec<(Tick, i64)>> {
         let now = self.inner.clock.read();
         let schedule = self.inner.find(name)?;
-        let mut after_s = report::ahead_of_s(&schedule.status.lock().position, now);
+        let mut after_s = report::ahead_of_s(&schedule, &schedule.status.lock().position, now);
         let mut ticks = Vec::new();
         while ticks.len() < count.min(NEXT_TICKS_MAX) as usize {
             let Some(tick) = schedule.spec.timing.next_after(after_s) else { break };

@@ -68,7 +68,7 @@ pub struct Timing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// When the zone's clock shows it.
-    Cron(CronExpression),
+    Cron(Box<CronExpression>),
     /// Every so many seconds, counted from `start`, or from 1970 without one: 5m is at :00, :05 and so on. 1 s – 366 d.
     Rate {
         /// Seconds from one to the next.

@@ -182,3 +182,15 @@ proptest! {
         prop_assert_eq!(found, expected, "{} {} after {}", cron, zone_name, timestamp(after_s).unwrap());
     }
 }
+
+proptest! {
+    /// Whatever somebody writes is read or refused, and what is read has a tick.
+    #[test]
+    fn any_text_is_an_expression_with_a_tick_or_an_error(
+        fields in prop::collection::vec("[-*/,0-9LW#?+]{1,5}|(MON|FRI|JAN)[-,L#]?[0-9]?", 5..=6),
+    ) {
+        if let Ok(cron) = CronExpression::parse(&fields.join(" ")) {
+            prop_assert!(cron.next_after(0, &zone("Europe/Berlin")).is_some());
+        }
+    }
+}

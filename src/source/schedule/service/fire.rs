@@ -1,8 +1,10 @@
 //! The loop that does what is due: intent, event, done.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
@@ -38,8 +40,16 @@ impl Firing {
     }
 }
 
+/// [`run`], and says so when it panics.
+pub(super) async fn guard(inner: Arc<Inner>) {
+    if AssertUnwindSafe(run(Arc::clone(&inner))).catch_unwind().await.is_err() {
+        inner.broke_down.store(true, Ordering::Release);
+        tracing::error!("schedules broke down; restart the broker, and report this");
+    }
+}
+
 /// Does ticks until it is told to stop. One timer for all schedules; none while nothing is planned.
-pub(super) async fn run(inner: Arc<Inner>) {
+async fn run(inner: Arc<Inner>) {
     while !inner.stop.is_cancelled() {
         let look = inner.looks.load(Ordering::Acquire);
         let (now, wait_ms) = {

@@ -1,10 +1,11 @@
 //! What a schedule looks like from outside.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::{LATE_MAX_S, Position, Reading, Schedule, ScheduleSpec, Tick};
+use super::{Inner, LATE_MAX_S, Position, Reading, Schedule, ScheduleSpec, Tick};
 
 /// What a schedule is doing, with the words that people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,19 +73,28 @@ pub struct ScheduleReport {
 }
 
 /// Ticks up to here are done, never its own, or past. Seconds since 1970.
-pub(super) fn ahead_of_s(position: &Position, now: Reading) -> i64 {
-    let fired_s = position.fired.map_or(i64::MIN, Tick::unix_s);
-    fired_s.max(position.since_ms.div_euclid(1000)).max(now.wall_ms.div_euclid(1000))
+pub(super) fn ahead_of_s(schedule: &Schedule, position: &Position, now: Reading) -> i64 {
+    let (spec, now_s) = (&schedule.spec, now.wall_ms.div_euclid(1000));
+    let settled_s = position.fired.map_or(i64::MIN, Tick::unix_s).max(position.since_ms.div_euclid(1000));
+    if spec.timing.jitter.is_zero() {
+        return settled_s.max(now_s);
+    }
+    // One whose event is still delayed is ahead.
+    let last = spec.timing.last_in(settled_s, now_s).filter(|tick| spec.fire_ms(*tick) > now.wall_ms);
+    last.map_or_else(|| settled_s.max(now_s), |tick| tick.unix_s() - 1)
 }
 
-pub(super) fn report(schedule: &Schedule, now: Reading) -> ScheduleReport {
+pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
+    let now = inner.clock.read();
     let status = schedule.status.lock().clone();
-    let next = schedule.spec.timing.next_after(ahead_of_s(&status.position, now));
+    let next = schedule.spec.timing.next_after(ahead_of_s(schedule, &status.position, now));
     let behind_ms = status.position.fired.map_or(0, |fired| fired.unix_ms().saturating_sub(now.wall_ms));
     let (state, reason) = if !schedule.spec.enabled {
         (ScheduleState::Paused, "its definition says `enabled: false`".to_owned())
     } else if status.paused {
         (ScheduleState::Paused, "a person paused it".to_owned())
+    } else if inner.broke_down.load(Ordering::Acquire) {
+        (ScheduleState::Blocked, "schedules broke down; restart the broker, and report this".to_owned())
     } else if let Some((reason, _)) = status.blocked {
         (ScheduleState::Blocked, reason)
     } else if behind_ms > LATE_MAX_S * 1000 {

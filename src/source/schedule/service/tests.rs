@@ -368,3 +368,17 @@ async fn an_unreadable_definition_stops_no_other() {
     assert!(world.schedules.remove("b").await.unwrap(), "it can be deleted");
     assert!(Path::new(world.dir.path()).exists());
 }
+
+#[tokio::test]
+async fn a_tick_that_jitter_delays_is_the_next_one_until_it_comes() {
+    let world = World::new().await;
+    world.apply(json!({"schedule": "m", "rate": "1h", "topic": "t", "jitter": "1h"})).await;
+    let (tick, fire_ms) = world.schedules.next_ticks("m", 1).unwrap()[0];
+    let delay_s = (fire_ms - tick.unix_ms()) / 1000;
+    assert!(delay_s > 1, "the name is chosen so: {delay_s}");
+    world.pass(3600 + delay_s - 1).await;
+    assert_eq!((world.ids("t").len(), world.schedules.describe("m").unwrap().next), (0, Some((tick, fire_ms))));
+    world.pass(2).await;
+    assert_eq!(world.ids("t"), at(&["08:00:00"]));
+    assert!(world.schedules.describe("m").unwrap().next.unwrap().0 > tick);
+}

@@ -77,7 +77,7 @@ fn rule(fields: &mut Fields<'_>) -> Option<Rule> {
 fn cron(fields: &mut Fields<'_>) -> Option<Rule> {
     let text = fields.text("cron", CRON)?;
     match CronExpression::parse(text) {
-        Ok(cron) => Some(Rule::Cron(cron)),
+        Ok(cron) => Some(Rule::Cron(Box::new(cron))),
         Err(reason) => {
             fields.wrong("cron", format!("{CRON}; {reason}"));
             None
