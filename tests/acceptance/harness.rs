@@ -1,13 +1,13 @@
 //! A broker in a process of its own, the command line, and scripts with real Kafka clients.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use serde_json::Value;
 
@@ -44,12 +44,59 @@ fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
+/// A disk of its own, mounted where no other process sees it. It is gone when this is dropped.
+struct SmallDisk {
+    /// Holds the mounts; ends with its input.
+    holder: Child,
+}
+
+impl SmallDisk {
+    /// `size_bytes` of memory at the directory `at`. `None` where mounting is not allowed, which it says.
+    fn mount(at: &Path, size_bytes: u64) -> Option<Self> {
+        let script = format!("mount -t tmpfs -o size={size_bytes} tmpfs '{}' && echo mounted && read _", at.display());
+        let started = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let said = started.map_err(|error| error.to_string()).and_then(|mut holder| {
+            let line = BufReader::new(holder.stdout.take().unwrap()).lines().next();
+            if line.is_some_and(|line| line.is_ok_and(|line| line == "mounted")) {
+                return Ok(Self { holder });
+            }
+            let _ = holder.wait();
+            Err("mounting is not allowed".to_owned())
+        });
+        said.map_err(|reason| println!("SKIP: a small disk: unshare --mount: {reason}")).ok()
+    }
+
+    /// What runs a program where the disk is seen, in the directory `dir`.
+    fn enter(&self, dir: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).arg(format!("--wd={}", dir.display()));
+        command
+    }
+
+    /// Where `path` is for those who do not see the disk.
+    fn outside(&self, path: &Path) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.holder.id())).join(path.strip_prefix("/").unwrap())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
 /// A broker and its directory. Both are gone when it is dropped.
 pub(crate) struct Broker {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) kafka: String,
     pub(crate) http: String,
     process: Child,
+    disk: Option<SmallDisk>,
 }
 
 impl Broker {
@@ -61,8 +108,18 @@ impl Broker {
     /// With more flags, which a restart leaves out.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (process, kafka, http) = serve(dir.path(), &free_address(), &free_address(), flags);
-        Self { dir, kafka, http, process }
+        let (process, kafka, http) = serve(None, dir.path(), &free_address(), &free_address(), flags);
+        Self { dir, kafka, http, process, disk: None }
+    }
+
+    /// With a disk of `size_bytes` for its data alone. `None` where there can be none.
+    pub(crate) fn start_on_small_disk(size_bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let disk = SmallDisk::mount(&data, size_bytes)?;
+        let (process, kafka, http) = serve(Some(&disk), dir.path(), &free_address(), &free_address(), &[]);
+        Some(Self { dir, kafka, http, process, disk: Some(disk) })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -77,13 +134,37 @@ impl Broker {
 
     /// Starts it again on the same ports and directory.
     pub(crate) fn restart(&mut self) {
-        let (process, kafka, http) = serve(self.dir.path(), &self.kafka, self.http.trim_start_matches("http://"), &[]);
+        let http = self.http.trim_start_matches("http://");
+        let (process, kafka, http) = serve(self.disk.as_ref(), self.dir.path(), &self.kafka, http, &[]);
         assert_eq!((&kafka, &http), (&self.kafka, &self.http));
         self.process = process;
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let data = self.dir.path().join("data");
+        self.disk.as_ref().map_or(data.clone(), |disk| disk.outside(&data))
+    }
+
+    /// The answer to a request for `path`, head and all.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let address = self.http.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+        io::read_to_string(stream).unwrap()
+    }
+
+    /// The value of the one metric with that name and those labels.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let all = self.get("/metrics");
+        let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {all}"))
+    }
+
+    /// Appends the lines of `records` to a topic; what the command said, or complained of.
+    pub(crate) fn produce(&self, topic: &str, records: &str) -> Result<String, String> {
+        let file = self.file("records.json", records);
+        let ran = self.command(&["produce", topic, "--file", &file.display().to_string()]);
+        if ran.status.success() { Ok(text(&ran.stdout)) } else { Err(text(&ran.stderr)) }
     }
 
     /// Puts a file next to the definitions; answers its path.
@@ -167,9 +248,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn serve(dir: &Path, kafka: &str, http: &str, flags: &[&str]) -> (Child, String, String) {
+fn serve(disk: Option<&SmallDisk>, dir: &Path, kafka: &str, http: &str, flags: &[&str]) -> (Child, String, String) {
     let data = dir.join("data");
-    let mut child = Command::new(TRIPLINE)
+    let mut command = disk.map_or_else(|| Command::new("env"), |disk| disk.enter(dir));
+    let mut child = command
+        .arg(TRIPLINE)
         .args(["serve", "--data", &data.display().to_string(), "--kafka", kafka, "--http", http])
         .args(flags)
         .current_dir(dir)

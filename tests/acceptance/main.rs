@@ -7,6 +7,7 @@
 mod broken;
 mod failing;
 mod founding;
+mod full;
 mod harness;
 mod kills;
 mod memory;
