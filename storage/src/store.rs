@@ -13,7 +13,7 @@ use crate::error::{OpenLogError, OpenStoreError};
 use crate::flush::Flusher;
 use crate::fs::{self, Fs};
 use crate::offset::{LeaderEpoch, PartitionId};
-use crate::partition::{self, Partition, RecoveryReport, Shared};
+use crate::partition::{self, Cut, Partition, RecoveryReport, Shared};
 use crate::reserve::{self, Reserve};
 use crate::segment::{OpenSegments, is_segment};
 
@@ -250,9 +250,12 @@ impl Store {
         // What is there may draw on the reserve to be recovered; what is new waits for room like any append.
         let reserve = &self.shared.reserve;
         let recovered = match holds_segment(&*self.shared.fs, &dir) {
-            Ok(true) => reserve.with_room(|| self.recover(id, &dir, &config)),
+            Ok(true) => {
+                let mut cut = None;
+                reserve.with_room(|| self.recover(id, &dir, &config, &mut cut))
+            }
             Ok(false) if reserve.is_full() => Err(io::ErrorKind::StorageFull.into()),
-            Ok(false) => self.recover(id, &dir, &config),
+            Ok(false) => self.recover(id, &dir, &config, &mut None),
             Err(cause) => Err(cause),
         };
         let (recovered, report) = recovered.map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
@@ -266,13 +269,14 @@ impl Store {
         id: PartitionId,
         dir: &Path,
         config: &LogConfig,
+        cut: &mut Option<Cut>,
     ) -> io::Result<(partition::Recovered, RecoveryReport)> {
         let fs = &*self.shared.fs;
         if !holds_segment(fs, dir)? {
             create_durably(fs, &self.root, dir)?;
         }
         let quarantine = self.root.join("quarantine");
-        partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config })
+        partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config }, cut)
     }
 }
 

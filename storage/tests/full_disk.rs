@@ -3,13 +3,15 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
 use tripline_storage::error::AppendError;
+use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{Fs, SimFs};
+use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{LogConfig, Offset, Partition, Store, StoreConfig};
 use uuid::Uuid;
 
@@ -111,4 +113,74 @@ fn a_start_on_a_full_disk_draws_from_the_reserve_what_the_epoch_needs() {
     disk.set_capacity(1 << 40);
     store.look_for_room();
     append_records(&partition, 10, 20);
+}
+
+/// A partition whose third segment is damaged above the flushed offset, as a kill leaves it, and which offset the damage has.
+fn damaged() -> (SimFs, Offset) {
+    let disk = disk();
+    let (_store, partition, _) = recover(&disk).unwrap();
+    append_records(&partition, 0, 3);
+    partition.flush().unwrap();
+    append_records(&partition, 3, 300);
+    let log = logs(&disk).swap_remove(2);
+    disk.flip(&log, 70, 4).unwrap();
+    let base: i64 = log.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    (disk, offset(base))
+}
+
+fn logs(disk: &SimFs) -> Vec<PathBuf> {
+    let partition = format!("/data/topics/{TOPIC}/0");
+    disk.paths()
+        .into_iter()
+        .filter(|path| path.starts_with(&partition) && path.extension().is_some_and(|extension| extension == "log"))
+        .collect()
+}
+
+/// Whether `bytes`, but for zeros behind their end, are in quarantine.
+fn keeps(disk: &SimFs, bytes: &[u8]) -> bool {
+    let kept = disk.paths().into_iter().filter(|path| path.starts_with("/data/quarantine"));
+    kept.filter_map(|path| disk.read_image(&path).ok()).any(|kept| without_zeros(&kept) == without_zeros(bytes))
+}
+
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)]
+}
+
+/// `None` where not even the store opens.
+fn recover(disk: &SimFs) -> Option<(Store, Arc<Partition>, RecoveryReport)> {
+    let config =
+        StoreConfig { reserve_bytes: 4 * MIB, flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/data"), config, Uuid::from_u128(1)).ok()?;
+    let (partition, report) = open(&store, small_segments());
+    Some((store, partition, report))
+}
+
+#[test]
+fn a_recovery_that_meets_a_full_disk_anywhere_tells_what_it_cut_and_keeps_all_of_it() {
+    let (disk, base) = damaged();
+    let cut_off: Vec<_> = logs(&disk).split_off(2).iter().map(|log| disk.read_image(log).unwrap()).collect();
+    let undisturbed = disk.kill();
+    let (_, _, report) = recover(&undisturbed).unwrap();
+    let cut_bytes = report.cut.unwrap().quarantined_bytes;
+    assert!(cut_bytes >= cut_off.iter().map(|bytes| without_zeros(bytes).len() as u64).sum());
+
+    let mut retried = 0;
+    for number in 1..=undisturbed.operations() {
+        let disk = disk.kill();
+        disk.fail_nth(number, Fault::Enospc);
+        let Some((store, partition, report)) = recover(&disk) else { continue };
+        let cut = report.cut.unwrap_or_else(|| panic!("operation {number}: nothing is said of the cut"));
+        assert_eq!((cut.offset, cut.quarantined_bytes), (base, cut_bytes), "operation {number}: {}", cut.reason);
+        retried += u32::from(store.is_disk_full());
+        assert_records(&partition, 0, base.get().unsigned_abs());
+        drop((store, partition));
+        let after = disk.crash(number);
+        for (nth, bytes) in cut_off.iter().enumerate() {
+            assert!(keeps(&after, bytes), "operation {number}: segment {nth} of those cut off is lost in a power cut");
+        }
+        let (_store, partition, report) = recover(&after).unwrap();
+        assert!(report.cut.is_none(), "operation {number}: cut again after a power cut: {report:?}");
+        assert_records(&partition, 0, base.get().unsigned_abs());
+    }
+    assert!(retried > 20, "only {retried} starts met a full disk");
 }

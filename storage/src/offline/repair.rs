@@ -227,7 +227,8 @@ impl DataDirectory {
                 let id = step.partition.expect("only partitions are recovered");
                 let quarantine = self.root.join("quarantine");
                 let config = LogConfig::default();
-                partition::recover(Place { fs, id, dir: &path, quarantine: &quarantine, config: &config }).map(|_| ())
+                partition::recover(Place { fs, id, dir: &path, quarantine: &quarantine, config: &config }, &mut None)
+                    .map(|_| ())
             }
         }
     }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::rebuild::{end_of_flushed, rebuild_active, recover_producers};
-use self::settle::{quarantine_from, settle_tail};
+use self::settle::{quarantine_from, settle_names, settle_tail};
 use self::swap::settle_swaps;
 use super::create_segment;
 use crate::batch::BatchError;
@@ -77,6 +77,14 @@ impl RecoveryReport {
     pub fn is_clean(&self) -> bool {
         self.rewritten_bytes == 0 && self.cut.is_none() && self.damaged.is_empty() && self.alien.is_empty()
     }
+
+    /// So many bytes more were moved away. The first reason is the one that the others follow from.
+    fn add_cut(&mut self, offset: Offset, reason: &str, bytes: u64) {
+        let (reason, earlier_bytes) =
+            self.cut.take().map_or_else(|| (reason.to_owned(), 0), |cut| (cut.reason, cut.quarantined_bytes));
+        tracing::warn!(partition = %self.partition, %offset, reason, bytes, "cut off, and kept in quarantine");
+        self.cut = Some(Cut { offset, reason, quarantined_bytes: earlier_bytes + bytes });
+    }
 }
 
 /// A partition ready to be served.
@@ -104,20 +112,32 @@ pub(crate) struct Place<'a> {
     pub(crate) config: &'a LogConfig,
 }
 
-/// Recovers the partition in `place`, or starts an empty one when the directory holds no segment.
-pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport)> {
-    let mut listing = list(place)?;
-    settle_swaps(place, &mut listing)?;
-    let bases = std::mem::take(&mut listing.bases);
-    let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
+/// Recovers the partition in `place`, or starts an empty one when the directory holds no segment. `cut` is what earlier tries
+/// that failed had moved away already: this one would not find it again. After a failure it holds what this one has, too.
+pub(crate) fn recover(place: Place<'_>, cut: &mut Option<Cut>) -> io::Result<(Recovered, RecoveryReport)> {
     let mut report = RecoveryReport {
         partition: place.id,
         tail: Offset::ZERO,
         rewritten_bytes: 0,
-        cut: None,
+        cut: cut.take(),
         damaged: Vec::new(),
-        alien: std::mem::take(&mut listing.alien),
+        alien: Vec::new(),
     };
+    match recover_into(place, &mut report) {
+        Ok(recovered) => Ok((recovered, report)),
+        Err(cause) => {
+            *cut = report.cut;
+            Err(cause)
+        }
+    }
+}
+
+fn recover_into(place: Place<'_>, report: &mut RecoveryReport) -> io::Result<Recovered> {
+    let mut listing = list(place)?;
+    settle_swaps(place, &mut listing)?;
+    let bases = std::mem::take(&mut listing.bases);
+    let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
+    report.alien = std::mem::take(&mut listing.alien);
     let noted = newest_evidence(place.fs, place.dir, &bases, slot);
     if bases.is_empty() && noted.log_start < noted.flushed {
         tracing::error!(partition = %place.id, "all segments are missing");
@@ -125,7 +145,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
     }
     // Each but the last ends where the next begins: what retention had decided to remove is not looked at.
     let (mut condemned, bases) = split_below(bases, noted.log_start);
-    let mut chain = scan_chain(place, &bases, noted, &mut report)?;
+    let mut chain = scan_chain(place, &bases, noted, report)?;
     if chain.next < noted.log_start {
         condemned.extend(chain.start_anew(noted.log_start));
     }
@@ -139,7 +159,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         // No flush knows the active segment: its name, and those of others made since the last flush, may not be durable.
         place.fs.sync_dir(place.dir)?;
     }
-    let (index, facts) = rebuild_active(place, &active, &chain, &mut report)?;
+    let (index, facts) = rebuild_active(place, &active, &chain, report)?;
     let log_start = noted.log_start.max(chain.first_base(active.base)).min(chain.next);
     let producers = recover_producers(place, &chain, &active, listing.snapshots())?;
     // Opened anew: the map that was walked through holds every page that was touched.
@@ -164,7 +184,7 @@ pub(crate) fn recover(place: Place<'_>) -> io::Result<(Recovered, RecoveryReport
         checkpoint,
     };
     sweep(place, &listing, &recovered);
-    Ok((recovered, report))
+    Ok(recovered)
 }
 
 /// Notes how far recovery came. That is a hint; but a log start with records below may come from a slot that no sync
@@ -369,6 +389,7 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
         }
         break;
     }
+    settle_names(place, report)?;
     Ok(chain)
 }
 

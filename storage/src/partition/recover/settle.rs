@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{Cut, Place, RecoveryReport, ScanEnd};
+use super::{Place, RecoveryReport, ScanEnd, rewrite};
 use crate::fs::{File, OpenMode};
 use crate::limits::SCAN_BYTES;
 use crate::offset::Offset;
@@ -24,11 +24,16 @@ pub(super) fn settle_tail(
     if let Some(used_to) = used_bytes {
         let path = quarantine_path(place, base, &format!("-{}", end.position), "bytes")?;
         copy_out(place, file, end.position..used_to, &path)?;
-        let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
-        report.cut = Some(Cut { offset: end.next, reason, quarantined_bytes: used_to - end.position });
     }
     if len_bytes > end.position {
         file.truncate(end.position)?;
+    }
+    if let Some(used_to) = used_bytes {
+        let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
+        report.add_cut(end.next, &reason, used_to - end.position);
+    }
+    // What an earlier try cut may not have come to its sync.
+    if len_bytes > end.position || report.cut.is_some() {
         file.sync_data()?;
     }
     Ok(())
@@ -93,15 +98,25 @@ pub(super) fn quarantine_from(
     reason: &str,
     report: &mut RecoveryReport,
 ) -> io::Result<()> {
-    let mut quarantined_bytes = report.cut.as_ref().map_or(0, |cut| cut.quarantined_bytes);
     for &base in bases {
         let path = path_of(place.dir, base, FileKind::Log);
-        quarantined_bytes += place.fs.open(&path, OpenMode::Read, 0)?.len()?;
+        let file = place.fs.open(&path, OpenMode::Write, 0)?;
+        let len_bytes = file.len()?;
+        // Nobody flushes it later. Written again, as what is accepted: its sync may have failed in an earlier try.
+        if let Some(used_to) = last_used(&*file, 0, len_bytes)? {
+            rewrite(&*file, 0, used_to)?;
+        }
         place.fs.rename(&path, &quarantine_path(place, base, "", "log")?)?;
+        report.add_cut(offset, reason, len_bytes);
     }
-    place.fs.sync_dir(place.quarantine)?;
-    place.fs.sync_dir(place.dir)?;
-    let reason = report.cut.take().map_or_else(|| reason.to_owned(), |cut| cut.reason);
-    report.cut = Some(Cut { offset, reason, quarantined_bytes });
+    Ok(())
+}
+
+/// Makes durable where everything went that this recovery, or a try before it, has moved away.
+pub(super) fn settle_names(place: Place<'_>, report: &RecoveryReport) -> io::Result<()> {
+    if report.cut.is_some() {
+        place.fs.sync_dir(place.quarantine)?;
+        place.fs.sync_dir(place.dir)?;
+    }
     Ok(())
 }
