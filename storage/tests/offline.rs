@@ -4,20 +4,20 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::config::CompactionConfig;
 use tripline_storage::error::{OpenStoreError, ReadError};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{OsFs, SimFs};
 use tripline_storage::offline::{DataDirectory, Finding, Observer, RepairPlan, Severity, VerifySummary};
 use tripline_storage::partition::OffsetRange;
-use tripline_storage::{LogConfig, Partition, Store, StoreConfig};
+use tripline_storage::{LogConfig, Offset, Partition, Store, StoreConfig};
 use uuid::Uuid;
 
 const RECORDS: u64 = 150;
@@ -795,6 +795,55 @@ fn a_compacted_log_is_whole_and_its_damage_is_told_and_mended_as_any() {
     assert_eq!((findings.only().severity, findings.only().offsets), (Severity::Damage, range(from, to)));
     repair(dir.path());
     assert!(verify(dir.path()).1.found.is_empty());
+}
+
+/// The keys of all records below `to`.
+fn keys_below(partition: &Partition, to: Offset) -> Vec<Vec<u8>> {
+    let (mut found, mut at) = (Vec::new(), Offset::ZERO);
+    while at < to {
+        let read = partition.read_blocking(at, 1 << 20).unwrap();
+        let mut bytes = &read.bytes[..];
+        while !bytes.is_empty() {
+            let (view, rest) = BatchView::parse(bytes).unwrap();
+            for record in &view.records(&BatchLimits::default()).unwrap() {
+                let record = record.unwrap();
+                if record.offset() < to {
+                    found.push(record.key().unwrap().to_vec());
+                }
+            }
+            bytes = rest;
+        }
+        at = read.next;
+    }
+    found
+}
+
+#[test]
+fn what_compaction_passed_over_because_of_damage_is_compacted_after_the_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, compacted_log());
+        append_keyed(&partition, 100);
+        let log = files(dir.path(), "log").remove(2);
+        let (position, size, ..) = batches(&log)[1];
+        flip(&log, position + size - 3);
+        let outcome = partition.compact(Some(NOW_MS), None, &|| true).unwrap().unwrap();
+        assert_eq!(outcome.damaged, [offset(base_of(&log))]);
+        store.close();
+        log
+    };
+    let note = partition_dir(dir.path()).join("compacted");
+    assert!(note.exists() && !plan(dir.path()).steps.is_empty());
+    repair(dir.path());
+    assert!(!note.exists(), "{}: it says that {} was compacted", note.display(), log.display());
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, compacted_log());
+    let outcome = partition.compact(Some(NOW_MS), None, &|| true).unwrap().unwrap();
+    assert!(outcome.damaged.is_empty() && outcome.removed_records > 0, "{outcome:?}");
+    let left = keys_below(&partition, outcome.to);
+    let keys: BTreeSet<_> = left.iter().collect();
+    assert_eq!(left.len(), keys.len(), "a key has an old record still");
 }
 
 #[test]
