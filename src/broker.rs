@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use tripline_storage::fs::OsFs;
+use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::partition::{OffsetRange, RecoveryReport};
 use tripline_storage::retention::RetentionClock;
 use tripline_storage::{LeaderEpoch, LogConfig, PartitionId, Store, StoreConfig};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::topic::name::TopicName;
 
+mod changes;
 pub mod codec;
 mod data;
 mod error;
@@ -36,6 +37,7 @@ pub use import::ImportTopicError;
 pub use maintain::CommitRequest;
 pub use topics::Topic;
 
+use changes::Changes;
 use journal::Journal;
 
 /// What a broker is started with.
@@ -107,6 +109,7 @@ struct Inner {
     store: Store,
     journal: Journal,
     topics: RwLock<Topics>,
+    changes: Changes,
     /// One topic is made or deleted at a time.
     changing_topics: tokio::sync::Mutex<()>,
     /// Producer ids handed out so far, and the end of the journalled block.
@@ -136,13 +139,21 @@ struct Topics {
 
 impl Broker {
     /// Opens the data directory, recovers every log and reads the state journal back. Blocks: call it before serving, or
-    /// where blocking is fine.
+    /// where blocking is fine, on the runtime that lives as long as the broker.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: BrokerConfig) -> Result<(Self, StartReport), StartError> {
+        Self::start_on(Arc::new(OsFs), config)
+    }
+
+    /// As [`Broker::start`], with its data on another disk than the operating system's.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_on(fs: Arc<dyn Fs>, config: BrokerConfig) -> Result<(Self, StartReport), StartError> {
         let started = Instant::now();
-        let store = Store::open(Arc::new(OsFs), &config.data, config.store, Uuid::new_v4())?;
+        let store = Store::open(fs, &config.data, config.store, Uuid::new_v4())?;
         let (state, state_report) = store.open_state(journal_log())?;
         let journal = Journal::replay(state)?;
         let mut report = StartReport::default();
@@ -161,6 +172,7 @@ impl Broker {
                 store,
                 journal,
                 topics: RwLock::new(topics),
+                changes: Changes::here(),
                 changing_topics: tokio::sync::Mutex::new(()),
                 producer_ids: Mutex::new((next_id, next_id)),
                 started,
@@ -227,24 +239,23 @@ impl Broker {
         (count(&self.inner.appended_records), count(&self.inner.appended_bytes))
     }
 
+    /// Does a change of several steps to its end also when whoever asked for it goes away: a client that hangs up does not
+    /// leave half a change.
+    ///
+    /// # Panics
+    /// When `work` panics.
+    pub async fn to_the_end<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        self.inner.changes.to_the_end(work).await
+    }
+
+    /// Waits for the changes under way; when nobody can ask for more, the broker can be closed.
+    pub async fn changes_ended(&self) {
+        self.inner.changes.ended().await;
+    }
+
     /// Makes everything durable. Call it last.
     pub fn close(&self) {
         self.inner.store.close();
-    }
-}
-
-/// Does `work` to its end also when whoever asked for it goes away: a client that hangs up does not leave half a change.
-///
-/// # Panics
-/// When `work` panics.
-pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(work).await {
-        Ok(done) => done,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down; so is whoever asked.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

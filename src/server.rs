@@ -256,6 +256,8 @@ impl Server {
             if let Err(error) = (&mut self.kafka).await {
                 tracing::warn!(%error, "the Kafka listener failed");
             }
+            // Nobody asks for more; what clients asked for before they were cut off is done.
+            self.rooms.broker.changes_ended().await;
         };
         if tokio::time::timeout(STOP_TIMEOUT, stopping).await.is_err() {
             tracing::warn!("not everything stopped in time");

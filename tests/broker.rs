@@ -1,6 +1,9 @@
 //! The broker's own promises over restarts: topics, committed offsets, producer ids, the journal's size.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tripline::broker::record::OffsetCommitted;
 use tripline::broker::{Acks, Broker, BrokerConfig, CommitRequest, CreateTopicError, ProduceError, now_ms};
@@ -8,6 +11,8 @@ use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
+use tripline_storage::fs::SimFs;
+use tripline_storage::fs::sim::Fault;
 
 fn batch(count: usize) -> CheckedBatch {
     let mut builder = BatchBuilder::new(BatchOptions::default());
@@ -241,4 +246,53 @@ async fn a_scrubber_that_is_turned_off_reads_nothing() {
     let broker = Broker::start(config).unwrap().0;
     broker.scrub(std::time::Duration::from_secs(1), std::time::Duration::ZERO);
     assert_eq!(broker.scrub_report(), tripline::broker::scrub::ScrubReport::default());
+}
+
+/// Names below the folder of topics, on a disk of the heap.
+fn topic_folders(disk: &SimFs) -> Vec<PathBuf> {
+    disk.paths()
+        .into_iter()
+        .filter(|path| path.starts_with("/data/topics") && path != Path::new("/data/topics"))
+        .collect()
+}
+
+#[tokio::test]
+async fn half_a_topic_whose_making_failed_anywhere_is_removed() {
+    let config = BrokerConfig::new("/data");
+    let start = |disk: &SimFs| Broker::start_on(Arc::new(disk.clone()), config.clone()).unwrap().0;
+    let count = {
+        let disk = SimFs::new();
+        let broker = start(&disk);
+        let before = disk.operations();
+        broker.create_topic(spec("a", 5)).await.unwrap();
+        disk.operations() - before
+    };
+    let mut failed = 0;
+    for nth in 1..=count {
+        for fault in [Fault::Eio, Fault::Enospc] {
+            let disk = SimFs::new();
+            let broker = start(&disk);
+            disk.fail_nth(disk.operations() + nth, fault);
+            let made = broker.create_topic(spec("a", 5)).await;
+            disk.heal();
+            let left = topic_folders(&disk);
+            match made {
+                Ok(topic) => assert_eq!(topic.partition_count(), 5, "operation {nth}, {fault:?}"),
+                // The next start knows whether it is there.
+                Err(CreateTopicError::Journal(_)) => {}
+                Err(error) => {
+                    failed += 1;
+                    assert!(left.is_empty(), "operation {nth}, {fault:?}: {error}: {left:?}");
+                    broker.create_topic(spec("a", 5)).await.unwrap();
+                }
+            }
+            drop(broker);
+            let disk = disk.kill();
+            let broker = start(&disk);
+            let found = broker.topic("a").map(|topic| topic.partition_count());
+            assert!(found.is_none_or(|count| count == 5), "operation {nth}, {fault:?}: {found:?}");
+            assert_eq!(topic_folders(&disk).is_empty(), found.is_none(), "operation {nth}, {fault:?}");
+        }
+    }
+    assert!(failed > 20, "only {failed} failed");
 }

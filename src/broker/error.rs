@@ -56,6 +56,16 @@ pub enum CreateTopicError {
     Journal(#[from] JournalError),
 }
 
+impl CreateTopicError {
+    /// Whether the topic may be there after the next start all the same.
+    pub(super) const fn may_be_remembered(&self) -> bool {
+        match self {
+            Self::Journal(error) => !matches!(error, JournalError::Append(AppendError::DiskFull)),
+            _ => false,
+        }
+    }
+}
+
 /// Why a topic was not deleted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

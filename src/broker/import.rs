@@ -62,7 +62,11 @@ impl Broker {
             Err(error) => Err(error),
         };
         // One that may be remembered keeps its files.
-        let is_forgotten = !matches!(&made, Ok(_) | Err(ImportTopicError::Create(CreateTopicError::Journal(_))));
+        let is_forgotten = match &made {
+            Ok(_) => false,
+            Err(ImportTopicError::Create(error)) => !error.may_be_remembered(),
+            Err(_) => true,
+        };
         if is_forgotten && let Err(cause) = self.inner.store.delete_topic(id) {
             tracing::warn!(topic = %id, %cause, "what was written of a topic is not removed");
         }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::error::{CreateTopicError, DeleteTopicError, StartError};
 use super::journal::{Journal, JournalError};
 use super::record::{JournalRecord, TopicConfigured, TopicCreated, TopicDeleted};
-use super::{Broker, StartReport, Topics, now_ms, partition_id, to_the_end};
+use super::{Broker, StartReport, Topics, now_ms, partition_id};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 
@@ -124,16 +124,25 @@ impl Broker {
     /// See [`CreateTopicError`].
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<Arc<Topic>, CreateTopicError> {
         let broker = self.clone();
-        to_the_end(async move { broker.create_topic_now(spec).await }).await
+        self.to_the_end(async move { broker.create_topic_now(spec).await }).await
     }
 
     async fn create_topic_now(&self, spec: TopicSpec) -> Result<Arc<Topic>, CreateTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
         self.check_new_topic(&spec)?;
         let id = Uuid::new_v4();
-        let broker = self.clone();
-        let partitions = spec.partitions;
-        let log = log_config(&spec.config);
+        let made = match self.make_partitions(id, &spec).await {
+            Ok(partitions) => self.add_topic(id, spec, partitions, Vec::new()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &made {
+            self.forget_files(id, error).await;
+        }
+        made
+    }
+
+    async fn make_partitions(&self, id: Uuid, spec: &TopicSpec) -> Result<Vec<Arc<Partition>>, CreateTopicError> {
+        let (broker, partitions, log) = (self.clone(), spec.partitions, log_config(&spec.config));
         let opened = tokio::task::spawn_blocking(move || {
             (0..partitions)
                 .map(|number| {
@@ -141,8 +150,19 @@ impl Broker {
                 })
                 .collect::<Result<Vec<_>, _>>()
         });
-        let partitions = opened.await.expect("opening a log does not panic")?;
-        self.add_topic(id, spec, partitions, Vec::new()).await
+        Ok(opened.await.expect("opening a log does not panic")?)
+    }
+
+    /// Removes what was made of a topic before it failed. One that may be remembered keeps its files.
+    async fn forget_files(&self, id: Uuid, failed: &CreateTopicError) {
+        if failed.may_be_remembered() {
+            return;
+        }
+        let broker = self.clone();
+        let removed = tokio::task::spawn_blocking(move || broker.inner.store.delete_topic(id)).await;
+        if let Err(cause) = removed.expect("removing files does not panic") {
+            tracing::warn!(topic = %id, %cause, "half a topic is not removed; the next start does it");
+        }
     }
 
     /// Remembers a topic whose logs are there, with `more` in the same batch, and serves it.
@@ -231,7 +251,7 @@ impl Broker {
     /// See [`DeleteTopicError`].
     pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
         let (broker, name) = (self.clone(), name.to_owned());
-        to_the_end(async move { broker.delete_topic_now(&name).await }).await
+        self.to_the_end(async move { broker.delete_topic_now(&name).await }).await
     }
 
     async fn delete_topic_now(&self, name: &str) -> Result<(), DeleteTopicError> {

@@ -19,7 +19,7 @@ use crate::broker::record::{
     JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerSettled, TriggerSwitched,
 };
 use crate::broker::state::{LaneState, TriggerEntry};
-use crate::broker::{Broker, CreateTopicError, Topic, to_the_end};
+use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::function::{DeployError, FunctionService, FunctionSpec, Instances, Payload, Runtime};
 use crate::input::LogInput;
 use crate::topic::name::TopicName;
@@ -399,7 +399,7 @@ impl TriggerService {
     /// See [`ApplyTriggerError`].
     pub async fn apply(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
         let service = self.clone();
-        to_the_end(async move { service.apply_now(spec).await }).await
+        self.inner.broker.to_the_end(async move { service.apply_now(spec).await }).await
     }
 
     async fn apply_now(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
@@ -518,7 +518,7 @@ impl TriggerService {
     /// [`JournalError`]: it could not be remembered.
     pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
         let (service, name) = (self.clone(), name.to_owned());
-        to_the_end(async move { service.remove_now(&name).await }).await
+        self.inner.broker.to_the_end(async move { service.remove_now(&name).await }).await
     }
 
     async fn remove_now(&self, name: &str) -> Result<bool, JournalError> {
@@ -567,7 +567,7 @@ impl TriggerService {
     /// See [`ResetTriggerError`]; nothing has changed then.
     pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
         let (service, name, offsets) = (self.clone(), name.to_owned(), offsets.to_vec());
-        to_the_end(async move { service.reset_now(&name, &offsets).await }).await
+        self.inner.broker.to_the_end(async move { service.reset_now(&name, &offsets).await }).await
     }
 
     async fn reset_now(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {

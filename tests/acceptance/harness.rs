@@ -142,7 +142,7 @@ impl Broker {
 
     pub(crate) fn data(&self) -> PathBuf {
         let data = self.dir.path().join("data");
-        self.disk.as_ref().map_or(data.clone(), |disk| disk.outside(&data))
+        if let Some(disk) = &self.disk { disk.outside(&data) } else { data }
     }
 
     /// The answer to a request for `path`, head and all.
