@@ -17,7 +17,7 @@ use std::sync::mpsc::{self, Receiver};
 use keyed::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::error::{CompactError, ReadError};
-use tripline_storage::fs::sim::{Fault, Lie};
+use tripline_storage::fs::sim::{self, Call, Fault, Lie};
 use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
@@ -206,6 +206,31 @@ fn replaced(rounds: u8) -> Keyed {
     }
     run(&mut world, &[Operation::Flush]).unwrap();
     world
+}
+
+/// Where names reach the disk in another order than they were changed, nothing but these syncs keeps the old segments until
+/// the new one is there. The simulated disk keeps the order, so it is looked at what is asked of it.
+#[test]
+fn what_decides_a_compaction_is_on_disk_before_anything_is_replaced() {
+    let world = replaced(6);
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert!(outcome.removed_records > 0, "{outcome:?}");
+    let asked = world.disk.history();
+    let at = |from: usize, call: Call, what: &str| {
+        let is_it = |asked: &sim::Operation| asked.call == call && asked.path.to_string_lossy().ends_with(what);
+        let found = asked[from..].iter().position(is_it).map(|found| from + found);
+        found.unwrap_or_else(|| panic!("no {call:?} of {what} behind {from}: {asked:#?}"))
+    };
+    let partition = Keyed::dir().to_string_lossy().into_owned();
+    let new_log = at(0, Call::SyncData, ".clean");
+    let new_name = at(new_log, Call::SyncDir, &partition);
+    let decided = at(new_name, Call::WriteAt, ".swap");
+    let decided = at(decided, Call::SyncData, ".swap");
+    let decided = at(decided, Call::SyncDir, &partition);
+    let replaced = at(0, Call::Rename, ".clean");
+    assert!(replaced > decided, "{asked:#?}");
+    let removed = at(replaced, Call::SyncDir, &partition);
+    assert!(at(0, Call::Rename, ".swap") > removed, "{asked:#?}");
 }
 
 #[test]

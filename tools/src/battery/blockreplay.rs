@@ -4,7 +4,6 @@
 //! have any part: each write whole, not at all, or its first or last sectors only. qemu-storage-daemon stands between a
 //! loop device and a file and records; the format of the recording is that of dm-log-writes.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::ledger::{End, Ledger};
+use crate::ledger::End;
 use crate::machine::{self, Kind, Mount, text};
-use crate::store::{self, Writing};
+use crate::store::{self, Promises, Writing};
 use crate::{Failure, Verdict};
 
 const DISK_BYTES: u64 = 64 << 20;
@@ -50,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let begun = Instant::now();
     let scratch = machine::memory_scratch()?;
     let place = Place { dir: scratch.path().to_owned() };
-    let ledgers = place.record(seed, Duration::from_millis(args.record_ms))?;
+    let promises = place.record(seed, Duration::from_millis(args.record_ms))?;
     let recording = Recording::read(&place.recording())?;
     let recorded = begun.elapsed();
     let mut replay = Replay { recording: &recording, disk: vec![0; DISK_BYTES as usize], played: 0 };
@@ -61,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let mut counts = Counts::default();
     for (number, &end) in ends.iter().enumerate() {
         let (state, reordered) = replay.state(end, &mut random);
-        if let Err(broken) = place.check(&state, &ledgers, recording.bytes_at(end))? {
+        if let Err(broken) = place.check(&state, &promises, recording.bytes_at(end))? {
             let kept = place.keep(&state)?;
             return Ok(Verdict::Broken(format!(
                 "state {number}, {end} of {} writes and flushes: {broken}\nthe disk is kept in {}; again: tripline-battery blockreplay --seed {seed} (the recording differs each time)",
@@ -75,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             println!("  {} states after {:.0} s", number + 1, begun.elapsed().as_secs_f64());
         }
     }
-    let acks: usize = ledgers.values().map(|ledger| ledger.acks().len()).sum();
+    let acks = promises.count();
     Ok(Verdict::Held(format!(
         "{} states, {} of them with reordered or torn writes ({} at most), of {} writes and flushes with {acks} acknowledgements, seed {seed}, recorded in {:.1} s, checked in {:.1} s",
         args.states,
@@ -110,7 +109,7 @@ impl Place {
     }
 
     /// Records a writer on a new file system; answers what it was promised.
-    fn record(&self, seed: u64, long: Duration) -> Result<BTreeMap<u32, Ledger>, Failure> {
+    fn record(&self, seed: u64, long: Duration) -> Result<Promises, Failure> {
         let (disk, export) = (self.dir.join("disk"), self.dir.join("export"));
         File::create(&disk)?.set_len(DISK_BYTES)?;
         File::create(&export)?;
@@ -127,20 +126,15 @@ impl Place {
         let said = writing.kill()?;
         mounted.unmount()?;
         daemon.stop()?;
-        let mut ledgers = BTreeMap::new();
-        if said.note(&mut ledgers)? == 0 {
+        let mut promises = Promises::default();
+        if said.note(&mut promises)? == 0 {
             return Err(format!("nothing was acknowledged while it was recorded: {}", said.complaint).into());
         }
-        Ok(ledgers)
+        Ok(promises)
     }
 
     /// Opens a state of the disk as the next start does.
-    fn check(
-        &self,
-        state: &[u8],
-        ledgers: &BTreeMap<u32, Ledger>,
-        recorded_bytes: u64,
-    ) -> Result<Result<(), String>, Failure> {
+    fn check(&self, state: &[u8], promises: &Promises, recorded_bytes: u64) -> Result<Result<(), String>, Failure> {
         let image = self.dir.join("state");
         write_sparse(&image, state)?;
         let mounted = match Mount::image(&image, &self.mount(), "") {
@@ -153,7 +147,7 @@ impl Place {
             Ok(found) => found,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        Ok(store::settle(&mut ledgers.clone(), &found, End::Recorded { bytes: recorded_bytes }).map(drop))
+        Ok(promises.clone().settle(&found, End::Recorded { bytes: recorded_bytes }).map(drop))
     }
 
     fn keep(&self, state: &[u8]) -> Result<PathBuf, Failure> {

@@ -95,7 +95,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    fn makes_due(self, ack: &Ack) -> bool {
+    pub(crate) fn makes_due(self, ack: &Ack) -> bool {
         match self {
             Self::Killed => true,
             Self::PowerCut { at, flush_within } => {

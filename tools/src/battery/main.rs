@@ -11,6 +11,7 @@ mod broker;
 #[allow(dead_code, reason = "the load generator uses the rest")]
 #[path = "../client.rs"]
 mod client;
+mod keyed;
 mod kill;
 mod ledger;
 mod machine;

@@ -48,6 +48,7 @@ struct Plant {
 enum Look {
     Simulate,
     Exhaustive,
+    Compaction,
     Loom,
     Powercut,
     Blockreplay,
@@ -58,6 +59,7 @@ impl Look {
         match self {
             Self::Simulate => "simulate",
             Self::Exhaustive => "tests/exhaustive.rs",
+            Self::Compaction => "tests/compaction.rs",
             Self::Loom => "tests/loom",
             Self::Powercut => "powercut",
             Self::Blockreplay => "blockreplay",
@@ -72,7 +74,9 @@ impl Look {
 const ALL_DISKS: &[Look] = &[Look::Simulate, Look::Exhaustive, Look::Powercut, Look::Blockreplay];
 const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
-const PLANTS: [Plant; 15] = [
+const COMPACTING: &[Look] = &[Look::Compaction];
+
+const PLANTS: [Plant; 21] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
@@ -179,6 +183,55 @@ const PLANTS: [Plant; 15] = [
         looked_for: IN_MEMORY,
     },
     Plant {
+        name: "clean-sync",
+        what: "the sync of a compacted log before it takes the place of the old ones",
+        file: "storage/src/partition/compact.rs",
+        find: "        output.sync_data().map_err(CompactError::from)?;\n",
+        replace: "        if !crate::planted(\"clean-sync\") { output.sync_data().map_err(CompactError::from)?; }\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "swap-sync",
+        what: "the sync of the seal that decides a compaction",
+        file: "storage/src/partition/compact.rs",
+        find: "        file.sync_data()?;\n        self.sync_names().map_err(io::Error::other)\n",
+        replace: "        if !crate::planted(\"swap-sync\") { file.sync_data()?; }\n        if crate::planted(\"swap-name-sync\") { return Ok(()); }\n        self.sync_names().map_err(io::Error::other)\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "swap-name-sync",
+        what: "the sync of its name before old segments go",
+        // Patched with the one before.
+        file: "",
+        find: "",
+        replace: "",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "tombstone-early",
+        what: "the wait before a tombstone goes",
+        file: "storage/src/partition/compact/rewrite.rs",
+        find: "        let passed = horizon_ms.zip(self.now_ms).is_some_and(|(horizon_ms, now_ms)| horizon_ms <= now_ms);\n",
+        replace: "        let early_ms = if crate::planted(\"tombstone-early\") { 5_000 } else { 0 };\n        let passed = horizon_ms.zip(self.now_ms).is_some_and(|(horizon_ms, now_ms)| horizon_ms <= now_ms + early_ms);\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "tombstone-before",
+        what: "tombstones that wait until all that they delete is gone",
+        file: "storage/src/partition/compact/rewrite.rs",
+        find: "horizon_ms.is_none() && self.is_whole && header.next_offset() <= self.to;\n",
+        replace: "horizon_ms.is_none() && self.is_whole && (header.next_offset() <= self.to || crate::planted(\"tombstone-before\"));\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "newest-dropped",
+        what: "a record is older than another of its key, not as old",
+        file: "storage/src/compaction.rs",
+        find: "        record.offset >= self.log_start && !expired && !self.keys.has_newer(key, record.offset)\n",
+        replace: "        let at = if crate::planted(\"newest-dropped\") && record.offset.get() % 16 == 15 { Offset::new(record.offset.get() - 1).unwrap_or(record.offset) } else { record.offset };\n        record.offset >= self.log_start && !expired && !self.keys.has_newer(key, at)\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
         name: "turn-store",
         what: "a flag cleared by a store that orders nothing",
         file: "storage/src/progress.rs",
@@ -242,6 +295,7 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
 struct Planted {
     battery: PathBuf,
     exhaustive: PathBuf,
+    compaction: PathBuf,
     loom: PathBuf,
 }
 
@@ -262,18 +316,20 @@ impl Planted {
         let target = target_dir(source);
         let build = ["build", "--profile", "battery", "-p", "tripline-tools", "--bin", PLANTED];
         cargo(copy, &target, &build)?;
-        let tests = ["test", "--no-run", "-p", "tripline-storage", "--test", "exhaustive", "--test", "loom"];
+        let mut tests = vec!["test", "--no-run", "-p", "tripline-storage"];
+        tests.extend(["--test", "exhaustive", "--test", "compaction", "--test", "loom"]);
         let told = cargo(copy, &target, &tests)?;
         let battery = copy.join(PLANTED);
         // Out of the target directory, where the next build may put another one.
         fs::rename(target.join("battery").join(PLANTED), &battery)
             .or_else(|_| fs::copy(target.join("battery").join(PLANTED), &battery).map(drop))?;
-        Ok(Self { battery, exhaustive: program(&told, "exhaustive")?, loom: program(&told, "loom")? })
+        let test = |name| program(&told, name);
+        Ok(Self { battery, exhaustive: test("exhaustive")?, compaction: test("compaction")?, loom: test("loom")? })
     }
 
     /// The copy is as good as the original: otherwise everything would be noticed.
     fn without_a_plant(&self) -> Result<(), Failure> {
-        for look in [Look::Simulate, Look::Exhaustive, Look::Loom] {
+        for look in [Look::Simulate, Look::Exhaustive, Look::Compaction, Look::Loom] {
             if !self.holds(look, "none")? {
                 return Err(format!("{} fails without a plant", look.name()).into());
             }
@@ -286,6 +342,7 @@ impl Planted {
             Look::Simulate if plant == "none" => (&self.battery, &["simulate", "--from", "1", "--seeds", "500"]),
             Look::Simulate => (&self.battery, &["simulate", "--from", "1", "--seeds", SEEDS]),
             Look::Exhaustive => (&self.exhaustive, &["--quiet"]),
+            Look::Compaction => (&self.compaction, &["--quiet"]),
             Look::Loom => (&self.loom, &["--quiet"]),
             Look::Powercut => (&self.battery, &["powercut", "--seed", "1", "--cycles", "20"]),
             Look::Blockreplay => (&self.battery, &["blockreplay", "--seed", "1", "--states", "100"]),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::{End, Ledger, Taken, now};
 use crate::machine::{self, Kind, Mount, text};
-use crate::store::{self, Writing};
+use crate::store::{self, Promises, Writing};
 use crate::{Failure, Verdict, broker};
 
 /// XFS takes no less than 300 MB.
@@ -107,7 +107,7 @@ struct Disk<'a> {
     mount: PathBuf,
     random: fastrand::Rng,
     binary: Option<&'a Path>,
-    ledgers: BTreeMap<u32, Ledger>,
+    promises: Promises,
     broker_ledgers: BTreeMap<u32, Ledger>,
     // Last, so that it is removed when nothing is mounted in it any more.
     _scratch: tempfile::TempDir,
@@ -124,7 +124,7 @@ impl<'a> Disk<'a> {
             mount,
             random: fastrand::Rng::with_seed(seed ^ kind as u64),
             binary,
-            ledgers: BTreeMap::new(),
+            promises: Promises::default(),
             broker_ledgers: BTreeMap::new(),
             _scratch: scratch,
         })
@@ -154,12 +154,12 @@ impl<'a> Disk<'a> {
         let at = cut(&mounted, with_journal)?;
         let said = writing.kill()?;
         mounted.unmount()?;
-        let counts = Counts { acks: said.note(&mut self.ledgers)?, ..Counts::default() };
+        let counts = Counts { acks: said.note(&mut self.promises)?, ..Counts::default() };
         let mounted = Mount::image(&self.image, &self.mount, "")?;
         let found = store::read_all(&data)?;
         mounted.unmount()?;
         let end = End::PowerCut { at, flush_within: store::FLUSH_INTERVAL + FLUSH_MARGIN };
-        Ok(store::settle(&mut self.ledgers, &found, end).map(|taken| Counts { taken, ..counts }))
+        Ok(self.promises.settle(&found, end).map(|taken| Counts { taken, ..counts }))
     }
 
     fn cycle_of_broker(

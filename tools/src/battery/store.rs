@@ -13,15 +13,18 @@ use event_listener::Listener;
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::AppendOutcome;
-use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
+use tripline_storage::{CompactionConfig, LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
 
+use crate::keyed::{self, KeyedLedger};
 use crate::ledger::{Ack, End, Found, Ledger, Level, Stamp, Taken, now};
 use crate::{Failure, Verdict};
 
 const TOPIC: Uuid = Uuid::from_u128(0x7471);
 /// Partition 0 is written to with a wait for the disk, 1 without, 2 with both, and it loses its oldest segments.
-pub(crate) const PARTITIONS: u32 = 3;
+const PARTITIONS: u32 = 3;
+/// This one is compacted.
+const KEYED: u32 = 3;
 /// What a partition keeps of earlier runs.
 const KEPT_FROM_RUNS_BYTES: u64 = 4 << 20;
 /// What partition 2 keeps.
@@ -33,6 +36,13 @@ fn config() -> LogConfig {
     LogConfig { segment_bytes: 16 << 10, index_interval_bytes: 1024, retention_age: None, ..LogConfig::default() }
 }
 
+/// So that each compaction that is asked for has something to do, and what deletes may go with the next one.
+fn keyed_config() -> LogConfig {
+    let compaction =
+        CompactionConfig { dirty_millionths_min: 0, tombstone_age: Duration::ZERO, ..CompactionConfig::default() };
+    LogConfig { compaction: Some(compaction), ..config() }
+}
+
 fn open_store(data: &Path, flush_interval: Duration, flush_threads: usize) -> Result<Store, Failure> {
     let config = StoreConfig { flush_interval, flush_threads, ..StoreConfig::default() };
     Ok(Store::open(Arc::new(OsFs), data, config, Uuid::from_u128(1))?)
@@ -40,7 +50,8 @@ fn open_store(data: &Path, flush_interval: Duration, flush_threads: usize) -> Re
 
 fn open_partition(store: &Store, partition: u32) -> Result<Arc<Partition>, Failure> {
     let id = PartitionId { topic: TOPIC, partition };
-    let (opened, report) = store.open_partition(id, config())?;
+    let config = if partition == KEYED { keyed_config() } else { config() };
+    let (opened, report) = store.open_partition(id, config)?;
     if !report.damaged.is_empty() || !report.alien.is_empty() {
         return Err(format!("damage or alien names on a disk that has none: {report:?}").into());
     }
@@ -50,9 +61,72 @@ fn open_partition(store: &Store, partition: u32) -> Result<Arc<Partition>, Failu
 // ---- reading -------------------------------------------------------------------------------------------------------
 
 /// Opens the directory as the next start does, and reads all.
-pub(crate) fn read_all(data: &Path) -> Result<Vec<Found>, Failure> {
+pub(crate) fn read_all(data: &Path) -> Result<FoundStore, Failure> {
     let store = open_store(data, Duration::from_secs(3600), 1)?;
-    (0..PARTITIONS).map(|number| read_partition(&*open_partition(&store, number)?)).collect()
+    let dense = (0..PARTITIONS).map(|number| read_partition(&*open_partition(&store, number)?));
+    Ok(FoundStore { dense: dense.collect::<Result<_, _>>()?, keyed: read_keyed(&*open_partition(&store, KEYED)?)? })
+}
+
+/// All that is in a directory.
+#[derive(Debug)]
+pub(crate) struct FoundStore {
+    dense: Vec<Found>,
+    keyed: Vec<keyed::Record>,
+}
+
+/// What the writers of a directory were promised.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Promises {
+    dense: BTreeMap<u32, Ledger>,
+    keyed: KeyedLedger,
+}
+
+impl Promises {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.dense.values().map(|ledger| ledger.acks().len()).sum::<usize>() + self.keyed.count()
+    }
+
+    /// Checks all partitions and goes on from what was found.
+    pub(crate) fn settle(&mut self, found: &FoundStore, end: End) -> Result<Taken, String> {
+        self.keyed.settle(&found.keyed, end).map_err(|broken| format!("compacted partition: {broken}"))?;
+        settle(&mut self.dense, &found.dense, end)
+    }
+}
+
+fn read_keyed(partition: &Partition) -> Result<Vec<keyed::Record>, Failure> {
+    let (mut found, mut at) = (Vec::new(), partition.log_start());
+    while at < partition.tail() {
+        let outcome = partition.read_blocking(at, 1 << 20)?;
+        for record in keyed_records(&outcome.bytes)? {
+            if record.offset >= at.get() {
+                found.push(record);
+            }
+        }
+        at = outcome.next;
+    }
+    Ok(found)
+}
+
+/// The records of a compacted topic in batches.
+pub(crate) fn keyed_records(mut bytes: &[u8]) -> Result<Vec<keyed::Record>, Failure> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let (view, rest) = BatchView::parse(bytes)?;
+        view.verify_crc()?;
+        for record in &view.records(&BatchLimits::default())? {
+            let record = record?;
+            let key = record.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
+            let stamp = match record.value() {
+                Some(value) => Some(Stamp::parse(value).ok_or("a record that nobody wrote")?),
+                None => None,
+            };
+            let key = key.ok_or("a key that nobody wrote")?;
+            found.push(keyed::Record { offset: record.offset().get(), key, stamp });
+        }
+        bytes = rest;
+    }
+    Ok(found)
 }
 
 fn read_partition(partition: &Partition) -> Result<Found, Failure> {
@@ -130,7 +204,7 @@ pub(crate) fn write(args: &WriteArgs) -> Result<Verdict, Failure> {
     }
     let store = open_store(&args.data, FLUSH_INTERVAL, 2)?;
     let mut writers = Vec::new();
-    for number in 0..PARTITIONS {
+    for number in 0..=KEYED {
         let seed = args.seed.wrapping_mul(PARTITIONS.into()).wrapping_add(number.into());
         writers.push(Writer {
             partition: open_partition(&store, number)?,
@@ -154,11 +228,11 @@ pub(crate) fn write(args: &WriteArgs) -> Result<Verdict, Failure> {
 }
 
 /// A fixed sequence in which each kind of file is made, synced, replaced and removed: appends, rolls, group commits, one
-/// retention, a clean end.
+/// retention, compactions of one segment and of several and of what deletes, a clean end.
 fn write_script(args: &WriteArgs) -> Result<Verdict, Failure> {
     let store = open_store(&args.data, Duration::from_secs(3600), 1)?;
     let mut writers = Vec::new();
-    for number in 0..PARTITIONS {
+    for number in 0..=KEYED {
         writers.push(Writer {
             partition: open_partition(&store, number)?,
             number,
@@ -168,7 +242,7 @@ fn write_script(args: &WriteArgs) -> Result<Verdict, Failure> {
         });
     }
     say("ready");
-    let [durable, written, trimmed] = writers.as_mut_slice() else { return Err("three partitions".into()) };
+    let [durable, written, trimmed, keyed] = writers.as_mut_slice() else { return Err("four partitions".into()) };
     for _ in 0..3 {
         durable.append(3, 300, true)?;
         written.append(2, 6_000, false)?;
@@ -178,6 +252,12 @@ fn write_script(args: &WriteArgs) -> Result<Verdict, Failure> {
     trimmed.append(1, 12_000, true)?;
     trimmed.trim(20 << 10)?;
     trimmed.append(1, 100, true)?;
+    for rounds in [3, 4, 2] {
+        for nth in 1..=rounds {
+            keyed.append(2, 7_000, nth == rounds)?;
+        }
+        keyed.compact()?;
+    }
     store.close();
     Ok(Verdict::Held("the script is done".to_owned()))
 }
@@ -192,6 +272,9 @@ struct Writer {
 
 impl Writer {
     fn go_on(&mut self) -> Result<(), Failure> {
+        if self.number == KEYED {
+            return self.go_on_compacting();
+        }
         // Runs are many and disks small.
         self.trim(KEPT_FROM_RUNS_BYTES)?;
         self.partition.set_config(config());
@@ -214,13 +297,33 @@ impl Writer {
         Ok(())
     }
 
+    fn go_on_compacting(&mut self) -> Result<(), Failure> {
+        for n in 1_u64.. {
+            let (records, fill) = (self.random.u64(1..=4), self.random.usize(0..2_000));
+            self.append(records, fill, n.is_multiple_of(4))?;
+            if n.is_multiple_of(16) {
+                self.compact()?;
+            }
+            thread::sleep(Duration::from_micros(300));
+        }
+        Ok(())
+    }
+
+    fn compact(&self) -> Result<(), Failure> {
+        self.partition.compact(Some(now().as_millis() as i64), None, &|| true)?;
+        Ok(())
+    }
+
     fn append(&mut self, records: u64, fill: usize, wait: bool) -> Result<(), Failure> {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         let first = self.next;
         for _ in 0..records {
-            let value = self.next.value(fill);
             let timestamp_ms = now().as_millis() as i64;
-            builder.push(&NewRecord { timestamp_ms, value: Some(value.as_bytes()), ..NewRecord::default() })?;
+            let is_keyed = self.number == KEYED;
+            let key = is_keyed.then(|| keyed::key(self.next).to_string());
+            let value = (!is_keyed || !keyed::deletes(self.next)).then(|| self.next.value(fill));
+            let (key, value) = (key.as_ref().map(String::as_bytes), value.as_ref().map(String::as_bytes));
+            builder.push(&NewRecord { timestamp_ms, key, value, ..NewRecord::default() })?;
             self.next.number += 1;
         }
         let outcome = self.partition.append(&builder.finish()?, now().as_millis() as i64)?;
@@ -331,16 +434,19 @@ pub(crate) struct Said {
 
 impl Said {
     /// Notes its acknowledgements and removals; how many acknowledgements there were.
-    pub(crate) fn note(&self, ledgers: &mut BTreeMap<u32, Ledger>) -> Result<u64, Failure> {
+    pub(crate) fn note(&self, promises: &mut Promises) -> Result<u64, Failure> {
         let mut acks = 0;
         for line in &self.lines {
             if line.starts_with("ack ") {
                 let ack: Ack = line.parse()?;
-                ledgers.entry(ack.partition).or_default().note(ack);
+                match ack.partition {
+                    KEYED => promises.keyed.note(ack),
+                    number => promises.dense.entry(number).or_default().note(ack),
+                }
                 acks += 1;
             } else if let Some(trim) = line.strip_prefix("trimming ") {
                 let (partition, to) = trim.split_once(' ').ok_or("a short line")?;
-                let ledger = ledgers.entry(partition.parse()?).or_default();
+                let ledger = promises.dense.entry(partition.parse()?).or_default();
                 ledger.trimmed_max = ledger.trimmed_max.max(to.parse()?);
             }
         }

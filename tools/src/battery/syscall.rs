@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use crate::broker::{self, Broker, TOPICS};
 use crate::client::Client;
 use crate::ledger::{Ack, End, Ledger, Level, Stamp, now};
-use crate::store::{self, Writing};
+use crate::store::{self, Promises, Writing};
 use crate::{Failure, Verdict, machine};
 
 /// What changes a disk. Not `write`: files are written by position, and what else is written to, such as the runtime's own
@@ -245,9 +245,9 @@ fn points_of(trace: &str) -> Vec<Point> {
 }
 
 fn try_store(wrapper: &[String], data: &Path, seed: u64) -> Result<Result<bool, String>, Failure> {
-    let mut ledgers = BTreeMap::new();
+    let mut promises = Promises::default();
     let said = Writing::start(data, 1, seed, &["--script"], wrapper)?.finish()?;
-    said.note(&mut ledgers)?;
+    said.note(&mut promises)?;
     let ended_early = !said.ended_well;
     // What the next start finds, and what the one after it finds on top of another run.
     for run in 2..=3 {
@@ -255,14 +255,14 @@ fn try_store(wrapper: &[String], data: &Path, seed: u64) -> Result<Result<bool, 
             Ok(found) => found,
             Err(error) => return Ok(Err(format!("start {run}: {error}"))),
         };
-        if let Err(broken) = store::settle(&mut ledgers, &found, End::Killed) {
+        if let Err(broken) = promises.settle(&found, End::Killed) {
             return Ok(Err(format!("start {run}: {broken}")));
         }
         let said = Writing::start(data, run, seed, &["--script"], &[])?.finish()?;
         if !said.ended_well {
             return Ok(Err(format!("run {run} after it fails: {}", said.complaint)));
         }
-        said.note(&mut ledgers)?;
+        said.note(&mut promises)?;
     }
     Ok(Ok(ended_early))
 }
