@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::output::print;
-use super::settings::{FileSettings, SCRUB_ALLOWED};
+use super::settings::{FileSettings, INTERVAL_ALLOWED, SCRUB_ALLOWED, parse_interval};
 use crate::config::units::parse_size;
 use crate::server::{Server, ServerConfig};
 
@@ -55,6 +56,12 @@ pub(super) struct ServeArgs {
     /// How fast old segments are read again to find damage, in bytes a second; 0 for not at all [default: 8MiB].
     #[arg(long, env = "TRIPLINE_SCRUB", value_name = "SIZE", value_parser = rate)]
     scrub: Option<u64>,
+    /// How often it is looked for records that retention removes [default: 5m].
+    #[arg(long, env = "TRIPLINE_RETENTION_INTERVAL", value_name = "TIME", value_parser = interval)]
+    retention_interval: Option<Duration>,
+    /// How often it is looked for logs to compact [default: 15s].
+    #[arg(long, env = "TRIPLINE_COMPACTION_INTERVAL", value_name = "TIME", value_parser = interval)]
+    compaction_interval: Option<Duration>,
 }
 
 /// Each partition and each connection has files open. The soft limit is low for programs that look at descriptors one by
@@ -106,6 +113,11 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
     config.python3 = args.python3.or(file.python3);
     let rate = args.scrub.or(file.scrub).unwrap_or(config.broker.scrub_bytes_per_second);
     config.broker.scrub_bytes_per_second = rate;
+    let broker = &mut config.broker;
+    let retention_interval = args.retention_interval.or(file.retention_interval);
+    broker.retention_interval = retention_interval.unwrap_or(broker.retention_interval);
+    let compaction_interval = args.compaction_interval.or(file.compaction_interval);
+    broker.compaction_interval = compaction_interval.unwrap_or(broker.compaction_interval);
     let advertised = args.kafka_advertised.or(file.kafka_advertised);
     let advertised =
         advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
@@ -115,6 +127,10 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
 
 fn rate(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|_| format!("allowed: {SCRUB_ALLOWED}"))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    parse_interval(text).ok_or_else(|| format!("allowed: {INTERVAL_ALLOWED}"))
 }
 
 /// Warnings, or more; `TRIPLINE_LOG` says what, as for tracing's filters.

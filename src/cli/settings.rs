@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::failure::Failure;
 use crate::config::fields::{Fields, read};
-use crate::config::units::parse_size;
+use crate::config::units::{parse_duration, parse_size};
 
 /// What the scrubber's rate may be.
 pub(super) const SCRUB_ALLOWED: &str = "bytes a second such as \"8MiB\", or \"0\" for none";
+/// What the time between two rounds of housekeeping may be.
+pub(super) const INTERVAL_ALLOWED: &str = "a time from 10ms to 1d such as \"30s\"";
 /// The file that is read if it is there and no other is named.
 pub(super) const FILE: &str = "tripline.toml";
 
@@ -25,6 +28,8 @@ pub(super) struct FileSettings {
     pub(super) python3: Option<PathBuf>,
     pub(super) kafka_advertised: Option<String>,
     pub(super) scrub: Option<u64>,
+    pub(super) retention_interval: Option<Duration>,
+    pub(super) compaction_interval: Option<Duration>,
 }
 
 impl FileSettings {
@@ -73,8 +78,35 @@ impl FileSettings {
             }
             rate
         });
-        Self { data, kafka, http, insecure, allow_host, python3, kafka_advertised, scrub }
+        let retention_interval = interval(fields, "retention_interval");
+        let compaction_interval = interval(fields, "compaction_interval");
+        Self {
+            data,
+            kafka,
+            http,
+            insecure,
+            allow_host,
+            python3,
+            kafka_advertised,
+            scrub,
+            retention_interval,
+            compaction_interval,
+        }
     }
+}
+
+/// The time between two rounds, when it is allowed.
+pub(super) fn parse_interval(text: &str) -> Option<Duration> {
+    let allowed = Duration::from_millis(10)..=Duration::from_secs(24 * 60 * 60);
+    parse_duration(text).ok().filter(|interval| allowed.contains(interval))
+}
+
+fn interval(fields: &mut Fields<'_>, name: &'static str) -> Option<Duration> {
+    let interval = parse_interval(fields.optional_text(name, INTERVAL_ALLOWED)?);
+    if interval.is_none() {
+        fields.wrong(name, INTERVAL_ALLOWED);
+    }
+    interval
 }
 
 fn address(fields: &mut Fields<'_>, name: &'static str) -> Option<SocketAddr> {
@@ -93,10 +125,11 @@ mod tests {
     #[test]
     fn a_file_sets_what_it_names() {
         let settings = FileSettings::parse(
-            "data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]\nscrub = \"1KiB\"",
+            "data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]\nscrub = \"1KiB\"\ncompaction_interval = \"1m\"",
         )
         .unwrap();
         assert_eq!(settings.scrub, Some(1024));
+        assert_eq!(settings.compaction_interval, Some(Duration::from_secs(60)));
         assert_eq!(settings.data, Some(PathBuf::from("d")));
         assert_eq!(settings.http, Some("[::1]:0".parse().unwrap()));
         assert_eq!((settings.insecure, settings.allow_host, settings.kafka), (Some(true), vec!["a".to_owned()], None));
@@ -110,6 +143,9 @@ mod tests {
         assert!(wrong("insecure = \"yes\"").contains("true or false"));
         assert!(wrong("allow_host = \"a\"").contains("a list of host names"));
         assert!(wrong("scrub = \"fast\"").contains("bytes a second"));
+        for given in ["retention_interval = \"9ms\"", "compaction_interval = \"2d\"", "retention_interval = \"5\""] {
+            assert!(wrong(given).contains("10ms to 1d"), "{given}");
+        }
         assert!(wrong("data = ").contains("line 1"));
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Decides what is written and which states; chosen by chance and printed when it is not given
     #[arg(long)]
     seed: Option<u64>,
+    /// On this file system alone; half of the states on each when it is not given
+    #[arg(long)]
+    fs: Option<Kind>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
@@ -45,27 +48,51 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     }
     machine::stand_apart()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    println!("recording {} ms, then {} states, seed {seed}", args.record_ms, args.states);
+    let kinds = args.fs.map_or_else(|| vec![Kind::Ext4, Kind::Xfs], |kind| vec![kind]);
+    let mut told = Vec::new();
+    let mut left = args.states;
+    for (nth, &kind) in kinds.iter().enumerate() {
+        let states = left.div_ceil((kinds.len() - nth) as u64);
+        left -= states;
+        if kind == Kind::Xfs
+            && let Some(lack) = machine::lacks(&["mkfs.xfs"], true)
+        {
+            println!("SKIP: block-level replay on xfs: {lack} (apt-get install xfsprogs)");
+            continue;
+        }
+        println!("recording {} ms on {}, then {states} states, seed {seed}", args.record_ms, kind.name());
+        match replay(kind, states, seed, Duration::from_millis(args.record_ms))? {
+            Ok(line) => told.push(line),
+            Err(broken) => {
+                let again = format!("tripline-battery blockreplay --fs {} --seed {seed}", kind.name());
+                return Ok(Verdict::Broken(format!("{broken}; again: {again} (the recording differs each time)")));
+            }
+        }
+    }
+    Ok(Verdict::Held(format!("seed {seed}; {}", told.join("; "))))
+}
+
+/// Records once and opens `states` states. What was seen, or the promise that was broken.
+fn replay(kind: Kind, states: u64, seed: u64, long: Duration) -> Result<Result<String, String>, Failure> {
     let begun = Instant::now();
     let scratch = machine::memory_scratch()?;
-    let place = Place { dir: scratch.path().to_owned() };
-    let promises = place.record(seed, Duration::from_millis(args.record_ms))?;
-    let recording = Recording::read(&place.recording())?;
+    let place = Place { kind, dir: scratch.path().to_owned() };
+    let (promises, made_bytes) = place.record(seed, long)?;
+    let recording = Recording::read(&place.recording(), made_bytes)?;
     let recorded = begun.elapsed();
     let mut replay = Replay { recording: &recording, disk: vec![0; DISK_BYTES as usize], played: 0 };
     let mut random = fastrand::Rng::with_seed(seed);
     // In the order of time, so that the disk is played once.
-    let mut ends: Vec<usize> = (0..args.states).map(|_| recording.any_end(&mut random)).collect();
+    let mut ends: Vec<usize> = (0..states).map(|_| recording.any_end(&mut random)).collect();
     ends.sort_unstable();
     let mut counts = Counts::default();
     for (number, &end) in ends.iter().enumerate() {
         let (state, reordered) = replay.state(end, &mut random);
         if let Err(broken) = place.check(&state, &promises, recording.bytes_at(end))? {
-            let kept = place.keep(&state)?;
-            return Ok(Verdict::Broken(format!(
-                "state {number}, {end} of {} writes and flushes: {broken}\nthe disk is kept in {}; again: tripline-battery blockreplay --seed {seed} (the recording differs each time)",
-                recording.entries.len(),
-                kept.display(),
+            let (kept, count) = (place.keep(&state)?, recording.entries.len());
+            let kept = kept.display();
+            return Ok(Err(format!(
+                "state {number}, {end} of {count} writes and flushes: {broken}\nthe disk is kept in {kept}"
             )));
         }
         counts.reordered += u64::from(reordered > 0);
@@ -74,13 +101,13 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             println!("  {} states after {:.0} s", number + 1, begun.elapsed().as_secs_f64());
         }
     }
-    let acks = promises.count();
-    Ok(Verdict::Held(format!(
-        "{} states, {} of them with reordered or torn writes ({} at most), of {} writes and flushes with {acks} acknowledgements, seed {seed}, recorded in {:.1} s, checked in {:.1} s",
-        args.states,
+    Ok(Ok(format!(
+        "{}: {states} states, {} of them with reordered or torn writes ({} at most), of {} writes and flushes with {} acknowledgements, recorded in {:.1} s, checked in {:.1} s",
+        kind.name(),
         counts.reordered,
         counts.unflushed_max,
         recording.entries.len(),
+        promises.count(),
         recorded.as_secs_f64(),
         (begun.elapsed() - recorded).as_secs_f64(),
     )))
@@ -96,6 +123,7 @@ struct Counts {
 
 /// Where everything is.
 struct Place {
+    kind: Kind,
     dir: PathBuf,
 }
 
@@ -108,8 +136,8 @@ impl Place {
         self.dir.join("mount")
     }
 
-    /// Records a writer on a new file system; answers what it was promised.
-    fn record(&self, seed: u64, long: Duration) -> Result<Promises, Failure> {
+    /// Records a writer on a new file system; answers what it was promised, and how long the recording was before.
+    fn record(&self, seed: u64, long: Duration) -> Result<(Promises, u64), Failure> {
         let (disk, export) = (self.dir.join("disk"), self.dir.join("export"));
         File::create(&disk)?.set_len(DISK_BYTES)?;
         File::create(&export)?;
@@ -117,7 +145,8 @@ impl Place {
         std::fs::create_dir(self.mount())?;
         let daemon = Daemon::start(&disk, &self.recording(), &export)?;
         // Made on the recorded disk: what comes behind is played upon it.
-        machine::make_file_system(&export, Kind::Ext4, &["-E", "lazy_itable_init=0,lazy_journal_init=0"])?;
+        machine::make_file_system(&export, self.kind, self.making())?;
+        let made_bytes = std::fs::metadata(self.recording())?.len();
         let mounted = Mount::image(&export, &self.mount(), "")?;
         let recording = self.recording();
         let more = ["--recorded", text(&recording)?];
@@ -130,7 +159,15 @@ impl Place {
         if said.note(&mut promises)? == 0 {
             return Err(format!("nothing was acknowledged while it was recorded: {}", said.complaint).into());
         }
-        Ok(promises)
+        Ok((promises, made_bytes))
+    }
+
+    const fn making(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Ext4 => &["-E", "lazy_itable_init=0,lazy_journal_init=0"],
+            // Smaller than it is meant to be: each state is a copy of the disk.
+            Kind::Xfs => &["--unsupported"],
+        }
     }
 
     /// Opens a state of the disk as the next start does.
@@ -239,11 +276,11 @@ struct Recording {
 }
 
 impl Recording {
-    fn read(path: &Path) -> Result<Self, Failure> {
+    /// The first `made_bytes` of it are the making of the file system, which flushes when it is done.
+    fn read(path: &Path, made_bytes: u64) -> Result<Self, Failure> {
         let bytes = std::fs::read(path)?;
         let entries = parse(&bytes)?;
-        // mkfs flushes when it is done; the mount comes behind.
-        let begun = entries.iter().position(|entry| entry.flags & FLUSH != 0).ok_or("nothing was flushed")? + 1;
+        let begun = entries.iter().position(|entry| entry.recorded_bytes >= made_bytes).ok_or("nothing was written")?;
         Ok(Self { bytes, entries, begun })
     }
 

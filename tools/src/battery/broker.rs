@@ -20,12 +20,12 @@ use kafka_wire::{
     CreateTopicsRequest, FetchRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
 };
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, NewRecord};
 
 use crate::client::Client;
 use crate::ledger::{Ack, Found, Ledger, Level, Stamp, now};
-use crate::store::stamps;
-use crate::{Failure, machine};
+use crate::store::{keyed_records, stamps};
+use crate::{Failure, keyed, machine};
 
 const CREATE_TOPICS: i16 = 4;
 const PRODUCE: i16 = 8;
@@ -126,14 +126,21 @@ fn name(text: &str) -> StrBytes {
 
 /// Makes a topic of one partition whose segments are small, if it is not there.
 pub(crate) fn create_topic(client: &mut Client, topic: &str, segment_bytes: u32) -> Result<(), Failure> {
-    let mut config = CreatableTopicConfig::default();
-    config.name = name("segment.bytes");
-    config.value = Some(name(&segment_bytes.to_string()));
+    create_topic_with(client, topic, &[("segment.bytes", &segment_bytes.to_string())])
+}
+
+/// Makes a topic of one partition with settings, if it is not there.
+pub(crate) fn create_topic_with(client: &mut Client, topic: &str, settings: &[(&str, &str)]) -> Result<(), Failure> {
+    let setting = |(key, value): &(&str, &str)| {
+        let mut config = CreatableTopicConfig::default();
+        (config.name, config.value) = (name(key), Some(name(value)));
+        config
+    };
     let mut wanted = CreatableTopic::default();
     wanted.name = name(topic);
     wanted.num_partitions = 1;
     wanted.replication_factor = 1;
-    wanted.configs = vec![config];
+    wanted.configs = settings.iter().map(setting).collect();
     let mut request = CreateTopicsRequest::default();
     request.topics = vec![wanted];
     request.timeout_ms = 30_000;
@@ -151,6 +158,18 @@ pub(crate) fn batch(first: Stamp, count: u64, fill: usize) -> Result<Bytes, Fail
         let value = Stamp { number: first.number + nth, ..first }.value(fill);
         let timestamp_ms = now().as_millis() as i64;
         builder.push(&NewRecord { timestamp_ms, value: Some(value.as_bytes()), ..NewRecord::default() })?;
+    }
+    Ok(builder.finish()?.bytes().clone())
+}
+
+/// A batch of `count` records of a compacted topic from `first` on.
+pub(crate) fn keyed_batch(first: Stamp, count: u64, fill: usize) -> Result<Bytes, Failure> {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for nth in 0..count {
+        let stamp = Stamp { number: first.number + nth, ..first };
+        let (key, value) = (keyed::key(stamp).to_string(), (!keyed::deletes(stamp)).then(|| stamp.value(fill)));
+        let (key, value) = (Some(key.as_bytes()), value.as_ref().map(String::as_bytes));
+        builder.push(&NewRecord { timestamp_ms: now().as_millis() as i64, key, value, ..NewRecord::default() })?;
     }
     Ok(builder.finish()?.bytes().clone())
 }
@@ -331,6 +350,36 @@ fn produce_until_end(
 pub(crate) fn read_all(broker: &Broker) -> Result<Vec<Found>, Failure> {
     let mut client = Client::connect(broker.kafka)?;
     TOPICS.iter().map(|(topic, _)| Ok(read_topic(&mut client, topic)?.unwrap_or_default())).collect()
+}
+
+/// The first offset of a topic.
+pub(crate) fn log_start(client: &mut Client, topic: &str) -> Result<i64, Failure> {
+    Ok(list_offset(client, topic, -2)?.ok_or_else(|| format!("there is no topic {topic}"))?)
+}
+
+/// All records of a compacted topic; none when there is no such topic.
+pub(crate) fn read_keyed(client: &mut Client, topic: &str) -> Result<Vec<keyed::Record>, Failure> {
+    let Some(mut at) = list_offset(client, topic, -2)? else { return Ok(Vec::new()) };
+    let tail = list_offset(client, topic, -1)?.ok_or("a topic that was there is gone")?;
+    let mut found = Vec::new();
+    while at < tail {
+        let bytes = fetch(client, topic, at)?.map_err(|code| format!("fetch of {topic} at {at}: error {code}"))?;
+        found.extend(keyed_records(&bytes)?.into_iter().filter(|record| record.offset >= at));
+        let next = next_offset(&bytes)?.filter(|&next| next > at);
+        at = next.ok_or_else(|| format!("{topic} stands still at {at} of {tail}"))?;
+    }
+    Ok(found)
+}
+
+/// The offset behind the last of some batches.
+fn next_offset(mut bytes: &[u8]) -> Result<Option<i64>, Failure> {
+    let mut next = None;
+    while !bytes.is_empty() {
+        let (view, rest) = BatchView::parse(bytes)?;
+        next = Some(view.header().next_offset().get());
+        bytes = rest;
+    }
+    Ok(next)
 }
 
 /// All records of a topic; `None` when there is no such topic.

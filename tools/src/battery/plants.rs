@@ -217,15 +217,15 @@ const PLANTS: [Plant; 21] = [
     },
     Plant {
         name: "tombstone-before",
-        what: "tombstones that wait until all that they delete is gone",
+        what: "the wait of tombstones for a damaged segment, which may hold what they delete",
         file: "storage/src/partition/compact/rewrite.rs",
         find: "horizon_ms.is_none() && self.is_whole && header.next_offset() <= self.to;\n",
-        replace: "horizon_ms.is_none() && self.is_whole && (header.next_offset() <= self.to || crate::planted(\"tombstone-before\"));\n",
+        replace: "horizon_ms.is_none() && (self.is_whole || crate::planted(\"tombstone-before\")) && header.next_offset() <= self.to;\n",
         looked_for: COMPACTING,
     },
     Plant {
         name: "newest-dropped",
-        what: "a record is older than another of its key, not as old",
+        what: "the newest record of a key, at some offsets",
         file: "storage/src/compaction.rs",
         find: "        record.offset >= self.log_start && !expired && !self.keys.has_newer(key, record.offset)\n",
         replace: "        let at = if crate::planted(\"newest-dropped\") && record.offset.get() % 16 == 15 { Offset::new(record.offset.get() - 1).unwrap_or(record.offset) } else { record.offset };\n        record.offset >= self.log_start && !expired && !self.keys.has_newer(key, at)\n",

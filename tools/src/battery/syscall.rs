@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
 use crate::broker::{self, Broker, TOPICS};
 use crate::client::Client;
+use crate::keyed::KeyedLedger;
 use crate::ledger::{Ack, End, Ledger, Level, Stamp, now};
 use crate::store::{self, Promises, Writing};
 use crate::{Failure, Verdict, machine};
@@ -35,6 +37,15 @@ const CALLS: [&str; 13] = [
 ];
 /// A group whose offsets the broker's script commits.
 const GROUP: &str = "battery";
+/// A topic of which retention removes the oldest segments, and one that is compacted.
+const KEPT: &str = "kept";
+const KEYED: &str = "keyed";
+/// Of the first one's ledger.
+const KEPT_PARTITION: u32 = 2;
+/// Retention and compaction run while the script does.
+const HOUSEKEEPING: [&str; 3] = ["env", "TRIPLINE_RETENTION_INTERVAL=20ms", "TRIPLINE_COMPACTION_INTERVAL=20ms"];
+/// How long the script waits for both; a fault may have ended either.
+const HOUSEKEEPING_TIMEOUT: Duration = Duration::from_secs(1);
 /// So small that nearly each batch of the script begins a segment.
 const SEGMENT_BYTES: u32 = 2048;
 
@@ -205,6 +216,9 @@ impl Target<'_> {
                 if !ended_well {
                     return Err(format!("the script fails by itself: {}", script.complaint).into());
                 }
+                if !script.is_kept {
+                    return Err("neither retention nor compaction came within the script".into());
+                }
             }
         }
         Ok(points_of(&std::fs::read_to_string(trace)?))
@@ -273,11 +287,15 @@ fn try_broker(wrapper: &[String], data: &Path, binary: &Path) -> Result<Result<b
     let Some(broker) = Broker::try_start(binary, data, &[])? else {
         return Ok(Err("the broker does not start again".to_owned()));
     };
-    let found = broker::read_all(&broker)?;
+    let mut client = Client::connect(broker.kafka)?;
+    let mut found = broker::read_all(&broker)?;
+    found.push(broker::read_topic(&mut client, KEPT)?.unwrap_or_default());
     if let Err(broken) = store::settle(&mut script.ledgers, &found, End::Killed) {
         return Ok(Err(broken));
     }
-    let mut client = Client::connect(broker.kafka)?;
+    if let Err(broken) = script.keyed.settle(&broker::read_keyed(&mut client, KEYED)?, End::Killed) {
+        return Ok(Err(format!("{KEYED}: {broken}")));
+    }
     for ((topic, _), found) in TOPICS.iter().zip(&found) {
         let committed = broker::committed(&mut client, GROUP, topic)?;
         let promised = script.committed.get(topic).copied().unwrap_or(-1);
@@ -302,8 +320,11 @@ fn try_broker(wrapper: &[String], data: &Path, binary: &Path) -> Result<Result<b
 #[derive(Default)]
 struct Script {
     ledgers: BTreeMap<u32, Ledger>,
+    keyed: KeyedLedger,
     committed: BTreeMap<&'static str, i64>,
     next: [u64; 2],
+    /// Whether retention and compaction were seen.
+    is_kept: bool,
     /// What ended it early.
     complaint: String,
 }
@@ -311,7 +332,8 @@ struct Script {
 impl Script {
     /// Runs a broker under `wrapper` and the script against it. Answers whether both came to their end.
     fn run(&mut self, binary: &Path, data: &Path, wrapper: &[String]) -> Result<bool, Failure> {
-        let Some(broker) = Broker::try_start(binary, data, wrapper)? else { return Ok(false) };
+        let wrapper: Vec<_> = wrapper.iter().cloned().chain(HOUSEKEEPING.map(str::to_owned)).collect();
+        let Some(broker) = Broker::try_start(binary, data, &wrapper)? else { return Ok(false) };
         let result = self.requests(&broker).inspect_err(|error| self.complaint = error.to_string());
         let ended_well = broker.stop()?;
         Ok(result.is_ok() && ended_well)
@@ -327,6 +349,35 @@ impl Script {
                 self.produce(&mut client, topic, 2)?;
             }
             self.commit(&mut client, usize::from(round % 2 == 1))?;
+        }
+        self.keep_house(&mut client)
+    }
+
+    /// Fills a topic that loses its oldest segments and one that is compacted, and waits until both has happened.
+    fn keep_house(&mut self, client: &mut Client) -> Result<(), Failure> {
+        let segment_bytes = ("segment.bytes", &*SEGMENT_BYTES.to_string());
+        broker::create_topic_with(client, KEPT, &[segment_bytes, ("retention.bytes", "4096")])?;
+        let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("delete.retention.ms", "0")];
+        broker::create_topic_with(client, KEYED, &[&[segment_bytes], &compact[..]].concat())?;
+        for number in (0..16).step_by(2) {
+            let first = Stamp { run: 1, number };
+            let ack = |base, partition| {
+                let (level, at) = (Level::Durable, now());
+                Ack { partition, base, count: 2, first, level, at, recorded_bytes: 0 }
+            };
+            // What is not the newest batch may be gone.
+            let ledger = self.ledgers.entry(KEPT_PARTITION).or_default();
+            ledger.trimmed_max = number.cast_signed();
+            let base = broker::produce(client, KEPT, -1, broker::batch(first, 2, 600)?)?;
+            ledger.note(ack(base.map_err(|code| format!("{KEPT}: error {code}"))?, KEPT_PARTITION));
+            let base = broker::produce(client, KEYED, -1, broker::keyed_batch(first, 2, 600)?)?;
+            self.keyed.note(ack(base.map_err(|code| format!("{KEYED}: error {code}"))?, 0));
+        }
+        let begun = Instant::now();
+        while !self.is_kept && begun.elapsed() < HOUSEKEEPING_TIMEOUT {
+            thread::sleep(Duration::from_millis(5));
+            let is_compacted = broker::read_keyed(client, KEYED)?.len() < 12;
+            self.is_kept = is_compacted && broker::log_start(client, KEPT)? > 0;
         }
         Ok(())
     }
