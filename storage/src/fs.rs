@@ -141,6 +141,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`File::read_exact_at`].
     fn slice(&self, range: Range<u64>) -> io::Result<Bytes>;
+    /// Whether a [`File::slice`] of `range` would neither wait for the disk nor copy; false where nobody can tell.
+    fn is_resident(&self, _range: Range<u64>) -> bool {
+        false
+    }
     /// Reserves disk space so that the file is at least `len_bytes` long; new bytes read as zero.
     ///
     /// # Errors

@@ -132,9 +132,12 @@ impl OsFile {
     }
 
     fn mapped(&self, range: &Range<u64>) -> Option<Bytes> {
-        let start = usize::try_from(range.start).ok()?;
-        let end = usize::try_from(range.end).ok()?;
-        self.map()?.slice(start..end).ok()
+        self.map()?.slice(Self::places(range)?).ok()
+    }
+
+    /// The places of `range` in the map.
+    fn places(range: &Range<u64>) -> Option<Range<usize>> {
+        Some(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
     }
 
     fn copied(&self, range: &Range<u64>) -> io::Result<Bytes> {
@@ -177,6 +180,11 @@ impl File for OsFile {
             Some(bytes) => Ok(bytes),
             None => self.copied(&range),
         }
+    }
+
+    fn is_resident(&self, range: Range<u64>) -> bool {
+        let map = self.map().zip(Self::places(&range));
+        map.is_some_and(|(map, places)| map.is_resident(places))
     }
 
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {

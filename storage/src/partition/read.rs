@@ -78,6 +78,9 @@ enum Searched {
     Replaced,
 }
 
+/// So much must be in memory at least for a read that does not wait: its first batch may be larger than what it asks for.
+const READY_BYTES_MIN: u64 = 2 << 20;
+
 /// One segment as a reader sees it.
 struct View<'a> {
     base: Offset,
@@ -135,7 +138,11 @@ impl Partition {
                 Some(outcome) => Ok(ReadStart::Ready(outcome)),
                 None => Ok(self.cold(from, max_bytes)),
             },
-            Some(_) => Ok(self.cold(from, max_bytes)),
+            Some(Place::Sealed(sealed)) => match self.read_resident(&sealed, from, max_bytes)? {
+                Some(outcome) => Ok(ReadStart::Ready(outcome)),
+                None => Ok(self.cold(from, max_bytes)),
+            },
+            Some(Place::Lost { .. }) => Ok(self.cold(from, max_bytes)),
         }
     }
 
@@ -307,17 +314,48 @@ impl Partition {
         let view = view_active(active, tail);
         let start = view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position;
         let range = u64::from(start)..view.end;
-        if !view.trust.is_appended(&range) || range.end - range.start > self.shared.hot_bytes {
+        let is_recent = range.end - range.start <= self.shared.hot_bytes;
+        if view.trust.is_appended(&range) && (is_recent || self.is_ready(&view, from, max_bytes)) {
+            return self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX)).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// A read of an open sealed segment that has nothing to wait for.
+    fn read_resident(
+        &self,
+        sealed: &SealedSegment,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<ReadOutcome>, ReadError> {
+        let Some(open) = self.shared.open_segments.get(&(self.id(), sealed.base), sealed.edition) else {
+            return Ok(None);
+        };
+        let view = view_sealed(sealed, &open);
+        if !self.is_ready(&view, from, max_bytes) {
             return Ok(None);
         }
-        self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX)).map(Some)
+        let read = self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX))?;
+        // Behind batches that compaction has emptied the read goes on, who knows how far.
+        Ok(holds_records(&read.bytes).then_some(read))
+    }
+
+    /// Whether everything that a read looks at was verified and is in memory.
+    fn is_ready(&self, view: &View<'_>, from: Offset, max_bytes: usize) -> bool {
+        let start = u64::from(view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position);
+        let window_bytes = self.window_bytes(max_bytes.min(READ_BYTES_MAX));
+        let range = |bytes: u64| start..view.end.min(start + bytes);
+        view.trust.covers(&range(window_bytes)) && view.file.is_resident(range(window_bytes.max(READY_BYTES_MIN)))
+    }
+
+    /// How much a read looks at, but for batches that are larger.
+    fn window_bytes(&self, max_bytes: usize) -> u64 {
+        max_bytes as u64 + 2 * u64::from(self.config().index_interval_bytes)
     }
 
     fn read_view(&self, view: &View<'_>, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
-        let interval_bytes = u64::from(self.config().index_interval_bytes);
-        let window_bytes = max_bytes as u64 + 2 * interval_bytes;
         let entry = view.with_index(|index| index.floor_by_offset(relative(from, view.base)));
-        let mut walk = view.walk_from(entry, window_bytes)?;
+        let mut walk = view.walk_from(entry, self.window_bytes(max_bytes))?;
         let first = self.find(view, &mut walk, from)?;
         let mut walk = walk.into_walk();
         let limit = first.position + max_bytes as u64;
@@ -368,24 +406,12 @@ impl Partition {
                 Ok(Some(step))
                     if step.position == indexed && last.position == first.position && indexed > first.end() =>
                 {
-                    return self.walk_to(view, first, indexed);
+                    walk.begin_again(first.position, indexed);
+                    return walk_to(view, walk, first);
                 }
                 Ok(_) => return Ok(last),
                 // What was found before is good: the damage shows at the next read.
                 Err(WalkError::NoBatch { .. }) => return Ok(last),
-                Err(WalkError::Io(e)) => return Err(e.into()),
-            }
-        }
-    }
-
-    /// The batch that ends at `end`.
-    fn walk_to(&self, view: &View<'_>, first: Step, end: u64) -> Result<Step, ReadError> {
-        let mut walk = BatchWalk::new(view.file, first.position, end);
-        let mut last = first;
-        loop {
-            match walk.next() {
-                Ok(Some(step)) if step.header.next_offset() <= view.next => last = step,
-                Ok(_) | Err(WalkError::NoBatch { .. }) => return Ok(last),
                 Err(WalkError::Io(e)) => return Err(e.into()),
             }
         }
@@ -435,6 +461,18 @@ impl Partition {
     fn damaged_at(&self, view: &View<'_>, from: Offset, position: u64) -> std::io::Result<ReadError> {
         let behind = next_intact(view.file, position, view.end, from.next()..view.next)?;
         Ok(damaged(view, from, behind))
+    }
+}
+
+/// The last batch of `walk`, which begins with `first`.
+fn walk_to(view: &View<'_>, walk: &mut BatchWalk<'_>, first: Step) -> Result<Step, ReadError> {
+    let mut last = first;
+    loop {
+        match walk.next() {
+            Ok(Some(step)) if step.header.next_offset() <= view.next => last = step,
+            Ok(_) | Err(WalkError::NoBatch { .. }) => return Ok(last),
+            Err(WalkError::Io(e)) => return Err(e.into()),
+        }
     }
 }
 

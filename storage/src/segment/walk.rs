@@ -76,6 +76,11 @@ impl<'a> BatchWalk<'a> {
         self.position = position;
     }
 
+    /// Begins anew at `position`, the start of a batch, up to `end`; what was read of the file stays.
+    pub(crate) fn begin_again(&mut self, position: u64, end: u64) {
+        (self.position, self.end, self.last_bytes) = (position, end, 0);
+    }
+
     /// The next batch by its header; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Step>, WalkError> {
         if self.position >= self.end {
