@@ -18,6 +18,8 @@ const FRAME_BYTES_MAX: usize = 128 << 20;
 pub(crate) struct Client {
     socket: TcpStream,
     next_id: i32,
+    /// The answer before: its memory serves again when nobody holds a part of it.
+    last: Bytes,
 }
 
 impl Client {
@@ -25,12 +27,12 @@ impl Client {
         let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, next_id: 1 })
+        Ok(Self { socket, next_id: 1, last: Bytes::new() })
     }
 
     /// A second handle to the same connection, to receive on.
     pub(crate) fn receiver(&self) -> Result<Self, Failure> {
-        Ok(Self { socket: self.socket.try_clone()?, next_id: 0 })
+        Ok(Self { socket: self.socket.try_clone()?, next_id: 0, last: Bytes::new() })
     }
 
     /// A whole frame for `request`, which may be sent any number of times.
@@ -79,8 +81,16 @@ impl Client {
         if length > FRAME_BYTES_MAX {
             return Err(format!("an answer of {length} bytes, allowed: {FRAME_BYTES_MAX}").into());
         }
-        let mut frame = vec![0; length];
-        self.socket.read_exact(&mut frame)?;
-        Ok(frame.into())
+        let last = std::mem::take(&mut self.last);
+        let mut frame = if last.is_unique() { Vec::from(last) } else { Vec::new() };
+        frame.clear();
+        frame.reserve(length);
+        // Neither zeroed before nor grown: what a client does with its memory is not the broker's cost.
+        (&self.socket).take(length as u64).read_to_end(&mut frame)?;
+        if frame.len() < length {
+            return Err(format!("an answer of {length} bytes ended after {}", frame.len()).into());
+        }
+        self.last = frame.into();
+        Ok(self.last.clone())
     }
 }
