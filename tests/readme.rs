@@ -36,6 +36,13 @@ fn limits_are_those_of_the_code() {
     let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();
     assert_eq!(default("kafka"), format!("`{}`", config.kafka));
     assert_eq!(default("http"), format!("`{}`", config.http));
+    for (key, interval) in [
+        ("retention_interval", config.broker.retention_interval),
+        ("compaction_interval", config.broker.compaction_interval),
+    ] {
+        let interval = tripline::config::units::display_duration(interval);
+        assert!(default(key).starts_with(&format!("`{interval}`")), "{key}: {interval}");
+    }
     let scrub = tripline::config::units::display_size(config.broker.scrub_bytes_per_second);
     assert!(default("scrub").starts_with(&format!("`{scrub}`")), "{scrub}");
 }
@@ -46,7 +53,7 @@ fn settings_are_those_of_the_command() {
     let help = String::from_utf8(help.stdout).unwrap();
     let settings: Vec<_> =
         rows().into_iter().filter(|row| row.len() == 4 && row[1].starts_with("`TRIPLINE_")).collect();
-    assert_eq!(settings.len(), 8);
+    assert_eq!(settings.len(), 10);
     for row in settings {
         for cell in &row[1..=2] {
             let word = cell.trim_matches('`');
