@@ -82,16 +82,19 @@ mod residence {
 
     use memmap2::MmapRaw;
 
-    /// Asked for at a time: 4 MiB of pages of 4 KiB.
+    /// The smallest page there is.
+    const PAGE_BYTES: usize = 4096;
+    /// A multiple of every page size of the machine: the kernel takes addresses of whole pages only.
+    const ALIGN_BYTES: usize = if cfg!(target_arch = "x86_64") { PAGE_BYTES } else { 64 << 10 };
+    /// Asked for at a time: 4 MiB.
     const PAGES_MAX: usize = 1024;
 
     /// Whether all pages of `range`, which is not empty and lies inside of the map, are in memory.
     pub(super) fn is_whole(raw: &MmapRaw, range: Range<usize>) -> bool {
-        let page_bytes = rustix::param::page_size();
-        let mut at = range.start / page_bytes * page_bytes;
+        let mut at = range.start / ALIGN_BYTES * ALIGN_BYTES;
         while at < range.end {
-            let len = (range.end - at).min(PAGES_MAX * page_bytes);
-            if !is_there(raw, at, len, page_bytes) {
+            let len = (range.end - at).min(PAGES_MAX * PAGE_BYTES);
+            if !is_there(raw, at, len) {
                 return false;
             }
             at += len;
@@ -99,13 +102,14 @@ mod residence {
         true
     }
 
-    fn is_there(raw: &MmapRaw, at: usize, len: usize, page_bytes: usize) -> bool {
-        let mut pages = [0_u8; PAGES_MAX];
-        let count = len.div_ceil(page_bytes);
+    fn is_there(raw: &MmapRaw, at: usize, len: usize) -> bool {
+        // What is not written stays: larger pages are fewer.
+        let mut pages = [1_u8; PAGES_MAX];
+        let count = len.div_ceil(PAGE_BYTES);
         debug_assert!(count <= PAGES_MAX && at + len <= raw.len(), "asked for what is mapped, and no more than fits");
         // SAFETY: `at` is a multiple of the page size and `at + len` lies inside of the live mapping `raw`, so the address is
-        // page-aligned and mapped. The kernel writes one byte for each page that begins in `len`, `count` of them, which is
-        // no more than `pages` has. It reads and writes nothing else of ours.
+        // page-aligned and mapped. The kernel writes one byte for each page that begins in `len`, at most `count` of them,
+        // which is no more than `pages` has. It reads and writes nothing else of ours.
         #[expect(unsafe_code, reason = "no crate has a safe call for it; argued above")]
         let answer = unsafe { libc::mincore(raw.as_mut_ptr().add(at).cast(), len, pages.as_mut_ptr()) };
         answer == 0 && pages[..count].iter().all(|page| page & 1 == 1)
