@@ -23,7 +23,7 @@ use crate::broker::record::{
     JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched,
 };
 use crate::broker::state::ScheduleEntry;
-use crate::broker::{Broker, CreateTopicError, Topic, to_the_end};
+use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::topic::partitioner::partition_of_key;
 
 mod fire;
@@ -219,7 +219,7 @@ impl ScheduleService {
     /// See [`ApplyScheduleError`].
     pub async fn apply(&self, spec: ScheduleSpec) -> Result<AppliedSchedule, ApplyScheduleError> {
         let service = self.clone();
-        to_the_end(async move { service.apply_now(spec).await }).await
+        self.inner.broker.to_the_end(async move { service.apply_now(spec).await }).await
     }
 
     async fn apply_now(&self, spec: ScheduleSpec) -> Result<AppliedSchedule, ApplyScheduleError> {
@@ -307,7 +307,7 @@ impl ScheduleService {
     /// [`JournalError`]: it could not be remembered.
     pub async fn remove(&self, name: &str) -> Result<bool, JournalError> {
         let (service, name) = (self.clone(), name.to_owned());
-        to_the_end(async move { service.remove_now(&name).await }).await
+        self.inner.broker.to_the_end(async move { service.remove_now(&name).await }).await
     }
 
     async fn remove_now(&self, name: &str) -> Result<bool, JournalError> {
@@ -341,7 +341,7 @@ impl ScheduleService {
 
     async fn switch(&self, name: &str, paused: bool) -> Result<(), ScheduleError> {
         let (service, name) = (self.clone(), name.to_owned());
-        to_the_end(async move { service.switch_now(&name, paused).await }).await
+        self.inner.broker.to_the_end(async move { service.switch_now(&name, paused).await }).await
     }
 
     async fn switch_now(&self, name: &str, paused: bool) -> Result<(), ScheduleError> {
