@@ -1,5 +1,7 @@
 //! Records out of the log, and dead letters into it.
 
+use std::ops::ControlFlow;
+
 use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
     RecordView as StoredRecord,
@@ -12,8 +14,9 @@ use super::dead_letter::{self, DeadLetterFacts};
 use crate::function::ErrorClass;
 use crate::input::{LogInput, Origin};
 
-/// How much of the log is read at a time.
-pub(super) const READ_BYTES: usize = 1 << 20;
+/// How much of the log is read at a time, and the first time.
+const READ_BYTES: usize = 1 << 20;
+const READ_BYTES_FIRST: usize = 64 << 10;
 
 /// Why records cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -24,10 +27,10 @@ pub(super) enum RecordsError {
     Batch { offset: Offset, reason: String },
 }
 
-/// Hands the records of whole batches to `visit`, those of transaction markers left out.
+/// Hands the records of whole batches to `visit`, those of transaction markers left out, until it breaks off.
 pub(super) fn for_each_record(
     mut bytes: &[u8],
-    mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch),
+    mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) -> ControlFlow<()>,
 ) -> Result<(), RecordsError> {
     while !bytes.is_empty() {
         let unpack = |offset, reason: &dyn ToString| RecordsError::Batch { offset, reason: reason.to_string() };
@@ -38,7 +41,9 @@ pub(super) fn for_each_record(
             let records =
                 view.records(&BatchLimits::default()).map_err(|reason| unpack(header.base_offset, &reason))?;
             for record in &records {
-                visit(&record.map_err(|reason| unpack(header.base_offset, &reason))?, epoch);
+                if visit(&record.map_err(|reason| unpack(header.base_offset, &reason))?, epoch).is_break() {
+                    return Ok(());
+                }
             }
         }
         bytes = rest;
@@ -46,20 +51,22 @@ pub(super) fn for_each_record(
     Ok(())
 }
 
-/// Reads `first..next` again and hands the records at `offsets` (ascending) to `visit`. What retention has removed meanwhile
-/// is left out.
+/// Reads the records at `offsets` (ascending) again and hands them to `visit`. What retention has removed meanwhile is left
+/// out. A window is small next to the log: little is read first, more when it does not hold the rest.
 pub(super) async fn read_offsets(
     input: &LogInput,
     offsets: &[Offset],
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) + Send,
 ) -> Result<(), RecordsError> {
     let mut wanted = offsets.iter().copied().peekable();
+    let mut read_bytes = READ_BYTES_FIRST;
     while let Some(&at) = wanted.peek() {
         if at < input.log_start() {
             wanted.next();
             continue;
         }
-        let outcome = input.read(at, READ_BYTES).await?;
+        let outcome = input.read(at, read_bytes).await?;
+        read_bytes = (read_bytes * 4).min(READ_BYTES);
         if outcome.bytes.is_empty() {
             break;
         }
@@ -68,6 +75,7 @@ pub(super) async fn read_offsets(
             if wanted.next_if_eq(&record.offset()).is_some() {
                 visit(record, epoch);
             }
+            if wanted.peek().is_none() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         // Offsets without a record (removed by compaction) are passed over.
         while wanted.next_if(|&offset| offset < outcome.next).is_some() {}

@@ -1,5 +1,6 @@
 //! Reading for the lanes of a partition: each chunk once, matched for all that stand there.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,7 +68,7 @@ fn match_chunk(bytes: &[u8], origin: &Origin, members: &mut [Member], now_ms: i6
         let wanted = |member: &&mut Member| member.from <= facts.offset;
         if members.iter().all(|member| member.filter.is_none()) {
             members.iter_mut().filter(wanted).for_each(|member| member.take(facts));
-            return;
+            return ControlFlow::Continue(());
         }
         origin.with_event(record, epoch, |event| {
             for member in members.iter_mut().filter(wanted) {
@@ -78,6 +79,7 @@ fn match_chunk(bytes: &[u8], origin: &Origin, members: &mut [Member], now_ms: i6
                 }
             }
         });
+        ControlFlow::Continue(())
     })?;
     Ok(records)
 }
