@@ -6,10 +6,10 @@
 //! # Follow one event
 //! ```text
 //!  Kafka client ──TCP──▶ kafka ─┐                                   ┌──▶ kafka, http ──▶ any consumer
-//!  HTTP client ──HTTP──▶ http ──┴─▶ broker ──▶ partition log ───────┤
-//!                        (check, offset, append, publish)           └──▶ trigger lane: filter ─▶ window
-//!                                                                                         │
-//!                    dead-letter topic ◀── attempts spent ◀── attempt ◀── function ◀──────┘
+//!  HTTP client ──HTTP──▶ http ──┼─▶ broker ──▶ partition log ───────┤
+//!  schedules ───────────▶ source┘  (check, offset, append, publish)  └──▶ trigger poller: filter ─▶ lane: window
+//!                                                                                                     │
+//!                    dead-letter topic ◀── attempts spent ◀── function ◀── attempt: transform ◀───────┘
 //! ```
 //! One way through: bytes arrive once, are checked once and written once, and every reader sees the same mapped bytes.
 //!
@@ -22,7 +22,8 @@
 //! | [`broker`] | the one door to the log: topics, appends, reads, the state journal | protocols, functions |
 //! | [`group`] | consumer groups: a pure state machine and its service | Kafka's bytes |
 //! | [`function`] | code, instances, one attempt to invoke | triggers |
-//! | [`trigger`] | read, filter, window, invoke, retry, dead-letter, remember | protocols |
+//! | [`input`] | what triggers read | triggers |
+//! | [`trigger`] | filter, transform, window, invoke, retry, dead-letter, remember | protocols |
 //! | [`source`] | what appends to topics by itself: schedules | triggers, protocols |
 //! | [`kafka`], [`http`] | the two doors for clients; never each other | |
 //! | [`server`], [`cli`] | assembly and the command line | |
@@ -31,7 +32,7 @@
 //! all rooms; only the broker opens logs.
 //!
 //! # What is decided where
-//! Pure rooms (filter, window, retry, attempt, progress, group state, pool state, frames) take events and `now` and answer
+//! Pure rooms (filter, transform, lane, retry, attempt, progress, group state, pool state, frames) take events and `now` and answer
 //! decisions; thin loops around them act. The state journal ([`broker::journal`]) remembers definitions, committed offsets,
 //! progress, attempts and verdicts; a record about data is never durable before that data (invariant S8).
 //!
