@@ -11,6 +11,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,6 +21,11 @@ use tripline_storage::{LeaderEpoch, Offset};
 use uuid::Uuid;
 
 mod json;
+pub(crate) mod scan;
+mod structured;
+
+#[cfg(test)]
+mod tests;
 
 /// The `type` of a record that is no event of its own.
 pub const RECORD_TYPE: &str = "tripline.record";
@@ -29,6 +35,9 @@ pub const STRUCTURED_TYPE: &str = "application/cloudevents+json";
 pub const BATCH_TYPE: &str = "application/cloudevents-batch+json";
 
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
+/// The attributes of a record that is no event of its own, in the order in which they are written.
+pub(crate) const WRAPPED_NAMES: [&str; 7] =
+    ["specversion", "id", "source", "type", "time", "subject", "partitionkey"];
 
 /// A header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +73,15 @@ pub struct RecordView<'a> {
     pub headers: &'a [Header<'a>],
 }
 
-/// A record as an event. Building one reads the value once; JSON values are built when first asked for.
+/// A record as an event. Building one looks at the headers only, unless the value may be an event by itself; the value is read when it is
+/// first asked for, and so are JSON values built.
 #[derive(Debug)]
 pub struct EventView<'a> {
     record: RecordView<'a>,
     form: Form<'a>,
-    for_matching: OnceCell<MatchEvent>,
+    /// A kind, not the payload itself: a cell with a borrow inside would tie the view's lifetime to one exact region.
+    payload: OnceCell<PayloadKind>,
+    for_matching: OnceCell<Box<MatchEvent>>,
 }
 
 /// An event as filters see it.
@@ -91,14 +103,17 @@ impl MatchEvent {
     }
 }
 
+/// Attributes by name, the required ones first.
+type Attributes<'a> = Vec<(&'a str, &'a str)>;
+
 #[derive(Debug)]
 enum Form<'a> {
     /// The value is the event.
-    Structured { raw: &'a [u8], event: Map<String, Value> },
+    Structured { raw: &'a str, id: Cow<'a, str> },
     /// Attributes from headers, data from the value.
-    Binary { attributes: Vec<(&'a str, &'a str)>, data: Data<'a> },
+    Binary { attributes: Attributes<'a>, content_type: Option<&'a str> },
     /// Not an event of its own.
-    Wrapped { data: Data<'a> },
+    Wrapped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +125,38 @@ enum Data<'a> {
     Bytes(&'a [u8]),
 }
 
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PayloadKind {
+    Json,
+    Text,
+    Bytes,
+}
+
+/// What filters read in one pass: where attributes are, and what may be JSON.
+pub(crate) enum Parts<'e, 'a> {
+    /// All of the event, an object.
+    Structured(&'a str),
+    /// Attributes, and the payload.
+    Binary(&'e [(&'a str, &'a str)], PayloadText<'a>),
+    /// Attributes are those of [`EventView::wrapped_attribute`]; and the payload.
+    Wrapped(PayloadText<'a>),
+}
+
+/// A payload before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PayloadText<'a> {
+    None,
+    /// A text that is JSON, or is not.
+    Unread(&'a str),
+    NotJson,
+}
+
 impl<'a> EventView<'a> {
     /// Sees a record as an event.
     #[must_use]
     pub fn new(record: RecordView<'a>) -> Self {
-        Self { form: Form::of(&record), record, for_matching: OnceCell::new() }
+        Self { form: Form::of(&record), record, payload: OnceCell::new(), for_matching: OnceCell::new() }
     }
 
     /// The record.
@@ -127,20 +169,47 @@ impl<'a> EventView<'a> {
     #[must_use]
     pub fn id(&self) -> Cow<'_, str> {
         match &self.form {
-            Form::Structured { event, .. } => {
-                Cow::Borrowed(event.get("id").and_then(Value::as_str).unwrap_or_default())
-            }
+            Form::Structured { id, .. } => Cow::Borrowed(id),
             Form::Binary { attributes, .. } => Cow::Borrowed(attribute(attributes, "id").unwrap_or_default()),
-            Form::Wrapped { .. } => Cow::Owned(self.wrapped_id()),
+            Form::Wrapped => Cow::Owned(self.wrapped_id()),
         }
     }
 
     /// Whether the payload is JSON, or there is none.
     #[must_use]
-    pub const fn has_json_payload(&self) -> bool {
+    pub fn has_json_payload(&self) -> bool {
+        matches!(self.form, Form::Structured { .. }) || matches!(self.data(), Data::None | Data::Json(_))
+    }
+
+    /// What a filter reads, which judges itself whether the payload is JSON.
+    pub(crate) fn parts(&self) -> Parts<'_, 'a> {
         match &self.form {
-            Form::Structured { .. } => true,
-            Form::Binary { data, .. } | Form::Wrapped { data } => matches!(data, Data::None | Data::Json(_)),
+            Form::Structured { raw, .. } => Parts::Structured(raw),
+            Form::Binary { attributes, .. } => Parts::Binary(attributes, self.payload_text()),
+            Form::Wrapped => Parts::Wrapped(self.payload_text()),
+        }
+    }
+
+    fn payload_text(&self) -> PayloadText<'a> {
+        let Some(value) = self.record.value else { return PayloadText::None };
+        let text = if self.may_have_json() { std::str::from_utf8(value).ok() } else { None };
+        text.map_or(PayloadText::NotJson, PayloadText::Unread)
+    }
+
+    fn may_have_json(&self) -> bool {
+        match &self.form {
+            Form::Structured { .. } | Form::Wrapped => true,
+            Form::Binary { content_type, .. } => content_type.is_none_or(is_json),
+        }
+    }
+
+    /// The payload, read when first asked for. That of a structured event is inside.
+    fn data(&self) -> Data<'a> {
+        let Some(value) = self.record.value else { return Data::None };
+        match self.payload.get_or_init(|| PayloadKind::of(value, self.may_have_json())) {
+            PayloadKind::Json => Data::Json(value.trim_ascii()),
+            PayloadKind::Text => std::str::from_utf8(value).map_or(Data::Bytes(value), Data::Text),
+            PayloadKind::Bytes => Data::Bytes(value),
         }
     }
 
@@ -149,18 +218,15 @@ impl<'a> EventView<'a> {
     pub fn to_json(&self) -> Value {
         let mut event = Map::new();
         match &self.form {
-            Form::Structured { event, .. } => return Value::Object(event.clone()),
-            Form::Binary { attributes, data } => {
+            Form::Structured { raw, .. } => return serde_json::from_str(raw).unwrap_or_default(),
+            Form::Binary { attributes, .. } => {
                 event.extend(attributes.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))));
-                data.insert_into(&mut event);
             }
-            Form::Wrapped { data } => {
-                self.wrapped_attributes(|name, value| {
-                    event.insert(name.to_owned(), Value::from(value));
-                });
-                data.insert_into(&mut event);
-            }
+            Form::Wrapped => self.wrapped_attributes(|name, value| {
+                event.insert(name.to_owned(), Value::from(value));
+            }),
         }
+        self.data().insert_into(&mut event);
         Value::Object(event)
     }
 
@@ -168,18 +234,15 @@ impl<'a> EventView<'a> {
     pub fn write_json(&self, out: &mut Vec<u8>) {
         let mut writer = json::ObjectWriter::begin(out);
         match &self.form {
-            Form::Structured { raw, .. } => return writer.replace_with(raw),
-            Form::Binary { attributes, data } => {
-                for (name, value) in attributes {
+            Form::Structured { raw, .. } => return writer.replace_with(raw.as_bytes()),
+            Form::Binary { attributes, .. } => {
+                for (name, value) in attributes.iter() {
                     writer.text(name, value);
                 }
-                data.write_to(&mut writer);
             }
-            Form::Wrapped { data } => {
-                self.wrapped_attributes(|name, value| writer.text(name, value));
-                data.write_to(&mut writer);
-            }
+            Form::Wrapped => self.wrapped_attributes(|name, value| writer.text(name, value)),
         }
+        self.data().write_to(&mut writer);
         writer.end();
     }
 
@@ -191,7 +254,7 @@ impl<'a> EventView<'a> {
             if let Value::Object(event) = &mut value {
                 self.insert_record_facts(event);
             }
-            MatchEvent { has_json_payload: self.has_json_payload(), ..MatchEvent::new(value) }
+            Box::new(MatchEvent { has_json_payload: self.has_json_payload(), ..MatchEvent::new(value) })
         })
     }
 
@@ -200,18 +263,35 @@ impl<'a> EventView<'a> {
     }
 
     fn wrapped_attributes(&self, mut attribute: impl FnMut(&str, &str)) {
+        let mut text = String::new();
+        for name in WRAPPED_NAMES {
+            text.clear();
+            if self.wrapped_attribute(name, &mut text) {
+                attribute(name, &text);
+            }
+        }
+    }
+
+    /// Appends to `out` what a record that is no event of its own has as this attribute: one of [`WRAPPED_NAMES`]. `false` when it has none.
+    pub(crate) fn wrapped_attribute(&self, name: &str, out: &mut String) -> bool {
         let record = &self.record;
-        attribute("specversion", "1.0");
-        attribute("id", &self.wrapped_id());
-        attribute("source", &format!("/{}/{}/{}", record.cluster_id, record.topic_id, record.leader_epoch));
-        attribute("type", RECORD_TYPE);
-        if let Some(time) = record.timestamp() {
-            attribute("time", &time_text(time));
-        }
-        attribute("subject", record.topic);
-        if let Some(key) = record.key.and_then(|key| std::str::from_utf8(key).ok()) {
-            attribute("partitionkey", key);
-        }
+        let written = match name {
+            "specversion" => out.write_str("1.0"),
+            "id" => write!(out, "{}-{}", record.partition, record.offset),
+            "source" => write!(out, "/{}/{}/{}", record.cluster_id, record.topic_id, record.leader_epoch),
+            "type" => out.write_str(RECORD_TYPE),
+            "time" => match record.timestamp() {
+                Some(time) => write!(out, "{time:.3}"),
+                None => return false,
+            },
+            "subject" => out.write_str(record.topic),
+            "partitionkey" => match record.key.and_then(|key| std::str::from_utf8(key).ok()) {
+                Some(key) => out.write_str(key),
+                None => return false,
+            },
+            _ => return false,
+        };
+        written.is_ok()
     }
 
     fn insert_record_facts(&self, event: &mut Map<String, Value>) {
@@ -246,35 +326,31 @@ impl RecordView<'_> {
 
 impl<'a> Form<'a> {
     fn of(record: &RecordView<'a>) -> Self {
+        if record.headers.is_empty() {
+            return Self::Wrapped;
+        }
         let content_type = text_header(record.headers, |name| name.eq_ignore_ascii_case("content-type"));
         if content_type.is_some_and(is_structured)
-            && let Some(form) = record.value.and_then(Self::structured)
+            && let Some((raw, id)) = record.value.and_then(structured::event)
         {
-            return form;
+            return Self::Structured { raw, id };
         }
-        if let Some(attributes) = binary_attributes(record.headers, content_type) {
-            return Self::Binary { attributes, data: Data::of(record.value, content_type) };
-        }
-        Self::Wrapped { data: Data::of(record.value, None) }
-    }
-
-    fn structured(value: &'a [u8]) -> Option<Self> {
-        let Ok(Value::Object(event)) = serde_json::from_slice(value) else { return None };
-        let text = |name: &&str| event.get(*name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
-        let is_event = REQUIRED.iter().all(text) && event["specversion"] == "1.0";
-        is_event.then(|| Self::Structured { raw: value.trim_ascii(), event })
+        binary_attributes(record.headers, content_type)
+            .map_or(Self::Wrapped, |attributes| Self::Binary { attributes, content_type })
     }
 }
 
-impl<'a> Data<'a> {
-    fn of(value: Option<&'a [u8]>, content_type: Option<&str>) -> Self {
-        let Some(value) = value else { return Self::None };
-        if content_type.is_none_or(is_json) && json::is_json(value) {
-            return Self::Json(value.trim_ascii());
+impl PayloadKind {
+    fn of(value: &[u8], may_be_json: bool) -> Self {
+        match std::str::from_utf8(value) {
+            Err(_) => Self::Bytes,
+            Ok(text) if may_be_json && scan::is_json(text) => Self::Json,
+            Ok(_) => Self::Text,
         }
-        std::str::from_utf8(value).map_or(Self::Bytes(value), Self::Text)
     }
+}
 
+impl Data<'_> {
     fn insert_into(self, event: &mut Map<String, Value>) {
         let (name, value) = match self {
             Self::None => return,
@@ -302,11 +378,11 @@ pub fn time_text(time: Timestamp) -> String {
 }
 
 /// Attributes of an event in binary mode, the required ones first; `None` when one of those is missing.
-fn binary_attributes<'a>(headers: &[Header<'a>], content_type: Option<&'a str>) -> Option<Vec<(&'a str, &'a str)>> {
+fn binary_attributes<'a>(headers: &[Header<'a>], content_type: Option<&'a str>) -> Option<Attributes<'a>> {
     if !headers.iter().any(|header| header.name.starts_with("ce_")) {
         return None;
     }
-    let mut attributes = Vec::new();
+    let mut attributes = Attributes::new();
     for name in REQUIRED {
         let value = text_header(headers, |header| header.strip_prefix("ce_") == Some(name))?;
         attributes.push((name, value));
@@ -340,188 +416,25 @@ fn text_header<'a>(headers: &[Header<'a>], wanted: impl Fn(&str) -> bool) -> Opt
     header.value.and_then(|value| std::str::from_utf8(value).ok())
 }
 
-fn media_type(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+fn media_type(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
 }
 
 fn is_structured(content_type: &str) -> bool {
-    media_type(content_type) == STRUCTURED_TYPE
+    media_type(content_type).eq_ignore_ascii_case(STRUCTURED_TYPE)
 }
 
 fn is_json(content_type: &str) -> bool {
-    let media_type = media_type(content_type);
-    media_type.ends_with("/json") || media_type.ends_with("+json")
+    let media_type = media_type(content_type).as_bytes();
+    let is_json = |end: &[u8; 5]| matches!(end[0], b'/' | b'+') && end[1..].eq_ignore_ascii_case(b"json");
+    media_type.last_chunk().is_some_and(is_json)
 }
 
+/// Bytes as text, in base64 where they are none; `None` is null.
 fn text_or_base64(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
         None => Value::Null,
         Some(Ok(text)) => text.into(),
         Some(Err(bytes)) => BASE64.encode(bytes).into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn record<'a>(value: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> RecordView<'a> {
-        RecordView {
-            topic: "flights",
-            cluster_id: "c1",
-            topic_id: Uuid::from_u128(7),
-            leader_epoch: LeaderEpoch::new(3).unwrap(),
-            partition: 2,
-            offset: Offset::new(41).unwrap(),
-            timestamp_ms: 1_700_000_000_123,
-            key: Some(b"LH400"),
-            value,
-            headers,
-        }
-    }
-
-    fn header<'a>(name: &'a str, value: &'a str) -> Header<'a> {
-        Header { name, value: Some(value.as_bytes()) }
-    }
-
-    /// The written event, after checking that both ways of making it agree.
-    fn written(record: RecordView<'_>) -> String {
-        let event = EventView::new(record);
-        let mut out = Vec::new();
-        event.write_json(&mut out);
-        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), event.to_json());
-        assert_eq!(event.to_json()["id"], event.id().as_ref());
-        String::from_utf8(out).unwrap()
-    }
-
-    const WRAPPED: &str = r#"{"specversion":"1.0","id":"2-41","source":"/c1/00000000-0000-0000-0000-000000000007/3","type":"tripline.record","time":"2023-11-14T22:13:20.123Z","subject":"flights","partitionkey":"LH400""#;
-
-    #[test]
-    fn a_record_is_wrapped_and_its_json_is_copied_as_it_is() {
-        let value = b" {\"a\" : 1.50}\n";
-        assert_eq!(written(record(Some(value), &[])), format!("{WRAPPED},\"data\":{{\"a\" : 1.50}}}}"));
-    }
-
-    #[test]
-    fn text_bytes_and_nothing_are_wrapped_each_in_its_way() {
-        let data = |value| written(record(value, &[])).strip_prefix(WRAPPED).unwrap().to_owned();
-        assert_eq!(data(Some(b"a \"b\"\n".as_slice())), r#","data":"a \"b\"\n"}"#);
-        assert_eq!(data(Some(b"".as_slice())), r#","data":""}"#);
-        assert_eq!(data(Some(b"\xff\x00".as_slice())), r#","data_base64":"/wA="}"#);
-        assert_eq!(data(None), "}");
-    }
-
-    #[test]
-    fn a_record_without_time_or_with_a_binary_key_leaves_them_out() {
-        let plain = RecordView { timestamp_ms: -1, key: Some(b"\xff"), ..record(Some(b"1"), &[]) };
-        let event = EventView::new(plain).to_json();
-        assert_eq!((event.get("time"), event.get("partitionkey")), (None, None));
-    }
-
-    #[test]
-    fn what_a_json_reader_refuses_is_text() {
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        for value in [&deep, "1e999", "\"\\ud800\"", "{\"a\":1} x", "{\"a\":}"] {
-            let event = EventView::new(record(Some(value.as_bytes()), &[]));
-            assert!(!event.has_json_payload(), "{value}");
-            assert_eq!(event.to_json()["data"], *value);
-            written(record(Some(value.as_bytes()), &[]));
-        }
-    }
-
-    #[test]
-    fn ce_headers_make_the_record_that_event() {
-        let headers = [
-            header("ce_type", "late"),
-            header("ce_source", "/airport"),
-            header("other", "x"),
-            header("ce_id", "e1"),
-            header("ce_specversion", "1.0"),
-            header("ce_Bad-Name", "x"),
-            header("ce_subject", "LH400"),
-            header("ce_id", "second"),
-            header("content-type", "application/vnd.x+json; charset=utf-8"),
-        ];
-        let expected = r#"{"specversion":"1.0","id":"e1","source":"/airport","type":"late","subject":"LH400","datacontenttype":"application/vnd.x+json; charset=utf-8","data":[1]}"#;
-        assert_eq!(written(record(Some(b"[1]"), &headers)), expected);
-    }
-
-    #[test]
-    fn the_content_type_decides_whether_data_of_an_event_is_json() {
-        let with = |content_type| {
-            let mut headers = [("ce_id", "1"), ("ce_source", "s"), ("ce_type", "t"), ("ce_specversion", "1.0")]
-                .map(|(name, value)| header(name, value))
-                .to_vec();
-            headers.push(header("Content-Type", content_type));
-            EventView::new(record(Some(b"12"), &headers)).to_json()["data"].clone()
-        };
-        assert_eq!(
-            (with("text/plain"), with("application/json"), with("TEXT/JSON")),
-            (json!("12"), json!(12), json!(12))
-        );
-    }
-
-    #[test]
-    fn a_structured_event_is_taken_as_it_stands() {
-        let value = b" {\"specversion\":\"1.0\",\"id\":\"e\",\"source\":\"s\",\"type\":\"t\",\"n\":1.0} ";
-        let headers = [header("content-type", "application/cloudevents+json; charset=utf-8")];
-        assert_eq!(written(record(Some(value), &headers)).as_bytes(), value.trim_ascii());
-    }
-
-    #[test]
-    fn what_only_looks_like_an_event_is_wrapped() {
-        let structured = [header("content-type", STRUCTURED_TYPE)];
-        for value in [
-            "not json",
-            "[]",
-            r#"{"specversion":"0.3","id":"e","source":"s","type":"t"}"#,
-            r#"{"specversion":"1.0","id":"","source":"s","type":"t"}"#,
-            r#"{"specversion":"1.0","id":7,"source":"s","type":"t"}"#,
-        ] {
-            let event = EventView::new(record(Some(value.as_bytes()), &structured));
-            assert_eq!(event.to_json()["type"], RECORD_TYPE, "{value}");
-        }
-        let incomplete = [header("ce_id", "1"), header("ce_source", "s"), header("ce_specversion", "1.0")];
-        assert_eq!(EventView::new(record(None, &incomplete)).to_json()["type"], RECORD_TYPE);
-        let broken = [Header { name: "ce_id", value: Some(b"\xff") }, header("ce_type", "t")];
-        assert_eq!(EventView::new(record(None, &broken)).to_json()["type"], RECORD_TYPE);
-    }
-
-    #[test]
-    fn filters_see_the_place_the_key_and_the_headers_too() {
-        let headers = [
-            header("trace.id", "t1"),
-            header("tag", "a"),
-            Header { name: "tag", value: None },
-            Header { name: "tag", value: Some(b"\xff") },
-        ];
-        let event = EventView::new(record(Some(b"{}"), &headers));
-        let seen = event.for_matching();
-        assert!(seen.has_dotted_keys && seen.has_json_payload);
-        let facts = json!({
-            "topic": "flights", "partition": 2, "offset": 41, "timestamp": 1_700_000_000_123_i64, "key": "LH400",
-            "headers": {"trace.id": "t1", "tag": ["a", null, "/w=="]},
-        });
-        for (name, value) in facts.as_object().unwrap() {
-            assert_eq!(&seen.value[name], value);
-            assert_eq!(event.to_json().get(name), None, "{name} is not sent");
-        }
-        assert_eq!(seen.value["data"], json!({}));
-    }
-
-    proptest! {
-        #[test]
-        fn both_ways_of_making_an_event_agree_for_any_bytes(value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)), text in ".{0,20}") {
-            written(record(value.as_deref(), &[]));
-            written(record(Some(text.as_bytes()), &[]));
-        }
-
-        #[test]
-        fn json_is_whatever_the_json_reader_takes(text in "[\\[\\]{}\":,0-9eE+.\\\\u a-f-]{0,12}") {
-            prop_assert_eq!(json::is_json(text.as_bytes()), serde_json::from_str::<Value>(&text).is_ok());
-        }
     }
 }

@@ -30,12 +30,14 @@ mod clause;
 mod explain;
 mod matcher;
 mod parse;
+mod set;
 mod wildcard;
 
 #[cfg(test)]
 mod tests;
 
 pub use explain::{REASONS_MAX, TurnedAway};
+pub use set::{FilterSet, FilterSetError, SET_BYTES_MAX, SET_LISTS_MAX, Scratch};
 
 /// How deep a pattern may be nested.
 pub const DEPTH_MAX: usize = 32;
@@ -61,6 +63,10 @@ pub struct PatternError {
 pub struct Pattern {
     source: Arc<Value>,
     alternatives: Arc<[Alternative]>,
+    /// Lists, counted in every alternative.
+    lists: usize,
+    /// As JSON without white space.
+    size_bytes: usize,
 }
 
 /// A pattern without `$or`; one that matches is enough.
@@ -84,8 +90,9 @@ impl Pattern {
     /// # Errors
     /// The first place that is wrong, and why.
     pub fn parse(source: &Value) -> Result<Self, PatternError> {
-        let alternatives = parse::alternatives(source)?;
-        Ok(Self { source: Arc::new(source.clone()), alternatives: alternatives.into() })
+        let parse::Parsed { alternatives, lists } = parse::pattern(source)?;
+        let size_bytes = source.to_string().len();
+        Ok(Self { source: Arc::new(source.clone()), alternatives: alternatives.into(), lists, size_bytes })
     }
 
     /// The pattern as written.

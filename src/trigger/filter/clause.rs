@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use super::wildcard::Wildcard;
 
@@ -16,6 +16,25 @@ pub(super) struct Clause {
     pub(super) source: Value,
     /// One of these must hold.
     pub(super) tests: Vec<Test>,
+}
+
+/// A value of an event that is no list or object.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Plain<'v> {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(&'v str),
+}
+
+/// A number as JSON has them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Number {
+    /// Whole, and small enough for this.
+    Signed(i64),
+    /// Whole, and too great for the other.
+    Great(u64),
+    Double(f64),
 }
 
 /// One element of the list.
@@ -66,27 +85,75 @@ impl Clause {
         self.tests.iter().any(|test| matches!(test, Test::Absent))
     }
 
-    /// Whether it holds for a value that is no list or object.
-    pub(super) fn matches_value(&self, value: &Value) -> bool {
+    /// Whether it holds for a plain value.
+    pub(super) fn matches_value(&self, value: Plain<'_>) -> bool {
         self.tests.iter().any(|test| test.matches(value))
     }
 }
 
+impl<'v> Plain<'v> {
+    /// `None` for lists and objects.
+    pub(super) fn of(value: &'v Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Null),
+            Value::Bool(value) => Some(Self::Bool(*value)),
+            Value::Number(number) => Some(Self::Number(Number::of(number))),
+            Value::String(text) => Some(Self::Text(text)),
+            Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+}
+
+impl Number {
+    pub(super) fn of(number: &serde_json::Number) -> Self {
+        match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Self::Signed(number),
+            (None, Some(number)) => Self::Great(number),
+            (None, None) => Self::Double(number.as_f64().unwrap_or(f64::NAN)),
+        }
+    }
+
+    /// Reads what a JSON text has; not a number for what is none.
+    pub(super) fn read(text: &str) -> Self {
+        // Digits without sign, dot and exponent, few enough for any whole number.
+        if text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::Signed(text.bytes().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')));
+        }
+        serde_json::from_str(text).map_or(Self::Double(f64::NAN), |number| Self::of(&number))
+    }
+
+    pub(super) const fn as_double(self) -> f64 {
+        match self {
+            Self::Signed(number) => number as f64,
+            Self::Great(number) => number as f64,
+            Self::Double(number) => number,
+        }
+    }
+
+    /// Whole numbers are compared exactly, others as doubles: 300 is 300.0, but 2^53 is not 2^53 + 1.
+    fn is(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Signed(left), Self::Signed(right)) => left == right,
+            (Self::Great(left), Self::Great(right)) => left == right,
+            (Self::Signed(_), Self::Great(_)) | (Self::Great(_), Self::Signed(_)) => false,
+            _ => self.as_double() == other.as_double(),
+        }
+    }
+}
+
 impl Test {
-    fn matches(&self, value: &Value) -> bool {
+    fn matches(&self, value: Plain<'_>) -> bool {
         match (self, value) {
-            (Self::Null, Value::Null) | (Self::Exists, _) => true,
-            (Self::Bool(wanted), Value::Bool(found)) => wanted == found,
-            (Self::Number(wanted), Value::Number(found)) => same_number(wanted, found),
-            (Self::Numeric(range), Value::Number(found)) => found.as_f64().is_some_and(|found| range.contains(found)),
-            (Self::Text(test), Value::String(found)) => test.matches(found),
-            (Self::Cidr(network), Value::String(found)) => {
+            (Self::Null, Plain::Null) | (Self::Exists, _) => true,
+            (Self::Bool(wanted), Plain::Bool(found)) => *wanted == found,
+            (Self::Number(wanted), Plain::Number(found)) => wanted.is(found),
+            (Self::Numeric(range), Plain::Number(found)) => range.contains(found.as_double()),
+            (Self::Text(test), Plain::Text(found)) => test.matches(found),
+            (Self::Cidr(network), Plain::Text(found)) => {
                 found.parse::<IpAddr>().is_ok_and(|address| network.contains(&address))
             }
-            (Self::ButNumbers(unwanted), Value::Number(found)) => {
-                !unwanted.iter().any(|unwanted| same_number(unwanted, found))
-            }
-            (Self::ButTexts(unwanted), Value::String(found)) => !unwanted.iter().any(|test| test.matches(found)),
+            (Self::ButNumbers(unwanted), Plain::Number(found)) => !unwanted.iter().any(|unwanted| unwanted.is(found)),
+            (Self::ButTexts(unwanted), Plain::Text(found)) => !unwanted.iter().any(|test| test.matches(found)),
             // Anything of another kind is anything but those.
             (Self::ButNumbers(_) | Self::ButTexts(_), _) => true,
             _ => false,
@@ -130,7 +197,7 @@ impl NumericRange {
 }
 
 /// Lower case, character by character.
-fn folded(text: &str) -> impl Iterator<Item = char> + '_ {
+pub(super) fn folded(text: &str) -> impl Iterator<Item = char> + '_ {
     text.chars().flat_map(char::to_lowercase)
 }
 
@@ -141,13 +208,4 @@ pub(super) fn fold(text: &str) -> Box<str> {
 
 fn begins_with(mut text: impl Iterator<Item = char>, mut wanted: impl Iterator<Item = char>) -> bool {
     wanted.all(|character| text.next() == Some(character))
-}
-
-/// Whole numbers are compared exactly, others as doubles: 300 is 300.0, but 2^53 is not 2^53 + 1.
-fn same_number(left: &Number, right: &Number) -> bool {
-    match (left.as_i64(), right.as_i64(), left.as_u64(), right.as_u64()) {
-        (Some(left), Some(right), ..) => left == right,
-        (.., Some(left), Some(right)) => left == right,
-        _ => left.as_f64() == right.as_f64(),
-    }
 }

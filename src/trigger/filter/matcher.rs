@@ -7,7 +7,7 @@
 use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::clause::Clause;
+use super::clause::{Clause, Plain};
 use super::{Alternative, Node};
 use crate::event::MatchEvent;
 
@@ -72,7 +72,7 @@ pub(super) fn clause_matches(clause: &Clause, places: &[Place<'_>]) -> bool {
     let mut found = false;
     let mut matches = |value: &Value| {
         found = true;
-        clause.matches_value(value)
+        Plain::of(value).is_some_and(|value| clause.matches_value(value))
     };
     any_value(places, &mut matches) || (!found && clause.matches_nothing())
 }

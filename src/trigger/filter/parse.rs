@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use super::clause::{Bound, Clause, NumericRange, Test, TextTest, fold};
+use super::clause::{Bound, Clause, Number, NumericRange, Test, TextTest, fold};
 use super::wildcard::Wildcard;
 use super::{ALTERNATIVES_MAX, Alternative, CLAUSES_MAX, DEPTH_MAX, Node, PatternError};
 
@@ -21,8 +21,16 @@ enum Item {
     Or(Vec<Vec<Self>>),
 }
 
-/// The plain patterns that `source` amounts to.
-pub(super) fn alternatives(source: &Value) -> Result<Vec<Alternative>, PatternError> {
+/// What a pattern amounts to.
+pub(super) struct Parsed {
+    /// Plain patterns.
+    pub(super) alternatives: Vec<Alternative>,
+    /// Their lists.
+    pub(super) lists: usize,
+}
+
+/// Checks a pattern and multiplies it out.
+pub(super) fn pattern(source: &Value) -> Result<Parsed, PatternError> {
     let Value::Object(fields) = source else {
         return Err(refuse("", format!("a pattern is a JSON object, not {}", kind(source))));
     };
@@ -35,11 +43,11 @@ pub(super) fn alternatives(source: &Value) -> Result<Vec<Alternative>, PatternEr
         ));
     }
     let plain = multiply_out(&items);
-    let clauses: usize = plain.iter().map(Vec::len).sum();
-    if clauses > CLAUSES_MAX {
-        return Err(refuse("", format!("it amounts to {clauses} lists, at most {CLAUSES_MAX} are allowed")));
+    let lists: usize = plain.iter().map(Vec::len).sum();
+    if lists > CLAUSES_MAX {
+        return Err(refuse("", format!("it amounts to {lists} lists, at most {CLAUSES_MAX} are allowed")));
     }
-    Ok(plain.into_iter().map(|clauses| alternative(&clauses)).collect())
+    Ok(Parsed { alternatives: plain.into_iter().map(|clauses| alternative(&clauses)).collect(), lists })
 }
 
 fn refuse(path: &str, reason: impl Into<String>) -> PatternError {
@@ -143,7 +151,7 @@ fn test(element: &Value) -> Result<Test, String> {
     match element {
         Value::Null => Ok(Test::Null),
         Value::Bool(wanted) => Ok(Test::Bool(*wanted)),
-        Value::Number(wanted) => Ok(Test::Number(wanted.clone())),
+        Value::Number(wanted) => Ok(Test::Number(Number::of(wanted))),
         Value::String(wanted) => Ok(Test::Text(TextTest::Equal(wanted.as_str().into()))),
         Value::Array(_) => Err("a list inside a list is not allowed".to_owned()),
         Value::Object(fields) => {
@@ -258,7 +266,7 @@ fn anything_but(operand: &Value) -> Result<Test, String> {
 
 fn anything_but_list(unwanted: &[Value]) -> Option<Test> {
     if unwanted.iter().all(Value::is_number) && !unwanted.is_empty() {
-        return Some(Test::ButNumbers(unwanted.iter().filter_map(Value::as_number).cloned().collect()));
+        return Some(Test::ButNumbers(unwanted.iter().filter_map(Value::as_number).map(Number::of).collect()));
     }
     let texts: Option<Vec<_>> = unwanted.iter().map(|text| Some(TextTest::Equal(text.as_str()?.into()))).collect();
     texts.filter(|texts| !texts.is_empty()).map(Test::ButTexts)

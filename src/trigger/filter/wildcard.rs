@@ -41,6 +41,11 @@ impl Wildcard {
         Ok(Self { pieces })
     }
 
+    /// What stands between the stars, the ends included.
+    pub(super) fn pieces(&self) -> &[Box<str>] {
+        &self.pieces
+    }
+
     /// Whether all of `text` matches. Every piece between two stars is taken at the first place where it fits: if any places fit, these do.
     pub(super) fn matches(&self, text: &str) -> bool {
         let [first, middle @ .., last] = self.pieces.as_slice() else {
