@@ -55,8 +55,13 @@ type MakePattern = fn(u32) -> Value;
 
 const KINDS: [(&str, MakePattern); 4] = [
     ("one field", |n| json!({"data": {"flight": [format!("LH{n:05}")]}})),
-    ("two fields", |n| json!({"data": {"carrier": ["LH"], "origin": [{"anything-but": "JFK"}], "flight": [format!("LH{n:05}")]}})),
-    ("fields of their own", |n| if n == 0 { json!({"data": {"flight": ["LH00000"]}}) } else { json!({"data": {format!("field{n}"): ["x"]}}) }),
+    (
+        "two fields",
+        |n| json!({"data": {"carrier": ["LH"], "origin": [{"anything-but": "JFK"}], "flight": [format!("LH{n:05}")]}}),
+    ),
+    ("fields of their own", |n| {
+        if n == 0 { json!({"data": {"flight": ["LH00000"]}}) } else { json!({"data": {format!("field{n}"): ["x"]}}) }
+    }),
     ("operators", |n| {
         let list = match n % 8 {
             0 => return json!({"data": {"flight": [format!("LH{n:05}")]}}),
@@ -81,7 +86,9 @@ fn set(count: u32, make: MakePattern) -> FilterSet {
 fn events() -> Vec<(&'static str, Vec<u8>, bool)> {
     [("200 B", small as fn(u32) -> Value), ("2 KB", large)]
         .into_iter()
-        .flat_map(|(size, make)| [(0, true), (70_000, false)].map(|(n, taken)| (size, make(n).to_string().into_bytes(), taken)))
+        .flat_map(|(size, make)| {
+            [(0, true), (70_000, false)].map(|(n, taken)| (size, make(n).to_string().into_bytes(), taken))
+        })
         .collect()
 }
 

@@ -86,7 +86,7 @@ enum Command {
     Delete(resource::DeleteArgs),
     /// Print all definitions as one YAML file.
     Export,
-    /// List, describe, pause and resume triggers.
+    /// List, describe, pause and resume triggers, and explain what their filters do.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
     /// List, describe, pause, resume and delete schedules, and show their next ticks.

@@ -36,8 +36,7 @@ pub const BATCH_TYPE: &str = "application/cloudevents-batch+json";
 
 const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 /// The attributes of a record that is no event of its own, in the order in which they are written.
-pub(crate) const WRAPPED_NAMES: [&str; 7] =
-    ["specversion", "id", "source", "type", "time", "subject", "partitionkey"];
+pub(crate) const WRAPPED_NAMES: [&str; 7] = ["specversion", "id", "source", "type", "time", "subject", "partitionkey"];
 
 /// A header of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -276,6 +276,33 @@ fn apply_makes_what_the_examples_say_and_says_what_changed() {
 }
 
 #[test]
+fn explain_tells_what_turned_a_record_or_an_event_away() {
+    let broker = Broker::start();
+    let filter = "filter: { data: { delay: [ { numeric: [ \">\", 60 ] } ] }, $or: [ { key: [ a ] }, { key: [ b ] } ] }";
+    let inline = "function: { http: { url: \"http://127.0.0.1:1/\" } }";
+    broker.write("app.yaml", &format!("topic: t\n---\ntrigger: late\ninput: {{ topic: t }}\n{inline}\n{filter}\n"));
+    broker.good(&["apply", "-f", "app.yaml"]);
+    good(broker.run_with(&["produce", "t", "-k", "a"], "{\"delay\": 5}\n{\"delay\": 95}"));
+    assert_eq!(broker.good(&["trigger", "explain", "late", "--offset", "1"]), "trigger late takes it\n");
+    let away = broker.good(&["trigger", "explain", "late", "--partition", "0", "--offset", "0"]);
+    assert!(away.starts_with("trigger late turns it away:\nCHOICE OF $OR  PATH        EXPECTED"), "{away}");
+    assert!(away.contains("0              data.delay  [{\"numeric\":[\">\",60]}]  5\n"), "{away}");
+    broker.write("event.json", "{\"data\": {\"delay\": 61}, \"key\": \"b\"}");
+    assert_eq!(broker.good(&["trigger", "explain", "late", "--event", "event.json"]), "trigger late takes it\n");
+    let piped = good(broker.run_with(&["trigger", "explain", "late", "--event", "-", "--json"], "{\"key\": \"b\"}"));
+    let piped: serde_json::Value = serde_json::from_str(&piped).unwrap();
+    assert_eq!((&piped["matches"], &piped["explain"][1]["path"]), (&false.into(), &"data.delay".into()), "{piped}");
+    failed(&broker.run(&["trigger", "explain", "late"]), 2);
+    failed(&broker.run(&["trigger", "explain", "late", "--offset", "1", "--event", "event.json"]), 2);
+    let no_json = failed(&broker.run_with(&["trigger", "explain", "late", "--event", "-"], "{"), 1);
+    assert!(no_json.contains("standard input: the event is not JSON"), "{no_json}");
+    let missing = failed(&broker.run(&["trigger", "explain", "late", "--event", "none.json"]), 1);
+    assert!(missing.contains("none.json: No such file"), "{missing}");
+    let behind = failed(&broker.run(&["trigger", "explain", "late", "--offset", "9"]), 1);
+    assert!(behind.contains('9') && behind.contains("0"), "{behind}");
+}
+
+#[test]
 fn functions_that_cannot_run_are_told_with_their_reason() {
     let broker = Broker::start();
     broker.write("app.yaml", FUNCTION);

@@ -119,8 +119,7 @@ impl<'a> Scanner<'a> {
         let (around, mut first) = (self.depth - 1, true);
         loop {
             let is_object = objects & 1 == 1;
-            let more =
-                if is_object { self.next_key(&mut first)?.is_some() } else { self.next_element(&mut first)? };
+            let more = if is_object { self.next_key(&mut first)?.is_some() } else { self.next_element(&mut first)? };
             if !more {
                 if self.depth == around {
                     return Ok(());

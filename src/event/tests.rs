@@ -93,10 +93,7 @@ fn the_content_type_decides_whether_data_of_an_event_is_json() {
         headers.push(header("Content-Type", content_type));
         EventView::new(record(Some(b"12"), &headers)).to_json()["data"].clone()
     };
-    assert_eq!(
-        (with("text/plain"), with("application/json"), with("TEXT/JSON")),
-        (json!("12"), json!(12), json!(12))
-    );
+    assert_eq!((with("text/plain"), with("application/json"), with("TEXT/JSON")), (json!("12"), json!(12), json!(12)));
 }
 
 #[test]
@@ -179,7 +176,19 @@ proptest! {
 /// Pieces of JSON, and bytes that are no text.
 fn any_piece() -> impl Strategy<Value = Vec<u8>> {
     let pieces: [&[u8]; 14] = [
-        b"{\"a\":", b"}", b"[", b"]", b",", b"\"x\"", b"\"\\u00e9\"", b"1.5e3", b"true", b" ", b"\"\xff\"", b"\xc3", b"\xa9",
+        b"{\"a\":",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b"\"x\"",
+        b"\"\\u00e9\"",
+        b"1.5e3",
+        b"true",
+        b" ",
+        b"\"\xff\"",
+        b"\xc3",
+        b"\xa9",
         b"\"\xc3\xa9\"",
     ];
     proptest::sample::select(pieces.to_vec()).prop_map(<[u8]>::to_vec)

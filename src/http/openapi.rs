@@ -30,6 +30,7 @@ use super::{health, v1};
         v1::triggers::delete,
         v1::triggers::pause,
         v1::triggers::resume,
+        v1::explain::explain,
         v1::schedules::list,
         v1::schedules::get,
         v1::schedules::put,

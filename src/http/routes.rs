@@ -26,6 +26,7 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .route("/triggers/{trigger}", get(v1::triggers::get).put(v1::triggers::put).delete(v1::triggers::delete))
         .route("/triggers/{trigger}/pause", post(v1::triggers::pause))
         .route("/triggers/{trigger}/resume", post(v1::triggers::resume))
+        .route("/triggers/{trigger}/explain", post(v1::explain::explain))
         .route("/schedules", get(v1::schedules::list))
         .route("/schedules/{schedule}", get(v1::schedules::get).put(v1::schedules::put).delete(v1::schedules::delete))
         .route("/schedules/{schedule}/pause", post(v1::schedules::pause))

@@ -3,5 +3,6 @@
 
 mod definitions;
 mod door;
+mod explain;
 mod records;
 mod support;

@@ -15,7 +15,7 @@ use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName, allowed_name};
 use crate::trigger::service::{LaneReport, TriggerReport};
 use crate::trigger::spec::TriggerSpec;
 
-fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
+pub(super) fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
     TriggerName::new(text).map_err(|reason| {
         let detail = format!("trigger name {text:?}: {reason}; allowed: {}", allowed_name(TRIGGER_NAME_BYTES_MAX));
         Problem::bad_request("invalid-name", detail)

@@ -192,7 +192,9 @@ impl FilterSet {
         for place in 0..scratch.hits.candidates.len() {
             let alternative = &self.alternatives[scratch.hits.candidates[place] as usize];
             let readable = read.has_json_payload || !alternative.needs_payload;
-            if readable && !scratch.is_matched(alternative.pattern) && self.judge(alternative, event, read.text, scratch)
+            if readable
+                && !scratch.is_matched(alternative.pattern)
+                && self.judge(alternative, event, read.text, scratch)
             {
                 scratch.set_matched(alternative.pattern);
             }

@@ -71,12 +71,7 @@ impl Builder {
             let start = number(self.checks.len());
             self.lists(&alternative.root, ROOT);
             let checks = start..number(self.checks.len());
-            self.alternatives.push(SetAlternative {
-                pattern,
-                place,
-                needs_payload: alternative.needs_payload,
-                checks,
-            });
+            self.alternatives.push(SetAlternative { pattern, place, needs_payload: alternative.needs_payload, checks });
         }
     }
 

@@ -62,7 +62,11 @@ impl Key {
     fn of_range(range: &NumericRange) -> Self {
         let low = range.low.map_or(f64::NEG_INFINITY, |low| low.value);
         let high = range.high.map_or(f64::INFINITY, |high| high.value);
-        if low == high { Self::Number(Self::number(low)) } else { Self::Range { low: low.to_bits(), high: high.to_bits() } }
+        if low == high {
+            Self::Number(Self::number(low))
+        } else {
+            Self::Range { low: low.to_bits(), high: high.to_bits() }
+        }
     }
 
     fn of_text(test: &TextTest) -> Self {
@@ -83,7 +87,8 @@ impl Key {
         let [first, middle @ .., last] = pieces else {
             return pieces.first().map_or(Self::Any, |only| Self::Text(only.clone()));
         };
-        let inside = middle.iter().max_by_key(|piece| piece.len()).filter(|piece| piece.len() > first.len().max(last.len()));
+        let inside =
+            middle.iter().max_by_key(|piece| piece.len()).filter(|piece| piece.len() > first.len().max(last.len()));
         match inside {
             Some(piece) => Self::inside(piece),
             None if first.len() >= last.len() => Self::unless_empty(first, Self::Prefix),

@@ -1,8 +1,8 @@
 //! What one record leaves behind, kept so that the next one allocates nothing.
 
 use super::super::clause::{Number, Plain};
-use super::names::NodeId;
 use super::FilterSet;
+use super::names::NodeId;
 use crate::event::scan::Span;
 
 /// More than so many plain values of one record are not kept; its candidates are judged by their patterns alone.

@@ -120,7 +120,17 @@ mod any {
     const TEXTS: [&str; 12] =
         ["", "x", "xy", "X", "xyx", "Äx", "äX", "10.0.0.1", "10.0.1.2", "2001:db8::1", "a*b", "x\n"];
     const NUMBERS: [&str; 12] = [
-        "0", "-0", "1", "1.0", "10e-1", "2", "-3", "1.5", "9007199254740993", "9007199254740992", "18446744073709551615",
+        "0",
+        "-0",
+        "1",
+        "1.0",
+        "10e-1",
+        "2",
+        "-3",
+        "1.5",
+        "9007199254740993",
+        "9007199254740992",
+        "18446744073709551615",
         "-9223372036854775808",
     ];
 
@@ -153,7 +163,9 @@ mod any {
             14 => json!({ "numeric": [pick(rng, &[">", ">="]), rng.i8(-4..2), pick(rng, &["<", "<="]), rng.i8(2..5)] }),
             15 => json!({ "cidr": pick(rng, &networks) }),
             16 | 17 => json!({ "exists": rng.bool() }),
-            18 => json!({ "anything-but": pick(rng, &[json!("x"), json!(["x", "", "xy"]), json!(1), json!([1, 2, 0])]) }),
+            18 => {
+                json!({ "anything-but": pick(rng, &[json!("x"), json!(["x", "", "xy"]), json!(1), json!([1, 2, 0])]) })
+            }
             _ => {
                 let operator = pick(rng, &["prefix", "suffix", "equals-ignore-case", "wildcard"]);
                 json!({ "anything-but": { operator: pick(rng, &[json!("x"), json!(["x", "10"])]) } })
@@ -189,7 +201,10 @@ mod any {
                 14 => ("partition", json!([1, test(rng)])),
                 15 => ("timestamp", json!([{ "numeric": ["<", 9] }, { "exists": rng.bool() }])),
                 16 => ("id", json!([{ "prefix": "1-" }, text(rng)])),
-                17 => (pick(rng, &["time", "source", "subject", "partitionkey"]), json!([{ "exists": rng.bool() }, test(rng)])),
+                17 => (
+                    pick(rng, &["time", "source", "subject", "partitionkey"]),
+                    json!([{ "exists": rng.bool() }, test(rng)]),
+                ),
                 18 => (pick(rng, &["topic", "offset", "x", "datacontenttype"]), json!(["t", 7, test(rng)])),
                 _ => ("data_base64", json!([test(rng)])),
             };
@@ -199,7 +214,8 @@ mod any {
             fields.insert("$or".to_owned(), json!([{ "data": object(rng, 1) }, { "key": ["k", text(rng)] }]));
         }
         let source = Value::Object(fields);
-        Pattern::parse(&source).unwrap_or_else(|_| Pattern::parse(&json!({ "data": { "a": [test_that_is_valid()] } })).unwrap())
+        Pattern::parse(&source)
+            .unwrap_or_else(|_| Pattern::parse(&json!({ "data": { "a": [test_that_is_valid()] } })).unwrap())
     }
 
     fn test_that_is_valid() -> Value {
@@ -276,7 +292,9 @@ mod any {
         let mut text = String::new();
         if rng.u8(..8) == 0 {
             headers.push(("Content-Type", Some(STRUCTURED_TYPE.as_bytes())));
-            text.push_str(r#"{"specversion":"1.0","id":"1-y","source":"x","type":"t","topic":"x","headers":{"a":"x"},"#);
+            text.push_str(
+                r#"{"specversion":"1.0","id":"1-y","source":"x","type":"t","topic":"x","headers":{"a":"x"},"#,
+            );
             text.push_str(r#""timestamp": "x", "offset.a": 7, "headers.b": "x", "data":"#);
             write_value(rng, 0, &mut text);
             text.push('}');
