@@ -68,6 +68,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next value. After an object or a list, ask for all that is in it.
+    #[inline]
     pub(crate) fn token(&mut self) -> Result<Token, NotJson> {
         match self.peek_solid() {
             Some(b'"') => self.string().map(Token::Text),
@@ -82,6 +83,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next field's key, with the colon behind it; `None` at the end of the object. `first` says whether a field was read before.
+    #[inline]
     pub(crate) fn next_key(&mut self, first: &mut bool) -> Result<Option<TextSpan>, NotJson> {
         if !self.go_on(b'}', first)? {
             return Ok(None);
@@ -103,9 +105,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a value and forgets it.
+    #[inline]
     pub(crate) fn skip_value(&mut self) -> Result<(), NotJson> {
-        let token = self.token()?;
-        self.skip_rest(token)
+        match self.token()? {
+            token @ (Token::Object | Token::List) => self.skip_rest(token),
+            _ => Ok(()),
+        }
     }
 
     /// Reads what belongs to a value whose beginning was read.

@@ -16,6 +16,8 @@
 //! | `{"exists": true}`, `{"exists": false}` | a value is there, or none; objects are not values |
 //! | `{"anything-but": …}` | any value but that text or number, or those of a list; also `prefix`, `suffix`, `equals-ignore-case`, `wildcard` inside, each with a text or a list |
 //!
+//! [`Pattern`] judges one event, and explains. [`FilterSet`] matches all patterns of a topic in one pass, with the same verdicts.
+//!
 //! A list in an event matches when one of its elements does. When patterns go on below a list of objects, **one** element must satisfy
 //! all of them.
 

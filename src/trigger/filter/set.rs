@@ -22,8 +22,25 @@
 //! (touches every alternative of a common clause in every record); judging by a copy of the wanted part of the event (a second matcher).
 //!
 //! # Bounds
-//! A set holds at most [`SET_LISTS_MAX`] lists and [`SET_BYTES_MAX`] bytes of patterns. A record that fills a scratch beyond
-//! 1 MiB leaves it smaller again.
+//! A set holds at most [`SET_LISTS_MAX`] lists and [`SET_BYTES_MAX`] bytes of patterns. A scratch has some words per list of the largest set
+//! it served; what a record adds stays below 2 MiB between records. Numbers in a list of an event that lie in many ranges cost their
+//! product, as do ranges that match.
+//!
+//! # Measured
+//! `cargo bench --bench filter`, 2 vCPU (AMD EPYC, Zen 5, VM), best of three runs beside other work, one core; per record, from
+//! `EventView::new` to the ids, of which there is one; in brackets the ratio to 1 pattern. Turned away costs a few percent less.
+//!
+//! | patterns | 1 | 100 | 10,000 |
+//! |---|---|---|---|
+//! | exact texts on one field, 211 B | 231 ns | 229 ns (1.0) | 230 ns (1.0) |
+//! | three lists each, two of them shared by all, 211 B | 272 ns | 273 ns (1.0) | 275 ns (1.0) |
+//! | fields of their own, 211 B | 231 ns | 230 ns (1.0) | 231 ns (1.0) |
+//! | eight operators mixed, 211 B | 230 ns | 549 ns (2.4) | 621 ns (2.7) |
+//! | exact texts on one field, 2,443 B | 1.90 µs | 1.89 µs (1.0) | 1.90 µs (1.0) |
+//! | eight operators mixed, 2,443 B | 1.97 µs | 2.21 µs (1.1) | 2.31 µs (1.2) |
+//! | below a list of objects, 196 B | 1.71 µs | 1.72 µs (1.0) | 1.73 µs (1.0) |
+//!
+//! The walk of one [`Pattern`] over a JSON value takes 1.87 µs (211 B) and 10.7 µs (2,443 B). A set of 10,000 is built in 5 to 12 ms.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -14,7 +14,9 @@ pub(super) type TextMap<V> = HashMap<Box<str>, V, BuildHasherDefault<TextHasher>
 /// All keys below one path.
 #[derive(Debug, Default)]
 struct Children {
-    /// A bit for each length that a key has; all great lengths share one. Most keys of most events are ruled out by it.
+    /// A bit for each byte that a key begins with, and for each length that one has, all great lengths sharing one. Most keys of most
+    /// events are ruled out by these.
+    first_bytes: [u64; 4],
     lengths: u64,
     by_key: TextMap<NodeId>,
 }
@@ -42,6 +44,11 @@ impl Names {
         let new = u32::try_from(self.nodes.len()).expect("a set has fewer lists than this");
         let children = &mut self.nodes[node as usize];
         children.lengths |= length_bit(key);
+        match key.bytes().next() {
+            Some(first) => children.first_bytes[usize::from(first >> 6)] |= 1 << (first & 63),
+            // A key with dots may begin with a dot.
+            None => children.first_bytes[usize::from(b'.' >> 6)] |= 1 << (b'.' & 63),
+        }
         children.by_key.insert(key.into(), new);
         self.nodes.push(Children::default());
         new
@@ -60,6 +67,10 @@ impl Names {
     /// The node at a key as an event has it: one with dots leads as far down as it has parts.
     #[inline]
     pub(super) fn below(&self, node: NodeId, key: &str) -> Option<NodeId> {
+        let first_bytes = &self.nodes[node as usize].first_bytes;
+        if key.bytes().next().is_some_and(|first| first_bytes[usize::from(first >> 6)] >> (first & 63) & 1 == 0) {
+            return None;
+        }
         if key.as_bytes().contains(&b'.') {
             return key.split('.').try_fold(node, |node, part| self.child(node, part));
         }
@@ -126,7 +137,11 @@ mod tests {
         let deep = ["b", ""].into_iter().fold(a, |node, key| names.child_or_new(node, key));
         assert_eq!(names.child_or_new(ROOT, "a"), a);
         assert_eq!((names.below(ROOT, "a"), names.below(ROOT, "a.b.")), (Some(a), Some(deep)));
-        assert_eq!((names.below(ROOT, "a.c"), names.below(ROOT, "a.b.c"), names.below(ROOT, "")), (None, None, None));
+        let empty = names.child_or_new(ROOT, "");
+        let below_empty = names.child_or_new(empty, "b");
+        assert_eq!((names.below(ROOT, ""), names.below(ROOT, ".b")), (Some(empty), Some(below_empty)));
+        assert_eq!((names.below(a, ""), names.below(a, ".b"), names.below(ROOT, "é")), (None, None, None));
+        assert_eq!((names.below(ROOT, "a.c"), names.below(ROOT, "a.b.c"), names.below(ROOT, "b")), (None, None, None));
         let long = "x".repeat(500);
         let child = names.child_or_new(ROOT, &long);
         assert_eq!((names.child(ROOT, &long), names.child(ROOT, &"x".repeat(499))), (Some(child), None));
