@@ -140,6 +140,7 @@ pub(super) struct Poller {
     /// Nothing is read before this, after the log could not be read.
     head_retry_at: Option<Instant>,
     scratch: read::Scratch,
+    filters: read::Filters,
     /// Whose lanes these are, for the case that this task breaks down.
     runners: Arc<Mutex<HashMap<Uuid, Weak<Runner>>>>,
     stopping: bool,
@@ -166,6 +167,7 @@ pub(super) fn spawn(input: LogInput) -> (PollerHandle, tokio::task::JoinHandle<(
         note_at: None,
         head_retry_at: None,
         scratch: read::Scratch::default(),
+        filters: read::Filters::default(),
         runners: Arc::default(),
         stopping: false,
     };
@@ -249,6 +251,7 @@ impl Poller {
             trouble: None,
             damaged_to: None,
             in_outage: false,
+            slot: self.filters.take_slot(),
             redefined: false,
             timer_ms: None,
         };
@@ -271,6 +274,7 @@ impl Poller {
         let Some(mut entry) = self.lanes.remove(&trigger) else { return };
         self.sync(&mut entry);
         entry.take_over_changes();
+        self.filters.changed |= entry.redefined;
         self.place(&mut entry);
         self.lanes.insert(trigger, entry);
         self.touched.insert(trigger);
@@ -279,6 +283,7 @@ impl Poller {
     fn remove(&mut self, trigger: Uuid) {
         let Some(entry) = self.lanes.remove(&trigger) else { return };
         self.runners.lock().remove(&trigger);
+        self.filters.free_slot(entry.slot);
         entry.tasks.values().for_each(AbortHandle::abort);
         if let Some(index) = entry.at_head {
             self.leave_head(index);
@@ -356,6 +361,7 @@ impl Poller {
 
     fn advance(&mut self, entry: &mut Entry, tail: Offset) {
         entry.take_over_changes();
+        self.filters.changed |= entry.redefined;
         if self.stopping {
             return;
         }

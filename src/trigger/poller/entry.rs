@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) damaged_to: Option<Offset>,
     pub(super) nudges: u64,
     pub(super) in_outage: bool,
+    /// Its filter's number in the partition's set.
+    pub(super) slot: u32,
     /// Its definition changed since it was placed.
     pub(super) redefined: bool,
     /// The deadline that stands among the timers.

@@ -1,5 +1,6 @@
 //! Reading for the lanes of a partition: each chunk once, matched for all that stand there.
 
+use std::cmp::Reverse;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller};
 use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, for_each_record};
-use crate::trigger::filter::Pattern;
+use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
 use crate::trigger::key_hash;
 use crate::trigger::runner::{Counters, DISK_RETRY};
 use crate::trigger::window::RecordFacts;
@@ -26,61 +27,141 @@ pub(super) struct Scratch {
     members: Vec<Member>,
 }
 
+/// The filters of all lanes of a partition, matched together.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    /// `None` when they are too much for one set: each is matched by itself then.
+    set: Option<FilterSet>,
+    scratch: FilterScratch,
+    /// Lanes have come, gone or changed since the set was made.
+    pub(super) changed: bool,
+    /// Which member of a chunk has which slot.
+    member_of: Vec<Option<usize>>,
+    free: Vec<u32>,
+    slots: u32,
+}
+
+impl Filters {
+    /// A number for a lane's filter.
+    pub(super) fn take_slot(&mut self) -> u32 {
+        self.changed = true;
+        self.free.pop().unwrap_or_else(|| {
+            self.slots += 1;
+            self.slots - 1
+        })
+    }
+
+    pub(super) fn free_slot(&mut self, slot: u32) {
+        self.changed = true;
+        self.free.push(slot);
+    }
+
+    fn refresh<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let filters: Vec<(u32, &Pattern)> =
+            entries.filter_map(|entry| Some((entry.slot, entry.spec.filter.as_ref()?))).collect();
+        self.set = match FilterSet::build(filters) {
+            Ok(set) => Some(set),
+            Err(error) => {
+                tracing::warn!(%error, "filters are matched one by one");
+                None
+            }
+        };
+        self.member_of = vec![None; self.slots as usize];
+    }
+}
+
 /// A lane that a chunk is matched for.
 #[derive(Debug)]
 struct Member {
     trigger: Uuid,
+    slot: u32,
     filter: Option<Pattern>,
     needs_keys: bool,
     /// The first offset that it wants.
     from: Offset,
+    /// Whether reading has come to that.
+    active: bool,
+    /// Records that it did not want.
+    before: usize,
     /// What matched.
     facts: Vec<RecordFacts>,
-    /// Records that it saw.
-    seen: usize,
 }
 
 impl Member {
     fn of(entry: &Entry, from: Offset) -> Self {
         Self {
             trigger: entry.id.trigger,
+            slot: entry.slot,
             filter: entry.spec.filter.clone(),
             needs_keys: entry.lane.needs_keys(),
             from,
+            active: false,
+            before: 0,
             facts: Vec::new(),
-            seen: 0,
         }
     }
 
     fn take(&mut self, facts: RecordFacts) {
-        self.seen += 1;
-        self.facts.push(facts);
+        if self.active {
+            self.facts.push(facts);
+        }
     }
 }
 
 /// Matches the records of whole batches for all members. Answers how many records there were.
-fn match_chunk(bytes: &[u8], origin: &Origin, members: &mut [Member], now_ms: i64) -> Result<usize, RecordsError> {
+fn match_chunk(
+    bytes: &[u8],
+    origin: &Origin,
+    members: &mut [Member],
+    filters: &mut Filters,
+    now_ms: i64,
+) -> Result<usize, RecordsError> {
     let needs_keys = members.iter().any(|member| member.needs_keys);
+    filters.member_of.fill(None);
+    for (index, member) in members.iter_mut().enumerate() {
+        member.active = false;
+        if member.filter.is_some() {
+            filters.member_of[member.slot as usize] = Some(index);
+        }
+    }
+    let unfiltered: Vec<usize> = (0..members.len()).filter(|&index| members[index].filter.is_none()).collect();
+    let all_unfiltered = unfiltered.len() == members.len();
+    let mut waiting: Vec<usize> = (0..members.len()).collect();
+    waiting.sort_by_key(|&index| Reverse(members[index].from));
     let mut records = 0;
     for_each_record(bytes, |record, epoch| {
+        while let Some(&index) = waiting.last().filter(|&&index| members[index].from <= record.offset()) {
+            waiting.pop();
+            (members[index].active, members[index].before) = (true, records);
+        }
         records += 1;
-        let facts = facts(record, needs_keys, now_ms);
-        let wanted = |member: &&mut Member| member.from <= facts.offset;
-        if members.iter().all(|member| member.filter.is_none()) {
-            members.iter_mut().filter(wanted).for_each(|member| member.take(facts));
+        if waiting.len() == members.len() {
             return ControlFlow::Continue(());
         }
-        origin.with_event(record, epoch, |event| {
-            for member in members.iter_mut().filter(wanted) {
-                if member.filter.as_ref().is_none_or(|filter| filter.matches(event)) {
-                    member.take(facts);
-                } else {
-                    member.seen += 1;
+        let facts = facts(record, needs_keys, now_ms);
+        unfiltered.iter().for_each(|&index| members[index].take(facts));
+        if !all_unfiltered {
+            origin.with_event(record, epoch, |event| match &filters.set {
+                Some(set) => {
+                    let matching = set.matches(event, &mut filters.scratch).iter();
+                    let matching = matching.filter_map(|slot| filters.member_of[*slot as usize]);
+                    matching.for_each(|index| members[index].take(facts));
                 }
-            }
-        });
+                None => {
+                    let filtered = members.iter_mut().filter(|member| {
+                        member.active && member.filter.as_ref().is_some_and(|filter| filter.matches(event))
+                    });
+                    filtered.for_each(|member| member.take(facts));
+                }
+            });
+        }
         ControlFlow::Continue(())
     })?;
+    // Whom nothing concerned saw nothing.
+    waiting.iter().for_each(|&index| members[index].before = records);
     Ok(records)
 }
 
@@ -130,7 +211,8 @@ impl Poller {
             members.extend(self.at_head.iter().map(|trigger| Member::of(&self.lanes[trigger], from)));
         }
         members.iter_mut().for_each(|member| member.from = from);
-        match match_chunk(&outcome.bytes, self.input.origin(), &mut members, now_ms) {
+        self.filters.refresh(self.lanes.values().map(|entry| &**entry));
+        match match_chunk(&outcome.bytes, self.input.origin(), &mut members, &mut self.filters, now_ms) {
             Ok(records) => {
                 self.head = outcome.next;
                 self.head_records += records as u64;
@@ -204,11 +286,12 @@ impl Poller {
 
     /// Puts a lane to the head, or takes it away from there.
     pub(super) fn place(&mut self, entry: &mut Entry) {
+        let redefined = std::mem::take(&mut entry.redefined);
         let trigger = entry.id.trigger;
         let wants = entry.runner.may_run() && entry.trouble.is_none() && entry.lane.catch_up_at().is_none();
         let at = entry.lane.read_at().filter(|_| wants);
         if let Some(index) = entry.at_head {
-            if at != Some(self.head) || std::mem::take(&mut entry.redefined) {
+            if at != Some(self.head) || redefined {
                 entry.at_head = None;
                 self.leave_head(index);
                 self.behind.push_back(trigger);
@@ -272,7 +355,8 @@ impl Poller {
             });
             members.extend(others);
         }
-        let matched = match_chunk(&outcome.bytes, self.input.origin(), &mut members, now_ms);
+        self.filters.refresh(self.lanes.values().map(|entry| &**entry));
+        let matched = match_chunk(&outcome.bytes, self.input.origin(), &mut members, &mut self.filters, now_ms);
         for member in &mut members {
             let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
             self.touched.insert(member.trigger);
@@ -286,7 +370,8 @@ impl Poller {
                 entry.dirty = true;
                 continue;
             }
-            Counters::add(&entry.runner.counters.filtered, member.seen - member.facts.len());
+            let seen = matched.as_ref().map_or(0, |records| records - member.before);
+            Counters::add(&entry.runner.counters.filtered, seen - member.facts.len());
             let at = member.from;
             entry.take(&mut member.facts, at, next);
         }
