@@ -10,7 +10,8 @@
 //! ```
 //! Triggers that have read everything stand together at the *head*: a new chunk is read once for all of them, and only
 //! those that something matches are touched. The others read by themselves, a chunk each in turn, until they are there
-//! too; so a trigger that is far behind holds up nobody.
+//! too; so a trigger that is far behind holds up nobody. What one of them reads serves all that stand within it, and every
+//! other turn is that of the furthest behind: so they meet, and many that catch up cost little more than one.
 //!
 //! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
 //! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
@@ -130,6 +131,8 @@ pub(super) struct Poller {
     members_changed: bool,
     /// Lanes that read by themselves, in turn.
     behind: VecDeque<Uuid>,
+    /// The one that is furthest behind was the last to read.
+    furthest_turn: bool,
     /// Lanes to look at in this turn.
     touched: BTreeSet<Uuid>,
     /// Lanes whose progress is to be written down.
@@ -161,6 +164,7 @@ pub(super) fn spawn(input: LogInput) -> (PollerHandle, tokio::task::JoinHandle<(
         head_records: 0,
         members_changed: false,
         behind: VecDeque::new(),
+        furthest_turn: false,
         touched: BTreeSet::new(),
         changed: BTreeSet::new(),
         timers: BinaryHeap::new(),

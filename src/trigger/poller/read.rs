@@ -323,12 +323,25 @@ impl Poller {
         self.members_changed = true;
     }
 
+    /// Whose turn it is to read by itself: by rotation, so that all get on, and every other time the one that is furthest
+    /// behind, so that they meet and read together from there.
+    fn next_behind(&mut self, tail: Offset) -> Option<Uuid> {
+        self.furthest_turn = !self.furthest_turn;
+        let can_read = |trigger: &Uuid| self.lanes.get(trigger).filter(|entry| entry.can_read(tail));
+        let index = if self.furthest_turn {
+            let ready = self.behind.iter().enumerate();
+            let ready = ready.filter_map(|(index, trigger)| Some((can_read(trigger)?.lane.position(), index)));
+            ready.min().map(|(_, index)| index)
+        } else {
+            self.behind.iter().position(|trigger| can_read(trigger).is_some())
+        };
+        self.behind.remove(index?)
+    }
+
     /// Reads one chunk for the next lane that reads by itself, and for those that stand within it.
     async fn read_behind(&mut self) -> bool {
         let tail = self.input.tail();
-        let turn =
-            self.behind.iter().position(|trigger| self.lanes.get(trigger).is_some_and(|entry| entry.can_read(tail)));
-        let Some(trigger) = turn.and_then(|index| self.behind.remove(index)) else { return false };
+        let Some(trigger) = self.next_behind(tail) else { return false };
         self.behind.push_back(trigger);
         self.touched.insert(trigger);
         let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
