@@ -1,7 +1,8 @@
-//! What triggers read: the partitions of the local log.
+//! What triggers read.
 //!
-//! The trigger engine reads through [`LogInput`] and knows no log besides it: offsets ascend, a read answers whole record
-//! batches from an offset on, and somebody tells when there is more.
+//! The trigger engine reads through [`EventInput`] and knows no log besides it: offsets ascend, a read answers whole record
+//! batches from an offset on, and somebody tells when there is more. An enum, not a trait object: a partition of the local
+//! log is read in the caller's own future, and its position is a load.
 
 use std::sync::Arc;
 
@@ -12,8 +13,11 @@ use tripline_storage::partition::ReadOutcome;
 use tripline_storage::{LeaderEpoch, Offset, Partition};
 use uuid::Uuid;
 
-use crate::broker::{Broker, Topic};
 use crate::event::{EventView, Header, RecordView};
+
+mod log;
+
+pub use log::LogInput;
 
 /// Where records come from, as events say it.
 #[derive(Clone, Debug)]
@@ -56,54 +60,53 @@ impl Origin {
     }
 }
 
-/// A partition of the local log.
+/// A partition that triggers read.
 #[derive(Clone, Debug)]
-pub struct LogInput {
-    log: Arc<Partition>,
-    origin: Arc<Origin>,
+pub enum EventInput {
+    /// Of the local log.
+    Log(LogInput),
 }
 
-impl LogInput {
-    /// Partition `number` of a topic; `None` when there is none.
-    #[must_use]
-    pub fn new(broker: &Broker, topic: &Topic, number: u32) -> Option<Self> {
-        let origin = Origin {
-            topic: topic.name().to_string(),
-            topic_id: topic.id(),
-            cluster_id: broker.cluster_id().to_string(),
-            partition: number,
-        };
-        Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
-    }
-
+impl EventInput {
     /// Where its records come from.
     #[must_use]
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        match self {
+            Self::Log(log) => log.origin(),
+        }
     }
 
-    /// The log itself: what is written down about its records must not be durable before them.
+    /// What must be durable before anything that is written down about its records below `next`: nothing, where another
+    /// machine keeps the records.
     #[must_use]
-    pub const fn log(&self) -> &Arc<Partition> {
-        &self.log
+    pub fn sources(&self, next: Offset) -> Vec<(Arc<Partition>, Offset)> {
+        match self {
+            Self::Log(log) => vec![(Arc::clone(log.log()), next)],
+        }
     }
 
     /// The first offset there is.
     #[must_use]
     pub fn log_start(&self) -> Offset {
-        self.log.log_start()
+        match self {
+            Self::Log(log) => log.log_start(),
+        }
     }
 
-    /// One after the last offset there is.
+    /// One after the last offset there is, as far as is known here.
     #[must_use]
     pub fn tail(&self) -> Offset {
-        self.log.tail()
+        match self {
+            Self::Log(log) => log.tail(),
+        }
     }
 
     /// Notified when there is more. Listen first, look at the tail then, wait last.
     #[must_use]
     pub fn listen(&self) -> EventListener {
-        self.log.listen_tail()
+        match self {
+            Self::Log(log) => log.listen(),
+        }
     }
 
     /// Whole batches from `from` on, at most `max_bytes` but at least one; empty at the tail.
@@ -111,6 +114,8 @@ impl LogInput {
     /// # Errors
     /// See [`ReadError`].
     pub async fn read(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
-        Broker::read(&self.log, from, max_bytes).await
+        match self {
+            Self::Log(log) => log.read(from, max_bytes).await,
+        }
     }
 }

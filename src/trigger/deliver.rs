@@ -12,7 +12,7 @@ use tripline_storage::{LeaderEpoch, Offset};
 use super::attempt::AttemptState;
 use super::dead_letter::{self, DeadLetterFacts};
 use crate::function::ErrorClass;
-use crate::input::{LogInput, Origin};
+use crate::input::{EventInput, Origin};
 
 /// How much of the log is read at a time, and the first time.
 const READ_BYTES: usize = 1 << 20;
@@ -54,7 +54,7 @@ pub(super) fn for_each_record(
 /// Reads the records at `offsets` (ascending) again and hands them to `visit`. What retention has removed meanwhile is left
 /// out. A window is small next to the log: little is read first, more when it does not hold the rest.
 pub(super) async fn read_offsets(
-    input: &LogInput,
+    input: &EventInput,
     offsets: &[Offset],
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) + Send,
 ) -> Result<(), RecordsError> {
@@ -100,7 +100,7 @@ impl DeadLetters<'_> {
     /// crash interrupted is completed without doubles.
     pub(super) async fn batches(
         &self,
-        input: &LogInput,
+        input: &EventInput,
         offsets: &[Offset],
         producer_id: i64,
     ) -> Result<Vec<CheckedBatch>, RecordsError> {

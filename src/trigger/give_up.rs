@@ -17,7 +17,7 @@ use super::runner::{Counters, Runner};
 use crate::broker::codec;
 use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
-use crate::input::LogInput;
+use crate::input::EventInput;
 
 /// What to do.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
 }
 
 /// Goes on until the records are dead letters, or dropped. Answers the first offset of the verdict's range.
-pub(super) async fn run(runner: Arc<Runner>, input: LogInput, lane: LaneId, task: Task) -> i64 {
+pub(super) async fn run(runner: Arc<Runner>, input: EventInput, lane: LaneId, task: Task) -> i64 {
     let work = GiveUp { runner, input, lane };
     let verdict = match task {
         Task::Known(verdict) => verdict,
@@ -83,7 +83,7 @@ fn condition(reason: &str) -> &'static str {
 
 struct GiveUp {
     runner: Arc<Runner>,
-    input: LogInput,
+    input: EventInput,
     lane: LaneId,
 }
 
@@ -101,7 +101,7 @@ impl GiveUp {
             attempts: codec::encode_part(state),
             dead_letters,
         };
-        let source = [(Arc::clone(self.input.log()), last.next())];
+        let source = self.input.sources(last.next());
         loop {
             let now_ms = crate::broker::now_ms();
             match self.runner.broker.journal().append_after(&[verdict.clone().into()], &source, now_ms) {

@@ -13,14 +13,14 @@ use super::parcel::{NoParcel, Parcel, Recipe};
 use super::runner::Runner;
 use super::spec::TriggerSpec;
 use crate::function::{ErrorClass, Invocation, InvocationError};
-use crate::input::LogInput;
+use crate::input::EventInput;
 
 /// An attempt to make.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) runner: Arc<Runner>,
     pub(super) spec: Arc<TriggerSpec>,
-    pub(super) input: LogInput,
+    pub(super) input: EventInput,
     /// What the window is called: the first offset that it had.
     pub(super) name: Offset,
     /// From 1.

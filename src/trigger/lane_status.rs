@@ -1,23 +1,23 @@
 //! What `describe` shows of a lane: written by the one who drives it, read by anybody.
 
-use std::sync::Arc;
-
 use parking_lot::Mutex;
-use tripline_storage::{Offset, Partition};
+use tripline_storage::Offset;
 
 use super::lane::{Lane, LaneLook};
 use super::service::LaneReport;
+use crate::input::EventInput;
 
 #[derive(Debug)]
 pub(super) struct LaneStatus {
-    partition: Arc<Partition>,
+    input: EventInput,
     number: u32,
     shown: Mutex<(Offset, LaneLook)>,
 }
 
 impl LaneStatus {
-    pub(super) fn new(partition: Arc<Partition>, number: u32, committed: Offset) -> Self {
-        Self { partition, number, shown: Mutex::new((committed, LaneLook::default())) }
+    pub(super) fn new(input: EventInput, committed: Offset) -> Self {
+        let number = input.origin().partition;
+        Self { input, number, shown: Mutex::new((committed, LaneLook::default())) }
     }
 
     pub(super) fn show(&self, lane: &Lane, committed: Offset) {
@@ -34,7 +34,7 @@ impl LaneStatus {
         LaneReport {
             partition: self.number,
             committed,
-            tail: self.partition.tail(),
+            tail: self.input.tail(),
             in_flight_records: u32::try_from(look.in_flight_records).unwrap_or(u32::MAX),
             attempts: look.attempts,
             next_attempt_ms: look.next_attempt_ms,

@@ -10,7 +10,7 @@ use super::deliver::{RecordsError, read_offsets};
 use super::transform::{self, Stage, Transform, TransformError, parse_function_result};
 use crate::event::{BATCH_TYPE, EventView};
 use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, Payload};
-use crate::input::{LogInput, Origin};
+use crate::input::{EventInput, Origin};
 
 /// Media type of one record's bytes.
 const RAW_TYPE: &str = "application/octet-stream";
@@ -66,7 +66,7 @@ struct Staged {
 
 impl Parcel {
     /// Builds the payload of the records at `offsets`.
-    pub(super) async fn build(input: &LogInput, offsets: &[Offset], recipe: Recipe<'_>) -> Result<Self, NoParcel> {
+    pub(super) async fn build(input: &EventInput, offsets: &[Offset], recipe: Recipe<'_>) -> Result<Self, NoParcel> {
         let content_type = match (recipe.shape, recipe.transform.is_original()) {
             (Payload::Raw, _) => RAW_TYPE,
             (Payload::Events, true) => BATCH_TYPE,

@@ -39,7 +39,7 @@ use super::runner::{Counters, NoSlot, Probe, Runner};
 use crate::broker::record::{JournalRecord, LaneId};
 use crate::broker::state::LaneState;
 use crate::function::Payload;
-use crate::input::LogInput;
+use crate::input::EventInput;
 
 mod entry;
 mod read;
@@ -118,7 +118,7 @@ impl PollerHandle {
 /// The task of one partition.
 #[derive(Debug)]
 pub(super) struct Poller {
-    input: LogInput,
+    input: EventInput,
     handle: PollerHandle,
     inbox: mpsc::UnboundedReceiver<Message>,
     lanes: HashMap<Uuid, Box<Entry>>,
@@ -150,7 +150,7 @@ pub(super) struct Poller {
 }
 
 /// Starts the task for one partition.
-pub(super) fn spawn(input: LogInput) -> (PollerHandle, tokio::task::JoinHandle<()>) {
+pub(super) fn spawn(input: EventInput) -> (PollerHandle, tokio::task::JoinHandle<()>) {
     let (sender, inbox) = mpsc::unbounded_channel();
     let handle = PollerHandle { sender };
     let head = input.tail();
@@ -503,7 +503,7 @@ impl Poller {
             written.push(trigger);
         }
         let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else { return };
-        let source = [(Arc::clone(self.input.log()), self.input.tail())];
+        let source = self.input.sources(self.input.tail());
         match broker.journal().append_after(&records, &source, crate::broker::now_ms()) {
             Ok(_) => written.iter().for_each(|trigger| self.begin(*trigger)),
             Err(error) => written.iter().for_each(|trigger| self.not_written(*trigger, &error.to_string())),

@@ -21,7 +21,7 @@ use crate::broker::record::{
 use crate::broker::state::{LaneState, TriggerEntry};
 use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::function::{DeployError, FunctionService, FunctionSpec, Instances, Payload, Runtime};
-use crate::input::LogInput;
+use crate::input::{EventInput, LogInput};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 
@@ -340,14 +340,14 @@ impl TriggerService {
 
     fn new_lane(&self, runner: &Arc<Runner>, topic: &Topic, id: LaneId) -> Result<NewLane, String> {
         let missing = || format!("partition {} is missing", id.partition);
-        let log = topic.partition(id.partition).cloned().ok_or_else(missing)?;
+        let input = LogInput::new(&self.inner.broker, topic, id.partition).ok_or_else(missing)?;
         let journal = self.inner.broker.journal();
         let remembered: LaneState = journal.look(|state| state.lanes.get(&id).cloned().unwrap_or_default());
         let progress = match &remembered.progress {
             Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {}: {error}", id.partition))?,
             None => Progress::start(Offset::ZERO),
         };
-        let status = Arc::new(LaneStatus::new(log, id.partition, progress.committed()));
+        let status = Arc::new(LaneStatus::new(EventInput::Log(input), progress.committed()));
         Ok(NewLane { runner: Arc::clone(runner), id, progress, remembered, status })
     }
 
@@ -358,7 +358,8 @@ impl TriggerService {
             return Ok(poller.clone());
         }
         let input = LogInput::new(&self.inner.broker, topic, partition);
-        let (poller, task) = poller::spawn(input.ok_or_else(|| format!("partition {partition} is missing"))?);
+        let (poller, task) =
+            poller::spawn(EventInput::Log(input.ok_or_else(|| format!("partition {partition} is missing"))?));
         pollers.insert((topic.id(), partition), (poller.clone(), task));
         Ok(poller)
     }
