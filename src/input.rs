@@ -5,6 +5,7 @@
 //! log is read in the caller's own future, and its position is a load.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use event_listener::EventListener;
 use tripline_storage::batch::RecordView as StoredRecord;
@@ -15,9 +16,25 @@ use uuid::Uuid;
 
 use crate::event::{EventView, Header, RecordView};
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod log;
 
 pub use log::LogInput;
+
+/// Where an existing Kafka-compatible cluster is, and how to be a member of a group there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterAddress {
+    /// Brokers to ask first, as `host:port`; 1–16.
+    pub bootstrap_servers: Vec<String>,
+    /// After so long without a sign of life, the group gives this process's partitions to others. 6 s–30 min, default 10 s.
+    pub session_timeout: Duration,
+}
+
+impl ClusterAddress {
+    /// See [`ClusterAddress::session_timeout`].
+    pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+}
 
 /// Where records come from, as events say it.
 #[derive(Clone, Debug)]
@@ -65,6 +82,9 @@ impl Origin {
 pub enum EventInput {
     /// Of the local log.
     Log(LogInput),
+    /// Of an existing cluster.
+    #[cfg(feature = "cluster")]
+    Cluster(cluster::ClusterInput),
 }
 
 impl EventInput {
@@ -73,6 +93,8 @@ impl EventInput {
     pub fn origin(&self) -> &Origin {
         match self {
             Self::Log(log) => log.origin(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => partition.origin(),
         }
     }
 
@@ -82,6 +104,8 @@ impl EventInput {
     pub fn sources(&self, next: Offset) -> Vec<(Arc<Partition>, Offset)> {
         match self {
             Self::Log(log) => vec![(Arc::clone(log.log()), next)],
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => Vec::new(),
         }
     }
 
@@ -90,6 +114,8 @@ impl EventInput {
     pub fn log_start(&self) -> Offset {
         match self {
             Self::Log(log) => log.log_start(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => partition.log_start(),
         }
     }
 
@@ -98,6 +124,8 @@ impl EventInput {
     pub fn tail(&self) -> Offset {
         match self {
             Self::Log(log) => log.tail(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => partition.tail(),
         }
     }
 
@@ -106,6 +134,8 @@ impl EventInput {
     pub fn listen(&self) -> EventListener {
         match self {
             Self::Log(log) => log.listen(),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => partition.listen(),
         }
     }
 
@@ -116,6 +146,8 @@ impl EventInput {
     pub async fn read(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
         match self {
             Self::Log(log) => log.read(from, max_bytes).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => partition.read(from, max_bytes).await,
         }
     }
 }

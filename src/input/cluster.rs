@@ -1,0 +1,28 @@
+//! Partitions of an existing Kafka-compatible cluster, as a member of a consumer group.
+//!
+//! ```text
+//! member ── assigned, revoked, lost ─▶ whoever drives the trigger ─▶ one input per partition ─▶ poller
+//!    ▲                                                                                            │
+//!    └── coordinator ◀── committer ◀────────── offset + progress as metadata ◀────────────────────┘
+//! ```
+//! - [`Client`] asks the cluster; [`Member`] holds the place in the group; [`Committer`] brings progress there; [`ClusterInput`]
+//!   reads a partition.
+//! - The client is our own, over the schemas that the Kafka listener uses too. It hands on the record batches as their producers
+//!   made them, reads any offset again at the cost of one request, and needs no C library. A client that gives out records one
+//!   by one (librdkafka) would have them packed into batches again, and needs a second consumer for each retry.
+//! - Readers see decided records only: those of aborted transactions are left out, those of open ones wait.
+//! - Connections are plain TCP; what a cluster behind TLS or SASL wants is not spoken yet.
+
+mod aborted;
+mod assign;
+mod client;
+mod commit;
+mod member;
+mod partition;
+mod wire;
+
+pub use client::{Client, ClusterError, ClusterTopic, Committed};
+pub use commit::{CommitError, Committer};
+pub use member::{GroupEvent, Member};
+pub use partition::ClusterInput;
+pub use wire::CallError;

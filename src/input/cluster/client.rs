@@ -1,0 +1,441 @@
+//! What a cluster is asked besides records: where partitions live, which offsets there are, who coordinates a group.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use kafka_wire::{
+    CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, create_topics_request, list_offsets_request,
+    metadata_request, offset_commit_request, offset_fetch_request, produce_request,
+};
+use kafka_wire_core::StrBytes;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tripline_storage::Offset;
+use tripline_storage::batch::CheckedBatch;
+use uuid::Uuid;
+
+use super::wire::{CallError, Link, PATIENCE, message};
+use crate::input::ClusterAddress;
+
+/// Kafka's words for the two ends of a partition.
+pub(super) const EARLIEST: i64 = -2;
+pub(super) const LATEST: i64 = -1;
+/// Readers see what is decided: records of open and aborted transactions are not theirs.
+pub(super) const READ_COMMITTED: i8 = 1;
+/// How long a broker may take to have what it acknowledges on all in-sync replicas.
+const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often something is tried again that a broker says will pass, and how long is waited in between.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Kafka's error codes that mean something to a client.
+pub(super) mod code {
+    pub(crate) const NONE: i16 = 0;
+    pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
+    pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub(crate) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+    pub(crate) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+    pub(crate) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub(crate) const NOT_COORDINATOR: i16 = 16;
+    pub(crate) const ILLEGAL_GENERATION: i16 = 22;
+    pub(crate) const UNKNOWN_MEMBER_ID: i16 = 25;
+    pub(crate) const REBALANCE_IN_PROGRESS: i16 = 27;
+    pub(crate) const TOPIC_ALREADY_EXISTS: i16 = 36;
+    pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    pub(crate) const MEMBER_ID_REQUIRED: i16 = 79;
+    pub(crate) const FENCED_INSTANCE_ID: i16 = 82;
+
+    /// Somebody else leads the partition now, or nobody for a moment.
+    pub(crate) const fn moves(code: i16) -> bool {
+        matches!(code, 3 | 5 | 6 | 7 | 9 | 13 | 74 | 75 | 78 | 89 | 100)
+    }
+
+    /// Somebody else coordinates the group now, or nobody for a moment.
+    pub(crate) const fn coordinator_moves(code: i16) -> bool {
+        matches!(code, COORDINATOR_LOAD_IN_PROGRESS | COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR)
+    }
+}
+
+/// Why the cluster did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// A broker cannot be reached or understood.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// A broker refused.
+    #[error("the cluster refuses {what}: Kafka's error {code}")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// Kafka's number of the reason.
+        code: i16,
+    },
+    /// There is no such topic there.
+    #[error("topic {0} does not exist in the cluster")]
+    NoTopic(String),
+    /// Nobody leads the partition.
+    #[error("partition {partition} of topic {topic} has no leader at the moment")]
+    NoLeader {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: u32,
+    },
+}
+
+impl ClusterError {
+    pub(super) fn refused(what: impl Into<String>, code: i16) -> Self {
+        Self::Refused { what: what.into(), code }
+    }
+}
+
+/// A topic as the cluster describes it.
+#[derive(Clone, Debug)]
+pub struct ClusterTopic {
+    /// The id of the cluster; empty if it has none.
+    pub cluster_id: String,
+    /// The topic's id; nil in clusters that give none.
+    pub id: Uuid,
+    /// Addresses of the leaders, by partition.
+    pub(super) leaders: Vec<Option<String>>,
+}
+
+impl ClusterTopic {
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.leaders.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What was committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset.
+    pub offset: Offset,
+    /// What stands beside it.
+    pub metadata: String,
+}
+
+/// A client of one cluster. Calls may overlap; each kind of call waits for the one before.
+#[derive(Debug)]
+pub struct Client {
+    address: ClusterAddress,
+    pub(super) client_id: String,
+    /// The connection over which the cluster is asked, and brokers that were heard of there.
+    ask: AsyncMutex<Link>,
+    produce: AsyncMutex<Link>,
+    heard_of: Mutex<Vec<String>>,
+}
+
+impl Client {
+    /// A client that connects when it is asked something.
+    #[must_use]
+    pub fn new(address: ClusterAddress, client_id: &str) -> Self {
+        Self {
+            address,
+            client_id: client_id.to_owned(),
+            ask: AsyncMutex::default(),
+            produce: AsyncMutex::default(),
+            heard_of: Mutex::default(),
+        }
+    }
+
+    /// Where the cluster is.
+    #[must_use]
+    pub const fn address(&self) -> &ClusterAddress {
+        &self.address
+    }
+
+    /// Asks any broker that answers.
+    async fn ask<R: kafka_wire::RequestResponsePair>(
+        &self,
+        versions: std::ops::RangeInclusive<i16>,
+        request: &R,
+    ) -> Result<R::Response, ClusterError> {
+        let mut link = self.ask.lock().await;
+        let mut brokers = self.heard_of.lock().clone();
+        brokers.extend(self.address.bootstrap_servers.iter().cloned());
+        let mut failed = None;
+        for broker in brokers {
+            match link.call((&broker, &self.client_id), versions.clone(), request, PATIENCE).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.expect("there is at least one bootstrap server").into())
+    }
+
+    async fn ask_at<R: kafka_wire::RequestResponsePair>(
+        &self,
+        broker: &str,
+        versions: std::ops::RangeInclusive<i16>,
+        request: &R,
+    ) -> Result<R::Response, ClusterError> {
+        Ok(self.ask.lock().await.call((broker, &self.client_id), versions, request, PATIENCE).await?)
+    }
+
+    /// A topic, as it is now.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn topic(&self, name: &str) -> Result<ClusterTopic, ClusterError> {
+        let asked = message!(metadata_request::MetadataRequestTopic { name: Some(StrBytes::from(name.to_owned())) });
+        let request = message!(MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: false });
+        for _ in 0..TRIES {
+            let answer = self.ask(1..=12, &request).await?;
+            let brokers: HashMap<i32, String> = answer
+                .brokers
+                .iter()
+                .map(|broker| (broker.node_id, host_and_port(&broker.host, broker.port)))
+                .collect();
+            *self.heard_of.lock() = brokers.values().take(16).cloned().collect();
+            let topic = answer.topics.first().ok_or_else(|| ClusterError::NoTopic(name.to_owned()))?;
+            match topic.error_code {
+                code::NONE => return Ok(described(&answer, topic, &brokers)),
+                code::UNKNOWN_TOPIC_OR_PARTITION => return Err(ClusterError::NoTopic(name.to_owned())),
+                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
+                code => return Err(ClusterError::refused(format!("a description of topic {name}"), code)),
+            }
+        }
+        Err(ClusterError::NoLeader { topic: name.to_owned(), partition: 0 })
+    }
+
+    pub(super) async fn leader(&self, topic: &str, partition: u32) -> Result<String, ClusterError> {
+        let described = self.topic(topic).await?;
+        let leader = described.leaders.get(partition as usize).cloned().flatten();
+        leader.ok_or_else(|| ClusterError::NoLeader { topic: topic.to_owned(), partition })
+    }
+
+    /// Who coordinates a group.
+    pub(super) async fn coordinator(&self, group: &str) -> Result<String, ClusterError> {
+        let request = message!(FindCoordinatorRequest { key: StrBytes::from(group.to_owned()) });
+        let answer = self.ask(0..=3, &request).await?;
+        match answer.error_code {
+            code::NONE => Ok(host_and_port(&answer.host, answer.port)),
+            code => Err(ClusterError::refused(format!("a coordinator for group {group}"), code)),
+        }
+    }
+
+    /// The offset at a time (ms since 1970), or at an end of the partition. `None`: no record is that new.
+    pub(super) async fn offset_at(
+        &self,
+        topic: &str,
+        partition: u32,
+        time: i64,
+    ) -> Result<Option<Offset>, ClusterError> {
+        let what = || format!("offsets of partition {partition} of topic {topic}");
+        for _ in 0..TRIES {
+            let leader = self.leader(topic, partition).await?;
+            let asked = message!(list_offsets_request::ListOffsetsPartition {
+                partition_index: partition.cast_signed(),
+                current_leader_epoch: -1,
+                timestamp: time,
+            });
+            let asked = message!(list_offsets_request::ListOffsetsTopic {
+                name: StrBytes::from(topic.to_owned()),
+                partitions: vec![asked],
+            });
+            let isolation_level = READ_COMMITTED;
+            let request =
+                message!(ListOffsetsRequest { replica_id: -1, isolation_level: isolation_level, topics: vec![asked] });
+            let answer = self.ask_at(&leader, 1..=7, &request).await?;
+            let found = answer.topics.first().and_then(|topic| topic.partitions.first());
+            let found = found.ok_or_else(|| ClusterError::refused(what(), code::UNKNOWN_TOPIC_OR_PARTITION))?;
+            match found.error_code {
+                code::NONE => return Ok(Offset::new(found.offset)),
+                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
+                code => return Err(ClusterError::refused(what(), code)),
+            }
+        }
+        Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
+    }
+
+    /// What a group has committed, by partition.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+        partitions: &[u32],
+    ) -> Result<HashMap<u32, Committed>, ClusterError> {
+        let asked = message!(offset_fetch_request::OffsetFetchRequestTopic {
+            name: StrBytes::from(topic.to_owned()),
+            partition_indexes: partitions.iter().map(|partition| partition.cast_signed()).collect(),
+        });
+        let request =
+            message!(OffsetFetchRequest { group_id: StrBytes::from(group.to_owned()), topics: Some(vec![asked]) });
+        let mut refused = code::NONE;
+        for _ in 0..TRIES {
+            let coordinator = match self.coordinator(group).await {
+                Err(ClusterError::Refused { code, .. }) if code::coordinator_moves(code) => {
+                    refused = code;
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                coordinator => coordinator?,
+            };
+            let answer = self.ask_at(&coordinator, 1..=7, &request).await?;
+            let found = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            let of_partition = found.clone().map(|partition| partition.error_code);
+            refused = Some(answer.error_code).into_iter().chain(of_partition).find(|code| *code != 0).unwrap_or(0);
+            if refused != code::NONE {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            let committed = found.filter_map(|partition| {
+                let offset = Offset::new(partition.committed_offset)?;
+                let metadata = partition.metadata.as_deref().unwrap_or_default().to_owned();
+                Some((u32::try_from(partition.partition_index).ok()?, Committed { offset, metadata }))
+            });
+            return Ok(committed.collect());
+        }
+        Err(ClusterError::refused(format!("committed offsets of group {group}"), refused))
+    }
+
+    /// Commits for a group that has no members. `false`: it has some, and what they commit is what counts.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn commit_outside(
+        &self,
+        group: &str,
+        topic: &str,
+        offsets: &[(u32, Offset)],
+    ) -> Result<bool, ClusterError> {
+        let partitions = offsets.iter().map(|&(partition, offset)| {
+            message!(offset_commit_request::OffsetCommitRequestPartition {
+                partition_index: partition.cast_signed(),
+                committed_offset: offset.get(),
+                committed_metadata: Some(StrBytes::default()),
+            })
+        });
+        let asked = message!(offset_commit_request::OffsetCommitRequestTopic {
+            name: StrBytes::from(topic.to_owned()),
+            partitions: partitions.collect(),
+        });
+        let request = message!(OffsetCommitRequest {
+            group_id: StrBytes::from(group.to_owned()),
+            generation_id_or_member_epoch: -1,
+            topics: vec![asked],
+        });
+        let mut refused = code::COORDINATOR_NOT_AVAILABLE;
+        for _ in 0..TRIES {
+            if let Ok(coordinator) = self.coordinator(group).await {
+                let answer = self.ask_at(&coordinator, 2..=8, &request).await?;
+                let codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|asked| asked.error_code);
+                refused = codes.max().unwrap_or(code::NONE);
+                match refused {
+                    code::NONE => return Ok(true),
+                    code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::REBALANCE_IN_PROGRESS => {
+                        return Ok(false);
+                    }
+                    _ => {}
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(ClusterError::refused(format!("the first offsets of group {group}"), refused))
+    }
+
+    /// A producer id that nobody else has.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn producer_id(&self) -> Result<i64, ClusterError> {
+        let request =
+            message!(InitProducerIdRequest { transaction_timeout_ms: 60_000, producer_id: -1, producer_epoch: -1 });
+        let mut refused = code::NONE;
+        for _ in 0..TRIES {
+            let answer = self.ask(0..=4, &request).await?;
+            refused = answer.error_code;
+            if refused == code::NONE {
+                return Ok(answer.producer_id);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(ClusterError::refused("a producer id", refused))
+    }
+
+    /// Makes a topic with so many partitions, if there is none of that name.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn create_topic(&self, name: &str, partitions: u32) -> Result<(), ClusterError> {
+        let topic = message!(create_topics_request::CreatableTopic {
+            name: StrBytes::from(name.to_owned()),
+            num_partitions: partitions.cast_signed(),
+            replication_factor: -1,
+        });
+        let request = message!(CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000 });
+        // From version 4 on, the cluster's own replication factor can be asked for.
+        let answer = self.ask(4..=7, &request).await?;
+        match answer.topics.first().map_or(code::NONE, |topic| topic.error_code) {
+            code::NONE | code::TOPIC_ALREADY_EXISTS => Ok(()),
+            code => Err(ClusterError::refused(format!("topic {name}"), code)),
+        }
+    }
+
+    /// Appends a batch of an idempotent producer, acknowledged by all in-sync replicas. `false`: it was there already.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn produce(&self, topic: &str, partition: u32, batch: &CheckedBatch) -> Result<bool, ClusterError> {
+        let what = || format!("records for partition {partition} of topic {topic}");
+        let data = message!(produce_request::PartitionProduceData {
+            index: partition.cast_signed(),
+            records: Some(batch.bytes().clone()),
+        });
+        let data = message!(produce_request::TopicProduceData {
+            name: StrBytes::from(topic.to_owned()),
+            partition_data: vec![data],
+        });
+        let timeout_ms = i32::try_from(PRODUCE_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
+        let request = message!(ProduceRequest { acks: -1, timeout_ms: timeout_ms, topic_data: vec![data] });
+        for _ in 0..TRIES {
+            let leader = self.leader(topic, partition).await?;
+            let mut link = self.produce.lock().await;
+            let sent = link.call((&leader, &self.client_id), 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await?;
+            drop(link);
+            let answer = sent.responses.first().and_then(|topic| topic.partition_responses.first());
+            match answer.map_or(code::UNKNOWN_TOPIC_OR_PARTITION, |partition| partition.error_code) {
+                code::NONE => return Ok(true),
+                code::DUPLICATE_SEQUENCE_NUMBER | code::OUT_OF_ORDER_SEQUENCE_NUMBER => return Ok(false),
+                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
+                code => return Err(ClusterError::refused(what(), code)),
+            }
+        }
+        Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
+    }
+}
+
+fn described(
+    answer: &kafka_wire::MetadataResponse,
+    topic: &kafka_wire::metadata_response::MetadataResponseTopic,
+    brokers: &HashMap<i32, String>,
+) -> ClusterTopic {
+    let count = topic.partitions.iter().filter_map(|at| usize::try_from(at.partition_index).ok()).max();
+    // As many as are described, whatever numbers they claim.
+    let count = count.map_or(0, |last| (last + 1).min(topic.partitions.len()));
+    let mut leaders = vec![None; count];
+    for partition in &topic.partitions {
+        let place = usize::try_from(partition.partition_index).ok().and_then(|index| leaders.get_mut(index));
+        if let Some(place) = place {
+            *place = brokers.get(&partition.leader_id).cloned();
+        }
+    }
+    ClusterTopic {
+        cluster_id: answer.cluster_id.as_deref().unwrap_or_default().to_owned(),
+        id: Uuid::from_bytes(topic.topic_id.to_bytes()),
+        leaders,
+    }
+}
+
+fn host_and_port(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}

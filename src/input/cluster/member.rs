@@ -1,0 +1,424 @@
+//! A member of a consumer group: comes, says that it lives, gives up what others are to have, and goes.
+//!
+//! A thin loop around the coordinator's answers. What it has is told to whoever reads it as events, in order: partitions are
+//! *assigned*; they are *revoked*, and the member joins again only when told that nothing reads them any more and their progress
+//! is committed; or they are *lost*, because the coordinator has given this member up: then nothing may be done about them any
+//! more, and nothing can be committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_wire::{
+    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest, join_group_request,
+    leave_group_request, sync_group_request,
+};
+use kafka_wire_core::StrBytes;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::assign::{self, Owned, PROTOCOL};
+use super::client::{Client, ClusterError, code};
+use super::commit::{self, Committer};
+use super::wire::{Link, PATIENCE, message};
+
+const PROTOCOL_TYPE: &str = "consumer";
+/// How long members have to come together again. None of ours takes long: what is in flight is given up after a grace.
+const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest time between two signs of life, and how many of them fit into a session.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
+const HEARTBEATS_PER_SESSION: u32 = 4;
+/// How often the leader looks whether the topic has more partitions.
+const LOOK_AT_TOPIC_EVERY: Duration = Duration::from_secs(30);
+/// The pause after something failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What happens to a member.
+#[derive(Debug)]
+pub enum GroupEvent {
+    /// These partitions are its own from now on.
+    Assigned(BTreeSet<u32>),
+    /// These are to be another's: commit what is done, read no more, then answer.
+    Revoked(BTreeSet<u32>, oneshot::Sender<()>),
+    /// These may be another's already.
+    Lost(BTreeSet<u32>),
+    /// It is not in the group for now, and why; it keeps trying.
+    Trouble(String),
+    /// It is in the group.
+    Joined,
+}
+
+/// Who a member is at the moment, as far as commits must know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) member_id: String,
+    /// Negative outside the group.
+    pub(super) generation: i32,
+    /// Whether it waits for a new generation.
+    pub(super) joining: bool,
+    pub(super) owned: BTreeSet<u32>,
+}
+
+/// A member at work; it leaves when told to. Dropped, it is gone without a word, and the group finds out by itself.
+#[derive(Debug)]
+pub struct Member {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Member {
+    /// Joins `group` for the partitions of `topic`, and keeps trying until told to leave. Needs a tokio runtime.
+    #[must_use]
+    pub fn join(
+        client: Arc<Client>,
+        group: &str,
+        topic: &str,
+    ) -> (Self, mpsc::UnboundedReceiver<GroupEvent>, Committer) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (identity, seen) = watch::channel(Identity { generation: -1, ..Identity::default() });
+        let fenced = Arc::new(Notify::new());
+        let committer = commit::spawn(Arc::clone(&client), group, topic, seen, Arc::clone(&fenced));
+        let stop = CancellationToken::new();
+        let session = client.address().session_timeout;
+        let membership = Membership {
+            client,
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            session,
+            link: Link::default(),
+            coordinator: String::new(),
+            member_id: String::new(),
+            generation: -1,
+            owned: Owned { generation: -1, ..Owned::default() },
+            leads: None,
+            heard: Instant::now(),
+            identity,
+            events,
+            fenced,
+            stop: stop.clone(),
+        };
+        (Self { stop, task: tokio::spawn(membership.run()) }, receiver, committer)
+    }
+
+    /// Gives everything back and leaves the group, within `grace`.
+    pub async fn leave(mut self, grace: Duration) {
+        self.stop.cancel();
+        let _ = tokio::time::timeout(grace, &mut self.task).await;
+    }
+}
+
+struct Membership {
+    client: Arc<Client>,
+    group: String,
+    topic: String,
+    session: Duration,
+    link: Link,
+    coordinator: String,
+    member_id: String,
+    generation: i32,
+    owned: Owned,
+    /// Of how many partitions it gave out the assignment, if it leads.
+    leads: Option<u32>,
+    /// When the coordinator last took it for a member.
+    heard: Instant,
+    identity: watch::Sender<Identity>,
+    events: mpsc::UnboundedSender<GroupEvent>,
+    fenced: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+/// How a generation ends.
+enum Next {
+    /// Join again.
+    Join,
+    /// Leave.
+    Leave,
+}
+
+impl Membership {
+    async fn run(mut self) {
+        loop {
+            let stop = self.stop.clone();
+            let ended = self.generations().await;
+            let Err(error) = ended else { break };
+            if self.stop.is_cancelled() {
+                break;
+            }
+            tracing::warn!(group = self.group, %error, "not a member of the group for now");
+            self.tell(GroupEvent::Trouble(error.to_string()));
+            self.link.close();
+            self.lose_what_has_expired();
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        self.leave().await;
+    }
+
+    /// One generation after the other, until told to leave.
+    async fn generations(&mut self) -> Result<(), ClusterError> {
+        self.coordinator = self.client.coordinator(&self.group).await?;
+        loop {
+            self.publish(true);
+            let stop = self.stop.clone();
+            let joined = tokio::select! {
+                joined = self.join_and_sync() => joined?,
+                () = stop.cancelled() => {
+                    // The answer that is on its way is nobody's.
+                    self.link.close();
+                    return Ok(());
+                }
+            };
+            let Some(assigned) = joined else { continue };
+            self.heard = Instant::now();
+            self.tell(GroupEvent::Joined);
+            let revoked: BTreeSet<u32> = self.owned.partitions.difference(&assigned).copied().collect();
+            let added: BTreeSet<u32> = assigned.difference(&self.owned.partitions).copied().collect();
+            self.owned.generation = self.generation;
+            let joins_again = !revoked.is_empty();
+            self.publish(false);
+            if joins_again {
+                self.release(revoked).await;
+            }
+            if !added.is_empty() {
+                self.owned.partitions.extend(added.iter().copied());
+                self.publish(false);
+                self.tell(GroupEvent::Assigned(added));
+            }
+            if joins_again {
+                continue;
+            }
+            match self.stay().await? {
+                Next::Join => {}
+                Next::Leave => return Ok(()),
+            }
+        }
+    }
+
+    /// `None`: once more.
+    async fn join_and_sync(&mut self) -> Result<Option<BTreeSet<u32>>, ClusterError> {
+        let protocol = message!(join_group_request::JoinGroupRequestProtocol {
+            name: StrBytes::from(PROTOCOL),
+            metadata: assign::subscription(&self.topic, &self.owned),
+        });
+        let request = message!(JoinGroupRequest {
+            group_id: StrBytes::from(self.group.clone()),
+            session_timeout_ms: milliseconds(self.session),
+            rebalance_timeout_ms: milliseconds(REBALANCE_TIMEOUT),
+            member_id: StrBytes::from(self.member_id.clone()),
+            protocol_type: StrBytes::from(PROTOCOL_TYPE),
+            protocols: vec![protocol],
+        });
+        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let joined = self.link.call(at, 2..=9, &request, REBALANCE_TIMEOUT + PATIENCE).await?;
+        match joined.error_code {
+            code::NONE => {}
+            code::MEMBER_ID_REQUIRED => {
+                joined.member_id.as_str().clone_into(&mut self.member_id);
+                return Ok(None);
+            }
+            code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::FENCED_INSTANCE_ID => {
+                self.forget_membership();
+                return Ok(None);
+            }
+            code::REBALANCE_IN_PROGRESS => return Ok(None),
+            refused => {
+                return Err(ClusterError::refused(format!("to let a member into group {}", self.group), refused));
+            }
+        }
+        joined.member_id.as_str().clone_into(&mut self.member_id);
+        self.generation = joined.generation_id;
+        let assignments = self.assignments(&joined).await?;
+        self.sync(&joined, assignments).await
+    }
+
+    async fn sync(
+        &mut self,
+        joined: &JoinGroupResponse,
+        assignments: Vec<sync_group_request::SyncGroupRequestAssignment>,
+    ) -> Result<Option<BTreeSet<u32>>, ClusterError> {
+        let request = message!(SyncGroupRequest {
+            group_id: StrBytes::from(self.group.clone()),
+            generation_id: joined.generation_id,
+            member_id: StrBytes::from(self.member_id.clone()),
+            protocol_type: Some(StrBytes::from(PROTOCOL_TYPE)),
+            protocol_name: Some(StrBytes::from(PROTOCOL)),
+            assignments: assignments,
+        });
+        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let synced = self.link.call(at, 1..=5, &request, REBALANCE_TIMEOUT + PATIENCE).await?;
+        match synced.error_code {
+            code::NONE => Ok(Some(assign::assigned(&self.topic, synced.assignment))),
+            code::REBALANCE_IN_PROGRESS | code::ILLEGAL_GENERATION => Ok(None),
+            code::UNKNOWN_MEMBER_ID | code::FENCED_INSTANCE_ID => {
+                self.forget_membership();
+                Ok(None)
+            }
+            refused => Err(ClusterError::refused(format!("an assignment in group {}", self.group), refused)),
+        }
+    }
+
+    /// What everybody gets, if this member leads.
+    async fn assignments(
+        &mut self,
+        joined: &JoinGroupResponse,
+    ) -> Result<Vec<sync_group_request::SyncGroupRequestAssignment>, ClusterError> {
+        self.leads = None;
+        if joined.leader.as_str() != self.member_id || joined.skip_assignment {
+            return Ok(Vec::new());
+        }
+        let count = self.client.topic(&self.topic).await?.partition_count();
+        self.leads = Some(count);
+        let said: BTreeMap<String, Owned> = joined
+            .members
+            .iter()
+            .map(|member| (member.member_id.to_string(), assign::owned(&self.topic, member.metadata.clone())))
+            .collect();
+        let shares = assign::share(count, &said).into_iter();
+        let assignment = |(member, share): (String, BTreeSet<u32>)| {
+            message!(sync_group_request::SyncGroupRequestAssignment {
+                member_id: StrBytes::from(member),
+                assignment: assign::assignment(&self.topic, &share),
+            })
+        };
+        Ok(shares.map(assignment).collect())
+    }
+
+    /// Says that it lives until the group comes together anew.
+    async fn stay(&mut self) -> Result<Next, ClusterError> {
+        let (stop, fenced) = (self.stop.clone(), Arc::clone(&self.fenced));
+        let mut look_at_topic = Instant::now() + LOOK_AT_TOPIC_EVERY;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.heartbeat_every()) => {}
+                () = fenced.notified() => {
+                    self.forget_membership();
+                    return Ok(Next::Join);
+                }
+                () = stop.cancelled() => return Ok(Next::Leave),
+            }
+            match self.heartbeat().await? {
+                code::NONE => self.heard = Instant::now(),
+                code::REBALANCE_IN_PROGRESS => return Ok(Next::Join),
+                code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::FENCED_INSTANCE_ID => {
+                    self.forget_membership();
+                    return Ok(Next::Join);
+                }
+                refused => {
+                    return Err(ClusterError::refused(
+                        format!("a member's sign of life in group {}", self.group),
+                        refused,
+                    ));
+                }
+            }
+            if let Some(count) = self.leads.filter(|_| look_at_topic <= Instant::now()) {
+                look_at_topic = Instant::now() + LOOK_AT_TOPIC_EVERY;
+                if self.client.topic(&self.topic).await?.partition_count() != count {
+                    return Ok(Next::Join);
+                }
+            }
+        }
+    }
+
+    async fn heartbeat(&mut self) -> Result<i16, ClusterError> {
+        let request = message!(HeartbeatRequest {
+            group_id: StrBytes::from(self.group.clone()),
+            generation_id: self.generation,
+            member_id: StrBytes::from(self.member_id.clone()),
+        });
+        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        Ok(self.link.call(at, 0..=4, &request, PATIENCE).await?.error_code)
+    }
+
+    fn heartbeat_every(&self) -> Duration {
+        (self.session / HEARTBEATS_PER_SESSION).min(HEARTBEAT_MAX)
+    }
+
+    /// Has partitions given up, and says meanwhile that it lives.
+    async fn release(&mut self, partitions: BTreeSet<u32>) {
+        let (done, mut released) = oneshot::channel();
+        self.tell(GroupEvent::Revoked(partitions.clone(), done));
+        loop {
+            tokio::select! {
+                _ = &mut released => break,
+                () = tokio::time::sleep(self.heartbeat_every()) => {
+                    // Whatever is answered: what comes of it shows when it joins again.
+                    if let Err(error) = self.heartbeat().await {
+                        tracing::debug!(group = self.group, %error, "no sign of life while partitions are given up");
+                    }
+                }
+            }
+        }
+        self.owned.partitions.retain(|partition| !partitions.contains(partition));
+        let joining = self.identity.borrow().joining;
+        self.publish(joining);
+    }
+
+    async fn leave(&mut self) {
+        if !self.owned.partitions.is_empty() {
+            self.release(self.owned.partitions.clone()).await;
+        }
+        if self.member_id.is_empty() {
+            return;
+        }
+        let member =
+            message!(leave_group_request::MemberIdentity { member_id: StrBytes::from(self.member_id.clone()) });
+        let request =
+            message!(LeaveGroupRequest { group_id: StrBytes::from(self.group.clone()), members: vec![member] });
+        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        if let Err(error) = self.link.call(at, 3..=5, &request, PATIENCE).await {
+            tracing::debug!(group = self.group, %error, "the group finds out by itself that a member left");
+        }
+        self.generation = -1;
+        self.publish(false);
+    }
+
+    /// The coordinator does not know it any more, so others may have what it had.
+    fn forget_membership(&mut self) {
+        self.member_id.clear();
+        self.lose_everything();
+    }
+
+    fn lose_what_has_expired(&mut self) {
+        if self.heard.elapsed() > self.session {
+            self.lose_everything();
+        }
+    }
+
+    fn lose_everything(&mut self) {
+        self.generation = -1;
+        let lost = std::mem::replace(&mut self.owned, Owned { generation: -1, ..Owned::default() }).partitions;
+        self.publish(true);
+        if !lost.is_empty() {
+            tracing::warn!(group = self.group, partitions = ?lost, "lost to the group");
+            self.tell(GroupEvent::Lost(lost));
+        }
+    }
+
+    fn publish(&self, joining: bool) {
+        self.identity.send_replace(Identity {
+            member_id: self.member_id.clone(),
+            generation: self.generation,
+            joining,
+            owned: self.owned.partitions.clone(),
+        });
+    }
+
+    /// Nobody listens to one who is leaving.
+    fn tell(&self, event: GroupEvent) {
+        let _ = self.events.send(event);
+    }
+}
+
+fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}

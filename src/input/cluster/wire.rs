@@ -1,0 +1,227 @@
+//! One connection to one broker of a cluster: requests out, answers in, one at a time.
+//!
+//! The schemas are those of `kafka-wire`, as on the socket of our own; here they are the client's side. A frame that a broker
+//! announces is read as it comes, so that memory grows with the bytes that are there.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire::{ApiVersionsRequest, KafkaRequest, KafkaResponse, OutboundFrameLimits, RequestResponsePair};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The longest answer that is read: what a fetch may hold, and one large batch on top.
+const FRAME_BYTES_MAX: usize = 128 << 20;
+/// How long a broker may take to accept a connection, and to answer what it answers at once.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The broker cannot be reached, or went away.
+    #[error("{address}: {source}")]
+    Io {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("{address}: no answer to {request} after {after_ms} ms")]
+    Timeout {
+        /// Which.
+        address: String,
+        /// To what.
+        request: &'static str,
+        /// How long was waited.
+        after_ms: u128,
+    },
+    /// It speaks no version of this request that we speak.
+    #[error("{address}: {request} is spoken there in versions {theirs:?}, here in {ours:?}")]
+    Versions {
+        /// Which.
+        address: String,
+        /// Which request.
+        request: &'static str,
+        /// Theirs, if any.
+        theirs: Option<(i16, i16)>,
+        /// Ours.
+        ours: (i16, i16),
+    },
+    /// Its answer cannot be read.
+    #[error("{address}: the answer to {request} cannot be read: {reason}")]
+    Malformed {
+        /// Which.
+        address: String,
+        /// To what.
+        request: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A connection that speaks. One that failed, or whose call was dropped, is of no use any more.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: TcpStream,
+    address: String,
+    client_id: String,
+    next_id: i32,
+    versions: HashMap<i16, (i16, i16)>,
+}
+
+impl Connection {
+    pub(super) async fn open(address: &str, client_id: &str) -> Result<Self, CallError> {
+        let failed = |source| CallError::Io { address: address.to_owned(), source };
+        let socket = match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(socket) => socket.map_err(failed)?,
+            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+        };
+        socket.set_nodelay(true).map_err(failed)?;
+        let mut connection = Self {
+            socket,
+            address: address.to_owned(),
+            client_id: client_id.to_owned(),
+            next_id: 1,
+            versions: HashMap::new(),
+        };
+        let spoken = connection.call_as(0, &ApiVersionsRequest::default(), PATIENCE).await?;
+        let spoken = spoken.api_keys.iter();
+        connection.versions = spoken.map(|api| (api.api_key, (api.min_version, api.max_version))).collect();
+        Ok(connection)
+    }
+
+    /// Sends a request in the newest version within `ours` that the broker speaks too.
+    pub(super) async fn call<R: RequestResponsePair>(
+        &mut self,
+        ours: RangeInclusive<i16>,
+        request: &R,
+        patience: Duration,
+    ) -> Result<R::Response, CallError> {
+        let theirs = self.versions.get(&<R as KafkaRequest>::API_KEY.value()).copied();
+        let version = theirs.map(|(_, max)| max.min(*ours.end()));
+        let version =
+            version.filter(|version| ours.contains(version) && theirs.is_some_and(|(min, _)| min <= *version));
+        let version = version.ok_or_else(|| CallError::Versions {
+            address: self.address.clone(),
+            request: R::NAME,
+            theirs,
+            ours: (*ours.start(), *ours.end()),
+        })?;
+        self.call_as(version, request, patience).await
+    }
+
+    async fn call_as<R: RequestResponsePair>(
+        &mut self,
+        version: i16,
+        request: &R,
+        patience: Duration,
+    ) -> Result<R::Response, CallError> {
+        let exchanged = timeout(patience, self.exchange(version, request)).await;
+        exchanged.unwrap_or_else(|_| {
+            let (address, after_ms) = (self.address.clone(), patience.as_millis());
+            Err(CallError::Timeout { address, request: R::NAME, after_ms })
+        })
+    }
+
+    async fn exchange<R: RequestResponsePair>(&mut self, version: i16, request: &R) -> Result<R::Response, CallError> {
+        let malformed = |address: &str, reason: &dyn ToString| CallError::Malformed {
+            address: address.to_owned(),
+            request: R::NAME,
+            reason: reason.to_string(),
+        };
+        let mut frame = BytesMut::new();
+        let limits = OutboundFrameLimits::new(FRAME_BYTES_MAX);
+        let client_id = Some(StrBytes::from(self.client_id.clone()));
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        kafka_wire::encode_request(&mut frame, id, client_id, request, ApiVersion::new(version), limits)
+            .map_err(|reason| malformed(&self.address, &reason))?;
+        let failed = |address: &str, source| CallError::Io { address: address.to_owned(), source };
+        self.socket.write_all(&frame).await.map_err(|source| failed(&self.address, source))?;
+        let answer = self.receive().await.map_err(|source| failed(&self.address, source))?;
+        decode::<R::Response>(answer, id, version).map_err(|reason| malformed(&self.address, &reason))
+    }
+
+    async fn receive(&mut self) -> io::Result<Bytes> {
+        let length = self.socket.read_i32().await?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= FRAME_BYTES_MAX);
+        let length = length.ok_or_else(|| io::Error::other("the announced length is out of bounds"))?;
+        let mut frame = BytesMut::new();
+        let mut rest = (&mut self.socket).take(length as u64);
+        while frame.len() < length {
+            if rest.read_buf(&mut frame).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(frame.freeze())
+    }
+}
+
+fn decode<R: KafkaResponse>(frame: Bytes, id: i32, version: i16) -> Result<R, String> {
+    let mut decoder = Decoder::new(frame, limits()).map_err(|error| error.to_string())?;
+    let found = decoder.read_i32().map_err(|error| error.to_string())?;
+    if found != id {
+        return Err(format!("correlation id {found} instead of {id}"));
+    }
+    let version = ApiVersion::new(version);
+    if kafka_wire::response_header_version(R::API_KEY, version, R::is_flexible(version)) == 1 {
+        decoder.read_tagged_fields().map_err(|error| error.to_string())?;
+    }
+    R::decode(&mut decoder, version).map_err(|error| error.to_string())
+}
+
+/// Bounds on what an answer may hold; the frame itself is bounded before.
+pub(super) fn limits() -> DecodeLimits {
+    let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = FRAME_BYTES_MAX;
+    limits.max_bytes_bytes = FRAME_BYTES_MAX;
+    limits.max_array_elements = 1_000_000;
+    limits
+}
+
+/// A connection that is made when it is needed, and again after it failed.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    open: Option<Connection>,
+}
+
+impl Link {
+    /// As [`Connection::call`], to this address.
+    pub(super) async fn call<R: RequestResponsePair>(
+        &mut self,
+        (address, client_id): (&str, &str),
+        ours: RangeInclusive<i16>,
+        request: &R,
+        patience: Duration,
+    ) -> Result<R::Response, CallError> {
+        // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with it.
+        let mut connection = match self.open.take().filter(|open| open.address == address) {
+            Some(open) => open,
+            None => Connection::open(address, client_id).await?,
+        };
+        let answer = connection.call(ours, request, patience).await?;
+        self.open = Some(connection);
+        Ok(answer)
+    }
+
+    pub(super) fn close(&mut self) {
+        self.open = None;
+    }
+}
+
+/// A message by its fields; those not named have their defaults.
+macro_rules! message {
+    ($type:path { $($field:ident: $value:expr),* $(,)? }) => {{
+        #[allow(unused_mut, reason = "a message without fields")]
+        let mut message = <$type>::default();
+        $(message.$field = $value;)*
+        message
+    }};
+}
+pub(super) use message;
