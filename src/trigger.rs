@@ -17,6 +17,8 @@
 //! restart resets no counter. T5 A trigger does not read its own dead-letter topic.
 
 pub mod attempt;
+#[cfg(feature = "cluster")]
+mod commit_metadata;
 pub mod dead_letter;
 mod deliver;
 pub mod filter;

@@ -92,9 +92,6 @@ impl GroupService {
     /// Dropping the answer unread says that the client has gone.
     #[must_use]
     pub fn join(&self, id: &GroupId, request: &JoinRequest) -> Waiting<JoinAnswer, JoinError> {
-        if id.trigger().is_some() {
-            return Waiting::ready(Err(JoinError::Reserved));
-        }
         let creates = request.member_id.is_none();
         let joined = self.with_group(id, creates, |slot, state, now| {
             let (ticket, waiting) = waiting::join_waiter(self, slot, state);
@@ -138,15 +135,11 @@ impl GroupService {
 
     /// Runs `commit` if this speaker may commit now, holding the group so that no generation begins in between (G2).
     ///
-    /// `commit` is short and does not wait: the members' heartbeats queue up behind it. Groups of triggers are refused here; a reset
-    /// of a paused trigger takes another door.
+    /// `commit` is short and does not wait: the members' heartbeats queue up behind it. Groups of triggers do not come here.
     ///
     /// # Errors
     /// When the speaker may not commit.
     pub fn commit<T>(&self, id: &GroupId, speaker: &Speaker, commit: impl FnOnce() -> T) -> Result<T, CommitError> {
-        if id.trigger().is_some() {
-            return Err(CommitError::Reserved);
-        }
         let outside = speaker.generation < 0 && speaker.member_id.is_empty();
         let committed = self.with_group(id, outside, |_, state, now| {
             state.group.check_commit(now, speaker)?;
@@ -163,11 +156,8 @@ impl GroupService {
     /// Runs `delete` and forgets the group, if it has no members.
     ///
     /// # Errors
-    /// When it has members, or belongs to a trigger.
+    /// When it has members.
     pub fn delete<T>(&self, id: &GroupId, delete: impl FnOnce() -> T) -> Result<T, DeleteError> {
-        if id.trigger().is_some() {
-            return Err(DeleteError::Reserved);
-        }
         let mut groups = self.shared.groups.write();
         let Some(slot) = groups.get(id).cloned() else { return Ok(delete()) };
         let mut state = slot.state.lock();

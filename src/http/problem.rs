@@ -266,6 +266,8 @@ impl From<ApplyTriggerError> for Problem {
             }
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
             ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
+            ApplyTriggerError::OtherPlace => Self::new(StatusCode::CONFLICT, "other-place", error.to_string()),
+            ApplyTriggerError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
             ApplyTriggerError::Topic(error) => error.into(),
             ApplyTriggerError::Deploy(error) => error.into(),
             ApplyTriggerError::Start(error) => error.into(),

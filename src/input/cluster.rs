@@ -21,7 +21,7 @@ mod member;
 mod partition;
 mod wire;
 
-pub use client::{Client, ClusterError, ClusterTopic, Committed};
+pub use client::{Client, ClusterError, ClusterTopic, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;

@@ -3,6 +3,7 @@
 use tripline_storage::Offset;
 use uuid::Uuid;
 
+use crate::group::id::GroupId;
 use crate::trigger::service::{ResetTriggerError, TriggerService, TriggerState};
 
 /// Kafka's name for what the members of such a group are.
@@ -25,6 +26,12 @@ pub enum ResetError {
     /// It could not be remembered.
     #[error("{0}")]
     Failed(String),
+}
+
+/// The trigger that a group belongs to. The name alone is free: of a trigger that runs elsewhere and reads topics of this
+/// broker as of a cluster, the group is one like any other here.
+pub(crate) fn owner<'g>(triggers: &TriggerService, group: &'g GroupId) -> Option<&'g str> {
+    group.trigger().filter(|name| triggers.topic_of(name).is_some())
 }
 
 /// Where a trigger stands, by partition; `None` if there is no such trigger.

@@ -141,7 +141,7 @@ impl DeadLetters<'_> {
     }
 
     /// The record's headers as they were, then ours.
-    fn headers(&self, record: &StoredRecord<'_>) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
+    pub(super) fn headers(&self, record: &StoredRecord<'_>) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
         let own = |name: &[u8]| std::str::from_utf8(name).is_ok_and(dead_letter::is_own_header);
         let redrives = dead_letter::redrives(
             record.headers().filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value))),

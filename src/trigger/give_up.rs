@@ -19,6 +19,9 @@ use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
 use crate::input::EventInput;
 
+#[cfg(feature = "cluster")]
+pub(super) mod cluster;
+
 /// What to do.
 #[derive(Debug)]
 pub(super) enum Task {

@@ -41,6 +41,8 @@ use crate::broker::state::LaneState;
 use crate::function::Payload;
 use crate::input::EventInput;
 
+#[cfg(feature = "cluster")]
+pub(super) mod cluster;
 mod entry;
 mod read;
 
@@ -71,6 +73,12 @@ pub(super) enum Message {
     Settled(Uuid, WindowId, i64),
     /// Give up what a trigger's lane waits to try again, and pass over a damaged range; answered with how many records.
     Skip(Uuid, oneshot::Sender<usize>),
+    /// A commit to the group is answered.
+    #[cfg(feature = "cluster")]
+    Committed(Uuid, Result<(), crate::input::cluster::CommitError>),
+    /// A verdict that the group is to know.
+    #[cfg(feature = "cluster")]
+    Verdict(cluster::NewVerdict),
     /// Start nothing more; end when nothing is in flight.
     Stop,
 }
@@ -83,6 +91,10 @@ pub(super) struct NewLane {
     pub(super) progress: Progress,
     pub(super) remembered: LaneState,
     pub(super) status: Arc<LaneStatus>,
+    #[cfg(feature = "cluster")]
+    pub(super) kept: cluster::Kept,
+    #[cfg(feature = "cluster")]
+    pub(super) group: Option<cluster::GroupPlace>,
 }
 
 impl PollerHandle {
@@ -93,6 +105,10 @@ impl PollerHandle {
     /// A poller that has ended needs no messages.
     pub(super) fn send(&self, message: Message) {
         let _ = self.sender.send(message);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.sender.is_closed()
     }
 
     pub(super) fn is_same(&self, other: &Self) -> bool {
@@ -147,6 +163,9 @@ pub(super) struct Poller {
     /// Whose lanes these are, for the case that this task breaks down.
     runners: Arc<Mutex<HashMap<Uuid, Weak<Runner>>>>,
     stopping: bool,
+    /// Where progress is committed, instead of being written to the journal: as its one lane says.
+    #[cfg(feature = "cluster")]
+    group: Option<cluster::GroupPlace>,
 }
 
 /// Starts the task for one partition.
@@ -174,6 +193,8 @@ pub(super) fn spawn(input: EventInput) -> (PollerHandle, tokio::task::JoinHandle
         filters: read::Filters::default(),
         runners: Arc::default(),
         stopping: false,
+        #[cfg(feature = "cluster")]
+        group: None,
     };
     let runners = Arc::clone(&poller.runners);
     let task = tokio::spawn(async move {
@@ -198,7 +219,7 @@ impl Poller {
             let read = self.read_turn().await;
             self.advance_touched();
             self.write_down();
-            if self.stopping && self.lanes.values().all(|entry| entry.tasks.is_empty() && entry.starting.is_empty()) {
+            if self.stopping && self.is_at_rest() {
                 return;
             }
             if read {
@@ -207,6 +228,14 @@ impl Poller {
                 self.wait().await;
             }
         }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        if !self.is_committed() {
+            return false;
+        }
+        self.lanes.values().all(|entry| entry.tasks.is_empty() && entry.starting.is_empty())
     }
 
     fn receive(&mut self, message: Message) {
@@ -223,12 +252,18 @@ impl Poller {
             Message::Skip(trigger, done) => {
                 let _ = done.send(self.skip(trigger));
             }
+            #[cfg(feature = "cluster")]
+            Message::Committed(trigger, result) => self.committed(trigger, result),
+            #[cfg(feature = "cluster")]
+            Message::Verdict(new) => self.verdict(new),
             Message::Stop => self.stopping = true,
         }
     }
 
     fn add(&mut self, new: NewLane) {
-        let NewLane { runner, id, progress, remembered, status } = new;
+        #[cfg(feature = "cluster")]
+        self.group.clone_from(&new.group);
+        let NewLane { runner, id, progress, remembered, status, .. } = new;
         let spec = runner.spec();
         let verdicts: Vec<_> = remembered.verdicts.values().collect();
         let carried = verdicts.iter().filter_map(|verdict| give_up::carried(verdict)).collect::<Vec<Carried>>();
@@ -258,6 +293,8 @@ impl Poller {
             slot: self.filters.take_slot(),
             redefined: false,
             timer_ms: None,
+            #[cfg(feature = "cluster")]
+            kept: new.kept,
         };
         let now_ms = entry.runner.clock.now_ms();
         // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
@@ -391,6 +428,10 @@ impl Poller {
     }
 
     fn carry_out(&self, entry: &mut Entry, window: WindowId, task: give_up::Task) {
+        #[cfg(feature = "cluster")]
+        if let Some(group) = &self.group {
+            return self.carry_out_there(group, entry, window, task);
+        }
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
         let work = give_up::run(Arc::clone(&entry.runner), self.input.clone(), entry.id, task);
         let running = tokio::spawn(async move {
@@ -489,13 +530,15 @@ impl Poller {
     /// Writes down what has changed, of all lanes at once; then what was to begin begins.
     fn write_down(&mut self) {
         self.note_filtered();
-        let now = Instant::now();
-        let held_up = |entry: &Entry| entry.trouble.as_ref().is_some_and(|(_, until)| *until > now);
+        #[cfg(feature = "cluster")]
+        if let Some(group) = self.group.clone() {
+            return self.commit(&group);
+        }
         let mut records: Vec<JournalRecord> = Vec::new();
         let mut written: Vec<Uuid> = Vec::new();
         for trigger in std::mem::take(&mut self.changed) {
             let Some(entry) = self.lanes.get_mut(&trigger) else { continue };
-            if held_up(entry) {
+            if entry.is_held_up() {
                 self.changed.insert(trigger);
                 continue;
             }
@@ -523,7 +566,15 @@ impl Poller {
     fn begin(&mut self, trigger: Uuid) {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
         entry.written();
-        for Starting { window, slot, probe } in std::mem::take(&mut entry.starting) {
+        let starting = std::mem::take(&mut entry.starting);
+        self.begin_windows(trigger, starting);
+    }
+
+    fn begin_windows(&mut self, trigger: Uuid, starting: Vec<Starting>) {
+        #[cfg(feature = "cluster")]
+        let starting = self.give_up_known(trigger, starting);
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        for Starting { window, slot, probe } in starting {
             let work = invoke::Work {
                 runner: Arc::clone(&entry.runner),
                 spec: Arc::clone(&entry.spec),

@@ -218,7 +218,8 @@ impl Counters {
 #[derive(Debug)]
 pub(super) struct Runner {
     pub(super) id: Uuid,
-    pub(super) topic: Arc<Topic>,
+    /// The topic that it reads; `None` for one of a cluster.
+    pub(super) topic: Option<Arc<Topic>>,
     pub(super) broker: Broker,
     pub(super) functions: FunctionService,
     pub(super) clock: Clock,
@@ -242,7 +243,7 @@ impl Runner {
     pub(super) fn new(
         id: Uuid,
         spec: TriggerSpec,
-        topic: Arc<Topic>,
+        topic: Option<Arc<Topic>>,
         broker: Broker,
         functions: FunctionService,
         clock: Clock,
@@ -340,7 +341,9 @@ impl Runner {
 
     /// This poller drives one of its lanes.
     pub(super) fn driven_by(&self, poller: PollerHandle) {
-        self.pollers.lock().push(poller);
+        let mut pollers = self.pollers.lock();
+        pollers.retain(|poller| !poller.has_ended());
+        pollers.push(poller);
     }
 
     /// In an outage, the right to try the target; one at a time has it.

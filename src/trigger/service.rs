@@ -25,6 +25,9 @@ use crate::input::{EventInput, LogInput};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 
+#[cfg(feature = "cluster")]
+mod cluster;
+
 /// What a trigger is doing, with the words that people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TriggerState {
@@ -172,6 +175,14 @@ pub enum ApplyTriggerError {
         /// What it reads.
         current: String,
     },
+    /// An existing trigger reads from somewhere else: its progress would mean nothing there.
+    #[error(
+        "trigger.input.cluster: an existing trigger does not move between this broker and a cluster; delete it first, or choose another name"
+    )]
+    OtherPlace,
+    /// The cluster did not do what was asked.
+    #[error("trigger.input.cluster: {0}")]
+    Cluster(String),
     /// A topic could not be made.
     #[error(transparent)]
     Topic(#[from] CreateTopicError),
@@ -269,6 +280,9 @@ struct Running {
     runner: Arc<Runner>,
     lanes: Vec<Arc<LaneStatus>>,
     pollers: Vec<PollerHandle>,
+    /// In its group, on a cluster.
+    #[cfg(feature = "cluster")]
+    place: Option<cluster::Place>,
 }
 
 impl TriggerService {
@@ -305,6 +319,10 @@ impl TriggerService {
     fn restore(&self, entry: &TriggerEntry) -> Result<(), String> {
         let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
         let spec = TriggerSpec::from_json(&definition).map_err(|errors| errors.to_string())?;
+        #[cfg(feature = "cluster")]
+        if spec.input.cluster.is_some() {
+            return self.restore_on_cluster(entry.defined.id, spec, entry.paused_since_ms.is_some());
+        }
         let topic = self
             .inner
             .broker
@@ -321,7 +339,8 @@ impl TriggerService {
         self.set_back(id, &topic).map_err(|error| error.to_string())?;
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
-        let runner = Arc::new(Runner::new(id, spec, Arc::clone(&topic), broker, functions, self.inner.clock, paused));
+        let runner =
+            Arc::new(Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, self.inner.clock, paused));
         let mut lanes = Vec::new();
         for partition in 0..topic.partition_count() {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };
@@ -334,7 +353,14 @@ impl TriggerService {
             Ok(poller)
         });
         let pollers = pollers.collect::<Result<_, String>>()?;
-        self.inner.running.write().insert(name, Running { runner, lanes: statuses, pollers });
+        let running = Running {
+            runner,
+            lanes: statuses,
+            pollers,
+            #[cfg(feature = "cluster")]
+            place: None,
+        };
+        self.inner.running.write().insert(name, running);
         Ok(())
     }
 
@@ -348,7 +374,17 @@ impl TriggerService {
             None => Progress::start(Offset::ZERO),
         };
         let status = Arc::new(LaneStatus::new(EventInput::Log(input), progress.committed()));
-        Ok(NewLane { runner: Arc::clone(runner), id, progress, remembered, status })
+        Ok(NewLane {
+            runner: Arc::clone(runner),
+            id,
+            progress,
+            remembered,
+            status,
+            #[cfg(feature = "cluster")]
+            kept: poller::cluster::Kept::default(),
+            #[cfg(feature = "cluster")]
+            group: None,
+        })
     }
 
     /// The poller of a partition, started if there is none.
@@ -411,6 +447,15 @@ impl TriggerService {
         {
             let (found, current) = (spec.input.topic.to_string(), old.input.topic.to_string());
             return Err(ApplyTriggerError::OtherTopic { found, current });
+        }
+        if let Some(old) = current.as_ref().map(|runner| runner.spec())
+            && old.input.cluster.is_some() != spec.input.cluster.is_some()
+        {
+            return Err(ApplyTriggerError::OtherPlace);
+        }
+        #[cfg(feature = "cluster")]
+        if spec.input.cluster.is_some() {
+            return self.apply_to_cluster(spec, current).await;
         }
         let topic = self.input_topic(&spec.input.topic).await?;
         self.check_function(&spec).await?;
@@ -577,24 +622,28 @@ impl TriggerService {
         if !runner.holds(|holds| holds.paused) {
             return Err(ResetTriggerError::NotPaused(name.to_owned()));
         }
+        let topic = runner.topic.clone().ok_or_else(|| {
+            let tools = "its progress is its group's: reset that with the cluster's tools while no process runs it";
+            ResetTriggerError::Lane(tools.to_owned())
+        })?;
         let mut records = Vec::with_capacity(offsets.len());
         let mut sources = Vec::with_capacity(offsets.len());
         for &(partition, found) in offsets {
-            let log = runner.topic.partition(partition);
+            let log = topic.partition(partition);
             sources.extend(log.map(|log| (Arc::clone(log), found)));
             let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
             if log.is_none() || found < log_start || found > tail {
                 let name = name.to_owned();
                 return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
             }
-            let lane = LaneId { trigger: runner.id, topic: runner.topic.id(), partition };
+            let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
             records.push(self.restart(lane, found));
         }
         // The lanes end first: what they remember at their end must not come behind the reset.
         self.end_lanes(name).await;
         let remembered = self.remember(&records, &sources).await;
         let spec = (*runner.spec()).clone();
-        self.run(runner.id, spec, Arc::clone(&runner.topic), true).map_err(ResetTriggerError::Lane)?;
+        self.run(runner.id, spec, topic, true).map_err(ResetTriggerError::Lane)?;
         Ok(remembered?)
     }
 
@@ -624,7 +673,8 @@ impl TriggerService {
         let running = self.inner.running.read();
         let uses = |spec: &TriggerSpec| {
             let outputs = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, name)| name));
-            spec.input.topic.as_str() == topic || outputs.into_iter().any(|name| name.as_str() == topic)
+            spec.input.cluster.is_none()
+                && (spec.input.topic.as_str() == topic || outputs.into_iter().any(|name| name.as_str() == topic))
         };
         running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
     }
@@ -664,10 +714,10 @@ impl TriggerService {
         self.inner.running.read().get(name).map(report)
     }
 
-    /// The id of the topic that a trigger reads.
+    /// The id of the topic that a trigger reads, unless that is a cluster's.
     #[must_use]
     pub fn topic_of(&self, name: &str) -> Option<Uuid> {
-        self.runner(name).map(|runner| runner.topic.id())
+        self.runner(name)?.topic.as_ref().map(|topic| topic.id())
     }
 
     /// All triggers, by name.
@@ -684,9 +734,10 @@ impl TriggerService {
             if running.runner.state() == TriggerState::Paused {
                 continue;
             }
+            let Some(topic) = &running.runner.topic else { continue };
             for lane in &running.lanes {
                 let committed = lane.committed();
-                let hold = holds.entry((running.runner.topic.id(), lane.number())).or_insert(committed);
+                let hold = holds.entry((topic.id(), lane.number())).or_insert(committed);
                 *hold = committed.min(*hold);
             }
         }
@@ -697,11 +748,17 @@ impl TriggerService {
     /// hand is done again after the next start.
     pub async fn shutdown(&self, grace: Duration) {
         let _changing = self.inner.changing.lock().await;
-        let running = std::mem::take(&mut *self.inner.running.write());
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only groups are left"))]
+        let mut running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));
         let pollers = std::mem::take(&mut *self.inner.pollers.lock());
         pollers.values().for_each(|(poller, _)| poller.send(Message::Stop));
         let deadline = tokio::time::Instant::now() + grace;
+        #[cfg(feature = "cluster")]
+        futures_util::future::join_all(
+            running.values_mut().filter_map(|running| running.place.take()).map(|place| place.leave(grace)),
+        )
+        .await;
         for (_, mut task) in pollers.into_values() {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
@@ -717,15 +774,27 @@ impl TriggerService {
         let ended = self.inner.running.write().remove(name);
         let Some(running) = ended else { return };
         stop(&running.runner);
+        #[cfg(feature = "cluster")]
+        if let Some(place) = running.place {
+            place.leave(Duration::ZERO).await;
+        }
         for poller in &running.pollers {
             poller.remove(running.runner.id).await;
         }
-        self.end_pollers(running.runner.topic.id());
+        if let Some(topic) = &running.runner.topic {
+            self.end_pollers(topic.id());
+        }
     }
 
     /// The pollers of a topic that no trigger reads any more hold on to nothing.
     fn end_pollers(&self, topic: Uuid) {
-        if self.inner.running.read().values().any(|running| running.runner.topic.id() == topic) {
+        if self
+            .inner
+            .running
+            .read()
+            .values()
+            .any(|running| running.runner.topic.as_ref().is_some_and(|read| read.id() == topic))
+        {
             return;
         }
         self.inner.pollers.lock().retain(|(id, _), (poller, _)| {

@@ -16,8 +16,10 @@ use super::transform::Transform;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
 use crate::function::spec::{FunctionSpec, Payload};
+use crate::input::ClusterAddress;
 use crate::topic::name::{FunctionName, TopicName, TriggerName};
 
+mod cluster;
 mod parse;
 mod print;
 
@@ -88,6 +90,8 @@ pub struct InputSpec {
     pub topic: TopicName,
     /// Where reading starts when the trigger is created.
     pub start: StartPosition,
+    /// The cluster that has the topic; `None`: this broker.
+    pub cluster: Option<ClusterAddress>,
 }
 
 /// Where reading starts: resolved to offsets when the trigger is created. Partitions that are added later start at 0.

@@ -20,6 +20,8 @@ pub(super) struct Holds {
     pub(super) failed: Option<String>,
     /// The target cannot be reached.
     pub(super) outage: Option<Outage>,
+    /// It has no place in its group on a cluster, and why.
+    pub(super) cluster: Option<String>,
     /// Partitions that wait for success or for a person, and why.
     pub(super) blocked: BTreeMap<u32, String>,
 }
@@ -55,6 +57,9 @@ impl Holds {
         }
         if let Some(outage) = &self.outage {
             return shown(TriggerState::Outage, &outage.reason, "a probe of the target succeeds");
+        }
+        if let Some(reason) = &self.cluster {
+            return shown(TriggerState::Blocked, reason, "the cluster answers and the group takes this process in");
         }
         if let Some((partition, reason)) = self.blocked.first_key_value() {
             let reason = format!("partition {partition}: {reason}");

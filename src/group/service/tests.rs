@@ -107,16 +107,6 @@ async fn a_client_that_goes_while_it_waits_does_not_hold_up_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn groups_of_triggers_are_closed() {
-    let service = service(GroupConfig::default());
-    let group = id("trigger.t");
-    assert_eq!(service.join(&group, &member("a")).await, Err(JoinError::Reserved));
-    assert_eq!(service.commit(&group, &outside(), || ()), Err(CommitError::Reserved));
-    assert_eq!(service.delete(&group, || ()), Err(DeleteError::Reserved));
-    assert!(service.list().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
 async fn only_a_first_join_or_a_commit_from_outside_creates_a_group() {
     let service = service(GroupConfig::default());
     let group = id("g");

@@ -20,6 +20,7 @@ type Committed = (Arc<Topic>, u32, i64);
 
 fn describe(rooms: &Rooms, group: &str) -> Option<Value> {
     let trigger = group.strip_prefix(TRIGGER_GROUP_PREFIX).and_then(|name| rooms.triggers.describe(name));
+    let trigger = trigger.filter(|report| report.spec.input.cluster.is_none());
     if let Some(report) = trigger {
         let topic = rooms.broker.topic(report.spec.input.topic.as_str());
         let lanes = report.lanes.iter().map(|lane| (lane.partition, lane.committed.get()));
@@ -55,7 +56,14 @@ fn shown(group: &str, state: &str, members: usize, committed: Vec<Committed>) ->
 fn ids(rooms: &Rooms) -> BTreeSet<String> {
     let mut ids: BTreeSet<String> = rooms.broker.groups_with_offsets().into_iter().collect();
     ids.extend(rooms.groups.list().into_iter().map(|listing| listing.id.to_string()));
-    ids.extend(rooms.triggers.list().into_iter().map(|report| report.spec.name.group_id().to_string()));
+    ids.extend(
+        rooms
+            .triggers
+            .list()
+            .into_iter()
+            .filter(|report| report.spec.input.cluster.is_none())
+            .map(|report| report.spec.name.group_id().to_string()),
+    );
     ids
 }
 

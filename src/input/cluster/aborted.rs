@@ -58,10 +58,8 @@ pub(super) fn keep_decided(bytes: &Bytes, aborted: &[(i64, i64)]) -> Result<Kept
         let end = at + view.bytes().len();
         let producer = header.producer().map(|producer| producer.id);
         let of_aborted = producer.is_some_and(|producer| open.contains(&producer));
-        if header.attributes.is_control() {
-            if let Some(producer) = producer.filter(|_| is_abort(&view)) {
-                open.remove(&producer);
-            }
+        if let Some(producer) = producer.filter(|_| header.attributes.is_control() && is_abort(&view)) {
+            open.remove(&producer);
         }
         if header.attributes.is_control() || !header.attributes.is_transactional() || !of_aborted {
             match pieces.last_mut().filter(|piece| piece.end == at) {
@@ -120,8 +118,7 @@ mod tests {
     #[test]
     fn records_of_aborted_transactions_are_left_out_and_markers_stay() {
         let (aborted, later) = (batch(1, Some(7)), batch(3, Some(7)));
-        let parts =
-            [batch(0, None), aborted.clone(), marker(2, 7, TransactionResult::Abort), later.clone(), batch(4, Some(8))];
+        let parts = [batch(0, None), aborted.clone(), marker(2, 7, TransactionResult::Abort), later, batch(4, Some(8))];
         let kept = keep_decided(&joined(&parts), &[(7, 1)]).unwrap();
         assert_eq!(
             kept.bytes,

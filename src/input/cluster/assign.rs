@@ -81,11 +81,13 @@ pub(super) fn share(count: u32, members: &BTreeMap<String, Owned>) -> BTreeMap<S
     let owners = owners(count, members);
     let mut shares: BTreeMap<String, BTreeSet<u32>> =
         members.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
-    for partition in 0..count {
-        let owner = owners.get(&partition).copied().or_else(|| emptiest(&shares)).cloned();
-        if let Some(share) = owner.and_then(|owner| shares.get_mut(&owner)) {
-            share.insert(partition);
-        }
+    // What has an owner first: what is free evens out what that leaves uneven, and less has to move.
+    for (partition, owner) in &owners {
+        shares.get_mut(*owner).into_iter().for_each(|share| share.extend([*partition]));
+    }
+    for partition in (0..count).filter(|partition| !owners.contains_key(partition)) {
+        let owner = emptiest(&shares).cloned();
+        owner.and_then(|owner| shares.get_mut(&owner)).into_iter().for_each(|share| share.extend([partition]));
     }
     while let (Some(from), Some(to)) = (fullest(&shares).cloned(), emptiest(&shares).cloned()) {
         if shares[&from].len() <= shares[&to].len() + 1 {

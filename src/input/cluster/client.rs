@@ -92,6 +92,19 @@ impl ClusterError {
     }
 }
 
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record.
+    Earliest,
+    /// At the tail.
+    Latest,
+    /// At this offset, or the nearest one there is.
+    Offset(Offset),
+    /// At the first record that is not older, ms since 1970.
+    Time(i64),
+}
+
 /// A topic as the cluster describes it.
 #[derive(Clone, Debug)]
 pub struct ClusterTopic {
@@ -252,6 +265,26 @@ impl Client {
             }
         }
         Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
+    }
+
+    /// The offset of a start.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn start_of(&self, topic: &str, partition: u32, start: Start) -> Result<Offset, ClusterError> {
+        let end = async |time| self.offset_at(topic, partition, time).await.map(|at| at.unwrap_or(Offset::ZERO));
+        match start {
+            Start::Earliest => end(EARLIEST).await,
+            Start::Latest => end(LATEST).await,
+            Start::Offset(offset) => {
+                let (first, tail) = (end(EARLIEST).await?, end(LATEST).await?);
+                Ok(offset.clamp(first, tail.max(first)))
+            }
+            Start::Time(time) => match self.offset_at(topic, partition, time.max(0)).await? {
+                Some(offset) => Ok(offset),
+                None => end(LATEST).await,
+            },
+        }
     }
 
     /// What a group has committed, by partition.

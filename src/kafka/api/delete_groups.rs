@@ -1,10 +1,12 @@
 //! DeleteGroups: groups without members, with the offsets that they committed.
 
 use super::group_errors;
+use crate::group::error::DeleteError;
 use crate::group::id::GroupId;
 use crate::kafka::codec::{DeleteGroupsRequest, DeleteGroupsResponse, delete_groups_response};
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::service::{KafkaService, Shared};
+use crate::kafka::trigger_groups;
 
 pub(crate) async fn answer(service: &KafkaService, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
@@ -24,7 +26,10 @@ pub(crate) async fn answer(service: &KafkaService, request: DeleteGroupsRequest)
 async fn delete(service: &Shared, group: &GroupId) -> Result<(), ErrorCode> {
     let known = service.groups.describe(group).is_some();
     let has_offsets = !service.broker.committed_offsets(group.as_str()).is_empty();
-    if !known && !has_offsets && group.trigger().is_none() {
+    if trigger_groups::owner(&service.triggers, group).is_some() {
+        return Err(group_errors::delete(DeleteError::Reserved));
+    }
+    if !known && !has_offsets {
         return Err(ErrorCode::GroupIdNotFound);
     }
     let forgotten = service.groups.delete(group, || service.broker.forget_group(group.as_str()));

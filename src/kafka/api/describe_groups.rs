@@ -20,7 +20,7 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeGroupsRequest, ver
             Ok(group) => find(service, group).unwrap_or_else(|| missing(service, version)),
         };
         described.group_id = id;
-        let of_trigger = parsed.is_ok_and(|group| group.trigger().is_some());
+        let of_trigger = parsed.is_ok_and(|group| trigger_groups::owner(&service.triggers, &group).is_some());
         described.authorized_operations = match (with_operations, of_trigger) {
             (false, _) => authorized::NOT_ASKED,
             (true, true) => authorized::TRIGGER_GROUP,
@@ -32,7 +32,7 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeGroupsRequest, ver
 }
 
 fn find(service: &Shared, group: &GroupId) -> Option<describe_groups_response::DescribedGroup> {
-    if let Some(trigger) = group.trigger() {
+    if let Some(trigger) = trigger_groups::owner(&service.triggers, group) {
         return trigger_groups::paused(&service.triggers, trigger).map(of_trigger);
     }
     if let Some(description) = service.groups.describe(group) {

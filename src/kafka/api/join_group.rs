@@ -11,6 +11,7 @@ use crate::kafka::codec::{JoinGroupRequest, JoinGroupResponse, RequestHeader, St
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{Answer, ConnectionContext};
 use crate::kafka::service::{KafkaService, respond};
+use crate::kafka::trigger_groups;
 
 /// Versions in which a new member is given its id first and joins with it.
 const ID_FIRST_SINCE: i16 = 4;
@@ -30,6 +31,10 @@ pub(crate) fn begin(
         Ok(read) => read,
         Err(code) => return Answer::Now(respond(&header, &refused(service.count_error(code), request, version))),
     };
+    if trigger_groups::owner(&service.triggers, &group).is_some() {
+        let code = service.count_error(group_errors::join(&JoinError::Reserved));
+        return Answer::Now(respond(&header, &refused(code, request, version)));
+    }
     // The member has joined when this returns; the rest is the wait.
     let waiting = service.groups.join(&group, &join);
     let (service, sent_id) = (service.clone(), request.member_id.clone());

@@ -38,7 +38,7 @@ fn all(service: &Shared) -> BTreeMap<String, (GroupState, String)> {
     for listing in service.groups.list() {
         groups.insert(listing.id.to_string(), (listing.state, listing.protocol_type));
     }
-    for trigger in service.triggers.list() {
+    for trigger in service.triggers.list().into_iter().filter(|trigger| trigger.spec.input.cluster.is_none()) {
         let state = if trigger.state == TriggerState::Paused { GroupState::Empty } else { GroupState::Stable };
         groups.insert(format!("{TRIGGER_PREFIX}{}", trigger.spec.name), (state, PROTOCOL_TYPE.to_owned()));
     }

@@ -48,7 +48,7 @@ pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request
     let Ok(group) = GroupId::parse(&request.group_id) else {
         return Answer::Now(commit.finish(service, ErrorCode::InvalidGroupId));
     };
-    if let Some(trigger) = group.trigger() {
+    if let Some(trigger) = trigger_groups::owner(&service.triggers, &group) {
         let trigger = trigger.to_owned();
         return reset(service, commit, trigger, commits);
     }

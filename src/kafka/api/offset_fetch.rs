@@ -119,7 +119,7 @@ fn without_commits(asked: Asked) -> Answered {
 }
 
 fn committed(service: &Shared, group: &GroupId) -> HashMap<(Uuid, u32), Committed> {
-    let Some(trigger) = group.trigger() else {
+    let Some(trigger) = trigger_groups::owner(&service.triggers, group) else {
         return service.broker.committed_offsets(group.as_str()).into_iter().collect();
     };
     let offsets = trigger_groups::committed(&service.triggers, trigger).unwrap_or_default().into_iter();

@@ -55,6 +55,8 @@ pub(super) struct Entry {
     pub(super) redefined: bool,
     /// The deadline that stands among the timers.
     pub(super) timer_ms: Option<i64>,
+    #[cfg(feature = "cluster")]
+    pub(super) kept: super::cluster::Kept,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,11 @@ pub(super) struct Starting {
 }
 
 impl Entry {
+    /// Whether what could not be read or written is not to be tried again yet.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|(_, until)| *until > Instant::now())
+    }
+
     /// Whether it has something to read by itself.
     pub(super) fn can_read(&self, tail: Offset) -> bool {
         self.runner.may_run()

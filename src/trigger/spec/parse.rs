@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tripline_storage::Offset;
 
+use super::cluster::cluster;
 use super::{CONCURRENCY_MAX, FlowLimits, FunctionRef, InputSpec, Order, StartPosition, TriggerSpec};
 use crate::config::fields::Fields;
 use crate::function::spec::http_url;
@@ -58,6 +59,9 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     let errors_tolerance = fields.choice("errors_tolerance", &tolerances, &[], ErrorsTolerance::All);
     let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topic));
     let destinations = destinations(fields, input.as_ref().map(|input| &input.topic));
+    if destinations != Destinations::default() && input.as_ref().is_some_and(|input| input.cluster.is_some()) {
+        fields.wrong("destinations", "nothing, for an input on a cluster: outputs are not written there yet");
+    }
     Some(TriggerSpec {
         name: name?,
         input: input?,
@@ -93,7 +97,8 @@ fn input(fields: &mut Fields<'_>) -> Option<InputSpec> {
             fields.not_yet(&["topics", "pattern"]);
             let topic = fields.name("topic", TopicName::new, &allowed_name(NAME_BYTES_MAX));
             let start = start(fields);
-            Some(InputSpec { topic: topic?, start })
+            let cluster = cluster(fields);
+            Some(InputSpec { topic: topic?, start, cluster })
         }),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{FlowLimits, FunctionRef, Order, StartPosition, TriggerSpec};
+use super::{FlowLimits, FunctionRef, Order, StartPosition, TriggerSpec, cluster};
 use crate::config::units::{display_duration, display_size};
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::flow::{PerKey, Singleton};
@@ -50,6 +50,9 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     }
     if let Some(filter) = &spec.filter {
         definition["filter"] = filter.source().clone();
+    }
+    if let Some(address) = &spec.input.cluster {
+        definition["input"]["cluster"] = cluster::print(address);
     }
     definition
 }

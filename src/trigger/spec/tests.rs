@@ -50,7 +50,10 @@ fn paths(value: &Value) -> Vec<String> {
 #[test]
 fn a_minimal_trigger_has_the_defaults() {
     let spec = TriggerSpec::from_json(&minimal()).unwrap();
-    assert_eq!(spec.input, InputSpec { topic: TopicName::new("flights").unwrap(), start: StartPosition::Latest });
+    assert_eq!(
+        spec.input,
+        InputSpec { topic: TopicName::new("flights").unwrap(), start: StartPosition::Latest, cluster: None }
+    );
     assert_eq!(spec.window, WindowSpec { count: 100, interval: Duration::ZERO, bytes: 1 << 20, max_wait: None });
     assert_eq!((spec.order, spec.concurrency, spec.retry), (Order::Partition, 8, RetryPolicy::BackoffRetry));
     assert_eq!((spec.errors_tolerance, &spec.dead_letter, &spec.filter), (ErrorsTolerance::All, &None, &None));

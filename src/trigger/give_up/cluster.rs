@@ -1,0 +1,222 @@
+//! Records that are given up on a cluster: their dead letters go there too.
+//!
+//! The verdict is committed to the group, with the producer id of its letters, before the first of them is sent. Whoever takes
+//! the partition over after that sends the same batches under the same id, and the cluster drops those that it has: no letter is
+//! doubled for as long as the cluster remembers the producer (Kafka: a day by default). For that, batches are cut by what the
+//! records are and never by what is said about them: the error of the last attempt is not known to who takes over.
+
+use std::sync::Arc;
+
+use tripline_storage::Offset;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
+
+use crate::input::EventInput;
+use crate::input::cluster::{Client, ClusterError};
+use crate::trigger::attempt::{AttemptState, ExhaustedReason};
+use crate::trigger::deliver::{DeadLetters, RecordsError, read_offsets};
+use crate::trigger::poller::PollerHandle;
+use crate::trigger::runner::{Counters, Runner};
+
+/// A batch is full with so many bytes of records…
+const BATCH_BYTES: usize = 512 << 10;
+/// …where each counts this for what is said about it: names of at most 250 bytes, a message of at most 1 KiB, numbers.
+const ABOUT_BYTES: usize = 4 << 10;
+
+/// A window to give up.
+#[derive(Debug)]
+pub(in crate::trigger) struct GiveUp {
+    pub(in crate::trigger) runner: Arc<Runner>,
+    pub(in crate::trigger) input: EventInput,
+    pub(in crate::trigger) client: Arc<Client>,
+    pub(in crate::trigger) poller: PollerHandle,
+    /// Its records, ascending, at least one.
+    pub(in crate::trigger) offsets: Vec<Offset>,
+    pub(in crate::trigger) state: AttemptState,
+    pub(in crate::trigger) reason: ExhaustedReason,
+    /// The producer id of its verdict, if the group knows it.
+    pub(in crate::trigger) known: Option<i64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LetterError {
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+}
+
+impl GiveUp {
+    /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now.
+    pub(in crate::trigger) async fn run(self) -> bool {
+        let Some(topic) = self.runner.spec().dead_letter.clone() else {
+            self.drop_records();
+            return true;
+        };
+        let producer_id = match self.known {
+            Some(known) => known,
+            None => {
+                let producer_id = self.producer_id().await;
+                if !self.poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await {
+                    return false;
+                }
+                producer_id
+            }
+        };
+        loop {
+            match self.write(topic.as_str(), producer_id).await {
+                Ok(written) => {
+                    Counters::add(&self.runner.counters.dead_lettered, written);
+                    Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
+                    return true;
+                }
+                Err(error) => self.blocked(&error).await,
+            }
+        }
+    }
+
+    fn drop_records(&self) {
+        Counters::add(&self.runner.counters.dropped, self.offsets.len());
+        let (spec, origin) = (self.runner.spec(), self.input.origin());
+        let (topic, partition, reason) = (&origin.topic, origin.partition, self.reason.as_str());
+        tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped: there is no dead-letter topic");
+    }
+
+    async fn producer_id(&self) -> i64 {
+        loop {
+            match self.client.producer_id().await {
+                Ok(producer_id) => return producer_id,
+                Err(error) => self.blocked(&error.into()).await,
+            }
+        }
+    }
+
+    async fn blocked(&self, error: &LetterError) {
+        self.runner.blocked(self.input.origin().partition, &format!("dead letters: {error}")).await;
+    }
+
+    /// Answers how many there are; those that retention took meanwhile are not.
+    async fn write(&self, topic: &str, producer_id: i64) -> Result<usize, LetterError> {
+        let partitions = self.client.topic(topic).await?.partition_count().max(1);
+        let partition = self.input.origin().partition % partitions;
+        let mut written = 0;
+        for batch in self.batches(producer_id).await? {
+            written += batch.header().record_count.unsigned_abs() as usize;
+            // Whether it is new or was there: it is there.
+            self.client.produce(topic, partition, &batch).await?;
+        }
+        Ok(written)
+    }
+
+    async fn batches(&self, producer_id: i64) -> Result<Vec<CheckedBatch>, RecordsError> {
+        let spec = self.runner.spec();
+        let letters = DeadLetters {
+            trigger: spec.name.as_str(),
+            function: spec.function.label(),
+            origin: self.input.origin(),
+            state: &self.state,
+            batch_bytes: BATCH_BYTES,
+            now_ms: self.runner.clock.now_ms(),
+        };
+        let mut cutter = Cutter::new(producer_id);
+        read_offsets(&self.input, &self.offsets, |record, _| {
+            let (names, values) = letters.headers(record);
+            let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
+            let own: usize =
+                record.headers().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len)).sum();
+            let size_bytes = own + record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len);
+            let letter =
+                NewRecord { timestamp_ms: letters.now_ms, key: record.key(), value: record.value(), headers: &headers };
+            cutter.push(size_bytes, record.offset(), &letter);
+        })
+        .await?;
+        cutter.finish()
+    }
+}
+
+/// Cuts letters into batches with sequences from 0.
+struct Cutter {
+    producer_id: i64,
+    sequence: i32,
+    batches: Vec<CheckedBatch>,
+    builder: BatchBuilder,
+    counted_bytes: usize,
+    failed: Option<RecordsError>,
+}
+
+impl Cutter {
+    fn new(producer_id: i64) -> Self {
+        let builder = Self::builder(producer_id, 0);
+        Self { producer_id, sequence: 0, batches: Vec::new(), builder, counted_bytes: 0, failed: None }
+    }
+
+    fn builder(id: i64, base_sequence: i32) -> BatchBuilder {
+        let producer = Some(BatchProducer { id, epoch: 0, base_sequence });
+        BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() })
+    }
+
+    /// `size_bytes` is that of the record without what is said about it.
+    fn push(&mut self, size_bytes: usize, offset: Offset, letter: &NewRecord<'_>) {
+        let counted = size_bytes + ABOUT_BYTES;
+        if !self.builder.is_empty() && self.counted_bytes + counted > BATCH_BYTES {
+            self.cut(offset);
+        }
+        self.counted_bytes += counted;
+        if let Err(reason) = self.builder.push(letter) {
+            self.failed.get_or_insert_with(|| RecordsError::Batch { offset, reason: reason.to_string() });
+        }
+    }
+
+    fn cut(&mut self, offset: Offset) {
+        let count = i32::try_from(self.builder.record_count()).expect("a window has at most 10,000 records");
+        self.sequence += count;
+        let full = std::mem::replace(&mut self.builder, Self::builder(self.producer_id, self.sequence));
+        self.counted_bytes = 0;
+        match full.finish() {
+            Ok(batch) => self.batches.push(batch),
+            Err(reason) => {
+                self.failed.get_or_insert_with(|| RecordsError::Batch { offset, reason: reason.to_string() });
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<CheckedBatch>, RecordsError> {
+        if !self.builder.is_empty() {
+            self.cut(Offset::ZERO);
+        }
+        self.failed.map_or(Ok(self.batches), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(count: i64, value_bytes: usize, said: &str) -> Vec<(i32, i32)> {
+        let value = vec![b'v'; value_bytes];
+        let headers = [(b"tripline-dlq-error-message".as_slice(), Some(said.as_bytes()))];
+        let letter = NewRecord { timestamp_ms: 5, key: None, value: Some(&value), headers: &headers };
+        let mut cutter = Cutter::new(9);
+        for offset in 0..count {
+            cutter.push(value_bytes, Offset::new(offset).unwrap(), &letter);
+        }
+        let batches = cutter.finish().unwrap();
+        let numbers = batches.iter().map(|batch| (batch.header().producer().unwrap(), batch.header().record_count));
+        numbers
+            .inspect(|(producer, _)| assert_eq!(producer.id, 9))
+            .map(|(producer, count)| (producer.base_sequence, count))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_said_about_records_does_not_move_the_cuts() {
+        let batches = cut(1000, 100, "");
+        assert_eq!(batches, cut(1000, 100, &"x".repeat(1024)), "so who takes over sends the same batches");
+        assert_eq!(batches.iter().map(|(_, count)| count).sum::<i32>(), 1000);
+        let mut next = 0;
+        for (sequence, count) in batches {
+            assert_eq!(sequence, next);
+            next += count;
+        }
+        assert_eq!(cut(3, 600 << 10, "").len(), 3, "a large record goes alone");
+    }
+}

@@ -1,0 +1,214 @@
+//! A lane on a cluster: its progress is committed to its group, and begins nothing that the group does not know of.
+//!
+//! As with the journal, an attempt is written down before it begins (T4), here for whoever takes the partition over. One commit
+//! of a lane is under way at a time; what changes meanwhile goes with the next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tripline_storage::Offset;
+use uuid::Uuid;
+
+use super::{Message, Poller, PollerHandle, Starting};
+use crate::function::{ErrorClass, InvocationError};
+use crate::input::cluster::{Client, CommitError, Committer};
+use crate::trigger::commit_metadata::{self, Verdicts};
+use crate::trigger::give_up;
+use crate::trigger::invoke::Ended;
+use crate::trigger::lane::{Outcome, WindowId};
+
+use super::entry::Entry;
+
+/// Where a poller's lane stands in its group.
+#[derive(Clone, Debug)]
+pub(in crate::trigger) struct GroupPlace {
+    pub(in crate::trigger) client: Arc<Client>,
+    pub(in crate::trigger) committer: Committer,
+}
+
+/// What a lane on a cluster keeps besides.
+#[derive(Debug, Default)]
+pub(in crate::trigger) struct Kept {
+    /// The commit under way.
+    committing: Option<Committing>,
+    /// Verdicts that are being carried out, by the first offset of their window.
+    verdicts: BTreeMap<i64, Verdict>,
+}
+
+/// A verdict that the group knows, or is to know.
+#[derive(Debug)]
+struct Verdict {
+    producer_id: i64,
+    /// Who waits for the group to know it.
+    told: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Committing {
+    committed: Offset,
+    /// What begins when it is done.
+    starting: Vec<Starting>,
+    /// The verdicts in it.
+    verdicts: Vec<i64>,
+}
+
+impl Kept {
+    /// Verdicts that somebody else's commit tells of.
+    pub(in crate::trigger) fn carried(verdicts: Verdicts) -> Self {
+        let carried = |(first, producer_id)| (first, Verdict { producer_id, told: None });
+        Self { committing: None, verdicts: verdicts.into_iter().map(carried).collect() }
+    }
+
+    pub(super) const fn is_at_rest(&self) -> bool {
+        self.committing.is_none()
+    }
+}
+
+/// A verdict to make known before it is carried out.
+#[derive(Debug)]
+pub(in crate::trigger) struct NewVerdict {
+    pub(in crate::trigger) trigger: Uuid,
+    pub(in crate::trigger) first: i64,
+    pub(in crate::trigger) producer_id: i64,
+    pub(in crate::trigger) told: oneshot::Sender<()>,
+}
+
+impl PollerHandle {
+    /// Makes a verdict known to the group. `false`: the lane is somebody else's now.
+    pub(in crate::trigger) async fn make_known(&self, trigger: Uuid, first: i64, producer_id: i64) -> bool {
+        let (told, known) = oneshot::channel();
+        self.send(Message::Verdict(NewVerdict { trigger, first, producer_id, told }));
+        known.await.is_ok()
+    }
+}
+
+impl Poller {
+    pub(super) fn is_committed(&self) -> bool {
+        self.group.is_none()
+            || (self.changed.is_empty() && self.lanes.values().all(|entry| entry.kept.is_at_rest() && !entry.dirty))
+    }
+
+    pub(super) fn verdict(&mut self, new: NewVerdict) {
+        let Some(entry) = self.lanes.get_mut(&new.trigger) else { return };
+        entry.kept.verdicts.insert(new.first, Verdict { producer_id: new.producer_id, told: Some(new.told) });
+        entry.dirty = true;
+        self.touched.insert(new.trigger);
+    }
+
+    /// Commits what has changed; the answers come as messages.
+    pub(super) fn commit(&mut self, group: &GroupPlace) {
+        for trigger in std::mem::take(&mut self.changed) {
+            let Some(entry) = self.lanes.get_mut(&trigger) else { continue };
+            if !entry.kept.is_at_rest() || entry.is_held_up() {
+                self.changed.insert(trigger);
+                continue;
+            }
+            let (committed, metadata) = entry.next_commit();
+            let (handle, partition, committer) = (self.handle.clone(), entry.id.partition, group.committer.clone());
+            tokio::spawn(async move {
+                let result = committer.commit(partition, committed, metadata).await;
+                handle.send(Message::Committed(trigger, result));
+            });
+        }
+    }
+
+    pub(super) fn committed(&mut self, trigger: Uuid, result: Result<(), CommitError>) {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        let Some(done) = entry.kept.committing.take() else { return };
+        self.touched.insert(trigger);
+        match result {
+            Ok(()) => {
+                entry.is_committed_to(&done);
+                self.begin_windows(trigger, done.starting);
+            }
+            Err(CommitError::Failed(reason)) => {
+                entry.starting.splice(0..0, done.starting);
+                entry.dirty = true;
+                self.not_written(trigger, &reason);
+            }
+            Err(CommitError::Fenced) => {
+                let (topic, partition) = (&self.input.origin().topic, self.input.origin().partition);
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "another member of the group has the partition: nothing more is done here"
+                );
+                self.remove(trigger);
+                self.stopping = true;
+            }
+        }
+    }
+
+    /// Windows that somebody gave up before are not invoked again.
+    pub(super) fn give_up_known(&mut self, trigger: Uuid, starting: Vec<Starting>) -> Vec<Starting> {
+        let Some(entry) = self.lanes.get_mut(&trigger) else { return Vec::new() };
+        let (known, other): (Vec<_>, Vec<_>) =
+            starting.into_iter().partition(|starting| entry.has_verdict(starting.window));
+        for Starting { window, .. } in known {
+            let error =
+                InvocationError::new(ErrorClass::Rejected, "given-up", "given up by the process that had it before");
+            let outcome = Ok(Outcome::failed(entry.lane.offsets(window), error));
+            entry.ended(window, Ended { outcome, delivered: 0, expired: 0, took: std::time::Duration::ZERO });
+            self.touched.insert(trigger);
+        }
+        other
+    }
+
+    pub(super) fn carry_out_there(&self, group: &GroupPlace, entry: &mut Entry, window: WindowId, task: give_up::Task) {
+        let give_up::Task::Decide { offsets, state, reason } = task else { return };
+        let (handle, trigger, first) = (self.handle.clone(), entry.id.trigger, offsets[0].get());
+        let work = give_up::cluster::GiveUp {
+            runner: Arc::clone(&entry.runner),
+            input: self.input.clone(),
+            client: Arc::clone(&group.client),
+            poller: handle.clone(),
+            offsets,
+            state,
+            reason,
+            known: entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id),
+        };
+        let running = tokio::spawn(async move {
+            if work.run().await {
+                handle.send(Message::Settled(trigger, window, first));
+            }
+        });
+        entry.tasks.insert(window, running.abort_handle());
+    }
+}
+
+impl Entry {
+    fn has_verdict(&self, window: WindowId) -> bool {
+        self.lane.offsets(window).first().is_some_and(|first| self.kept.verdicts.contains_key(&first.get()))
+    }
+
+    /// The offset and the metadata to commit now. A verdict that finds no room goes when another was carried out.
+    fn next_commit(&mut self) -> (Offset, String) {
+        let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
+        for settled in self.settled.drain(..) {
+            self.kept.verdicts.remove(&settled);
+        }
+        // Of windows that were made otherwise meanwhile nothing is left to carry out.
+        self.kept.verdicts.retain(|first, _| *first >= committed.get());
+        let verdicts = self.kept.verdicts.iter().map(|(first, verdict)| (*first, verdict.producer_id));
+        let (metadata, included) = commit_metadata::encode(&progress, verdicts);
+        let starting = std::mem::take(&mut self.starting);
+        self.kept.committing = Some(Committing { committed, starting, verdicts: included });
+        self.dirty = false;
+        (committed, metadata)
+    }
+
+    fn is_committed_to(&mut self, done: &Committing) {
+        self.noted = done.committed;
+        if self.trouble.take().is_some() && self.damaged_to.is_none() {
+            self.unblock();
+        }
+        for first in &done.verdicts {
+            if let Some(told) = self.kept.verdicts.get_mut(first).and_then(|verdict| verdict.told.take()) {
+                // Who gave it up may be gone with the lane.
+                let _ = told.send(());
+            }
+        }
+        self.status.show(&self.lane, self.noted);
+    }
+}

@@ -1,0 +1,358 @@
+//! Triggers on a cluster: each is a member of its group, and drives a lane for each partition that the group gives it.
+//!
+//! Definitions, pauses and functions are this process's own; progress is the group's. Processes that run the same trigger share
+//! its partitions, and each limits its own invocations.
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tripline_storage::Offset;
+use uuid::Uuid;
+
+use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
+use crate::broker::record::LaneId;
+use crate::broker::state::LaneState;
+use crate::input::EventInput;
+use crate::input::cluster::{Client, ClusterError, ClusterInput, ClusterTopic, Committed, GroupEvent, Member};
+use crate::trigger::commit_metadata;
+use crate::trigger::lane_status::LaneStatus;
+use crate::trigger::poller::cluster::{GroupPlace, Kept};
+use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
+use crate::trigger::progress::Progress;
+use crate::trigger::runner::Runner;
+use crate::trigger::spec::{StartPosition, TriggerSpec};
+
+/// How long attempts may go on after the group took their partition away.
+const REVOKED_GRACE: Duration = Duration::from_secs(5);
+/// How long is waited before a partition is opened again that could not be.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A trigger's place in its group.
+#[derive(Debug)]
+pub(super) struct Place {
+    member: Member,
+    driver: JoinHandle<()>,
+}
+
+impl Place {
+    /// Gives everything back and leaves; what is in flight has `grace`.
+    pub(super) async fn leave(self, grace: Duration) {
+        let Self { member, mut driver } = self;
+        // Longer than what is in flight has: the last commit and the farewell come after it.
+        member.leave(grace + REVOKED_GRACE).await;
+        if tokio::time::timeout(REVOKED_GRACE, &mut driver).await.is_err() {
+            driver.abort();
+        }
+    }
+}
+
+impl TriggerService {
+    pub(super) async fn apply_to_cluster(
+        &self,
+        spec: TriggerSpec,
+        current: Option<Arc<Runner>>,
+    ) -> Result<Applied, ApplyTriggerError> {
+        let refused = |error: ClusterError| ApplyTriggerError::Cluster(error.to_string());
+        let client = client(&spec).ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
+        self.check_function(&spec).await?;
+        let name = spec.input.topic.as_str();
+        let topic = client.topic(name).await.map_err(refused)?;
+        if let Some(letters) = &spec.dead_letter
+            && matches!(client.topic(letters.as_str()).await, Err(ClusterError::NoTopic(_)))
+        {
+            client.create_topic(letters.as_str(), topic.partition_count()).await.map_err(refused)?;
+        }
+        let warnings = spec.warnings();
+        let Some(runner) = current else {
+            commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
+            let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
+            let id = remembered.unwrap_or_else(Uuid::new_v4);
+            self.remember(&[self.defined(id, &spec).into()], &[]).await?;
+            self.run_on_cluster(id, spec, false);
+            return Ok(Applied { created: true, changed: true, warnings });
+        };
+        let changed = *runner.spec() != spec;
+        let moved = runner.spec().input.cluster != spec.input.cluster;
+        if changed {
+            let paused = runner.holds(|holds| holds.paused);
+            self.change(&runner, spec.clone()).await?;
+            if moved {
+                self.end_lanes(spec.name.as_str()).await;
+                self.run_on_cluster(runner.id, spec, paused);
+            }
+        }
+        Ok(Applied { created: false, changed, warnings })
+    }
+
+    /// Joins the group; partitions come when the group gives them.
+    pub(super) fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) {
+        let Some(client) = client(&spec) else { return };
+        let (name, topic, group) = (spec.name.to_string(), spec.input.topic.to_string(), group(&spec));
+        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let start = spec.input.start;
+        let runner = Arc::new(Runner::new(id, spec, None, broker, functions, self.inner.clock, paused));
+        let (member, events, committer) = Member::join(Arc::clone(&client), &group, &topic);
+        let driver = Driver {
+            service: Arc::downgrade(&self.inner),
+            runner: Arc::clone(&runner),
+            name: name.clone(),
+            place: GroupPlace { client, committer },
+            group,
+            topic,
+            start,
+            lanes: HashMap::new(),
+            waiting: BTreeSet::new(),
+        };
+        let place = Some(Place { member, driver: tokio::spawn(driver.run(events)) });
+        self.inner.running.write().insert(name, Running { runner, lanes: Vec::new(), pollers: Vec::new(), place });
+    }
+
+    pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) -> Result<(), String> {
+        if let Some(function) = inline_spec(&spec) {
+            self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
+        }
+        self.run_on_cluster(id, spec, paused);
+        Ok(())
+    }
+}
+
+fn client(spec: &TriggerSpec) -> Option<Arc<Client>> {
+    let address = spec.input.cluster.clone()?;
+    Some(Arc::new(Client::new(address, &format!("tripline-{}", spec.name))))
+}
+
+/// The group under which Kafka's tools see the trigger.
+fn group(spec: &TriggerSpec) -> String {
+    format!("trigger.{}", spec.name)
+}
+
+/// Where a trigger starts is decided when it is made, by the first process that makes it.
+async fn commit_start(
+    client: &Client,
+    group: &str,
+    spec: &TriggerSpec,
+    topic: &ClusterTopic,
+) -> Result<(), ClusterError> {
+    let name = spec.input.topic.as_str();
+    let partitions: Vec<u32> = (0..topic.partition_count()).collect();
+    if !client.committed(group, name, &partitions).await?.is_empty() {
+        return Ok(());
+    }
+    let mut starts = Vec::with_capacity(partitions.len());
+    for partition in partitions {
+        starts.push((partition, client.start_of(name, partition, at(spec.input.start)).await?));
+    }
+    // If others are in the group already, theirs count.
+    client.commit_outside(group, name, &starts).await.map(|_| ())
+}
+
+fn at(start: StartPosition) -> crate::input::cluster::Start {
+    use crate::input::cluster::Start;
+    match start {
+        StartPosition::Earliest => Start::Earliest,
+        StartPosition::Latest => Start::Latest,
+        StartPosition::Offset(offset) => Start::Offset(offset),
+        StartPosition::Time(time) => Start::Time(time.as_millisecond()),
+    }
+}
+
+/// Starts and ends the lanes of a trigger as its group says.
+struct Driver {
+    service: Weak<Inner>,
+    runner: Arc<Runner>,
+    name: String,
+    place: GroupPlace,
+    group: String,
+    topic: String,
+    start: StartPosition,
+    lanes: HashMap<u32, (PollerHandle, JoinHandle<()>)>,
+    /// Partitions that are ours and could not be opened yet.
+    waiting: BTreeSet<u32>,
+}
+
+impl Driver {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>) {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.follow(event).await,
+                    None => return,
+                },
+                () = tokio::time::sleep(RETRY), if !self.waiting.is_empty() => self.open().await,
+            }
+        }
+    }
+
+    async fn follow(&mut self, event: GroupEvent) {
+        match event {
+            GroupEvent::Joined => self.runner.change(|holds| holds.cluster = None),
+            GroupEvent::Trouble(reason) => self.runner.change(|holds| holds.cluster = Some(reason)),
+            GroupEvent::Assigned(partitions) => {
+                tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
+                self.waiting.extend(partitions);
+                self.open().await;
+            }
+            GroupEvent::Revoked(partitions, done) => {
+                tracing::info!(trigger = self.name, ?partitions, "partitions revoked");
+                self.give_back(&partitions).await;
+                // The member may be gone.
+                let _ = done.send(());
+            }
+            GroupEvent::Lost(partitions) => {
+                for partition in &partitions {
+                    self.waiting.remove(partition);
+                    if let Some((poller, task)) = self.lanes.remove(partition) {
+                        poller.remove(self.runner.id).await;
+                        poller.send(Message::Stop);
+                        drop(task);
+                    }
+                }
+                self.forget(&partitions);
+            }
+        }
+    }
+
+    /// Opens what waits for it.
+    async fn open(&mut self) {
+        match self.open_waiting().await {
+            Ok(()) => self.runner.change(|holds| holds.cluster = None),
+            Err(error) => {
+                tracing::warn!(trigger = self.name, %error, "partitions of the cluster cannot be opened yet");
+                self.runner.change(|holds| holds.cluster = Some(error.to_string()));
+            }
+        }
+    }
+
+    async fn open_waiting(&mut self) -> Result<(), ClusterError> {
+        let topic = self.place.client.topic(&self.topic).await?;
+        let all: Vec<u32> = (0..topic.partition_count()).collect();
+        let committed = self.place.client.committed(&self.group, &self.topic, &all).await?;
+        while let Some(partition) = self.waiting.first().copied() {
+            self.open_one(&topic, partition, &committed).await?;
+            self.waiting.remove(&partition);
+        }
+        Ok(())
+    }
+
+    async fn open_one(
+        &mut self,
+        topic: &ClusterTopic,
+        partition: u32,
+        committed: &HashMap<u32, Committed>,
+    ) -> Result<(), ClusterError> {
+        let client = &self.place.client;
+        let (progress, verdicts) = match committed.get(&partition) {
+            Some(committed) => goes_on(committed),
+            None => {
+                // One that was added later is read from its beginning.
+                let start = if committed.is_empty() { self.start } else { StartPosition::Earliest };
+                (
+                    Progress::start(client.start_of(&self.topic, partition, at(start)).await?),
+                    commit_metadata::Verdicts::new(),
+                )
+            }
+        };
+        let input =
+            ClusterInput::open(Arc::clone(client), &self.topic, topic, partition, progress.reading_point()).await?;
+        let input = EventInput::Cluster(input);
+        let progress = set_back(progress, &input);
+        let id = LaneId { trigger: self.runner.id, topic: topic.id, partition };
+        let status = Arc::new(LaneStatus::new(input.clone(), progress.committed()));
+        let lane = NewLane {
+            runner: Arc::clone(&self.runner),
+            id,
+            progress,
+            remembered: LaneState::default(),
+            status: Arc::clone(&status),
+            kept: Kept::carried(verdicts),
+            group: Some(self.place.clone()),
+        };
+        let (poller, task) = poller::spawn(input);
+        poller.send(Message::Add(Box::new(lane)));
+        self.show(status, poller.clone());
+        self.lanes.insert(partition, (poller, task));
+        Ok(())
+    }
+
+    /// Ends lanes: what is in flight may end, what is done is committed.
+    async fn give_back(&mut self, partitions: &BTreeSet<u32>) {
+        let mut ending = Vec::new();
+        for partition in partitions {
+            self.waiting.remove(partition);
+            if let Some((poller, task)) = self.lanes.remove(partition) {
+                poller.send(Message::Stop);
+                ending.push((poller, task));
+            }
+        }
+        let deadline = Instant::now() + REVOKED_GRACE;
+        for (poller, mut task) in ending {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                // Whoever goes on finds that the attempt was interrupted.
+                poller.remove(self.runner.id).await;
+                let _ = task.await;
+            }
+        }
+        self.forget(partitions);
+    }
+
+    fn show(&self, status: Arc<LaneStatus>, poller: PollerHandle) {
+        let Some(service) = self.service.upgrade() else { return };
+        if let Some(running) = service.running.write().get_mut(&self.name) {
+            let at = running.lanes.partition_point(|lane| lane.number() < status.number());
+            running.lanes.insert(at, status);
+            running.pollers.insert(at, poller);
+        }
+    }
+
+    /// They are shown no more.
+    fn forget(&self, partitions: &BTreeSet<u32>) {
+        self.runner.change(|holds| holds.blocked.retain(|partition, _| !partitions.contains(partition)));
+        let Some(service) = self.service.upgrade() else { return };
+        if let Some(running) = service.running.write().get_mut(&self.name) {
+            let lanes = std::mem::take(&mut running.lanes).into_iter().zip(std::mem::take(&mut running.pollers));
+            (running.lanes, running.pollers) = lanes.filter(|(lane, _)| !partitions.contains(&lane.number())).unzip();
+        }
+    }
+}
+
+/// Where a partition goes on, by what was committed. An offset that somebody else committed (a reset by Kafka's tools) counts;
+/// what stands beside it then is not ours.
+fn goes_on(committed: &Committed) -> (Progress, commit_metadata::Verdicts) {
+    let ours = commit_metadata::decode(&committed.metadata).filter(|(at, _)| at.committed() == committed.offset);
+    ours.unwrap_or_else(|| (Progress::start(committed.offset), commit_metadata::Verdicts::new()))
+}
+
+/// What was committed beyond the tail speaks of records that the cluster has lost.
+fn set_back(progress: Progress, input: &EventInput) -> Progress {
+    let tail: Offset = input.tail();
+    if progress.reading_point() <= tail {
+        return progress;
+    }
+    let origin = input.origin();
+    tracing::warn!(topic = origin.topic, partition = origin.partition, %tail, "trigger beyond the tail is set back");
+    Progress::start(progress.committed().min(tail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trigger::progress::Span;
+
+    #[test]
+    fn a_partition_goes_on_from_our_metadata_and_from_the_offset_where_that_is_anothers() {
+        let offset = |value| Offset::new(value).unwrap();
+        let hole = Span::new(offset(5), offset(7)).unwrap();
+        let progress = Progress::new(offset(9), vec![hole], Vec::new(), Vec::new());
+        let (metadata, _) = commit_metadata::encode(&progress.encode().unwrap(), [(5, 70)].into_iter());
+        let of = |at, metadata: &str| goes_on(&Committed { offset: offset(at), metadata: metadata.to_owned() });
+        assert_eq!(of(5, &metadata), (progress, [(5, 70)].into()));
+        for (at, metadata) in [(3, metadata.as_str()), (5, ""), (5, "by hand")] {
+            assert_eq!(of(at, metadata), (Progress::start(offset(at)), commit_metadata::Verdicts::new()), "{metadata}");
+        }
+    }
+}
