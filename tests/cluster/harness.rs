@@ -1,0 +1,419 @@
+//! Clusters, processes that read them, and who receives what their functions get.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tripline::input::cluster::{Client, ClusterInput};
+use tripline::input::{ClusterAddress, EventInput};
+use tripline_storage::Offset;
+use tripline_storage::batch::{
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
+};
+
+const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
+/// Longer than anything here takes; only a hang reaches it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked where there is nothing to listen to.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks until there is something.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let begin = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(begin.elapsed() < PATIENCE, "no {what}, but {instead}"),
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// A Tripline process and its directory; both are gone when it is dropped.
+pub(crate) struct Process {
+    dir: tempfile::TempDir,
+    pub(crate) kafka: String,
+    http: String,
+    child: Child,
+}
+
+impl Process {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data").display().to_string();
+        let mut child = Command::new(TRIPLINE)
+            .args(["serve", "--data", &data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut kafka, mut http) = (None, None);
+        for line in lines.by_ref().map_while(Result::ok) {
+            let after = |word: &str| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned());
+            kafka = kafka.or_else(|| after("Kafka "));
+            http = http.or_else(|| after("HTTP "));
+            if line.starts_with("ready.") {
+                break;
+            }
+        }
+        // Whatever it prints later must not fill the pipe.
+        thread::spawn(move || lines.for_each(drop));
+        Self { dir, kafka: kafka.unwrap(), http: http.unwrap(), child }
+    }
+
+    /// As `kill -9` does; answers when it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let stopped = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(stopped.success());
+        assert!(self.child.wait().unwrap().success(), "a clean end");
+    }
+
+    fn command(&self, arguments: &[&str]) -> (bool, String) {
+        let output = Command::new(TRIPLINE)
+            .args(arguments)
+            .env("TRIPLINE_SERVER", &self.http)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr });
+        (output.status.success(), said.into_owned())
+    }
+
+    /// Applies definitions; answers what was said, and whether they were taken.
+    pub(crate) fn try_apply(&self, definitions: &str) -> (bool, String) {
+        let path = self.dir.path().join("app.yaml");
+        fs::write(&path, definitions).unwrap();
+        self.command(&["apply", "-f", &path.display().to_string()])
+    }
+
+    pub(crate) fn apply(&self, definitions: &str) {
+        let (taken, said) = self.try_apply(definitions);
+        assert!(taken, "{said}");
+    }
+
+    pub(crate) fn trigger(&self, name: &str) -> Value {
+        let (found, said) = self.command(&["trigger", "describe", name, "--json"]);
+        assert!(found, "{said}");
+        serde_json::from_str(&said).unwrap()
+    }
+
+    pub(crate) fn partitions(&self, trigger: &str) -> Vec<u64> {
+        let described = self.trigger(trigger);
+        let lanes = described["partitions"].as_array().unwrap_or_else(|| panic!("{described:#}"));
+        lanes.iter().map(|lane| lane["partition"].as_u64().unwrap()).collect()
+    }
+
+    /// Waits until the group gave it so many partitions.
+    pub(crate) fn wait_for_partitions(&self, trigger: &str, count: usize) -> Vec<u64> {
+        until(&format!("{count} partitions"), || {
+            let partitions = self.partitions(trigger);
+            if partitions.len() == count { Ok(partitions) } else { Err(self.trigger(trigger).to_string()) }
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Apache Kafka, one node of its own, in a temporary directory.
+pub(crate) struct Kafka {
+    address: String,
+    child: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Kafka {
+    /// `None`, with the reason printed, where it cannot be started.
+    pub(crate) fn start() -> Option<Self> {
+        let Some(jars) = jars() else {
+            println!("SKIP: Apache Kafka is not there: set TRIPLINE_CLIENTS_PYTHON (tests/clients/setup.sh makes it)");
+            return None;
+        };
+        let classpath = format!("{}/*", jars.display());
+        let dir = tempfile::tempdir().unwrap();
+        // Taken at the same time, so that they differ.
+        let (broker, controller) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let (broker_port, controller_port) = (port(&broker), port(&controller));
+        drop((broker, controller));
+        let properties = dir.path().join("server.properties");
+        let data = dir.path().join("data").display().to_string();
+        fs::write(
+            &properties,
+            PROPERTIES
+                .replace("BROKER", &broker_port.to_string())
+                .replace("CONTROLLER_PORT", &controller_port.to_string())
+                .replace("DATA", &data),
+        )
+        .unwrap();
+        let properties = properties.display().to_string();
+        let formatted = Command::new("java")
+            .args([
+                "-cp",
+                &classpath,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "dHJpcGxpbmUtZ29sZGVuIQ",
+                "-c",
+                &properties,
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !formatted.is_ok_and(|status| status.success()) {
+            println!("SKIP: Java does not run Kafka's tools");
+            return None;
+        }
+        let log = fs::File::create(dir.path().join("kafka.log")).unwrap();
+        let child = Command::new("java")
+            .args([
+                "-Xmx384m",
+                "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
+                "-cp",
+                &classpath,
+                "kafka.Kafka",
+                &properties,
+            ])
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let address = format!("127.0.0.1:{broker_port}");
+        until("connection to Kafka", || TcpStream::connect(&address).map(drop).map_err(|error| error.to_string()));
+        Some(Self { address, child, _dir: dir })
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Beside the Python of the client tests.
+fn jars() -> Option<PathBuf> {
+    let python = std::env::var("TRIPLINE_CLIENTS_PYTHON").ok()?;
+    let jars = Path::new(&python).parent()?.parent()?.join("kafka");
+    jars.is_dir().then_some(jars)
+}
+
+const PROPERTIES: &str = "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:CONTROLLER_PORT
+listeners=PLAINTEXT://127.0.0.1:BROKER,CTL://127.0.0.1:CONTROLLER_PORT
+advertised.listeners=PLAINTEXT://127.0.0.1:BROKER
+controller.listener.names=CTL
+listener.security.protocol.map=CTL:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=DATA
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
+";
+
+/// A cluster to read.
+pub(crate) enum Cluster {
+    Tripline(Process),
+    Kafka(Kafka),
+}
+
+impl Cluster {
+    pub(crate) fn address(&self) -> &str {
+        match self {
+            Self::Tripline(process) => &process.kafka,
+            Self::Kafka(kafka) => &kafka.address,
+        }
+    }
+
+    /// A client; with Kafka, once it takes part in everything.
+    pub(crate) async fn client(&self) -> Arc<Client> {
+        let address = ClusterAddress {
+            bootstrap_servers: vec![self.address().to_owned()],
+            session_timeout: ClusterAddress::SESSION_TIMEOUT,
+        };
+        Arc::new(Client::new(address, "test"))
+    }
+
+    /// Makes a topic, and waits until its partitions are led.
+    pub(crate) async fn topic(&self, name: &str, partitions: u32) -> Arc<Client> {
+        let client = self.client().await;
+        let begin = Instant::now();
+        loop {
+            let made = client.create_topic(name, partitions).await;
+            let led = match client.topic(name).await {
+                Ok(topic) if topic.partition_count() == partitions => {
+                    let ends = (0..partitions)
+                        .map(|partition| client.start_of(name, partition, tripline::input::cluster::Start::Latest));
+                    futures_util::future::try_join_all(ends).await.map(drop).map_err(|error| error.to_string())
+                }
+                Ok(topic) => Err(format!("{} partitions", topic.partition_count())),
+                Err(error) => Err(error.to_string()),
+            };
+            let Err(instead) = led else { return client };
+            assert!(begin.elapsed() < PATIENCE, "no topic, but {made:?}, {instead}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// A batch with these values, of an idempotent producer if one is named.
+pub(crate) fn batch(values: &[String], producer: Option<i64>) -> CheckedBatch {
+    let producer = producer.map(|id| BatchProducer { id, epoch: 0, base_sequence: 0 });
+    let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+    for value in values {
+        let record = NewRecord {
+            timestamp_ms: 1_700_000_000_000,
+            key: Some(b"k"),
+            value: Some(value.as_bytes()),
+            headers: &[(b"h", Some(b"v"))],
+        };
+        builder.push(&record).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+/// A record as it was read: key, value, headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) headers: BTreeMap<String, String>,
+}
+
+/// All records of a partition.
+pub(crate) async fn read_all(client: &Arc<Client>, topic: &str, partition: u32) -> Vec<Letter> {
+    let described = client.topic(topic).await.unwrap();
+    let input = ClusterInput::open(Arc::clone(client), topic, &described, partition, Offset::ZERO).await.unwrap();
+    let input = EventInput::Cluster(input);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (mut letters, mut at) = (Vec::new(), input.log_start());
+    while at < input.tail() {
+        let outcome = input.read(at, 1 << 20).await.unwrap();
+        let mut rest = &outcome.bytes[..];
+        while let Ok((view, behind)) = BatchView::parse(rest) {
+            for record in &view.records(&BatchLimits::default()).unwrap() {
+                let record = record.unwrap();
+                let headers =
+                    record.headers().map(|header| (text(header.name), text(header.value.unwrap_or_default())));
+                letters.push(Letter {
+                    key: text(record.key().unwrap_or_default()),
+                    value: text(record.value().unwrap_or_default()),
+                    headers: headers.collect(),
+                });
+            }
+            rest = behind;
+        }
+        at = outcome.next;
+    }
+    letters
+}
+
+/// A request that the receiver got.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) at: Instant,
+    pub(crate) attempt: u32,
+    /// Partition and offset of each event, in order.
+    pub(crate) records: Vec<(u32, i64)>,
+}
+
+/// What a delivery is answered with: the status, after a wait.
+type Answer = Arc<dyn Fn(&Delivery) -> (u16, Duration) + Send + Sync>;
+
+/// An HTTP function in this process.
+#[derive(Clone)]
+pub(crate) struct Receiver {
+    pub(crate) url: String,
+    got: Arc<Mutex<Vec<Delivery>>>,
+}
+
+impl Receiver {
+    pub(crate) fn start(answer: impl Fn(&Delivery) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let receiver = Self { url, got: Arc::default() };
+        let (got, answer): (_, Answer) = (Arc::clone(&receiver.got), Arc::new(answer));
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let (got, answer) = (Arc::clone(&got), Arc::clone(&answer));
+                thread::spawn(move || serve(&socket, &got, &answer));
+            }
+        });
+        receiver
+    }
+
+    pub(crate) fn deliveries(&self) -> Vec<Delivery> {
+        self.got.lock().clone()
+    }
+
+    /// Waits until deliveries are as `wanted` says.
+    pub(crate) fn wait_for(&self, what: &str, wanted: impl Fn(&[Delivery]) -> bool) -> Vec<Delivery> {
+        until(what, || {
+            let deliveries = self.deliveries();
+            if wanted(&deliveries) { Ok(deliveries) } else { Err(format!("{} deliveries", deliveries.len())) }
+        })
+    }
+}
+
+fn serve(socket: &TcpStream, got: &Mutex<Vec<Delivery>>, answer: &Answer) {
+    let mut reader = BufReader::new(socket);
+    loop {
+        let (mut length, mut attempt) = (0, 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).is_ok_and(|read| read == 0) || line.is_empty() {
+                return;
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            length = line.strip_prefix("content-length: ").map_or(length, |number| number.parse().unwrap());
+            attempt = line.strip_prefix("tripline-attempt: ").map_or(attempt, |number| number.parse().unwrap());
+        }
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let events: Vec<Value> = serde_json::from_slice(&body).unwrap();
+        let place = |event: &Value| {
+            let (partition, offset) = event["id"].as_str().unwrap().split_once('-').unwrap();
+            (partition.parse().unwrap(), offset.parse().unwrap())
+        };
+        let delivery = Delivery { at: Instant::now(), attempt, records: events.iter().map(place).collect() };
+        got.lock().push(delivery.clone());
+        let (status, wait) = answer(&delivery);
+        thread::sleep(wait);
+        let answered = write!(&mut &*socket, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+        if answered.is_err() {
+            return;
+        }
+    }
+}

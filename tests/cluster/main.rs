@@ -1,0 +1,213 @@
+//! Triggers on clusters: a second Tripline, and Apache Kafka where Java and its jars are there. Processes are real, and some of
+//! them are killed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use harness::{Cluster, Delivery, Kafka, Process, Receiver, batch, read_all, until};
+
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// A scenario against each kind of cluster, in a test of its own.
+macro_rules! on_both {
+    ($($scenario:ident => $on_tripline:ident, $on_kafka:ident;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $on_tripline() {
+                $scenario(&Cluster::Tripline(Process::start())).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $on_kafka() {
+                let Some(kafka) = Kafka::start() else { return };
+                $scenario(&Cluster::Kafka(kafka)).await;
+            }
+        )*
+    };
+}
+
+on_both! {
+    records_reach_the_function => records_of_a_tripline_reach_the_function, records_of_a_kafka_reach_the_function;
+    a_killed_process_is_replaced => partitions_of_a_tripline_go_on_when_a_process_is_killed, partitions_of_a_kafka_go_on_when_a_process_is_killed;
+    attempts_move => attempts_on_a_tripline_go_on_elsewhere, attempts_on_a_kafka_go_on_elsewhere;
+    batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
+}
+
+fn trigger(cluster: &Cluster, receiver: &Receiver, more: &str) -> String {
+    let (address, url) = (cluster.address(), &receiver.url);
+    format!(
+        "trigger: far\n\
+         input: {{ topic: in, start: earliest, cluster: {{ bootstrap_servers: \"{address}\", session_timeout: 6s }} }}\n\
+         function: {{ http: {{ url: \"{url}\" }} }}\n{more}"
+    )
+}
+
+fn values(range: std::ops::Range<i64>) -> Vec<String> {
+    range.map(|number| format!("{{\"n\":{number}}}")).collect()
+}
+
+/// Offsets by partition, in the order of delivery.
+fn by_partition(deliveries: &[Delivery]) -> BTreeMap<u32, Vec<i64>> {
+    let mut offsets: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+    for (partition, offset) in deliveries.iter().flat_map(|delivery| &delivery.records) {
+        offsets.entry(*partition).or_default().push(*offset);
+    }
+    offsets
+}
+
+fn distinct(deliveries: &[Delivery]) -> usize {
+    deliveries.iter().flat_map(|delivery| delivery.records.clone()).collect::<BTreeSet<_>>().len()
+}
+
+async fn records_reach_the_function(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    assert!(client.produce("in", 0, &batch(&values(0..30), None)).await.unwrap());
+    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let mut process = Process::start();
+    process.apply(&trigger(cluster, &receiver, "window: { count: 7 }"));
+    receiver.wait_for("30 records", |deliveries| distinct(deliveries) == 30);
+    assert!(client.produce("in", 0, &batch(&values(30..50), None)).await.unwrap());
+    receiver.wait_for("50 records", |deliveries| distinct(deliveries) == 50);
+    process.stop();
+    assert_eq!(by_partition(&receiver.deliveries())[&0], (0..50).collect::<Vec<_>>(), "each once and in order");
+    let committed = client.committed("trigger.far", "in", &[0]).await.unwrap().remove(&0).unwrap();
+    assert_eq!(committed.offset.get(), 50, "lag is ordinary lag: {committed:?}");
+    // The next process has nothing left to do but what comes.
+    let next = Process::start();
+    next.apply(&trigger(cluster, &receiver, "window: { count: 7 }"));
+    assert!(client.produce("in", 0, &batch(&values(50..51), None)).await.unwrap());
+    receiver.wait_for("51 records", |deliveries| distinct(deliveries) == 51);
+    assert_eq!(by_partition(&receiver.deliveries())[&0], (0..51).collect::<Vec<_>>());
+    let described = next.trigger("far");
+    assert_eq!(described["state"], "Running", "{described:#}");
+}
+
+async fn a_killed_process_is_replaced(cluster: &Cluster) {
+    const RECORDS: i64 = 400;
+    const WINDOW: usize = 5;
+    let client = cluster.topic("in", 4).await;
+    let receiver = Receiver::start(|_| (200, Duration::from_millis(10)));
+    let definition = trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}"));
+    let (mut first, second) = (Process::start(), Process::start());
+    first.apply(&definition);
+    first.wait_for_partitions("far", 4);
+    for partition in 0..4 {
+        assert!(client.produce("in", partition, &batch(&values(0..RECORDS / 4), None)).await.unwrap());
+    }
+    receiver.wait_for("40 records", |deliveries| distinct(deliveries) >= 40);
+    second.apply(&definition);
+    let of_second = second.wait_for_partitions("far", 2);
+    let of_first = first.wait_for_partitions("far", 2);
+    assert_eq!(of_first.iter().chain(&of_second).collect::<BTreeSet<_>>().len(), 4, "{of_first:?} {of_second:?}");
+    receiver.wait_for("400 records", |deliveries| distinct(deliveries) == 400);
+    assert_eq!(
+        receiver.deliveries().iter().map(|one| one.records.len()).sum::<usize>(),
+        400,
+        "a handover repeats nothing"
+    );
+    for partition in 0..4 {
+        assert!(client.produce("in", partition, &batch(&values(RECORDS / 4..RECORDS), None)).await.unwrap());
+    }
+    receiver.wait_for("600 records", |deliveries| distinct(deliveries) >= 600);
+    first.kill();
+    let deliveries = receiver.wait_for("all records", |deliveries| distinct(deliveries) == 4 * 400);
+    second.wait_for_partitions("far", 4);
+    for (partition, offsets) in by_partition(&deliveries) {
+        let mut repeated = 0;
+        let mut next = 0;
+        for offset in offsets {
+            assert!(offset <= next, "partition {partition}: {offset} before {next}");
+            repeated += usize::from(offset < next);
+            next = next.max(offset + 1);
+        }
+        assert_eq!(next, RECORDS);
+        assert!(repeated <= WINDOW, "partition {partition} repeats {repeated} records, in flight were {WINDOW}");
+        assert!(repeated == 0 || of_first.contains(&u64::from(partition)), "only what was in flight is repeated");
+    }
+    let committed = || async { client.committed("trigger.far", "in", &[0, 1, 2, 3]).await.unwrap() };
+    for _ in 0..500 {
+        if committed().await.values().all(|committed| committed.offset.get() == RECORDS) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not committed: {:?}", committed().await);
+}
+
+async fn attempts_move(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    let receiver = Receiver::start(|_| (500, AT_ONCE));
+    let more = "window: { count: 3 }\n\
+                retry: { initial: 1s, factor: 1, jitter: none, max_attempts: 6 }\n\
+                dead_letter: { topic: in.dlq }";
+    let definition = trigger(cluster, &receiver, more);
+    let mut first = Process::start();
+    first.apply(&definition);
+    first.wait_for_partitions("far", 1);
+    assert!(client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap());
+    receiver.wait_for("2 attempts", |deliveries| deliveries.len() >= 2);
+    // The outcome of the second attempt is in the group when the metadata says so; it is then not one that was interrupted.
+    until("two attempts spent", || {
+        let described = first.trigger("far");
+        if described["partitions"][0]["attempts"] == 2 { Ok(()) } else { Err(described.to_string()) }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    first.kill();
+    let second = Process::start();
+    second.apply(&definition);
+    let deliveries =
+        receiver.wait_for("all attempts", |deliveries| deliveries.last().is_some_and(|delivery| delivery.attempt == 6));
+    let attempts: Vec<u32> = deliveries.iter().map(|delivery| delivery.attempt).collect();
+    assert_eq!(attempts, [1, 2, 3, 4, 5, 6], "the counter goes on where it was");
+    assert!(deliveries.iter().all(|delivery| delivery.records == [(0, 0), (0, 1), (0, 2)]), "as the same window");
+    let waits = deliveries[2..].windows(2).map(|pair| pair[1].at - pair[0].at);
+    assert!(waits.into_iter().all(|wait| wait >= Duration::from_millis(900)), "{deliveries:?}");
+    let mut letters = Vec::new();
+    for _ in 0..500 {
+        letters = read_all(&client, "in.dlq", 0).await;
+        let committed = client.committed("trigger.far", "in", &[0]).await.unwrap();
+        if committed[&0].offset.get() == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..3));
+    for letter in &letters {
+        assert_eq!((letter.key.as_str(), letter.headers["h"].as_str()), ("k", "v"), "as it was");
+        assert_eq!(letter.headers["tripline-dlq-attempts"], "6", "{letter:?}");
+        assert_eq!(letter.headers["tripline-dlq-topic"], "in");
+    }
+    assert_eq!(receiver.deliveries().len(), 6, "nothing is invoked after the verdict");
+}
+
+async fn batches_are_recognised(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    let producer = client.producer_id().await.unwrap();
+    let letters = batch(&values(0..3), Some(producer));
+    assert!(client.produce("in", 0, &letters).await.unwrap());
+    client.produce("in", 0, &letters).await.unwrap();
+    assert_eq!(read_all(&client, "in", 0).await.len(), 3, "what carries a verdict out twice doubles nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_is_refused_by_name() {
+    let cluster = Cluster::Tripline(Process::start());
+    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let process = Process::start();
+    let (taken, said) = process.try_apply(&trigger(&cluster, &receiver, ""));
+    assert!(!taken && said.contains("topic in does not exist in the cluster"), "{said}");
+    let nobody = trigger(&cluster, &receiver, "").replace(cluster.address(), "127.0.0.1:1");
+    let (taken, said) = process.try_apply(&nobody);
+    assert!(!taken && said.contains("127.0.0.1:1"), "{said}");
+    cluster.topic("in", 1).await;
+    process.apply(&trigger(&cluster, &receiver, ""));
+    let here = format!(
+        "topic: in\n---\ntrigger: far\ninput: {{ topic: in }}\nfunction: {{ http: {{ url: \"{}\" }} }}",
+        receiver.url
+    );
+    let (taken, said) = process.try_apply(&here);
+    assert!(!taken && said.contains("does not move between this broker and a cluster"), "{said}");
+}
