@@ -115,7 +115,7 @@ impl Process {
 
     pub(crate) fn partitions(&self, trigger: &str) -> Vec<u64> {
         let described = self.trigger(trigger);
-        let lanes = described["partitions"].as_array().unwrap_or_else(|| panic!("{described:#}"));
+        let lanes = described["lanes"].as_array().unwrap_or_else(|| panic!("{described:#}"));
         lanes.iter().map(|lane| lane["partition"].as_u64().unwrap()).collect()
     }
 

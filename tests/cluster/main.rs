@@ -152,7 +152,7 @@ async fn attempts_move(cluster: &Cluster) {
     // The outcome of the second attempt is in the group when the metadata says so; it is then not one that was interrupted.
     until("two attempts spent", || {
         let described = first.trigger("far");
-        if described["partitions"][0]["attempts"] == 2 { Ok(()) } else { Err(described.to_string()) }
+        if described["lanes"][0]["attempts"] == 2 { Ok(()) } else { Err(described.to_string()) }
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     first.kill();

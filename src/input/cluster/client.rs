@@ -381,8 +381,12 @@ impl Client {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn producer_id(&self) -> Result<i64, ClusterError> {
-        let request =
-            message!(InitProducerIdRequest { transaction_timeout_ms: 60_000, producer_id: -1, producer_epoch: -1 });
+        let request = message!(InitProducerIdRequest {
+            transactional_id: None,
+            transaction_timeout_ms: 60_000,
+            producer_id: -1,
+            producer_epoch: -1
+        });
         let mut refused = code::NONE;
         for _ in 0..TRIES {
             let answer = self.ask(0..=4, &request).await?;
