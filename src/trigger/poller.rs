@@ -256,7 +256,11 @@ impl Poller {
             Message::Committed(trigger, result) => self.committed(trigger, result),
             #[cfg(feature = "cluster")]
             Message::Verdict(new) => self.verdict(new),
-            Message::Stop => self.stopping = true,
+            Message::Stop => {
+                self.stopping = true;
+                // Records that were filtered out need not be looked at again.
+                self.note_at = self.note_at.map(|_| Instant::now());
+            }
         }
     }
 

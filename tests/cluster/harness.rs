@@ -77,10 +77,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) fn stop(&mut self) {
-        let stopped = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(stopped.success());
+        self.signal("-TERM");
         assert!(self.child.wait().unwrap().success(), "a clean end");
     }
 

@@ -5,7 +5,15 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::sync::oneshot;
+use tripline::input::cluster::{Client, GroupEvent, Member};
+use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
+use tripline_storage::Offset;
 
 use harness::{Cluster, Delivery, Kafka, Process, Receiver, batch, read_all, until};
 
@@ -33,6 +41,8 @@ on_both! {
     records_reach_the_function => records_of_a_tripline_reach_the_function, records_of_a_kafka_reach_the_function;
     a_killed_process_is_replaced => partitions_of_a_tripline_go_on_when_a_process_is_killed, partitions_of_a_kafka_go_on_when_a_process_is_killed;
     attempts_move => attempts_on_a_tripline_go_on_elsewhere, attempts_on_a_kafka_go_on_elsewhere;
+    a_process_that_stood_still_is_fenced => a_tripline_fences_a_process_that_stood_still, a_kafka_fences_a_process_that_stood_still;
+    verdicts_move => a_verdict_on_a_tripline_is_carried_out_once, a_verdict_on_a_kafka_is_carried_out_once;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
 
@@ -127,14 +137,7 @@ async fn a_killed_process_is_replaced(cluster: &Cluster) {
         assert!(repeated <= WINDOW, "partition {partition} repeats {repeated} records, in flight were {WINDOW}");
         assert!(repeated == 0 || of_first.contains(&u64::from(partition)), "only what was in flight is repeated");
     }
-    let committed = || async { client.committed("trigger.far", "in", &[0, 1, 2, 3]).await.unwrap() };
-    for _ in 0..500 {
-        if committed().await.values().all(|committed| committed.offset.get() == RECORDS) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not committed: {:?}", committed().await);
+    assert_eq!(wait_for_commits(&client, 4, RECORDS).await, Ok(()));
 }
 
 async fn attempts_move(cluster: &Cluster) {
@@ -165,15 +168,8 @@ async fn attempts_move(cluster: &Cluster) {
     assert!(deliveries.iter().all(|delivery| delivery.records == [(0, 0), (0, 1), (0, 2)]), "as the same window");
     let waits = deliveries[2..].windows(2).map(|pair| pair[1].at - pair[0].at);
     assert!(waits.into_iter().all(|wait| wait >= Duration::from_millis(900)), "{deliveries:?}");
-    let mut letters = Vec::new();
-    for _ in 0..500 {
-        letters = read_all(&client, "in.dlq", 0).await;
-        let committed = client.committed("trigger.far", "in", &[0]).await.unwrap();
-        if committed[&0].offset.get() == 3 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    assert_eq!(wait_for_commits(&client, 1, 3).await, Ok(()));
+    let letters = read_all(&client, "in.dlq", 0).await;
     assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..3));
     for letter in &letters {
         assert_eq!((letter.key.as_str(), letter.headers["h"].as_str()), ("k", "v"), "as it was");
@@ -181,6 +177,94 @@ async fn attempts_move(cluster: &Cluster) {
         assert_eq!(letter.headers["tripline-dlq-topic"], "in");
     }
     assert_eq!(receiver.deliveries().len(), 6, "nothing is invoked after the verdict");
+}
+
+async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
+    const WINDOW: usize = 5;
+    let client = cluster.topic("in", 2).await;
+    let receiver = Receiver::start(|_| (200, Duration::from_millis(10)));
+    let definition = trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}"));
+    let (first, second) = (Process::start(), Process::start());
+    first.apply(&definition);
+    second.apply(&definition);
+    let of_first = first.wait_for_partitions("far", 1);
+    second.wait_for_partitions("far", 1);
+    for partition in 0..2 {
+        assert!(client.produce("in", partition, &batch(&values(0..200), None)).await.unwrap());
+    }
+    receiver.wait_for("60 records", |deliveries| distinct(deliveries) >= 60);
+    first.signal("-STOP");
+    receiver.wait_for("all records, by the other", |deliveries| distinct(deliveries) == 400);
+    first.signal("-CONT");
+    first.wait_for_partitions("far", 1);
+    second.wait_for_partitions("far", 1);
+    for partition in 0..2 {
+        assert!(client.produce("in", partition, &batch(&values(200..220), None)).await.unwrap());
+    }
+    let deliveries = receiver.wait_for("440 records", |deliveries| distinct(deliveries) == 440);
+    for (partition, offsets) in by_partition(&deliveries) {
+        let repeated = offsets.len() - 220;
+        let allowed = if of_first.contains(&u64::from(partition)) { WINDOW } else { 0 };
+        assert!(repeated <= allowed, "partition {partition} repeats {repeated}: {offsets:?}");
+        assert_eq!(offsets[offsets.len() - 20..], (200..220).collect::<Vec<_>>(), "who is fenced does not go on");
+    }
+    assert_eq!(wait_for_commits(&client, 2, 220).await, Ok(()));
+}
+
+/// What a process leaves that is killed between its dead letters and its progress.
+async fn verdicts_move(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    cluster.topic("in.dlq", 1).await;
+    assert!(client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap());
+    let producer = client.producer_id().await.unwrap();
+    let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
+    let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
+    let window = TriedWindow { span, key: None, attempts };
+    let progress = Progress::new(span.next, vec![span], vec![window], Vec::new());
+    let metadata = format!("{}.0.{producer}", STANDARD.encode(progress.encode().unwrap()));
+    let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", "in");
+    let (assigned, committed) = oneshot::channel();
+    let mut assigned = Some(assigned);
+    let events = tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            match event {
+                GroupEvent::Assigned(partitions) => {
+                    assert_eq!(partitions, BTreeSet::from([0]));
+                    committer.commit(0, Offset::ZERO, metadata.clone()).await.unwrap();
+                    assigned.take().unwrap().send(()).unwrap();
+                }
+                GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
+                GroupEvent::Joined => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    committed.await.unwrap();
+    member.leave(Duration::from_secs(20)).await;
+    events.await.unwrap();
+    assert!(client.produce("in.dlq", 0, &batch(&values(0..3), Some(producer))).await.unwrap());
+    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let process = Process::start();
+    process.apply(&trigger(cluster, &receiver, "dead_letter: { topic: in.dlq }"));
+    assert_eq!(wait_for_commits(&client, 1, 3).await, Ok(()), "{}", process.trigger("far"));
+    assert_eq!(receiver.deliveries().len(), 0, "nothing is invoked after a verdict");
+    let letters = read_all(&client, "in.dlq", 0).await;
+    assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..3), "none is doubled");
+    assert_eq!(process.trigger("far")["counts"]["dead_lettered"], 3, "{:#}", process.trigger("far"));
+}
+
+/// Waits until all partitions are committed to `offset`; answers what is committed instead.
+async fn wait_for_commits(client: &Client, partitions: u32, offset: i64) -> Result<(), String> {
+    let partitions: Vec<u32> = (0..partitions).collect();
+    let mut committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
+    for _ in 0..1000 {
+        if committed.len() == partitions.len() && committed.values().all(|at| at.offset.get() == offset) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
+    }
+    Err(format!("{committed:?}"))
 }
 
 async fn batches_are_recognised(cluster: &Cluster) {

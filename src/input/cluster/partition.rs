@@ -1,8 +1,8 @@
 //! A partition of a cluster as an input: fetched batches, byte for byte, and a watch on the tail.
 //!
 //! What is fetched is what the trigger engine reads: record batches as their producers made them, so nothing is converted, and
-//! any offset can be read again by asking for it. What the watch fetched last is kept (at most [`RECENT_BYTES_MAX`]): attempts
-//! read their windows again, and usually find them there. While nobody reads at the tail, because lanes are full or far behind,
+//! any offset can be read again by asking for it. What was fetched last is kept (at most [`RECENT_BYTES_MAX`], or one batch that
+//! is larger): attempts read their windows again, and usually find them there. While nobody reads at the tail, because lanes are full or far behind,
 //! the watch fetches nothing: back-pressure is not reading.
 
 use std::collections::VecDeque;
@@ -29,8 +29,9 @@ use crate::input::Origin;
 
 /// What is kept of what was fetched last, in bytes.
 const RECENT_BYTES_MAX: usize = 1 << 20;
-/// The most that the watch fetches at a time: what a poller reads in a turn.
-const WATCH_BYTES: usize = 256 << 10;
+/// The most that is fetched at a time: what a poller reads in a turn. A window that is read again and not kept costs as much,
+/// however small it is.
+const FETCH_BYTES: usize = 256 << 10;
 /// How long a broker holds a fetch at the tail back.
 const WATCH_WAIT: Duration = Duration::from_secs(5);
 /// The first and the longest pause after a fetch that failed.
@@ -175,7 +176,11 @@ impl Known {
         }
     }
 
-    fn learn(&mut self, fetched: &Fetched) {
+    /// What a fetch from `from` on brought.
+    fn learn(&mut self, from: Offset, fetched: &Fetched) {
+        if fetched.next > from {
+            self.keep(Recent { from, next: fetched.next, bytes: fetched.bytes.clone() });
+        }
         self.log_start = self.log_start.max(fetched.log_start);
         self.tail = self.tail.max(fetched.tail);
     }
@@ -211,8 +216,8 @@ impl Partition {
         let mut link = self.link.lock().await;
         let mut at = from;
         loop {
-            let fetched = self.fetch(&mut link, at, max_bytes, Duration::ZERO).await?;
-            self.known.lock().learn(&fetched);
+            let fetched = self.fetch(&mut link, at, max_bytes.min(FETCH_BYTES), Duration::ZERO).await?;
+            self.known.lock().learn(at, &fetched);
             let Fetched { bytes, next, tail, log_start } = fetched;
             // Where everything was left out, what follows stands for it.
             if !bytes.is_empty() || next >= tail || next == at {
@@ -246,14 +251,11 @@ impl Partition {
                 at_tail.await;
                 continue;
             };
-            match self.fetch(&mut link, from, WATCH_BYTES, WATCH_WAIT).await {
+            match self.fetch(&mut link, from, FETCH_BYTES, WATCH_WAIT).await {
                 Ok(fetched) => {
                     pause = PAUSE;
                     let mut known = self.known.lock();
-                    if fetched.next > from {
-                        known.keep(Recent { from, next: fetched.next, bytes: fetched.bytes.clone() });
-                    }
-                    known.learn(&fetched);
+                    known.learn(from, &fetched);
                     known.tail = known.tail.max(fetched.next);
                     drop(known);
                     self.more.notify(usize::MAX);
