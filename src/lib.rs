@@ -22,7 +22,7 @@
 //! | [`broker`] | the one door to the log: topics, appends, reads, the state journal | protocols, functions |
 //! | [`group`] | consumer groups: a pure state machine and its service | Kafka's bytes |
 //! | [`function`] | code, instances, one attempt to invoke | triggers |
-//! | [`input`] | what triggers read | triggers |
+//! | [`input`] | what triggers read: the local log, or partitions of a Kafka-compatible cluster (feature `cluster`) | triggers |
 //! | [`trigger`] | filter, transform, window, invoke, retry, dead-letter, remember | protocols |
 //! | [`source`] | what appends to topics by itself: schedules | triggers, protocols |
 //! | [`kafka`], [`http`] | the two doors for clients; never each other | |
@@ -43,6 +43,8 @@
 //! - Offset and time index share one file.
 //! - Kafka connections have single-threaded runtimes of their own, as many as there are cores ([`kafka`]); timers of groups
 //!   and HTTP, its health checks included, share the process's other runtime, where no append of a Kafka client runs.
+//! - The client of clusters is our own, over the schemas of the Kafka listener: it gives out record batches as they are and reads
+//!   any offset again with one request, where librdkafka gives out records and needs a C compiler.
 //! - Segment files are not recycled: space ahead of the tail that was filled with zeros syncs as fast as a used file where
 //!   that matters, and needs nothing to have expired before. The figures are in `storage/docs/disk.md`.
 
