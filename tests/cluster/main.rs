@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
 use tripline::input::cluster::{Client, GroupEvent, Member};
 use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
+use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 
 use harness::{Cluster, Delivery, Kafka, Process, Receiver, batch, read_all, until};
@@ -234,8 +235,9 @@ async fn verdicts_move(cluster: &Cluster) {
                     assigned.take().unwrap().send(()).unwrap();
                 }
                 GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
-                GroupEvent::Joined => {}
-                other => panic!("{other:?}"),
+                GroupEvent::Lost(partitions) => panic!("lost {partitions:?}"),
+                // A Kafka that has just started coordinates nothing for a moment.
+                GroupEvent::Joined | GroupEvent::Trouble(_) => {}
             }
         }
     });
@@ -274,6 +276,17 @@ async fn batches_are_recognised(cluster: &Cluster) {
     assert!(client.produce("in", 0, &letters).await.unwrap());
     client.produce("in", 0, &letters).await.unwrap();
     assert_eq!(read_all(&client, "in", 0).await.len(), 3, "what carries a verdict out twice doubles nothing");
+}
+
+#[test]
+fn the_definition_in_the_guide_reads_back() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clusters.md")).unwrap();
+    let yaml = guide.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let definition: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
+    let spec = TriggerSpec::from_json(&definition).unwrap();
+    let address = spec.input.cluster.clone().unwrap();
+    assert_eq!(address.bootstrap_servers, ["kafka1:9092", "kafka2:9092"]);
+    assert_eq!(TriggerSpec::from_json(&spec.to_json()).unwrap(), spec);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

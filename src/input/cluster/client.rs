@@ -26,7 +26,7 @@ pub(super) const READ_COMMITTED: i8 = 1;
 /// How long a broker may take to have what it acknowledges on all in-sync replicas.
 const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is tried again that a broker says will pass, and how long is waited in between.
-const TRIES: u32 = 5;
+const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Kafka's error codes that mean something to a client.
