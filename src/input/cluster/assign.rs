@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::wire::schema::consumer_protocol_assignment::TopicPartition as AssignedPartitions;
+use super::wire::schema::consumer_protocol_subscription::TopicPartition as OwnedPartitions;
+use super::wire::schema::{ConsumerProtocolAssignment, ConsumerProtocolSubscription};
+use super::wire::{ApiVersion, StrBytes};
 use bytes::{Bytes, BytesMut};
-use kafka_wire::consumer_protocol_assignment::TopicPartition as AssignedPartitions;
-use kafka_wire::consumer_protocol_subscription::TopicPartition as OwnedPartitions;
-use kafka_wire::{ConsumerProtocolAssignment, ConsumerProtocolSubscription};
-use kafka_wire_core::{ApiVersion, StrBytes};
 
 use super::wire::{limits, message};
 
@@ -39,14 +39,18 @@ pub(super) fn subscription(topic: &str, owned: &Owned) -> Bytes {
         generation_id: owned.generation,
     });
     let mut bytes = BytesMut::new();
-    kafka_wire::encode_consumer_protocol_subscription(&mut bytes, &subscription, ApiVersion::new(SUBSCRIPTION_VERSION))
-        .expect("names and numbers of partitions fit");
+    super::wire::schema::encode_consumer_protocol_subscription(
+        &mut bytes,
+        &subscription,
+        ApiVersion::new(SUBSCRIPTION_VERSION),
+    )
+    .expect("names and numbers of partitions fit");
     bytes.freeze()
 }
 
 /// What a member says of `topic`; one that cannot be understood has nothing.
 pub(super) fn owned(topic: &str, subscription: Bytes) -> Owned {
-    let Ok((version, said)) = kafka_wire::decode_consumer_protocol_subscription(subscription, limits()) else {
+    let Ok((version, said)) = super::wire::schema::decode_consumer_protocol_subscription(subscription, limits()) else {
         return Owned { generation: -1, ..Owned::default() };
     };
     let of_topic = said.owned_partitions.iter().filter(|owned| &*owned.topic == topic);
@@ -61,14 +65,18 @@ pub(super) fn assignment(topic: &str, partitions: &BTreeSet<u32>) -> Bytes {
     let assigned = message!(AssignedPartitions { topic: StrBytes::from(topic.to_owned()), partitions: partitions });
     let assignment = message!(ConsumerProtocolAssignment { assigned_partitions: vec![assigned] });
     let mut bytes = BytesMut::new();
-    kafka_wire::encode_consumer_protocol_assignment(&mut bytes, &assignment, ApiVersion::new(ASSIGNMENT_VERSION))
-        .expect("names and numbers of partitions fit");
+    super::wire::schema::encode_consumer_protocol_assignment(
+        &mut bytes,
+        &assignment,
+        ApiVersion::new(ASSIGNMENT_VERSION),
+    )
+    .expect("names and numbers of partitions fit");
     bytes.freeze()
 }
 
 /// The partitions of `topic` that an assignment gives. Nothing, for one that is empty or not understood.
 pub(super) fn assigned(topic: &str, assignment: Bytes) -> BTreeSet<u32> {
-    let Ok((_, given)) = kafka_wire::decode_consumer_protocol_assignment(assignment, limits()) else {
+    let Ok((_, given)) = super::wire::schema::decode_consumer_protocol_assignment(assignment, limits()) else {
         return BTreeSet::new();
     };
     let of_topic = given.assigned_partitions.iter().filter(|assigned| &*assigned.topic == topic);

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kafka_wire::{
+use super::wire::StrBytes;
+use super::wire::schema::{
     CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
     OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, create_topics_request, list_offsets_request,
     metadata_request, offset_commit_request, offset_fetch_request, produce_request,
 };
-use kafka_wire_core::StrBytes;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tripline_storage::Offset;
@@ -164,7 +164,7 @@ impl Client {
     }
 
     /// Asks any broker that answers.
-    async fn ask<R: kafka_wire::RequestResponsePair>(
+    async fn ask<R: super::wire::schema::RequestResponsePair>(
         &self,
         versions: std::ops::RangeInclusive<i16>,
         request: &R,
@@ -182,7 +182,7 @@ impl Client {
         Err(failed.expect("there is at least one bootstrap server").into())
     }
 
-    async fn ask_at<R: kafka_wire::RequestResponsePair>(
+    async fn ask_at<R: super::wire::schema::RequestResponsePair>(
         &self,
         broker: &str,
         versions: std::ops::RangeInclusive<i16>,
@@ -452,8 +452,8 @@ impl Client {
 }
 
 fn described(
-    answer: &kafka_wire::MetadataResponse,
-    topic: &kafka_wire::metadata_response::MetadataResponseTopic,
+    answer: &super::wire::schema::MetadataResponse,
+    topic: &super::wire::schema::metadata_response::MetadataResponseTopic,
     brokers: &HashMap<i32, String>,
 ) -> ClusterTopic {
     let count = topic.partitions.iter().filter_map(|at| usize::try_from(at.partition_index).ok()).max();

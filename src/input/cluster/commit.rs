@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_wire::{OffsetCommitRequest, offset_commit_request};
-use kafka_wire_core::StrBytes;
+use super::wire::StrBytes;
+use super::wire::schema::{OffsetCommitRequest, offset_commit_request};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tripline_storage::Offset;
 

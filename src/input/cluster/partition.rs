@@ -10,10 +10,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::wire::StrBytes;
+use super::wire::schema::{FetchRequest, fetch_request, fetch_response};
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
-use kafka_wire::{FetchRequest, fetch_request, fetch_response};
-use kafka_wire_core::StrBytes;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;

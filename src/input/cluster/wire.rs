@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kafka_wire::{ApiVersionsRequest, KafkaRequest, KafkaResponse, OutboundFrameLimits, RequestResponsePair};
-use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes};
+use kafka_wire_core::{DecodeLimits, Decoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// The messages themselves, by their names: nothing else of this room names the crate.
+pub(super) use kafka_wire as schema;
+pub(super) use kafka_wire_core::{ApiVersion, StrBytes};
 
 /// The longest answer that is read: what a fetch may hold, and one large batch on top.
 const FRAME_BYTES_MAX: usize = 128 << 20;
