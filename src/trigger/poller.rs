@@ -86,6 +86,13 @@ pub(super) struct NewLane {
 }
 
 impl PollerHandle {
+    /// A handle to nothing but the messages sent to it.
+    #[cfg(test)]
+    pub(super) fn for_test() -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (sender, messages) = mpsc::unbounded_channel();
+        (Self { sender }, messages)
+    }
+
     pub(super) fn wake(&self, trigger: Uuid) {
         self.send(Message::Wake(trigger));
     }
@@ -408,7 +415,10 @@ impl Poller {
         loop {
             let now_ms = entry.runner.clock.now_ms();
             let more = entry.lane.read_at().is_some_and(|at| at < tail);
-            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
+            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else {
+                // It may have been woken for a slot that it has no use for.
+                return entry.runner.slots.pass_on(entry.id.trigger);
+            };
             let outage = entry.runner.holds(|holds| holds.outage.clone());
             let probe = match outage {
                 None => None,

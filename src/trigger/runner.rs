@@ -134,6 +134,14 @@ impl Slots {
         }
     }
 
+    /// Who waits for a slot hears of one that is free.
+    pub(super) fn pass_on(&self, trigger: Uuid) {
+        let mut counts = self.counts.lock();
+        if counts.in_flight < counts.limit {
+            counts.wake_one(trigger);
+        }
+    }
+
     fn redefine(&self, spec: &TriggerSpec) {
         let mut counts = self.counts.lock();
         (counts.max, counts.limit) = (spec.concurrency, spec.concurrency);
@@ -411,4 +419,79 @@ fn adaptive(spec: &TriggerSpec) -> Option<AdaptiveCount> {
 /// The name of the function behind a trigger's URL. Not a name that a person can give.
 pub(super) fn inline_function(trigger: &str) -> String {
     format!("__trigger.{trigger}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::trigger::poller::Message;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn slots(more: serde_json::Value) -> Arc<Slots> {
+        let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 2});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Arc::new(Slots::new(&TriggerSpec::from_json(&definition).unwrap()))
+    }
+
+    #[test]
+    fn a_free_slot_goes_from_one_who_waits_to_the_next_until_somebody_takes_it() {
+        let slots = slots(json!({}));
+        let id = Uuid::from_u128(1);
+        let (first, mut to_first) = PollerHandle::for_test();
+        let (second, mut to_second) = PollerHandle::for_test();
+        let held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        for poller in [&first, &second, &first] {
+            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        slots.pass_on(id);
+        assert!(to_first.try_recv().is_err(), "nothing is free yet");
+        drop(held);
+        // Both were told, once each: one slot was freed for each.
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+        let mut held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        for poller in [&first, &second] {
+            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        drop(held.pop());
+        assert!(to_second.try_recv().is_err());
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        // The first has no use for it.
+        slots.pass_on(id);
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded_but_one_window_always_fits() {
+        let slots = slots(json!({"limits": {"bytes": "1KiB"}}));
+        let (poller, _messages) = PollerHandle::for_test();
+        let id = Uuid::from_u128(1);
+        let large = slots.take(1 << 30, NOW, &poller, id).unwrap();
+        assert_eq!(slots.take(1, NOW, &poller, id).unwrap_err(), NoSlot::Busy);
+        drop(large);
+        let _small = slots.take(1000, NOW, &poller, id).unwrap();
+        assert_eq!(slots.take(100, NOW, &poller, id).unwrap_err(), NoSlot::Busy);
+        assert!(slots.take(24, NOW, &poller, id).is_ok());
+    }
+
+    #[test]
+    fn a_target_that_asks_to_slow_down_gets_half_and_one_more_with_each_success() {
+        let slots = slots(json!({"concurrency": 8}));
+        let (poller, _messages) = PollerHandle::for_test();
+        let id = Uuid::from_u128(1);
+        let room = || {
+            let taken: Vec<Slot> = (0..20).map_while(|_| slots.take(1, NOW, &poller, id).ok()).collect();
+            taken.len()
+        };
+        assert_eq!(room(), 8);
+        slots.halve();
+        assert_eq!(room(), 4);
+        (0..3).for_each(|_| slots.halve());
+        assert_eq!(room(), 1);
+        (0..20).for_each(|_| slots.grow(id));
+        assert_eq!(room(), 8);
+    }
 }
