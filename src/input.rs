@@ -15,6 +15,12 @@ use uuid::Uuid;
 use crate::broker::{Broker, Topic};
 use crate::event::{EventView, Header, RecordView};
 
+mod provenance;
+
+pub use provenance::{LETTER_HEADER_PREFIX, Provenance, is_letter_header, redrives, text as letter_text};
+
+use provenance::Letters;
+
 /// Where records come from, as events say it.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -26,9 +32,26 @@ pub struct Origin {
     pub cluster_id: String,
     /// The partition.
     pub partition: u32,
+    /// Set where its records are dead letters that are seen as what they were.
+    letters: Option<Letters>,
 }
 
 impl Origin {
+    /// Where a record comes from: for a dead letter that is seen as what it was, from where that stood.
+    #[must_use]
+    pub fn provenance(&self, record: &StoredRecord<'_>, leader_epoch: LeaderEpoch) -> Provenance {
+        match &self.letters {
+            None => Provenance::of_record(self, record, leader_epoch),
+            Some(letters) => Provenance::of_letter(letters, self, record, leader_epoch),
+        }
+    }
+
+    /// The topic that its events name.
+    #[must_use]
+    pub fn events_topic(&self) -> &str {
+        self.letters.as_ref().map_or(&self.topic, |letters| &letters.topic)
+    }
+
     /// Shows a stored record as an event to `look`.
     pub fn with_event<T>(
         &self,
@@ -36,19 +59,58 @@ impl Origin {
         leader_epoch: LeaderEpoch,
         look: impl FnOnce(&EventView<'_>) -> T,
     ) -> T {
+        if self.letters.is_some() {
+            return self.with_letter(record, leader_epoch, false, look);
+        }
+        let place = (self.topic.as_str(), self.topic_id, leader_epoch, self.partition);
+        self.with_place(record, place, (record.offset(), record.timestamp_ms()), true, look)
+    }
+
+    /// Shows a dead letter as the event that it was to `look`, with the headers that tell why it was given up.
+    pub fn with_reason<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        leader_epoch: LeaderEpoch,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
+        self.with_letter(record, leader_epoch, true, look)
+    }
+
+    fn with_letter<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        leader_epoch: LeaderEpoch,
+        with_reason: bool,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
+        let was = self.provenance(record, leader_epoch);
+        let place = (was.topic.as_str(), was.topic_id, was.leader_epoch, was.partition);
+        self.with_place(record, place, (was.offset, was.timestamp_ms), with_reason, look)
+    }
+
+    fn with_place<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        (topic, topic_id, leader_epoch, partition): (&str, Uuid, LeaderEpoch, u32),
+        (offset, timestamp_ms): (Offset, i64),
+        all_headers: bool,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
         // Names that are not UTF-8 cannot be written down in an event; the rest of the record can.
         let headers: Vec<Header<'_>> = record
             .headers()
+            .into_iter()
+            .filter(|header| all_headers || !is_letter_header(header.name))
             .filter_map(|header| Some(Header { name: std::str::from_utf8(header.name).ok()?, value: header.value }))
             .collect();
         look(&EventView::new(RecordView {
-            topic: &self.topic,
+            topic,
             cluster_id: &self.cluster_id,
-            topic_id: self.topic_id,
+            topic_id,
             leader_epoch,
-            partition: self.partition,
-            offset: record.offset(),
-            timestamp_ms: record.timestamp_ms(),
+            partition,
+            offset,
+            timestamp_ms,
             key: record.key(),
             value: record.value(),
             headers: &headers,
@@ -72,8 +134,17 @@ impl LogInput {
             topic_id: topic.id(),
             cluster_id: broker.cluster_id().to_string(),
             partition: number,
+            letters: None,
         };
         Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
+    }
+
+    /// The same, its records seen as what they were before they became dead letters of a trigger on `topic`.
+    #[must_use]
+    pub fn as_letters_of(&self, topic: &Topic) -> Self {
+        let letters = Letters { topic: topic.name().to_string(), topic_id: topic.id() };
+        let origin = Origin { letters: Some(letters), ..(*self.origin).clone() };
+        Self { log: Arc::clone(&self.log), origin: Arc::new(origin) }
     }
 
     /// Where its records come from.
