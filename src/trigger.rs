@@ -19,6 +19,7 @@
 pub mod attempt;
 pub mod dead_letter;
 mod deliver;
+pub mod dry_run;
 pub mod filter;
 pub mod flow;
 mod give_up;
@@ -31,6 +32,7 @@ mod parcel;
 mod poller;
 pub mod progress;
 pub mod retry;
+pub mod run;
 mod runner;
 pub mod service;
 pub mod spec;

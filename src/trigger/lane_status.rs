@@ -12,12 +12,14 @@ use super::service::LaneReport;
 pub(super) struct LaneStatus {
     partition: Arc<Partition>,
     number: u32,
+    /// Of a run: where it ends.
+    until: Option<Offset>,
     shown: Mutex<(Offset, LaneLook)>,
 }
 
 impl LaneStatus {
-    pub(super) fn new(partition: Arc<Partition>, number: u32, committed: Offset) -> Self {
-        Self { partition, number, shown: Mutex::new((committed, LaneLook::default())) }
+    pub(super) fn new(partition: Arc<Partition>, number: u32, committed: Offset, until: Option<Offset>) -> Self {
+        Self { partition, number, until, shown: Mutex::new((committed, LaneLook::default())) }
     }
 
     pub(super) fn show(&self, lane: &Lane, committed: Offset) {
@@ -34,7 +36,7 @@ impl LaneStatus {
         LaneReport {
             partition: self.number,
             committed,
-            tail: self.partition.tail(),
+            tail: self.until.unwrap_or_else(|| self.partition.tail()),
             in_flight_records: u32::try_from(look.in_flight_records).unwrap_or(u32::MAX),
             attempts: look.attempts,
             next_attempt_ms: look.next_attempt_ms,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use event_listener::{Event, EventListener};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
+use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::attempt::TargetHealth;
@@ -18,6 +19,7 @@ use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
 use crate::broker::{self, Broker, Topic};
 use crate::function::{FunctionService, Payload};
+use crate::input::Origin;
 
 /// How long to wait before what the disk refused is tried again.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ struct SlotCounts {
     max: u32,
     bytes_max: u64,
     rate: Option<RateLimit>,
+    /// Of a run: how many records may begin in a second.
+    pace: Option<RateLimit>,
     /// Pollers that had to wait, in their order.
     waiting: VecDeque<PollerHandle>,
 }
@@ -89,6 +93,7 @@ impl Slots {
             max: spec.concurrency,
             bytes_max: spec.limits.bytes,
             rate: spec.limits.invocations_per_second.map(RateLimit::new),
+            pace: None,
             waiting: VecDeque::new(),
         };
         Self { counts: Mutex::new(counts) }
@@ -110,6 +115,9 @@ impl Slots {
             }
             return Err(NoSlot::Busy);
         }
+        if let Some(wait) = counts.pace.as_ref().and_then(|pace| pace.wait(now)) {
+            return Err(NoSlot::After(wait));
+        }
         if let Some(rate) = &mut counts.rate {
             rate.take(now).map_err(NoSlot::After)?;
         }
@@ -117,6 +125,13 @@ impl Slots {
         counts.bytes = counts.bytes.saturating_add(bytes);
         drop(counts);
         Ok(Slot { slots: Arc::clone(self), bytes, trigger })
+    }
+
+    /// The records of a window begin: where they have a pace, the next wait until it allows them.
+    pub(super) fn spend(&self, records: usize, now: Duration) {
+        if let Some(pace) = &mut self.counts.lock().pace {
+            pace.spend(u32::try_from(records).unwrap_or(u32::MAX), now);
+        }
     }
 
     /// The target asked to slow down.
@@ -195,6 +210,8 @@ pub(super) struct Counters {
     pub(super) dead_lettered: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) expired: AtomicU64,
+    /// Of a redrive: letters that were redriven too often.
+    pub(super) passed_over: AtomicU64,
     pub(super) debounced: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) attempts_succeeded: AtomicU64,
@@ -229,6 +246,8 @@ pub(super) struct Runner {
     pub(super) topic: Arc<Topic>,
     pub(super) broker: Broker,
     pub(super) functions: FunctionService,
+    /// Set for a run: what its invocations are called has this in it.
+    pub(super) run: Option<Uuid>,
     pub(super) clock: Clock,
     pub(super) slots: Arc<Slots>,
     pub(super) counters: Counters,
@@ -264,6 +283,7 @@ impl Runner {
             topic,
             broker,
             functions,
+            run: None,
             clock,
             slots,
             counters: Counters::default(),
@@ -275,6 +295,23 @@ impl Runner {
             holds,
             changed: Event::new(),
             nudges: AtomicU64::new(0),
+        }
+    }
+
+    /// The same for a run, with at most so many records in a second.
+    pub(super) fn of_run(mut self, records_per_second: Option<u32>) -> Self {
+        self.run = Some(self.id);
+        self.slots.counts.lock().pace = records_per_second.map(RateLimit::new);
+        self
+    }
+
+    /// What the invocations of a window are called. Those of a run have names of their own: a target that knows what it
+    /// did must not take them for the live ones.
+    pub(super) fn invocation_id(&self, origin: &Origin, window: Offset) -> String {
+        let (name, Origin { topic, partition, .. }) = (&self.spec().name, origin);
+        match self.run {
+            None => format!("{name}/{topic}/{partition}/{window}"),
+            Some(run) => format!("{name}/{topic}/{partition}/{window}/{run}"),
         }
     }
 

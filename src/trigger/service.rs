@@ -15,21 +15,28 @@ use super::runner::{Clock, Runner};
 use super::spec::TriggerSpec;
 use crate::broker::Broker;
 use crate::broker::journal::JournalError;
-use crate::broker::record::JournalRecord;
-use crate::broker::state::TriggerEntry;
+use crate::broker::record::{JournalRecord, RunState};
+use crate::broker::state::{RunEntry, TriggerEntry};
 use crate::function::FunctionService;
 
 mod apply;
 mod error;
 mod lanes;
+mod letters;
 mod report;
+mod run_report;
+mod runs;
 mod verbs;
 
 pub use apply::Applied;
 pub use error::{ApplyTriggerError, ResetTriggerError, RestoreTriggerError, TriggerError};
+pub use letters::{Discarded, RedrivePreview};
 pub use report::{LaneReport, TriggerCounts, TriggerReport, TriggerState};
+pub use run_report::{RunLaneReport, RunPhase, RunReport};
+pub use runs::RunError;
 
 use apply::inline_spec;
+use runs::ActiveRun;
 
 /// All triggers at work. Clones are handles to the same ones. Needs a tokio runtime.
 #[derive(Clone, Debug)]
@@ -43,6 +50,8 @@ struct Inner {
     functions: FunctionService,
     clock: Clock,
     running: RwLock<BTreeMap<String, Running>>,
+    /// Runs over a range that go on, by id.
+    runs: RwLock<BTreeMap<Uuid, ActiveRun>>,
     /// By topic and partition.
     pollers: Mutex<HashMap<(Uuid, u32), Poller>>,
     /// One definition changes at a time.
@@ -69,6 +78,7 @@ impl TriggerService {
             functions,
             clock: Clock::start(),
             running: RwLock::default(),
+            runs: RwLock::default(),
             pollers: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         };
@@ -79,7 +89,8 @@ impl TriggerService {
             let name = entry.defined.name.clone();
             service.restore(&entry).err().map(|reason| RestoreTriggerError { name, reason })
         });
-        let failed = failed.collect();
+        let mut failed: Vec<RestoreTriggerError> = failed.collect();
+        failed.extend(service.restore_runs());
         (service, failed)
     }
 
@@ -110,6 +121,7 @@ impl TriggerService {
         let _changing = self.inner.changing.lock().await;
         let running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));
+        let runs = self.stop_runs().await;
         let pollers = std::mem::take(&mut *self.inner.pollers.lock());
         pollers.values().for_each(|(poller, _)| poller.send(Message::Stop));
         let deadline = tokio::time::Instant::now() + grace;
@@ -120,7 +132,24 @@ impl TriggerService {
                 let _ = task.await;
             }
         }
-        running.values().flat_map(|running| &running.lanes).for_each(|lane| lane.ended());
+        self.remember_counts(&runs);
+        let runs = runs.iter().map(|(_, active)| &active.running);
+        running.values().chain(runs).flat_map(|running| &running.lanes).for_each(|lane| lane.ended());
+    }
+
+    /// Goes on with the runs of those triggers that were started.
+    fn restore_runs(&self) -> Vec<RestoreTriggerError> {
+        let started: HashMap<Uuid, String> =
+            self.inner.running.read().iter().map(|(name, running)| (running.runner.id, name.clone())).collect();
+        let entries: Vec<RunEntry> = self.inner.broker.journal().look(|state| {
+            let running = state.runs.values().filter(|run| run.state == RunState::Running);
+            running.filter(|run| started.contains_key(&run.defined.trigger)).cloned().collect()
+        });
+        let failed = entries.iter().filter_map(|entry| {
+            let reason = self.start_run(entry).err()?;
+            Some(RestoreTriggerError { name: started[&entry.defined.trigger].clone(), reason })
+        });
+        failed.collect()
     }
 
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {

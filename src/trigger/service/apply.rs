@@ -76,6 +76,7 @@ impl TriggerService {
             None => self.remove_inline(old.name.as_str()).await,
         }
         remembered?;
+        self.redefine_runs(runner.id, &spec);
         runner.redefine(spec);
         Ok(())
     }
@@ -166,6 +167,7 @@ impl TriggerService {
         // Remembered first: what the lanes still say of themselves then is nobody's.
         self.remember(&[TriggerRemoved { id }.into()], &[]).await?;
         self.end_lanes(name).await;
+        self.end_runs(id).await;
         self.remove_inline(name).await;
         Ok(true)
     }

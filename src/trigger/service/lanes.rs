@@ -12,7 +12,7 @@ use crate::broker::record::{JournalRecord, LaneId, TriggerSettled};
 use crate::broker::state::LaneState;
 use crate::input::LogInput;
 use crate::trigger::lane_status::LaneStatus;
-use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
+use crate::trigger::poller::{self, Message, NewLane, PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::TriggerSpec;
@@ -27,20 +27,32 @@ impl TriggerService {
         let mut lanes = Vec::new();
         for partition in 0..topic.partition_count() {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };
-            lanes.push(self.new_lane(&runner, &topic, lane)?);
+            lanes.push(self.new_lane(&runner, &topic, lane, None)?);
         }
+        let running = self.drive(runner, &topic, lanes)?;
+        self.inner.running.write().insert(name, running);
+        Ok(())
+    }
+
+    /// Hands lanes to the pollers of their partitions.
+    pub(super) fn drive(&self, runner: Arc<Runner>, topic: &Topic, lanes: Vec<NewLane>) -> Result<Running, String> {
         let statuses = lanes.iter().map(|lane| Arc::clone(&lane.status)).collect();
         let pollers = lanes.into_iter().map(|lane| {
-            let poller = self.poller(&topic, lane.id.partition)?;
+            let poller = self.poller(topic, lane.id.partition)?;
             poller.send(Message::Add(Box::new(lane)));
             Ok(poller)
         });
         let pollers = pollers.collect::<Result<_, String>>()?;
-        self.inner.running.write().insert(name, Running { runner, lanes: statuses, pollers });
-        Ok(())
+        Ok(Running { runner, lanes: statuses, pollers })
     }
 
-    pub(super) fn new_lane(&self, runner: &Arc<Runner>, topic: &Topic, id: LaneId) -> Result<NewLane, String> {
+    pub(super) fn new_lane(
+        &self,
+        runner: &Arc<Runner>,
+        topic: &Topic,
+        id: LaneId,
+        run: Option<RunLane>,
+    ) -> Result<NewLane, String> {
         let missing = || format!("partition {} is missing", id.partition);
         let log = topic.partition(id.partition).cloned().ok_or_else(missing)?;
         let journal = self.inner.broker.journal();
@@ -49,8 +61,9 @@ impl TriggerService {
             Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {}: {error}", id.partition))?,
             None => Progress::start(Offset::ZERO),
         };
-        let status = Arc::new(LaneStatus::new(log, id.partition, progress.committed()));
-        Ok(NewLane { runner: Arc::clone(runner), id, progress, remembered, status })
+        let status =
+            Arc::new(LaneStatus::new(log, id.partition, progress.committed(), run.as_ref().map(|run| run.until)));
+        Ok(NewLane { runner: Arc::clone(runner), id, progress, remembered, status, run })
     }
 
     /// The poller of a partition, started if there is none.
@@ -107,7 +120,10 @@ impl TriggerService {
 
     /// The pollers of a topic that no trigger reads any more hold on to nothing.
     pub(super) fn end_pollers(&self, topic: Uuid) {
-        if self.inner.running.read().values().any(|running| running.runner.topic.id() == topic) {
+        let reads = |running: &Running| running.runner.topic.id() == topic;
+        if self.inner.running.read().values().any(reads)
+            || self.inner.runs.read().values().any(|active| reads(&active.running))
+        {
             return;
         }
         self.inner.pollers.lock().retain(|(id, _), (poller, _)| {

@@ -153,6 +153,13 @@ impl TriggerService {
                 *hold = committed.min(*hold);
             }
         }
+        for active in self.inner.runs.read().values() {
+            for lane in &active.running.lanes {
+                let committed = lane.committed();
+                let hold = holds.entry((active.running.runner.topic.id(), lane.number())).or_insert(committed);
+                *hold = committed.min(*hold);
+            }
+        }
         holds
     }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use tripline_storage::Offset;
 
+use super::apply::start_offset;
 use super::{ResetTriggerError, TriggerError, TriggerService};
 use crate::broker::record::{LaneId, TriggerSwitched};
 use crate::trigger::runner::Runner;
+use crate::trigger::spec::StartPosition;
 
 impl TriggerService {
     /// Stops reading and invoking until somebody resumes; an invocation under way ends first.
@@ -45,6 +47,33 @@ impl TriggerService {
     pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
         let (service, name, offsets) = (self.clone(), name.to_owned(), offsets.to_vec());
         self.inner.broker.to_the_end(async move { service.reset_now(&name, &offsets).await }).await
+    }
+
+    /// As [`TriggerService::reset`], to a position: of one partition, or of all of them. Answers the offsets that it meant.
+    ///
+    /// # Errors
+    /// See [`ResetTriggerError`]; nothing has changed then. An offset that one partition does not have is an error; of all
+    /// partitions each takes the nearest that it has.
+    pub async fn reset_to(
+        &self,
+        name: &str,
+        partition: Option<u32>,
+        to: StartPosition,
+    ) -> Result<Vec<(u32, Offset)>, ResetTriggerError> {
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        let numbers = partition.map_or(0..runner.topic.partition_count(), |number| number..number.saturating_add(1));
+        let mut offsets = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let offset = match (runner.topic.partition(number), to) {
+                (Some(log), StartPosition::Offset(_)) if partition.is_none() => start_offset(log, to).await,
+                (_, StartPosition::Offset(offset)) => Ok(offset),
+                (Some(log), _) => start_offset(log, to).await,
+                (None, _) => Ok(Offset::ZERO),
+            };
+            offsets.push((number, offset.map_err(|error| ResetTriggerError::Lane(error.to_string()))?));
+        }
+        self.reset(name, &offsets).await?;
+        Ok(offsets)
     }
 
     pub(super) async fn reset_now(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
@@ -96,7 +125,9 @@ impl TriggerService {
 
     /// A function has new code: the triggers that failed of the old one go on.
     pub fn function_deployed(&self, function: &str) {
-        let runners: Vec<_> = self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
+        let mut runners: Vec<Arc<Runner>> =
+            self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
+        runners.extend(self.inner.runs.read().values().map(|active| Arc::clone(&active.running.runner)));
         for runner in runners {
             if runner.spec().invokes(function) {
                 self.retry_function(&runner);
