@@ -1,4 +1,5 @@
-//! A dry run: what a filter would do with a range of records, without invoking anything.
+//! A dry run: what filter and transform would do with a range of records, without invoking anything. A transform goes as far as
+//! its first step that is a function.
 //!
 //! Bounded in memory (counts, a few samples, at most [`CLAUSES_MAX`] clauses) and in time: what does not fit into one call goes on
 //! where [`DryRunReport::ranges`] says in the next, so that whoever asks can show how far it is.
@@ -14,6 +15,7 @@ use tripline_storage::batch::RecordView as StoredRecord;
 
 use super::filter::{Pattern, TurnedAway};
 use super::run::{RangeRequest, RunRange, ScanError, for_each_chunk};
+use super::transform::{Origin, Stage, Transform};
 use crate::event::EventView;
 use crate::input::LogInput;
 
@@ -50,6 +52,8 @@ pub struct Sample {
     pub event: Option<Value>,
     /// What turned it away; empty when it matches.
     pub turned_away: Vec<TurnedAway>,
+    /// What the transform makes of it, or why it makes nothing; `None` where there is no transform, or nothing to transform.
+    pub transformed: Option<Result<Value, String>>,
 }
 
 /// A clause of the filter, and how many events it turned away.
@@ -72,6 +76,10 @@ pub struct DryRunReport {
     pub matched: u64,
     /// Events that do not.
     pub turned_away: u64,
+    /// Of those that match, how many the transform refuses.
+    pub transform_failed: u64,
+    /// The first that do: where, and why; as many as samples were asked for.
+    pub transform_failures: Vec<(u32, Offset, String)>,
     /// The clauses that turned events away, the strictest first. An event may lack several.
     pub clauses: Vec<ClauseCount>,
     /// The first events that match.
@@ -91,13 +99,18 @@ impl DryRunReport {
 /// Looks at the ranges, one after another. `inputs`: the partition of each.
 pub(super) async fn dry_run(
     inputs: &[(LogInput, RunRange)],
-    filter: Option<&Pattern>,
+    (filter, transform): (Option<&Pattern>, &Transform),
     samples: u32,
     time: Duration,
 ) -> Result<DryRunReport, ScanError> {
     let deadline = Instant::now() + time;
-    let mut counting =
-        Counting { filter, samples: samples as usize, report: DryRunReport::default(), clauses: HashMap::new() };
+    let mut counting = Counting {
+        filter,
+        transform,
+        samples: samples as usize,
+        report: DryRunReport::default(),
+        clauses: HashMap::new(),
+    };
     for (input, range) in inputs {
         let next = for_each_chunk(input, range, Some(deadline), |record, epoch| {
             counting.look_at(input, record, epoch);
@@ -111,6 +124,7 @@ pub(super) async fn dry_run(
 
 struct Counting<'a> {
     filter: Option<&'a Pattern>,
+    transform: &'a Transform,
     samples: usize,
     report: DryRunReport,
     clauses: HashMap<(String, String), u64>,
@@ -122,8 +136,10 @@ impl Counting<'_> {
         input.origin().with_event(record, epoch, |event| {
             if self.filter.is_none_or(|filter| filter.matches(event)) {
                 self.report.matched += 1;
+                let transformed = self.transform(partition, event);
                 if self.report.matched_samples.len() < self.samples {
-                    self.report.matched_samples.push(sample(partition, event, Vec::new()));
+                    let sample = Sample { transformed, ..sample(partition, event, Vec::new()) };
+                    self.report.matched_samples.push(sample);
                 }
                 return;
             }
@@ -134,6 +150,19 @@ impl Counting<'_> {
                 self.report.turned_away_samples.push(sample(partition, event, turned_away));
             }
         });
+    }
+
+    /// What comes before the first function that is a step.
+    fn transform(&mut self, partition: u32, event: &EventView<'_>) -> Option<Result<Value, String>> {
+        let Some(Stage::Pure(chain)) = self.transform.stages().first() else { return None };
+        let made = chain.apply(&Origin::Record(event), None).map_err(|error| error.to_string());
+        if let Err(reason) = &made {
+            self.report.transform_failed += 1;
+            if self.report.transform_failures.len() < self.samples {
+                self.report.transform_failures.push((partition, event.record().offset, reason.clone()));
+            }
+        }
+        Some(made)
     }
 
     /// Each clause once an event, also one that stands in several alternatives.
@@ -161,5 +190,5 @@ impl Counting<'_> {
 fn sample(partition: u32, event: &EventView<'_>, turned_away: Vec<TurnedAway>) -> Sample {
     let value_bytes = event.record().value.map_or(0, <[u8]>::len);
     let shown = (value_bytes <= SAMPLE_BYTES_MAX).then(|| event.for_matching().value.clone());
-    Sample { partition, offset: event.record().offset, event: shown, turned_away }
+    Sample { partition, offset: event.record().offset, event: shown, turned_away, transformed: None }
 }

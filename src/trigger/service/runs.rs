@@ -1,7 +1,6 @@
 //! Runs: starting, cancelling, resuming and ending them. What they are is told in [`crate::trigger::run`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tripline_storage::{Offset, Partition};
@@ -24,11 +23,8 @@ use crate::trigger::run::{
     Completion, REMEMBERED_MAX, RUNNING_MAX, RangeRequest, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
     ScanError,
 };
-use crate::trigger::runner::Runner;
+use crate::trigger::runner::{DISK_RETRY, Runner};
 use crate::trigger::spec::TriggerSpec;
-
-/// How long to wait before the end of a run that the disk refused to remember is offered to it again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a run was not started, cancelled or resumed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +157,8 @@ impl TriggerService {
         let inputs: Vec<(LogInput, RunRange)> = ranges.iter().filter_map(input).collect();
         let spec = runner.spec();
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
-        Ok(dry_run(&inputs, filter, request.samples.min(SAMPLES_MAX), request.time.min(TIME_MAX)).await?)
+        Ok(dry_run(&inputs, (filter, &spec.transform), request.samples.min(SAMPLES_MAX), request.time.min(TIME_MAX))
+            .await?)
     }
 
     /// Stops a run; what it has finished stays finished, and [`TriggerService::resume_run`] goes on from there. Invocations
@@ -406,7 +403,7 @@ impl TriggerService {
                     Ok(()) => return,
                     Err(error) => tracing::warn!(run = %id, %error, "the end of a run is not remembered yet"),
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(DISK_RETRY).await;
             }
         })
     }
