@@ -53,10 +53,7 @@ fn ranges(fields: &mut Fields<'_>) -> Option<Vec<RangeRequest>> {
         None => Some(vec![one]),
         Some(Value::Array(list)) if one == RangeRequest::ALL && !list.is_empty() => {
             let element = |(index, element): (usize, &Value)| match element {
-                Value::Object(map) => {
-                    // Borrowed from the request as long as the fields are.
-                    fields.element("ranges", index, map, range)
-                }
+                Value::Object(map) => fields.element("ranges", index, map, range),
                 other => {
                     fields.wrong_at("ranges", index, other, "an object such as {partition: 0, from: 5, to: 9}");
                     None
