@@ -75,7 +75,7 @@ impl PaceArgs {
             return output.show(&run, started);
         }
         let run = wait(run, client, output).await?;
-        output.show(&run, |run| describe(run))
+        output.show(&run, describe)
     }
 }
 

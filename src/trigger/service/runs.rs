@@ -501,7 +501,9 @@ impl TriggerService {
             }
             let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition: range.partition };
             let bytes = self.inner.broker.journal().look(|state| state.lanes.get(&lane)?.progress.clone());
-            bytes.and_then(|bytes| Progress::decode(&bytes).ok()).map_or(range.first(), |progress| progress.committed())
+            bytes
+                .and_then(|bytes| Progress::decode(&bytes).ok())
+                .map_or_else(|| range.first(), |progress| progress.committed())
         };
         definition.ranges.iter().map(|range| (*range, at(range).clamp(range.first(), range.next()))).collect()
     }

@@ -61,7 +61,8 @@ impl TriggerService {
         to: StartPosition,
     ) -> Result<Vec<(u32, Offset)>, ResetTriggerError> {
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
-        let numbers = partition.map_or(0..runner.topic.partition_count(), |number| number..number.saturating_add(1));
+        let numbers =
+            partition.map_or_else(|| 0..runner.topic.partition_count(), |number| number..number.saturating_add(1));
         let mut offsets = Vec::with_capacity(numbers.len());
         for number in numbers {
             let offset = match (runner.topic.partition(number), to) {
