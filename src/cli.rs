@@ -8,6 +8,7 @@ mod client;
 mod consume;
 mod dead_letter;
 mod demo;
+mod dry_run;
 mod failure;
 mod function;
 mod group;
@@ -18,6 +19,7 @@ mod output;
 mod produce;
 mod repair;
 mod resource;
+mod runs;
 mod schedule;
 mod serve;
 mod settings;
@@ -86,7 +88,7 @@ enum Command {
     Delete(resource::DeleteArgs),
     /// Print all definitions as one YAML file.
     Export,
-    /// List, describe, pause and resume triggers, and explain what their filters do.
+    /// List, describe, pause, resume, reset and skip triggers, run them again over a range, and explain their filters.
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
     /// List, describe, pause, resume and delete schedules, and show their next ticks.
@@ -97,7 +99,7 @@ enum Command {
     Function(function::FunctionCommand),
     /// Show what a function prints.
     Logs(function::LogsArgs),
-    /// Show records that triggers gave up.
+    /// List, redrive and discard records that triggers gave up.
     #[command(subcommand)]
     Dlq(dead_letter::DlqCommand),
     /// Show what consumer groups have committed.

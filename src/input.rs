@@ -19,8 +19,12 @@ use crate::event::{EventView, Header, RecordView};
 #[cfg(feature = "cluster")]
 pub mod cluster;
 mod log;
+mod provenance;
 
 pub use log::LogInput;
+pub use provenance::{LETTER_HEADER_PREFIX, Provenance, is_letter_header, redrives, text as letter_text};
+
+use provenance::Letters;
 
 /// Where an existing Kafka-compatible cluster is, and how to be a member of a group there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +51,26 @@ pub struct Origin {
     pub cluster_id: String,
     /// The partition.
     pub partition: u32,
+    /// Set where its records are dead letters that are seen as what they were.
+    letters: Option<Letters>,
 }
 
 impl Origin {
+    /// Where a record comes from: for a dead letter that is seen as what it was, from where that stood.
+    #[must_use]
+    pub fn provenance(&self, record: &StoredRecord<'_>, leader_epoch: LeaderEpoch) -> Provenance {
+        match &self.letters {
+            None => Provenance::of_record(self, record, leader_epoch),
+            Some(letters) => Provenance::of_letter(letters, self, record, leader_epoch),
+        }
+    }
+
+    /// The topic that its events name.
+    #[must_use]
+    pub fn events_topic(&self) -> &str {
+        self.letters.as_ref().map_or(&self.topic, |letters| &letters.topic)
+    }
+
     /// Shows a stored record as an event to `look`.
     pub fn with_event<T>(
         &self,
@@ -57,19 +78,58 @@ impl Origin {
         leader_epoch: LeaderEpoch,
         look: impl FnOnce(&EventView<'_>) -> T,
     ) -> T {
+        if self.letters.is_some() {
+            return self.with_letter(record, leader_epoch, false, look);
+        }
+        let place = (self.topic.as_str(), self.topic_id, leader_epoch, self.partition);
+        self.with_place(record, place, (record.offset(), record.timestamp_ms()), true, look)
+    }
+
+    /// Shows a dead letter as the event that it was to `look`, with the headers that tell why it was given up.
+    pub fn with_reason<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        leader_epoch: LeaderEpoch,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
+        self.with_letter(record, leader_epoch, true, look)
+    }
+
+    fn with_letter<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        leader_epoch: LeaderEpoch,
+        with_reason: bool,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
+        let was = self.provenance(record, leader_epoch);
+        let place = (was.topic.as_str(), was.topic_id, was.leader_epoch, was.partition);
+        self.with_place(record, place, (was.offset, was.timestamp_ms), with_reason, look)
+    }
+
+    fn with_place<T>(
+        &self,
+        record: &StoredRecord<'_>,
+        (topic, topic_id, leader_epoch, partition): (&str, Uuid, LeaderEpoch, u32),
+        (offset, timestamp_ms): (Offset, i64),
+        all_headers: bool,
+        look: impl FnOnce(&EventView<'_>) -> T,
+    ) -> T {
         // Names that are not UTF-8 cannot be written down in an event; the rest of the record can.
         let headers: Vec<Header<'_>> = record
             .headers()
+            .into_iter()
+            .filter(|header| all_headers || !is_letter_header(header.name))
             .filter_map(|header| Some(Header { name: std::str::from_utf8(header.name).ok()?, value: header.value }))
             .collect();
         look(&EventView::new(RecordView {
-            topic: &self.topic,
+            topic,
             cluster_id: &self.cluster_id,
-            topic_id: self.topic_id,
+            topic_id,
             leader_epoch,
-            partition: self.partition,
-            offset: record.offset(),
-            timestamp_ms: record.timestamp_ms(),
+            partition,
+            offset,
+            timestamp_ms,
             key: record.key(),
             value: record.value(),
             headers: &headers,

@@ -406,3 +406,72 @@ fn the_demo_shows_two_windows_and_the_late_flights() {
     assert!(demo.contains("158 late flights delivered in"), "{demo}");
     assert!(demo.contains("509 minutes late: ") && demo.contains(" after 3 attempts"), "{demo}");
 }
+
+/// Waits until the command prints what is wanted, and answers all of it.
+fn until(broker: &Broker, args: &[&str], wanted: &str) -> String {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let text = broker.good(args);
+        if text.contains(wanted) {
+            return text;
+        }
+        assert!(std::time::Instant::now() < deadline, "{wanted:?} in {text}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn dead_letters_are_redriven_and_ranges_replayed_from_the_command_line() {
+    let broker = Broker::start();
+    let function = |code: &str| {
+        broker.write("f.py", &format!("import json\ndef handler(event, context):\n{code}"));
+        broker.good(&["apply", "-f", "app.yaml"]);
+    };
+    broker.write(
+        "app.yaml",
+        "topic: t\n---\nfunction: f\nruntime: python3\ncode: f.py\nhandler: f.handler\n---\ntrigger: x\n\
+         input: { topic: t, start: earliest }\nfilter: { data: { n: [ { numeric: [ \">\", 1 ] } ] } }\nfunction: f\n\
+         window: { count: 1 }\nretry: { initial: 1ms, max_attempts: 1 }\ndead_letter: { topic: t.dlq }\n",
+    );
+    function("    raise ValueError('no')\n");
+    good(broker.run_with(&["produce", "t"], "{\"n\": 1}\n{\"n\": 2}\n{\"n\": 3}\n"));
+    until(&broker, &["dlq", "list", "x"], "t.dlq/0/1");
+    let tried = broker.good(&["trigger", "dry-run", "x"]);
+    assert!(tried.starts_with("2 event(s) match, 1 do not\n"), "{tried}");
+    assert!(tried.contains("1            data.n  [{\"numeric\":[\">\",1]}]"), "{tried}");
+    let other = broker.good(&["trigger", "dry-run", "x", "--pattern", r#"{"data": {"n": [1]}}"#, "--json"]);
+    let other: serde_json::Value = serde_json::from_str(&other).unwrap();
+    assert_eq!((&other["matched"], &other["matched_samples"][0]["offset"]), (&1.into(), &0.into()));
+    let preview = broker.good(&["dlq", "redrive", "x", "--dry-run", "--filter", r#"{"data": {"n": [3]}}"#]);
+    assert_eq!(preview, "1 letter(s) of t.dlq would be redriven\n1 that the filter turns away\nt.dlq/0/1\n");
+    function("    return None\n");
+    let one = broker.good(&["dlq", "redrive", "x", "--max", "1", "--wait"]);
+    assert!(one.starts_with("redrive ") && one.contains(": Done, delivered 1"), "{one}");
+    assert!(!broker.good(&["dlq", "list", "x"]).contains("t.dlq/0/0"));
+    assert!(broker.good(&["dlq", "list", "x", "--all"]).contains("t.dlq/0/0"));
+    assert!(broker.good(&["dlq", "list"]).contains("t.dlq/0/1"));
+    let gone = broker.good(&["dlq", "discard", "x", "--to", "latest"]);
+    assert_eq!(gone, "2 letter(s) of trigger x discarded\npartition 0 below offset 2: deleted\n");
+    let replay = broker.good(&["trigger", "replay", "x", "--from", "1", "--to", "3", "--rate", "1/s"]);
+    assert!(replay.contains("of trigger x started: 2 record(s) of t to look at"), "{replay}");
+    let cancelled = broker.good(&["trigger", "cancel", "x"]);
+    assert!(cancelled.contains(": Cancelled: cancelled by a person; it ends when someone resumes it"), "{cancelled}");
+    let runs = broker.good(&["trigger", "runs", "x"]);
+    let id = runs.lines().find(|line| line.contains("Cancelled")).unwrap().split(' ').next().unwrap();
+    broker.good(&["trigger", "resume", "x", &id[..13]]);
+    until(&broker, &["trigger", "describe", "x"], &format!("replay {id}: Done"));
+    assert!(broker.good(&["trigger", "describe", "x"]).contains("order: partition\n"));
+    assert!(broker.good(&["trigger", "list"]).contains("partition  0"));
+    assert_eq!(broker.good(&["trigger", "skip", "x"]), "0 record(s) given up\n");
+    let told = |args: &[&str], code: i32| failed(&broker.run(args), code);
+    assert!(told(&["trigger", "reset", "x", "--to", "earliest"], 1).contains("pause it first"));
+    broker.good(&["trigger", "pause", "x"]);
+    assert_eq!(broker.good(&["trigger", "reset", "x", "--to", "1"]), "PARTITION  OFFSET\n0          1\n");
+    assert!(told(&["trigger", "reset", "x", "--to", "soon"], 1).contains("found \"soon\", allowed: earliest, latest"));
+    assert!(told(&["trigger", "cancel", "x"], 1).contains("has no run to cancel"));
+    assert!(told(&["trigger", "cancel", "x", "zzz"], 1).contains("whose id begins with \"zzz\""));
+    assert!(told(&["trigger", "replay", "x", "--rate", "fast"], 2).contains("--rate: found \"fast\""));
+    assert!(told(&["trigger", "dry-run", "x", "--pattern", "none.json"], 1).contains("none.json: No such file"));
+    assert!(told(&["dlq", "redrive", "x", "--filter", "{\"a\": 1}"], 1).starts_with("error: a: "));
+    assert!(told(&["dlq", "redrive", "nobody"], 1).contains("trigger nobody does not exist"));
+}

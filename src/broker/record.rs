@@ -22,6 +22,10 @@
 //! | 52 | 1 | [`ScheduleSwitched`] |
 //! | 53 | 1 | [`ScheduleFiring`] |
 //! | 54 | 1 | [`ScheduleFired`] |
+//! | 60 | 1 | [`RunDefined`] |
+//! | 61 | 1 | [`RunSwitched`] |
+//! | 62 | 1 | [`RunForgotten`] |
+//! | 63 | 1 | [`LettersDiscarded`] |
 //!
 //! A record sets what it is about; the last one wins. So a journal whose beginning was replaced by the records of the
 //! live state says the same as before. Definitions are kept as the JSON that people write, which outlives our types.
@@ -110,6 +114,14 @@ journal_records! {
     53, 1 => ScheduleFiring,
     /// A tick's event is in its topic.
     54, 1 => ScheduleFired,
+    /// A run of a trigger over a range is defined so.
+    60, 1 => RunDefined,
+    /// A run goes on, was cancelled, or has ended.
+    61, 1 => RunSwitched,
+    /// A run that has ended is forgotten.
+    62, 1 => RunForgotten,
+    /// Dead letters of a trigger below an offset are not wanted any more.
+    63, 1 => LettersDiscarded,
 }
 
 /// See [`JournalRecord::TopicCreated`].
@@ -349,6 +361,75 @@ pub struct ScheduleFired {
     pub tick_s: i64,
 }
 
+/// See [`JournalRecord::RunDefined`]. Its progress is kept as that of a trigger, under the id of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDefined {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose run it is.
+    pub trigger: Uuid,
+    /// The topic it reads.
+    pub topic: Uuid,
+    /// The definition as JSON.
+    pub definition: String,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunState {
+    /// It does, also after a restart.
+    Running,
+    /// A person cancelled it; it can be resumed.
+    Cancelled,
+    /// It has come to the end of its range.
+    Done,
+    /// It was cancelled, and another one took its place.
+    Replaced,
+}
+
+impl RunState {
+    /// Whether nothing can follow: its progress is forgotten.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Replaced)
+    }
+}
+
+/// See [`JournalRecord::RunSwitched`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSwitched {
+    /// Which.
+    pub id: Uuid,
+    /// What it is from here on.
+    pub state: RunState,
+    /// Since when, ms since 1970.
+    pub since_ms: i64,
+    /// What became of its records so far, in the encoding of the trigger room.
+    pub counts: Vec<u8>,
+}
+
+/// See [`JournalRecord::RunForgotten`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunForgotten {
+    /// Which.
+    pub id: Uuid,
+}
+
+/// See [`JournalRecord::LettersDiscarded`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LettersDiscarded {
+    /// Whose letters.
+    pub trigger: Uuid,
+    /// The dead-letter topic.
+    pub topic: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset that is still wanted.
+    pub below: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,11 +459,39 @@ mod tests {
             ),
             (ScheduleFired { id: ID, tick_s: 60 }.into(), format!("3601{id_hex}78")),
         ];
+        hold(&records);
+    }
+
+    fn hold(records: &[(JournalRecord, String)]) {
         for (record, expected) in records {
             let bytes = record.encode();
             let hex: String = bytes[8..].iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hex, expected, "{record:?}");
-            assert_eq!(JournalRecord::decode(&bytes).unwrap(), record);
+            assert_eq!(&hex, expected, "{record:?}");
+            assert_eq!(JournalRecord::decode(&bytes).unwrap(), *record);
         }
+    }
+
+    #[test]
+    fn the_records_of_runs_are_these_bytes() {
+        let (trigger, topic) = (Uuid::from_bytes([8; 16]), Uuid::from_bytes([9; 16]));
+        let hex_of = |byte: &str| format!("10{}", byte.repeat(16));
+        let (id_hex, trigger_hex, topic_hex) = (hex_of("07"), hex_of("08"), hex_of("09"));
+        let definition = "{}".to_owned();
+        let switched = |state| RunSwitched { id: ID, state, since_ms: 2, counts: vec![5] };
+        hold(&[
+            (
+                RunDefined { id: ID, trigger, topic, definition, created_ms: 1 }.into(),
+                format!("3c01{id_hex}{trigger_hex}{topic_hex}027b7d02"),
+            ),
+            (switched(RunState::Running).into(), format!("3d01{id_hex}00040105")),
+            (switched(RunState::Cancelled).into(), format!("3d01{id_hex}01040105")),
+            (switched(RunState::Done).into(), format!("3d01{id_hex}02040105")),
+            (switched(RunState::Replaced).into(), format!("3d01{id_hex}03040105")),
+            (RunForgotten { id: ID }.into(), format!("3e01{id_hex}")),
+            (
+                LettersDiscarded { trigger, topic, partition: 3, below: 5 }.into(),
+                format!("3f01{trigger_hex}{topic_hex}030a"),
+            ),
+        ]);
     }
 }

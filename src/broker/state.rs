@@ -10,6 +10,10 @@ use super::record::{
     ScheduleFiring, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerSwitched, TriggerVerdict,
 };
 
+mod runs;
+
+pub use runs::RunEntry;
+
 /// A group's committed offset in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
@@ -67,8 +71,12 @@ pub struct State {
     pub functions: BTreeMap<String, FunctionDeployed>,
     /// By id.
     pub triggers: HashMap<Uuid, TriggerEntry>,
-    /// By lane.
+    /// Runs of triggers over a range, by id.
+    pub runs: HashMap<Uuid, RunEntry>,
+    /// By lane; those of a run stand under its own id.
     pub lanes: HashMap<LaneId, LaneState>,
+    /// Dead letters below are not wanted any more, by trigger, dead-letter topic and partition.
+    pub discarded: HashMap<(Uuid, Uuid, u32), Offset>,
     /// By group, then topic and partition.
     pub offsets: BTreeMap<String, BTreeMap<(Uuid, u32), Committed>>,
     /// Producer ids below may have been handed out.
@@ -102,7 +110,10 @@ impl State {
             }
             JournalRecord::TriggerRemoved(removed) => {
                 self.triggers.remove(&removed.id);
-                self.lanes.retain(|lane, _| lane.trigger != removed.id);
+                self.runs.retain(|_, run| run.defined.trigger != removed.id);
+                self.discarded.retain(|(trigger, ..), _| *trigger != removed.id);
+                let (triggers, runs) = (&self.triggers, &self.runs);
+                self.lanes.retain(|lane, _| runs::has_lanes(triggers, runs, lane.trigger));
             }
             JournalRecord::TriggerSwitched(switched) => {
                 if let Some(entry) = self.triggers.get_mut(&switched.id) {
@@ -123,6 +134,13 @@ impl State {
             JournalRecord::GroupForgotten(forgotten) => {
                 self.offsets.remove(&forgotten.group);
             }
+            JournalRecord::RunDefined(defined) => self.define_run(defined),
+            JournalRecord::RunSwitched(switched) => self.switch_run(switched),
+            JournalRecord::RunForgotten(forgotten) => {
+                self.runs.remove(&forgotten.id);
+                self.lanes.retain(|lane, _| lane.trigger != forgotten.id);
+            }
+            JournalRecord::LettersDiscarded(discarded) => self.discard(discarded),
             JournalRecord::ProducerIds(ids) => self.next_producer_id = self.next_producer_id.max(ids.next),
             JournalRecord::ScheduleDefined(defined) => self.define_schedule(defined),
             JournalRecord::ScheduleRemoved(removed) => {
@@ -175,12 +193,13 @@ impl State {
     #[must_use]
     pub fn trigger_on(&self, topic: Uuid) -> Option<&str> {
         let lane = self.lanes.keys().find(|lane| lane.topic == topic)?;
-        self.triggers.get(&lane.trigger).map(|entry| entry.defined.name.as_str())
+        let trigger = self.runs.get(&lane.trigger).map_or(lane.trigger, |run| run.defined.trigger);
+        self.triggers.get(&trigger).map(|entry| entry.defined.name.as_str())
     }
 
-    /// What a lane remembers after its trigger was removed is nobody's.
+    /// What a lane remembers after its trigger was removed, or its run ended, is nobody's.
     fn on_lane(&mut self, lane: LaneId, change: impl FnOnce(&mut LaneState)) {
-        if self.triggers.contains_key(&lane.trigger) {
+        if runs::has_lanes(&self.triggers, &self.runs, lane.trigger) {
             change(self.lanes.entry(lane).or_default());
         }
     }
@@ -195,6 +214,7 @@ impl State {
         self.topics.remove(&id);
         self.deleted_topics.push(id);
         self.lanes.retain(|lane, _| lane.topic != id);
+        self.forget_runs_on(id);
         for offsets in self.offsets.values_mut() {
             offsets.retain(|(topic, _), _| *topic != id);
         }
@@ -235,7 +255,8 @@ impl State {
         });
         let ids = std::iter::once(vec![ProducerIds { next: self.next_producer_id }.into()]);
         let schedules = self.schedules.values().map(ScheduleEntry::records);
-        topics.chain(functions).chain(triggers).chain(lanes).chain(offsets).chain(ids).chain(schedules).collect()
+        let triggers = triggers.chain(self.run_groups()).chain(lanes);
+        topics.chain(functions).chain(triggers).chain(offsets).chain(ids).chain(schedules).collect()
     }
 }
 

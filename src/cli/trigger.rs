@@ -7,8 +7,10 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, encoded};
+use super::dry_run::{self, DryRunArgs};
 use super::failure::Failure;
 use super::output::{Output, cell, table};
+use super::runs::{self, PaceArgs, RangeArgs};
 use super::topic::array;
 
 #[derive(Debug, clap::Subcommand)]
@@ -18,7 +20,11 @@ Examples:
   tripline trigger describe slow-flights
   tripline trigger pause slow-flights
   tripline trigger explain slow-flights --partition 0 --offset 41
-  echo '{\"data\": {\"delay\": 5}}' | tripline trigger explain slow-flights --event -")]
+  echo '{\"data\": {\"delay\": 5}}' | tripline trigger explain slow-flights --event -
+  tripline trigger reset slow-flights --to 2026-01-31T12:00:00Z
+  tripline trigger replay slow-flights --from 2026-01-31T00:00:00Z --to latest --rate 100/s
+  tripline trigger runs slow-flights
+  tripline trigger dry-run slow-flights --pattern '{\"data\": {\"delay\": [{\"numeric\": [\">\", 120]}]}}'")]
 pub(super) enum TriggerCommand {
     /// List all triggers with their states.
     List,
@@ -32,13 +38,60 @@ pub(super) enum TriggerCommand {
         /// Its name.
         trigger: String,
     },
-    /// Go on.
+    /// Go on, with a trigger or with one of its runs.
     Resume {
         /// Its name.
         trigger: String,
+        /// A run that was cancelled or waits, by the beginning of its id.
+        run: Option<String>,
     },
     /// Say whether a trigger's filter takes a record or an event, and which clauses turn it away.
     Explain(ExplainArgs),
+    /// Set a paused trigger to another position.
+    Reset {
+        /// Its name.
+        trigger: String,
+        /// earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z.
+        #[arg(long, value_name = "POSITION")]
+        to: String,
+        /// Of this partition; of all when left out.
+        #[arg(long, short)]
+        partition: Option<u32>,
+    },
+    /// Give up what it waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
+    Skip {
+        /// Its name.
+        trigger: String,
+        /// Of this partition; of all when left out.
+        #[arg(long, short)]
+        partition: Option<u32>,
+        /// In this run instead, by the beginning of its id.
+        #[arg(long, conflicts_with = "partition")]
+        run: Option<String>,
+    },
+    /// Have a range of its input go through it again, beside its live run.
+    Replay {
+        /// Its name.
+        trigger: String,
+        #[command(flatten)]
+        range: RangeArgs,
+        #[command(flatten)]
+        pace: PaceArgs,
+    },
+    /// List its runs: replays, and redrives of dead letters.
+    Runs {
+        /// Its name.
+        trigger: String,
+    },
+    /// Stop a run; what it has finished stays finished, and `resume` goes on.
+    Cancel {
+        /// The trigger.
+        trigger: String,
+        /// The run, by the beginning of its id; may be left out where only one goes on.
+        run: Option<String>,
+    },
+    /// Show what its filter and transform would do with a range of its input, or another filter; nothing is invoked.
+    DryRun(DryRunArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,7 +123,41 @@ pub(super) async fn run(command: TriggerCommand, client: &Client, output: Output
             output.show(&client.get(&format!("/v1/triggers/{}", encoded(&trigger))).await?, describe)
         }
         TriggerCommand::Pause { trigger } => output.show(&switch(trigger, "pause").await?, state),
-        TriggerCommand::Resume { trigger } => output.show(&switch(trigger, "resume").await?, state),
+        TriggerCommand::Resume { trigger, run: None } => output.show(&switch(trigger, "resume").await?, state),
+        TriggerCommand::Resume { trigger, run } => {
+            let resumed = runs::verb((&trigger, run.as_deref()), "resume", |_| true, client).await?;
+            output.show(&resumed, runs::describe)
+        }
+        TriggerCommand::Reset { trigger, to, partition } => {
+            let body = json!({ "to": runs::position(&to), "partition": partition });
+            let body = without_nulls(body);
+            let path = format!("/v1/triggers/{}/reset", encoded(&trigger));
+            output.show(&client.call(Method::POST, &path, Some(&body)).await?, reset)
+        }
+        TriggerCommand::Skip { trigger, partition: _, run: Some(run) } => {
+            let skipped = runs::verb((&trigger, Some(&run)), "skip", |_| true, client).await?;
+            output.show(&skipped, skip)
+        }
+        TriggerCommand::Skip { trigger, partition, run: None } => {
+            let query = partition.map_or_else(String::new, |partition| format!("?partition={partition}"));
+            let path = format!("/v1/triggers/{}/skip{query}", encoded(&trigger));
+            output.show(&client.call(Method::POST, &path, None).await?, skip)
+        }
+        TriggerCommand::Replay { trigger, range, pace } => {
+            let mut body = range.body();
+            pace.add_to(&mut body)?;
+            let path = format!("/v1/triggers/{}/replays", encoded(&trigger));
+            let run = client.call(Method::POST, &path, Some(&Value::Object(body))).await?;
+            pace.show(run, client, output).await
+        }
+        TriggerCommand::Runs { trigger } => {
+            output.show(&client.get(&format!("/v1/triggers/{}/runs", encoded(&trigger))).await?, runs::list)
+        }
+        TriggerCommand::Cancel { trigger, run } => {
+            let cancelled = runs::verb((&trigger, run.as_deref()), "cancel", runs::goes_on, client).await?;
+            output.show(&cancelled, runs::describe)
+        }
+        TriggerCommand::DryRun(args) => dry_run::run(args, client, output).await,
         TriggerCommand::Explain(args) => {
             let path = format!("/v1/triggers/{}/explain", encoded(&args.trigger));
             let answer = client.call(Method::POST, &path, Some(&subject(&args)?)).await?;
@@ -126,6 +213,24 @@ fn state(trigger: &Value) -> String {
     text
 }
 
+/// Optional fields that are left out.
+fn without_nulls(mut body: Value) -> Value {
+    if let Value::Object(fields) = &mut body {
+        fields.retain(|_, value| !value.is_null());
+    }
+    body
+}
+
+fn reset(answer: &Value) -> String {
+    let row = |at: &Value| vec![cell(&at["partition"]), cell(&at["offset"])];
+    let rows: Vec<Vec<String>> = array(&answer["offsets"]).iter().map(row).collect();
+    table(&["PARTITION", "OFFSET"], &rows)
+}
+
+fn skip(answer: &Value) -> String {
+    format!("{} record(s) given up", answer["skipped"])
+}
+
 fn list(answer: &Value) -> String {
     let row = |trigger: &Value| {
         let definition = &trigger["definition"];
@@ -134,22 +239,36 @@ fn list(answer: &Value) -> String {
             cell(&trigger["state"]),
             cell(&definition["input"]["topic"]),
             cell(&definition["function"]),
+            order(definition),
             cell(&trigger["lag"]),
             cell(&trigger["counts"]["delivered"]),
         ]
     };
     let rows: Vec<Vec<String>> = array(&answer["triggers"]).iter().map(row).collect();
-    table(&["TRIGGER", "STATE", "TOPIC", "FUNCTION", "LAG", "DELIVERED"], &rows)
+    table(&["TRIGGER", "STATE", "TOPIC", "FUNCTION", "ORDER", "LAG", "DELIVERED"], &rows)
+}
+
+/// What may run at the same time, also where the definition leaves it out.
+fn order(definition: &Value) -> String {
+    definition["order"].as_str().unwrap_or("partition").to_owned()
 }
 
 fn describe(trigger: &Value) -> String {
     let mut text = state(trigger) + "\n";
+    text.push_str(&format!("order: {}\n", order(&trigger["definition"])));
     let counts = trigger["counts"].as_object().into_iter().flatten();
     let counts: Vec<String> = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     text.push_str(&format!("since the start: {}\n", counts.join(", ")));
-    let names = ["partition", "committed", "tail", "lag", "in_flight_records", "attempts", "last_error"];
+    let names =
+        ["partition", "committed", "tail", "lag", "in_flight_records", "blocked_keys", "attempts", "last_error"];
     let rows: Vec<Vec<String>> =
         array(&trigger["lanes"]).iter().map(|lane| names.iter().map(|name| cell(&lane[*name])).collect()).collect();
-    text.push_str(&table(&["PARTITION", "COMMITTED", "TAIL", "LAG", "IN FLIGHT", "ATTEMPTS", "LAST ERROR"], &rows));
+    text.push_str(&table(
+        &["PARTITION", "COMMITTED", "TAIL", "LAG", "IN FLIGHT", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
+        &rows,
+    ));
+    for run in array(&trigger["runs"]) {
+        text.push_str(&runs::describe(run));
+    }
     text
 }

@@ -12,7 +12,7 @@ use crate::function::registry::{RegisterError, UnregisterError};
 use crate::function::{DeployError, ErrorClass, InvocationError};
 use crate::source::schedule::service::{ApplyScheduleError, ScheduleError};
 use crate::source::schedule::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
-use crate::trigger::service::{ApplyTriggerError, TriggerError};
+use crate::trigger::service::{ApplyTriggerError, ResetTriggerError, RunError, TriggerError};
 
 /// The media type of an error.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -310,6 +310,36 @@ impl From<ScheduleError> for Problem {
             ScheduleError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-schedule", error.to_string()),
             ScheduleError::Disabled(_) => Self::new(StatusCode::CONFLICT, "schedule-disabled", error.to_string()),
             ScheduleError::Journal(error) => error.into(),
+        }
+    }
+}
+
+impl From<ResetTriggerError> for Problem {
+    fn from(error: ResetTriggerError) -> Self {
+        match &error {
+            ResetTriggerError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
+            ResetTriggerError::NotPaused(_) => Self::new(StatusCode::CONFLICT, "not-paused", error.to_string()),
+            ResetTriggerError::Offset { log_start, tail, .. } => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset-out-of-range", error.to_string())
+                    .with("log_start", log_start.get())
+                    .with("tail", tail.get())
+            }
+            ResetTriggerError::Journal(_) | ResetTriggerError::Lane(_) => Self::internal("trigger-state", error),
+        }
+    }
+}
+
+impl From<RunError> for Problem {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::UnknownTrigger(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
+            RunError::UnknownRun { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-run", error.to_string()),
+            RunError::NoDeadLetters(_) => Self::new(StatusCode::CONFLICT, "no-dead-letter-topic", error.to_string()),
+            RunError::Partition { .. } => Self::bad_request("unknown-partition", error.to_string()),
+            RunError::State(_) => Self::new(StatusCode::CONFLICT, "run-state", error.to_string()),
+            RunError::Scan(_) => Self::internal("storage", error),
+            RunError::Journal(error) => error.into(),
+            RunError::Lane(_) => Self::internal("trigger-state", error),
         }
     }
 }

@@ -9,6 +9,8 @@ pub mod logs;
 pub mod patterns;
 pub mod records_in;
 pub mod records_out;
+pub mod run_requests;
+pub mod runs;
 pub mod schedules;
 pub mod topics;
 pub mod transforms;

@@ -7,7 +7,7 @@ use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 use tripline_storage::{Offset, Partition};
 
-use super::Origin;
+use super::{Letters, Origin};
 use crate::broker::{Broker, Topic};
 
 /// A partition of the local log.
@@ -26,8 +26,17 @@ impl LogInput {
             topic_id: topic.id(),
             cluster_id: broker.cluster_id().to_string(),
             partition: number,
+            letters: None,
         };
         Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
+    }
+
+    /// The same, its records seen as what they were before they became dead letters of a trigger on `topic`.
+    #[must_use]
+    pub fn as_letters_of(&self, topic: &Topic) -> Self {
+        let letters = Letters { topic: topic.name().to_string(), topic_id: topic.id() };
+        let origin = Origin { letters: Some(letters), ..(*self.origin).clone() };
+        Self { log: Arc::clone(&self.log), origin: Arc::new(origin) }
     }
 
     /// Where its records come from.

@@ -1,16 +1,16 @@
 //! The headers that tell why a record became a dead letter and where it came from.
 //!
-//! A dead letter has key, value and headers as they were, then these thirteen, in this order. The bytes are part of the format: people
+//! A dead letter has key, value and headers as they were, then these fourteen, in this order. The bytes are part of the format: people
 //! write tools against them.
 
 use jiff::Timestamp;
-use tripline_storage::Offset;
+use tripline_storage::{LeaderEpoch, Offset};
 
 use crate::event::time_text;
 use crate::function::outcome::ErrorClass;
 
-/// What all our headers start with.
-pub const HEADER_PREFIX: &str = "tripline-dlq-";
+pub use crate::input::LETTER_HEADER_PREFIX as HEADER_PREFIX;
+
 /// The longest error message in a dead letter, in bytes.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 1024;
 /// The longest error code in a dead letter, in bytes.
@@ -45,15 +45,17 @@ pub struct DeadLetterFacts<'a> {
     pub last_attempt_ms: i64,
     /// How often the record has come back by a redrive.
     pub redrives: u32,
+    /// The leader epoch of the record's batch: a part of its event's source, so that a redriven event has the name that it had.
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A header's name and value.
 pub type DeadLetterHeader = (&'static str, Vec<u8>);
 
 impl DeadLetterFacts<'_> {
-    /// The thirteen headers.
+    /// The fourteen headers.
     #[must_use]
-    pub fn headers(&self) -> [DeadLetterHeader; 13] {
+    pub fn headers(&self) -> [DeadLetterHeader; 14] {
         [
             ("tripline-dlq-trigger", self.trigger.into()),
             ("tripline-dlq-function", self.function.into()),
@@ -68,22 +70,9 @@ impl DeadLetterFacts<'_> {
             ("tripline-dlq-first-attempt", date(self.first_attempt_ms)),
             ("tripline-dlq-last-attempt", date(self.last_attempt_ms)),
             ("tripline-dlq-redrives", decimal(self.redrives)),
+            ("tripline-dlq-leader-epoch", decimal(self.leader_epoch)),
         ]
     }
-}
-
-/// Whether a record's header is one of ours: they are left out when a redriven record becomes a dead letter again, so that each stands
-/// there once.
-#[must_use]
-pub fn is_own_header(name: &str) -> bool {
-    name.starts_with(HEADER_PREFIX)
-}
-
-/// How often a record has been redriven, by its headers; 0 when they do not say.
-#[must_use]
-pub fn redrives<'a>(headers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) -> u32 {
-    let value = headers.into_iter().find(|(name, _)| *name == "tripline-dlq-redrives").and_then(|(_, value)| value);
-    value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn decimal(number: impl std::fmt::Display) -> Vec<u8> {
@@ -129,6 +118,7 @@ mod tests {
             first_attempt_ms: 1_700_000_001_000,
             last_attempt_ms: 1_700_000_046_007,
             redrives: 0,
+            leader_epoch: LeaderEpoch::new(7).unwrap(),
         }
     }
 
@@ -146,14 +136,15 @@ mod tests {
             tripline-dlq-attempts=4\n\
             tripline-dlq-first-attempt=2023-11-14T22:13:21.000Z\n\
             tripline-dlq-last-attempt=2023-11-14T22:14:06.007Z\n\
-            tripline-dlq-redrives=0\n";
+            tripline-dlq-redrives=0\n\
+            tripline-dlq-leader-epoch=7\n";
         let written: String = facts()
             .headers()
             .iter()
             .map(|(name, value)| format!("{name}={}\n", std::str::from_utf8(value).unwrap()))
             .collect();
         assert_eq!(written, expected);
-        assert!(facts().headers().iter().all(|(name, _)| is_own_header(name)));
+        assert!(facts().headers().iter().all(|(name, _)| name.starts_with(HEADER_PREFIX)));
     }
 
     #[test]
@@ -165,14 +156,5 @@ mod tests {
         assert!(message.starts_with(text));
         assert_eq!(headers[5].1, b"");
         assert_eq!(date(i64::MAX), b"");
-    }
-
-    #[test]
-    fn the_redrive_counter_is_read_back_and_nonsense_counts_as_none() {
-        let with = |value: Option<&'static [u8]>| redrives([("a", None), ("tripline-dlq-redrives", value)]);
-        assert_eq!(
-            (with(Some(b"7")), with(Some(b"x")), with(Some(b"\xff")), with(None), redrives([])),
-            (7, 0, 0, 0, 0)
-        );
     }
 }

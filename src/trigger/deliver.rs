@@ -10,9 +10,9 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 
 use super::attempt::AttemptState;
-use super::dead_letter::{self, DeadLetterFacts};
+use super::dead_letter::DeadLetterFacts;
 use crate::function::ErrorClass;
-use crate::input::{EventInput, Origin};
+use crate::input::{EventInput, Origin, is_letter_header};
 
 /// How much of the log is read at a time, and the first time.
 const READ_BYTES: usize = 1 << 20;
@@ -112,8 +112,8 @@ impl DeadLetters<'_> {
         };
         let mut builder = BatchBuilder::new(options(sequence));
         let mut failed = None;
-        read_offsets(input, offsets, |record, _| {
-            let (names, values) = self.headers(record);
+        read_offsets(input, offsets, |record, epoch| {
+            let (names, values) = self.headers(record, epoch);
             let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
             let letter =
                 NewRecord { timestamp_ms: self.now_ms, key: record.key(), value: record.value(), headers: &headers };
@@ -140,29 +140,31 @@ impl DeadLetters<'_> {
             .collect()
     }
 
-    /// The record's headers as they were, then ours.
-    pub(super) fn headers(&self, record: &StoredRecord<'_>) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
-        let own = |name: &[u8]| std::str::from_utf8(name).is_ok_and(dead_letter::is_own_header);
-        let redrives = dead_letter::redrives(
-            record.headers().filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value))),
-        );
-        let kept = record.headers().filter(|header| !own(header.name));
+    /// The record's headers as they were, then ours; those of an earlier dead letter are replaced.
+    pub(super) fn headers(
+        &self,
+        record: &StoredRecord<'_>,
+        epoch: LeaderEpoch,
+    ) -> (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) {
+        let was = self.origin.provenance(record, epoch);
+        let kept = record.headers().filter(|header| !is_letter_header(header.name));
         let kept = kept.map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec)));
         let error = self.state.last_error.as_ref();
         let facts = DeadLetterFacts {
             trigger: self.trigger,
             function: self.function,
-            topic: &self.origin.topic,
-            partition: self.origin.partition,
-            offset: record.offset(),
-            timestamp_ms: record.timestamp_ms(),
+            topic: &was.topic,
+            partition: was.partition,
+            offset: was.offset,
+            timestamp_ms: was.timestamp_ms,
             error_class: error.map_or(ErrorClass::Failed, |error| error.class),
             error_code: error.map_or("", |error| error.code.as_str()),
             error_message: error.map_or("", |error| error.message.as_str()),
             attempts: self.state.attempts,
             first_attempt_ms: self.state.first_attempt_ms.unwrap_or(-1),
             last_attempt_ms: self.state.last_attempt_ms.unwrap_or(-1),
-            redrives,
+            redrives: was.redrives,
+            leader_epoch: was.leader_epoch,
         };
         let ours = facts.headers().into_iter().map(|(name, value)| (name.as_bytes().to_vec(), Some(value)));
         kept.chain(ours).unzip()

@@ -47,6 +47,8 @@ pub struct RateLimit {
     filled_from_ns: u128,
 }
 
+const SECOND_NS: u128 = 1_000_000_000;
+
 impl RateLimit {
     /// A full bucket. `per_second` is at least 1.
     #[must_use]
@@ -59,7 +61,6 @@ impl RateLimit {
     /// # Errors
     /// The time until the next token.
     pub fn take(&mut self, now: Duration) -> Result<(), Duration> {
-        const SECOND_NS: u128 = 1_000_000_000;
         let now_ns = now.as_nanos();
         let token_ns = SECOND_NS / u128::from(self.per_second.max(1));
         let filled_from_ns = self.filled_from_ns.max(now_ns.saturating_sub(SECOND_NS));
@@ -70,6 +71,22 @@ impl RateLimit {
         }
         self.filled_from_ns = with_one_less;
         Ok(())
+    }
+}
+
+impl RateLimit {
+    /// How long until something may be taken; `None` when it may be now.
+    #[must_use]
+    pub fn wait(&self, now: Duration) -> Option<Duration> {
+        let mut next = self.clone();
+        next.take(now).err()
+    }
+
+    /// Takes so many tokens at once, also more than there are: the next waits until they have come.
+    pub fn spend(&mut self, tokens: u32, now: Duration) {
+        let token_ns = SECOND_NS / u128::from(self.per_second.max(1));
+        let filled_from_ns = self.filled_from_ns.max(now.as_nanos().saturating_sub(SECOND_NS));
+        self.filled_from_ns = filled_from_ns + token_ns * u128::from(tokens);
     }
 }
 
@@ -126,6 +143,18 @@ mod tests {
         assert_eq!(rate.take(at(250)), Err(Duration::from_millis(250)));
         // Idle time fills it again, to one second's worth and not more.
         assert_eq!((0..9).filter(|_| rate.take(at(60_000)).is_ok()).count(), 4);
+    }
+
+    #[test]
+    fn what_was_spent_at_once_is_waited_for_afterwards() {
+        let mut rate = RateLimit::new(10);
+        let at = |ms: u64| Duration::from_millis(10_000 + ms);
+        rate.spend(25, at(0));
+        assert_eq!(rate.wait(at(0)), Some(Duration::from_millis(1_600)), "ten were there, and one must be");
+        assert_eq!(rate.wait(at(1_599)), Some(Duration::from_millis(1)));
+        assert_eq!(rate.wait(at(1_600)), None);
+        rate.spend(1, at(1_600));
+        assert_eq!(rate.wait(at(1_600)), Some(Duration::from_millis(100)));
     }
 
     #[test]

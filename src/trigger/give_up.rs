@@ -145,7 +145,7 @@ impl GiveUp {
     async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset]) {
         let (spec, state) = (self.runner.spec(), attempts_of(verdict));
         let origin = self.input.origin();
-        let id = format!("{}/{}/{}/{}", spec.name, origin.topic, origin.partition, verdict.first);
+        let id = self.runner.invocation_id(origin, Offset::new(verdict.first).unwrap_or(Offset::ZERO));
         loop {
             let invoked = Invoked {
                 id: &id,

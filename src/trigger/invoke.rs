@@ -137,8 +137,7 @@ impl Work {
     }
 
     fn id(&self) -> String {
-        let origin = self.input.origin();
-        format!("{}/{}/{}/{}", self.spec.name, origin.topic, origin.partition, self.name)
+        self.runner.invocation_id(self.input.origin(), self.name)
     }
 
     /// What the answer says of the records in hand.

@@ -11,13 +11,15 @@ use crate::input::EventInput;
 pub(super) struct LaneStatus {
     input: EventInput,
     number: u32,
+    /// Of a run: where it ends.
+    until: Option<Offset>,
     shown: Mutex<(Offset, LaneLook)>,
 }
 
 impl LaneStatus {
-    pub(super) fn new(input: EventInput, committed: Offset) -> Self {
+    pub(super) fn new(input: EventInput, committed: Offset, until: Option<Offset>) -> Self {
         let number = input.origin().partition;
-        Self { input, number, shown: Mutex::new((committed, LaneLook::default())) }
+        Self { input, number, until, shown: Mutex::new((committed, LaneLook::default())) }
     }
 
     pub(super) fn show(&self, lane: &Lane, committed: Offset) {
@@ -34,7 +36,7 @@ impl LaneStatus {
         LaneReport {
             partition: self.number,
             committed,
-            tail: self.input.tail(),
+            tail: self.until.unwrap_or_else(|| self.input.tail()),
             in_flight_records: u32::try_from(look.in_flight_records).unwrap_or(u32::MAX),
             attempts: look.attempts,
             next_attempt_ms: look.next_attempt_ms,

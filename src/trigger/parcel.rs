@@ -46,8 +46,8 @@ pub(super) struct Parcel {
     /// One for a function that takes events, one an event for a function that takes raw bytes.
     pub(super) payloads: Vec<Bytes>,
     pub(super) content_type: &'static str,
-    /// The records that went in, by the id of their event, ascending by offset.
-    records: Vec<(String, Offset)>,
+    /// The records that went in, ascending by offset.
+    records: Vec<Sent>,
     /// Records that a transform refuses for good.
     pub(super) rejected: Vec<(Offset, InvocationError)>,
     /// Records for which a step's function failed, and the last reason.
@@ -55,10 +55,26 @@ pub(super) struct Parcel {
     pub(super) step_error: Option<InvocationError>,
 }
 
+/// A record that a function receives.
+#[derive(Debug)]
+struct Sent {
+    /// Where it stands in the log.
+    at: Offset,
+    /// The id of its event.
+    id: String,
+    /// Partition and offset as its event says them: of a dead letter those of the record that it was.
+    place: (u32, Offset),
+}
+
+impl Sent {
+    fn of(at: Offset, event: &EventView<'_>) -> Self {
+        Self { at, id: event.id().into_owned(), place: (event.record().partition, event.record().offset) }
+    }
+}
+
 /// A record on its way through steps that are functions.
 struct Staged {
-    id: String,
-    offset: Offset,
+    sent: Sent,
     /// As filters see it.
     seen: Value,
     events: Vec<Value>,
@@ -80,19 +96,19 @@ impl Parcel {
         let read = read_offsets(input, offsets, |record, epoch| {
             if recipe.shape == Payload::Raw && recipe.transform.is_original() {
                 writer.raw(record.value().unwrap_or_default());
-                return parcel.records.push((String::new(), record.offset()));
+                let (at, id) = (record.offset(), String::new());
+                return parcel.records.push(Sent { at, id, place: (origin.partition, at) });
             }
             origin.with_event(record, epoch, |event| {
-                let (id, offset) = (event.id().into_owned(), record.offset());
+                let sent = Sent::of(record.offset(), event);
                 let made = if has_steps {
-                    first_stage(recipe.transform, event).map(|events| {
-                        staged.push(Staged { id: id.clone(), offset, seen: event.for_matching().value.clone(), events })
-                    })
+                    first_stage(recipe.transform, event)
+                        .map(|events| staged.push(Staged { sent, seen: event.for_matching().value.clone(), events }))
                 } else {
-                    writer.event(recipe.transform, event).map(|()| parcel.records.push((id, offset)))
+                    writer.event(recipe.transform, event).map(|()| parcel.records.push(sent))
                 };
                 if let Err(error) = made {
-                    parcel.rejected.push((offset, refused(&error)));
+                    parcel.rejected.push((record.offset(), refused(&error)));
                 }
             });
         });
@@ -114,19 +130,19 @@ impl Parcel {
         let done = stream::iter(staged)
             .map(|record| async move {
                 let outcome = later_stages(&record, recipe).await?;
-                Ok::<_, NoParcel>((record.id, record.offset, outcome))
+                Ok::<_, NoParcel>((record.sent, outcome))
             })
             .buffered(STEP_CONCURRENCY);
         let mut done = std::pin::pin!(done);
-        while let Some((id, offset, outcome)) = done.try_next().await? {
+        while let Some((sent, outcome)) = done.try_next().await? {
             match outcome {
                 Ok(events) => {
                     events.iter().for_each(|event| writer.value(event));
-                    self.records.push((id, offset));
+                    self.records.push(sent);
                 }
-                Err(error) if error.class == ErrorClass::Rejected => self.rejected.push((offset, error)),
+                Err(error) if error.class == ErrorClass::Rejected => self.rejected.push((sent.at, error)),
                 Err(error) => {
-                    self.failed.push(offset);
+                    self.failed.push(sent.at);
                     self.step_error = Some(error);
                 }
             }
@@ -141,7 +157,7 @@ impl Parcel {
 
     /// The offsets of the records that went in, ascending.
     pub(super) fn offsets(&self) -> impl Iterator<Item = Offset> + '_ {
-        self.records.iter().map(|(_, offset)| *offset)
+        self.records.iter().map(|sent| sent.at)
     }
 
     pub(super) fn record_count(&self) -> usize {
@@ -153,11 +169,16 @@ impl Parcel {
         let records: Vec<BatchRecord<'_>> = self
             .records
             .iter()
-            .map(|(id, offset)| BatchRecord { id, topic: &origin.topic, partition: origin.partition, offset: *offset })
+            .map(|Sent { id, place: (partition, offset), .. }| BatchRecord {
+                id,
+                topic: origin.events_topic(),
+                partition: *partition,
+                offset: *offset,
+            })
             .collect();
         match parse_batch_item_failures(answer, &records) {
             BatchOutcome::Success => Ok(Vec::new()),
-            BatchOutcome::Partial(places) => Ok(places.into_iter().map(|place| self.records[place].1).collect()),
+            BatchOutcome::Partial(places) => Ok(places.into_iter().map(|place| self.records[place].at).collect()),
             BatchOutcome::Whole(failure) => Err(failure.to_string()),
         }
     }
@@ -283,7 +304,7 @@ async fn invoke_step(
         (format!("[{event}]").into(), JSON_TYPE)
     };
     let invocation = Invocation {
-        id: format!("{}/{}/step-{step}", recipe.id, record.offset),
+        id: format!("{}/{}/step-{step}", recipe.id, record.sent.at),
         attempt: recipe.attempt,
         payload,
         content_type,

@@ -35,6 +35,7 @@ use super::invoke::{self, Ended};
 use super::lane::{Carried, Lane, WindowId};
 use super::lane_status::LaneStatus;
 use super::progress::Progress;
+use super::run::{Completion, Gate};
 use super::runner::{Counters, NoSlot, Probe, Runner};
 use crate::broker::record::{JournalRecord, LaneId};
 use crate::broker::state::LaneState;
@@ -91,13 +92,35 @@ pub(super) struct NewLane {
     pub(super) progress: Progress,
     pub(super) remembered: LaneState,
     pub(super) status: Arc<LaneStatus>,
+    /// Set for a lane of a run, which ends.
+    pub(super) run: Option<RunLane>,
     #[cfg(feature = "cluster")]
     pub(super) kept: cluster::Kept,
     #[cfg(feature = "cluster")]
     pub(super) group: Option<cluster::GroupPlace>,
 }
 
+/// What a lane of a run has besides.
+#[derive(Clone, Debug)]
+pub(super) struct RunLane {
+    /// Nothing from here on is taken.
+    pub(super) until: Offset,
+    /// Which records are taken; `None` leaves that to the trigger's filter.
+    pub(super) gate: Option<Arc<Gate>>,
+    /// The partition as its attempts see it: dead letters as the records that they were.
+    pub(super) input: EventInput,
+    /// Told when everything is finished and written down.
+    pub(super) completion: Arc<Completion>,
+}
+
 impl PollerHandle {
+    /// A handle to nothing but the messages sent to it.
+    #[cfg(test)]
+    pub(super) fn for_test() -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (sender, messages) = mpsc::unbounded_channel();
+        (Self { sender }, messages)
+    }
+
     pub(super) fn wake(&self, trigger: Uuid) {
         self.send(Message::Wake(trigger));
     }
@@ -267,7 +290,7 @@ impl Poller {
     fn add(&mut self, new: NewLane) {
         #[cfg(feature = "cluster")]
         self.group.clone_from(&new.group);
-        let NewLane { runner, id, progress, remembered, status, .. } = new;
+        let NewLane { runner, id, progress, remembered, status, run, .. } = new;
         let spec = runner.spec();
         let verdicts: Vec<_> = remembered.verdicts.values().collect();
         let carried = verdicts.iter().filter_map(|verdict| give_up::carried(verdict)).collect::<Vec<Carried>>();
@@ -297,6 +320,8 @@ impl Poller {
             slot: self.filters.take_slot(),
             redefined: false,
             timer_ms: None,
+            run,
+            completed: false,
             #[cfg(feature = "cluster")]
             kept: new.kept,
         };
@@ -341,6 +366,7 @@ impl Poller {
         let now_ms = entry.runner.clock.now_ms();
         let mut skipped = entry.lane.skip();
         if let Some(to) = entry.damaged_to.take() {
+            let to = entry.end(to);
             skipped += usize::try_from(to.since(entry.lane.position())).unwrap_or(usize::MAX);
             entry.lane.pass(to, now_ms);
             entry.trouble = None;
@@ -417,6 +443,7 @@ impl Poller {
         }
         entry.count_withheld();
         entry.show();
+        entry.complete();
     }
 
     /// Windows whose attempts are spent get their verdict.
@@ -437,7 +464,7 @@ impl Poller {
             return self.carry_out_there(group, entry, window, task);
         }
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
-        let work = give_up::run(Arc::clone(&entry.runner), self.input.clone(), entry.id, task);
+        let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task);
         let running = tokio::spawn(async move {
             let first = work.await;
             handle.send(Message::Settled(trigger, window, first));
@@ -452,8 +479,11 @@ impl Poller {
         }
         loop {
             let now_ms = entry.runner.clock.now_ms();
-            let more = entry.lane.read_at().is_some_and(|at| at < tail);
-            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
+            let more = entry.lane.read_at().is_some_and(|at| at < entry.end(tail));
+            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else {
+                // It may have been woken for a slot that it has no use for.
+                return entry.runner.slots.pass_on(entry.id.trigger);
+            };
             let outage = entry.runner.holds(|holds| holds.outage.clone());
             let probe = match outage {
                 None => None,
@@ -476,6 +506,9 @@ impl Poller {
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
             let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
             let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return };
+            if entry.run.is_some() {
+                entry.runner.slots.spend(entry.lane.offsets(window).len(), now);
+            }
             entry.dirty = true;
             entry.starting.push(Starting { window, slot, probe });
         }
@@ -582,7 +615,7 @@ impl Poller {
             let work = invoke::Work {
                 runner: Arc::clone(&entry.runner),
                 spec: Arc::clone(&entry.spec),
-                input: self.input.clone(),
+                input: entry.input(&self.input).clone(),
                 name: entry.lane.name(window),
                 attempt: entry.lane.state(window).attempt_number(),
                 offsets: entry.lane.offsets(window),
@@ -596,6 +629,7 @@ impl Poller {
             });
             entry.tasks.insert(window, running.abort_handle());
         }
+        entry.complete();
     }
 
     /// Waits for a message, a timer, or records.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use event_listener::{Event, EventListener};
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
+use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::attempt::TargetHealth;
@@ -18,6 +19,7 @@ use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
 use crate::broker::{self, Broker, Topic};
 use crate::function::{FunctionService, Payload};
+use crate::input::Origin;
 
 /// How long to wait before what the disk refused is tried again.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ struct SlotCounts {
     max: u32,
     bytes_max: u64,
     rate: Option<RateLimit>,
+    /// Of a run: how many records may begin in a second.
+    pace: Option<RateLimit>,
     /// Pollers that had to wait, in their order.
     waiting: VecDeque<PollerHandle>,
 }
@@ -89,6 +93,7 @@ impl Slots {
             max: spec.concurrency,
             bytes_max: spec.limits.bytes,
             rate: spec.limits.invocations_per_second.map(RateLimit::new),
+            pace: None,
             waiting: VecDeque::new(),
         };
         Self { counts: Mutex::new(counts) }
@@ -110,6 +115,9 @@ impl Slots {
             }
             return Err(NoSlot::Busy);
         }
+        if let Some(wait) = counts.pace.as_ref().and_then(|pace| pace.wait(now)) {
+            return Err(NoSlot::After(wait));
+        }
         if let Some(rate) = &mut counts.rate {
             rate.take(now).map_err(NoSlot::After)?;
         }
@@ -117,6 +125,13 @@ impl Slots {
         counts.bytes = counts.bytes.saturating_add(bytes);
         drop(counts);
         Ok(Slot { slots: Arc::clone(self), bytes, trigger })
+    }
+
+    /// The records of a window begin: where they have a pace, the next wait until it allows them.
+    pub(super) fn spend(&self, records: usize, now: Duration) {
+        if let Some(pace) = &mut self.counts.lock().pace {
+            pace.spend(u32::try_from(records).unwrap_or(u32::MAX), now);
+        }
     }
 
     /// The target asked to slow down.
@@ -130,6 +145,14 @@ impl Slots {
         let mut counts = self.counts.lock();
         if counts.limit < counts.max {
             counts.limit += 1;
+            counts.wake_one(trigger);
+        }
+    }
+
+    /// Who waits for a slot hears of one that is free.
+    pub(super) fn pass_on(&self, trigger: Uuid) {
+        let mut counts = self.counts.lock();
+        if counts.in_flight < counts.limit {
             counts.wake_one(trigger);
         }
     }
@@ -187,6 +210,8 @@ pub(super) struct Counters {
     pub(super) dead_lettered: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) expired: AtomicU64,
+    /// Of a redrive: letters that were redriven too often.
+    pub(super) passed_over: AtomicU64,
     pub(super) debounced: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) attempts_succeeded: AtomicU64,
@@ -222,6 +247,8 @@ pub(super) struct Runner {
     pub(super) topic: Option<Arc<Topic>>,
     pub(super) broker: Broker,
     pub(super) functions: FunctionService,
+    /// Set for a run: what its invocations are called has this in it.
+    pub(super) run: Option<Uuid>,
     pub(super) clock: Clock,
     pub(super) slots: Arc<Slots>,
     pub(super) counters: Counters,
@@ -257,6 +284,7 @@ impl Runner {
             topic,
             broker,
             functions,
+            run: None,
             clock,
             slots,
             counters: Counters::default(),
@@ -269,6 +297,28 @@ impl Runner {
             changed: Event::new(),
             nudges: AtomicU64::new(0),
         }
+    }
+
+    /// The same for a run, with at most so many records in a second.
+    pub(super) fn of_run(mut self, records_per_second: Option<u32>) -> Self {
+        self.run = Some(self.id);
+        self.slots.counts.lock().pace = records_per_second.map(RateLimit::new);
+        self
+    }
+
+    /// What the invocations of a window are called. Those of a run have names of their own: a target that knows what it
+    /// did must not take them for the live ones.
+    pub(super) fn invocation_id(&self, origin: &Origin, window: Offset) -> String {
+        let (name, Origin { topic, partition, .. }) = (&self.spec().name, origin);
+        match self.run {
+            None => format!("{name}/{topic}/{partition}/{window}"),
+            Some(run) => format!("{name}/{topic}/{partition}/{window}/{run}"),
+        }
+    }
+
+    /// The id of the topic that it reads, unless that is a cluster's.
+    pub(super) fn topic_id(&self) -> Option<Uuid> {
+        self.topic.as_ref().map(|topic| topic.id())
     }
 
     /// The definition in force.
@@ -414,4 +464,79 @@ fn adaptive(spec: &TriggerSpec) -> Option<AdaptiveCount> {
 /// The name of the function behind a trigger's URL. Not a name that a person can give.
 pub(super) fn inline_function(trigger: &str) -> String {
     format!("__trigger.{trigger}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::trigger::poller::Message;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn slots(more: serde_json::Value) -> Arc<Slots> {
+        let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 2});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Arc::new(Slots::new(&TriggerSpec::from_json(&definition).unwrap()))
+    }
+
+    #[test]
+    fn a_free_slot_goes_from_one_who_waits_to_the_next_until_somebody_takes_it() {
+        let slots = slots(json!({}));
+        let id = Uuid::from_u128(1);
+        let (first, mut to_first) = PollerHandle::for_test();
+        let (second, mut to_second) = PollerHandle::for_test();
+        let held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        for poller in [&first, &second, &first] {
+            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        slots.pass_on(id);
+        assert!(to_first.try_recv().is_err(), "nothing is free yet");
+        drop(held);
+        // Both were told, once each: one slot was freed for each.
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+        let mut held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        for poller in [&first, &second] {
+            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        drop(held.pop());
+        assert!(to_second.try_recv().is_err());
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        // The first has no use for it.
+        slots.pass_on(id);
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded_but_one_window_always_fits() {
+        let slots = slots(json!({"limits": {"bytes": "1KiB"}}));
+        let (poller, _messages) = PollerHandle::for_test();
+        let id = Uuid::from_u128(1);
+        let large = slots.take(1 << 30, NOW, &poller, id).unwrap();
+        assert_eq!(slots.take(1, NOW, &poller, id).unwrap_err(), NoSlot::Busy);
+        drop(large);
+        let _small = slots.take(1000, NOW, &poller, id).unwrap();
+        assert_eq!(slots.take(100, NOW, &poller, id).unwrap_err(), NoSlot::Busy);
+        assert!(slots.take(24, NOW, &poller, id).is_ok());
+    }
+
+    #[test]
+    fn a_target_that_asks_to_slow_down_gets_half_and_one_more_with_each_success() {
+        let slots = slots(json!({"concurrency": 8}));
+        let (poller, _messages) = PollerHandle::for_test();
+        let id = Uuid::from_u128(1);
+        let room = || {
+            let taken: Vec<Slot> = (0..20).map_while(|_| slots.take(1, NOW, &poller, id).ok()).collect();
+            taken.len()
+        };
+        assert_eq!(room(), 8);
+        slots.halve();
+        assert_eq!(room(), 4);
+        (0..3).for_each(|_| slots.halve());
+        assert_eq!(room(), 1);
+        (0..20).for_each(|_| slots.grow(id));
+        assert_eq!(room(), 8);
+    }
 }

@@ -102,6 +102,7 @@ fn check_dead_letter(python: &str, broker: &Broker) -> (i64, i64) {
         ["tripline-dlq-first-attempt", headers[14][1]],
         ["tripline-dlq-last-attempt", headers[15][1]],
         ["tripline-dlq-redrives", "0"],
+        ["tripline-dlq-leader-epoch", headers[17][1]],
     ]);
     assert_eq!(&record["headers"], &expected);
     (date_ms(&headers[14]), date_ms(&headers[15]))

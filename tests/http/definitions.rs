@@ -131,3 +131,61 @@ async fn a_trigger_delivers_gives_up_and_is_switched() {
         (404, "unknown-trigger".to_owned())
     );
 }
+
+#[tokio::test]
+async fn runs_are_started_looked_at_cancelled_and_refused_with_a_reason() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;
+    stage.json("PUT", "/v1/topics/in", &json!({})).await;
+    stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    let records = json!({ "records": [{ "value": 1 }, { "value": 2 }, { "value": 3 }] });
+    stage.json("POST", "/v1/topics/in/records", &records).await;
+    stage.until("/v1/dead-letters?trigger=g", |letters| letters["dead_letters"].as_array().unwrap().len() == 3).await;
+    let post = |path: &'static str, body: Value| {
+        let stage = &stage;
+        async move { stage.json("POST", &format!("/v1/triggers/{path}"), &body).await }
+    };
+    let preview = post("g/redrives", json!({ "dry_run": true, "max": 2 })).await;
+    assert_eq!((preview.status.as_u16(), &preview.json()["counts"]["taken"]), (200, &json!(2)));
+    stage.json("PUT", "/v1/functions/f", &function(ECHO)).await;
+    let started = post("g/redrives", json!({ "max": 2 })).await;
+    assert_eq!(started.status, 201);
+    let run = started.json()["run"].as_str().unwrap().to_owned();
+    let path = format!("/v1/triggers/g/runs/{run}");
+    let done = stage.until(&path, |run| run["state"] == "Done").await;
+    assert_eq!((&done["counts"]["delivered"], &done["lag"], &done["total"]), (&json!(2), &json!(0), &json!(2)));
+    assert_eq!(done["lanes"][0]["to"], 2);
+    let left = stage.get("/v1/dead-letters").await.json();
+    assert_eq!(left["dead_letters"].as_array().unwrap().len(), 1);
+    assert_eq!(stage.get("/v1/dead-letters?all=true").await.json()["dead_letters"].as_array().unwrap().len(), 3);
+    let replay =
+        post("g/replays", json!({ "ranges": [{ "partition": 0, "from": 0, "to": 3 }], "rate": 1 })).await.json();
+    let replay = format!("/v1/triggers/g/runs/{}", replay["run"].as_str().unwrap());
+    assert_eq!(stage.send("POST", &format!("{replay}/cancel"), &[], "").await.json()["state"], "Cancelled");
+    let described = stage.get("/v1/triggers/g").await.json();
+    assert_eq!(
+        (&described["runs"][1]["kind"], &described["runs"][1]["state"]),
+        (&json!("replay"), &json!("Cancelled"))
+    );
+    let stage = stage.restart().await;
+    assert_eq!(stage.get(&replay).await.json()["state"], "Cancelled");
+    stage.send("POST", &format!("{replay}/resume"), &[], "").await;
+    stage.until(&replay, |run| run["state"] == "Done" && run["counts"]["delivered"] == 3).await;
+    assert_eq!(stage.get("/v1/triggers/g/runs").await.json()["runs"].as_array().unwrap().len(), 2);
+    let post = |path: &'static str, body: Value| {
+        let stage = &stage;
+        async move { stage.json("POST", &format!("/v1/triggers/{path}"), &body).await.problem() }
+    };
+    let no_letters = json!({ "input": { "topic": "in" }, "function": "f" });
+    stage.json("PUT", "/v1/triggers/bare", &no_letters).await;
+    assert_eq!(post("bare/redrives", json!({})).await, (409, "no-dead-letter-topic".to_owned()));
+    assert_eq!(post("none/replays", json!({})).await, (404, "unknown-trigger".to_owned()));
+    assert_eq!(post("g/replays", json!({ "partition": 7 })).await, (400, "unknown-partition".to_owned()));
+    assert_eq!(post("g/replays", json!({ "form": 7 })).await, (400, "invalid-definition".to_owned()));
+    assert_eq!(post("g/redrives", json!({ "filter": { "a": 1 } })).await, (400, "invalid-pattern".to_owned()));
+    assert_eq!(post("g/reset", json!({ "to": "earliest" })).await, (409, "not-paused".to_owned()));
+    let unknown = stage.get("/v1/triggers/g/runs/6e1f0a3c-0000-4000-8000-000000000000").await;
+    assert_eq!(unknown.problem(), (404, "unknown-run".to_owned()));
+    let again = stage.send("POST", &format!("{path}/resume"), &[], "").await;
+    assert_eq!(again.problem(), (409, "run-state".to_owned()));
+}

@@ -43,6 +43,7 @@ async fn records_that_keep_failing_become_dead_letters_with_every_header_and_the
             "first-attempt",
             "last-attempt",
             "redrives",
+            "leader-epoch",
         ];
         let expected: Vec<String> =
             ["h", "h"].map(str::to_owned).into_iter().chain(ours.map(|name| format!("tripline-dlq-{name}"))).collect();

@@ -8,4 +8,5 @@ mod orders;
 mod outputs;
 mod receiver;
 mod running;
+mod runs;
 mod transforms;

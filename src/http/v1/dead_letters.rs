@@ -1,8 +1,11 @@
 //! Dead letters: records that triggers gave up, with the reason.
 
+use std::collections::{BTreeSet, HashMap};
+
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use serde_json::{Map, Value, json};
+use tripline_storage::Offset;
 
 use super::records_out::start;
 use super::topics::existing_topic;
@@ -15,8 +18,12 @@ use crate::http::record_json::{Encoding, to_json};
 use crate::http::rooms::Rooms;
 use crate::topic::name::TopicName;
 use crate::trigger::dead_letter::HEADER_PREFIX;
+use crate::trigger::service::RunError;
 
 const STEP_RECORDS: usize = 1_000;
+
+/// By topic and trigger: partition and offset of letters.
+type OpenLetters = HashMap<(String, String), BTreeSet<(u32, Offset)>>;
 
 /// A dead letter: where it is, the record without our headers, and why it is here.
 fn describe(topic: &TopicName, record: &OwnedRecord) -> Value {
@@ -53,15 +60,36 @@ fn topics(rooms: &Rooms, trigger: Option<&str>) -> Result<Vec<TopicName>, Proble
     Ok(topics)
 }
 
-/// Dead letters, oldest first.
+/// Letters that nobody has taken or discarded, by topic and trigger: the first `limit` of each.
+async fn open_letters(rooms: &Rooms, trigger: Option<&str>, limit: usize) -> Result<OpenLetters, Problem> {
+    let mut open = HashMap::new();
+    for report in rooms.triggers.list() {
+        let name = report.spec.name.as_str();
+        let Some(topic) = report.spec.dead_letter.as_ref().filter(|_| trigger.is_none_or(|wanted| wanted == name))
+        else {
+            continue;
+        };
+        match rooms.triggers.open_letters(name, limit).await {
+            Ok(letters) => open.insert((topic.to_string(), name.to_owned()), letters),
+            // Deleted a moment ago, or its topic: whatever is there is shown.
+            Err(RunError::UnknownTrigger(_) | RunError::NoDeadLetters(_)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(open)
+}
+
+/// Dead letters that nobody has redriven or discarded, oldest first.
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", params(
     ("trigger" = Option<String>, Query, description = "Of this trigger; of all when left out"),
     ("limit" = Option<u32>, Query, description = "1 to 10,000, default 100"),
+    ("all" = Option<bool>, Query, description = "Also those that were redriven or discarded, while their topic has them"),
 ), responses((status = 200, description = "Dead letters"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    let query = Query::parse(query.as_deref(), &["trigger", "limit"])?;
+    let query = Query::parse(query.as_deref(), &["trigger", "limit", "all"])?;
     let trigger = query.text("trigger");
     let limit = query.number("limit", 1, RECORDS_OUT_MAX)?.unwrap_or(100) as usize;
+    let open = if query.flag("all")? { HashMap::new() } else { open_letters(&rooms, trigger, limit).await? };
     let mut letters = Vec::new();
     for name in topics(&rooms, trigger)? {
         let Some(topic) = rooms.broker.topic(name.as_str()) else { continue };
@@ -70,12 +98,13 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
             while letters.len() < limit && next < partition.tail() {
                 let page = read(partition, next, STEP_RECORDS).await?;
                 next = page.next;
-                let own = page.records.iter().filter(|record| match (trigger, record.header("tripline-dlq-trigger")) {
-                    (_, None) => false,
-                    (None, Some(_)) => true,
-                    (Some(wanted), Some(found)) => wanted == found,
+                let wanted = page.records.iter().filter(|record| {
+                    let Some(owner) = record.header("tripline-dlq-trigger") else { return false };
+                    let key = (name.to_string(), owner.to_owned());
+                    trigger.is_none_or(|trigger| trigger == owner)
+                        && open.get(&key).is_none_or(|open| open.contains(&(record.partition, record.offset)))
                 });
-                letters.extend(own.map(|record| describe(&name, record)));
+                letters.extend(wanted.map(|record| describe(&name, record)));
             }
         }
     }

@@ -9,6 +9,13 @@ use crate::http::extract::JsonBody;
 use crate::http::problem::Problem;
 use crate::trigger::filter::Pattern;
 
+/// A pattern of a request.
+pub(crate) fn checked(pattern: &Value) -> Result<Pattern, Problem> {
+    Pattern::parse(pattern).map_err(|error| {
+        Problem::bad_request("invalid-pattern", error.to_string()).with("path", error.path).with("reason", error.reason)
+    })
+}
+
 /// Try a pattern on an event: `{"pattern": …, "event": …}`.
 #[utoipa::path(post, path = "/v1/patterns/test", tag = "patterns", responses(
     (status = 200, description = "`matches`, and in `explain` what turned the event away"), (status = 400, description = "The pattern is not valid: where and why")))]
@@ -23,9 +30,7 @@ pub(crate) async fn test(JsonBody(body): JsonBody) -> Result<Json<Value>, Proble
         }
         Some((pattern?.clone(), event?.clone()))
     })?;
-    let pattern = Pattern::parse(&pattern).map_err(|error| {
-        Problem::bad_request("invalid-pattern", error.to_string()).with("path", error.path).with("reason", error.reason)
-    })?;
+    let pattern = checked(&pattern)?;
     let event = MatchEvent::new(event);
     let matches = pattern.matches_json(&event);
     Ok(Json(json!({ "matches": matches, "explain": pattern.explain(&event) })))

@@ -1,4 +1,4 @@
-//! Triggers: list, define, look at, pause, resume, delete.
+//! Triggers: list, define, look at, pause, resume, skip, reset, delete.
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -15,7 +15,7 @@ use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName, allowed_name};
 use crate::trigger::service::{LaneReport, TriggerReport};
 use crate::trigger::spec::TriggerSpec;
 
-pub(super) fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
+pub(crate) fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
     TriggerName::new(text).map_err(|reason| {
         let detail = format!("trigger name {text:?}: {reason}; allowed: {}", allowed_name(TRIGGER_NAME_BYTES_MAX));
         Problem::bad_request("invalid-name", detail)
@@ -41,6 +41,8 @@ fn describe(report: &TriggerReport) -> Value {
             "dead_lettered": counts.dead_lettered,
             "dropped": counts.dropped,
             "expired": counts.expired,
+            "debounced": counts.debounced,
+            "skipped": counts.skipped,
             "attempts_succeeded": counts.attempts_succeeded,
             "attempts_failed": counts.attempts_failed,
         },
@@ -48,7 +50,7 @@ fn describe(report: &TriggerReport) -> Value {
     })
 }
 
-fn describe_lane(lane: &LaneReport) -> Value {
+pub(crate) fn describe_lane(lane: &LaneReport) -> Value {
     json!({
         "partition": lane.partition,
         "committed": lane.committed.get(),
@@ -58,14 +60,21 @@ fn describe_lane(lane: &LaneReport) -> Value {
         "attempts": lane.attempts,
         "next_attempt_ms": lane.next_attempt_ms,
         "last_error": lane.last_error,
+        "blocked_keys": lane.blocked_keys,
     })
 }
 
 fn described(rooms: &Rooms, name: &str) -> Result<Value, Problem> {
     let name = trigger_name(name)?;
     let report = rooms.triggers.describe(name.as_str());
+    let runs = rooms.triggers.runs(name.as_str()).unwrap_or_default();
+    let with_runs = |report: &TriggerReport| {
+        let mut shown = describe(report);
+        shown["runs"] = runs.iter().map(|run| super::runs::describe(name.as_str(), run)).collect();
+        shown
+    };
     report
-        .map(|report| describe(&report))
+        .map(|report| with_runs(&report))
         .ok_or_else(|| Problem::not_found("trigger", "unknown-trigger", name.as_str()))
 }
 
@@ -132,6 +141,36 @@ pub(crate) async fn resume(
     let name = trigger_name(&name)?;
     rooms.triggers.resume(name.as_str()).await?;
     described(&rooms, name.as_str()).map(Json)
+}
+
+/// Give up what a trigger waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/skip", tag = "triggers",
+    params(("trigger" = String, Path, description = "Its name"), ("partition" = Option<u32>, Query, description = "Of this partition; of all when left out")),
+    responses((status = 200, description = "How many records that were"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn skip(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let query = Query::parse(query.as_deref(), &["partition"])?;
+    let name = trigger_name(&name)?;
+    let skipped = rooms.triggers.skip(name.as_str(), query.number("partition", 0, u32::MAX)?).await?;
+    Ok(Json(json!({ "trigger": name, "skipped": skipped })))
+}
+
+/// Set a paused trigger to another position: `{"to": …, "partition": …}`, of all partitions when none is named.
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/reset", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The offsets that it meant"), (status = "4XX", description = "Problem details")))]
+pub(crate) async fn reset(
+    State(rooms): State<Rooms>,
+    Segments(name): Segments<String>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, Problem> {
+    let name = trigger_name(&name)?;
+    let (partition, to) = super::run_requests::reset(&body)?;
+    let offsets = rooms.triggers.reset_to(name.as_str(), partition, to).await?;
+    let offset = |(partition, offset): &(u32, tripline_storage::Offset)| json!({ "partition": partition, "offset": offset.get() });
+    Ok(Json(json!({ "trigger": name, "offsets": offsets.iter().map(offset).collect::<Vec<_>>() })))
 }
 
 /// Delete a trigger and its progress; its topics stay.

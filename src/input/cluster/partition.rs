@@ -114,6 +114,7 @@ impl ClusterInput {
             topic_id: topic.id,
             cluster_id: topic.cluster_id.clone(),
             partition: number,
+            letters: None,
         };
         let known = Known { log_start, tail, read_to, recent: VecDeque::new() };
         let partition = Arc::new(Partition {

@@ -75,6 +75,7 @@ pub fn parse_batch_item_failures(body: &[u8], records: &[BatchRecord<'_>]) -> Ba
             Err(BadIdentifier) => return BatchOutcome::Whole(WholeFailure::BadIdentifier { index }),
         }
     }
+    places.share(&mut failed);
     BatchOutcome::Partial(failed.iter().enumerate().filter_map(|(place, failed)| failed.then_some(place)).collect())
 }
 
@@ -93,6 +94,13 @@ impl<'a> Places<'a> {
         let by_offset =
             records.iter().enumerate().map(|(place, record)| ((record.partition, record.offset), place)).collect();
         Self { records, by_id, by_offset }
+    }
+
+    /// Records with one name share its fate: which of them the function meant nobody knows.
+    fn share(&self, failed: &mut [bool]) {
+        for (place, record) in self.records.iter().enumerate() {
+            failed[place] |= failed[self.by_id[record.id]];
+        }
     }
 
     fn find(&self, identifier: Option<&Value>) -> Result<Option<usize>, BadIdentifier> {
@@ -164,6 +172,14 @@ mod tests {
         assert_eq!(failures(r#"{"itemIdentifier":{"partition":"a-1-0","offset":6}}"#), BatchOutcome::Partial(vec![1]));
         assert_eq!(failures(r#"{"itemIdentifier":{"partition":0,"offset":6}}"#), BatchOutcome::Partial(vec![1]));
         assert_eq!(failures(r#"{"itemIdentifier":"0-5"},{"itemIdentifier":"0-5"}"#), BatchOutcome::Partial(vec![0]));
+    }
+
+    #[test]
+    fn all_records_of_the_name_that_failed_count_as_failed() {
+        let record = |id, offset| BatchRecord { id, topic: "a", partition: 0, offset: Offset::new(offset).unwrap() };
+        let records = [record("x", 5), record("y", 6), record("x", 7)];
+        let body = br#"{"batchItemFailures":[{"itemIdentifier":"x"}]}"#;
+        assert_eq!(parse_batch_item_failures(body, &records), BatchOutcome::Partial(vec![0, 2]));
     }
 
     #[test]

@@ -7,8 +7,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
+use super::RunLane;
 use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled};
 use crate::function::ErrorClass;
+use crate::input::EventInput;
 use crate::trigger::attempt::Step;
 use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Lane, WindowId};
@@ -55,6 +57,10 @@ pub(super) struct Entry {
     pub(super) redefined: bool,
     /// The deadline that stands among the timers.
     pub(super) timer_ms: Option<i64>,
+    /// Set for a lane of a run.
+    pub(super) run: Option<RunLane>,
+    /// Its run was told that it has come to its end.
+    pub(super) completed: bool,
     #[cfg(feature = "cluster")]
     pub(super) kept: super::cluster::Kept,
 }
@@ -76,7 +82,31 @@ impl Entry {
     pub(super) fn can_read(&self, tail: Offset) -> bool {
         self.runner.may_run()
             && self.trouble.as_ref().is_none_or(|(_, until)| *until <= Instant::now())
-            && (self.lane.read_at().is_some_and(|at| at < tail) || self.lane.catch_up_at().is_some())
+            && (self.lane.read_at().is_some_and(|at| at < self.end(tail)) || self.lane.catch_up_at().is_some())
+    }
+
+    /// `offset`, or the end of the run's range where that is before it.
+    pub(super) fn end(&self, offset: Offset) -> Offset {
+        self.run.as_ref().map_or(offset, |run| run.until.min(offset))
+    }
+
+    /// The partition as its attempts see it.
+    pub(super) fn input<'a>(&'a self, shared: &'a EventInput) -> &'a EventInput {
+        self.run.as_ref().map_or(shared, |run| &run.input)
+    }
+
+    /// Tells its run when everything of its range is finished and written down.
+    pub(super) fn complete(&mut self) {
+        let Some(run) = self.run.as_ref().filter(|_| !self.completed) else { return };
+        let nothing_left = self.lane.position() >= run.until
+            && self.lane.is_idle()
+            && self.tasks.is_empty()
+            && self.starting.is_empty()
+            && self.settled.is_empty();
+        if nothing_left && !self.dirty && self.noted == self.lane.committed() {
+            self.completed = true;
+            run.completion.lane_done();
+        }
     }
 
     /// A new definition, new code, a person who resumes, the end of an outage.

@@ -5,16 +5,17 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tripline_storage::Offset;
 use tripline_storage::batch::RecordView;
 use tripline_storage::error::ReadError;
+use tripline_storage::{LeaderEpoch, Offset};
 use uuid::Uuid;
 
-use super::{Entry, FILTERED_PROGRESS_EVERY, Poller};
+use super::{Entry, FILTERED_PROGRESS_EVERY, Poller, RunLane};
 use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, for_each_record};
 use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
 use crate::trigger::key_hash;
+use crate::trigger::run::Admission;
 use crate::trigger::runner::{Counters, DISK_RETRY};
 use crate::trigger::window::RecordFacts;
 
@@ -88,6 +89,12 @@ struct Member {
     before: usize,
     /// What matched.
     facts: Vec<RecordFacts>,
+    /// Of a run: where it ends and what it takes.
+    run: Option<RunLane>,
+    /// Records that are not the run's, for another reason than a pattern.
+    declined: usize,
+    /// Among those, letters that were redriven too often.
+    passed_over: usize,
 }
 
 impl Member {
@@ -101,12 +108,33 @@ impl Member {
             active: false,
             before: 0,
             facts: Vec::new(),
+            run: entry.run.clone(),
+            declined: 0,
+            passed_over: 0,
         }
     }
 
     fn take(&mut self, facts: RecordFacts) {
-        if self.active {
+        if self.active && !self.is_behind_end(facts.offset) {
             self.facts.push(facts);
+        }
+    }
+
+    fn is_behind_end(&self, offset: Offset) -> bool {
+        self.run.as_ref().is_some_and(|run| offset >= run.until)
+    }
+
+    /// A record for a lane without a filter: a run may have a gate in its place.
+    fn offer(&mut self, record: &RecordView<'_>, epoch: LeaderEpoch, facts: RecordFacts) {
+        let gate = self.run.as_ref().and_then(|run| Some((run.gate.as_ref()?, run.input.origin())));
+        let Some((gate, origin)) = gate.filter(|_| self.active && !self.is_behind_end(facts.offset)) else {
+            return self.take(facts);
+        };
+        match gate.admit(record, origin, epoch) {
+            Admission::Taken => self.facts.push(facts),
+            Admission::TurnedAway => {}
+            Admission::PassedOver => (self.passed_over, self.declined) = (self.passed_over + 1, self.declined + 1),
+            Admission::NotOurs | Admission::Discarded | Admission::Redriven => self.declined += 1,
         }
     }
 }
@@ -128,6 +156,7 @@ fn match_chunk(
         }
     }
     let unfiltered: Vec<usize> = (0..members.len()).filter(|&index| members[index].filter.is_none()).collect();
+    let runs: Vec<usize> = (0..members.len()).filter(|&index| members[index].run.is_some()).collect();
     let all_unfiltered = unfiltered.len() == members.len();
     let mut waiting: Vec<usize> = (0..members.len()).collect();
     waiting.sort_by_key(|&index| Reverse(members[index].from));
@@ -142,7 +171,10 @@ fn match_chunk(
             return ControlFlow::Continue(());
         }
         let facts = facts(record, needs_keys, now_ms);
-        unfiltered.iter().for_each(|&index| members[index].take(facts));
+        for &index in &runs {
+            members[index].declined += usize::from(members[index].active && members[index].is_behind_end(facts.offset));
+        }
+        unfiltered.iter().for_each(|&index| members[index].offer(record, epoch, facts));
         if !all_unfiltered {
             origin.with_event(record, epoch, |event| match &filters.set {
                 Some(set) => {
@@ -279,13 +311,17 @@ impl Poller {
         if self.head < self.input.tail() || self.behind.is_empty() {
             return;
         }
-        let there = |entry: &Entry| entry.lane.read_at() == Some(self.head);
+        let there = |entry: &Entry| entry.run.is_none() && entry.lane.read_at() == Some(self.head);
         let joining = self.behind.iter().filter(|trigger| self.lanes.get(trigger).is_some_and(|entry| there(entry)));
         self.touched.extend(joining.copied().collect::<Vec<_>>());
     }
 
     /// Puts a lane to the head, or takes it away from there.
     pub(super) fn place(&mut self, entry: &mut Entry) {
+        if entry.run.is_some() {
+            // It reads by itself to its end: what comes at the head is not for it.
+            return;
+        }
         let redefined = std::mem::take(&mut entry.redefined);
         let trigger = entry.id.trigger;
         let wants = entry.runner.may_run() && entry.trouble.is_none() && entry.lane.catch_up_at().is_none();
@@ -347,7 +383,7 @@ impl Poller {
         let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
         let catch_up = entry.lane.catch_up_at().filter(|_| {
             entry.catches_up = !entry.catches_up;
-            entry.catches_up || entry.lane.read_at().is_none_or(|at| at >= tail)
+            entry.catches_up || entry.lane.read_at().is_none_or(|at| at >= entry.end(tail))
         });
         let Some(from) = catch_up.or_else(|| entry.lane.read_at()) else { return false };
         let now_ms = entry.runner.clock.now_ms();
@@ -384,7 +420,8 @@ impl Poller {
                 continue;
             }
             let seen = matched.as_ref().map_or(0, |records| records - member.before);
-            Counters::add(&entry.runner.counters.filtered, seen - member.facts.len());
+            Counters::add(&entry.runner.counters.filtered, seen - member.facts.len() - member.declined);
+            Counters::add(&entry.runner.counters.passed_over, member.passed_over);
             let at = member.from;
             entry.take(&mut member.facts, at, next);
         }
@@ -400,8 +437,9 @@ impl Poller {
                 if catch_up {
                     entry.lane.take_spilled(&[], from, *log_start, now_ms);
                 } else {
-                    entry.expired(usize::try_from(log_start.since(from)).unwrap_or(usize::MAX), *log_start);
-                    entry.lane.pass(*log_start, now_ms);
+                    let to = entry.end(*log_start);
+                    entry.expired(usize::try_from(to.since(from)).unwrap_or(usize::MAX), to);
+                    entry.lane.pass(to, now_ms);
                 }
                 entry.dirty = true;
             }
@@ -416,7 +454,7 @@ impl Poller {
 
 impl Entry {
     fn take(&mut self, facts: &mut Vec<RecordFacts>, from: Offset, next: Offset) {
-        let now_ms = self.runner.clock.now_ms();
+        let (now_ms, next) = (self.runner.clock.now_ms(), self.end(next));
         self.lane.pass(from, now_ms);
         self.lane.take(facts, next, now_ms);
         facts.clear();

@@ -262,13 +262,14 @@ impl Driver {
         let input = EventInput::Cluster(input);
         let progress = set_back(progress, &input);
         let id = LaneId { trigger: self.runner.id, topic: topic.id, partition };
-        let status = Arc::new(LaneStatus::new(input.clone(), progress.committed()));
+        let status = Arc::new(LaneStatus::new(input.clone(), progress.committed(), None));
         let lane = NewLane {
             runner: Arc::clone(&self.runner),
             id,
             progress,
             remembered: LaneState::default(),
             status: Arc::clone(&status),
+            run: None,
             kept: Kept::carried(verdicts),
             group: Some(self.place.clone()),
         };

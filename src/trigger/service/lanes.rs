@@ -1,0 +1,175 @@
+//! Starting and ending the lanes of triggers.
+
+use std::sync::Arc;
+#[cfg(feature = "cluster")]
+use std::time::Duration;
+
+use tripline_storage::Offset;
+use uuid::Uuid;
+
+use super::{Running, TriggerService, stop};
+use crate::broker::Topic;
+use crate::broker::journal::JournalError;
+use crate::broker::record::{JournalRecord, LaneId, TriggerSettled};
+use crate::broker::state::LaneState;
+use crate::input::{EventInput, LogInput};
+use crate::trigger::lane_status::LaneStatus;
+use crate::trigger::poller::{self, Message, NewLane, PollerHandle, RunLane};
+use crate::trigger::progress::Progress;
+use crate::trigger::runner::Runner;
+use crate::trigger::spec::TriggerSpec;
+
+impl TriggerService {
+    /// Starts the lanes of a trigger where the journal says.
+    pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topic: Arc<Topic>, paused: bool) -> Result<(), String> {
+        self.set_back(id, &topic).map_err(|error| error.to_string())?;
+        let name = spec.name.to_string();
+        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let runner =
+            Arc::new(Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, self.inner.clock, paused));
+        let mut lanes = Vec::new();
+        for partition in 0..topic.partition_count() {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition };
+            lanes.push(self.new_lane(&runner, &topic, lane, None)?);
+        }
+        let running = self.drive(runner, &topic, lanes)?;
+        self.inner.running.write().insert(name, running);
+        Ok(())
+    }
+
+    /// Hands lanes to the pollers of their partitions.
+    pub(super) fn drive(&self, runner: Arc<Runner>, topic: &Topic, lanes: Vec<NewLane>) -> Result<Running, String> {
+        let statuses = lanes.iter().map(|lane| Arc::clone(&lane.status)).collect();
+        let pollers = lanes.into_iter().map(|lane| {
+            let poller = self.poller(topic, lane.id.partition)?;
+            poller.send(Message::Add(Box::new(lane)));
+            Ok(poller)
+        });
+        let pollers = pollers.collect::<Result<_, String>>()?;
+        Ok(Running {
+            runner,
+            lanes: statuses,
+            pollers,
+            #[cfg(feature = "cluster")]
+            place: None,
+        })
+    }
+
+    pub(super) fn new_lane(
+        &self,
+        runner: &Arc<Runner>,
+        topic: &Topic,
+        id: LaneId,
+        run: Option<RunLane>,
+    ) -> Result<NewLane, String> {
+        let missing = || format!("partition {} is missing", id.partition);
+        let input = EventInput::Log(LogInput::new(&self.inner.broker, topic, id.partition).ok_or_else(missing)?);
+        let journal = self.inner.broker.journal();
+        let remembered: LaneState = journal.look(|state| state.lanes.get(&id).cloned().unwrap_or_default());
+        let progress = match &remembered.progress {
+            Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {}: {error}", id.partition))?,
+            None => Progress::start(Offset::ZERO),
+        };
+        let status = Arc::new(LaneStatus::new(input, progress.committed(), run.as_ref().map(|run| run.until)));
+        Ok(NewLane {
+            runner: Arc::clone(runner),
+            id,
+            progress,
+            remembered,
+            status,
+            run,
+            #[cfg(feature = "cluster")]
+            kept: poller::cluster::Kept::default(),
+            #[cfg(feature = "cluster")]
+            group: None,
+        })
+    }
+
+    /// The poller of a partition, started if there is none.
+    pub(super) fn poller(&self, topic: &Topic, partition: u32) -> Result<PollerHandle, String> {
+        let mut pollers = self.inner.pollers.lock();
+        if let Some((poller, _)) = pollers.get(&(topic.id(), partition)) {
+            return Ok(poller.clone());
+        }
+        let input = LogInput::new(&self.inner.broker, topic, partition);
+        let (poller, task) =
+            poller::spawn(EventInput::Log(input.ok_or_else(|| format!("partition {partition} is missing"))?));
+        pollers.insert((topic.id(), partition), (poller.clone(), task));
+        Ok(poller)
+    }
+
+    /// What is remembered beyond the tail of a partition is set back, durably, before anything can be appended there.
+    pub(super) fn set_back(&self, id: Uuid, topic: &Topic) -> Result<(), JournalError> {
+        let journal = self.inner.broker.journal();
+        let mut records = Vec::new();
+        for (partition, log) in (0..).zip(topic.partitions()) {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition };
+            let back =
+                journal.look(|state| state.lanes.get(&lane).and_then(|remembered| set_back(remembered, log.tail())));
+            if let Some(to) = back {
+                tracing::warn!(topic = %topic.name(), partition, %to, "trigger beyond the tail is set back");
+                records.push(self.restart(lane, to));
+            }
+        }
+        if !records.is_empty() {
+            journal.append(&records, crate::broker::now_ms())?;
+            journal.flush()?;
+        }
+        Ok(())
+    }
+
+    /// A lane begins anew at `at`: what it had in hand is forgotten.
+    pub(super) fn restart(&self, lane: LaneId, at: Offset) -> JournalRecord {
+        let verdicts = |state: &crate::broker::state::State| {
+            state.lanes.get(&lane).map(|remembered| remembered.verdicts.keys().copied().collect())
+        };
+        let verdicts: Vec<i64> = self.inner.broker.journal().look(verdicts).unwrap_or_default();
+        TriggerSettled { lane, progress: start_at(at), verdicts }.into()
+    }
+
+    /// Ends a trigger's lanes at once: what they are doing has no one to report to any more.
+    pub(super) async fn end_lanes(&self, name: &str) {
+        let ended = self.inner.running.write().remove(name);
+        let Some(running) = ended else { return };
+        stop(&running.runner);
+        #[cfg(feature = "cluster")]
+        if let Some(place) = running.place {
+            place.leave(Duration::ZERO).await;
+        }
+        for poller in &running.pollers {
+            poller.remove(running.runner.id).await;
+        }
+        if let Some(topic) = running.runner.topic_id() {
+            self.end_pollers(topic);
+        }
+    }
+
+    /// The pollers of a topic that no trigger reads any more hold on to nothing.
+    pub(super) fn end_pollers(&self, topic: Uuid) {
+        let reads = |running: &Running| running.runner.topic_id() == Some(topic);
+        if self.inner.running.read().values().any(reads)
+            || self.inner.runs.read().values().any(|active| reads(&active.running))
+        {
+            return;
+        }
+        self.inner.pollers.lock().retain(|(id, _), (poller, _)| {
+            if *id == topic {
+                poller.send(Message::Stop);
+            }
+            *id != topic
+        });
+    }
+}
+
+pub(super) fn start_at(at: Offset) -> Vec<u8> {
+    Progress::start(at).encode().expect("a start has no holes")
+}
+
+/// What is remembered of a lane beyond the tail speaks of records that a power cut took: it goes on at the tail, or where
+/// the first unfinished record was. `None` when nothing is.
+fn set_back(remembered: &LaneState, tail: Offset) -> Option<Offset> {
+    let progress = remembered.progress.as_deref().and_then(|bytes| Progress::decode(bytes).ok());
+    let ahead = progress.as_ref().is_some_and(|progress| progress.reading_point() > tail)
+        || remembered.verdicts.values().any(|verdict| verdict.next > tail.get());
+    ahead.then(|| progress.map_or(tail, |progress| progress.committed().min(tail)))
+}

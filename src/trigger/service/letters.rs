@@ -1,0 +1,364 @@
+//! Dead letters of a trigger: putting them back, and letting them go.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tripline_storage::{Offset, Partition};
+use uuid::Uuid;
+
+use super::TriggerService;
+use super::runs::{RunError, definition, topic_here};
+use crate::broker::Topic;
+use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
+use crate::broker::state::RunEntry;
+use crate::input::LogInput;
+use crate::trigger::filter::Pattern;
+use crate::trigger::run::{
+    Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, ScanError,
+    scan_letters,
+};
+use crate::trigger::runner::Runner;
+
+/// Letters that a preview names.
+const NAMED_MAX: usize = 100;
+
+/// What a redrive would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedrivePreview {
+    /// The dead-letter topic.
+    pub topic: String,
+    /// What it would read.
+    pub ranges: Vec<RunRange>,
+    /// What it would find there.
+    pub counts: LetterCounts,
+    /// The first letters that it would take, by partition and offset; at most 100.
+    pub first: Vec<(u32, Offset)>,
+    /// Whether everything was looked at, within the time that was given.
+    pub is_complete: bool,
+}
+
+/// What became of the letters of one partition that are not wanted any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discarded {
+    /// The partition.
+    pub partition: u32,
+    /// The first offset that is still wanted.
+    pub below: Offset,
+    /// Letters that were discarded now.
+    pub letters: u64,
+    /// Whether the records were deleted too, because they all were letters of this trigger and nobody else reads the topic.
+    pub deleted: bool,
+}
+
+impl TriggerService {
+    /// Puts dead letters of a trigger back through it. Durable on return, with its range. A redrive that was cancelled gives
+    /// way: this one takes what it had left, where it is asked to.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn redrive(&self, name: &str, request: RedriveRequest) -> Result<Uuid, RunError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.inner
+            .broker
+            .to_the_end(async move {
+                let _changing = service.inner.changing.lock().await;
+                let (runner, topic) = service.dead_letters_of(&name)?;
+                let replaced = service.replace_cancelled(&runner)?;
+                let mut definition = service.redrive_definition(&topic, &request).await?;
+                if request.max.is_some() {
+                    let gate = service.gate_after(&runner, &topic, &definition, &replaced)?;
+                    let found = service.look_through(&runner, &topic, &definition, &gate, request.max, None).await?;
+                    definition.ranges = found.ranges;
+                }
+                let records = replaced.iter().flat_map(|(records, _)| records.clone()).collect();
+                service.begin_run(&runner, &topic, definition, records).await
+            })
+            .await
+    }
+
+    /// What a redrive would do, as far as `time` allows to look.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn preview_redrive(
+        &self,
+        name: &str,
+        request: &RedriveRequest,
+        time: Duration,
+    ) -> Result<RedrivePreview, RunError> {
+        let (runner, topic) = self.dead_letters_of(name)?;
+        let replaced = self.replace_cancelled(&runner)?;
+        let definition = self.redrive_definition(&topic, request).await?;
+        let gate = self.gate_after(&runner, &topic, &definition, &replaced)?;
+        let deadline = Some(Instant::now() + time);
+        self.look_through(&runner, &topic, &definition, &gate, request.max, deadline).await
+    }
+
+    /// The first `limit` letters of a trigger that no redrive has taken and nobody has discarded, by partition and offset.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn open_letters(&self, name: &str, limit: usize) -> Result<BTreeSet<(u32, Offset)>, RunError> {
+        let (runner, topic) = self.dead_letters_of(name)?;
+        let ranges = self.ranges(&topic, &[RangeRequest::ALL]).await?;
+        let mut gate = self.gate(&runner, &topic, &everything(&topic, ranges.clone()), None)?;
+        gate.earlier.extend(self.taken_so_far(&runner, &topic)?);
+        let mut open = BTreeSet::new();
+        for range in &ranges {
+            let (input, left) = (self.letters_input(&runner, &topic, range)?, limit - open.len());
+            if left == 0 {
+                break;
+            }
+            let (max, partition) = (Some(left as u64), range.partition);
+            let mut counts = LetterCounts::default();
+            scan_letters(&input, range, &gate, max, None, &mut counts, |offset| {
+                open.insert((partition, offset));
+            })
+            .await?;
+        }
+        Ok(open)
+    }
+
+    /// Lets letters of a trigger go: all in `partition`, or in all partitions, below `to`. They are not listed and not redriven
+    /// any more. Where the records below are nothing but letters of this trigger, and no trigger reads them, they are deleted.
+    ///
+    /// # Errors
+    /// See [`RunError`]; a redrive must not be under way.
+    pub async fn discard(&self, name: &str, ranges: &[RangeRequest]) -> Result<Vec<Discarded>, RunError> {
+        let (service, name, ranges) = (self.clone(), name.to_owned(), ranges.to_vec());
+        self.inner.broker.to_the_end(async move { service.discard_now(&name, &ranges).await }).await
+    }
+
+    async fn discard_now(&self, name: &str, ranges: &[RangeRequest]) -> Result<Vec<Discarded>, RunError> {
+        let _changing = self.inner.changing.lock().await;
+        let (runner, topic) = self.dead_letters_of(name)?;
+        self.no_redrive(&runner)?;
+        let ranges = self.ranges(&topic, ranges).await?;
+        let gate = self.gate(&runner, &topic, &everything(&topic, Vec::new()), None)?;
+        let gate = Gate { earlier: Vec::new(), ..gate };
+        let mut discarded = Vec::new();
+        for range in &ranges {
+            let input = self.letters_input(&runner, &topic, range)?;
+            let mut counts = LetterCounts::default();
+            scan_letters(&input, range, &gate, None, None, &mut counts, |_| ()).await?;
+            let deleted = counts.not_ours == 0 && !self.is_read(topic.id());
+            discarded.push(Discarded {
+                partition: range.partition,
+                below: range.next(),
+                letters: counts.taken,
+                deleted,
+            });
+        }
+        let records = discarded.iter().map(|discarded| {
+            let below = discarded.below.get();
+            LettersDiscarded { trigger: runner.id, topic: topic.id(), partition: discarded.partition, below }.into()
+        });
+        let records: Vec<JournalRecord> = records.collect();
+        let logs = ranges
+            .iter()
+            .filter_map(|range| topic.partition(range.partition).map(|log| (Arc::clone(log), range.next())));
+        let logs: Vec<(Arc<Partition>, Offset)> = logs.collect();
+        self.remember(&records, &logs).await?;
+        for discarded in discarded.iter_mut().filter(|discarded| discarded.deleted) {
+            let deleted = self.inner.broker.delete_records(&topic, discarded.partition, Some(discarded.below)).await;
+            if let Err(error) = &deleted {
+                tracing::warn!(topic = %topic.name(), partition = discarded.partition, %error, "discarded letters not deleted");
+            }
+            discarded.deleted = deleted.is_ok();
+        }
+        Ok(discarded)
+    }
+
+    /// A trigger and its dead-letter topic.
+    pub(super) fn dead_letters_of(&self, name: &str) -> Result<(Arc<Runner>, Arc<Topic>), RunError> {
+        let runner = self.trigger(name)?;
+        // Letters of a trigger on a cluster are there, whatever is called so here.
+        topic_here(&runner)?;
+        let topic = runner.spec().dead_letter.as_ref().and_then(|name| self.inner.broker.topic(name.as_str()));
+        topic.map(|topic| (runner, topic)).ok_or_else(|| RunError::NoDeadLetters(name.to_owned()))
+    }
+
+    /// Which letters a redrive takes: those that no redrive before it took. `entry`: the redrive itself, when it is known.
+    pub(super) fn gate(
+        &self,
+        trigger: &Runner,
+        topic: &Topic,
+        redrive: &RunDefinition,
+        entry: Option<&RunEntry>,
+    ) -> Result<Gate, RunError> {
+        let before = |other: &RunEntry| {
+            let order = |entry: &RunEntry| (entry.defined.created_ms, entry.defined.id);
+            entry.is_none_or(|entry| order(other) < order(entry))
+        };
+        let (earlier, discarded_below) = self.inner.broker.journal().look(|state| {
+            let runs = state.runs_of(trigger.id).into_iter();
+            let ended = runs.filter(|run| run.state.has_ended() && run.defined.topic == topic.id() && before(run));
+            let discarded =
+                state.discarded.iter().filter(|((of, letters, _), _)| *of == trigger.id && *letters == topic.id());
+            let discarded: HashMap<u32, Offset> =
+                discarded.map(|((.., partition), below)| (*partition, *below)).collect();
+            (ended.cloned().collect::<Vec<RunEntry>>(), discarded)
+        });
+        let earlier = if redrive.again { Vec::new() } else { redriven(&earlier)? };
+        let filter = redrive.filter.as_ref().map(Pattern::parse).transpose()?;
+        let name = trigger.spec().name.to_string();
+        Ok(Gate { trigger: name, filter, redrives_max: redrive.redrives_max, earlier, discarded_below })
+    }
+
+    /// As [`TriggerService::gate`], after cancelled redrives have given way.
+    fn gate_after(
+        &self,
+        trigger: &Runner,
+        topic: &Topic,
+        redrive: &RunDefinition,
+        replaced: &[(Vec<JournalRecord>, RunDefinition)],
+    ) -> Result<Gate, RunError> {
+        let mut gate = self.gate(trigger, topic, redrive, None)?;
+        if !redrive.again {
+            let here = replaced.iter().filter(|(_, definition)| definition.topic == topic.name().as_str());
+            let here = here.map(|(_, definition)| Redriven::new(definition.clone()));
+            gate.earlier
+                .extend(here.collect::<Result<Vec<_>, _>>().map_err(|error| RunError::Lane(error.to_string()))?);
+        }
+        Ok(gate)
+    }
+
+    /// What redrives that have not ended have taken so far.
+    fn taken_so_far(&self, trigger: &Runner, topic: &Topic) -> Result<Vec<Redriven>, RunError> {
+        let open = self.redrives(trigger, |state| !state.has_ended())?;
+        let here = open.into_iter().filter(|(entry, _)| entry.defined.topic == topic.id());
+        here.map(|(entry, definition)| Ok(Redriven::new(self.cut(&entry, definition))?)).collect()
+    }
+
+    fn redrives(
+        &self,
+        trigger: &Runner,
+        wanted: impl Fn(RunState) -> bool,
+    ) -> Result<Vec<(RunEntry, RunDefinition)>, RunError> {
+        let entries: Vec<RunEntry> = self
+            .inner
+            .broker
+            .journal()
+            .look(|state| state.runs_of(trigger.id).into_iter().filter(|run| wanted(run.state)).cloned().collect());
+        let with_definitions = entries.into_iter().map(|entry| {
+            let definition = definition(&entry)?;
+            Ok((entry, definition))
+        });
+        let all: Vec<(RunEntry, RunDefinition)> = with_definitions.collect::<Result<_, RunError>>()?;
+        Ok(all.into_iter().filter(|(_, definition)| definition.kind == RunKind::Redrive).collect())
+    }
+
+    fn no_redrive(&self, trigger: &Runner) -> Result<(), RunError> {
+        match self.redrives(trigger, |state| state == RunState::Running)?.first() {
+            None => Ok(()),
+            Some((entry, _)) => {
+                let run = entry.defined.id;
+                Err(RunError::State(format!("redrive {run} of this trigger goes on: wait for its end, or cancel it")))
+            }
+        }
+    }
+
+    /// What is to be remembered so that cancelled redrives give way to another one: they end where they stand. An earlier one
+    /// that goes on does not give way.
+    fn replace_cancelled(&self, trigger: &Runner) -> Result<Vec<(Vec<JournalRecord>, RunDefinition)>, RunError> {
+        self.no_redrive(trigger)?;
+        let since_ms = self.inner.clock.now_ms();
+        let replace = |(entry, definition): (RunEntry, RunDefinition)| {
+            let definition = self.cut(&entry, definition);
+            let text = serde_json::to_string(&definition).expect("a definition is JSON");
+            let (id, counts) = (entry.defined.id, entry.counts.clone());
+            let switched = RunSwitched { id, state: RunState::Replaced, since_ms, counts };
+            let records = vec![RunDefined { definition: text, ..entry.defined }.into(), switched.into()];
+            (records, definition)
+        };
+        Ok(self.redrives(trigger, |state| state == RunState::Cancelled)?.into_iter().map(replace).collect())
+    }
+
+    /// The part of a redrive's range that is finished.
+    fn cut(&self, entry: &RunEntry, definition: RunDefinition) -> RunDefinition {
+        let positions = self.run_positions(entry, &definition);
+        let ranges =
+            positions.into_iter().filter_map(|(range, at)| RunRange::new(range.partition, range.first(), at)).collect();
+        RunDefinition { ranges, ..definition }
+    }
+
+    async fn redrive_definition(&self, topic: &Topic, request: &RedriveRequest) -> Result<RunDefinition, RunError> {
+        Ok(RunDefinition {
+            ranges: self.ranges(topic, &request.ranges).await?,
+            filter: request.filter.as_ref().map(|filter| filter.source().clone()),
+            rate: request.rate,
+            redrives_max: request.redrives_max,
+            again: request.again,
+            ..everything(topic, Vec::new())
+        })
+    }
+
+    /// Counts what a redrive would find, and cuts its ranges where it would have taken `max` letters.
+    async fn look_through(
+        &self,
+        trigger: &Runner,
+        topic: &Topic,
+        redrive: &RunDefinition,
+        gate: &Gate,
+        max: Option<u64>,
+        deadline: Option<Instant>,
+    ) -> Result<RedrivePreview, RunError> {
+        let mut counts = LetterCounts::default();
+        let (mut ranges, mut first, mut is_complete) = (Vec::new(), Vec::new(), true);
+        for range in &redrive.ranges {
+            if max.is_some_and(|max| counts.taken >= max) {
+                break;
+            }
+            let input = self.letters_input(trigger, topic, range)?;
+            let partition = range.partition;
+            let next = scan_letters(&input, range, gate, max, deadline, &mut counts, |offset| {
+                if first.len() < NAMED_MAX {
+                    first.push((partition, offset));
+                }
+            })
+            .await?;
+            is_complete &= next == range.next() || max.is_some_and(|max| counts.taken >= max);
+            ranges.extend(RunRange::new(
+                partition,
+                range.first(),
+                if deadline.is_some() { range.next() } else { next },
+            ));
+        }
+        Ok(RedrivePreview { topic: topic.name().to_string(), ranges, counts, first, is_complete })
+    }
+
+    fn letters_input(&self, trigger: &Runner, topic: &Topic, range: &RunRange) -> Result<LogInput, RunError> {
+        let input = LogInput::new(&self.inner.broker, topic, range.partition);
+        let input =
+            input.ok_or_else(|| ScanError { partition: range.partition, reason: "it is missing".to_owned() })?;
+        Ok(input.as_letters_of(&*topic_here(trigger)?))
+    }
+
+    /// Whether a trigger's live lanes or one of its runs read this topic.
+    fn is_read(&self, topic: Uuid) -> bool {
+        self.inner.running.read().values().any(|running| running.runner.topic_id() == Some(topic))
+            || self.inner.runs.read().values().any(|active| active.running.runner.topic_id() == Some(topic))
+    }
+}
+
+/// A redrive that takes whatever there is.
+fn everything(topic: &Topic, ranges: Vec<RunRange>) -> RunDefinition {
+    RunDefinition {
+        kind: RunKind::Redrive,
+        topic: topic.name().to_string(),
+        ranges,
+        filter: None,
+        rate: None,
+        redrives_max: None,
+        again: false,
+    }
+}
+
+fn redriven(entries: &[RunEntry]) -> Result<Vec<Redriven>, RunError> {
+    let definitions = entries.iter().map(definition);
+    let redrives =
+        definitions.filter(|definition| !matches!(definition, Ok(RunDefinition { kind: RunKind::Replay, .. })));
+    redrives.map(|definition| Ok(Redriven::new(definition?)?)).collect()
+}

@@ -1,0 +1,201 @@
+//! What people and metrics see of triggers.
+
+use std::collections::HashMap;
+
+use tripline_storage::Offset;
+use uuid::Uuid;
+
+use super::{Running, TriggerService};
+use crate::trigger::spec::TriggerSpec;
+
+/// What a trigger is doing, with the words that people see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TriggerState {
+    /// It was defined and has not read yet.
+    Starting,
+    /// It reads and invokes.
+    Running,
+    /// A person paused it.
+    Paused,
+    /// A window fails and errors are not tolerated, or the log is damaged: it waits for success or for a person.
+    Blocked,
+    /// The target cannot be reached: one invocation at a time probes it.
+    Outage,
+    /// The code cannot run: it waits for new code or for a person.
+    Failed,
+    /// The broker stops.
+    Stopped,
+}
+
+impl TriggerState {
+    /// All states.
+    pub const ALL: [Self; 7] =
+        [Self::Starting, Self::Running, Self::Paused, Self::Blocked, Self::Outage, Self::Failed, Self::Stopped];
+
+    /// The word used in the API and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Paused => "Paused",
+            Self::Blocked => "Blocked",
+            Self::Outage => "Outage",
+            Self::Failed => "Failed",
+            Self::Stopped => "Stopped",
+        }
+    }
+}
+
+/// What happened to the records of a trigger since the broker started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TriggerCounts {
+    /// Records whose invocation succeeded.
+    pub delivered: u64,
+    /// Records that the filter turned away.
+    pub filtered: u64,
+    /// Records in the dead-letter topic.
+    pub dead_lettered: u64,
+    /// Records that were given up without a dead-letter topic.
+    pub dropped: u64,
+    /// Records that retention removed before they were read.
+    pub expired: u64,
+    /// Records that a newer one of their key replaced.
+    pub debounced: u64,
+    /// Records that came while their key was busy, of a trigger that takes one at a time.
+    pub skipped: u64,
+    /// Attempts that succeeded.
+    pub attempts_succeeded: u64,
+    /// Attempts that did not.
+    pub attempts_failed: u64,
+}
+
+/// One partition of a trigger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneReport {
+    /// The partition.
+    pub partition: u32,
+    /// Everything below is finished.
+    pub committed: Offset,
+    /// One after the last record of the partition.
+    pub tail: Offset,
+    /// Records handed to the function or waiting for its next attempt.
+    pub in_flight_records: u32,
+    /// Attempts spent on the window in hand.
+    pub attempts: u32,
+    /// When its next attempt begins, ms since 1970.
+    pub next_attempt_ms: Option<i64>,
+    /// The last error of the window in hand.
+    pub last_error: Option<String>,
+    /// Keys whose further records wait in the log, because the key fails or floods.
+    pub blocked_keys: usize,
+}
+
+impl LaneReport {
+    /// Records that are not finished.
+    #[must_use]
+    pub const fn lag(&self) -> u64 {
+        self.tail.since(self.committed)
+    }
+}
+
+/// A trigger as `describe` shows it.
+#[derive(Clone, Debug)]
+pub struct TriggerReport {
+    /// Its id.
+    pub id: Uuid,
+    /// Its definition.
+    pub spec: TriggerSpec,
+    /// What it is doing.
+    pub state: TriggerState,
+    /// Why, in a sentence; empty while it runs.
+    pub reason: String,
+    /// Since when, ms since 1970.
+    pub since_ms: i64,
+    /// What would end that state, in a sentence; empty while it runs.
+    pub ends_when: &'static str,
+    /// Its partitions.
+    pub lanes: Vec<LaneReport>,
+    /// Since the broker started.
+    pub counts: TriggerCounts,
+}
+
+impl TriggerService {
+    /// One trigger.
+    #[must_use]
+    pub fn describe(&self, name: &str) -> Option<TriggerReport> {
+        self.inner.running.read().get(name).map(report)
+    }
+
+    /// The id of the topic that a trigger reads, unless that is a cluster's.
+    #[must_use]
+    pub fn topic_of(&self, name: &str) -> Option<Uuid> {
+        self.runner(name)?.topic_id()
+    }
+
+    /// All triggers, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<TriggerReport> {
+        self.inner.running.read().values().map(report).collect()
+    }
+
+    /// From where on somebody still needs records, by topic and partition: what an enabled trigger has not finished.
+    #[must_use]
+    pub fn holds(&self) -> HashMap<(Uuid, u32), Offset> {
+        let mut holds: HashMap<(Uuid, u32), Offset> = HashMap::new();
+        for running in self.inner.running.read().values() {
+            if running.runner.state() == TriggerState::Paused {
+                continue;
+            }
+            let Some(topic) = running.runner.topic_id() else { continue };
+            for lane in &running.lanes {
+                let committed = lane.committed();
+                let hold = holds.entry((topic, lane.number())).or_insert(committed);
+                *hold = committed.min(*hold);
+            }
+        }
+        for active in self.inner.runs.read().values() {
+            let Some(topic) = active.running.runner.topic_id() else { continue };
+            for lane in &active.running.lanes {
+                let committed = lane.committed();
+                let hold = holds.entry((topic, lane.number())).or_insert(committed);
+                *hold = committed.min(*hold);
+            }
+        }
+        holds
+    }
+
+    /// The name of a trigger that reads this topic or writes its dead letters there.
+    #[must_use]
+    pub fn using_topic(&self, topic: &str) -> Option<String> {
+        let running = self.inner.running.read();
+        let uses = |spec: &TriggerSpec| {
+            let outputs = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, name)| name));
+            spec.input.cluster.is_none()
+                && (spec.input.topic.as_str() == topic || outputs.into_iter().any(|name| name.as_str() == topic))
+        };
+        running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
+    }
+
+    /// The name of a trigger that invokes this function.
+    #[must_use]
+    pub fn using_function(&self, function: &str) -> Option<String> {
+        let running = self.inner.running.read();
+        let mut users = running.iter().filter(|(_, running)| running.runner.spec().invokes(function));
+        users.next().map(|(name, _)| name.clone())
+    }
+}
+
+fn report(running: &Running) -> TriggerReport {
+    let (shown, since_ms) = running.runner.shown();
+    TriggerReport {
+        id: running.runner.id,
+        spec: (*running.runner.spec()).clone(),
+        state: shown.state,
+        reason: shown.reason,
+        since_ms,
+        ends_when: shown.ends_when,
+        lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
+        counts: running.runner.counters.snapshot(),
+    }
+}

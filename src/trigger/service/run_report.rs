@@ -1,0 +1,138 @@
+//! What people see of runs.
+
+use uuid::Uuid;
+
+use super::runs::{counted, definition};
+use super::{LaneReport, TriggerService, TriggerState};
+use crate::broker::record::RunState;
+use crate::broker::state::RunEntry;
+use crate::trigger::run::{RunCounts, RunDefinition, RunRange};
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunPhase {
+    /// It goes on, in one of the states that a trigger can be in.
+    Active(TriggerState),
+    /// A person cancelled it; it can be resumed.
+    Cancelled,
+    /// It has come to the end of its range.
+    Done,
+    /// It was cancelled, and a later one took over what it had left.
+    Replaced,
+}
+
+impl RunPhase {
+    /// The word used in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active(state) => state.as_str(),
+            Self::Cancelled => "Cancelled",
+            Self::Done => "Done",
+            Self::Replaced => "Replaced",
+        }
+    }
+}
+
+/// One partition of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunLaneReport {
+    /// What it reads.
+    pub range: RunRange,
+    /// Where it stands: `tail` is the end of the range, so that lag is what is left.
+    pub lane: LaneReport,
+}
+
+/// A run as `runs` shows it.
+#[derive(Clone, Debug)]
+pub struct RunReport {
+    /// Its id.
+    pub id: Uuid,
+    /// What it was told to be.
+    pub definition: RunDefinition,
+    /// What it is doing.
+    pub phase: RunPhase,
+    /// Why, in a sentence; empty while it runs.
+    pub reason: String,
+    /// What would end that state, in a sentence; empty while it runs.
+    pub ends_when: &'static str,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+    /// Since when it is in this state, ms since 1970.
+    pub since_ms: i64,
+    /// Its partitions.
+    pub lanes: Vec<RunLaneReport>,
+    /// What became of its records. What was counted before the broker was killed is not in it; progress is.
+    pub counts: RunCounts,
+}
+
+impl RunReport {
+    /// Records that are not finished.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.lane.lag()).sum()
+    }
+
+    /// Offsets of its ranges together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.range.next().since(lane.range.first())).sum()
+    }
+}
+
+impl TriggerService {
+    /// The runs of a trigger that are remembered, the oldest first; `None` when there is no such trigger.
+    #[must_use]
+    pub fn runs(&self, name: &str) -> Option<Vec<RunReport>> {
+        let trigger = self.runner(name)?.id;
+        let entries: Vec<RunEntry> =
+            self.inner.broker.journal().look(|state| state.runs_of(trigger).into_iter().cloned().collect());
+        Some(entries.iter().filter_map(|entry| self.run_report(entry)).collect())
+    }
+
+    /// One run of a trigger.
+    #[must_use]
+    pub fn describe_run(&self, name: &str, run: Uuid) -> Option<RunReport> {
+        self.run_report(&self.run_entry(name, run).ok()?)
+    }
+
+    fn run_report(&self, entry: &RunEntry) -> Option<RunReport> {
+        let definition = definition(entry).ok()?;
+        let positions = self.run_positions(entry, &definition);
+        let runs = self.inner.runs.read();
+        let active = runs.get(&entry.defined.id);
+        let shown = active.map(|active| active.running.runner.shown());
+        let phase = match (entry.state, &shown) {
+            (RunState::Cancelled, _) => RunPhase::Cancelled,
+            (RunState::Done, _) => RunPhase::Done,
+            (RunState::Replaced, _) => RunPhase::Replaced,
+            (RunState::Running, Some((shown, _))) => RunPhase::Active(shown.state),
+            (RunState::Running, None) => RunPhase::Active(TriggerState::Stopped),
+        };
+        let lane = |range: RunRange, committed| {
+            let live = active.and_then(|active| {
+                active.running.lanes.iter().find(|lane| lane.number() == range.partition).map(|lane| lane.report())
+            });
+            let still = LaneReport {
+                partition: range.partition,
+                committed,
+                tail: range.next(),
+                in_flight_records: 0,
+                attempts: 0,
+                next_attempt_ms: None,
+                last_error: None,
+                blocked_keys: 0,
+            };
+            RunLaneReport { range, lane: LaneReport { committed, ..live.unwrap_or(still) } }
+        };
+        let lanes = positions.into_iter().map(|(range, committed)| lane(range, committed)).collect();
+        let counts = active.map_or_else(|| counted(entry), super::runs::ActiveRun::counts);
+        let (reason, ends_when, since_ms) = match (phase, shown) {
+            (RunPhase::Cancelled, _) => ("cancelled by a person".to_owned(), "someone resumes it", entry.since_ms),
+            (RunPhase::Active(_), Some((shown, since_ms))) => (shown.reason, shown.ends_when, since_ms),
+            _ => (String::new(), "", entry.since_ms),
+        };
+        let (id, created_ms) = (entry.defined.id, entry.defined.created_ms);
+        Some(RunReport { id, definition, phase, reason, ends_when, created_ms, since_ms, lanes, counts })
+    }
+}

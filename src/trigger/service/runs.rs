@@ -1,0 +1,524 @@
+//! Runs: starting, cancelling, resuming and ending them. What they are is told in [`crate::trigger::run`].
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tripline_storage::{Offset, Partition};
+use uuid::Uuid;
+
+use super::apply::start_offset;
+use super::lanes::start_at;
+use super::{Running, TriggerService, stop};
+use crate::broker::journal::JournalError;
+use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
+use crate::broker::state::RunEntry;
+use crate::broker::{Topic, codec};
+use crate::input::{EventInput, LogInput};
+use crate::trigger::dry_run::{DryRunReport, DryRunRequest, SAMPLES_MAX, TIME_MAX, dry_run};
+use crate::trigger::filter::PatternError;
+use crate::trigger::lane_status::LaneStatus;
+use crate::trigger::poller::RunLane;
+use crate::trigger::progress::Progress;
+use crate::trigger::run::{
+    Completion, REMEMBERED_MAX, RUNNING_MAX, RangeRequest, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
+    ScanError,
+};
+use crate::trigger::runner::{DISK_RETRY, Runner};
+use crate::trigger::spec::TriggerSpec;
+
+/// Why a run was not started, cancelled or resumed. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// There is no trigger with this name.
+    #[error("trigger {0} does not exist")]
+    UnknownTrigger(String),
+    /// The trigger has no such run.
+    #[error("trigger {trigger} has no run {run}")]
+    UnknownRun {
+        /// The trigger.
+        trigger: String,
+        /// The run.
+        run: Uuid,
+    },
+    /// The trigger keeps no dead letters, or their topic is gone.
+    #[error("trigger {0} has no dead-letter topic: name one as `dead_letter` in its definition")]
+    NoDeadLetters(String),
+    /// The topic has no such partition, or it is named twice.
+    #[error("topic {topic} has partitions 0 to {last}, each of which can be named once; found {found}")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// Its last partition.
+        last: u32,
+        /// What was asked for.
+        found: u32,
+    },
+    /// The run is not in a state in which this is possible.
+    #[error("{0}")]
+    State(String),
+    /// The range could not be looked through.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// It could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What is remembered of it does not read back.
+    #[error("{0}")]
+    Lane(String),
+}
+
+/// What runs read: topics of this broker.
+pub(super) fn topic_here(runner: &Runner) -> Result<Arc<Topic>, RunError> {
+    let elsewhere = || format!("trigger {} reads a cluster; runs are for topics of this broker", runner.spec().name);
+    runner.topic.clone().ok_or_else(|| RunError::State(elsewhere()))
+}
+
+impl From<PatternError> for RunError {
+    fn from(error: PatternError) -> Self {
+        Self::Lane(format!("a pattern in the state journal: {error}"))
+    }
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+pub(super) struct ActiveRun {
+    pub(super) trigger: Uuid,
+    pub(super) definition: RunDefinition,
+    /// What was counted before the broker started, or before it was resumed.
+    pub(super) counted: RunCounts,
+    pub(super) running: Running,
+    /// Waits for its end.
+    ending: JoinHandle<()>,
+}
+
+impl ActiveRun {
+    pub(super) fn counts(&self) -> RunCounts {
+        let counters = &self.running.runner.counters;
+        let passed_over = counters.passed_over.load(std::sync::atomic::Ordering::Relaxed);
+        self.counted.with(&counters.snapshot(), passed_over)
+    }
+}
+
+/// What a run was told to be.
+pub(super) fn definition(entry: &RunEntry) -> Result<RunDefinition, RunError> {
+    serde_json::from_str(&entry.defined.definition)
+        .map_err(|error| RunError::Lane(format!("run {} in the state journal: {error}", entry.defined.id)))
+}
+
+pub(super) fn counted(entry: &RunEntry) -> RunCounts {
+    if entry.counts.is_empty() {
+        return RunCounts::default();
+    }
+    codec::decode_part(&entry.counts).unwrap_or_else(|reason| {
+        tracing::error!(run = %entry.defined.id, reason, "counts in the journal do not decode");
+        RunCounts::default()
+    })
+}
+
+/// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already.
+fn run_spec(spec: &TriggerSpec, kind: RunKind) -> TriggerSpec {
+    match kind {
+        RunKind::Replay => spec.clone(),
+        RunKind::Redrive => TriggerSpec { filter: None, ..spec.clone() },
+    }
+}
+
+impl TriggerService {
+    /// Has a range of a trigger's input go through it again, beside its live lanes. Durable on return, with its range.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn replay(&self, name: &str, request: ReplayRequest) -> Result<Uuid, RunError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.inner
+            .broker
+            .to_the_end(async move {
+                let _changing = service.inner.changing.lock().await;
+                let runner = service.trigger(&name)?;
+                let topic = topic_here(&runner)?;
+                let ranges = service.ranges(&topic, &request.ranges).await?;
+                let definition = RunDefinition {
+                    kind: RunKind::Replay,
+                    topic: topic.name().to_string(),
+                    ranges,
+                    filter: None,
+                    rate: request.rate,
+                    redrives_max: None,
+                    again: false,
+                };
+                service.begin_run(&runner, &topic, definition, Vec::new()).await
+            })
+            .await
+    }
+
+    /// What a filter would do with a range of a trigger's input; nothing is invoked.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
+        let runner = self.trigger(name)?;
+        let topic = topic_here(&runner)?;
+        let ranges = self.ranges(&topic, &request.ranges).await?;
+        let input = |range: &RunRange| Some((LogInput::new(&self.inner.broker, &topic, range.partition)?, *range));
+        let inputs: Vec<(LogInput, RunRange)> = ranges.iter().filter_map(input).collect();
+        let spec = runner.spec();
+        let filter = request.filter.as_ref().or(spec.filter.as_ref());
+        Ok(dry_run(&inputs, (filter, &spec.transform), request.samples.min(SAMPLES_MAX), request.time.min(TIME_MAX))
+            .await?)
+    }
+
+    /// Stops a run; what it has finished stays finished, and [`TriggerService::resume_run`] goes on from there. Invocations
+    /// under way are given up, and made again then.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn cancel_run(&self, name: &str, run: Uuid) -> Result<(), RunError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.inner
+            .broker
+            .to_the_end(async move {
+                let _changing = service.inner.changing.lock().await;
+                let entry = service.run_entry(&name, run)?;
+                match entry.state {
+                    RunState::Cancelled => Ok(()),
+                    RunState::Done | RunState::Replaced => Err(RunError::State(format!("run {run} has ended"))),
+                    RunState::Running => {
+                        let counts = service.end_run(run).await.unwrap_or_else(|| counted(&entry));
+                        Ok(service.switch_run(run, RunState::Cancelled, counts).await?)
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Goes on with a cancelled run; one that waits, because of an outage or code that does not run, tries again at once.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn resume_run(&self, name: &str, run: Uuid) -> Result<(), RunError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.inner
+            .broker
+            .to_the_end(async move {
+                let _changing = service.inner.changing.lock().await;
+                let entry = service.run_entry(&name, run)?;
+                match entry.state {
+                    RunState::Done | RunState::Replaced => {
+                        return Err(RunError::State(format!("run {run} has ended; start another one")));
+                    }
+                    RunState::Cancelled => {
+                        service.allow_one_more(entry.defined.trigger)?;
+                        service.switch_run(run, RunState::Running, counted(&entry)).await?;
+                    }
+                    RunState::Running => {}
+                }
+                let active = service.inner.runs.read().get(&run).map(|active| Arc::clone(&active.running.runner));
+                match active {
+                    Some(runner) => service.retry_function(&runner),
+                    None => service.start_run(&service.run_entry(&name, run)?).map_err(RunError::Lane)?,
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Gives up what a run waits to try again, as [`TriggerService::skip`] does for the live lanes. Answers how many records
+    /// that were.
+    ///
+    /// # Errors
+    /// [`RunError::UnknownTrigger`] and [`RunError::UnknownRun`].
+    pub async fn skip_in_run(&self, name: &str, run: Uuid) -> Result<usize, RunError> {
+        self.run_entry(name, run)?;
+        let pollers = self.inner.runs.read().get(&run).map(|active| active.running.pollers.clone());
+        let mut skipped = 0;
+        for poller in pollers.unwrap_or_default() {
+            skipped += poller.skip(run).await;
+        }
+        Ok(skipped)
+    }
+
+    pub(super) fn trigger(&self, name: &str) -> Result<Arc<Runner>, RunError> {
+        self.runner(name).ok_or_else(|| RunError::UnknownTrigger(name.to_owned()))
+    }
+
+    pub(super) fn run_entry(&self, name: &str, run: Uuid) -> Result<RunEntry, RunError> {
+        let trigger = self.trigger(name)?.id;
+        let entry = self.inner.broker.journal().look(|state| state.runs.get(&run).cloned());
+        entry
+            .filter(|entry| entry.defined.trigger == trigger)
+            .ok_or_else(|| RunError::UnknownRun { trigger: name.to_owned(), run })
+    }
+
+    /// The offsets that a request means now, at most one range a partition, in their order; empty ones are left out.
+    pub(super) async fn ranges(&self, topic: &Topic, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
+        let last = topic.partition_count() - 1;
+        let wrong = |found| RunError::Partition { topic: topic.name().to_string(), last, found };
+        let mut chosen: Vec<Option<RangeRequest>> = vec![None; topic.partition_count() as usize];
+        for request in asked {
+            let partitions = request.partition.map_or(0..=last, |partition| partition..=partition);
+            for partition in partitions {
+                let place = chosen.get_mut(partition as usize).ok_or_else(|| wrong(partition))?;
+                if place.replace(*request).is_some() {
+                    return Err(wrong(partition));
+                }
+            }
+        }
+        let mut ranges = Vec::new();
+        for ((partition, request), log) in (0..).zip(chosen).zip(topic.partitions()) {
+            let Some(request) = request else { continue };
+            let unreadable =
+                |error: tripline_storage::error::ReadError| ScanError { partition, reason: error.to_string() };
+            let from = start_offset(log, request.from).await.map_err(unreadable)?;
+            let to = start_offset(log, request.to).await.map_err(unreadable)?;
+            ranges.extend(RunRange::new(partition, from, to));
+        }
+        Ok(ranges)
+    }
+
+    /// Remembers a run, with its start, and starts it. `with`: what is remembered in the same moment.
+    pub(super) async fn begin_run(
+        &self,
+        runner: &Runner,
+        topic: &Arc<Topic>,
+        definition: RunDefinition,
+        with: Vec<JournalRecord>,
+    ) -> Result<Uuid, RunError> {
+        self.allow_one_more(runner.id)?;
+        let mut records = with;
+        records.extend(self.forget_ended(runner.id, topic)?);
+        let id = Uuid::new_v4();
+        let text = serde_json::to_string(&definition).expect("a definition is JSON");
+        let created_ms = self.inner.clock.now_ms();
+        records.push(RunDefined { id, trigger: runner.id, topic: topic.id(), definition: text, created_ms }.into());
+        let mut sources: Vec<(Arc<Partition>, Offset)> = Vec::new();
+        for range in &definition.ranges {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
+            records.push(TriggerProgress { lane, progress: start_at(range.first()) }.into());
+            // The range lies on stable storage before the run does: what is in it stays in it.
+            sources.extend(topic.partition(range.partition).map(|log| (Arc::clone(log), range.next())));
+        }
+        self.remember(&records, &sources).await?;
+        let entry = self.inner.broker.journal().look(|state| state.runs.get(&id).cloned());
+        let entry = entry.ok_or_else(|| RunError::UnknownTrigger(runner.spec().name.to_string()))?;
+        self.start_run(&entry).map_err(RunError::Lane)?;
+        Ok(id)
+    }
+
+    fn allow_one_more(&self, trigger: Uuid) -> Result<(), RunError> {
+        let running = self.inner.runs.read().values().filter(|active| active.trigger == trigger).count();
+        if running < RUNNING_MAX {
+            return Ok(());
+        }
+        Err(RunError::State(format!("{running} runs of this trigger go on, which is the most: wait, or cancel one")))
+    }
+
+    /// Makes room for one more run: those that have ended and tell nothing any more are forgotten.
+    fn forget_ended(&self, trigger: Uuid, topic: &Topic) -> Result<Vec<JournalRecord>, RunError> {
+        let entries: Vec<RunEntry> =
+            self.inner.broker.journal().look(|state| state.runs_of(trigger).into_iter().cloned().collect());
+        let log_start = |partition| topic.partition(partition).map_or(Offset::ZERO, |log| log.log_start());
+        let redrives: Vec<(Uuid, RunDefinition)> = entries
+            .iter()
+            .filter(|entry| entry.state.has_ended() && entry.defined.topic == topic.id())
+            .filter_map(|entry| Some((entry.defined.id, definition(entry).ok()?)))
+            .filter(|(_, definition)| definition.kind == RunKind::Redrive)
+            .collect();
+        // The newer one stays of two that cover each other.
+        let is_covered = |id: Uuid, definition: &RunDefinition| {
+            let place = redrives.iter().position(|(other, _)| *other == id).unwrap_or(usize::MAX);
+            redrives.iter().enumerate().any(|(index, (other, wider))| {
+                *other != id
+                    && definition.is_covered_by(wider, log_start)
+                    && (index > place || !wider.is_covered_by(definition, log_start))
+            })
+        };
+        let tells_nothing = |entry: &&RunEntry| {
+            let Ok(definition) = definition(entry) else { return true };
+            let is_gone = definition.ranges.iter().all(|range| range.next() <= log_start(range.partition));
+            definition.kind == RunKind::Replay
+                || entry.defined.topic != topic.id() && self.inner.broker.topic_by_id(entry.defined.topic).is_none()
+                || entry.defined.topic == topic.id() && (is_gone || is_covered(entry.defined.id, &definition))
+        };
+        let surplus = (entries.len() + 1).saturating_sub(REMEMBERED_MAX);
+        let ended = entries.iter().filter(|entry| entry.state.has_ended());
+        let forgotten: Vec<JournalRecord> = ended
+            .filter(tells_nothing)
+            .take(surplus)
+            .map(|entry| RunForgotten { id: entry.defined.id }.into())
+            .collect();
+        if forgotten.len() < surplus {
+            let most = format!(
+                "{} runs of this trigger are remembered, which is the most: discard dead letters that were redriven, or redrive without a filter",
+                entries.len()
+            );
+            return Err(RunError::State(most));
+        }
+        Ok(forgotten)
+    }
+
+    /// Starts the lanes of a run where the journal says.
+    pub(super) fn start_run(&self, entry: &RunEntry) -> Result<(), String> {
+        let (id, trigger) = (entry.defined.id, entry.defined.trigger);
+        let definition = definition(entry).map_err(|error| error.to_string())?;
+        let owner = self
+            .inner
+            .running
+            .read()
+            .values()
+            .find(|running| running.runner.id == trigger)
+            .map(|running| Arc::clone(&running.runner));
+        let owner = owner.ok_or_else(|| format!("the trigger of run {id} does not run"))?;
+        let topic = self.inner.broker.topic_by_id(entry.defined.topic);
+        let topic = topic.ok_or_else(|| format!("topic {} of run {id} does not exist", definition.topic))?;
+        self.set_back(id, &topic).map_err(|error| error.to_string())?;
+        let gate = match definition.kind {
+            RunKind::Replay => None,
+            RunKind::Redrive => {
+                let gate = self.gate(&owner, &topic, &definition, Some(entry));
+                Some(Arc::new(gate.map_err(|error| error.to_string())?))
+            }
+        };
+        let spec = run_spec(&owner.spec(), definition.kind);
+        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let runner = Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, self.inner.clock, false);
+        let runner = Arc::new(runner.of_run(definition.rate));
+        let completion = Arc::new(Completion::of(definition.ranges.len()));
+        let mut lanes = Vec::new();
+        for range in &definition.ranges {
+            let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
+            let input = LogInput::new(&self.inner.broker, &topic, range.partition);
+            let input = input.ok_or_else(|| format!("partition {} is missing", range.partition))?;
+            let input = if gate.is_some() {
+                input.as_letters_of(&*topic_here(&owner).map_err(|error| error.to_string())?)
+            } else {
+                input
+            };
+            let input = EventInput::Log(input);
+            let run = RunLane { until: range.next(), gate: gate.clone(), input, completion: Arc::clone(&completion) };
+            lanes.push(self.new_lane(&runner, &topic, lane, Some(run))?);
+        }
+        let running = self.drive(runner, &topic, lanes)?;
+        let ending = self.end_when_done(id, completion);
+        let active = ActiveRun { trigger, definition, counted: counted(entry), running, ending };
+        self.inner.runs.write().insert(id, active);
+        Ok(())
+    }
+
+    fn end_when_done(&self, id: Uuid, completion: Arc<Completion>) -> JoinHandle<()> {
+        let inner = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            completion.wait().await;
+            loop {
+                let Some(inner) = inner.upgrade() else { return };
+                match (Self { inner }).finish_run(id).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(run = %id, %error, "the end of a run is not remembered yet"),
+                }
+                tokio::time::sleep(DISK_RETRY).await;
+            }
+        })
+    }
+
+    async fn finish_run(&self, id: Uuid) -> Result<(), JournalError> {
+        let _changing = self.inner.changing.lock().await;
+        let Some(counts) = self.inner.runs.read().get(&id).map(ActiveRun::counts) else { return Ok(()) };
+        self.switch_run(id, RunState::Done, counts).await?;
+        tracing::info!(run = %id, ?counts, "run done");
+        // This is called by the task that would be ended with it.
+        let ended = self.inner.runs.write().remove(&id);
+        if let Some(active) = ended {
+            self.end_run_lanes(id, &active).await;
+        }
+        Ok(())
+    }
+
+    async fn switch_run(&self, id: Uuid, state: RunState, counts: RunCounts) -> Result<(), JournalError> {
+        let since_ms = self.inner.clock.now_ms();
+        let switched = RunSwitched { id, state, since_ms, counts: codec::encode_part(&counts) };
+        self.remember(&[switched.into()], &[]).await
+    }
+
+    /// Ends the lanes of a run at once. Answers what it counted; `None` when it does not go on.
+    pub(super) async fn end_run(&self, id: Uuid) -> Option<RunCounts> {
+        let active = self.inner.runs.write().remove(&id)?;
+        active.ending.abort();
+        let counts = active.counts();
+        self.end_run_lanes(id, &active).await;
+        Some(counts)
+    }
+
+    async fn end_run_lanes(&self, id: Uuid, active: &ActiveRun) {
+        stop(&active.running.runner);
+        for poller in &active.running.pollers {
+            poller.remove(id).await;
+        }
+        if let Some(topic) = active.running.runner.topic_id() {
+            self.end_pollers(topic);
+        }
+    }
+
+    /// Ends all runs of a trigger that is no more.
+    pub(super) async fn end_runs(&self, trigger: Uuid) {
+        let ids: Vec<Uuid> = {
+            let runs = self.inner.runs.read();
+            runs.iter().filter(|(_, active)| active.trigger == trigger).map(|(id, _)| *id).collect()
+        };
+        for id in ids {
+            self.end_run(id).await;
+        }
+    }
+
+    /// The broker stops: nobody waits for the end of a run any more. Answers what was running.
+    pub(super) async fn stop_runs(&self) -> Vec<(Uuid, ActiveRun)> {
+        let mut runs: Vec<(Uuid, ActiveRun)> = std::mem::take(&mut *self.inner.runs.write()).into_iter().collect();
+        for (_, active) in &mut runs {
+            active.ending.abort();
+            // Until it has let go of the broker.
+            let _ = (&mut active.ending).await;
+            stop(&active.running.runner);
+        }
+        runs
+    }
+
+    /// The lanes of these runs have ended with the broker: what they counted is remembered for the next start.
+    pub(super) fn remember_counts(&self, stopped: &[(Uuid, ActiveRun)]) {
+        let journal = self.inner.broker.journal();
+        let switched = stopped.iter().filter_map(|(id, active)| {
+            let since_ms = journal.look(|state| state.runs.get(id).map(|entry| entry.since_ms))?;
+            let counts = codec::encode_part(&active.counts());
+            Some(RunSwitched { id: *id, state: RunState::Running, since_ms, counts }.into())
+        });
+        let records: Vec<JournalRecord> = switched.collect();
+        if let Err(error) = journal.append(&records, crate::broker::now_ms()) {
+            tracing::warn!(%error, "the counts of runs are not remembered");
+        }
+    }
+
+    /// Runs follow the definition of their trigger.
+    pub(super) fn redefine_runs(&self, trigger: Uuid, spec: &TriggerSpec) {
+        for active in self.inner.runs.read().values().filter(|active| active.trigger == trigger) {
+            active.running.runner.redefine(run_spec(spec, active.definition.kind));
+        }
+    }
+
+    /// Where a run stands in the partitions of its range, whether it goes on or not.
+    pub(super) fn run_positions(&self, entry: &RunEntry, definition: &RunDefinition) -> Vec<(RunRange, Offset)> {
+        let active: Option<Vec<Arc<LaneStatus>>> =
+            self.inner.runs.read().get(&entry.defined.id).map(|active| active.running.lanes.clone());
+        let at = |range: &RunRange| {
+            if entry.state.has_ended() {
+                return range.next();
+            }
+            if let Some(lane) = active.iter().flatten().find(|lane| lane.number() == range.partition) {
+                return lane.committed();
+            }
+            let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition: range.partition };
+            let bytes = self.inner.broker.journal().look(|state| state.lanes.get(&lane)?.progress.clone());
+            bytes
+                .and_then(|bytes| Progress::decode(&bytes).ok())
+                .map_or_else(|| range.first(), |progress| progress.committed())
+        };
+        definition.ranges.iter().map(|range| (*range, at(range).clamp(range.first(), range.next()))).collect()
+    }
+}

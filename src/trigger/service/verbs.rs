@@ -1,0 +1,159 @@
+//! What people do to a trigger besides defining it: pause, resume, reset, skip.
+
+use std::sync::Arc;
+
+use tripline_storage::Offset;
+
+use super::apply::start_offset;
+use super::{ResetTriggerError, TriggerError, TriggerService};
+use crate::broker::Topic;
+use crate::broker::record::{LaneId, TriggerSwitched};
+use crate::trigger::runner::Runner;
+use crate::trigger::spec::StartPosition;
+
+impl TriggerService {
+    /// Stops reading and invoking until somebody resumes; an invocation under way ends first.
+    ///
+    /// # Errors
+    /// See [`TriggerError`].
+    pub async fn pause(&self, name: &str) -> Result<(), TriggerError> {
+        self.switch(name, true).await
+    }
+
+    /// Goes on after a pause, a failure or in an outage, at once.
+    ///
+    /// # Errors
+    /// See [`TriggerError`].
+    pub async fn resume(&self, name: &str) -> Result<(), TriggerError> {
+        self.switch(name, false).await?;
+        let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+        self.retry_function(&runner);
+        Ok(())
+    }
+
+    pub(super) async fn switch(&self, name: &str, paused: bool) -> Result<(), TriggerError> {
+        let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+        if runner.holds(|holds| holds.paused) != paused {
+            let since_ms = self.inner.clock.now_ms();
+            self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()], &[]).await?;
+            runner.change(|holds| holds.paused = paused);
+        }
+        Ok(())
+    }
+
+    /// Sets partitions of a paused trigger to other offsets; attempts there begin anew. Durable on return.
+    ///
+    /// # Errors
+    /// See [`ResetTriggerError`]; nothing has changed then.
+    pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+        let (service, name, offsets) = (self.clone(), name.to_owned(), offsets.to_vec());
+        self.inner.broker.to_the_end(async move { service.reset_now(&name, &offsets).await }).await
+    }
+
+    /// As [`TriggerService::reset`], to a position: of one partition, or of all of them. Answers the offsets that it meant.
+    ///
+    /// # Errors
+    /// See [`ResetTriggerError`]; nothing has changed then. An offset that one partition does not have is an error; of all
+    /// partitions each takes the nearest that it has.
+    pub async fn reset_to(
+        &self,
+        name: &str,
+        partition: Option<u32>,
+        to: StartPosition,
+    ) -> Result<Vec<(u32, Offset)>, ResetTriggerError> {
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        let topic = topic_here(&runner)?;
+        let numbers = partition.map_or_else(|| 0..topic.partition_count(), |number| number..number.saturating_add(1));
+        let mut offsets = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let offset = match (topic.partition(number), to) {
+                (Some(log), StartPosition::Offset(_)) if partition.is_none() => start_offset(log, to).await,
+                (_, StartPosition::Offset(offset)) => Ok(offset),
+                (Some(log), _) => start_offset(log, to).await,
+                (None, _) => Ok(Offset::ZERO),
+            };
+            offsets.push((number, offset.map_err(|error| ResetTriggerError::Lane(error.to_string()))?));
+        }
+        self.reset(name, &offsets).await?;
+        Ok(offsets)
+    }
+
+    pub(super) async fn reset_now(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+        let _changing = self.inner.changing.lock().await;
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        if !runner.holds(|holds| holds.paused) {
+            return Err(ResetTriggerError::NotPaused(name.to_owned()));
+        }
+        let topic = topic_here(&runner)?;
+        let mut records = Vec::with_capacity(offsets.len());
+        let mut sources = Vec::with_capacity(offsets.len());
+        for &(partition, found) in offsets {
+            let log = topic.partition(partition);
+            sources.extend(log.map(|log| (Arc::clone(log), found)));
+            let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
+            if log.is_none() || found < log_start || found > tail {
+                let name = name.to_owned();
+                return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
+            }
+            let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
+            records.push(self.restart(lane, found));
+        }
+        // The lanes end first: what they remember at their end must not come behind the reset.
+        self.end_lanes(name).await;
+        let remembered = self.remember(&records, &sources).await;
+        let spec = (*runner.spec()).clone();
+        self.run(runner.id, spec, topic, true).map_err(ResetTriggerError::Lane)?;
+        Ok(remembered?)
+    }
+
+    /// Gives up what a trigger waits to try again: its records become dead letters, or are dropped; and passes over damaged
+    /// ranges. Answers how many records that were; those in the function's hands are not among them.
+    ///
+    /// # Errors
+    /// [`TriggerError::Unknown`].
+    pub async fn skip(&self, name: &str, partition: Option<u32>) -> Result<usize, TriggerError> {
+        let pollers = {
+            let running = self.inner.running.read();
+            let running = running.get(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
+            let lanes = running.lanes.iter().zip(&running.pollers);
+            let wanted = lanes.filter(|(lane, _)| partition.is_none_or(|wanted| wanted == lane.number()));
+            wanted.map(|(_, poller)| (running.runner.id, poller.clone())).collect::<Vec<_>>()
+        };
+        let mut skipped = 0;
+        for (trigger, poller) in pollers {
+            skipped += poller.skip(trigger).await;
+        }
+        Ok(skipped)
+    }
+
+    /// A function has new code: the triggers that failed of the old one go on.
+    pub fn function_deployed(&self, function: &str) {
+        let mut runners: Vec<Arc<Runner>> =
+            self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
+        runners.extend(self.inner.runs.read().values().map(|active| Arc::clone(&active.running.runner)));
+        for runner in runners {
+            if runner.spec().invokes(function) {
+                self.retry_function(&runner);
+            }
+        }
+    }
+
+    pub(super) fn retry_function(&self, runner: &Runner) {
+        let spec = runner.spec();
+        let steps = spec.transform.functions().map(ToString::to_string);
+        for name in steps.chain([runner.function_name(&spec)]) {
+            if let Err(error) = self.inner.functions.resume(&name) {
+                tracing::debug!(%error, "nothing to resume");
+            }
+        }
+        runner.nudge();
+    }
+}
+
+/// What a reset needs. On a cluster, progress is the group's.
+fn topic_here(runner: &Runner) -> Result<Arc<Topic>, ResetTriggerError> {
+    runner.topic.clone().ok_or_else(|| {
+        let tools = "its progress is its group's: reset that with the cluster's tools while no process runs it";
+        ResetTriggerError::Lane(tools.to_owned())
+    })
+}
