@@ -84,8 +84,9 @@ impl World {
 
     /// Ends everything without a clean stop, as a kill would, and answers the directory. What the page cache has stays.
     pub(crate) async fn kill(self) -> tempfile::TempDir {
-        self.functions.shutdown(Duration::ZERO).await;
+        // Triggers first: they would try again what the end of the functions interrupts.
         self.triggers.shutdown(Duration::ZERO).await;
+        self.functions.shutdown(Duration::ZERO).await;
         self.dir
     }
 
