@@ -41,6 +41,8 @@ const FETCH_BYTES: i32 = 4 << 20;
 /// The broker's.
 pub(crate) const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
+const ENDED: &str = "the broker ended before it was ready";
+
 /// The topics of a load: to the first a producer writes with acks=all, to the second with acks=1.
 pub(crate) const TOPICS: [(&str, i16); 2] = [("all", -1), ("one", 1)];
 
@@ -48,16 +50,28 @@ pub(crate) const TOPICS: [(&str, i16); 2] = [("all", -1), ("one", 1)];
 pub(crate) struct Broker {
     child: Child,
     pub(crate) kafka: SocketAddr,
+    /// What the command line calls the server.
+    pub(crate) http: String,
 }
 
 impl Broker {
     /// Starts it on `data`, under the program and arguments of `wrapper` when there are any, and waits until it is ready.
     pub(crate) fn start(binary: &Path, data: &Path, wrapper: &[String]) -> Result<Self, Failure> {
-        Self::try_start(binary, data, wrapper)?.ok_or_else(|| "the broker ended before it was ready".into())
+        Self::try_start(binary, data, wrapper)?.ok_or_else(|| ENDED.into())
+    }
+
+    /// As [`Broker::start`]; what it logs is added to a file.
+    pub(crate) fn start_logged(binary: &Path, data: &Path, log: &Path) -> Result<Self, Failure> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        Self::launch(binary, data, &[], log.into())?.ok_or_else(|| ENDED.into())
     }
 
     /// As [`Broker::start`]; `None` when it ended before it was ready.
     pub(crate) fn try_start(binary: &Path, data: &Path, wrapper: &[String]) -> Result<Option<Self>, Failure> {
+        Self::launch(binary, data, wrapper, Stdio::null())
+    }
+
+    fn launch(binary: &Path, data: &Path, wrapper: &[String], log: Stdio) -> Result<Option<Self>, Failure> {
         // It runs in another directory than this process.
         let binary = binary.canonicalize().map_err(|error| format!("--binary {}: {error}", binary.display()))?;
         let mut words = wrapper.iter().map(String::as_str).chain([machine::text(&binary)?]);
@@ -65,24 +79,25 @@ impl Broker {
         command.args(words).args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]).arg(data);
         // A settings file of whoever runs this is none of ours.
         command.current_dir(data.parent().ok_or("a data directory in a directory")?);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let output = child.stdout.take().ok_or("a broker without output")?;
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-        let mut kafka = None;
+        let (mut kafka, mut http) = (None, None);
         for line in lines.by_ref() {
             kafka = kafka.or_else(|| line.trim().strip_prefix("Kafka")?.trim().parse().ok());
+            http = http.or_else(|| Some(line.trim().strip_prefix("HTTP")?.trim().to_owned()));
             if line.starts_with("ready.") {
                 break;
             }
         }
-        let Some(kafka) = kafka else {
+        let Some((kafka, http)) = kafka.zip(http) else {
             child.kill()?;
             child.wait()?;
             return Ok(None);
         };
         // Whatever it prints later must not fill the pipe.
         thread::spawn(move || lines.for_each(drop));
-        Ok(Some(Self { child, kafka }))
+        Ok(Some(Self { child, kafka, http }))
     }
 
     /// Kills it and waits until it is gone.
@@ -181,7 +196,19 @@ pub(crate) fn produce(
     acks: i16,
     records: Bytes,
 ) -> Result<Result<i64, i16>, Failure> {
+    produce_to(client, topic, 0, acks, records)
+}
+
+/// As [`produce`], to any partition.
+pub(crate) fn produce_to(
+    client: &mut Client,
+    topic: &str,
+    number: i32,
+    acks: i16,
+    records: Bytes,
+) -> Result<Result<i64, i16>, Failure> {
     let mut partition = PartitionProduceData::default();
+    partition.index = number;
     partition.records = Some(records);
     let mut data = TopicProduceData::default();
     data.name = name(topic);
@@ -198,7 +225,18 @@ pub(crate) fn produce(
 
 /// Records from `offset` on, or Kafka's error code.
 pub(crate) fn fetch(client: &mut Client, topic: &str, offset: i64) -> Result<Result<Bytes, i16>, Failure> {
+    fetch_from(client, topic, 0, offset)
+}
+
+/// As [`fetch`], from any partition.
+pub(crate) fn fetch_from(
+    client: &mut Client,
+    topic: &str,
+    number: i32,
+    offset: i64,
+) -> Result<Result<Bytes, i16>, Failure> {
     let mut partition = FetchPartition::default();
+    partition.partition = number;
     partition.fetch_offset = offset;
     partition.partition_max_bytes = FETCH_BYTES;
     partition.current_leader_epoch = -1;

@@ -11,6 +11,7 @@ mod broker;
 #[allow(dead_code, reason = "the load generator uses the rest")]
 #[path = "../client.rs"]
 mod client;
+mod deliver;
 mod keyed;
 mod kill;
 mod ledger;
@@ -58,6 +59,7 @@ impl fmt::Display for Verdict {
   tripline-battery simulate --seeds 100000
   tripline-battery simulate --seed 7
   tripline-battery kill --cycles 50 --binary target/release/tripline
+  tripline-battery deliver --kills 20 --binary target/release/tripline
   tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
   tripline-battery syscall --binary target/release/tripline
   tripline-battery syscall --stride 4
@@ -76,6 +78,8 @@ enum Command {
     Simulate(simulate::Args),
     /// kill -9 of the broker at random moments under load
     Kill(kill::Args),
+    /// kill -9 of the broker while its triggers deliver to a target that fails in every way
+    Deliver(deliver::Args),
     /// Power cuts by file-system shutdown under a writer and under the broker
     Powercut(powercut::Args),
     /// States that a disk may be in after a power cut, put together from its recorded writes
@@ -95,6 +99,7 @@ fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
         Command::Kill(args) => kill::run(&args),
+        Command::Deliver(args) => deliver::run(&args),
         Command::Powercut(args) => powercut::run(&args),
         Command::Blockreplay(args) => blockreplay::run(&args),
         Command::Realdisk(args) => realdisk::run(&args),
