@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use tripline_storage::Offset;
-use tripline_storage::error::AppendError;
+use tripline_storage::error::{AppendError, ReadError};
 use tripline_storage::producer::SequenceError;
 
 use super::attempt::{AttemptState, ExhaustedReason};
 use super::deliver::{DeadLetters, RecordsError};
 use super::lane::Carried;
 use super::outputs::{self, Invoked, OutputError};
-use super::runner::{Counters, Runner};
+use super::runner::{Counters, Runner, Stopped};
 use crate::broker::codec;
 use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
@@ -64,14 +64,17 @@ fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
 }
 
 /// Goes on until the records are dead letters, or dropped. Answers the first offset of the verdict's range.
-pub(super) async fn run(runner: Arc<Runner>, input: EventInput, lane: LaneId, task: Task) -> i64 {
+///
+/// # Errors
+/// [`Stopped`]: the trigger ended first.
+pub(super) async fn run(runner: Arc<Runner>, input: EventInput, lane: LaneId, task: Task) -> Result<i64, Stopped> {
     let work = GiveUp { runner, input, lane };
     let verdict = match task {
         Task::Known(verdict) => verdict,
-        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason).await,
+        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason).await?,
     };
-    work.carry_out(&verdict).await;
-    verdict.first
+    work.carry_out(&verdict).await?;
+    Ok(verdict.first)
 }
 
 /// The words that invocation records use for why a window was given up.
@@ -91,8 +94,13 @@ struct GiveUp {
 }
 
 impl GiveUp {
-    async fn decide(&self, offsets: &[Offset], state: &AttemptState, reason: ExhaustedReason) -> TriggerVerdict {
-        let dead_letters = self.target().await;
+    async fn decide(
+        &self,
+        offsets: &[Offset],
+        state: &AttemptState,
+        reason: ExhaustedReason,
+    ) -> Result<TriggerVerdict, Stopped> {
+        let dead_letters = self.target().await?;
         let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
         let verdict = TriggerVerdict {
             lane: self.lane,
@@ -108,41 +116,43 @@ impl GiveUp {
         loop {
             let now_ms = crate::broker::now_ms();
             match self.runner.broker.journal().append_after(&[verdict.clone().into()], &source, now_ms) {
-                Ok(_) => return verdict,
-                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await,
+                Ok(_) => return Ok(verdict),
+                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await?,
             }
         }
     }
 
     /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
     /// held up by it.
-    async fn target(&self) -> Option<DeadLetterTarget> {
+    async fn target(&self) -> Result<Option<DeadLetterTarget>, Stopped> {
         loop {
             // Read anew each time: a person may name another topic to end the wait.
-            let name = self.runner.spec().dead_letter.clone()?;
+            let Some(name) = self.runner.spec().dead_letter.clone() else { return Ok(None) };
             let Some(topic) = self.runner.broker.topic(name.as_str()) else {
-                self.runner.blocked(self.lane.partition, &format!("the dead-letter topic {name} does not exist")).await;
+                self.runner
+                    .blocked(self.lane.partition, &format!("the dead-letter topic {name} does not exist"))
+                    .await?;
                 continue;
             };
             match self.runner.broker.next_producer_id().await {
                 Ok(producer_id) => {
                     let partition = self.lane.partition % topic.partition_count();
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
-                    return Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes });
+                    return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
                 }
-                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await,
+                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await?,
             }
         }
     }
 
-    async fn carry_out(&self, verdict: &TriggerVerdict) {
+    async fn carry_out(&self, verdict: &TriggerVerdict) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
-        self.dead_letters(verdict, &offsets).await;
-        self.tell(verdict, &offsets).await;
+        self.dead_letters(verdict, &offsets).await?;
+        self.tell(verdict, &offsets).await
     }
 
     /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
-    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset]) {
+    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset]) -> Result<(), Stopped> {
         let (spec, state) = (self.runner.spec(), attempts_of(verdict));
         let origin = self.input.origin();
         let id = self.runner.invocation_id(origin, Offset::new(verdict.first).unwrap_or(Offset::ZERO));
@@ -159,32 +169,34 @@ impl GiveUp {
             };
             let condition = condition(&verdict.reason);
             match outputs::given_up(&self.runner.broker, &spec.destinations, &invoked, condition, &state) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(error @ OutputError::TooLarge { .. }) => {
-                    return tracing::error!(%error, "invocation record left out");
+                    tracing::error!(%error, "invocation record left out");
+                    return Ok(());
                 }
-                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await,
+                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await?,
             }
         }
     }
 
-    async fn dead_letters(&self, verdict: &TriggerVerdict, offsets: &[Offset]) {
+    async fn dead_letters(&self, verdict: &TriggerVerdict, offsets: &[Offset]) -> Result<(), Stopped> {
         let counters = &self.runner.counters;
         let Some(target) = verdict.dead_letters else {
             Counters::add(&counters.dropped, offsets.len());
             let spec = self.runner.spec();
             let (topic, first, reason) = (&self.input.origin().topic, verdict.first, &verdict.reason);
             tracing::warn!(trigger = %spec.name, topic, partition = self.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
-            return;
+            return Ok(());
         };
         let written = loop {
             match self.write(verdict, offsets, target).await {
                 Ok(written) => break written,
-                Err(error) => self.runner.blocked(self.lane.partition, &format!("dead letters: {error}")).await,
+                Err(error) => self.runner.blocked(self.lane.partition, &format!("dead letters: {error}")).await?,
             }
         };
         Counters::add(&counters.dead_lettered, written);
         Counters::add(&counters.expired, offsets.len() - written);
+        Ok(())
     }
 
     /// Answers how many there are; those that retention took meanwhile are not.
@@ -206,8 +218,21 @@ impl GiveUp {
             batch_bytes: target.batch_bytes as usize,
             now_ms: self.runner.clock.now_ms(),
         };
+        let mut readable = offsets.to_vec();
+        let batches = loop {
+            match letters.batches(&self.input, &readable, target.producer_id).await {
+                // Whoever skips what cannot be read has seen the range.
+                Err(RecordsError::Read(ReadError::Damaged { from, to }))
+                    if verdict.reason == ExhaustedReason::Skipped.as_str() =>
+                {
+                    tracing::error!(trigger = %spec.name, %from, %to, "skipped without dead letters: damaged");
+                    readable.retain(|offset| !(from..to).contains(offset));
+                }
+                batches => break batches?,
+            }
+        };
         let mut written = 0;
-        for batch in letters.batches(&self.input, offsets, target.producer_id).await? {
+        for batch in batches {
             written += batch.header().record_count.unsigned_abs() as usize;
             match broker.append_reserved(&topic, target.partition, batch) {
                 Ok(appended) => appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?,

@@ -131,7 +131,12 @@ impl Work {
                 Err(error @ OutputError::TooLarge { .. }) => {
                     return Err(InvocationError::new(ErrorClass::Failed, "result-too-large", error.to_string()));
                 }
-                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await,
+                Err(error) => {
+                    let reason = error.to_string();
+                    if self.runner.blocked(origin.partition, &reason).await.is_err() {
+                        return Err(InvocationError::new(ErrorClass::Interrupted, "interrupted", reason));
+                    }
+                }
             }
         }
     }

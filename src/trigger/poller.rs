@@ -16,8 +16,7 @@
 //! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
 //! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 use uuid::Uuid;
@@ -36,7 +35,7 @@ use super::lane::{Carried, Lane, WindowId};
 use super::lane_status::LaneStatus;
 use super::progress::Progress;
 use super::run::{Completion, Gate};
-use super::runner::{Counters, NoSlot, Probe, Runner};
+use super::runner::{Counters, NoSlot, Probe, Runner, Stopped};
 use crate::broker::record::{JournalRecord, LaneId};
 use crate::broker::state::LaneState;
 use crate::function::Payload;
@@ -64,7 +63,7 @@ pub(super) struct PollerHandle {
 pub(super) enum Message {
     /// Drive a lane of this trigger.
     Add(Box<NewLane>),
-    /// Let go of a trigger's lane at once, attempts included; answered when that is done.
+    /// Let go of a trigger's lane at once, attempts included; answered when nothing of them runs any more.
     Remove(Uuid, oneshot::Sender<()>),
     /// Something about this trigger may have changed.
     Wake(Uuid),
@@ -72,6 +71,8 @@ pub(super) enum Message {
     Ended(Uuid, WindowId, Box<Ended>, Option<Probe>),
     /// A verdict was carried out; the first offset of its range.
     Settled(Uuid, WindowId, i64),
+    /// The broker stops before a verdict could be carried out: the next start goes on with it.
+    Abandoned(Uuid, WindowId),
     /// Give up what a trigger's lane waits to try again, and pass over a damaged range; answered with how many records.
     Skip(Uuid, oneshot::Sender<usize>),
     /// A commit to the group is answered.
@@ -176,11 +177,14 @@ pub(super) struct Poller {
     touched: BTreeSet<Uuid>,
     /// Lanes whose progress is to be written down.
     changed: BTreeSet<Uuid>,
-    timers: BinaryHeap<Reverse<(i64, Uuid)>>,
+    /// The deadline of each lane that has one.
+    timers: BTreeSet<(i64, Uuid)>,
     /// When progress over filtered records is written down.
     note_at: Option<Instant>,
     /// Nothing is read before this, after the log could not be read.
     head_retry_at: Option<Instant>,
+    /// And those at the head show why.
+    head_failed: bool,
     scratch: read::Scratch,
     filters: read::Filters,
     /// Whose lanes these are, for the case that this task breaks down.
@@ -209,9 +213,10 @@ pub(super) fn spawn(input: EventInput) -> (PollerHandle, tokio::task::JoinHandle
         furthest_turn: false,
         touched: BTreeSet::new(),
         changed: BTreeSet::new(),
-        timers: BinaryHeap::new(),
+        timers: BTreeSet::new(),
         note_at: None,
         head_retry_at: None,
+        head_failed: false,
         scratch: read::Scratch::default(),
         filters: read::Filters::default(),
         runners: Arc::default(),
@@ -264,14 +269,12 @@ impl Poller {
     fn receive(&mut self, message: Message) {
         match message {
             Message::Add(new) => self.add(*new),
-            Message::Remove(trigger, done) => {
-                self.remove(trigger);
-                let _ = done.send(());
-            }
+            Message::Remove(trigger, done) => self.remove(trigger, done),
             Message::Wake(trigger) => self.wake(trigger),
             // Whoever waits for the probe's outcome is woken when it is known.
             Message::Ended(trigger, window, ended, _probe) => self.ended(trigger, window, *ended),
             Message::Settled(trigger, window, first) => self.settled(trigger, window, first),
+            Message::Abandoned(trigger, window) => self.abandoned(trigger, window),
             Message::Skip(trigger, done) => {
                 let _ = done.send(self.skip(trigger));
             }
@@ -314,8 +317,10 @@ impl Poller {
             settled: Vec::new(),
             starting: Vec::new(),
             tasks: HashMap::new(),
-            trouble: None,
-            damaged_to: None,
+            reads_again_at: None,
+            writes_again_at: None,
+            damage: None,
+            blocked: HashSet::new(),
             in_outage: false,
             slot: self.filters.take_slot(),
             redefined: false,
@@ -350,26 +355,40 @@ impl Poller {
         self.touched.insert(trigger);
     }
 
-    fn remove(&mut self, trigger: Uuid) {
-        let Some(entry) = self.lanes.remove(&trigger) else { return };
+    fn remove(&mut self, trigger: Uuid, done: oneshot::Sender<()>) {
+        let Some(mut entry) = self.lanes.remove(&trigger) else {
+            let _ = done.send(());
+            return;
+        };
         self.runners.lock().remove(&trigger);
         self.filters.free_slot(entry.slot);
-        entry.tasks.values().for_each(AbortHandle::abort);
         if let Some(index) = entry.at_head {
             self.leave_head(index);
         }
         self.behind.retain(|other| *other != trigger);
+        entry.timer_ms.map(|at_ms| self.timers.remove(&(at_ms, trigger)));
+        entry.tasks.values().for_each(JoinHandle::abort);
+        // One that is writing down a verdict ends behind that; what the trigger remembers next must not come before it.
+        tokio::spawn(async move {
+            for task in std::mem::take(&mut entry.tasks).into_values() {
+                let _ = task.await;
+            }
+            let _ = done.send(());
+        });
     }
 
     fn skip(&mut self, trigger: Uuid) -> usize {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return 0 };
         let now_ms = entry.runner.clock.now_ms();
         let mut skipped = entry.lane.skip();
-        if let Some(to) = entry.damaged_to.take() {
-            let to = entry.end(to);
-            skipped += usize::try_from(to.since(entry.lane.position())).unwrap_or(usize::MAX);
-            entry.lane.pass(to, now_ms);
-            entry.trouble = None;
+        if let Some(damage) = entry.damage.take() {
+            let (from, to) = (damage.catch_up.unwrap_or_else(|| entry.lane.position()), entry.end(damage.to));
+            skipped += usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(0);
+            match damage.catch_up {
+                Some(from) => entry.lane.take_spilled(&[], from, to, now_ms),
+                None => entry.lane.pass(to, now_ms),
+            }
+            entry.reads_again_at = None;
             entry.unblock();
         }
         entry.dirty = true;
@@ -392,25 +411,27 @@ impl Poller {
         entry.lane.settle(window, entry.runner.clock.now_ms());
         entry.settled.push(first);
         entry.dirty = true;
+        entry.blocked.remove(&window);
         entry.unblock();
         self.touched.insert(trigger);
     }
 
+    fn abandoned(&mut self, trigger: Uuid, window: WindowId) {
+        if let Some(entry) = self.lanes.get_mut(&trigger) {
+            entry.tasks.remove(&window);
+        }
+    }
+
     /// Notes the lanes whose time has come.
     fn fire_timers(&mut self) {
-        while let Some(Reverse((at_ms, trigger))) = self.timers.peek().copied() {
-            let Some(entry) = self.lanes.get_mut(&trigger) else {
-                self.timers.pop();
-                continue;
-            };
-            if entry.timer_ms == Some(at_ms) {
-                if at_ms > entry.runner.clock.now_ms() {
-                    return;
-                }
-                entry.timer_ms = None;
-                self.touched.insert(trigger);
+        while let Some(&(at_ms, trigger)) = self.timers.first() {
+            let entry = self.lanes.get_mut(&trigger).expect("a lane that goes takes its timer along");
+            if at_ms > entry.runner.clock.now_ms() {
+                return;
             }
-            self.timers.pop();
+            entry.timer_ms = None;
+            self.timers.pop_first();
+            self.touched.insert(trigger);
         }
     }
 
@@ -441,6 +462,7 @@ impl Poller {
             self.give_up(entry);
             self.start(entry, tail);
         }
+        entry.runner.slots.pass_on(&self.handle, entry.id.trigger);
         entry.count_withheld();
         entry.show();
         entry.complete();
@@ -466,24 +488,23 @@ impl Poller {
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
         let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task);
         let running = tokio::spawn(async move {
-            let first = work.await;
-            handle.send(Message::Settled(trigger, window, first));
+            handle.send(match work.await {
+                Ok(first) => Message::Settled(trigger, window, first),
+                Err(Stopped) => Message::Abandoned(trigger, window),
+            });
         });
-        entry.tasks.insert(window, running.abort_handle());
+        entry.tasks.insert(window, running);
     }
 
     /// Takes windows that may start; they begin when that is written down.
     fn start(&mut self, entry: &mut Entry, tail: Offset) {
-        if entry.trouble.as_ref().is_some_and(|(_, until)| *until > Instant::now()) {
+        if entry.writes_again_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
         loop {
             let now_ms = entry.runner.clock.now_ms();
             let more = entry.lane.read_at().is_some_and(|at| at < entry.end(tail));
-            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else {
-                // It may have been woken for a slot that it has no use for.
-                return entry.runner.slots.pass_on(entry.id.trigger);
-            };
+            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
             let outage = entry.runner.holds(|holds| holds.outage.clone());
             let probe = match outage {
                 None => None,
@@ -517,18 +538,22 @@ impl Poller {
     /// Has a lane looked at again at a time of which it knows nothing.
     fn look_again(&mut self, entry: &mut Entry, at_ms: i64) {
         if entry.timer_ms.is_none_or(|timer_ms| timer_ms > at_ms) {
-            entry.timer_ms = Some(at_ms);
-            self.timers.push(Reverse((at_ms, entry.id.trigger)));
+            let trigger = entry.id.trigger;
+            let before = entry.timer_ms.replace(at_ms);
+            before.map(|before_ms| self.timers.remove(&(before_ms, trigger)));
+            self.timers.insert((at_ms, trigger));
         }
     }
 
     fn set_timer(&mut self, entry: &mut Entry) {
         let deadline_ms = entry.lane.deadline_ms().filter(|_| entry.runner.may_run());
-        let trouble_ms = entry.trouble.as_ref().map(|(_, until)| {
-            let wait_ms = i64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(0);
+        let now = Instant::now();
+        // A millisecond is the grain of timers: the moment has come when they fire.
+        let again = entry.reads_again_at.into_iter().chain(entry.writes_again_at).filter(|at| *at > now).map(|at| {
+            let wait_ms = i64::try_from((at - now).as_millis()).unwrap_or(i64::MAX).saturating_add(1);
             entry.runner.clock.now_ms().saturating_add(wait_ms)
         });
-        if let Some(at_ms) = deadline_ms.into_iter().chain(trouble_ms).min() {
+        if let Some(at_ms) = again.chain(deadline_ms).min() {
             self.look_again(entry, at_ms);
         }
     }
@@ -593,7 +618,7 @@ impl Poller {
     /// What the journal refused is offered to it again in a moment; nothing begins before.
     fn not_written(&mut self, trigger: Uuid, reason: &str) {
         let Some(mut entry) = self.lanes.remove(&trigger) else { return };
-        entry.block(reason);
+        entry.cannot_write(reason);
         self.changed.insert(trigger);
         self.set_timer(&mut entry);
         self.lanes.insert(trigger, entry);
@@ -627,7 +652,7 @@ impl Poller {
                 drop(slot);
                 handle.send(Message::Ended(trigger, window, ended, probe));
             });
-            entry.tasks.insert(window, running.abort_handle());
+            entry.tasks.insert(window, running);
         }
         entry.complete();
     }
@@ -644,9 +669,10 @@ impl Poller {
             return;
         }
         let listens = !self.at_head.is_empty() || !self.behind.is_empty();
-        let timer = self.timers.peek().and_then(|Reverse((at_ms, trigger))| {
-            self.lanes.get(trigger).map(|entry| entry.runner.clock.instant(*at_ms))
-        });
+        let timer = self
+            .timers
+            .first()
+            .and_then(|(at_ms, trigger)| self.lanes.get(trigger).map(|entry| entry.runner.clock.instant(*at_ms)));
         let until = timer.into_iter().chain(self.note_at).chain(self.head_retry_at).min();
         let stopped = tokio::select! {
             message = self.inbox.recv() => match message {
@@ -660,6 +686,13 @@ impl Poller {
             () = sleep_until_some(until) => false,
         };
         self.stopping |= stopped;
+    }
+}
+
+impl Drop for Poller {
+    /// Nothing that it began outlives it.
+    fn drop(&mut self) {
+        self.lanes.values().flat_map(|entry| entry.tasks.values()).for_each(JoinHandle::abort);
     }
 }
 

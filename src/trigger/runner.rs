@@ -54,6 +54,11 @@ impl Clock {
     }
 }
 
+/// The trigger ends: what the disk refused is left to the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the trigger has been stopped")]
+pub(super) struct Stopped;
+
 /// Invocations in flight: at most the trigger's `concurrency`, fewer for a while after the target asked to slow down, and
 /// at most so many bytes and so many in a second.
 #[derive(Debug)]
@@ -73,6 +78,8 @@ struct SlotCounts {
     pace: Option<RateLimit>,
     /// Pollers that had to wait, in their order.
     waiting: VecDeque<PollerHandle>,
+    /// Pollers that waited and were told of a free slot: nobody overtakes them.
+    promised: Vec<PollerHandle>,
 }
 
 /// Why no invocation may begin now.
@@ -95,6 +102,7 @@ impl Slots {
             rate: spec.limits.invocations_per_second.map(RateLimit::new),
             pace: None,
             waiting: VecDeque::new(),
+            promised: Vec::new(),
         };
         Self { counts: Mutex::new(counts) }
     }
@@ -109,7 +117,10 @@ impl Slots {
     ) -> Result<Slot, NoSlot> {
         let mut counts = self.counts.lock();
         let fits = counts.in_flight == 0 || counts.bytes.saturating_add(bytes) <= counts.bytes_max;
-        if counts.in_flight >= counts.limit || !fits {
+        let own = counts.promised.iter().position(|promised| promised.is_same(poller));
+        let to_others = counts.promised.len() - usize::from(own.is_some());
+        if counts.in_flight as usize + to_others >= counts.limit as usize || !fits {
+            own.map(|index| counts.promised.swap_remove(index));
             if !counts.waiting.iter().any(|waiting| waiting.is_same(poller)) {
                 counts.waiting.push_back(poller.clone());
             }
@@ -121,6 +132,7 @@ impl Slots {
         if let Some(rate) = &mut counts.rate {
             rate.take(now).map_err(NoSlot::After)?;
         }
+        own.map(|index| counts.promised.swap_remove(index));
         counts.in_flight += 1;
         counts.bytes = counts.bytes.saturating_add(bytes);
         drop(counts);
@@ -131,6 +143,16 @@ impl Slots {
     pub(super) fn spend(&self, records: usize, now: Duration) {
         if let Some(pace) = &mut self.counts.lock().pace {
             pace.spend(u32::try_from(records).unwrap_or(u32::MAX), now);
+        }
+    }
+
+    /// This poller has looked at the slot that it was promised: if it did not want it, the next one gets it.
+    pub(super) fn pass_on(&self, poller: &PollerHandle, trigger: Uuid) {
+        let mut counts = self.counts.lock();
+        let own = counts.promised.iter().position(|promised| promised.is_same(poller));
+        if let Some(index) = own {
+            counts.promised.swap_remove(index);
+            counts.wake_one(trigger);
         }
     }
 
@@ -149,14 +171,6 @@ impl Slots {
         }
     }
 
-    /// Who waits for a slot hears of one that is free.
-    pub(super) fn pass_on(&self, trigger: Uuid) {
-        let mut counts = self.counts.lock();
-        if counts.in_flight < counts.limit {
-            counts.wake_one(trigger);
-        }
-    }
-
     fn redefine(&self, spec: &TriggerSpec) {
         let mut counts = self.counts.lock();
         (counts.max, counts.limit) = (spec.concurrency, spec.concurrency);
@@ -167,8 +181,12 @@ impl Slots {
 
 impl SlotCounts {
     fn wake_one(&mut self, trigger: Uuid) {
+        if self.in_flight as usize + self.promised.len() >= self.limit as usize {
+            return;
+        }
         if let Some(poller) = self.waiting.pop_front() {
             poller.wake(trigger);
+            self.promised.push(poller);
         }
     }
 }
@@ -430,18 +448,24 @@ impl Runner {
     }
 
     /// Shows why a partition cannot go on, and waits a little, or until somebody changes something.
-    pub(super) async fn blocked(&self, partition: u32, reason: &str) {
+    ///
+    /// # Errors
+    /// [`Stopped`]: there is nothing to wait for any more.
+    pub(super) async fn blocked(&self, partition: u32, reason: &str) -> Result<(), Stopped> {
         self.change(|holds| {
             holds.blocked.insert(partition, reason.to_owned());
         });
         let (until, nudges) = (Instant::now() + DISK_RETRY, self.nudges());
         loop {
             let changed = self.listen();
+            if self.holds(|holds| holds.stopped) {
+                return Err(Stopped);
+            }
             if self.nudges() != nudges {
-                return;
+                return Ok(());
             }
             tokio::select! {
-                () = tokio::time::sleep_until(until) => return,
+                () = tokio::time::sleep_until(until) => return Ok(()),
                 () = changed => {}
             }
         }
@@ -491,13 +515,16 @@ mod tests {
         for poller in [&first, &second, &first] {
             assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
         }
-        slots.pass_on(id);
+        slots.pass_on(&first, id);
         assert!(to_first.try_recv().is_err(), "nothing is free yet");
         drop(held);
         // Both were told, once each: one slot was freed for each.
         assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
-        let mut held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        let mut held = vec![slots.take(1, NOW, &first, id).unwrap()];
+        // Nobody overtakes one who was told.
+        assert_eq!(slots.take(1, NOW, &first, id).unwrap_err(), NoSlot::Busy);
+        held.push(slots.take(1, NOW, &second, id).unwrap());
         for poller in [&first, &second] {
             assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
         }
@@ -505,7 +532,7 @@ mod tests {
         assert!(to_second.try_recv().is_err());
         assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
         // The first has no use for it.
-        slots.pass_on(id);
+        slots.pass_on(&first, id);
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
     }
 

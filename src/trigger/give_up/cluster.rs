@@ -15,7 +15,7 @@ use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::deliver::{DeadLetters, RecordsError, read_offsets};
 use crate::trigger::poller::PollerHandle;
-use crate::trigger::runner::{Counters, Runner};
+use crate::trigger::runner::{Counters, Runner, Stopped};
 
 /// A batch is full with so many bytes of records…
 const BATCH_BYTES: usize = 512 << 10;
@@ -46,18 +46,23 @@ enum LetterError {
 }
 
 impl GiveUp {
-    /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now.
+    /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now, or the trigger
+    /// has ended.
     pub(in crate::trigger) async fn run(self) -> bool {
+        self.carry_out().await.unwrap_or(false)
+    }
+
+    async fn carry_out(&self) -> Result<bool, Stopped> {
         let Some(topic) = self.runner.spec().dead_letter.clone() else {
             self.drop_records();
-            return true;
+            return Ok(true);
         };
         let producer_id = match self.known {
             Some(known) => known,
             None => {
-                let producer_id = self.producer_id().await;
+                let producer_id = self.producer_id().await?;
                 if !self.poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await {
-                    return false;
+                    return Ok(false);
                 }
                 producer_id
             }
@@ -67,9 +72,9 @@ impl GiveUp {
                 Ok(written) => {
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
-                    return true;
+                    return Ok(true);
                 }
-                Err(error) => self.blocked(&error).await,
+                Err(error) => self.blocked(&error).await?,
             }
         }
     }
@@ -81,17 +86,17 @@ impl GiveUp {
         tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped: there is no dead-letter topic");
     }
 
-    async fn producer_id(&self) -> i64 {
+    async fn producer_id(&self) -> Result<i64, Stopped> {
         loop {
             match self.client.producer_id().await {
-                Ok(producer_id) => return producer_id,
-                Err(error) => self.blocked(&error.into()).await,
+                Ok(producer_id) => return Ok(producer_id),
+                Err(error) => self.blocked(&error.into()).await?,
             }
         }
     }
 
-    async fn blocked(&self, error: &LetterError) {
-        self.runner.blocked(self.input.origin().partition, &format!("dead letters: {error}")).await;
+    async fn blocked(&self, error: &LetterError) -> Result<(), Stopped> {
+        self.runner.blocked(self.input.origin().partition, &format!("dead letters: {error}")).await
     }
 
     /// Answers how many there are; those that retention took meanwhile are not.

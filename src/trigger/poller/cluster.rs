@@ -134,7 +134,8 @@ impl Poller {
                     partition,
                     "another member of the group has the partition: nothing more is done here"
                 );
-                self.remove(trigger);
+                // Nobody waits for that.
+                self.remove(trigger, oneshot::channel().0);
                 self.stopping = true;
             }
         }
@@ -169,11 +170,13 @@ impl Poller {
             known: entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id),
         };
         let running = tokio::spawn(async move {
-            if work.run().await {
-                handle.send(Message::Settled(trigger, window, first));
-            }
+            let done = work.run().await;
+            handle.send(match done {
+                true => Message::Settled(trigger, window, first),
+                false => Message::Abandoned(trigger, window),
+            });
         });
-        entry.tasks.insert(window, running.abort_handle());
+        entry.tasks.insert(window, running);
     }
 }
 
@@ -200,7 +203,7 @@ impl Entry {
 
     fn is_committed_to(&mut self, done: &Committing) {
         self.noted = done.committed;
-        if self.trouble.take().is_some() && self.damaged_to.is_none() {
+        if self.writes_again_at.take().is_some() {
             self.unblock();
         }
         for first in &done.verdicts {

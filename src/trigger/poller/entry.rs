@@ -1,9 +1,9 @@
 //! A trigger's lane in the hands of its poller: what it waits for besides its own decisions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
@@ -44,11 +44,15 @@ pub(super) struct Entry {
     pub(super) settled: Vec<i64>,
     /// Windows that begin when their start is written down.
     pub(super) starting: Vec<Starting>,
-    pub(super) tasks: HashMap<WindowId, AbortHandle>,
-    /// What could not be read or written, and when it is tried again.
-    pub(super) trouble: Option<(String, Instant)>,
-    /// A damaged range that stands in the way, by its end.
-    pub(super) damaged_to: Option<Offset>,
+    pub(super) tasks: HashMap<WindowId, JoinHandle<()>>,
+    /// What could not be read is tried again then; what is in hand goes on meanwhile.
+    pub(super) reads_again_at: Option<Instant>,
+    /// What could not be written down is tried again then; nothing begins before.
+    pub(super) writes_again_at: Option<Instant>,
+    /// A damaged range that stands in the way.
+    pub(super) damage: Option<Damage>,
+    /// Windows that would be given up, were errors tolerated.
+    pub(super) blocked: HashSet<WindowId>,
     pub(super) nudges: u64,
     pub(super) in_outage: bool,
     /// Its filter's number in the partition's set.
@@ -65,6 +69,15 @@ pub(super) struct Entry {
     pub(super) kept: super::cluster::Kept,
 }
 
+/// Records that cannot be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Damage {
+    /// One after the last of them.
+    pub(super) to: Offset,
+    /// From where spilled keys were read, if that met it.
+    pub(super) catch_up: Option<Offset>,
+}
+
 #[derive(Debug)]
 pub(super) struct Starting {
     pub(super) window: WindowId,
@@ -73,15 +86,15 @@ pub(super) struct Starting {
 }
 
 impl Entry {
-    /// Whether what could not be read or written is not to be tried again yet.
+    /// Whether what could not be written is not to be tried again yet.
     pub(super) fn is_held_up(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|(_, until)| *until > Instant::now())
+        self.writes_again_at.is_some_and(|at| at > Instant::now())
     }
 
     /// Whether it has something to read by itself.
     pub(super) fn can_read(&self, tail: Offset) -> bool {
         self.runner.may_run()
-            && self.trouble.as_ref().is_none_or(|(_, until)| *until <= Instant::now())
+            && self.reads_again_at.is_none_or(|at| at <= Instant::now())
             && (self.lane.read_at().is_some_and(|at| at < self.end(tail)) || self.lane.catch_up_at().is_some())
     }
 
@@ -120,11 +133,14 @@ impl Entry {
             self.spec = spec;
             self.dirty = true;
             self.redefined = true;
+            // What still fails will say so by its name under the new definition.
+            self.blocked.clear();
+            self.unblock();
         }
         let nudges = self.runner.nudges();
         if nudges != self.nudges {
             self.nudges = nudges;
-            self.trouble = None;
+            (self.reads_again_at, self.writes_again_at) = (None, None);
             self.lane.wake(false);
         }
         let in_outage = self.runner.holds(|holds| holds.outage.is_some());
@@ -147,7 +163,7 @@ impl Entry {
             Ok(outcome) => outcome,
             Err(reason) => {
                 // Its records cannot be read: that says nothing about the function.
-                self.block(&reason);
+                self.show_blocked(&reason);
                 return self.lane.postpone(window, now_ms.saturating_add(1000));
             }
         };
@@ -173,6 +189,9 @@ impl Entry {
                 _ => {}
             }
         }
+        if !matches!(step, Step::Throttled { .. } | Step::Outage { .. } | Step::BrokenCode) {
+            self.blocked.remove(&window);
+        }
         match step {
             Step::Done => {
                 runner.slots.grow(self.id.trigger);
@@ -187,16 +206,33 @@ impl Entry {
                 runner.change(|holds| holds.failed = Some(message));
                 return;
             }
-            Step::Blocked { .. } => self.show_blocked(&message),
+            Step::Blocked { .. } => {
+                self.blocked.insert(window);
+                self.show_blocked(&message);
+            }
             Step::RetryAt { .. } | Step::Exhausted { .. } => {}
         }
         runner.change(|holds| holds.outage = None);
     }
 
-    /// What the disk refuses is tried again in a moment.
-    pub(super) fn block(&mut self, reason: &str) {
-        self.trouble = Some((reason.to_owned(), Instant::now() + DISK_RETRY));
+    /// What cannot be read is tried again in a moment.
+    pub(super) fn cannot_read(&mut self, reason: &str) {
+        self.reads_again_at = Some(Instant::now() + DISK_RETRY);
         self.show_blocked(reason);
+    }
+
+    /// What cannot be written down is tried again in a moment.
+    pub(super) fn cannot_write(&mut self, reason: &str) {
+        self.writes_again_at = Some(Instant::now() + DISK_RETRY);
+        self.show_blocked(reason);
+    }
+
+    /// Reading went well; `catch_up`: for spilled keys.
+    pub(super) fn has_read(&mut self, catch_up: bool) {
+        let over = self.damage.take_if(|damage| damage.catch_up.is_some() == catch_up).is_some();
+        if self.reads_again_at.take().is_some() || over {
+            self.unblock();
+        }
     }
 
     pub(super) fn show_blocked(&self, reason: &str) {
@@ -206,8 +242,12 @@ impl Entry {
         });
     }
 
+    /// Something that held it up is over; it is shown as blocked for as long as something else does.
     pub(super) fn unblock(&self) {
         let number = self.id.partition;
+        if self.damage.is_some() || self.writes_again_at.is_some() || !self.blocked.is_empty() {
+            return;
+        }
         if self.runner.holds(|holds| holds.blocked.contains_key(&number)) {
             self.runner.change(|holds| {
                 holds.blocked.remove(&number);
@@ -227,7 +267,7 @@ impl Entry {
         self.dirty = false;
         self.settled.clear();
         self.noted = self.lane.committed();
-        if self.trouble.take().is_some() && self.damaged_to.is_none() {
+        if self.writes_again_at.take().is_some() {
             self.unblock();
         }
         self.status.show(&self.lane, self.noted);

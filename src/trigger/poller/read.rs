@@ -10,6 +10,7 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 use uuid::Uuid;
 
+use super::entry::Damage;
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller, RunLane};
 use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, for_each_record};
@@ -243,6 +244,9 @@ impl Poller {
             members.extend(self.at_head.iter().map(|trigger| Member::of(&self.lanes[trigger], from)));
         }
         members.iter_mut().for_each(|member| member.from = from);
+        if std::mem::take(&mut self.head_failed) {
+            self.at_head.iter().for_each(|trigger| self.lanes[trigger].unblock());
+        }
         self.filters.refresh(self.lanes.values().map(|entry| &**entry));
         match match_chunk(&outcome.bytes, self.input.origin(), &mut members, &mut self.filters, now_ms) {
             Ok(records) => {
@@ -284,6 +288,7 @@ impl Poller {
             _ => {
                 tracing::warn!(topic = self.input.origin().topic, partition = self.input.origin().partition, %error, "triggers cannot read");
                 self.head_retry_at = Some(Instant::now() + DISK_RETRY);
+                self.head_failed = true;
                 for trigger in self.at_head.clone() {
                     self.lanes[&trigger].show_blocked(&error.to_string());
                 }
@@ -297,8 +302,8 @@ impl Poller {
             let entry = self.lanes.get_mut(&trigger).expect("a member has a lane");
             entry.at_head = None;
             entry.lane.pass(self.head, entry.runner.clock.now_ms());
-            entry.damaged_to = damaged_to;
-            entry.block(reason);
+            entry.damage = damaged_to.map(|to| Damage { to, catch_up: None });
+            entry.cannot_read(reason);
             self.behind.push_back(trigger);
             self.touched.insert(trigger);
         }
@@ -324,7 +329,7 @@ impl Poller {
         }
         let redefined = std::mem::take(&mut entry.redefined);
         let trigger = entry.id.trigger;
-        let wants = entry.runner.may_run() && entry.trouble.is_none() && entry.lane.catch_up_at().is_none();
+        let wants = entry.runner.may_run() && entry.reads_again_at.is_none() && entry.lane.catch_up_at().is_none();
         let at = entry.lane.read_at().filter(|_| wants);
         if let Some(index) = entry.at_head {
             if at != Some(self.head) || redefined {
@@ -410,10 +415,10 @@ impl Poller {
             let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
             self.touched.insert(member.trigger);
             if let Err(error) = &matched {
-                entry.block(&error.to_string());
+                entry.cannot_read(&error.to_string());
                 continue;
             }
-            entry.unblocked_by_read();
+            entry.has_read(catch_up.is_some());
             if catch_up.is_some() {
                 entry.lane.take_spilled(&member.facts, from, next, now_ms);
                 entry.dirty = true;
@@ -441,13 +446,14 @@ impl Poller {
                     entry.expired(usize::try_from(to.since(from)).unwrap_or(usize::MAX), to);
                     entry.lane.pass(to, now_ms);
                 }
+                entry.has_read(catch_up);
                 entry.dirty = true;
             }
             ReadError::Damaged { to, .. } => {
-                entry.damaged_to = Some(*to);
-                entry.block(&error.to_string());
+                entry.damage = Some(Damage { to: *to, catch_up: catch_up.then_some(from) });
+                entry.cannot_read(&error.to_string());
             }
-            _ => entry.block(&error.to_string()),
+            _ => entry.cannot_read(&error.to_string()),
         }
     }
 }
@@ -465,12 +471,5 @@ impl Entry {
         let (trigger, partition) = (&self.spec.name, self.id.partition);
         tracing::warn!(%trigger, partition, to = %log_start, records, "records expired before they were read");
         Counters::add(&self.runner.counters.expired, records);
-    }
-
-    fn unblocked_by_read(&mut self) {
-        if self.damaged_to.take().is_some() || self.trouble.take().is_some() {
-            self.trouble = None;
-            self.unblock();
-        }
     }
 }
