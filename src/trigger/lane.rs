@@ -50,20 +50,20 @@ pub use restore::Carried;
 use queue::{Queue, QueueKey};
 use restore::Restoring;
 
-/// What a lane holds at most. Beyond it no more is read until some is finished; 16 bytes a record, about 300 a key.
+/// What a lane holds at most. Beyond it no more is read until some is finished; 16 bytes a record, up to a kilobyte a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     /// Records in windows and waiting for one. Default 20,000.
     pub records: usize,
     /// Records of one key before it is spilled; two windows, where that is more. Default 2,000.
     pub key_records: usize,
-    /// Keys at a time. Default 20,000.
+    /// Keys at a time. Default 10,000.
     pub keys: usize,
 }
 
 impl Default for LaneLimits {
     fn default() -> Self {
-        Self { records: 20_000, key_records: 2_000, keys: 20_000 }
+        Self { records: 20_000, key_records: 2_000, keys: 10_000 }
     }
 }
 

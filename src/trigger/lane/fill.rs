@@ -1,5 +1,7 @@
 //! Records come in: into the open window of their queue, or behind a marker.
 
+use std::collections::BTreeSet;
+
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
@@ -49,19 +51,24 @@ impl Lane {
     /// These matching records, all there are in `from..next`, were read again for [`Lane::catch_up_at`].
     pub fn take_spilled(&mut self, records: &[RecordFacts], from: Offset, next: Offset, now_ms: i64) {
         let next = next.min(self.at);
+        let mut stopped: BTreeSet<u64> = BTreeSet::new();
         for record in records.iter().filter(|record| record.offset < next) {
             let marker = self.markers.get(&record.key).copied();
-            let Some(marker) = marker.filter(|marker| marker.at >= from && marker.at <= record.offset) else {
+            let wanted = marker.is_some_and(|marker| marker.at >= from && marker.at <= record.offset);
+            if !wanted || stopped.contains(&record.key) {
                 continue;
-            };
+            }
+            let mut at = record.offset;
             if self.has_room(record.key) {
                 self.push(*record, QueueKey::Key(record.key), true, now_ms);
-                self.markers.insert(record.key, Marker { at: record.offset.next() });
-            } else if marker.at < record.offset {
-                self.markers.insert(record.key, Marker { at: record.offset });
+                at = at.next();
+            } else {
+                // The first that is not kept: what follows of its key waits behind it.
+                stopped.insert(record.key);
             }
+            self.markers.insert(record.key, Marker { at });
         }
-        let room: Vec<u64> = self.markers.keys().copied().filter(|key| self.has_room(*key)).collect();
+        let room: Vec<u64> = self.markers.keys().copied().filter(|key| !stopped.contains(key)).collect();
         for key in room {
             let marker = self.markers.get_mut(&key).expect("it was there a moment ago");
             if marker.at >= from && marker.at < next {

@@ -53,7 +53,7 @@ pub(super) struct Restoring {
     /// Windows that are made again, by first offset.
     building: Vec<Building>,
     /// Records of windows that were carried over, until reading comes by.
-    carried: BTreeMap<Offset, (WindowId, usize)>,
+    carried: BTreeMap<Offset, WindowId>,
 }
 
 /// A window that was tried and is made again.
@@ -137,6 +137,13 @@ impl Restoring {
         hole.into_iter().chain(window).min().unwrap_or(self.until).min(self.until.max(at))
     }
 
+    /// Records of a window that was carried over are in another one now.
+    pub(super) fn moved(&mut self, places: &[Place], to: WindowId) {
+        for place in places.iter().filter(|place| place.number == UNNUMBERED) {
+            self.carried.entry(place.offset).and_modify(|id| *id = to);
+        }
+    }
+
     fn finish_offset(&mut self, offset: Offset) {
         self.carried.remove(&offset);
         let index = self.holes.partition_point(|hole| hole.next <= offset);
@@ -176,9 +183,9 @@ impl Lane {
             }
             held.spilled |= held.key.is_some() && !restoring.in_hole(first);
             if !held.spilled {
-                for (index, place) in held.places.iter_mut().enumerate() {
+                for place in &mut held.places {
                     place.number = UNNUMBERED;
-                    restoring.carried.insert(place.offset, (id, index));
+                    restoring.carried.insert(place.offset, id);
                 }
             }
         }
@@ -264,10 +271,11 @@ impl Lane {
     fn complete_to(&mut self, upto: Offset, now_ms: i64) {
         let Some(restoring) = &mut self.restoring else { return };
         while let Some(entry) = restoring.carried.first_entry().filter(|entry| *entry.key() < upto) {
-            let (offset, (id, index)) = entry.remove_entry();
+            let (offset, id) = entry.remove_entry();
             let number = self.unfinished.push(offset);
             let held = self.windows.get_mut(&id).expect("what is carried over is in hand");
-            held.places[index].number = number;
+            let place = held.places.binary_search_by_key(&offset, |place| place.offset);
+            held.places[place.expect("a window has its records")].number = number;
         }
         // Usually none does: nothing is allocated then.
         let whole = restoring.building.extract_if(.., |building| building.tried.span.next <= upto);

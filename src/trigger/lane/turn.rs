@@ -161,6 +161,9 @@ impl Lane {
         let index = queue.windows.iter().position(|other| *other == before).map_or(0, |index| index + 1);
         queue.windows.insert(index, id);
         self.tried += usize::from(held.state.first_attempt_ms.is_some());
+        if let Some(restoring) = &mut self.restoring {
+            restoring.moved(&held.places, id);
+        }
         self.windows.insert(id, held);
         id
     }
