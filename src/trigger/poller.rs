@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
@@ -187,6 +188,8 @@ pub(super) struct Poller {
     head_failed: bool,
     scratch: read::Scratch,
     filters: read::Filters,
+    /// Attempts and verdicts under way.
+    tracker: TaskTracker,
     /// Whose lanes these are, for the case that this task breaks down.
     runners: Arc<Mutex<HashMap<Uuid, Weak<Runner>>>>,
     stopping: bool,
@@ -195,8 +198,8 @@ pub(super) struct Poller {
     group: Option<cluster::GroupPlace>,
 }
 
-/// Starts the task for one partition.
-pub(super) fn spawn(input: EventInput) -> (PollerHandle, tokio::task::JoinHandle<()>) {
+/// Starts the task for one partition; what it begins is a task of `tracker`.
+pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, tokio::task::JoinHandle<()>) {
     let (sender, inbox) = mpsc::unbounded_channel();
     let handle = PollerHandle { sender };
     let head = input.tail();
@@ -219,6 +222,7 @@ pub(super) fn spawn(input: EventInput) -> (PollerHandle, tokio::task::JoinHandle
         head_failed: false,
         scratch: read::Scratch::default(),
         filters: read::Filters::default(),
+        tracker,
         runners: Arc::default(),
         stopping: false,
         #[cfg(feature = "cluster")]
@@ -487,7 +491,7 @@ impl Poller {
         }
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
         let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task);
-        let running = tokio::spawn(async move {
+        let running = self.tracker.spawn(async move {
             handle.send(match work.await {
                 Ok(first) => Message::Settled(trigger, window, first),
                 Err(Stopped) => Message::Abandoned(trigger, window),
@@ -646,7 +650,7 @@ impl Poller {
                 offsets: entry.lane.offsets(window),
             };
             let handle = self.handle.clone();
-            let running = tokio::spawn(async move {
+            let running = self.tracker.spawn(async move {
                 let ended = AssertUnwindSafe(work.run()).catch_unwind().await;
                 let ended = Box::new(ended.unwrap_or_else(|_| Ended::broken()));
                 drop(slot);

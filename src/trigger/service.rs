@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
@@ -56,6 +57,8 @@ struct Inner {
     runs: RwLock<BTreeMap<Uuid, ActiveRun>>,
     /// By topic and partition.
     pollers: Mutex<HashMap<(Uuid, u32), Poller>>,
+    /// What the pollers began.
+    tracker: TaskTracker,
     /// One definition changes at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -85,6 +88,7 @@ impl TriggerService {
             running: RwLock::default(),
             runs: RwLock::default(),
             pollers: Mutex::default(),
+            tracker: TaskTracker::new(),
             changing: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };
@@ -147,6 +151,9 @@ impl TriggerService {
                 let _ = task.await;
             }
         }
+        // Those that were cut off end at once; what they hold is let go when they have.
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
         self.remember_counts(&runs);
         let runs = runs.iter().map(|(_, active)| &active.running);
         running.values().chain(runs).flat_map(|running| &running.lanes).for_each(|lane| lane.ended());

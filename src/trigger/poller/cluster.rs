@@ -169,7 +169,7 @@ impl Poller {
             reason,
             known: entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id),
         };
-        let running = tokio::spawn(async move {
+        let running = self.tracker.spawn(async move {
             let done = work.run().await;
             handle.send(match done {
                 true => Message::Settled(trigger, window, first),

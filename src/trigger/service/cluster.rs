@@ -273,7 +273,7 @@ impl Driver {
             kept: Kept::carried(verdicts),
             group: Some(self.place.clone()),
         };
-        let (poller, task) = poller::spawn(input);
+        let (poller, task) = poller::spawn(input, self.service.inner.tracker.clone());
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
         self.lanes.insert(partition, (poller, task));

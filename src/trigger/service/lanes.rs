@@ -92,8 +92,8 @@ impl TriggerService {
             return Ok(poller.clone());
         }
         let input = LogInput::new(&self.inner.broker, topic, partition);
-        let (poller, task) =
-            poller::spawn(EventInput::Log(input.ok_or_else(|| format!("partition {partition} is missing"))?));
+        let input = input.ok_or_else(|| format!("partition {partition} is missing"))?;
+        let (poller, task) = poller::spawn(EventInput::Log(input), self.inner.tracker.clone());
         pollers.insert((topic.id(), partition), (poller.clone(), task));
         Ok(poller)
     }
