@@ -1,6 +1,7 @@
 //! Triggers from end to end inside one process: real log, real python3 processes, real files.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod expiry;
 mod failing;
 mod harness;
 mod moments;
@@ -9,4 +10,7 @@ mod outputs;
 mod receiver;
 mod running;
 mod runs;
+mod shares;
+mod storms;
+mod targets;
 mod transforms;
