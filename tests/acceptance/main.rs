@@ -10,5 +10,6 @@ mod founding;
 mod full;
 mod harness;
 mod kills;
+mod many;
 mod memory;
 mod stopped;

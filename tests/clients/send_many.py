@@ -1,6 +1,6 @@
-"""Sends COUNT values of 100 bytes through librdkafka, in large batches.
+"""Sends COUNT values of 100 bytes through librdkafka, in large batches: without keys, or with KEYS keys in turn.
 
-send_many.py HOST:PORT TOPIC COUNT
+send_many.py HOST:PORT TOPIC COUNT [KEYS]
 """
 
 import sys
@@ -8,7 +8,8 @@ import sys
 from confluent_kafka import Producer
 
 
-def main(address, topic, count):
+def main(address, topic, count, keys="0"):
+    keys = int(keys)
     failed = []
     producer = Producer(
         {"bootstrap.servers": address, "acks": "all", "linger.ms": 20, "batch.num.messages": 10000, "batch.size": 1000000}
@@ -16,7 +17,9 @@ def main(address, topic, count):
     for n in range(int(count)):
         while True:
             try:
-                producer.produce(topic, b"%0100d" % n, on_delivery=lambda error, _: failed.append(error) if error else None)
+                key = b"%d" % (n % keys) if keys else None
+                done = lambda error, _: failed.append(error) if error else None
+                producer.produce(topic, b"%0100d" % n, key=key, on_delivery=done)
                 break
             except BufferError:
                 producer.poll(0.05)
