@@ -87,6 +87,8 @@ impl World {
         // Triggers first: they would try again what the end of the functions interrupts.
         self.triggers.shutdown(Duration::ZERO).await;
         self.functions.shutdown(Duration::ZERO).await;
+        // A change that a cut-off attempt asked for goes to its end.
+        self.broker.changes_ended().await;
         self.dir
     }
 

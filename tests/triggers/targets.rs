@@ -47,7 +47,7 @@ impl Drop for Wild {
 /// Reads one request; `false` when there is none any more.
 async fn read_request(socket: &mut TcpStream) -> bool {
     let mut read = Vec::new();
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = vec![0; 16 << 10];
     loop {
         match socket.read(&mut buffer).await {
             Ok(0) | Err(_) => return false,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
@@ -99,6 +100,7 @@ impl TriggerService {
         let (member, events, committer) = Member::join(Arc::clone(&client), &group, &topic);
         let driver = Driver {
             service: Arc::downgrade(&self.inner),
+            tracker: self.inner.tracker.clone(),
             runner: Arc::clone(&runner),
             name: name.clone(),
             place: GroupPlace { client, committer },
@@ -164,6 +166,8 @@ fn at(start: StartPosition) -> crate::input::cluster::Start {
 /// Starts and ends the lanes of a trigger as its group says.
 struct Driver {
     service: Weak<Inner>,
+    /// Counts what its pollers begin.
+    tracker: TaskTracker,
     runner: Arc<Runner>,
     name: String,
     place: GroupPlace,
@@ -273,7 +277,7 @@ impl Driver {
             kept: Kept::carried(verdicts),
             group: Some(self.place.clone()),
         };
-        let (poller, task) = poller::spawn(input, self.service.inner.tracker.clone());
+        let (poller, task) = poller::spawn(input, self.tracker.clone());
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
         self.lanes.insert(partition, (poller, task));
