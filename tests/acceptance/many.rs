@@ -71,7 +71,7 @@ fn wants(trigger: i64, number: i64) -> bool {
 
 fn definition(address: &str, n: usize) -> String {
     let range = format!(", {{ numeric: [ '>=', {}, '<', {} ] }}", n + 500, n + 503);
-    let range = if n % 10 == 0 { range.as_str() } else { "" };
+    let range = if n.is_multiple_of(10) { range.as_str() } else { "" };
     format!(
         "---
 trigger: t{n}
