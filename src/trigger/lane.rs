@@ -15,11 +15,19 @@
 //! A key that holds more than its share, because it fails or because it floods, is *spilled*: its further records are not
 //! kept. A marker, the first offset that is not kept, stands for all of them; when the queue has room they are read again
 //! from there ([`Lane::catch_up_at`]), and the marker moves on. So memory is bounded whatever a key does, and the other keys go on.
+//! From the first attempt on a record stands in a hole as any other.
+//!
+//! # What fits
+//! Progress that does not fit its bytes would lose attempts (T4). So a bound on what may have to be written is kept at hand,
+//! with what the windows that are being tried may add: their outcomes cut holes. Near the limit no more is read, fewer
+//! records start at a time, windows are not halved, and what a partial failure finished is written as unfinished until the
+//! rest of its window is finished too. With nothing in flight, the oldest record may always start: that only frees bytes.
 //!
 //! # Restart
 //! [`Lane::restore`] goes on from written progress: what lies in holes is read again, windows that were tried are made
 //! again as they were, and one whose attempt has no outcome was interrupted. The same way takes over a new definition
-//! ([`Lane::redefine`]); windows in hand are carried over as they are.
+//! ([`Lane::redefine`]); windows that were tried are carried over as they are. Where the order changes, each of them goes on
+//! beside what is made under the new one.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -35,6 +43,7 @@ use super::window::WindowSpec;
 use crate::function::ErrorClass;
 
 mod fill;
+mod fit;
 mod outcome;
 mod queue;
 mod restore;
@@ -59,11 +68,13 @@ pub struct LaneLimits {
     pub key_records: usize,
     /// Keys at a time. Default 10,000.
     pub keys: usize,
+    /// Bytes of written progress. At most, and by default, [`ENCODED_BYTES_MAX`].
+    pub progress_bytes: usize,
 }
 
 impl Default for LaneLimits {
     fn default() -> Self {
-        Self { records: 20_000, key_records: 2_000, keys: 10_000 }
+        Self { records: 20_000, key_records: 2_000, keys: 10_000, progress_bytes: ENCODED_BYTES_MAX }
     }
 }
 
@@ -71,8 +82,6 @@ impl Default for LaneLimits {
 const CLOSED_MAX: usize = 2;
 /// Windows that wait to be started, over all queues, before no more is read.
 const READY_MAX: usize = 256;
-/// What one more tried window adds to written progress at most, in the common case.
-const TRIED_BYTES: usize = 40;
 
 /// What of a trigger's definition a lane needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +117,10 @@ pub struct Withheld {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     places: Vec<Place>,
+    /// Records that were finished and stand as unfinished until the window is: cut out, they would take too many bytes.
+    done: Vec<Place>,
+    /// How many ranges its outcome may be cut out of.
+    cuts: usize,
     size_bytes: u64,
     queue: QueueKey,
     /// The hash of its records' key, where it has one.
@@ -116,7 +129,9 @@ pub(super) struct Held {
     phase: Phase,
     /// What its invocations are called: the first offset that it had.
     name: Offset,
-    /// Behind the marker of its key: its records are in no run.
+    /// Its verdict was found in the journal, and stands for it there.
+    decided: bool,
+    /// Behind the marker of its key: its records are in no hole. Only before the first attempt.
     spilled: bool,
 }
 
@@ -133,7 +148,7 @@ enum Phase {
     /// All attempts are spent.
     GivenUp(ExhaustedReason),
     /// Its verdict is being carried out.
-    Settling,
+    Settling(ExhaustedReason),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,8 +157,8 @@ enum Timer {
     Window(WindowId),
     /// The open window of a queue closes.
     Open(QueueKey),
-    /// What is remembered of a queue's starts is of no use any more.
-    Forget(QueueKey),
+    /// The oldest start of a throttled queue does not count any more.
+    Turn(QueueKey),
 }
 
 /// A key whose records are not kept from an offset on.
@@ -172,9 +187,16 @@ pub struct Lane {
     at: Offset,
     restoring: Option<Restoring>,
     next_id: u64,
+    /// Reading stopped before the end of a chunk: what follows in it was not taken.
+    held_up: bool,
     held_records: usize,
+    /// Windows that were tried.
     tried: usize,
-    encoded_bytes: usize,
+    /// What their outcomes may cut, together.
+    cuts: usize,
+    /// Not above the first unfinished offset.
+    low: Offset,
+    written_coarsely: bool,
     suspended: bool,
     withheld: Withheld,
 }
@@ -206,9 +228,12 @@ impl Lane {
             at,
             restoring,
             next_id,
+            held_up: false,
             held_records: 0,
             tried: 0,
-            encoded_bytes: 0,
+            cuts: 0,
+            low: progress.committed(),
+            written_coarsely: false,
             suspended: false,
             withheld: Withheld::default(),
         };
@@ -222,13 +247,15 @@ impl Lane {
         let room = self.held_records < self.spec.limits.records
             && self.ready.len() < READY_MAX
             && self.queues.len() < self.spec.limits.keys
-            && !self.is_full()
+            && (self.restoring.is_some() || !self.is_full())
             && match self.spec.order {
                 Order::Partition => self.queues.get(&QueueKey::Whole).is_none_or(|queue| queue.closed() < CLOSED_MAX),
                 Order::Key => true,
                 Order::None => self.ready.len() < CLOSED_MAX,
             };
-        room.then_some(self.at)
+        // What is read again was in hand before; among it is what must go on for anything else to fit.
+        let is_stuck = self.restoring.is_some() && !self.fits(1, 1);
+        (room || is_stuck).then_some(self.at)
     }
 
     /// Where it will read next, whether or not it has room.
@@ -237,10 +264,10 @@ impl Lane {
         self.at
     }
 
-    /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written down.
+    /// Whether the end of the last chunk was not taken: [`Lane::position`] says where reading goes on.
     #[must_use]
-    pub const fn is_full(&self) -> bool {
-        self.encoded_bytes > ENCODED_BYTES_MAX - 2 * TRIED_BYTES
+    pub const fn is_held_up(&self) -> bool {
+        self.held_up
     }
 
     /// The offsets of a window, ascending.
@@ -301,6 +328,18 @@ impl Lane {
         self.held_records == 0 && self.restoring.is_none() && self.markers.is_empty()
     }
 
+    /// Whether there is nothing left of what it ever held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.is_idle()
+            && self.windows.is_empty()
+            && self.queues.is_empty()
+            && self.timers.is_empty()
+            && self.given_up.is_empty()
+            && (self.tried, self.cuts) == (0, 0)
+            && self.unfinished.first().is_none()
+    }
+
     /// What is in hand, for people.
     #[must_use]
     pub fn look(&self) -> LaneLook {
@@ -347,19 +386,49 @@ pub struct LaneLook {
 }
 
 impl Held {
-    /// The same window without its records.
-    fn clone_empty(&self) -> Self {
-        Self { places: Vec::new(), state: self.state.clone(), ..*self }
+    /// A part of the same window: it has had the same attempts.
+    fn part(&self, places: Vec<Place>) -> Self {
+        let whole = self.places.len() + places.len();
+        Self {
+            size_bytes: self.size_bytes * places.len() as u64 / whole.max(1) as u64,
+            name: places[0].offset,
+            done: Vec::new(),
+            cuts: 0,
+            state: self.state.clone(),
+            places,
+            ..*self
+        }
+    }
+
+    /// Its records are elsewhere.
+    fn part_of_none(&self) -> Self {
+        Self { places: Vec::new(), done: Vec::new(), state: AttemptState::default(), ..*self }
+    }
+
+    const fn is_tried(&self) -> bool {
+        self.state.first_attempt_ms.is_some()
     }
 
     fn waits_for_outage(&self) -> bool {
         self.state.last_error.as_ref().is_some_and(|error| error.class == ErrorClass::Unavailable)
     }
 
+    const fn given_up(&self) -> Option<ExhaustedReason> {
+        match self.phase {
+            Phase::GivenUp(reason) | Phase::Settling(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
     fn tried(&self) -> Option<TriedWindow> {
-        let attempts = TriedAttempts::of(&self.state)?;
+        let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
         let (first, last) = (self.places.first()?.offset, self.places.last()?.offset);
-        Some(TriedWindow { span: Span { first, next: last.next() }, key: self.key, attempts })
+        Some(TriedWindow {
+            span: Span { first, next: last.next() },
+            key: self.key,
+            attempts,
+            given_up: self.given_up(),
+        })
     }
 }
 

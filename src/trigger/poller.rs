@@ -567,7 +567,10 @@ impl Poller {
         if entry.at_head.is_none() {
             return;
         }
-        entry.lane.pass(self.head, entry.runner.clock.now_ms());
+        // One that is held up stands where it stopped, and leaves the head.
+        if !entry.lane.is_held_up() {
+            entry.lane.pass(self.head, entry.runner.clock.now_ms());
+        }
         let seen = self.head_records - entry.seen_records;
         let matched = std::mem::take(&mut entry.matched_at_head);
         Counters::add(

@@ -7,8 +7,8 @@
 //! the filter turns away may lie inside a hole: they are turned away again when it is read again.
 //!
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
-//! counting: its records are those in its range that lie in a hole, or behind the marker of its key, and, where it has a
-//! key, that have this key.
+//! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A record
+//! that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last in the list.
 //!
 //! # Bytes
 //! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below its
@@ -26,7 +26,8 @@
 //! base          varint  the earliest first attempt of these windows
 //!   first       varint    distance from the first offset of the window before, for the first from committed
 //!   length      varint    offsets of its range, at least 1
-//!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still
+//!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still; 8: it is
+//!                         given up
 //!   key         u64       little-endian hash, with flag 1
 //!   attempts    varint    spent
 //!   interrupted varint    attempts that the broker did not survive
@@ -34,6 +35,7 @@
 //!   next        varint    the next attempt, since the first, plus 1; 0 = none is planned
 //!   excluded    varint    milliseconds that do not count towards max_age
 //!   suspended   varint    since when its age stands still, since the first attempt, with flag 4
+//!   reason      u8        why it is given up: 0 attempts, 1 age, 2 rejected, 3 skipped; with flag 8
 //! blocked keys  varint  how many; then for each, by hash ascending:
 //!   hash        u64     little-endian
 //!   first       varint    distance of its first unfinished offset from committed
@@ -43,11 +45,13 @@
 
 use tripline_storage::Offset;
 
-use super::attempt::AttemptState;
+use super::attempt::{AttemptState, ExhaustedReason};
 
 mod codec;
 
 pub use codec::{DecodeError, ENCODED_BYTES_MAX, TooLarge};
+
+pub(super) use codec::varint_bytes;
 
 /// A range of offsets, never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,8 @@ pub struct TriedWindow {
     pub key: Option<u64>,
     /// Its attempts so far.
     pub attempts: TriedAttempts,
+    /// Why its attempts have come to an end, if they have: nothing of it is invoked again.
+    pub given_up: Option<ExhaustedReason>,
 }
 
 /// The attempts of a window, as far as they are written down. Times are milliseconds since 1970.
@@ -312,7 +318,8 @@ pub(super) mod tests {
             let mut windows: Vec<TriedWindow> = Vec::new();
             for (index, key, attempts) in tried.into_iter().filter(|_| !spans.is_empty()) {
                 let span = *index.get(&spans);
-                windows.push(TriedWindow { span, key, attempts });
+                let given_up = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
+                windows.push(TriedWindow { span, key, attempts, given_up });
             }
             windows.sort_by_key(|window| window.span.first);
             windows.dedup_by_key(|window| window.span.first);

@@ -3,12 +3,15 @@
 //! Every matching record gets a number when it is read, one more than the one before. Records with consecutive numbers are
 //! a run: nothing between them is finished, so that a run is one range of offsets, however many records the filter turned
 //! away in between. Reading on extends the last run; a finished record cuts the run that it is in.
+//!
+//! A record that was read again for a spilled key has no number: others were read in the meantime. From its first attempt
+//! on it stands by itself, *scattered*; neighbours share a range.
 
 use std::collections::BTreeMap;
 
 use tripline_storage::Offset;
 
-use super::progress::Span;
+use super::progress::{Span, varint_bytes};
 
 /// A record that was read: where it stands, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +19,11 @@ pub(super) struct Place {
     pub(super) offset: Offset,
     pub(super) number: u64,
 }
+
+/// The number of a record that has none yet: something else stands for it.
+pub(super) const UNNUMBERED: u64 = u64::MAX;
+/// The number of a record that stands by itself.
+const SCATTERED: u64 = u64::MAX - 1;
 
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -30,6 +38,29 @@ pub(super) struct Unfinished {
     /// By the number of their first record.
     runs: BTreeMap<u64, Run>,
     next_number: u64,
+    /// Ranges of scattered records: first, and behind the last.
+    scattered: BTreeMap<Offset, Offset>,
+    /// What the lengths of all ranges take in written progress.
+    length_bytes: usize,
+}
+
+/// How many ranges these records, ascending, may be cut out of: one for each sequence of consecutive ones.
+pub(super) fn groups(places: &[Place]) -> usize {
+    places.len().min(1) + places.windows(2).filter(|pair| !pair[0].is_before(&pair[1])).count()
+}
+
+impl Place {
+    /// Whether nothing can lie between the two in a range.
+    fn is_before(&self, other: &Self) -> bool {
+        if self.number >= SCATTERED || other.number >= SCATTERED {
+            return self.number == other.number && self.offset.next() == other.offset;
+        }
+        self.number + 1 == other.number
+    }
+}
+
+fn bytes_of(span: Span) -> usize {
+    varint_bytes(span.next.since(span.first))
 }
 
 impl Unfinished {
@@ -40,21 +71,57 @@ impl Unfinished {
         match self.runs.last_entry() {
             Some(mut last) if last.get().end == number => {
                 let run = last.get_mut();
-                assert!(run.span.next <= offset, "records are read in offset order");
+                assert!(run.span.next <= offset, "T1: records are read in offset order");
+                self.length_bytes -= bytes_of(run.span);
                 run.end = number + 1;
                 run.span.next = offset.next();
+                self.length_bytes += bytes_of(run.span);
             }
-            _ => {
-                let span = Span { first: offset, next: offset.next() };
-                self.runs.insert(number, Run { end: number + 1, span });
-            }
+            _ => self.insert(number, Run { end: number + 1, span: Span { first: offset, next: offset.next() } }),
         }
         number
+    }
+
+    fn insert(&mut self, begin: u64, run: Run) {
+        self.length_bytes += bytes_of(run.span);
+        self.runs.insert(begin, run);
     }
 
     /// What was read now is finished or looked after elsewhere: the next record begins a run of its own.
     pub(super) const fn cut(&mut self) {
         self.next_number += 1;
+    }
+
+    /// These records without numbers, ascending, stand by themselves from now on.
+    pub(super) fn scatter(&mut self, places: &mut [Place]) {
+        for place in places {
+            assert_eq!(place.number, UNNUMBERED, "T1: a record stands in one range");
+            place.number = SCATTERED;
+            let mut span = Span { first: place.offset, next: place.offset.next() };
+            if let Some((&first, &next)) = self.scattered.range(..=place.offset).next_back() {
+                assert!(next <= place.offset, "T1: a record stands in one range");
+                if next == place.offset {
+                    self.take_scattered(first, next);
+                    span.first = first;
+                }
+            }
+            if let Some(next) = self.scattered.get(&span.next).copied() {
+                self.take_scattered(span.next, next);
+                span.next = next;
+            }
+            self.put_scattered(Some(span));
+        }
+    }
+
+    fn take_scattered(&mut self, first: Offset, next: Offset) {
+        self.scattered.remove(&first);
+        self.length_bytes -= bytes_of(Span { first, next });
+    }
+
+    fn put_scattered(&mut self, span: Option<Span>) {
+        let Some(span) = span else { return };
+        self.scattered.insert(span.first, span.next);
+        self.length_bytes += bytes_of(span);
     }
 
     /// These records, ascending, are finished.
@@ -64,6 +131,10 @@ impl Unfinished {
     pub(super) fn finish(&mut self, places: impl IntoIterator<Item = Place>) {
         let mut group: Option<(Place, Place)> = None;
         for place in places {
+            if place.number == SCATTERED {
+                self.finish_scattered(place.offset);
+                continue;
+            }
             group = match group {
                 Some((first, last)) if last.number + 1 == place.number => Some((first, place)),
                 before => {
@@ -75,24 +146,54 @@ impl Unfinished {
         group.into_iter().for_each(|(first, last)| self.finish_group(first, last));
     }
 
+    fn finish_scattered(&mut self, offset: Offset) {
+        let found = self.scattered.range(..=offset).next_back().map(|(&first, &next)| Span { first, next });
+        let span = found.filter(|span| span.contains(offset)).expect("T1: what finishes was unfinished");
+        self.take_scattered(span.first, span.next);
+        self.put_scattered(Span::new(span.first, offset));
+        self.put_scattered(Span::new(offset.next(), span.next));
+    }
+
     /// Records with consecutive numbers, all in one run.
     fn finish_group(&mut self, first: Place, last: Place) {
         let found = self.runs.range(..=first.number).next_back().map(|(&begin, &run)| (begin, run));
         let (begin, run) = found.filter(|(_, run)| last.number < run.end).expect("T1: what finishes was unfinished");
         self.runs.remove(&begin);
+        self.length_bytes -= bytes_of(run.span);
         if begin < first.number {
             let span = Span { first: run.span.first, next: first.offset };
-            self.runs.insert(begin, Run { end: first.number, span });
+            self.insert(begin, Run { end: first.number, span });
         }
         if last.number + 1 < run.end {
             let span = Span { first: last.offset.next(), next: run.span.next };
-            self.runs.insert(last.number + 1, Run { end: run.end, span });
+            self.insert(last.number + 1, Run { end: run.end, span });
         }
     }
 
-    /// The runs as ranges of offsets, ascending.
-    pub(super) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
-        self.runs.values().map(|run| run.span)
+    /// The ranges of offsets, ascending.
+    pub(super) fn spans(&self) -> Vec<Span> {
+        let scattered = self.scattered.iter().map(|(&first, &next)| Span { first, next });
+        let mut spans: Vec<Span> = self.runs.values().map(|run| run.span).chain(scattered).collect();
+        if !self.scattered.is_empty() {
+            spans.sort_unstable_by_key(|span| span.first);
+        }
+        spans
+    }
+
+    /// The first offset of all ranges.
+    pub(super) fn first(&self) -> Option<Offset> {
+        let run = self.runs.first_key_value().map(|(_, run)| run.span.first);
+        run.into_iter().chain(self.scattered.first_key_value().map(|(&first, _)| first)).min()
+    }
+
+    /// Whether a record is the first of all runs. Their first range may begin before it.
+    pub(super) fn is_first(&self, place: &Place) -> bool {
+        self.runs.first_key_value().is_some_and(|(&begin, _)| begin == place.number)
+    }
+
+    /// What the ranges take in written progress at most, where a distance takes `distance_bytes`.
+    pub(super) fn written_bytes(&self, distance_bytes: usize) -> usize {
+        self.length_bytes + (self.runs.len() + self.scattered.len()) * distance_bytes
     }
 
     /// How many runs there are.
@@ -115,7 +216,7 @@ mod tests {
     }
 
     fn spans(unfinished: &Unfinished) -> Vec<(i64, i64)> {
-        unfinished.spans().map(|span| (span.first.get(), span.next.get())).collect()
+        unfinished.spans().iter().map(|span| (span.first.get(), span.next.get())).collect()
     }
 
     #[test]
@@ -164,7 +265,7 @@ mod tests {
                 let place = open.remove(index.index(open.len()));
                 done.insert(place.offset);
                 unfinished.finish([place]);
-                let held = |offset: Offset| unfinished.spans().filter(|span| span.contains(offset)).count();
+                let held = |offset: Offset| unfinished.spans().iter().filter(|span| span.contains(offset)).count();
                 prop_assert!(open.iter().all(|place| held(place.offset) == 1));
                 prop_assert!(done.iter().all(|&offset| held(offset) == 0));
                 prop_assert!(open.is_empty() == (unfinished.len() == 0), "no run without records");

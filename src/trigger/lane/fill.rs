@@ -1,24 +1,30 @@
 //! Records come in: into the open window of their queue, or behind a marker.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::restore::UNNUMBERED;
 use super::{Held, Lane, Marker, Phase, Timer, at};
 use crate::trigger::attempt::AttemptState;
 use crate::trigger::flow::Singleton;
 use crate::trigger::spec::Order;
-use crate::trigger::unfinished::Place;
+use crate::trigger::unfinished::{Place, UNNUMBERED};
 use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec};
 
 impl Lane {
-    /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match.
+    /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more of
+    /// them could be written down, it stops in the middle: [`Lane::is_held_up`] says so.
     pub fn take(&mut self, records: &[RecordFacts], next: Offset, now_ms: i64) {
         let at = self.at;
+        self.held_up = false;
         for record in records.iter().filter(|record| record.offset >= at) {
             if self.restoring.is_none() {
+                if self.is_full() {
+                    self.held_up = true;
+                    return self.pass(record.offset, now_ms);
+                }
                 self.take_new(*record, now_ms);
             } else {
                 self.take_again(*record, now_ms);
@@ -97,13 +103,14 @@ impl Lane {
     }
 
     pub(super) fn take_new(&mut self, record: RecordFacts, now_ms: i64) {
+        // Also in another order: the marker stands for all records of its key that were read.
+        if !self.markers.is_empty() && self.markers.contains_key(&record.key) {
+            return self.unfinished.cut();
+        }
         if self.spec.order != Order::Key {
             return self.push(record, QueueKey::Whole, false, now_ms);
         }
         let queue = QueueKey::Key(record.key);
-        if self.markers.contains_key(&record.key) {
-            return self.unfinished.cut();
-        }
         let Some(found) = self.queues.get(&queue) else { return self.push(record, queue, false, now_ms) };
         if self.spec.per_key.singleton == Some(Singleton::Skip) && found.is_busy() {
             self.withheld.skipped += 1;
@@ -124,8 +131,12 @@ impl Lane {
             self.close_open(key, now_ms);
         }
         let now = at(now_ms);
-        let window_spec = WindowSpec { count: self.count, ..self.spec.window };
         let debounce = self.spec.per_key.debounce.filter(|_| matches!(key, QueueKey::Key(_)));
+        let window_spec = match debounce {
+            None => WindowSpec { count: self.count, ..self.spec.window },
+            // It holds one record, until the key has been quiet.
+            Some(_) => WindowSpec { count: u32::MAX, bytes: u64::MAX, interval: Duration::ZERO, max_wait: None },
+        };
         let queue = self.queues.entry(key).or_default();
         queue.records += 1;
         queue.spilled_records += usize::from(spilled);
@@ -192,8 +203,7 @@ impl Lane {
         let debounced = self.spec.per_key.debounce.is_some() && matches!(key, QueueKey::Key(_));
         if self.spec.window.interval.is_zero()
             && !debounced
-            && queue.is_open()
-            && queue.windows.is_empty()
+            && queue.is_idle(self.spec.per_key.throttle)
             && !queue.noted_idle
         {
             queue.noted_idle = true;
@@ -228,7 +238,10 @@ impl Lane {
         if queue != key {
             let moved = places.len();
             self.queues.entry(queue).or_default().records += moved;
-            self.release(key, moved, false);
+            self.release(key, moved);
+            if self.queues.get(&key).is_some_and(|queue| !queue.is_busy()) {
+                self.queues.remove(&key);
+            }
         }
         let held = Held {
             size_bytes: window.size_bytes,
@@ -237,8 +250,11 @@ impl Lane {
             state: AttemptState::default(),
             phase: Phase::Queued,
             name,
+            decided: false,
             spilled,
             places,
+            done: Vec::new(),
+            cuts: 0,
         };
         self.enqueue(held, now_ms);
     }

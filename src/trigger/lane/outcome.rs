@@ -3,11 +3,10 @@
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::restore::UNNUMBERED;
 use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{ExhaustedReason, Step};
-use crate::trigger::unfinished::Place;
+use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 
 /// What came of an attempt: every record of its window that is not named here is finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +15,7 @@ pub struct Outcome {
     pub failed: Vec<Offset>,
     /// Why they failed; what follows is decided by its class.
     pub error: Option<InvocationError>,
-    /// These are refused for good, each by itself.
+    /// These are refused for good, ascending, each for its own reason. Neighbours with one reason go together.
     pub rejected: Vec<(Offset, InvocationError)>,
 }
 
@@ -34,68 +33,133 @@ impl Outcome {
     }
 }
 
+/// Records of a window that were refused for one reason.
+struct Refused {
+    places: Vec<Place>,
+    error: InvocationError,
+}
+
 impl Lane {
     /// Ends an attempt.
     ///
     /// # Panics
     /// When the window is not in flight.
     pub fn end(&mut self, id: WindowId, outcome: Outcome, now_ms: i64, random: u64) -> Step {
-        assert_eq!(self.windows[&id].phase, Phase::InFlight, "T2: an attempt ends once");
         let held = self.windows.get_mut(&id).expect("a window in hand");
+        assert_eq!(held.phase, Phase::InFlight, "T2: an attempt ends once");
         held.state.running = false;
-        let Outcome { failed, error, rejected } = outcome;
-        let is_failed = |place: &Place| failed.binary_search(&place.offset).is_ok();
-        let is_rejected = |place: &Place| rejected.iter().any(|(offset, _)| *offset == place.offset);
-        let (open, done): (Vec<Place>, Vec<Place>) =
-            std::mem::take(&mut held.places).into_iter().partition(|place| is_failed(place) || is_rejected(place));
-        let (refused, left): (Vec<Place>, Vec<Place>) = open.into_iter().partition(is_rejected);
-        held.places = left;
-        let shell = held.clone_empty();
-        self.finish(&shell, &done);
-        for place in refused.into_iter().rev() {
-            let reason = rejected.iter().find(|(offset, _)| *offset == place.offset).map(|(_, error)| error);
-            self.reject(id, place, reason, now_ms, random);
+        let Outcome { failed, mut error, rejected } = outcome;
+        if failed.is_empty() && rejected.is_empty() {
+            return self.finished(id, now_ms);
         }
-        if self.windows[&id].places.is_empty() {
-            let held = self.remove(id);
-            self.left(&held, id, now_ms);
-            return Step::Done;
+        let mut done = Vec::new();
+        let mut left = Vec::new();
+        let mut refused: Vec<Refused> = Vec::new();
+        let mut is_next = false;
+        for place in std::mem::take(&mut held.places) {
+            if failed.binary_search(&place.offset).is_ok() {
+                left.push(place);
+                is_next = false;
+            } else if let Ok(index) = rejected.binary_search_by_key(&place.offset, |(offset, _)| *offset) {
+                let error = &rejected[index].1;
+                match refused.last_mut().filter(|last| is_next && last.error == *error) {
+                    Some(last) => last.places.push(place),
+                    None => refused.push(Refused { places: vec![place], error: error.clone() }),
+                }
+                is_next = true;
+            } else {
+                done.push(place);
+                is_next = false;
+            }
         }
         let whole = done.is_empty();
+        held.places = left;
+        self.finish_part(id, done, &refused);
+        let refused = self.refuse(id, refused, &mut error, now_ms, random);
+        if self.windows[&id].places.is_empty() {
+            let step = self.finished(id, now_ms);
+            debug_assert!(refused || step == Step::Done);
+            return step;
+        }
         let error = error.unwrap_or_else(|| InvocationError::new(ErrorClass::Failed, "", "no reason was given"));
         self.fail(id, &error, whole, now_ms, random)
     }
 
-    /// One record of a window is refused for good: it goes its own way.
-    pub(super) fn reject(
+    /// A window has no unfinished records any more.
+    fn finished(&mut self, id: WindowId, now_ms: i64) -> Step {
+        let held = self.remove(id);
+        self.finish(&held, &held.places);
+        self.left(&held, id, now_ms);
+        Step::Done
+    }
+
+    /// Some records of a window are finished, the others not: where the ranges that this cuts can be written down they are
+    /// cut out, else all are finished together at the end.
+    fn finish_part(&mut self, id: WindowId, done: Vec<Place>, refused: &[Refused]) {
+        if done.is_empty() {
+            return;
+        }
+        let held = &self.windows[&id];
+        let later = groups(&held.places) + refused.iter().map(|refused| groups(&refused.places)).sum::<usize>();
+        let cuts = groups(&done);
+        if held.done.is_empty() && (cuts + later <= held.cuts || self.fits(0, cuts + later)) {
+            let shell = held.part_of_none();
+            self.finish(&shell, &done);
+            self.reserve_cuts(id, later);
+        } else {
+            let held = self.windows.get_mut(&id).expect("a window in hand");
+            held.done.extend(done);
+        }
+    }
+
+    /// Records of a window are refused for good: they go their own way, behind it. What cannot be written down by itself
+    /// stays with the window and is refused another time; answers whether all was refused.
+    fn refuse(
         &mut self,
         id: WindowId,
-        place: Place,
-        error: Option<&InvocationError>,
+        refused: Vec<Refused>,
+        error: &mut Option<InvocationError>,
         now_ms: i64,
         random: u64,
-    ) {
-        let held = &self.windows[&id];
-        let mut alone = Held { places: vec![place], name: place.offset, ..held.clone_empty() };
-        let unknown = InvocationError::new(ErrorClass::Rejected, "", "");
-        let step = alone.state.end(Err(error.unwrap_or(&unknown)), &self.spec.policies, now_ms, random);
+    ) -> bool {
+        let mut all = true;
+        for Refused { places, error: reason } in refused.into_iter().rev() {
+            if self.fits(1, groups(&places)) {
+                self.reject(id, places, &reason, now_ms, random);
+                continue;
+            }
+            all = false;
+            let held = self.windows.get_mut(&id).expect("a window in hand");
+            held.places.extend(places);
+            held.places.sort_unstable_by_key(|place| place.offset);
+            error.get_or_insert_with(|| InvocationError { class: ErrorClass::Failed, ..reason });
+        }
+        all
+    }
+
+    fn reject(&mut self, id: WindowId, places: Vec<Place>, error: &InvocationError, now_ms: i64, random: u64) {
+        let held = self.windows.get_mut(&id).expect("a window in hand");
+        let mut alone = held.part(places);
+        held.size_bytes -= alone.size_bytes;
+        let step = alone.state.end(Err(error), &self.spec.policies, now_ms, random);
+        if self.suspended {
+            alone.state.suspend(now_ms);
+        }
         // Where errors are not tolerated it waits for its turn, and then for success.
         alone.phase = Phase::Queued;
+        let cuts = groups(&alone.places);
         let other = self.insert_behind(id, alone);
+        self.reserve_cuts(other, cuts);
         if let Step::Exhausted { reason } = step {
             self.give_up(other, reason);
+        }
+        if matches!(self.windows[&other].queue, QueueKey::Alone(_)) {
+            self.on_its_own(other, now_ms);
         }
     }
 
     /// What remains of a window has failed.
-    pub(super) fn fail(
-        &mut self,
-        id: WindowId,
-        error: &InvocationError,
-        whole: bool,
-        now_ms: i64,
-        random: u64,
-    ) -> Step {
+    fn fail(&mut self, id: WindowId, error: &InvocationError, whole: bool, now_ms: i64, random: u64) -> Step {
         let halve = match error.class {
             // Which record killed the instance is not known while there are several.
             ErrorClass::Crashed => true,
@@ -103,27 +167,44 @@ impl Lane {
             _ => false,
         };
         let policies = self.spec.policies;
-        let held = self.windows.get_mut(&id).expect("a window in hand");
-        if halve && held.places.len() > 1 {
-            held.state.note(error);
-            let rest = held.places.split_off(held.places.len() / 2);
-            let (name, kept) = (rest[0].offset, held.clone_empty());
-            held.phase = Phase::Ready;
-            self.ready.push_back(id);
-            // Its turn comes when it is the first of its queue, or now, in order `none`.
-            let behind = self.insert_behind(id, Held { places: rest, name, phase: Phase::Queued, ..kept });
-            if matches!(self.windows[&behind].queue, QueueKey::Alone(_)) {
-                self.on_its_own(behind, now_ms);
-            }
+        if halve && self.halve(id, error, now_ms) {
             let attempt = self.windows[&id].state.attempt_number();
             return Step::RetryAt { at_ms: now_ms, attempt };
         }
+        let held = self.windows.get_mut(&id).expect("a window in hand");
         let step = held.state.end(Err(error), &policies, now_ms, random);
         if self.suspended {
             held.state.suspend(now_ms);
         }
-        self.follow(id, step);
+        self.follow(id, step, now_ms);
         step
+    }
+
+    /// Makes two windows of one, which spends no attempt. Answers whether there are two records, and bytes to write them
+    /// down.
+    fn halve(&mut self, id: WindowId, error: &InvocationError, now_ms: i64) -> bool {
+        let held = &self.windows[&id];
+        let middle = held.places.len() / 2;
+        if middle == 0 || !self.fits(1, groups(&held.places)) {
+            return false;
+        }
+        let held = self.windows.get_mut(&id).expect("a window in hand");
+        held.state.note(error);
+        if self.suspended {
+            held.state.suspend(now_ms);
+        }
+        let rest = held.places.split_off(middle);
+        let rest = Held { phase: Phase::Queued, ..held.part(rest) };
+        held.size_bytes -= rest.size_bytes;
+        let cuts = groups(&rest.places);
+        let behind = self.insert_behind(id, rest);
+        self.reserve_cuts(behind, cuts);
+        self.come_forward(id, now_ms);
+        // Its turn comes when it is the first of its queue, or now, in order `none`.
+        if matches!(self.windows[&behind].queue, QueueKey::Alone(_)) {
+            self.on_its_own(behind, now_ms);
+        }
+        true
     }
 
     /// A part of a window that stood in no queue stands in none either.
@@ -142,19 +223,20 @@ impl Lane {
         self.advance(queue, now_ms);
     }
 
-    pub(super) fn follow(&mut self, id: WindowId, step: Step) {
-        let held = self.windows.get_mut(&id).expect("a window in hand");
+    fn follow(&mut self, id: WindowId, step: Step, now_ms: i64) {
         let until_ms = match step {
             Step::Done => return,
             Step::RetryAt { at_ms, .. } | Step::Blocked { at_ms, .. } => at_ms,
             Step::Throttled { until_ms } => until_ms,
             Step::Outage { probe_at_ms } => probe_at_ms,
-            Step::BrokenCode => {
-                held.phase = Phase::Ready;
-                return self.ready.push_front(id);
-            }
+            Step::BrokenCode => return self.come_forward(id, now_ms),
             Step::Exhausted { reason } => return self.give_up(id, reason),
         };
+        self.wait(id, until_ms);
+    }
+
+    fn wait(&mut self, id: WindowId, until_ms: i64) {
+        let held = self.windows.get_mut(&id).expect("a window in hand");
         held.phase = Phase::Waiting(until_ms);
         self.timers.insert((until_ms, Timer::Window(id)));
     }
@@ -167,8 +249,10 @@ impl Lane {
         let held = self.windows.get_mut(&id).expect("a window in hand");
         assert_eq!(held.phase, Phase::InFlight, "T2: an attempt ends once");
         held.state.running = false;
-        held.phase = Phase::Waiting(at_ms);
-        self.timers.insert((at_ms, Timer::Window(id)));
+        if self.suspended {
+            held.state.suspend(at_ms);
+        }
+        self.wait(id, at_ms);
     }
 
     /// The next window whose attempts are spent: give it up, then [`Lane::settle`] it.
@@ -176,7 +260,7 @@ impl Lane {
         while let Some(id) = self.given_up.pop_front() {
             let Some(held) = self.windows.get_mut(&id) else { continue };
             if let Phase::GivenUp(reason) = held.phase {
-                held.phase = Phase::Settling;
+                held.phase = Phase::Settling(reason);
                 return Some((id, reason));
             }
         }
@@ -188,10 +272,9 @@ impl Lane {
     /// # Panics
     /// When it was not given up.
     pub fn settle(&mut self, id: WindowId, now_ms: i64) {
-        assert_eq!(self.windows[&id].phase, Phase::Settling, "T1: only what was given up is settled");
-        let held = self.remove(id);
-        self.finish(&held, &held.places);
-        self.left(&held, id, now_ms);
+        let is_settling = matches!(self.windows[&id].phase, Phase::Settling(_));
+        assert!(is_settling, "T1: only what was given up is settled");
+        self.finished(id, now_ms);
     }
 
     pub(super) fn give_up(&mut self, id: WindowId, reason: ExhaustedReason) {
@@ -205,14 +288,12 @@ impl Lane {
 
     /// Gives up whatever was tried and waits for its next attempt. Answers how many records that were.
     pub fn skip(&mut self) -> usize {
-        let waiting = self.windows.iter().filter_map(|(&id, held)| match held.phase {
-            Phase::Waiting(at_ms) if held.state.first_attempt_ms.is_some() => Some((id, at_ms)),
-            _ => None,
-        });
-        let mut waiting: Vec<(WindowId, i64)> = waiting.collect();
+        let waits = |held: &Held| matches!(held.phase, Phase::Waiting(_) | Phase::Ready | Phase::Queued);
+        let waiting = self.windows.iter().filter(|(_, held)| held.is_tried() && waits(held));
+        let mut waiting: Vec<WindowId> = waiting.map(|(&id, _)| id).collect();
         waiting.sort_unstable();
         let mut skipped = 0;
-        for (id, _) in waiting {
+        for id in waiting {
             skipped += self.windows[&id].places.len();
             self.give_up(id, ExhaustedReason::Skipped);
         }
@@ -220,27 +301,38 @@ impl Lane {
     }
 
     /// Takes a window out of the lane; its queue keeps its place until [`Lane::left`].
-    pub(super) fn remove(&mut self, id: WindowId) -> Held {
+    fn remove(&mut self, id: WindowId) -> Held {
         let held = self.windows.remove(&id).expect("a window in hand");
-        self.tried -= usize::from(held.state.first_attempt_ms.is_some());
+        self.tried -= usize::from(held.is_tried());
+        self.cuts -= held.cuts;
         held
     }
 
-    /// The records at `places`, of `held`, are finished.
-    pub(super) fn finish(&mut self, held: &Held, places: &[Place]) {
+    /// The records at `places`, of `held`, are finished, with those that were finished before and wait for them.
+    fn finish(&mut self, held: &Held, places: &[Place]) {
+        if held.done.is_empty() {
+            return self.finish_places(held, places);
+        }
+        let mut all = [places, &held.done].concat();
+        all.sort_unstable_by_key(|place| place.offset);
+        self.finish_places(held, &all);
+    }
+
+    fn finish_places(&mut self, held: &Held, places: &[Place]) {
+        assert!(!held.spilled, "T1: what is behind a marker is not tried");
         self.held_records -= places.len();
-        self.release(held.queue, places.len(), held.spilled);
-        if held.spilled {
-            return;
+        self.release(held.queue, places.len());
+        if places.iter().all(|place| place.number != UNNUMBERED) {
+            return self.unfinished.finish(places.iter().copied());
         }
         let (waiting, numbered): (Vec<Place>, Vec<Place>) = places.iter().partition(|place| place.number == UNNUMBERED);
         self.unfinished.finish(numbered);
         self.finish_unnumbered(&waiting);
     }
 
-    pub(super) fn release(&mut self, key: QueueKey, records: usize, spilled: bool) {
+    pub(super) fn release(&mut self, key: QueueKey, records: usize) {
         if let Some(queue) = self.queues.get_mut(&key) {
-            queue.forget(records, spilled);
+            queue.forget(records, false);
         }
     }
 

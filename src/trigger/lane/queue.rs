@@ -34,7 +34,7 @@ pub(super) struct Queue {
     pub(super) spilled_records: usize,
     /// Whether it stands among the queues whose open window may close at once.
     pub(super) noted_idle: bool,
-    /// When the last attempts began, as far as a throttle needs to know.
+    /// When the attempts of the last period began, for a throttle.
     pub(super) starts: VecDeque<i64>,
     /// When a debounced window closes, and when the first of its records came.
     pub(super) debounce_until: Option<(i64, i64)>,
@@ -49,7 +49,12 @@ impl Queue {
         !self.windows.is_empty() || self.is_open()
     }
 
-    /// Closed windows, and the open one where it is full of waiting.
+    /// Whether its open window waits for nothing that this queue knows of but its own limits.
+    pub(super) fn is_idle(&self, throttle: Option<Throttle>) -> bool {
+        self.is_open() && self.windows.is_empty() && !self.is_throttled(throttle)
+    }
+
+    /// How many windows are closed and not finished.
     pub(super) fn closed(&self) -> usize {
         self.windows.len()
     }
@@ -80,32 +85,26 @@ impl Queue {
         self.debounce_until = Some((now_ms.saturating_add(debounce.period_ms).min(last_ms), first_ms));
     }
 
-    /// When the next attempt may begin, if not now.
-    pub(super) fn may_start_at(&self, throttle: Throttle, now_ms: i64) -> Option<i64> {
-        let starts = self.starts.len();
-        if starts < throttle.limit as usize {
-            return None;
-        }
-        let earliest = self.starts[starts - throttle.limit as usize].saturating_add(throttle.period_ms);
-        (earliest > now_ms).then_some(earliest)
+    /// Whether so many attempts have begun within a period that the next one waits.
+    pub(super) fn is_throttled(&self, throttle: Option<Throttle>) -> bool {
+        throttle.is_some_and(|throttle| self.starts.len() >= throttle.limit as usize)
     }
 
-    /// An attempt begins; answers when its starts were to be forgotten before.
+    /// An attempt begins; answers when that does not count any more, unless another one is to be forgotten before.
     pub(super) fn started(&mut self, throttle: Throttle, now_ms: i64) -> Option<i64> {
-        let before_ms = self.forget_at_ms(throttle);
         self.starts.push_back(now_ms);
-        if self.starts.len() > throttle.limit as usize {
+        (self.starts.len() == 1).then(|| now_ms.saturating_add(throttle.period_ms))
+    }
+
+    /// Forgets what does not count any more; answers when the next one does not.
+    pub(super) fn forget_starts(&mut self, throttle: Throttle, now_ms: i64) -> Option<i64> {
+        while let Some(start_ms) = self.starts.front() {
+            let until_ms = start_ms.saturating_add(throttle.period_ms);
+            if until_ms > now_ms {
+                return Some(until_ms);
+            }
             self.starts.pop_front();
         }
-        before_ms
-    }
-
-    /// When its starts do not hold anything back any more.
-    pub(super) fn forget_at_ms(&self, throttle: Throttle) -> Option<i64> {
-        self.starts.back().map(|start_ms| start_ms.saturating_add(throttle.period_ms))
-    }
-
-    pub(super) fn forget_starts(&mut self) {
-        self.starts.clear();
+        None
     }
 }

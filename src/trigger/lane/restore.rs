@@ -10,11 +10,8 @@ use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
 use crate::trigger::progress::{Progress, Span, TriedWindow};
 use crate::trigger::spec::Order;
-use crate::trigger::unfinished::Place;
+use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 use crate::trigger::window::RecordFacts;
-
-/// The number of a record that was not read again yet: what is left of the holes stands for it.
-pub(super) const UNNUMBERED: u64 = u64::MAX;
 
 /// A window that a lane takes over as it is.
 #[derive(Clone, Debug)]
@@ -31,12 +28,15 @@ impl Carried {
         let places = offsets.iter().map(|&offset| Place { offset, number: UNNUMBERED }).collect();
         let held = Held {
             places,
+            done: Vec::new(),
+            cuts: 0,
             size_bytes: 0,
             queue: QueueKey::Whole,
             key: None,
             state,
             phase: Phase::GivenUp(reason),
             name: offsets[0],
+            decided: true,
             spilled: false,
         };
         Self { id: None, held }
@@ -62,13 +62,12 @@ struct Building {
     tried: TriedWindow,
     places: Vec<Place>,
     size_bytes: u64,
-    spilled: bool,
 }
 
 /// Where a record that is read again belongs.
 enum Belongs {
-    /// To the window that is built at this index; spilled, it is behind the marker of its key.
-    Building { index: usize, spilled: bool },
+    /// To the window that is built at this index.
+    Building(usize),
     /// To its key's marker: it is read once more later.
     Marker,
     /// To no window yet.
@@ -80,12 +79,7 @@ enum Belongs {
 impl Restoring {
     pub(super) fn new(progress: &Progress) -> (Option<Self>, HashMap<u64, Marker>) {
         let markers = progress.blocked_keys().iter().map(|key| (key.hash, Marker { at: key.first })).collect();
-        let building = progress.windows().iter().map(|&tried| Building {
-            tried,
-            places: Vec::new(),
-            size_bytes: 0,
-            spilled: false,
-        });
+        let building = progress.windows().iter().map(|&tried| Building { tried, places: Vec::new(), size_bytes: 0 });
         let building: Vec<Building> = building.collect();
         let nothing = progress.holes().is_empty() && building.is_empty();
         let restoring = (!nothing).then(|| Self {
@@ -114,34 +108,41 @@ impl Restoring {
     }
 
     fn belongs(&self, record: &RecordFacts, marker: Option<&Marker>) -> Belongs {
-        let spilled = marker.is_some_and(|marker| marker.at <= record.offset);
-        let in_hole = self.in_hole(record.offset);
-        if !spilled && !in_hole {
-            return Belongs::Finished;
+        if self.in_hole(record.offset)
+            && let Some(index) = self.innermost(record.offset, record.key)
+        {
+            return Belongs::Building(index);
         }
-        let of_window = |building: &Building| {
-            building.tried.span.contains(record.offset) && building.tried.key.is_none_or(|key| key == record.key)
+        if marker.is_some_and(|marker| marker.at <= record.offset) {
+            return Belongs::Marker;
+        }
+        if self.in_hole(record.offset) { Belongs::Fresh } else { Belongs::Finished }
+    }
+
+    /// The tried window that a record belongs to: the innermost of its key, or else the innermost without one.
+    fn innermost(&self, offset: Offset, key: u64) -> Option<usize> {
+        let innermost = |key: Option<u64>| {
+            let of_window = |building: &Building| building.tried.key == key && building.tried.span.contains(offset);
+            self.building.iter().rposition(of_window)
         };
-        match self.building.iter().position(of_window) {
-            Some(index) => Belongs::Building { index, spilled },
-            None if spilled => Belongs::Marker,
-            None => Belongs::Fresh,
-        }
+        innermost(Some(key)).or_else(|| innermost(None))
     }
 
     /// The next offset from `at` on that must be read again.
     pub(super) fn next_from(&self, at: Offset) -> Offset {
         let hole = self.holes.iter().find(|hole| hole.next > at).map(|hole| hole.first.max(at));
-        let window = self.building.iter().filter(|building| building.tried.span.next > at);
-        let window = window.map(|building| building.tried.span.first.max(at)).min();
-        hole.into_iter().chain(window).min().unwrap_or(self.until).min(self.until.max(at))
+        hole.unwrap_or(self.until).min(self.until.max(at))
     }
 
-    /// Records of a window that was carried over are in another one now.
-    pub(super) fn moved(&mut self, places: &[Place], to: WindowId) {
-        for place in places.iter().filter(|place| place.number == UNNUMBERED) {
-            self.carried.entry(place.offset).and_modify(|id| *id = to);
-        }
+    /// How many holes and windows are still to be read again.
+    pub(super) const fn counts(&self) -> (usize, usize) {
+        (self.holes.len(), self.building.len())
+    }
+
+    /// The next record below `upto` of a window that was carried over.
+    fn next_carried(&mut self, upto: Offset) -> Option<(Offset, WindowId)> {
+        let entry = self.carried.first_entry().filter(|entry| *entry.key() < upto)?;
+        Some(entry.remove_entry())
     }
 
     fn finish_offset(&mut self, offset: Offset) {
@@ -154,17 +155,30 @@ impl Restoring {
 }
 
 impl Lane {
-    /// The same lane under a new definition: windows in hand are carried over, everything else that is unfinished is read
-    /// again, and what was tried is made again as it was.
+    /// The same lane under a new definition: windows that were tried are carried over, everything else that is unfinished is
+    /// read again.
     #[must_use]
-    pub fn redefine(self, spec: LaneSpec) -> Self {
-        let in_hand = |held: &Held| matches!(held.phase, Phase::InFlight | Phase::GivenUp(_) | Phase::Settling);
+    pub fn redefine(mut self, spec: LaneSpec, now_ms: i64) -> Self {
         let progress = self.progress();
-        let mut carried: Vec<(WindowId, Held)> = self.windows.into_iter().filter(|(_, held)| in_hand(held)).collect();
-        carried.sort_by_key(|(id, _)| *id);
-        let carried = carried.into_iter().map(|(id, held)| Carried { id: Some(id), held }).collect();
-        let mut lane = Self::restore_numbered(spec, &progress, carried, self.next_id);
+        let mut queues: Vec<(Offset, Vec<WindowId>)> = Vec::new();
+        for queue in self.queues.values() {
+            let tried = queue.windows.iter().copied().filter(|id| self.windows[id].is_tried());
+            let tried: Vec<WindowId> = tried.collect();
+            if let Some(first) = tried.first() {
+                queues.push((self.windows[first].places[0].offset, tried));
+            }
+        }
+        queues.sort_unstable_by_key(|(first, _)| *first);
+        let ids = queues.into_iter().flat_map(|(_, ids)| ids);
+        let carried = ids.map(|id| {
+            let held = self.windows.remove(&id).expect("a window in hand");
+            Carried { id: Some(id), held }
+        });
+        let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
         (lane.withheld, lane.suspended) = (self.withheld, self.suspended);
+        let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
+        keys.sort_unstable();
+        keys.into_iter().for_each(|key| lane.advance(key, now_ms));
         lane
     }
 
@@ -174,32 +188,36 @@ impl Lane {
             self.next_id += 1;
             WindowId(self.next_id - 1)
         });
-        let first = held.places[0].offset;
+        let tried = held.tried();
         if let Some(restoring) = &mut self.restoring {
-            let made_again = |building: &Building| building.tried.span.first == first;
-            if let Some(index) = restoring.building.iter().position(made_again) {
-                let made = restoring.building.remove(index);
-                held.key = held.key.or(made.tried.key);
+            let (first, last) = (held.places[0].offset, held.places[held.places.len() - 1].offset);
+            let span = Span { first, next: last.next() };
+            let is_this = |building: &Building| {
+                building.tried.span == span && tried.is_none_or(|tried| id_known(&tried, &building.tried))
+            };
+            if let Some(index) = restoring.building.iter().position(is_this) {
+                let same = restoring.building.remove(index);
+                held.key = held.key.or(same.tried.key);
+            } else if let Some(index) = restoring.building.iter().rposition(|of| of.tried.span.contains(first)) {
+                held.key = held.key.or(restoring.building[index].tried.key);
             }
-            held.spilled |= held.key.is_some() && !restoring.in_hole(first);
-            if !held.spilled {
-                for place in &mut held.places {
-                    place.number = UNNUMBERED;
-                    restoring.carried.insert(place.offset, id);
-                }
+            for place in held.places.iter_mut().chain(&mut held.done) {
+                place.number = UNNUMBERED;
+                restoring.carried.insert(place.offset, id);
             }
-        }
-        if let Some(marker) = held.key.filter(|_| held.spilled).and_then(|key| self.markers.get_mut(&key)) {
-            let last = held.places.last().map_or(first, |place| place.offset);
-            marker.at = marker.at.max(last.next());
         }
         held.queue = self.queue_of(held.key);
+        if let Phase::Waiting(_) | Phase::Ready = held.phase {
+            held.phase = Phase::Queued;
+        }
         let queue = self.queues.entry(held.queue).or_default();
         queue.windows.push_back(id);
-        queue.records += held.places.len();
-        queue.spilled_records += if held.spilled { held.places.len() } else { 0 };
-        self.held_records += held.places.len();
-        self.tried += usize::from(held.state.first_attempt_ms.is_some());
+        let records = held.places.len() + held.done.len();
+        queue.records += records;
+        self.held_records += records;
+        self.tried += usize::from(held.is_tried());
+        held.cuts = records;
+        self.cuts += held.cuts;
         if let Phase::GivenUp(_) = held.phase {
             self.given_up.push_back(id);
         }
@@ -220,7 +238,10 @@ impl Lane {
     /// A matching record is read again.
     pub(super) fn take_again(&mut self, record: RecordFacts, now_ms: i64) {
         self.complete_to(record.offset, now_ms);
-        if self.restoring.as_ref().is_some_and(|restoring| record.offset >= restoring.until) {
+        if let Some(until) =
+            self.restoring.as_ref().map(|restoring| restoring.until).filter(|until| record.offset >= *until)
+        {
+            self.at = self.at.max(until);
             self.end_restoring();
         }
         let Some(restoring) = &mut self.restoring else { return self.take_new(record, now_ms) };
@@ -229,15 +250,14 @@ impl Lane {
             return;
         }
         match restoring.belongs(&record, self.markers.get(&record.key)) {
-            Belongs::Building { index, spilled } => {
-                let number = if spilled { UNNUMBERED } else { self.unfinished.push(record.offset) };
+            Belongs::Building(index) => {
+                let key = restoring.building[index].tried.key;
+                self.close_before(key, now_ms);
+                let Some(restoring) = &mut self.restoring else { return };
+                let number = self.unfinished.push(record.offset);
                 let building = &mut restoring.building[index];
-                building.spilled |= spilled;
                 building.places.push(Place { offset: record.offset, number });
                 building.size_bytes += record.size_bytes;
-                if spilled {
-                    self.unfinished.cut();
-                }
             }
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),
             Belongs::Fresh => {
@@ -247,17 +267,33 @@ impl Lane {
         }
     }
 
+    /// A record of a window without a key that was tried is read again: no new window of a key spans it. So written
+    /// progress says for each record to which window it belongs, also after the order was changed.
+    fn close_before(&mut self, tried_key: Option<u64>, now_ms: i64) {
+        if self.spec.order != Order::Key || tried_key.is_some() {
+            return;
+        }
+        let open = self.queues.iter().filter(|(_, queue)| queue.is_open());
+        let mut open: Vec<QueueKey> = open.map(|(key, _)| *key).collect();
+        open.sort_unstable();
+        open.into_iter().for_each(|key| self.close_open(key, now_ms));
+    }
+
     /// Everything below `next` was read again.
     pub(super) fn restored_to(&mut self, next: Offset, now_ms: i64) {
         self.complete_to(next, now_ms);
         let Some(restoring) = &mut self.restoring else { return };
         restoring.holes.retain(|hole| hole.next > next);
         self.at = restoring.next_from(next);
-        if self.at >= restoring.until {
-            self.end_restoring();
-        } else if self.at > next {
+        let is_whole = self.at >= restoring.until;
+        if self.at > next {
             // What was passed over is finished.
             self.unfinished.cut();
+            self.complete_to(self.at, now_ms);
+            self.unfinished.cut();
+        }
+        if is_whole {
+            self.end_restoring();
         }
     }
 
@@ -265,18 +301,25 @@ impl Lane {
         let ended = self.restoring.take();
         let whole = ended.is_none_or(|ended| ended.carried.is_empty() && ended.building.is_empty());
         assert!(whole, "T1: all that was unfinished is in hand before reading goes on");
+        let keys: Vec<u64> = self.markers.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.lift_marker(key));
     }
 
     /// Reading has come to `upto`: records below it get their numbers, windows that end below it are made.
     fn complete_to(&mut self, upto: Offset, now_ms: i64) {
-        let Some(restoring) = &mut self.restoring else { return };
-        while let Some(entry) = restoring.carried.first_entry().filter(|entry| *entry.key() < upto) {
-            let (offset, id) = entry.remove_entry();
+        while let Some((offset, id)) = self.restoring.as_mut().and_then(|restoring| restoring.next_carried(upto)) {
+            let key = self.windows[&id].key;
+            self.close_before(key, now_ms);
             let number = self.unfinished.push(offset);
             let held = self.windows.get_mut(&id).expect("what is carried over is in hand");
-            let place = held.places.binary_search_by_key(&offset, |place| place.offset);
-            held.places[place.expect("a window has its records")].number = number;
+            let Held { places, done, .. } = held;
+            let place = match places.binary_search_by_key(&offset, |place| place.offset) {
+                Ok(index) => &mut places[index],
+                Err(_) => done.iter_mut().find(|place| place.offset == offset).expect("it is one of its window"),
+            };
+            place.number = number;
         }
+        let Some(restoring) = &mut self.restoring else { return };
         // Usually none does: nothing is allocated then.
         let whole = restoring.building.extract_if(.., |building| building.tried.span.next <= upto);
         let whole: Vec<Building> = whole.filter(|building| !building.places.is_empty()).collect();
@@ -285,29 +328,53 @@ impl Lane {
 
     /// A window that was tried before the restart is whole again.
     fn make_again(&mut self, building: Building, now_ms: i64) {
-        let Building { tried, places, size_bytes, spilled } = building;
+        let Building { tried, places, size_bytes } = building;
         let queue = self.queue_of(tried.key);
         let mut state = tried.attempts.to_state();
-        if let Some(marker) = tried.key.filter(|_| spilled).and_then(|key| self.markers.get_mut(&key)) {
-            marker.at = marker.at.max(tried.span.next);
-        }
-        let given_up = state.running.then(|| {
+        let mut given_up = tried.given_up;
+        if state.running {
             let error =
                 InvocationError::new(ErrorClass::Interrupted, "interrupted", "the broker stopped during the attempt");
             // Nobody else was interrupted at this moment: no need to spread what follows.
-            state.end(Err(&error), &self.spec.policies, now_ms, 0)
-        });
-        let records = places.len();
-        let (name, key) = (places[0].offset, tried.key);
-        let held = Held { places, size_bytes, queue, key, state, phase: Phase::Queued, name, spilled };
+            if let Step::Exhausted { reason } = state.end(Err(&error), &self.spec.policies, now_ms, 0) {
+                given_up = Some(reason);
+            }
+        }
+        if self.suspended {
+            state.suspend(now_ms)
+        } else {
+            state.count_again(now_ms)
+        }
+        let (records, cuts) = (places.len(), groups(&places));
+        let (name, key, phase) = (places[0].offset, tried.key, Phase::Queued);
+        let held = Held {
+            places,
+            done: Vec::new(),
+            cuts: 0,
+            size_bytes,
+            queue,
+            key,
+            state,
+            phase,
+            name,
+            decided: false,
+            spilled: false,
+        };
         self.held_records += records;
-        let found = self.queues.entry(queue).or_default();
-        found.records += records;
-        found.spilled_records += if spilled { records } else { 0 };
+        self.queues.entry(queue).or_default().records += records;
         self.tried += 1;
         let id = self.enqueue(held, now_ms);
-        if let Some(Step::Exhausted { reason }) = given_up {
+        self.reserve_cuts(id, cuts);
+        if let Some(reason) = given_up {
             self.give_up(id, reason);
+        }
+    }
+
+    /// Records that were not read again yet are in this window from now on.
+    pub(super) fn moved(&mut self, id: WindowId, places: &[Place]) {
+        let Some(restoring) = &mut self.restoring else { return };
+        for place in places.iter().filter(|place| place.number == UNNUMBERED) {
+            restoring.carried.insert(place.offset, id);
         }
     }
 
@@ -316,4 +383,9 @@ impl Lane {
         let Some(restoring) = &mut self.restoring else { return };
         places.iter().for_each(|place| restoring.finish_offset(place.offset));
     }
+}
+
+/// Whether a window that is carried over is what this one was written as.
+fn id_known(carried: &TriedWindow, written: &TriedWindow) -> bool {
+    carried.key.is_none_or(|key| written.key == Some(key))
 }

@@ -1,9 +1,9 @@
 //! Whose turn it is: which window of a queue may start, and when.
 
 use super::queue::{Queue, QueueKey};
-use super::{Held, Lane, Phase, TRIED_BYTES, Timer, WindowId};
+use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::trigger::attempt::AttemptState;
-use crate::trigger::progress::ENCODED_BYTES_MAX;
+use crate::trigger::unfinished::{Place, groups};
 
 impl Lane {
     /// Puts a window behind those of its queue.
@@ -32,9 +32,11 @@ impl Lane {
         if held.phase != Phase::Queued {
             return;
         }
-        let throttled = self.spec.per_key.throttle.and_then(|throttle| queue.may_start_at(throttle, now_ms));
-        let at_ms = held.state.next_attempt_ms.max(throttled).filter(|&at_ms| at_ms > now_ms);
-        match at_ms {
+        if queue.is_throttled(self.spec.per_key.throttle) {
+            // It comes forward when the oldest start is forgotten.
+            return;
+        }
+        match held.state.next_attempt_ms.filter(|&at_ms| at_ms > now_ms) {
             Some(at_ms) => {
                 held.phase = Phase::Waiting(at_ms);
                 self.timers.insert((at_ms, Timer::Window(id)));
@@ -53,21 +55,25 @@ impl Lane {
         {
             self.timers.pop_first();
             match timer {
-                Timer::Window(id) => {
-                    if let Some(held) = self.windows.get_mut(&id) {
-                        held.phase = Phase::Ready;
-                        self.ready.push_back(id);
-                    }
-                }
+                Timer::Window(id) => self.come_forward(id, now_ms),
                 Timer::Open(key) => self.close_open(key, now_ms),
-                Timer::Forget(key) => {
-                    if let Some(queue) = self.queues.get_mut(&key) {
-                        queue.forget_starts();
-                        self.advance(key, now_ms);
-                    }
+                Timer::Turn(key) => {
+                    let (queue, throttle) = (self.queues.get_mut(&key), self.spec.per_key.throttle);
+                    let next_ms =
+                        queue.zip(throttle).and_then(|(queue, throttle)| queue.forget_starts(throttle, now_ms));
+                    next_ms.map(|at_ms| self.timers.insert((at_ms, Timer::Turn(key))));
+                    self.advance(key, now_ms);
                 }
             }
         }
+    }
+
+    /// What a window waited for is over.
+    pub(super) fn come_forward(&mut self, id: WindowId, now_ms: i64) {
+        let Some(held) = self.windows.get_mut(&id) else { return };
+        held.phase = Phase::Queued;
+        let queue = held.queue;
+        self.advance(queue, now_ms);
     }
 
     /// Whether a window could start now. `more`: there is something to read that the lane would take; an open window whose
@@ -75,11 +81,12 @@ impl Lane {
     pub fn is_startable(&mut self, more: bool, now_ms: i64) -> bool {
         self.expire(now_ms);
         self.drop_stale();
-        self.fits_one_more() && (!self.ready.is_empty() || (!more && !self.open_idle.is_empty()))
+        self.next_turn(more).is_some()
     }
 
     pub(super) fn drop_stale(&mut self) {
-        let is_idle = |queue: &Queue| queue.is_open() && queue.windows.is_empty();
+        let throttle = self.spec.per_key.throttle;
+        let is_idle = |queue: &Queue| queue.is_idle(throttle);
         while let Some(key) = self.open_idle.front() {
             if self.queues.get(key).is_some_and(is_idle) {
                 break;
@@ -95,62 +102,87 @@ impl Lane {
         }
     }
 
-    /// Whether one more window that is being tried can be written down.
-    pub(super) fn fits_one_more(&self) -> bool {
-        self.encoded_bytes + TRIED_BYTES <= ENCODED_BYTES_MAX || self.tried == 0
-    }
-
     /// How large the window is that would start next, in bytes of its records; `None` when [`Lane::is_startable`] is false.
     pub fn next_size_bytes(&mut self, more: bool, now_ms: i64) -> Option<u64> {
-        if !self.is_startable(more, now_ms) {
-            return None;
+        self.expire(now_ms);
+        self.drop_stale();
+        let turn = self.next_turn(more)?;
+        if let Some(id) = turn.ready.map(|index| self.ready[index]) {
+            return Some(self.windows[&id].size_bytes);
         }
-        if let Some(id) = self.ready.front() {
-            return Some(self.windows[id].size_bytes);
-        }
-        let queue = self.open_idle.front().and_then(|key| self.queues.get(key))?;
+        let queue = self.open_idle.get(turn.open).and_then(|key| self.queues.get(key))?;
         queue.open.as_ref().map(|window| window.held().1)
     }
 
     /// Starts an attempt on the window whose turn it is, with at most `records_max` records; what is cut off waits behind it.
     pub fn start(&mut self, more: bool, records_max: usize, now_ms: i64) -> Option<WindowId> {
-        if !self.is_startable(more, now_ms) {
-            return None;
-        }
-        if self.ready.is_empty() {
-            let key = self.open_idle.pop_front()?;
-            self.queues.get_mut(&key)?.noted_idle = false;
-            self.close_open(key, now_ms);
-        }
-        let id = self.ready.pop_front()?;
-        self.cut(id, records_max);
-        let throttle = self.spec.per_key.throttle;
-        let held = self.windows.get_mut(&id)?;
-        self.tried += usize::from(held.state.first_attempt_ms.is_none());
-        self.encoded_bytes += if held.state.first_attempt_ms.is_none() { TRIED_BYTES / 2 } else { 0 };
-        held.state.begin(now_ms);
-        held.phase = Phase::InFlight;
-        if let Some(throttle) = throttle.filter(|_| held.key.is_some()) {
-            let key = held.queue;
-            let queue = self.queues.get_mut(&key)?;
-            if let Some(before_ms) = queue.started(throttle, now_ms) {
-                self.timers.remove(&(before_ms, Timer::Forget(key)));
+        self.expire(now_ms);
+        self.drop_stale();
+        let turn = self.next_turn(more)?;
+        let id = match turn.ready {
+            Some(index) => self.ready.remove(index)?,
+            None => {
+                let key = self.open_idle.remove(turn.open)?;
+                self.queues.get_mut(&key)?.noted_idle = false;
+                self.close_open(key, now_ms);
+                self.ready.pop_back()?
             }
-            queue.forget_at_ms(throttle).map(|at_ms| self.timers.insert((at_ms, Timer::Forget(key))));
-        }
+        };
+        self.cut(id, records_max.min(turn.records_max), now_ms);
+        self.note_start(id, now_ms);
         Some(id)
     }
 
+    /// A window is tried: from now on it stands in progress with its attempts.
+    fn note_start(&mut self, id: WindowId, now_ms: i64) {
+        let held = self.windows.get_mut(&id).expect("a window in hand");
+        assert_eq!(held.phase, Phase::Ready, "T2: only the first window of a queue is tried");
+        let is_first = !held.is_tried();
+        held.state.begin(now_ms);
+        held.phase = Phase::InFlight;
+        let (key, spilled, records) = (held.queue, std::mem::take(&mut held.spilled), held.places.len());
+        if spilled {
+            self.unfinished.scatter(&mut held.places);
+        }
+        let (cuts, hash) = (groups(&held.places), held.key);
+        let queue = self.queues.get_mut(&key).expect("a window has a queue");
+        assert_eq!(queue.windows.front(), Some(&id), "T2: only the first window of a queue is tried");
+        if let Some(throttle) = self.spec.per_key.throttle.filter(|_| matches!(key, QueueKey::Key(_))) {
+            let forget_ms = queue.started(throttle, now_ms);
+            forget_ms.map(|at_ms| self.timers.insert((at_ms, Timer::Turn(key))));
+        }
+        if spilled {
+            queue.spilled_records -= records;
+        }
+        if is_first {
+            self.tried += 1;
+            self.reserve_cuts(id, if spilled { 0 } else { cuts });
+        }
+        if let Some(hash) = hash.filter(|_| spilled) {
+            self.lift_marker(hash);
+        }
+    }
+
     /// Keeps the first records of a window and puts the rest behind it, untried.
-    pub(super) fn cut(&mut self, id: WindowId, records_max: usize) {
+    fn cut(&mut self, id: WindowId, records_max: usize, now_ms: i64) {
         let Some(held) = self.windows.get_mut(&id).filter(|held| held.places.len() > records_max.max(1)) else {
             return;
         };
-        let rest = held.places.split_off(records_max.max(1));
-        let name = rest[0].offset;
-        let state = AttemptState::default();
-        let rest = Held { places: rest, state, phase: Phase::Queued, name, ..held.clone_empty() };
-        self.insert_behind(id, rest);
+        let rest: Vec<Place> = held.places.split_off(records_max.max(1));
+        let mut rest = Held { phase: Phase::Queued, ..held.part(rest) };
+        held.size_bytes -= rest.size_bytes;
+        let cuts = groups(&rest.places);
+        if rest.is_tried() && !self.fits(1, cuts) {
+            // A function that takes one record at a time gets one; what cannot be written down begins anew.
+            rest.state = AttemptState::default();
+        }
+        let behind = self.insert_behind(id, rest);
+        if self.windows[&behind].is_tried() {
+            self.reserve_cuts(behind, cuts);
+        }
+        if matches!(self.windows[&behind].queue, QueueKey::Alone(_)) {
+            self.on_its_own(behind, now_ms);
+        }
     }
 
     /// Puts a window directly behind another one of its queue.
@@ -160,9 +192,9 @@ impl Lane {
         let queue = self.queues.entry(held.queue).or_default();
         let index = queue.windows.iter().position(|other| *other == before).map_or(0, |index| index + 1);
         queue.windows.insert(index, id);
-        self.tried += usize::from(held.state.first_attempt_ms.is_some());
-        if let Some(restoring) = &mut self.restoring {
-            restoring.moved(&held.places, id);
+        self.tried += usize::from(held.is_tried());
+        if held.is_tried() {
+            self.moved(id, &held.places);
         }
         self.windows.insert(id, held);
         id
@@ -170,7 +202,7 @@ impl Lane {
 
     /// What windows wait for has lost its reason: whatever waits may start now. With `unavailable_only`, what waits for an
     /// outage to end.
-    pub fn wake(&mut self, unavailable_only: bool) {
+    pub fn wake(&mut self, unavailable_only: bool, now_ms: i64) {
         let waiting = self.windows.iter().filter_map(|(&id, held)| match held.phase {
             Phase::Waiting(at_ms) if !unavailable_only || held.waits_for_outage() => Some((id, at_ms)),
             _ => None,
@@ -179,10 +211,9 @@ impl Lane {
         waiting.sort_unstable();
         for (id, at_ms) in waiting {
             self.timers.remove(&(at_ms, Timer::Window(id)));
-            if let Some(held) = self.windows.get_mut(&id) {
-                held.phase = Phase::Ready;
-                self.ready.push_back(id);
-            }
+            let held = self.windows.get_mut(&id).expect("it was there a moment ago");
+            held.state.next_attempt_ms = None;
+            self.come_forward(id, now_ms);
         }
     }
 

@@ -4,14 +4,14 @@ use tripline_storage::Offset;
 
 use super::queue::QueueKey;
 use super::{Held, Lane, Marker};
-use crate::trigger::progress::{BlockedKey, Progress, Span, TriedWindow};
+use crate::trigger::progress::{BlockedKey, ENCODED_BYTES_MAX, Progress, Span, TriedWindow};
 
 impl Lane {
     /// What must be written down now.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let reading_point = self.reading_point();
-        let mut holes: Vec<Span> = self.unfinished.spans().collect();
+        let mut holes: Vec<Span> = self.unfinished.spans();
         let mut windows: Vec<TriedWindow> = self.windows.values().filter_map(Held::tried).collect();
         if let Some(restoring) = &self.restoring {
             restoring.add_rest(self.at, &mut holes, &mut windows);
@@ -32,16 +32,30 @@ impl Lane {
         Progress::new(reading_point, holes, windows, blocked_keys)
     }
 
-    /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, attempts may begin anew.
+    /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, but what is finished
+    /// between holes may be delivered again after a crash, and attempts may begin anew. Nothing should come to that.
     pub fn encoded_progress(&mut self) -> Vec<u8> {
         let progress = self.progress();
-        let bytes = progress.encode().or_else(|_| {
-            let span = Span::new(progress.committed(), progress.reading_point());
-            Progress::new(progress.reading_point(), span.into_iter().collect(), Vec::new(), Vec::new()).encode()
-        });
-        let bytes = bytes.expect("a single hole fits");
-        self.encoded_bytes = bytes.len();
-        bytes
+        let bytes_max = self.spec.limits.progress_bytes.min(ENCODED_BYTES_MAX);
+        let fitting = |progress: &Progress| progress.encode().ok().filter(|bytes| bytes.len() <= bytes_max);
+        self.low = progress.committed();
+        self.written_coarsely = false;
+        fitting(&progress).unwrap_or_else(|| {
+            self.written_coarsely = true;
+            let hole: Vec<Span> = Span::new(progress.committed(), progress.reading_point()).into_iter().collect();
+            let windows = progress.windows().to_vec();
+            let with_windows = Progress::new(progress.reading_point(), hole.clone(), windows, Vec::new());
+            fitting(&with_windows).unwrap_or_else(|| {
+                let least = Progress::new(progress.reading_point(), hole, Vec::new(), Vec::new());
+                least.encode().expect("a single hole fits")
+            })
+        })
+    }
+
+    /// Whether progress did not fit the last time it was written down.
+    #[must_use]
+    pub const fn is_written_coarsely(&self) -> bool {
+        self.written_coarsely
     }
 
     /// The first unfinished offset of a spilled key.
@@ -56,7 +70,7 @@ impl Lane {
     /// Everything below is finished.
     #[must_use]
     pub fn committed(&self) -> Offset {
-        let unfinished = self.unfinished.spans().next().map(|span| span.first);
+        let unfinished = self.unfinished.first();
         let restored = self.restoring.as_ref().and_then(|restoring| restoring.first_hole(self.at));
         let spilled = self.markers.iter().map(|(&key, marker)| self.first_spilled(key, marker)).min();
         let first = [unfinished, restored, spilled].into_iter().flatten().min();

@@ -129,7 +129,7 @@ impl Entry {
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
             let lane = std::mem::replace(&mut self.lane, placeholder);
-            self.lane = lane.redefine(spec.lane());
+            self.lane = lane.redefine(spec.lane(), now_ms);
             self.spec = spec;
             self.dirty = true;
             self.redefined = true;
@@ -141,11 +141,11 @@ impl Entry {
         if nudges != self.nudges {
             self.nudges = nudges;
             (self.reads_again_at, self.writes_again_at) = (None, None);
-            self.lane.wake(false);
+            self.lane.wake(false, now_ms);
         }
         let in_outage = self.runner.holds(|holds| holds.outage.is_some());
         if self.in_outage && !in_outage {
-            self.lane.wake(true);
+            self.lane.wake(true, now_ms);
         }
         self.in_outage = in_outage;
         self.lane.suspend(!self.runner.time_counts(), now_ms);

@@ -3,6 +3,7 @@
 use tripline_storage::Offset;
 
 use super::{BlockedKey, Progress, Span, TriedAttempts, TriedWindow};
+use crate::trigger::attempt::ExhaustedReason;
 
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
@@ -11,6 +12,10 @@ const VERSION: u8 = 2;
 const HAS_KEY: u8 = 1;
 const RUNNING: u8 = 2;
 const SUSPENDED: u8 = 4;
+const GIVEN_UP: u8 = 8;
+/// By number; a number is never used for another reason.
+const REASONS: [ExhaustedReason; 4] =
+    [ExhaustedReason::Attempts, ExhaustedReason::Age, ExhaustedReason::Rejected, ExhaustedReason::Skipped];
 
 /// Progress does not fit its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +119,12 @@ fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
+/// How many bytes a number takes.
+pub(in crate::trigger) const fn varint_bytes(number: u64) -> usize {
+    let bits = u64::BITS - (number | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push((number & 0x7f) as u8 | 0x80);
@@ -142,7 +153,8 @@ fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
     bytes.push(
         flag(window.key.is_some(), HAS_KEY)
             | flag(tried.running, RUNNING)
-            | flag(tried.excluded_since_ms.is_some(), SUSPENDED),
+            | flag(tried.excluded_since_ms.is_some(), SUSPENDED)
+            | flag(window.given_up.is_some(), GIVEN_UP),
     );
     bytes.extend(window.key.iter().flat_map(|key| key.to_le_bytes()));
     put(bytes, u64::from(tried.attempts));
@@ -153,6 +165,8 @@ fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
     if let Some(since_ms) = tried.excluded_since_ms {
         put(bytes, since_ms - first_attempt_ms);
     }
+    let reason = window.given_up.and_then(|reason| REASONS.iter().position(|known| *known == reason));
+    bytes.extend(reason.and_then(|number| u8::try_from(number).ok()));
 }
 
 struct Reader<'a> {
@@ -248,7 +262,7 @@ impl Reader<'_> {
 
     fn window(&mut self, span: Span, base_ms: u64) -> Result<TriedWindow, DecodeError> {
         let flags = self.byte()?;
-        if flags & !(HAS_KEY | RUNNING | SUSPENDED) != 0 {
+        if flags & !(HAS_KEY | RUNNING | SUSPENDED | GIVEN_UP) != 0 {
             return Err(self.wrong());
         }
         let key = if flags & HAS_KEY != 0 { Some(self.hash()?) } else { None };
@@ -265,6 +279,12 @@ impl Reader<'_> {
         let excluded_ms = self.number()?;
         let excluded_since_ms = if flags & SUSPENDED != 0 { Some(self.time_after(first_attempt_ms)?) } else { None };
         let running = flags & RUNNING != 0;
+        let given_up = if flags & GIVEN_UP != 0 {
+            let number = self.byte()?;
+            Some(*REASONS.get(usize::from(number)).ok_or_else(|| self.wrong())?)
+        } else {
+            None
+        };
         let attempts = TriedAttempts {
             attempts,
             interrupted,
@@ -274,7 +294,7 @@ impl Reader<'_> {
             excluded_ms,
             excluded_since_ms,
         };
-        Ok(TriedWindow { span, key, attempts })
+        Ok(TriedWindow { span, key, attempts, given_up })
     }
 
     fn blocked_keys(&mut self, committed: Offset) -> Result<Vec<BlockedKey>, DecodeError> {
@@ -321,8 +341,8 @@ mod tests {
             ..tried
         };
         let windows = vec![
-            TriedWindow { span: span(300, 302), key: None, attempts: tried },
-            TriedWindow { span: span(305, 306), key: Some(9), attempts: suspended },
+            TriedWindow { span: span(300, 302), key: None, attempts: tried, given_up: Some(ExhaustedReason::Rejected) },
+            TriedWindow { span: span(305, 306), key: Some(9), attempts: suspended, given_up: None },
         ];
         let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
@@ -330,7 +350,8 @@ mod tests {
             2, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, // two holes: 300..302, 305..306
             2, 0xe8, 7, // two windows, times since 1000
-            0, 2, 2, 2, 1, 0, 0x80, 1, 5, // 300..302: running, two attempts, one interrupted, next at 1127
+            0, 2, 10, 2, 1, 0, 0x80, 1, 5,
+            2, // 300..302: running, rejected, two attempts, one interrupted, next at 1127
             5, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 5, 7, // 305..306 of key 9: suspended since 1010
             1, 8, 7, 6, 5, 4, 3, 2, 1, 1, // one blocked key from 301
         ];
@@ -347,7 +368,7 @@ mod tests {
         assert_eq!(decode(&[2, 5, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a window
-        // beyond the reading point; a flag not known; another base than the earliest attempt.
+        // beyond the reading point; a flag not known; a reason not known; another base than the earliest attempt.
         for bytes in [
             &[2, 0x85, 0, 0, 0, 0, 0][..],
             &[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
@@ -355,7 +376,8 @@ mod tests {
             &[2, 5, 1, 1, 0, 0, 0, 0],
             &[2, 5, 3, 1, 1, 1, 0, 0],
             &[2, 5, 1, 1, 0, 1, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 0],
+            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 16, 0, 0, 0, 0, 0, 0],
+            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 4, 0],
             &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0],
         ] {
             assert!(matches!(decode(bytes), Err(DecodeError::Number { .. })), "{bytes:?}: {:?}", decode(bytes));
