@@ -14,6 +14,9 @@ mod client;
 mod deliver;
 mod keyed;
 mod kill;
+#[path = "../../../tests/lanes/sim.rs"]
+mod lane_sim;
+mod lanes;
 mod ledger;
 mod machine;
 mod plants;
@@ -21,6 +24,7 @@ mod powercut;
 mod realdisk;
 #[path = "../../../storage/tests/common/runs.rs"]
 mod runs;
+mod seeds;
 mod simulate;
 mod store;
 mod syscall;
@@ -58,6 +62,8 @@ impl fmt::Display for Verdict {
     after_help = "Examples:
   tripline-battery simulate --seeds 100000
   tripline-battery simulate --seed 7
+  tripline-battery lanes --seeds 100000
+  tripline-battery lanes --seed 7
   tripline-battery kill --cycles 50 --binary target/release/tripline
   tripline-battery deliver --kills 20 --binary target/release/tripline
   tripline-battery powercut --cycles 50 --seed 1 --binary target/release/tripline
@@ -76,6 +82,8 @@ struct Cli {
 enum Command {
     /// Random operations, faults and ends of a log on a simulated disk, compared with a plain list
     Simulate(simulate::Args),
+    /// Random streams, outcomes and crashes of a trigger's lane in simulated time, compared with a plain list
+    Lanes(lanes::Args),
     /// kill -9 of the broker at random moments under load
     Kill(kill::Args),
     /// kill -9 of the broker while its triggers deliver to a target that fails in every way
@@ -98,6 +106,7 @@ enum Command {
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
+        Command::Lanes(args) => lanes::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Deliver(args) => deliver::run(&args),
         Command::Powercut(args) => powercut::run(&args),

@@ -52,6 +52,7 @@ enum Look {
     Loom,
     Powercut,
     Blockreplay,
+    Lanes,
 }
 
 impl Look {
@@ -63,6 +64,7 @@ impl Look {
             Self::Loom => "tests/loom",
             Self::Powercut => "powercut",
             Self::Blockreplay => "blockreplay",
+            Self::Lanes => "lanes",
         }
     }
 
@@ -72,11 +74,12 @@ impl Look {
 }
 
 const ALL_DISKS: &[Look] = &[Look::Simulate, Look::Exhaustive, Look::Powercut, Look::Blockreplay];
+const LANES: &[Look] = &[Look::Lanes];
 const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
 const COMPACTING: &[Look] = &[Look::Compaction];
 
-const PLANTS: [Plant; 21] = [
+const PLANTS: [Plant; 31] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
@@ -247,9 +250,89 @@ const PLANTS: [Plant; 21] = [
         replace: "        if std::env::var(\"TRIPLINE_PLANT\").is_ok_and(|plant| plant == \"publish-relaxed\") { self.0.store(at, Ordering::Relaxed); return; }\n        self.0.store(at, Ordering::Release);\n",
         looked_for: &[Look::Loom],
     },
+    Plant {
+        name: "lane-cut",
+        what: "records that are passed over among unfinished ones, left in their range",
+        file: "src/trigger/unfinished.rs",
+        find: "    pub(super) const fn cut(&mut self) {\n",
+        replace: "    pub(super) fn cut(&mut self) {\n        if crate::planted(\"lane-cut\") { return; }\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-carried",
+        what: "a record that a new definition takes over, not counted when reading comes by",
+        file: "src/trigger/lane/restore.rs",
+        find: "            let number = self.unfinished.push(offset);\n            let held",
+        replace: "            if crate::planted(\"lane-carried\") { continue; }\n            let number = self.unfinished.push(offset);\n            let held",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-marker",
+        what: "the marker of a key lifted while reading for it is not done",
+        file: "src/trigger/lane/fill.rs",
+        find: "        if marker.at >= self.at && !holds",
+        replace: "        if (marker.at >= self.at || crate::planted(\"lane-marker\")) && !holds",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-skipped-marker",
+        what: "the marker of a key moved beyond a record that is not kept",
+        file: "src/trigger/lane/fill.rs",
+        find: "                stopped.insert(record.key);\n",
+        replace: "                if !crate::planted(\"lane-skipped-marker\") { stopped.insert(record.key); }\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-interrupted",
+        what: "an attempt that the broker did not survive, not counted",
+        file: "src/trigger/lane/restore.rs",
+        find: "        if state.running {\n",
+        replace: "        if crate::planted(\"lane-interrupted\") { state.running = false; }\n        if state.running {\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-overtake",
+        what: "a part of a window that starts before the part in front of it has ended",
+        file: "src/trigger/lane/outcome.rs",
+        find: "        // Its turn comes when it is the first of its queue, or now, in order `none`.\n        if matches!(",
+        replace: "        // Its turn comes when it is the first of its queue, or now, in order `none`.\n        if crate::planted(\"lane-overtake\") || matches!(",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-unread",
+        what: "a record that ends before it is read again, left in what is to be read",
+        file: "src/trigger/lane/restore.rs",
+        find: "        places.iter().for_each(|place| restoring.finish_offset(place.offset));\n",
+        replace: "        if crate::planted(\"lane-unread\") { places.iter().for_each(|place| { restoring.carried.remove(&place.offset); }); return; }\n        places.iter().for_each(|place| restoring.finish_offset(place.offset));\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-bytes",
+        what: "attempts that begin although what may come of them cannot be written down",
+        file: "src/trigger/lane/fit.rs",
+        find: "        self.bytes_bound() + more_bytes + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
+        replace: "        crate::planted(\"lane-bytes\") || self.bytes_bound() + more_bytes + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-wake",
+        what: "a throttled key that nobody looks at again",
+        file: "src/trigger/lane/turn.rs",
+        find: "                    self.advance(key, now_ms);\n                }\n            }\n",
+        replace: "                    if !crate::planted(\"lane-wake\") { self.advance(key, now_ms); }\n                }\n            }\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-given-up",
+        what: "a window whose attempts are spent, tried again after a restart",
+        file: "src/trigger/lane/restore.rs",
+        find: "        let mut given_up = tried.given_up;\n",
+        replace: "        let mut given_up = tried.given_up.filter(|_| !crate::planted(\"lane-given-up\"));\n",
+        looked_for: LANES,
+    },
 ];
 
-/// Behind the last line of `storage/src/lib.rs`.
+/// Behind the last lines of `storage/src/lib.rs` and `src/lib.rs`.
 const SWITCH: &str = "
 pub(crate) fn planted(name: &str) -> bool {
     static PLANTED: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(|| std::env::var(\"TRIPLINE_PLANT\").ok());
@@ -301,14 +384,17 @@ struct Planted {
 
 impl Planted {
     fn build(source: &Path, copy: &Path) -> Result<Self, Failure> {
-        for name in ["Cargo.toml", "Cargo.lock", "build.rs", "README.md", "src", "storage", "tools"] {
+        for name in ["Cargo.toml", "Cargo.lock", "build.rs", "README.md", "src", "storage", "tests", "benches", "tools"]
+        {
             copy_all(&source.join(name), &copy.join(name))?;
         }
         for plant in PLANTS.iter().filter(|plant| !plant.file.is_empty()) {
             patch(&copy.join(plant.file), plant.find, plant.replace)?;
         }
-        let head = copy.join("storage/src/lib.rs");
-        fs::write(&head, fs::read_to_string(&head)? + SWITCH)?;
+        for head in ["storage/src/lib.rs", "src/lib.rs"] {
+            let head = copy.join(head);
+            fs::write(&head, fs::read_to_string(&head)? + SWITCH)?;
+        }
         // Patches are not written for lints, and a program of another name never takes the place of the real one.
         patch(&copy.join("Cargo.toml"), "\nwarnings = \"deny\"\n", "\n")?;
         patch(&copy.join("Cargo.toml"), "\nmissing_docs = \"deny\"\n", "\n")?;
@@ -329,7 +415,7 @@ impl Planted {
 
     /// The copy is as good as the original: otherwise everything would be noticed.
     fn without_a_plant(&self) -> Result<(), Failure> {
-        for look in [Look::Simulate, Look::Exhaustive, Look::Compaction, Look::Loom] {
+        for look in [Look::Simulate, Look::Exhaustive, Look::Compaction, Look::Loom, Look::Lanes] {
             if !self.holds(look, "none")? {
                 return Err(format!("{} fails without a plant", look.name()).into());
             }
@@ -344,6 +430,7 @@ impl Planted {
             Look::Exhaustive => (&self.exhaustive, &["--quiet"]),
             Look::Compaction => (&self.compaction, &["--quiet"]),
             Look::Loom => (&self.loom, &["--quiet"]),
+            Look::Lanes => (&self.battery, &["lanes", "--from", "1", "--seeds", SEEDS]),
             Look::Powercut => (&self.battery, &["powercut", "--seed", "1", "--cycles", "20"]),
             Look::Blockreplay => (&self.battery, &["blockreplay", "--seed", "1", "--states", "100"]),
         };

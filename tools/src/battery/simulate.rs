@@ -1,20 +1,11 @@
 //! Seeded simulation: the runs of `storage/tests/model.rs`, many of them.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
 use clap::ValueEnum;
 use tripline_storage::fs::sim::Lie;
 
 use crate::runs::{self, Image};
+use crate::seeds::Seeds;
 use crate::{Failure, Verdict};
-
-/// Every so many seeds one is run again, and must leave the same bytes.
-const SAMPLE: u64 = 500;
-/// Time between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -68,98 +59,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
             Err(failure) => Verdict::Broken(failure),
         });
     }
-    let from = args.from.unwrap_or_else(|| fastrand::u64(..1 << 53));
-    println!("simulating {} seeds from {from}", args.seeds);
-    let begun = Instant::now();
-    let threads = args.threads.map_or_else(cores, |threads| threads as usize);
-    let all = Runs { from, seeds: args.seeds, lie: args.lie, ..Runs::default() };
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| all.work());
-        }
-        all.tell_progress(begun);
-    });
-    if let Some(failure) = all.failure.into_inner().map_err(|_| "a thread broke down")? {
-        return Ok(Verdict::Broken(failure));
-    }
-    Ok(Verdict::Held(format!(
-        "{} seeds from {from}, {} operations each, {} of them run twice, in {:.1} s on {threads} threads; digest {:016x}",
-        args.seeds,
-        runs::OPERATIONS,
-        args.seeds.div_ceil(SAMPLE),
-        begun.elapsed().as_secs_f64(),
-        all.digest.into_inner(),
-    )))
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The seeds of one command, shared by its threads.
-#[derive(Default)]
-struct Runs {
-    from: u64,
-    seeds: u64,
-    lie: Option<PlantedLie>,
-    next: AtomicU64,
-    done: AtomicU64,
-    /// Sum over the digests of all runs: the same for the same seeds, whatever the threads.
-    digest: AtomicU64,
-    failed: AtomicBool,
-    failure: Mutex<Option<String>>,
-}
-
-impl Runs {
-    fn work(&self) {
-        while !self.failed.load(Ordering::Relaxed) {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.seeds {
-                return;
-            }
-            let seed = self.from.wrapping_add(number);
-            match self.run_one(seed, number.is_multiple_of(SAMPLE)) {
-                Ok(digest) => {
-                    self.digest.fetch_add(digest, Ordering::Relaxed);
-                    self.done.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(failure) => self.fail(seed, &failure),
-            }
-        }
-    }
-
-    fn run_one(&self, seed: u64, twice: bool) -> Result<u64, String> {
-        let lie = self.lie.map(Lie::from);
-        let found = digest(&runs::run(seed, lie)?);
-        if twice && digest(&runs::run(seed, lie)?) != found {
-            return Err(format!("seed {seed} left other bytes when it was run again"));
-        }
-        Ok(found)
-    }
-
-    fn fail(&self, seed: u64, failure: &str) {
-        self.failed.store(true, Ordering::Relaxed);
-        let name = self.lie.as_ref().and_then(ValueEnum::to_possible_value);
-        let lie = name.map_or_else(String::new, |name| format!(" --lie {}", name.get_name()));
-        let text = format!("{failure}\nagain: tripline-battery simulate --seed {seed}{lie}");
-        self.failure.lock().expect("nothing panics while it is held").get_or_insert(text);
-    }
-
-    fn tell_progress(&self, begun: Instant) {
-        let mut told = Instant::now();
-        while !self.failed.load(Ordering::Relaxed) && self.done.load(Ordering::Relaxed) < self.seeds {
-            thread::sleep(Duration::from_millis(20));
-            if told.elapsed() >= PROGRESS {
-                told = Instant::now();
-                println!(
-                    "  {} of {} after {:.0} s",
-                    self.done.load(Ordering::Relaxed),
-                    self.seeds,
-                    begun.elapsed().as_secs_f64()
-                );
-            }
-        }
-    }
+    let lie = args.lie.map(Lie::from);
+    let name = args.lie.as_ref().and_then(ValueEnum::to_possible_value);
+    let lie_option = name.map_or_else(String::new, |name| format!(" --lie {}", name.get_name()));
+    let seeds = Seeds { count: args.seeds, from: args.from, threads: args.threads };
+    let again = |seed| format!("tripline-battery simulate --seed {seed}{lie_option}");
+    seeds.run(&format!("{} operations each", runs::OPERATIONS), again, |seed| Ok(digest(&runs::run(seed, lie)?)))
 }
 
 /// CRC-32 over names and bytes, spread over 64 bits so that a sum of many says something.

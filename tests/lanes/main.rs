@@ -1,0 +1,31 @@
+//! Lanes under random streams, outcomes and crashes, in simulated time, compared with a plain list of what must become of
+//! each record. `TRIPLINE_LANE_SEED=7` repeats one; `tripline-battery lanes` runs many of the same.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "sim.rs"]
+mod sim;
+
+use sim::runs;
+
+/// Runs by default.
+const SEEDS: u64 = 2_000;
+
+#[test]
+fn whatever_happens_each_record_is_finished_once_and_in_order() {
+    if let Ok(seed) = std::env::var("TRIPLINE_LANE_SEED") {
+        print!("{}", runs::tell(seed.parse().unwrap()));
+        runs::run(seed.parse().unwrap()).unwrap_or_else(|failure| panic!("{failure}"));
+        return;
+    }
+    for _ in 0..SEEDS {
+        runs::run(fastrand::u64(..1 << 53)).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
+#[test]
+fn a_seed_names_one_history() {
+    for seed in 0..20 {
+        assert_eq!(runs::run(seed), runs::run(seed), "seed {seed}");
+    }
+}

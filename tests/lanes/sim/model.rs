@@ -1,0 +1,167 @@
+//! What must become of each record, kept in the plainest way: a list with one entry per record of the log.
+
+use std::collections::BTreeMap;
+
+use tripline::trigger::progress::{Progress, TriedAttempts, TriedWindow};
+use tripline_storage::Offset;
+
+/// What has become of a matching record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fate {
+    /// It has to be delivered.
+    Unfinished,
+    /// Its invocation succeeded.
+    Delivered,
+    /// Its verdict was carried out.
+    Lettered,
+    /// A newer one replaced it, or its key was busy.
+    Withheld,
+    /// Retention took it.
+    Expired,
+}
+
+/// The attempts that a record's window has had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tried {
+    pub(crate) attempts: u32,
+    /// Where only the lane knows whether one was spent.
+    pub(crate) attempts_max: u32,
+    pub(crate) interrupted: u32,
+    pub(crate) running: bool,
+    /// It stood there running when the broker stopped, with so many attempts and interruptions: it does so until its window
+    /// is made again.
+    pub(crate) stopped_at: Option<(u32, u32)>,
+    /// Not before; known after most outcomes.
+    pub(crate) next_attempt_ms: Option<i64>,
+}
+
+/// A record of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) offset: Offset,
+    pub(crate) key: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) appended_ms: i64,
+    pub(crate) matches: bool,
+    /// Whatever it is part of fails.
+    pub(crate) poison: bool,
+    pub(crate) fate: Fate,
+    pub(crate) tried: Option<Tried>,
+    /// Its attempts are spent; nothing waits for it.
+    pub(crate) given_up: bool,
+    /// It was refused by itself and goes its own way behind its window.
+    pub(crate) aside: bool,
+    /// Its verdict is in the journal, or was.
+    pub(crate) verdict: bool,
+    /// Which window it was first tried in. What of that was delivered may be written as unfinished until all of it is.
+    pub(crate) group: u64,
+    pub(crate) letters: u32,
+}
+
+/// All records, and how far the log reaches.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) records: Vec<Record>,
+    pub(crate) log_start: Offset,
+    pub(crate) tail: Offset,
+}
+
+impl Model {
+    pub(crate) fn index_from(&self, offset: Offset) -> usize {
+        self.records.partition_point(|record| record.offset < offset)
+    }
+
+    pub(crate) fn get(&self, offset: Offset) -> &Record {
+        let record = &self.records[self.index_from(offset)];
+        assert_eq!(record.offset, offset, "there is such a record");
+        record
+    }
+
+    pub(crate) fn get_mut(&mut self, offset: Offset) -> &mut Record {
+        let index = self.index_from(offset);
+        let record = &mut self.records[index];
+        assert_eq!(record.offset, offset, "there is such a record");
+        record
+    }
+
+    pub(crate) fn unfinished(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(|record| record.matches && record.fate == Fate::Unfinished)
+    }
+
+    /// Retention moves the log start.
+    pub(crate) fn expire_to(&mut self, log_start: Offset) {
+        self.log_start = self.log_start.max(log_start);
+        for record in self.records.iter_mut().filter(|record| record.offset < log_start) {
+            if record.fate == Fate::Unfinished && !record.verdict {
+                record.fate = Fate::Expired;
+            }
+        }
+    }
+}
+
+/// What written progress says, looked up as its format is described and in no cleverer way.
+pub(crate) struct Written {
+    progress: Progress,
+    keys: BTreeMap<u64, Offset>,
+}
+
+impl Written {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let progress = Progress::decode(bytes).map_err(|error| format!("written progress does not decode: {error}"))?;
+        let keys = progress.blocked_keys().iter().map(|key| (key.hash, key.first)).collect();
+        Ok(Self { progress, keys })
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn in_hole(&self, offset: Offset) -> bool {
+        self.progress.holes().iter().any(|hole| hole.contains(offset))
+    }
+
+    /// Whether a restart delivers this record, if there is no verdict on it.
+    pub(crate) fn covers(&self, record: &Record) -> bool {
+        record.offset >= self.progress.reading_point()
+            || self.in_hole(record.offset)
+            || self.keys.get(&record.key).is_some_and(|first| *first <= record.offset)
+    }
+
+    /// The tried window that a record belongs to: the innermost of its key, or else without one.
+    pub(crate) fn window_of(&self, record: &Record) -> Option<&TriedWindow> {
+        if !self.in_hole(record.offset) {
+            return None;
+        }
+        let innermost = |key: Option<u64>| {
+            let mut windows = self.progress.windows().iter();
+            windows.rfind(|window| window.key == key && window.span.contains(record.offset))
+        };
+        innermost(Some(record.key)).or_else(|| innermost(None))
+    }
+}
+
+impl From<TriedAttempts> for Tried {
+    fn from(attempts: TriedAttempts) -> Self {
+        Self {
+            attempts: attempts.attempts,
+            attempts_max: attempts.attempts,
+            interrupted: attempts.interrupted,
+            stopped_at: None,
+            running: attempts.running,
+            next_attempt_ms: attempts.next_attempt_ms.map(|next_ms| i64::try_from(next_ms).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+impl Tried {
+    /// Whether `found` is what is known.
+    pub(crate) fn agrees(&self, found: &Self) -> bool {
+        if found.running && self.stopped_at == Some((found.attempts, found.interrupted)) {
+            return true;
+        }
+        (self.attempts..=self.attempts_max).contains(&found.attempts)
+            && self.interrupted == found.interrupted
+            && self.running == found.running
+            && (self.next_attempt_ms.is_none() || self.next_attempt_ms == found.next_attempt_ms)
+    }
+}
