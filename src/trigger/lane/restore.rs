@@ -195,11 +195,14 @@ impl Lane {
             let is_this = |building: &Building| {
                 building.tried.span == span && tried.is_none_or(|tried| id_known(&tried, &building.tried))
             };
-            if let Some(index) = restoring.building.iter().position(is_this) {
-                let same = restoring.building.remove(index);
-                held.key = held.key.or(same.tried.key);
-            } else if let Some(index) = restoring.building.iter().rposition(|of| of.tried.span.contains(first)) {
+            let same = restoring.building.iter().position(is_this);
+            let around = || restoring.building.iter().rposition(|building| building.tried.span.contains(first));
+            if let Some(index) = same.or_else(around) {
                 held.key = held.key.or(restoring.building[index].tried.key);
+            }
+            // A verdict may be on a part of what was written: the rest of that goes on as it was.
+            if let Some(index) = same.filter(|_| !held.decided) {
+                restoring.building.remove(index);
             }
             for place in held.places.iter_mut().chain(&mut held.done) {
                 place.number = UNNUMBERED;
