@@ -55,6 +55,8 @@ pub(crate) struct Record {
     pub(crate) verdict: bool,
     /// Which window it was first tried in. What of that was delivered may be written as unfinished until all of it is.
     pub(crate) group: u64,
+    /// It was delivered before a crash, and is delivered again: what comes behind it need not wait.
+    pub(crate) repeated: bool,
     pub(crate) letters: u32,
 }
 

@@ -173,6 +173,7 @@ impl World {
                 aside: false,
                 verdict: false,
                 group: 0,
+                repeated: false,
                 letters: 0,
             };
             self.model.records.push(record);
@@ -373,7 +374,8 @@ impl World {
                 || offsets.contains(&waiting.offset)
                 || aside
                 || waiting.aside
-                || waiting.given_up;
+                || waiting.given_up
+                || waiting.repeated;
             ensure!(own || !passed, "T2: {offsets:?} overtakes {waiting:?}");
         }
         Ok(())
@@ -748,6 +750,7 @@ impl World {
             if self.verdicts.values().any(|verdict| verdict.offsets.contains(&record.offset)) {
                 (record.fate, record.given_up) = (Fate::Unfinished, true);
             } else if written.covers(&record) {
+                record.repeated |= record.fate == Fate::Delivered;
                 (record.fate, record.given_up, record.verdict) = (Fate::Unfinished, false, false);
                 if let Some(window) = written.window_of(&record) {
                     let mut tried = Tried::from(window.attempts);
