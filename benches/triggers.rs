@@ -168,5 +168,13 @@ fn main() {
         bench.measure(&format!("{many} triggers with a pattern each"), &rare).await;
         bench.triggers.shutdown(Duration::from_secs(5)).await;
         bench.broker.close();
+        // What it costs to tell the story of every event: per window, so windows are small.
+        let bench = Bench::new(if test { 500 } else { 50_000 }, runs).await;
+        for trace in ["all", "failures", "none"] {
+            let one = json!({"window": {"count": 1}, "order": "none", "trace": trace});
+            bench.measure(&format!("windows of 1, history: {trace}"), &[trigger("t", one)]).await;
+        }
+        bench.triggers.shutdown(Duration::from_secs(5)).await;
+        bench.broker.close();
     });
 }

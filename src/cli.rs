@@ -24,6 +24,7 @@ mod schedule;
 mod serve;
 mod settings;
 mod topic;
+mod trace;
 mod trigger;
 mod verify;
 
@@ -102,6 +103,8 @@ enum Command {
     /// List, redrive and discard records that triggers gave up.
     #[command(subcommand)]
     Dlq(dead_letter::DlqCommand),
+    /// Tell the whole story of one event: produced, matched or why not, attempts, what is still to come.
+    Trace(trace::TraceArgs),
     /// Show what consumer groups have committed.
     #[command(subcommand)]
     Group(group::GroupCommand),
@@ -160,6 +163,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Function(command) => function::run(command, &client()?, output).await,
         Command::Logs(args) => function::logs(args, &client()?, output).await,
         Command::Dlq(command) => dead_letter::run(command, &client()?, output).await,
+        Command::Trace(args) => trace::run(args, &client()?, output).await,
         Command::Group(command) => group::run(command, &client()?, output).await,
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),

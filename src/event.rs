@@ -23,6 +23,7 @@ use uuid::Uuid;
 mod json;
 pub(crate) mod scan;
 mod structured;
+pub mod trace;
 
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ mod runner;
 pub mod service;
 pub mod spec;
 mod status;
+pub mod trace;
 pub mod transform;
 mod unfinished;
 pub mod window;

@@ -275,6 +275,59 @@ fn apply_makes_what_the_examples_say_and_says_what_changed() {
     assert!(broker.good(&["trigger", "list"]).contains("late-flights  Running"));
 }
 
+/// Times, durations and the source, which differ from run to run, made the same.
+fn same(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let (word, end) = word.strip_suffix('\n').map_or((word, ""), |word| (word, "\n"));
+        let (word, comma) = word.strip_suffix(',').map_or((word, ""), |word| (word, ","));
+        let is_time = word.contains(':') && word.ends_with('Z');
+        let is_number = word.parse::<f64>().is_ok() && word.contains('.');
+        let shown = match word {
+            _ if is_time => "TIME",
+            _ if is_number => "N",
+            _ if word.starts_with('/') => "/SOURCE",
+            _ => word,
+        };
+        format!("{shown}{comma}{end}")
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_guide_to_tracing_shows_what_the_commands_print() {
+    let guide = include_str!("../docs/tracing.md");
+    let blocks: Vec<(&str, &str)> =
+        guide.split("```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap()).collect();
+    let broker = Broker::start();
+    for (kind, text) in &blocks {
+        if let Some((_, name)) = kind.split_once(' ').filter(|(language, _)| *language != "text") {
+            broker.write(name, text);
+        }
+    }
+    broker.good(&["apply", "-f", "app.yaml"]);
+    broker.good(&["produce", "flights", "--file", "events"]);
+    // Told from outside, there is nothing to wait for but the story itself.
+    let given_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !broker.good(&["trace", "flights/0/1"]).contains("dead letter flights.dlq/0/0") {
+        assert!(std::time::Instant::now() < given_up, "{}", broker.good(&["trace", "flights/0/1"]));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let mut shown = 0;
+    for (kind, expected) in blocks {
+        let Some(command) = kind.strip_prefix("text tripline ") else { continue };
+        let printed = broker.good(&command.split(' ').collect::<Vec<_>>());
+        let lines = |text: &str| text.lines().map(same).collect::<Vec<_>>();
+        assert_eq!(lines(&printed), lines(expected), "{printed}");
+        shown += 1;
+    }
+    assert_eq!(shown, 2);
+    let json: serde_json::Value =
+        serde_json::from_str(&broker.good(&["trace", "0-1", "--topic", "flights", "--json"])).unwrap();
+    assert_eq!((&json["triggers"][0]["outcome"], &json["event"]["offset"]), (&"dead-lettered".into(), &1.into()));
+    let nobody = failed(&broker.run(&["trace", "nobody"]), 1);
+    assert!(nobody.contains("no event with id \"nobody\" among"), "{nobody}");
+}
+
 #[test]
 fn explain_tells_what_turned_a_record_or_an_event_away() {
     let broker = Broker::start();

@@ -246,6 +246,7 @@ mod tests {
             payload: Bytes::from_static(b"[1]"),
             content_type: "application/json",
             record_count: 1,
+            trace: None,
         };
         let head = invoke_frame_head(&invocation, 1500);
         let json =

@@ -43,6 +43,8 @@ const URL_BYTES_MAX: usize = 2048;
 
 const INVOCATION_ID: HeaderName = HeaderName::from_static("tripline-invocation-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("tripline-attempt");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Why a URL cannot be the target of a function.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -251,6 +253,12 @@ impl Inner {
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tripline/", env!("CARGO_PKG_VERSION"))));
         headers.insert(INVOCATION_ID, header_text(&invocation.id));
         headers.insert(ATTEMPT, HeaderValue::from(invocation.attempt));
+        if let Some(trace) = &invocation.trace {
+            headers.insert(TRACEPARENT, header_text(trace.parent()));
+            // Printable ASCII, which is what a context has.
+            let state = trace.state().and_then(|state| HeaderValue::from_str(state).ok());
+            state.map(|state| headers.insert(TRACESTATE, state));
+        }
         request
     }
 }

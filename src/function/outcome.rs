@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::event::trace::TraceContext;
+
 /// Why an attempt did not succeed, as the trigger engine distinguishes it.
 ///
 /// The class alone decides what follows: whether an attempt is spent, whether the trigger waits, pauses or gives up.
@@ -84,6 +86,8 @@ pub struct Invocation {
     pub content_type: &'static str,
     /// How many records the payload holds; 0 for a direct invocation.
     pub record_count: u32,
+    /// The span that the attempt is, where what it hands over belongs to one trace. http functions are told in headers.
+    pub trace: Option<TraceContext>,
 }
 
 /// The answer of a function that returned: its result as JSON bytes (python3), or the response body (http).

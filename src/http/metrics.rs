@@ -14,6 +14,7 @@ use crate::broker::{Broker, Topic};
 use crate::function::{DURATION_BOUNDS_MS, DurationsSnapshot, FunctionReport, FunctionService};
 use crate::source::schedule::service::{ScheduleReport, ScheduleService, ScheduleState};
 use crate::trigger::service::{LaneReport, TriggerReport, TriggerService, TriggerState};
+use crate::trigger::trace::TRACE_TOPIC;
 
 /// What HTTP counts by itself.
 #[derive(Debug, Default)]
@@ -65,6 +66,7 @@ pub fn render(source: &Source<'_>) -> String {
     compaction(&mut text, source.broker);
     triggers(&mut text, &source.triggers.list());
     schedules(&mut text, &source.schedules.list());
+    traces(&mut text, source);
     functions(&mut text, &source.functions.list());
     text.finish()
 }
@@ -239,6 +241,18 @@ fn incoming(text: &mut Text, source: &Source<'_>) {
         records,
     );
     text.counter("tripline_appended_bytes_total", "Bytes of batches appended by everybody.", &[], bytes);
+}
+
+fn traces(text: &mut Text, source: &Source<'_>) {
+    let counts = source.triggers.trace_counts();
+    let help = "Records of events' history that were appended since the start.";
+    text.counter("tripline_trace_records_total", help, &[], counts.written);
+    let help =
+        "Records of events' history that were dropped: they came faster than the disk took them, or it took none.";
+    text.counter("tripline_trace_records_dropped_total", help, &[], counts.dropped);
+    let log = source.broker.topic(TRACE_TOPIC).and_then(|topic| topic.partition(0).cloned());
+    let kept = log.map_or(0, |log| log.tail().since(log.log_start()));
+    text.gauge("tripline_trace_records", "Records of events' history that are kept.", &[], kept);
 }
 
 fn triggers(text: &mut Text, reports: &[TriggerReport]) {

@@ -59,6 +59,7 @@ use super::{health, v1};
         v1::groups::get,
         v1::dead_letters::list,
         v1::dead_letters::get,
+        v1::events::get,
         v1::patterns::test,
         v1::transforms::test,
         health::live,

@@ -51,6 +51,7 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .route("/groups/{group}", get(v1::groups::get))
         .route("/dead-letters", get(v1::dead_letters::list))
         .route("/dead-letters/{topic}/{partition}/{offset}", get(v1::dead_letters::get))
+        .route("/events/{id}", get(v1::events::get))
         .route("/patterns/test", post(v1::patterns::test))
         .route("/transforms/test", post(v1::transforms::test));
     Router::new()

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod dead_letters;
+pub mod events;
 pub mod explain;
 pub mod functions;
 pub mod groups;

@@ -301,7 +301,9 @@ impl AttemptState {
 }
 
 impl LastError {
-    fn of(error: &InvocationError) -> Self {
+    /// What of an error is kept.
+    #[must_use]
+    pub fn of(error: &InvocationError) -> Self {
         Self {
             class: error.class,
             code: cut(&error.code, LAST_CODE_BYTES_MAX).to_owned(),

@@ -14,6 +14,8 @@ use super::deliver::{DeadLetters, RecordsError};
 use super::lane::Carried;
 use super::outputs::{self, Invoked, OutputError};
 use super::runner::{Counters, Runner, Stopped};
+use super::trace::Settled;
+use super::trace::ranges::Ranges;
 use crate::broker::codec;
 use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
@@ -147,8 +149,27 @@ impl GiveUp {
 
     async fn carry_out(&self, verdict: &TriggerVerdict) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
-        self.dead_letters(verdict, &offsets).await?;
-        self.tell(verdict, &offsets).await
+        let letters = self.dead_letters(verdict, &offsets).await?;
+        self.tell(verdict, &offsets).await?;
+        self.trace(verdict, offsets, letters);
+        Ok(())
+    }
+
+    fn trace(&self, verdict: &TriggerVerdict, offsets: Vec<Offset>, letters: Option<(String, u32, Ranges)>) {
+        let spec = self.runner.spec();
+        if spec.trace.keeps(true) {
+            self.runner.traces.verdict(Box::new(Settled {
+                spec,
+                trigger: self.lane.trigger,
+                run: self.runner.run,
+                input: self.input.clone(),
+                offsets: Ranges::of(offsets),
+                reason: verdict.reason.clone(),
+                state: attempts_of(verdict),
+                at_ms: self.runner.clock.now_ms(),
+                letters,
+            }));
+        }
     }
 
     /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
@@ -166,6 +187,7 @@ impl GiveUp {
                 offsets,
                 attempts: state.attempts,
                 now_ms: self.runner.clock.now_ms(),
+                cause: None,
             };
             let condition = condition(&verdict.reason);
             match outputs::given_up(&self.runner.broker, &spec.destinations, &invoked, condition, &state) {
@@ -179,16 +201,21 @@ impl GiveUp {
         }
     }
 
-    async fn dead_letters(&self, verdict: &TriggerVerdict, offsets: &[Offset]) -> Result<(), Stopped> {
+    /// Answers topic, partition and offsets of the letters, where there are any.
+    async fn dead_letters(
+        &self,
+        verdict: &TriggerVerdict,
+        offsets: &[Offset],
+    ) -> Result<Option<(String, u32, Ranges)>, Stopped> {
         let counters = &self.runner.counters;
         let Some(target) = verdict.dead_letters else {
             Counters::add(&counters.dropped, offsets.len());
             let spec = self.runner.spec();
             let (topic, first, reason) = (&self.input.origin().topic, verdict.first, &verdict.reason);
             tracing::warn!(trigger = %spec.name, topic, partition = self.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
-            return Ok(());
+            return Ok(None);
         };
-        let written = loop {
+        let (written, places) = loop {
             match self.write(verdict, offsets, target).await {
                 Ok(written) => break written,
                 Err(error) => self.runner.blocked(self.lane.partition, &format!("dead letters: {error}")).await?,
@@ -196,16 +223,17 @@ impl GiveUp {
         };
         Counters::add(&counters.dead_lettered, written);
         Counters::add(&counters.expired, offsets.len() - written);
-        Ok(())
+        let topic = self.runner.broker.topic_by_id(target.topic);
+        Ok(topic.map(|topic| (topic.name().to_string(), target.partition, places)))
     }
 
-    /// Answers how many there are; those that retention took meanwhile are not.
+    /// Answers how many there are, and where; those that retention took meanwhile are not.
     async fn write(
         &self,
         verdict: &TriggerVerdict,
         offsets: &[Offset],
         target: DeadLetterTarget,
-    ) -> Result<usize, DeadLetterError> {
+    ) -> Result<(usize, Ranges), DeadLetterError> {
         let broker = &self.runner.broker;
         let topic = broker.topic_by_id(target.topic).ok_or(DeadLetterError::NoTopic)?;
         let state = attempts_of(verdict);
@@ -231,16 +259,19 @@ impl GiveUp {
                 batches => break batches?,
             }
         };
-        let mut written = 0;
+        let (mut written, mut places) = (0, Ranges::default());
         for batch in batches {
             written += batch.header().record_count.unsigned_abs() as usize;
             match broker.append_reserved(&topic, target.partition, batch) {
-                Ok(appended) => appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?,
+                Ok(appended) => {
+                    appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?;
+                    places.push(appended.outcome.base_offset.get(), appended.outcome.last_offset.get());
+                }
                 // So long ago that the log forgot where: it is there.
                 Err(ProduceError::Append(AppendError::Sequence(SequenceError::Duplicate { .. }))) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(written)
+        Ok((written, places))
     }
 }

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
+use super::attempt::LastError;
 use super::lane::Outcome;
 use super::outputs::{self, Invoked, OutputError};
 use super::parcel::{NoParcel, Parcel, Recipe};
 use super::runner::Runner;
 use super::spec::TriggerSpec;
+use super::trace::ranges::Ranges;
+use super::trace::{Made, TracedEvents};
+use crate::event::trace::TraceContext;
 use crate::function::{ErrorClass, Invocation, InvocationError};
 use crate::input::EventInput;
 
@@ -25,6 +29,8 @@ pub(super) struct Work {
     pub(super) name: Offset,
     /// From 1.
     pub(super) attempt: u32,
+    /// How often the broker has stopped during an attempt on this window.
+    pub(super) interrupted: u32,
     pub(super) offsets: Vec<Offset>,
 }
 
@@ -39,13 +45,15 @@ pub(super) struct Ended {
     pub(super) expired: usize,
     /// How long the function had them.
     pub(super) took: Duration,
+    /// What history tells of it; `None` where it is not kept.
+    pub(super) made: Option<Box<Made>>,
 }
 
 impl Ended {
     /// The attempt broke down by a bug of ours.
     pub(super) fn broken() -> Self {
         let reason = "an attempt broke down; restart the broker, and report this".to_owned();
-        Self { outcome: Err(reason), delivered: 0, expired: 0, took: Duration::ZERO }
+        Self { outcome: Err(reason), delivered: 0, expired: 0, took: Duration::ZERO, made: None }
     }
 }
 
@@ -59,18 +67,30 @@ impl Work {
             id: &id,
             attempt: self.attempt,
         };
-        let ended = |outcome, delivered, expired, took| Ended { outcome, delivered, expired, took };
+        let began_ms = self.runner.clock.now_ms();
         let mut parcel = match Parcel::build(&self.input, &self.offsets, recipe).await {
             Ok(parcel) => parcel,
-            Err(NoParcel::Records(error)) => return ended(Err(error.to_string()), 0, 0, Duration::ZERO),
+            Err(NoParcel::Records(error)) => {
+                return Ended {
+                    outcome: Err(error.to_string()),
+                    delivered: 0,
+                    expired: 0,
+                    took: Duration::ZERO,
+                    made: None,
+                };
+            }
             Err(NoParcel::Step(error)) => {
                 let outcome = Outcome::failed(self.offsets.clone(), error);
-                return ended(Ok(outcome), 0, 0, Duration::ZERO);
+                let made = self.made(id, began_ms, Duration::ZERO, &outcome, None, TracedEvents::default());
+                return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took: Duration::ZERO, made };
             }
         };
         let expired = self.offsets.len() - parcel.seen();
         let started = Instant::now();
-        let mut outcome = self.invoke(&parcel, &id).await;
+        // A window of one is a span of its record's trace.
+        let cause = if let [only] = self.offsets[..] { parcel.traced.context(only).cloned() } else { None };
+        let span = cause.as_ref().map(|cause| cause.child(fastrand::u64(..)));
+        let mut outcome = self.invoke(&parcel, &id, cause.as_ref(), span.as_ref()).await;
         let delivered = parcel.record_count() - outcome.failed.len();
         outcome.rejected = std::mem::take(&mut parcel.rejected);
         if !parcel.failed.is_empty() {
@@ -78,11 +98,52 @@ impl Work {
             outcome.failed.sort_unstable();
             outcome.error = outcome.error.or_else(|| parcel.step_error.take());
         }
-        ended(Ok(outcome), delivered, expired, started.elapsed())
+        let took = started.elapsed();
+        let traced = std::mem::take(&mut parcel.traced);
+        let made = self.made(id, began_ms, took, &outcome, span, traced);
+        Ended { outcome: Ok(outcome), delivered, expired, took, made }
+    }
+
+    /// What history tells of this attempt.
+    fn made(
+        &self,
+        window: String,
+        began_ms: i64,
+        took: Duration,
+        outcome: &Outcome,
+        span: Option<TraceContext>,
+        events: TracedEvents,
+    ) -> Option<Box<Made>> {
+        let error = outcome.error.as_ref().or_else(|| outcome.rejected.first().map(|(_, error)| error));
+        self.spec.trace.keeps(error.is_some()).then(|| {
+            Box::new(Made {
+                spec: Arc::clone(&self.spec),
+                trigger: self.runner.id,
+                run: self.runner.run,
+                input: self.input.clone(),
+                window,
+                attempt: self.attempt,
+                interrupted: self.interrupted,
+                began_ms,
+                took,
+                offsets: Ranges::of(self.offsets.iter().copied()),
+                failed: Ranges::of(outcome.failed.iter().copied()),
+                rejected: Ranges::of(outcome.rejected.iter().map(|(offset, _)| *offset)),
+                error: error.map(LastError::of),
+                traceparent: span.map(|span| span.parent().to_owned()),
+                events,
+            })
+        })
     }
 
     /// Hands the records to the function, and what it returns to where results go.
-    async fn invoke(&self, parcel: &Parcel, id: &str) -> Outcome {
+    async fn invoke(
+        &self,
+        parcel: &Parcel,
+        id: &str,
+        cause: Option<&TraceContext>,
+        span: Option<&TraceContext>,
+    ) -> Outcome {
         let function = self.runner.function_name(&self.spec);
         for payload in &parcel.payloads {
             let invocation = Invocation {
@@ -91,6 +152,7 @@ impl Work {
                 payload: payload.clone(),
                 content_type: parcel.content_type,
                 record_count: u32::try_from(parcel.record_count()).unwrap_or(u32::MAX),
+                trace: span.cloned(),
             };
             let answer = self.runner.functions.invoke(&function, invocation).await.map(|success| success.body);
             let body = answer.as_ref().ok().cloned();
@@ -99,7 +161,7 @@ impl Work {
                 return outcome;
             }
             if let Some(body) = body
-                && let Err(error) = self.leave_behind(parcel, &body).await
+                && let Err(error) = self.leave_behind(parcel, &body, cause).await
             {
                 return Outcome::failed(parcel.offsets().collect(), error);
             }
@@ -109,7 +171,12 @@ impl Work {
 
     /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk refuses
     /// is tried again until it is there.
-    async fn leave_behind(&self, parcel: &Parcel, body: &[u8]) -> Result<(), InvocationError> {
+    async fn leave_behind(
+        &self,
+        parcel: &Parcel,
+        body: &[u8],
+        cause: Option<&TraceContext>,
+    ) -> Result<(), InvocationError> {
         if self.spec.destinations.results.is_none() && self.spec.destinations.on_success.is_none() {
             return Ok(());
         }
@@ -125,6 +192,7 @@ impl Work {
                 offsets: &offsets,
                 attempts: self.attempt,
                 now_ms: self.runner.clock.now_ms(),
+                cause,
             };
             match outputs::succeeded(&self.runner.broker, &self.spec.destinations, &invoked, body) {
                 Ok(()) => return Ok(()),

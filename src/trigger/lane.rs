@@ -47,6 +47,7 @@ mod fit;
 mod outcome;
 mod queue;
 mod restore;
+mod standing;
 mod turn;
 mod written;
 
@@ -55,6 +56,7 @@ mod tests;
 
 pub use outcome::Outcome;
 pub use restore::Carried;
+pub use standing::{Before, Standing};
 
 use queue::{Queue, QueueKey};
 use restore::Restoring;

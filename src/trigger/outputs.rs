@@ -18,6 +18,7 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecor
 
 use super::attempt::{AttemptState, BATCH_ITEM_FAILURES};
 use crate::broker::{Broker, ProduceError, Topic};
+use crate::event::trace::TraceContext;
 use crate::event::{STRUCTURED_TYPE, time_text};
 use crate::topic::name::TopicName;
 use crate::topic::partitioner::partition_of_key;
@@ -81,6 +82,8 @@ pub(super) struct Invoked<'a> {
     pub(super) offsets: &'a [Offset],
     pub(super) attempts: u32,
     pub(super) now_ms: i64,
+    /// The trace of the record, of a window of one: what is left behind belongs to it.
+    pub(super) cause: Option<&'a TraceContext>,
 }
 
 /// The records that a function's answer amounts to.
@@ -182,6 +185,14 @@ fn append(broker: &Broker, name: &TopicName, invoked: &Invoked<'_>, outputs: &[O
     Ok(())
 }
 
+fn headers<'a>(invoked: &Invoked<'a>, output: &Output) -> Vec<(&'a [u8], Option<&'a [u8]>)> {
+    let content_type = output.is_event.then_some(("content-type", STRUCTURED_TYPE));
+    let parent = invoked.cause.map(|cause| ("traceparent", cause.parent()));
+    let state = invoked.cause.and_then(|cause| Some(("tracestate", cause.state()?)));
+    let headers = [content_type, parent, state].into_iter().flatten();
+    headers.map(|(name, value)| (name.as_bytes(), Some(value.as_bytes()))).collect()
+}
+
 /// Keyed records where their key belongs, the others where their window comes from: in order either way.
 fn batches(
     topic: &Topic,
@@ -196,12 +207,12 @@ fn batches(
         let count = topic.partition_count();
         let partition =
             output.key.as_ref().map_or(invoked.partition % count, |key| partition_of_key(key.as_bytes(), count));
-        let content_type: [(&[u8], Option<&[u8]>); 1] = [(b"content-type", Some(STRUCTURED_TYPE.as_bytes()))];
+        let headers = headers(invoked, output);
         let record = NewRecord {
             timestamp_ms: invoked.now_ms,
             key: output.key.as_deref().map(str::as_bytes),
             value: Some(&output.value),
-            headers: if output.is_event { &content_type } else { &[] },
+            headers: &headers,
         };
         let index = open.iter().position(|(number, _)| *number == partition).unwrap_or_else(|| {
             open.push((partition, BatchBuilder::new(BatchOptions::default())));

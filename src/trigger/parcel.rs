@@ -7,7 +7,9 @@ use tripline_storage::Offset;
 
 use super::attempt::{BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::deliver::{RecordsError, read_offsets};
+use super::trace::TracedEvents;
 use super::transform::{self, Stage, Transform, TransformError, parse_function_result};
+use crate::event::trace::TraceContext;
 use crate::event::{BATCH_TYPE, EventView};
 use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, Payload};
 use crate::input::{EventInput, Origin};
@@ -53,6 +55,8 @@ pub(super) struct Parcel {
     /// Records for which a step's function failed, and the last reason.
     pub(super) failed: Vec<Offset>,
     pub(super) step_error: Option<InvocationError>,
+    /// What history tells of its events.
+    pub(super) traced: TracedEvents,
 }
 
 /// A record that a function receives.
@@ -70,6 +74,13 @@ impl Sent {
     fn of(at: Offset, event: &EventView<'_>) -> Self {
         Self { at, id: event.id().into_owned(), place: (event.record().partition, event.record().offset) }
     }
+
+    /// The id, unless it is the one that an event gets from its place.
+    fn own_id(&self) -> Option<&str> {
+        let (partition, offset) = self.place;
+        let said = self.id.split_once('-').map(|(partition, offset)| (partition.parse(), offset.parse()));
+        Some(self.id.as_str()).filter(|_| said != Some((Ok(partition), Ok(offset.get()))))
+    }
 }
 
 /// A record on its way through steps that are functions.
@@ -78,6 +89,7 @@ struct Staged {
     /// As filters see it.
     seen: Value,
     events: Vec<Value>,
+    trace: Option<TraceContext>,
 }
 
 impl Parcel {
@@ -94,18 +106,24 @@ impl Parcel {
         let mut staged = Vec::new();
         let origin = input.origin();
         let read = read_offsets(input, offsets, |record, epoch| {
+            let headers = record.headers().map(|header| (header.name, header.value));
+            let trace = TraceContext::of_record(headers, record.value());
             if recipe.shape == Payload::Raw && recipe.transform.is_original() {
                 writer.raw(record.value().unwrap_or_default());
+                parcel.traced.note(record.offset(), None, trace.as_ref());
                 let (at, id) = (record.offset(), String::new());
                 return parcel.records.push(Sent { at, id, place: (origin.partition, at) });
             }
             origin.with_event(record, epoch, |event| {
                 let sent = Sent::of(record.offset(), event);
+                parcel.traced.note(sent.at, sent.own_id(), trace.as_ref());
                 let made = if has_steps {
-                    first_stage(recipe.transform, event)
-                        .map(|events| staged.push(Staged { sent, seen: event.for_matching().value.clone(), events }))
+                    first_stage(recipe.transform, event, trace.as_ref()).map(|events| {
+                        let seen = event.for_matching().value.clone();
+                        staged.push(Staged { sent, seen, events, trace });
+                    })
                 } else {
-                    writer.event(recipe.transform, event).map(|()| parcel.records.push(sent))
+                    writer.event(recipe.transform, event, trace.as_ref()).map(|()| parcel.records.push(sent))
                 };
                 if let Err(error) = made {
                     parcel.rejected.push((record.offset(), refused(&error)));
@@ -206,10 +224,19 @@ impl Writer {
     }
 
     /// A record whose transform, if it has one, is all pure.
-    fn event(&mut self, transform: &Transform, event: &EventView<'_>) -> Result<(), TransformError> {
+    fn event(
+        &mut self,
+        transform: &Transform,
+        event: &EventView<'_>,
+        trace: Option<&TraceContext>,
+    ) -> Result<(), TransformError> {
         let Some(Stage::Pure(chain)) = transform.stages().first() else {
             self.separator();
+            let begin = self.array.len();
             event.write_json(&mut self.array);
+            if let Some(trace) = trace {
+                trace.add_to_written(&mut self.array, begin);
+            }
             return Ok(());
         };
         let before = self.array.len();
@@ -258,11 +285,19 @@ fn raw_text(json: Vec<u8>) -> Bytes {
 }
 
 /// What the first stage makes of a record, as one event.
-fn first_stage(transform: &Transform, event: &EventView<'_>) -> Result<Vec<Value>, TransformError> {
-    match transform.stages().first() {
-        Some(Stage::Pure(chain)) => Ok(vec![chain.apply(&transform::Origin::Record(event), None)?]),
-        _ => Ok(vec![event.to_json()]),
+fn first_stage(
+    transform: &Transform,
+    event: &EventView<'_>,
+    trace: Option<&TraceContext>,
+) -> Result<Vec<Value>, TransformError> {
+    if let Some(Stage::Pure(chain)) = transform.stages().first() {
+        return Ok(vec![chain.apply(&transform::Origin::Record(event), None)?]);
     }
+    let mut event = event.to_json();
+    if let (Some(trace), Value::Object(event)) = (trace, &mut event) {
+        trace.add_to(event);
+    }
+    Ok(vec![event])
 }
 
 /// What the stages after a first pure one make of a record. The inner error is about this record alone.
@@ -309,6 +344,7 @@ async fn invoke_step(
         payload,
         content_type,
         record_count: 1,
+        trace: record.trace.as_ref().map(|trace| trace.child(fastrand::u64(..))),
     };
     let error = match recipe.functions.invoke(function, invocation).await {
         Ok(success) => return Ok(parse_function_result(step, &success.body).map_err(|error| refused(&error))),

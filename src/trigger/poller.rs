@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::give_up;
 use super::invoke::{self, Ended};
-use super::lane::{Carried, Lane, WindowId};
+use super::lane::{Carried, Lane, Standing, WindowId};
 use super::lane_status::LaneStatus;
 use super::progress::Progress;
 use super::run::{Completion, Gate};
@@ -82,6 +82,8 @@ pub(super) enum Message {
     /// A verdict that the group is to know.
     #[cfg(feature = "cluster")]
     Verdict(cluster::NewVerdict),
+    /// Where a trigger's lane has the record at an offset, with this hash of its key; nothing where it has no lane here.
+    Stands(Uuid, Offset, u64, oneshot::Sender<Standing>),
     /// Start nothing more; end when nothing is in flight.
     Stop,
 }
@@ -146,6 +148,13 @@ impl PollerHandle {
         self.send(Message::Remove(trigger, done));
         // One that has ended has no lanes.
         let _ = removed.await;
+    }
+
+    /// Where a trigger's lane has the record at `offset`; `None` when there is no such lane.
+    pub(super) async fn stands(&self, trigger: Uuid, offset: Offset, key: u64) -> Option<Standing> {
+        let (answer, standing) = oneshot::channel();
+        self.send(Message::Stands(trigger, offset, key, answer));
+        standing.await.ok()
     }
 
     /// Skips what a trigger's lane waits for; answers how many records that were.
@@ -290,6 +299,13 @@ impl Poller {
                 self.stopping = true;
                 // Records that were filtered out need not be looked at again.
                 self.note_at = self.note_at.map(|_| Instant::now());
+            }
+            Message::Stands(trigger, offset, key, answer) => {
+                if let Some(mut entry) = self.lanes.remove(&trigger) {
+                    self.sync(&mut entry);
+                    let _ = answer.send(entry.lane.stands(offset, key));
+                    self.lanes.insert(trigger, entry);
+                }
             }
         }
     }
@@ -650,6 +666,7 @@ impl Poller {
                 input: entry.input(&self.input).clone(),
                 name: entry.lane.name(window),
                 attempt: entry.lane.state(window).attempt_number(),
+                interrupted: entry.lane.state(window).interrupted,
                 offsets: entry.lane.offsets(window),
             };
             let handle = self.handle.clone();

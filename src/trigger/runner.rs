@@ -17,6 +17,7 @@ use super::poller::PollerHandle;
 use super::service::{TriggerCounts, TriggerState};
 use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
+use super::trace::TraceLog;
 use crate::broker::{self, Broker, Topic};
 use crate::function::{FunctionService, Payload};
 use crate::input::Origin;
@@ -272,6 +273,7 @@ pub(super) struct Runner {
     pub(super) counters: Counters,
     pub(super) health: Mutex<TargetHealth>,
     pub(super) adaptive: Mutex<Option<AdaptiveCount>>,
+    pub(super) traces: TraceLog,
     /// Whether somebody probes a target in an outage.
     probing: AtomicBool,
     /// Those that drive its lanes.
@@ -285,6 +287,7 @@ pub(super) struct Runner {
 }
 
 impl Runner {
+    #[expect(clippy::too_many_arguments, reason = "few callers, and each is another thing")]
     pub(super) fn new(
         id: Uuid,
         spec: TriggerSpec,
@@ -292,6 +295,7 @@ impl Runner {
         broker: Broker,
         functions: FunctionService,
         clock: Clock,
+        traces: TraceLog,
         paused: bool,
     ) -> Self {
         let slots = Arc::new(Slots::new(&spec));
@@ -308,6 +312,7 @@ impl Runner {
             counters: Counters::default(),
             health: Mutex::default(),
             adaptive,
+            traces,
             probing: AtomicBool::new(false),
             pollers: Mutex::default(),
             spec: RwLock::new(Arc::new(spec)),

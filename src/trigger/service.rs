@@ -14,6 +14,7 @@ use super::lane_status::LaneStatus;
 use super::poller::{Message, PollerHandle};
 use super::runner::{Clock, Runner};
 use super::spec::TriggerSpec;
+use super::trace::TraceLog;
 use crate::broker::Broker;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, RunState};
@@ -29,6 +30,7 @@ mod letters;
 mod report;
 mod run_report;
 mod runs;
+mod traces;
 mod verbs;
 
 pub use apply::Applied;
@@ -59,6 +61,9 @@ struct Inner {
     pollers: Mutex<HashMap<(Uuid, u32), Poller>>,
     /// What the pollers began.
     tracker: TaskTracker,
+    traces: TraceLog,
+    /// Writes history down, until the shutdown.
+    trace_writer: Mutex<Option<JoinHandle<()>>>,
     /// One definition changes at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -81,6 +86,7 @@ impl TriggerService {
     /// that cannot be started is in the answer; the others run.
     #[must_use]
     pub fn start(broker: Broker, functions: FunctionService) -> (Self, Vec<RestoreTriggerError>) {
+        let (traces, trace_writer) = TraceLog::start(broker.clone());
         let inner = Inner {
             broker,
             functions,
@@ -89,6 +95,8 @@ impl TriggerService {
             runs: RwLock::default(),
             pollers: Mutex::default(),
             tracker: TaskTracker::new(),
+            traces,
+            trace_writer: Mutex::new(Some(trace_writer)),
             changing: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };
@@ -157,6 +165,7 @@ impl TriggerService {
         self.remember_counts(&runs);
         let runs = runs.iter().map(|(_, active)| &active.running);
         running.values().chain(runs).flat_map(|running| &running.lanes).for_each(|lane| lane.ended());
+        self.end_history().await;
     }
 
     /// Goes on with the runs of those triggers that were started.

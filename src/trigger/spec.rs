@@ -12,6 +12,7 @@ use super::flow::PerKey;
 use super::lane::{LaneLimits, LaneSpec};
 use super::outputs::Destinations;
 use super::retry::RetryPolicy;
+use super::trace::TraceLevel;
 use super::transform::Transform;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
@@ -64,6 +65,8 @@ pub struct TriggerSpec {
     pub limits: FlowLimits,
     /// Where results, and records of what was invoked, go.
     pub destinations: Destinations,
+    /// Of which attempts a history is kept. Default all.
+    pub trace: TraceLevel,
 }
 
 /// What may be in flight for one trigger.

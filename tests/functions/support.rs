@@ -118,6 +118,7 @@ pub(crate) fn invocation(payload: &str) -> Invocation {
         payload: Bytes::from(payload.to_owned()),
         content_type: "application/json",
         record_count: 1,
+        trace: None,
     }
 }
 

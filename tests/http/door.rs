@@ -85,6 +85,8 @@ async fn health_metrics_cluster_and_the_description_answer() {
         "kafka_topic_partitions{topic=\"t\"} 1",
         "kafka_topic_partition_current_offset{topic=\"t\",partition=\"0\"} 2",
         "tripline_records_in_total{topic=\"t\",protocol=\"http\"} 2",
+        "tripline_trace_records_dropped_total 0",
+        "tripline_trace_records 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
@@ -92,6 +94,8 @@ async fn health_metrics_cluster_and_the_description_answer() {
     assert_eq!(cluster["kafka_address"], stage.server.kafka_address().to_string());
     let paths = stage.get("/openapi.json").await.json()["paths"].as_object().unwrap().len();
     assert!(paths >= 20, "{paths} paths");
+    let story = &stage.get("/openapi.json").await.json()["components"]["schemas"]["Story"];
+    assert!(story["properties"]["triggers"].is_object(), "{story}");
 }
 
 #[tokio::test]

@@ -13,4 +13,5 @@ mod runs;
 mod shares;
 mod storms;
 mod targets;
+mod traces;
 mod transforms;

@@ -26,6 +26,9 @@ pub(crate) struct Invoked {
     pub(crate) data: Vec<Value>,
     /// The `partitionkey` of each event.
     pub(crate) keys: Vec<String>,
+    /// The trace headers, where they were sent.
+    pub(crate) traceparent: String,
+    pub(crate) tracestate: String,
     /// What was sent.
     pub(crate) body: Bytes,
 }
@@ -116,6 +119,8 @@ async fn receive(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
         places: events.iter().filter_map(place).collect(),
         data: events.iter().map(|event| event["data"].clone()).collect(),
         keys: events.iter().map(|event| event["partitionkey"].as_str().unwrap_or_default().to_owned()).collect(),
+        traceparent: header("traceparent"),
+        tracestate: header("tracestate"),
         body: body.clone(),
     };
     shared.invoked.lock().push(invoked.clone());

@@ -37,6 +37,7 @@ fn invocation(id: &str) -> Invocation {
         payload: Bytes::from_static(b"[1]"),
         content_type: "application/cloudevents-batch+json",
         record_count: 1,
+        trace: None,
     }
 }
 

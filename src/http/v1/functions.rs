@@ -156,6 +156,7 @@ pub(crate) async fn invoke(
         payload: body,
         content_type: if is_json { "application/json" } else { "application/octet-stream" },
         record_count: 0,
+        trace: None,
     };
     let id = invocation.id.clone();
     let answered = rooms.functions.service().invoke(name.as_str(), invocation).await;

@@ -91,6 +91,16 @@ impl Restoring {
         (restoring, markers)
     }
 
+    /// Whether an unfinished record is still to be read again; `at` is where reading is.
+    pub(super) fn awaits(&self, offset: Offset, key: u64, at: Offset) -> bool {
+        let built = |building: &Building| {
+            let tried = &building.tried;
+            let is_key = tried.key.is_none_or(|other| other == key);
+            tried.span.contains(offset) && is_key && (building.spilled || offset < at || self.in_hole(offset))
+        };
+        (offset >= at && self.in_hole(offset)) || self.building.iter().any(built)
+    }
+
     /// What of the progress that is restored still stands beyond `at`.
     pub(super) fn add_rest(&self, at: Offset, holes: &mut Vec<Span>, windows: &mut Vec<TriedWindow>) {
         holes.extend(self.holes.iter().filter_map(|hole| Span::new(hole.first.max(at), hole.next)));

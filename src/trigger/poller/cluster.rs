@@ -150,7 +150,10 @@ impl Poller {
             let error =
                 InvocationError::new(ErrorClass::Rejected, "given-up", "given up by the process that had it before");
             let outcome = Ok(Outcome::failed(entry.lane.offsets(window), error));
-            entry.ended(window, Ended { outcome, delivered: 0, expired: 0, took: std::time::Duration::ZERO });
+            entry.ended(
+                window,
+                Ended { outcome, delivered: 0, expired: 0, took: std::time::Duration::ZERO, made: None },
+            );
             self.touched.insert(trigger);
         }
         other

@@ -158,7 +158,7 @@ impl Entry {
     pub(super) fn ended(&mut self, window: WindowId, ended: Ended) {
         let runner = Arc::clone(&self.runner);
         let now_ms = runner.clock.now_ms();
-        let Ended { outcome, delivered, expired, took } = ended;
+        let Ended { outcome, delivered, expired, took, made } = ended;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(reason) => {
@@ -170,6 +170,7 @@ impl Entry {
         let stopped = runner.holds(|holds| holds.stopped);
         if stopped && outcome.error.as_ref().is_some_and(|error| error.class == ErrorClass::Interrupted) {
             // It is done again after the next start, and counted as interrupted then.
+            made.into_iter().for_each(|made| runner.traces.attempt(made, None));
             return;
         }
         Counters::add(&runner.counters.delivered, delivered);
@@ -180,6 +181,7 @@ impl Entry {
         let message = outcome.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
         let timed_out = outcome.error.as_ref().is_some_and(|error| error.code == "timeout");
         let step = self.lane.end(window, outcome, now_ms, fastrand::u64(..));
+        made.into_iter().for_each(|made| runner.traces.attempt(made, Some(step)));
         self.dirty = true;
         if let Some(adaptive) = &mut *runner.adaptive.lock() {
             match step {

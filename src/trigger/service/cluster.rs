@@ -96,7 +96,8 @@ impl TriggerService {
         let (name, topic, group) = (spec.name.to_string(), spec.input.topic.to_string(), group(&spec));
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let start = spec.input.start;
-        let runner = Arc::new(Runner::new(id, spec, None, broker, functions, self.inner.clock, paused));
+        let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
+        let runner = Arc::new(Runner::new(id, spec, None, broker, functions, clock, traces, paused));
         let (member, events, committer) = Member::join(Arc::clone(&client), &group, &topic);
         let driver = Driver {
             service: Arc::downgrade(&self.inner),

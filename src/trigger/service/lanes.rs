@@ -25,8 +25,9 @@ impl TriggerService {
         self.set_back(id, &topic).map_err(|error| error.to_string())?;
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
         let runner =
-            Arc::new(Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, self.inner.clock, paused));
+            Arc::new(Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, clock, traces, paused));
         let mut lanes = Vec::new();
         for partition in 0..topic.partition_count() {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };

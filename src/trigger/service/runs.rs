@@ -381,7 +381,8 @@ impl TriggerService {
         };
         let spec = run_spec(&owner.spec(), definition.kind);
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
-        let runner = Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, self.inner.clock, false);
+        let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
+        let runner = Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, clock, traces, false);
         let runner = Arc::new(runner.of_run(definition.rate));
         let completion = Arc::new(Completion::of(definition.ranges.len()));
         let mut lanes = Vec::new();

@@ -16,6 +16,7 @@ use crate::trigger::filter::Pattern;
 use crate::trigger::flow::{Debounce, PerKey, Singleton, Throttle};
 use crate::trigger::outputs::Destinations;
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+use crate::trigger::trace::TraceLevel;
 use crate::trigger::transform::Transform;
 use crate::trigger::window::WindowSpec;
 
@@ -62,6 +63,8 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     if destinations != Destinations::default() && input.as_ref().is_some_and(|input| input.cluster.is_some()) {
         fields.wrong("destinations", "nothing, for an input on a cluster: outputs are not written there yet");
     }
+    let levels = [("all", TraceLevel::All), ("failures", TraceLevel::Failures), ("none", TraceLevel::None)];
+    let trace = fields.choice("trace", &levels, &[], TraceLevel::All);
     Some(TriggerSpec {
         name: name?,
         input: input?,
@@ -79,6 +82,7 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
         per_key,
         limits,
         destinations,
+        trace,
     })
 }
 

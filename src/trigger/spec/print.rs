@@ -9,6 +9,7 @@ use crate::config::units::{display_duration, display_size};
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::flow::{PerKey, Singleton};
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+use crate::trigger::trace::TraceLevel;
 
 pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     let mut definition = json!({
@@ -34,6 +35,7 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
         "errors_tolerance": match spec.errors_tolerance { ErrorsTolerance::All => "all", ErrorsTolerance::None => "none" },
         "bisect": spec.bisect,
         "limits": limits(&spec.limits),
+        "trace": match spec.trace { TraceLevel::All => "all", TraceLevel::Failures => "failures", TraceLevel::None => "none" },
         "dead_letter": spec.dead_letter.as_ref().map_or_else(|| json!("none"), |topic| json!({ "topic": topic })),
     });
     if let Some(max_wait) = spec.window.max_wait {

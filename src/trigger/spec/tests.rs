@@ -24,6 +24,7 @@ fn full() -> Value {
         },
         "limits": {"records": 5000, "bytes": "8MiB", "invocations_per_second": 50},
         "bisect": true,
+        "trace": "failures",
         "concurrency": 16,
         "function": {"http": {"url": "http://127.0.0.1:9/x"}},
         "retry": {"initial": "200ms", "factor": 1.5, "max_interval": "60s", "max_attempts": 7, "jitter": "equal", "max_age": "48h"},
@@ -77,6 +78,7 @@ fn a_full_trigger_is_read_as_written() {
     assert_eq!(spec.retry, RetryPolicy::Free(free));
     assert_eq!(spec.function.label(), "http://127.0.0.1:9/x");
     assert_eq!((spec.order, spec.bisect, spec.window_latency), (Order::Key, true, Some(Duration::from_millis(300))));
+    assert_eq!(spec.trace, TraceLevel::Failures);
     let per_key = PerKey {
         throttle: Some(Throttle { limit: 2, period_ms: 10_000 }),
         debounce: Some(Debounce { period_ms: 1000, max_ms: 5000 }),
