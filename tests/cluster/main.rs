@@ -220,7 +220,7 @@ async fn verdicts_move(cluster: &Cluster) {
     let producer = client.producer_id().await.unwrap();
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
-    let window = TriedWindow { span, key: None, attempts };
+    let window = TriedWindow { span, key: None, attempts, given_up: None };
     let progress = Progress::new(span.next, vec![span], vec![window], Vec::new());
     let metadata = format!("{}.0.{producer}", STANDARD.encode(progress.encode().unwrap()));
     let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", "in");

@@ -96,7 +96,7 @@ impl Restoring {
         let built = |building: &Building| {
             let tried = &building.tried;
             let is_key = tried.key.is_none_or(|other| other == key);
-            tried.span.contains(offset) && is_key && (building.spilled || offset < at || self.in_hole(offset))
+            tried.span.contains(offset) && is_key && (offset < at || self.in_hole(offset))
         };
         (offset >= at && self.in_hole(offset)) || self.building.iter().any(built)
     }

@@ -103,8 +103,9 @@ impl Lane {
             Phase::Ready => Standing::Ready(state()),
             Phase::Waiting(until_ms) => Standing::Waiting { until_ms, state: state() },
             Phase::InFlight => Standing::InFlight(state()),
-            Phase::GivenUp(reason) => Standing::GivenUp { reason: Some(reason), state: state() },
-            Phase::Settling => Standing::GivenUp { reason: None, state: state() },
+            Phase::GivenUp(reason) | Phase::Settling(reason) => {
+                Standing::GivenUp { reason: Some(reason), state: state() }
+            }
             Phase::Queued => {
                 let queue = self.queues.get(&held.queue).map(|queue| &queue.windows);
                 let front = queue.and_then(|queue| queue.front()).and_then(|id| self.windows.get(id)).unwrap_or(held);
@@ -158,7 +159,7 @@ mod tests {
             policies: Policies { retry: RetryPolicy::Free(retry), errors_tolerance: ErrorsTolerance::All },
             bisect: false,
             per_key: PerKey::default(),
-            limits: LaneLimits { records: 100, key_records: 2, keys: 100 },
+            limits: LaneLimits { records: 100, key_records: 2, keys: 100, ..LaneLimits::default() },
         }
     }
 
