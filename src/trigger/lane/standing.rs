@@ -42,8 +42,8 @@ pub enum Standing {
     InFlight(Box<AttemptState>),
     /// It is given up, and becomes a dead letter or is dropped.
     GivenUp {
-        /// Why; not known any more while it is carried out.
-        reason: Option<ExhaustedReason>,
+        /// Why.
+        reason: ExhaustedReason,
         /// Its attempts.
         state: Box<AttemptState>,
     },
@@ -103,9 +103,7 @@ impl Lane {
             Phase::Ready => Standing::Ready(state()),
             Phase::Waiting(until_ms) => Standing::Waiting { until_ms, state: state() },
             Phase::InFlight => Standing::InFlight(state()),
-            Phase::GivenUp(reason) | Phase::Settling(reason) => {
-                Standing::GivenUp { reason: Some(reason), state: state() }
-            }
+            Phase::GivenUp(reason) | Phase::Settling(reason) => Standing::GivenUp { reason, state: state() },
             Phase::Queued => {
                 let queue = self.queues.get(&held.queue).map(|queue| &queue.windows);
                 let front = queue.and_then(|queue| queue.front()).and_then(|id| self.windows.get(id)).unwrap_or(held);
@@ -203,9 +201,9 @@ mod tests {
             Standing::GivenUp { reason, .. } => reason,
             other => panic!("{other:?}"),
         };
-        assert_eq!(given_up(stands(&lane, 0)), Some(ExhaustedReason::Attempts));
+        assert_eq!(given_up(stands(&lane, 0)), ExhaustedReason::Attempts);
         let (id, _) = lane.next_given_up().unwrap();
-        assert_eq!(given_up(stands(&lane, 0)), None);
+        assert_eq!(given_up(stands(&lane, 0)), ExhaustedReason::Attempts, "also while that is carried out");
         lane.settle(id, 10_007);
         assert_eq!(stands(&lane, 0), Standing::Finished);
     }

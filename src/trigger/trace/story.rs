@@ -419,13 +419,13 @@ impl TriggerStory {
                 (TriggerOutcome::InFlight, format!("attempt {} is running", state.attempt_number()))
             }
             Standing::GivenUp { reason, state } => {
-                let why = reason.map_or("", |reason| match reason {
-                    ExhaustedReason::Attempts => ", all attempts are spent",
-                    ExhaustedReason::Age => ", it is too old",
-                    ExhaustedReason::Rejected => ", the function refuses it",
-                    ExhaustedReason::Skipped => ", a person skips it",
-                });
-                (TriggerOutcome::GivingUp, format!("being given up after {} attempt(s){why}", state.attempts))
+                let why = match reason {
+                    ExhaustedReason::Attempts => "all attempts are spent",
+                    ExhaustedReason::Age => "it is too old",
+                    ExhaustedReason::Rejected => "the function refuses it",
+                    ExhaustedReason::Skipped => "a person skips it",
+                };
+                (TriggerOutcome::GivingUp, format!("being given up after {} attempt(s), {why}", state.attempts))
             }
             Standing::KeyBlocked { front } => {
                 let why = front.as_ref().map_or_else(|| "its key catches up".to_owned(), Before::holds_up);
