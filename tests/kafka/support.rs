@@ -39,6 +39,8 @@ impl Server {
     pub(crate) async fn stop(mut self) -> tempfile::TempDir {
         self.shutdown.cancel();
         (&mut self.serving).await.unwrap();
+        // The writer of their history holds the broker until then.
+        self.triggers.shutdown(std::time::Duration::ZERO).await;
         self.broker.close();
         self.data.take().unwrap()
     }
