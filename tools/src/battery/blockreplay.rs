@@ -1,8 +1,10 @@
 //! What a disk may hold after the power went: its writes are recorded, and states are put together from the recording.
 //!
 //! A disk keeps all that it had written when it answered a flush. Of what came after the last flush before the end, it may
-//! have any part: each write whole, not at all, or its first or last sectors only. qemu-storage-daemon stands between a
-//! loop device and a file and records; the format of the recording is that of dm-log-writes.
+//! have any part: each write whole, not at all, or its first or last sectors only. ext4's superblock alone is never torn:
+//! its checksum spans two sectors and a mount looks at no other copy, so that a disk which tears it ends the file system
+//! whatever was written there. qemu-storage-daemon stands between a loop device and a file and records; the format of the
+//! recording is that of dm-log-writes.
 
 use std::fs::File;
 use std::ops::Range;
@@ -80,7 +82,8 @@ fn replay(kind: Kind, states: u64, seed: u64, long: Duration) -> Result<Result<S
     let (promises, made_bytes) = place.record(seed, long)?;
     let recording = Recording::read(&place.recording(), made_bytes)?;
     let recorded = begun.elapsed();
-    let mut replay = Replay { recording: &recording, disk: vec![0; DISK_BYTES as usize], played: 0 };
+    let disk = vec![0; DISK_BYTES as usize];
+    let mut replay = Replay { recording: &recording, disk, played: 0, never_torn: place.never_torn() };
     let mut random = fastrand::Rng::with_seed(seed);
     // In the order of time, so that the disk is played once.
     let mut ends: Vec<usize> = (0..states).map(|_| recording.any_end(&mut random)).collect();
@@ -167,6 +170,15 @@ impl Place {
             Kind::Ext4 => &["-E", "lazy_itable_init=0,lazy_journal_init=0"],
             // Smaller than it is meant to be: each state is a copy of the disk.
             Kind::Xfs => &["--unsupported"],
+        }
+    }
+
+    /// What a disk writes as one, in bytes of the disk.
+    const fn never_torn(&self) -> Range<usize> {
+        match self.kind {
+            Kind::Ext4 => 1024..2048,
+            // The superblock is one sector.
+            Kind::Xfs => 0..SECTOR_BYTES,
         }
     }
 
@@ -329,6 +341,8 @@ struct Replay<'a> {
     disk: Vec<u8>,
     /// So many entries are on the disk.
     played: usize,
+    /// What the disk writes as one, in bytes of the disk.
+    never_torn: Range<usize>,
 }
 
 impl Replay<'_> {
@@ -344,7 +358,8 @@ impl Replay<'_> {
         let mut state = self.disk.clone();
         let unflushed = &entries[flushed..end];
         for entry in unflushed {
-            let kept = if entry.flags & FUA == 0 { kept_of(entry, random) } else { 0..entry.disk.len() };
+            let kept =
+                if entry.flags & FUA == 0 { kept_of(entry, &self.never_torn, random) } else { 0..entry.disk.len() };
             apply(&mut state, &self.recording.bytes, entry, kept);
         }
         (state, unflushed.len())
@@ -352,9 +367,13 @@ impl Replay<'_> {
 }
 
 /// All of a write, nothing, or some sectors at one of its ends.
-fn kept_of(entry: &Entry, random: &mut fastrand::Rng) -> Range<usize> {
+fn kept_of(entry: &Entry, never_torn: &Range<usize>, random: &mut fastrand::Rng) -> Range<usize> {
     let len = entry.disk.len();
-    let torn_at = random.usize(0..=len / SECTOR_BYTES) * SECTOR_BYTES;
+    let mut torn_at = random.usize(0..=len / SECTOR_BYTES) * SECTOR_BYTES;
+    let on_disk = entry.disk.start + torn_at;
+    if never_torn.start < on_disk && on_disk < never_torn.end {
+        torn_at = never_torn.start.saturating_sub(entry.disk.start);
+    }
     match random.u8(0..4) {
         0 => 0..0,
         1 => 0..torn_at,
@@ -398,7 +417,8 @@ mod tests {
         let recording = Recording { entries: parse(&bytes).unwrap(), bytes, begun: 2 };
         let mut random = fastrand::Rng::with_seed(1);
         let mut seen = std::collections::BTreeSet::new();
-        let mut replay = Replay { recording: &recording, disk: vec![0; 5 * SECTOR_BYTES], played: 0 };
+        let disk = vec![0; 5 * SECTOR_BYTES];
+        let mut replay = Replay { recording: &recording, disk, played: 0, never_torn: 0..0 };
         for _ in 0..200 {
             let (state, unflushed) = replay.state(4, &mut random);
             assert_eq!(unflushed, 2);
@@ -407,6 +427,22 @@ mod tests {
             seen.insert((sectors[1], sectors[2]));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(1, 0), (1, 2), (2, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn a_write_is_torn_anywhere_but_in_what_is_never_torn() {
+        let mut random = fastrand::Rng::with_seed(2);
+        let mut kept = |sectors: Range<usize>| -> std::collections::BTreeSet<(usize, usize)> {
+            let disk = sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES;
+            let entry = Entry { disk, data: 0..0, flags: 0, recorded_bytes: 0 };
+            let any = (0..200).map(|_| kept_of(&entry, &(1024..2048), &mut random));
+            any.map(|kept| (kept.start / SECTOR_BYTES, kept.end / SECTOR_BYTES))
+                .filter(|(from, to)| from < to)
+                .collect()
+        };
+        assert_eq!(kept(2..4).into_iter().collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(kept(4..6).into_iter().collect::<Vec<_>>(), [(0, 1), (0, 2), (1, 2)]);
+        assert_eq!(kept(1..5).into_iter().collect::<Vec<_>>(), [(0, 1), (0, 3), (0, 4), (1, 4), (3, 4)]);
     }
 
     #[test]
