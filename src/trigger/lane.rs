@@ -192,8 +192,8 @@ pub struct Lane {
     /// Reading stopped before the end of a chunk: what follows in it was not taken.
     held_up: bool,
     held_records: usize,
-    /// Windows that were tried.
-    tried: usize,
+    /// Windows that were tried: what stands in progress, and costs its bytes.
+    tried: BTreeSet<WindowId>,
     /// What their outcomes may cut, together.
     cuts: usize,
     /// Not above the first unfinished offset.
@@ -232,7 +232,7 @@ impl Lane {
             next_id,
             held_up: false,
             held_records: 0,
-            tried: 0,
+            tried: BTreeSet::new(),
             cuts: 0,
             low: progress.committed(),
             written_coarsely: false,
@@ -338,14 +338,15 @@ impl Lane {
             && self.queues.is_empty()
             && self.timers.is_empty()
             && self.given_up.is_empty()
-            && (self.tried, self.cuts) == (0, 0)
+            && self.tried.is_empty()
+            && self.cuts == 0
             && self.unfinished.first().is_none()
     }
 
     /// What is in hand, for people.
     #[must_use]
     pub fn look(&self) -> LaneLook {
-        let tried = self.windows.values().filter(|held| held.state.first_attempt_ms.is_some());
+        let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
         let mut look = LaneLook { blocked_keys: self.markers.len(), ..LaneLook::default() };
         for held in tried {
             look.in_flight_records += held.places.len();

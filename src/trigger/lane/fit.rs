@@ -39,7 +39,7 @@ impl Lane {
             + distance_bytes
             + self.unfinished.written_bytes(distance_bytes)
             + (holes + self.cuts) * 2 * distance_bytes
-            + (self.tried + building) * self.tried_bytes()
+            + (self.tried.len() + building) * self.tried_bytes()
             + self.markers.len() * (KEY_BYTES + distance_bytes)
     }
 
@@ -102,7 +102,7 @@ impl Lane {
         if let Some(index) = self.ready.iter().position(|id| is(id, &Held::is_tried)) {
             return Some(Turn { ready: Some(index), open: 0, records_max: usize::MAX });
         }
-        if self.tried > 0 {
+        if !self.tried.is_empty() {
             return None;
         }
         let first_of = |places: &[Place]| places.first().is_some_and(|place| self.unfinished.is_first(place));

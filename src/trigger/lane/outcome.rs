@@ -289,9 +289,7 @@ impl Lane {
     /// Gives up whatever was tried and waits for its next attempt. Answers how many records that were.
     pub fn skip(&mut self) -> usize {
         let waits = |held: &Held| matches!(held.phase, Phase::Waiting(_) | Phase::Ready | Phase::Queued);
-        let waiting = self.windows.iter().filter(|(_, held)| held.is_tried() && waits(held));
-        let mut waiting: Vec<WindowId> = waiting.map(|(&id, _)| id).collect();
-        waiting.sort_unstable();
+        let waiting: Vec<WindowId> = self.tried.iter().copied().filter(|id| waits(&self.windows[id])).collect();
         let mut skipped = 0;
         for id in waiting {
             skipped += self.windows[&id].places.len();
@@ -303,7 +301,7 @@ impl Lane {
     /// Takes a window out of the lane; its queue keeps its place until [`Lane::left`].
     fn remove(&mut self, id: WindowId) -> Held {
         let held = self.windows.remove(&id).expect("a window in hand");
-        self.tried -= usize::from(held.is_tried());
+        self.tried.remove(&id);
         self.cuts -= held.cuts;
         held
     }

@@ -228,7 +228,9 @@ impl Lane {
         let records = held.places.len() + held.done.len();
         queue.records += records;
         self.held_records += records;
-        self.tried += usize::from(held.is_tried());
+        if held.is_tried() {
+            self.tried.insert(id);
+        }
         held.cuts = records;
         self.cuts += held.cuts;
         if let Phase::GivenUp(_) = held.phase {
@@ -375,8 +377,8 @@ impl Lane {
         };
         self.held_records += records;
         self.queues.entry(queue).or_default().records += records;
-        self.tried += 1;
         let id = self.enqueue(held, now_ms);
+        self.tried.insert(id);
         self.reserve_cuts(id, cuts);
         if let Some(reason) = given_up {
             self.give_up(id, reason);

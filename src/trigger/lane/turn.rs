@@ -155,7 +155,7 @@ impl Lane {
             queue.spilled_records -= records;
         }
         if is_first {
-            self.tried += 1;
+            self.tried.insert(id);
             self.reserve_cuts(id, if spilled { 0 } else { cuts });
         }
         if let Some(hash) = hash.filter(|_| spilled) {
@@ -192,8 +192,8 @@ impl Lane {
         let queue = self.queues.entry(held.queue).or_default();
         let index = queue.windows.iter().position(|other| *other == before).map_or(0, |index| index + 1);
         queue.windows.insert(index, id);
-        self.tried += usize::from(held.is_tried());
         if held.is_tried() {
+            self.tried.insert(id);
             self.moved(id, &held.places);
         }
         self.windows.insert(id, held);

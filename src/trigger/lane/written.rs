@@ -3,7 +3,7 @@
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::{Held, Lane, Marker};
+use super::{Lane, Marker};
 use crate::trigger::progress::{BlockedKey, ENCODED_BYTES_MAX, Progress, Span, TriedWindow};
 
 impl Lane {
@@ -12,7 +12,7 @@ impl Lane {
     pub fn progress(&self) -> Progress {
         let reading_point = self.reading_point();
         let mut holes: Vec<Span> = self.unfinished.spans();
-        let mut windows: Vec<TriedWindow> = self.windows.values().filter_map(Held::tried).collect();
+        let mut windows: Vec<TriedWindow> = self.tried.iter().filter_map(|id| self.windows[id].tried()).collect();
         if let Some(restoring) = &self.restoring {
             restoring.add_rest(self.at, &mut holes, &mut windows);
         }
