@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tripline::broker::{Broker, BrokerConfig};
-use tripline_storage::batch::{BatchHeader, BatchLimits, BatchView};
+use tripline_storage::batch::{BatchHeader, BatchLimits, BatchView, Batches};
 use tripline_storage::{Offset, Partition};
 
 fn golden() -> PathBuf {
@@ -42,13 +42,11 @@ fn read_back(partition: &Partition) -> ReadBack {
     let mut at = partition.log_start();
     while at < partition.tail() {
         let outcome = partition.read_blocking(at, 500).unwrap();
-        let mut bytes = &outcome.bytes[..];
-        while !bytes.is_empty() {
-            let (view, rest) = BatchView::parse(bytes).unwrap();
+        for view in Batches::of(&outcome.bytes) {
+            let view = view.unwrap();
             view.verify_crc().unwrap();
             read.lines.extend(lines(&view));
             read.headers.push(*view.header());
-            bytes = rest;
         }
         at = outcome.next;
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::RwLock;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, BuildError, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, BuildError, NewRecord};
 use tripline_storage::error::{AppendError, FlushError, ReadError};
 use tripline_storage::{Offset, Partition};
 
@@ -228,10 +228,10 @@ impl Journal {
     }
 }
 
-fn replay_batches(mut bytes: &[u8], state: &mut State) -> Result<(), ReplayError> {
-    while !bytes.is_empty() {
-        let damaged = |offset, reason: &dyn ToString| ReplayError::Batch { offset, reason: reason.to_string() };
-        let (view, rest) = BatchView::parse(bytes).map_err(|reason| damaged(Offset::ZERO, &reason))?;
+fn replay_batches(bytes: &[u8], state: &mut State) -> Result<(), ReplayError> {
+    let damaged = |offset, reason: &dyn ToString| ReplayError::Batch { offset, reason: reason.to_string() };
+    for view in Batches::of(bytes) {
+        let view = view.map_err(|reason| damaged(Offset::ZERO, &reason))?;
         let base = view.header().base_offset;
         let records = view.records(&BatchLimits::default()).map_err(|reason| damaged(base, &reason))?;
         for record in &records {
@@ -239,7 +239,6 @@ fn replay_batches(mut bytes: &[u8], state: &mut State) -> Result<(), ReplayError
             let decoded = JournalRecord::decode(record.value().unwrap_or_default());
             state.apply(&decoded.map_err(|cause| ReplayError::Record { offset: record.offset(), cause })?);
         }
-        bytes = rest;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tripline_storage::batch::{BatchLimits, BatchView};
+use tripline_storage::batch::{BatchLimits, Batches};
 use tripline_storage::error::ReadError;
 use tripline_storage::{Offset, Partition};
 
@@ -57,9 +57,8 @@ pub(crate) async fn read(partition: &Arc<Partition>, from: Offset, limit: usize)
     }
 }
 
-fn take(mut bytes: &[u8], partition: u32, limit: usize, page: &mut Page) {
-    while let Ok((view, rest)) = BatchView::parse(bytes) {
-        bytes = rest;
+fn take(bytes: &[u8], partition: u32, limit: usize, page: &mut Page) {
+    for view in Batches::of(bytes).map_while(Result::ok) {
         let header = view.header();
         let last = header.last_offset();
         if !header.attributes.is_control() {

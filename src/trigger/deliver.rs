@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use tripline_storage::batch::{
-    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
     RecordView as StoredRecord,
 };
 use tripline_storage::error::ReadError;
@@ -29,12 +29,12 @@ pub(super) enum RecordsError {
 
 /// Hands the records of whole batches to `visit`, those of transaction markers left out, until it breaks off.
 pub(super) fn for_each_record(
-    mut bytes: &[u8],
+    bytes: &[u8],
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) -> ControlFlow<()>,
 ) -> Result<(), RecordsError> {
-    while !bytes.is_empty() {
-        let unpack = |offset, reason: &dyn ToString| RecordsError::Batch { offset, reason: reason.to_string() };
-        let (view, rest) = BatchView::parse(bytes).map_err(|reason| unpack(Offset::ZERO, &reason))?;
+    let unpack = |offset, reason: &dyn ToString| RecordsError::Batch { offset, reason: reason.to_string() };
+    for view in Batches::of(bytes) {
+        let view = view.map_err(|reason| unpack(Offset::ZERO, &reason))?;
         let header = view.header();
         if !header.attributes.is_control() {
             let epoch = header.leader_epoch.unwrap_or(LeaderEpoch::NONE);
@@ -46,7 +46,6 @@ pub(super) fn for_each_record(
                 }
             }
         }
-        bytes = rest;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub use header::{Attributes, BatchHeader, BatchProducer, TimestampType};
 pub use record::{HeaderView, Headers, RecordFault, RecordView};
 pub use record_set::{RecordSet, Records};
 pub use retain::{Retention, emptied, fillers};
-pub use view::BatchView;
+pub use view::{BatchView, Batches};
 
 /// Bounds on what one batch may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{ID, NOW_MS, offset};
 use event_listener::Listener;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, NewRecord};
 use tripline_storage::error::ReadError;
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::{ReadOutcome, ReadStart};
@@ -117,10 +117,10 @@ fn read(partition: &Arc<Partition>, at: Offset, max_bytes: usize) -> Result<Read
     }
 }
 
-fn records(mut bytes: &[u8]) -> Vec<(i64, u64, u64)> {
+fn records(bytes: &[u8]) -> Vec<(i64, u64, u64)> {
     let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes).unwrap();
+    for view in Batches::of(bytes) {
+        let view = view.unwrap();
         view.verify_crc().unwrap();
         for record in &view.records(&BatchLimits::default()).unwrap() {
             let record = record.unwrap();
@@ -128,7 +128,6 @@ fn records(mut bytes: &[u8]) -> Vec<(i64, u64, u64)> {
             let (appender, number) = text.split_once(' ').unwrap();
             found.push((record.offset().get(), appender.parse().unwrap(), number.parse().unwrap()));
         }
-        bytes = rest;
     }
     found
 }

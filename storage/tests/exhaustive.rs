@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tripline_storage::batch::BatchView;
 use tripline_storage::batch::header::{LEADER_EPOCH_AT, MAGIC_AT};
+use tripline_storage::batch::{BatchView, Batches};
 use tripline_storage::error::{OpenStoreError, ReadError};
 use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
@@ -235,10 +235,10 @@ impl Closed {
         }
     }
 
-    fn served(&self, mut bytes: &[u8], context: &str) -> Vec<i64> {
+    fn served(&self, bytes: &[u8], context: &str) -> Vec<i64> {
         let mut bases = Vec::new();
-        while !bytes.is_empty() {
-            let (view, rest) = BatchView::parse(bytes).unwrap();
+        for view in Batches::of(bytes) {
+            let view = view.unwrap();
             let base = view.header().base_offset.get();
             let expected = self.batches.iter().find(|batch| batch.base == base);
             let expected = expected.unwrap_or_else(|| panic!("{context}: served a batch at {base}"));
@@ -246,7 +246,6 @@ impl Closed {
             found[LEADER_EPOCH_AT..MAGIC_AT].copy_from_slice(&expected.stored[LEADER_EPOCH_AT..MAGIC_AT]);
             assert!(found == expected.stored, "{context}: wrong bytes at {base}");
             bases.push(base);
-            bytes = rest;
         }
         bases
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, Batches, NewRecord};
 use tripline_storage::config::CompactionConfig;
 use tripline_storage::error::{OpenStoreError, ReadError};
 use tripline_storage::fs::sim::Fault;
@@ -149,7 +149,7 @@ fn flip(path: &Path, at: usize) {
 fn batches(path: &Path) -> Vec<(usize, usize, i64, i64)> {
     let bytes = fs::read(path).unwrap();
     let (mut found, mut at) = (Vec::new(), 0);
-    while let Ok((view, _)) = BatchView::parse(&bytes[at..]) {
+    for view in Batches::of(&bytes).map_while(Result::ok) {
         let (header, size) = (view.header(), view.bytes().len());
         found.push((at, size, header.base_offset.get(), header.next_offset().get()));
         at += size;
@@ -802,16 +802,13 @@ fn keys_below(partition: &Partition, to: Offset) -> Vec<Vec<u8>> {
     let (mut found, mut at) = (Vec::new(), Offset::ZERO);
     while at < to {
         let read = partition.read_blocking(at, 1 << 20).unwrap();
-        let mut bytes = &read.bytes[..];
-        while !bytes.is_empty() {
-            let (view, rest) = BatchView::parse(bytes).unwrap();
-            for record in &view.records(&BatchLimits::default()).unwrap() {
+        for view in Batches::of(&read.bytes) {
+            for record in &view.unwrap().records(&BatchLimits::default()).unwrap() {
                 let record = record.unwrap();
                 if record.offset() < to {
                     found.push(record.key().unwrap().to_vec());
                 }
             }
-            bytes = rest;
         }
         at = read.next;
     }

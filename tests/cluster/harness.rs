@@ -16,7 +16,7 @@ use tripline::input::cluster::{Client, ClusterInput};
 use tripline::input::{ClusterAddress, EventInput};
 use tripline_storage::Offset;
 use tripline_storage::batch::{
-    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
 };
 
 const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
@@ -320,8 +320,7 @@ pub(crate) async fn read_all(client: &Arc<Client>, topic: &str, partition: u32) 
     let (mut letters, mut at) = (Vec::new(), input.log_start());
     while at < input.tail() {
         let outcome = input.read(at, 1 << 20).await.unwrap();
-        let mut rest = &outcome.bytes[..];
-        while let Ok((view, behind)) = BatchView::parse(rest) {
+        for view in Batches::of(&outcome.bytes).map_while(Result::ok) {
             for record in &view.records(&BatchLimits::default()).unwrap() {
                 let record = record.unwrap();
                 let headers =
@@ -332,7 +331,6 @@ pub(crate) async fn read_all(client: &Arc<Client>, topic: &str, partition: u32) 
                     headers: headers.collect(),
                 });
             }
-            rest = behind;
         }
         at = outcome.next;
     }

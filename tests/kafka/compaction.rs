@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, Compression, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, Compression, NewRecord};
 
 use crate::client::{Client, message};
 use crate::requests::*;
@@ -36,18 +36,17 @@ async fn compacted() -> (Server, Client) {
 }
 
 /// Offsets, keys and values of the records in whole batches, and where they end.
-fn records(mut bytes: &[u8]) -> (Vec<(i64, String, Option<String>)>, i64) {
+fn records(bytes: &[u8]) -> (Vec<(i64, String, Option<String>)>, i64) {
     let (mut found, mut next) = (Vec::new(), 0);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes).unwrap();
+    for view in Batches::of(bytes) {
+        let view = view.unwrap();
         view.verify_crc().unwrap();
         for record in &view.records(&Default::default()).unwrap() {
             let record = record.unwrap();
             found.push((record.offset().get(), text(record.key().unwrap()), record.value().map(text)));
         }
         next = view.header().next_offset().get();
-        bytes = rest;
     }
     (found, next)
 }

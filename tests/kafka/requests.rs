@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, Compression, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, Batches, Compression, NewRecord};
 
 use crate::client::{Client, message};
 use crate::support::Server;
@@ -92,17 +92,16 @@ pub(crate) async fn fetch(client: &mut Client, topic: &str, offset: i64) -> fetc
 }
 
 /// Values of the records in whole batches, with their offsets.
-pub(crate) fn values(mut bytes: &[u8]) -> Vec<(i64, String)> {
+pub(crate) fn values(bytes: &[u8]) -> Vec<(i64, String)> {
     let mut values = Vec::new();
-    while !bytes.is_empty() {
-        let (view, rest) = tripline_storage::batch::BatchView::parse(bytes).unwrap();
+    for view in Batches::of(bytes) {
+        let view = view.unwrap();
         view.verify_crc().unwrap();
         let records = view.records(&Default::default()).unwrap();
         for record in &records {
             let record = record.unwrap();
             values.push((record.offset().get(), String::from_utf8_lossy(record.value().unwrap()).into_owned()));
         }
-        bytes = rest;
     }
     values
 }

@@ -15,7 +15,7 @@ use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline::trigger::service::{TriggerReport, TriggerService, TriggerState};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord};
 
 /// Longer than anything here takes; only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -171,10 +171,8 @@ impl World {
         let mut at = log.log_start();
         while at < log.tail() {
             let outcome = log.read_blocking(at, 1 << 20).unwrap();
-            let mut bytes = &outcome.bytes[..];
-            while !bytes.is_empty() {
-                let (view, rest) = BatchView::parse(bytes).unwrap();
-                for record in &view.records(&BatchLimits::default()).unwrap() {
+            for view in Batches::of(&outcome.bytes) {
+                for record in &view.unwrap().records(&BatchLimits::default()).unwrap() {
                     let record = record.unwrap();
                     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
                     found.push(Stored {
@@ -183,7 +181,6 @@ impl World {
                         headers: record.headers().map(|h| (text(h.name), h.value.map(text))).collect(),
                     });
                 }
-                bytes = rest;
             }
             at = outcome.next;
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_wire::{KafkaRequest, KafkaResponse, OutboundFrameLimits};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes};
+use tripline_storage::batch::Batches;
 
 use crate::Failure;
 
@@ -93,4 +94,9 @@ impl Client {
         self.last = frame.into();
         Ok(self.last.clone())
     }
+}
+
+/// Where to read on behind the whole batches that a fetch brought; `None` when there are none.
+pub(crate) fn next_offset(bytes: &[u8]) -> Result<Option<i64>, Failure> {
+    Batches::of(bytes).try_fold(None, |_, view| Ok(Some(view?.header().next_offset().get())))
 }

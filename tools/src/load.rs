@@ -11,9 +11,9 @@ use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::{CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse};
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord};
 
-use crate::client::Client;
+use crate::client::{Client, next_offset};
 use crate::pacer::Pacer;
 use crate::{Failure, LatencyArgs, LoadArgs, process};
 
@@ -182,17 +182,6 @@ fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Res
     }
 }
 
-/// Where to read on behind whole batches; `None` when there are none.
-fn next_offset(mut bytes: &[u8]) -> Result<Option<i64>, Failure> {
-    let mut next = None;
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes)?;
-        next = Some(view.header().next_offset().get());
-        bytes = rest;
-    }
-    Ok(next)
-}
-
 /// Sends at a fixed rate whatever the answers do: a broker that stalls is charged with what waits meanwhile. One process
 /// sends and receives, so both read one clock.
 pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
@@ -242,16 +231,14 @@ fn receive_all(
     while times.len() < u64::from(count) {
         let bytes = fetch(client, topic, offset, 1_000)?;
         let now = u64::try_from(begun.elapsed().as_nanos())?;
-        let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            let (view, behind) = BatchView::parse(rest)?;
+        for view in Batches::of(&bytes) {
+            let view = view?;
             for record in &view.records(&BatchLimits::default())? {
                 let value =
                     record?.value().and_then(<[u8]>::first_chunk).copied().ok_or("a record without its time")?;
                 times.record(now.saturating_sub(u64::from_le_bytes(value)).max(1))?;
             }
             offset = view.header().next_offset().get();
-            rest = behind;
         }
     }
     Ok(times)

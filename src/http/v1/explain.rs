@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tripline_storage::batch::{BatchLimits, BatchView};
+use tripline_storage::batch::{BatchLimits, Batches};
 use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 
@@ -124,25 +124,14 @@ async fn record(input: &LogInput, filter: Option<&Pattern>, offset: Offset) -> R
     })
 }
 
-fn with_record<T>(
-    input: &LogInput,
-    mut bytes: &[u8],
-    offset: Offset,
-    look: impl FnOnce(&EventView<'_>) -> T,
-) -> Option<T> {
-    while let Ok((view, rest)) = BatchView::parse(bytes) {
-        bytes = rest;
-        let header = view.header();
-        if header.last_offset() < offset {
-            continue;
-        }
-        if header.attributes.is_control() {
-            return None;
-        }
-        let epoch = header.leader_epoch.unwrap_or(LeaderEpoch::NONE);
-        let records = view.records(&BatchLimits::default()).ok()?;
-        let record = records.iter().flatten().find(|record| record.offset() == offset)?;
-        return Some(input.origin().with_event(&record, epoch, look));
+fn with_record<T>(input: &LogInput, bytes: &[u8], offset: Offset, look: impl FnOnce(&EventView<'_>) -> T) -> Option<T> {
+    let view = Batches::of(bytes).map_while(Result::ok).find(|view| view.header().last_offset() >= offset)?;
+    let header = view.header();
+    if header.attributes.is_control() {
+        return None;
     }
-    None
+    let epoch = header.leader_epoch.unwrap_or(LeaderEpoch::NONE);
+    let records = view.records(&BatchLimits::default()).ok()?;
+    let record = records.iter().flatten().find(|record| record.offset() == offset)?;
+    Some(input.origin().with_event(&record, epoch, look))
 }

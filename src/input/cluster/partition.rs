@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 use tripline_storage::Offset;
-use tripline_storage::batch::BatchView;
+use tripline_storage::batch::Batches;
 use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 
@@ -190,7 +190,7 @@ impl Known {
 /// Where the first batch begins that reaches `from`.
 fn skip_below(bytes: &[u8], from: Offset) -> usize {
     let mut at = 0;
-    while let Ok((view, _)) = BatchView::parse(&bytes[at..]) {
+    for view in Batches::of(bytes).map_while(Result::ok) {
         if view.header().last_offset() >= from {
             return at;
         }

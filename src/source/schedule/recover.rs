@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tripline_storage::batch::{BatchLimits, BatchView, RecordView};
+use tripline_storage::batch::{BatchLimits, Batches, RecordView};
 use tripline_storage::error::ReadError;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
@@ -58,12 +58,11 @@ pub(super) async fn find(
 }
 
 /// Batches that do not unpack were not written here: ticks are not compressed.
-fn for_each_record(mut bytes: &[u8], mut visit: impl FnMut(&RecordView<'_>)) {
-    while let Ok((view, rest)) = BatchView::parse(bytes) {
+fn for_each_record(bytes: &[u8], mut visit: impl FnMut(&RecordView<'_>)) {
+    for view in Batches::of(bytes).map_while(Result::ok) {
         if let Ok(records) = view.records(&BatchLimits::default()) {
             records.iter().map_while(Result::ok).for_each(|record| visit(&record));
         }
-        bytes = rest;
     }
 }
 

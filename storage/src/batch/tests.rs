@@ -224,6 +224,22 @@ fn a_second_batch_is_left_by_a_view_and_refused_by_the_check() {
 }
 
 #[test]
+fn batches_one_behind_the_other_are_walked_up_to_what_is_no_whole_batch() {
+    let batch = small_batch();
+    let two = [&batch.bytes()[..], batch.bytes()].concat();
+    let walked = |bytes| Batches::of(bytes).map(|view| view.map(|view| view.bytes().to_vec())).collect::<Vec<_>>();
+    let whole = Ok(batch.bytes().to_vec());
+    assert_eq!(walked(&[]), []);
+    assert_eq!(walked(&two), [whole.clone(), whole.clone()]);
+    let cut = &two[..two.len() - 1];
+    let torn = BatchError::Truncated { needed_bytes: batch.size_bytes(), found_bytes: batch.size_bytes() - 1 };
+    assert_eq!(walked(cut), [whole.clone(), Err(torn)]);
+    let mut foreign = [&two[..], batch.bytes()].concat();
+    foreign[batch.size_bytes() + MAGIC_AT] = 1;
+    assert_eq!(walked(&foreign), [whole, Err(BatchError::UnsupportedMagic { found: 1 })]);
+}
+
+#[test]
 fn a_batch_at_the_size_limit_passes_and_one_byte_more_does_not() {
     let batch = small_batch();
     let size_bytes = batch.size_bytes();

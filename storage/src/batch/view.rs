@@ -1,4 +1,6 @@
-//! A borrowed batch whose shape is known to be right and nothing else.
+//! Borrowed batches whose shape is known to be right and nothing else.
+
+use std::iter::FusedIterator;
 
 use super::header::{ATTRIBUTES_AT, HEADER_BYTES};
 use super::{BatchError, BatchHeader, BatchLimits, RecordSet, crc32c};
@@ -67,3 +69,33 @@ impl<'a> BatchView<'a> {
         RecordSet::unpack(&self.header, self.payload(), limits)
     }
 }
+
+/// The batches that stand one behind the other in borrowed bytes, as a read or a fetch gives them out. Ends with the bytes, or
+/// with the error of the first that is no whole batch.
+#[derive(Clone, Debug)]
+pub struct Batches<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Batches<'a> {
+    /// Those of `bytes`.
+    #[must_use]
+    pub const fn of(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Batches<'a> {
+    type Item = Result<BatchView<'a>, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let parsed = BatchView::parse(self.rest);
+        self.rest = parsed.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(parsed.map(|(view, _)| view))
+    }
+}
+
+impl FusedIterator for Batches<'_> {}

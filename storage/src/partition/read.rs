@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Partition;
-use crate::batch::{BatchError, BatchLimits, BatchView, RecordView};
+use crate::batch::{BatchError, BatchLimits, BatchView, Batches, RecordView};
 use crate::error::ReadError;
 use crate::fs::File;
 use crate::index::{Index, IndexEntry};
@@ -477,14 +477,8 @@ fn walk_to(view: &View<'_>, walk: &mut BatchWalk<'_>, first: Step) -> Result<Ste
 }
 
 /// Whether any of these batches has a record; nearly always the first has.
-fn holds_records(mut bytes: &[u8]) -> bool {
-    while let Ok((view, rest)) = BatchView::parse(bytes) {
-        if view.header().record_count > 0 {
-            return true;
-        }
-        bytes = rest;
-    }
-    false
+fn holds_records(bytes: &[u8]) -> bool {
+    Batches::of(bytes).map_while(Result::ok).any(|view| view.header().record_count > 0)
 }
 
 fn damaged(view: &View<'_>, from: Offset, behind: Option<Step>) -> ReadError {

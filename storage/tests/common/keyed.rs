@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tripline_storage::batch::{
-    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, Compression, NewRecord,
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, Batches, CheckedBatch, Compression, NewRecord,
 };
 use tripline_storage::error::{AppendError, CompactError};
 use tripline_storage::fs::SimFs;
@@ -486,19 +486,17 @@ impl Keyed {
                 .partition()
                 .read_blocking(from, max_bytes)
                 .map_err(|error| Violation(format!("at {at}: {error}")))?;
-            let mut rest = &outcome.bytes[..];
-            demand!(!rest.is_empty(), "nothing at {at}, the tail is {}", self.tail());
+            demand!(!outcome.bytes.is_empty(), "nothing at {at}, the tail is {}", self.tail());
             let mut expected = None;
             let (mut leads_on, known) = (true, found.len());
-            while !rest.is_empty() {
-                let (view, behind) = BatchView::parse(rest).map_err(|error| Violation(format!("at {at}: {error}")))?;
+            for view in Batches::of(&outcome.bytes) {
+                let view = view.map_err(|error| Violation(format!("at {at}: {error}")))?;
                 view.verify_crc().map_err(|error| Violation(format!("at {at}: {error}")))?;
                 let base = view.header().base_offset.get();
                 demand!(expected.is_none_or(|expected| base == expected), "{base} after {expected:?}");
                 leads_on &= expected.is_some() || base <= at;
                 expected = Some(view.header().next_offset().get());
                 self.take_records(&view, &mut found)?;
-                rest = behind;
             }
             demand!(leads_on || found.len() > known, "asked for {at}, the batches begin behind it and are empty");
             demand!(expected == Some(outcome.next.get()), "goes on at {}, batches end at {expected:?}", outcome.next);

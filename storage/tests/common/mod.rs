@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tripline_storage::batch::{
-    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, CheckedBatch, NewRecord,
+    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
 };
 use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::partition::RecoveryReport;
@@ -101,17 +101,16 @@ pub(crate) fn read_all(partition: &Partition, from: i64, max_bytes: usize) -> Ve
     found
 }
 
-pub(crate) fn numbers(mut bytes: &[u8]) -> Vec<(i64, u64)> {
+pub(crate) fn numbers(bytes: &[u8]) -> Vec<(i64, u64)> {
     let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes).unwrap();
+    for view in Batches::of(bytes) {
+        let view = view.unwrap();
         view.verify_crc().unwrap();
         for record in &view.records(&BatchLimits::default()).unwrap() {
             let record = record.unwrap();
             let text = std::str::from_utf8(record.value().unwrap()).unwrap().to_owned();
             found.push((record.offset().get(), text[6..12].parse().unwrap()));
         }
-        bytes = rest;
     }
     found
 }

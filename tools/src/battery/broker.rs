@@ -20,9 +20,9 @@ use kafka_wire::{
     CreateTopicsRequest, FetchRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
 };
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 
-use crate::client::Client;
+use crate::client::{Client, next_offset};
 use crate::ledger::{Ack, Found, Ledger, Level, Stamp, now};
 use crate::store::{keyed_records, stamps};
 use crate::{Failure, keyed, machine};
@@ -407,17 +407,6 @@ pub(crate) fn read_keyed(client: &mut Client, topic: &str) -> Result<Vec<keyed::
         at = next.ok_or_else(|| format!("{topic} stands still at {at} of {tail}"))?;
     }
     Ok(found)
-}
-
-/// The offset behind the last of some batches.
-fn next_offset(mut bytes: &[u8]) -> Result<Option<i64>, Failure> {
-    let mut next = None;
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes)?;
-        next = Some(view.header().next_offset().get());
-        bytes = rest;
-    }
-    Ok(next)
 }
 
 /// All records of a topic; `None` when there is no such topic.

@@ -8,11 +8,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 
 use crate::broker::{self, Broker};
 use crate::client::Client;
 use crate::ledger::now;
+use crate::store::for_each_record;
 use crate::{Failure, Verdict};
 
 mod target;
@@ -297,22 +298,16 @@ fn for_each(
         loop {
             let fetched = broker::fetch_from(client, topic, partition.cast_signed(), at)?;
             let fetched = fetched.map_err(|code| format!("fetch of {topic} {partition} at {at}: error {code}"))?;
-            let mut bytes = &fetched[..];
-            if bytes.is_empty() {
+            if fetched.is_empty() {
                 break;
             }
-            while !bytes.is_empty() {
-                let (view, rest) = BatchView::parse(bytes)?;
-                view.verify_crc()?;
-                for record in &view.records(&BatchLimits::default())? {
-                    let record = record?;
-                    if record.offset().get() >= at {
-                        visit((partition, record.offset().get()), &record)?;
-                        at = record.offset().get() + 1;
-                    }
+            for_each_record(&fetched, |record| {
+                if record.offset().get() >= at {
+                    visit((partition, record.offset().get()), record)?;
+                    at = record.offset().get() + 1;
                 }
-                bytes = rest;
-            }
+                Ok(())
+            })?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use event_listener::Listener;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord, RecordView};
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::AppendOutcome;
 use tripline_storage::{CompactionConfig, LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
@@ -109,24 +109,34 @@ fn read_keyed(partition: &Partition) -> Result<Vec<keyed::Record>, Failure> {
 }
 
 /// The records of a compacted topic in batches.
-pub(crate) fn keyed_records(mut bytes: &[u8]) -> Result<Vec<keyed::Record>, Failure> {
+pub(crate) fn keyed_records(bytes: &[u8]) -> Result<Vec<keyed::Record>, Failure> {
     let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes)?;
+    for_each_record(bytes, |record| {
+        let key = record.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
+        let stamp = match record.value() {
+            Some(value) => Some(Stamp::parse(value).ok_or("a record that nobody wrote")?),
+            None => None,
+        };
+        let key = key.ok_or("a key that nobody wrote")?;
+        found.push(keyed::Record { offset: record.offset().get(), key, stamp });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Hands the records of whole batches to `visit`, batch by batch as their checksums were found right.
+pub(crate) fn for_each_record(
+    bytes: &[u8],
+    mut visit: impl FnMut(&RecordView<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for view in Batches::of(bytes) {
+        let view = view?;
         view.verify_crc()?;
         for record in &view.records(&BatchLimits::default())? {
-            let record = record?;
-            let key = record.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
-            let stamp = match record.value() {
-                Some(value) => Some(Stamp::parse(value).ok_or("a record that nobody wrote")?),
-                None => None,
-            };
-            let key = key.ok_or("a key that nobody wrote")?;
-            found.push(keyed::Record { offset: record.offset().get(), key, stamp });
+            visit(&record?)?;
         }
-        bytes = rest;
     }
-    Ok(found)
+    Ok(())
 }
 
 fn read_partition(partition: &Partition) -> Result<Found, Failure> {
@@ -149,18 +159,13 @@ fn read_partition(partition: &Partition) -> Result<Found, Failure> {
 }
 
 /// Offsets and stamps of the records in batches.
-pub(crate) fn stamps(mut bytes: &[u8]) -> Result<Vec<(i64, Stamp)>, Failure> {
+pub(crate) fn stamps(bytes: &[u8]) -> Result<Vec<(i64, Stamp)>, Failure> {
     let mut found = Vec::new();
-    while !bytes.is_empty() {
-        let (view, rest) = BatchView::parse(bytes)?;
-        view.verify_crc()?;
-        for record in &view.records(&BatchLimits::default())? {
-            let record = record?;
-            let stamp = record.value().and_then(Stamp::parse).ok_or("a record that nobody wrote")?;
-            found.push((record.offset().get(), stamp));
-        }
-        bytes = rest;
-    }
+    for_each_record(bytes, |record| {
+        let stamp = record.value().and_then(Stamp::parse).ok_or("a record that nobody wrote")?;
+        found.push((record.offset().get(), stamp));
+        Ok(())
+    })?;
     Ok(found)
 }
 

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tripline_storage::batch::{BatchLimits, BatchView};
+use tripline_storage::batch::{BatchLimits, Batches};
 
 use super::*;
 use crate::broker::{BrokerConfig, DeleteTopicError};
@@ -70,14 +70,12 @@ impl World {
             let mut at = log.log_start();
             while at < log.tail() {
                 let outcome = log.read_blocking(at, 1 << 20).unwrap();
-                let mut bytes = &outcome.bytes[..];
-                while let Ok((view, rest)) = BatchView::parse(bytes) {
+                for view in Batches::of(&outcome.bytes).map_while(Result::ok) {
                     for record in &view.records(&BatchLimits::default()).unwrap() {
                         let record = record.unwrap();
                         let id = record.headers().find(|header| header.name == b"ce_id").unwrap().value.unwrap();
                         ids.push(String::from_utf8(id.to_vec()).unwrap());
                     }
-                    bytes = rest;
                 }
                 at = outcome.next;
             }
