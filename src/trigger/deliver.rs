@@ -3,14 +3,15 @@
 use std::ops::ControlFlow;
 
 use tripline_storage::batch::{
-    BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
-    RecordView as StoredRecord,
+    BatchBuilder, BatchError, BatchHeader, BatchLimits, BatchOptions, BatchProducer, BatchView, Batches, CheckedBatch,
+    NewRecord, RecordView as StoredRecord,
 };
 use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 
 use super::attempt::AttemptState;
 use super::dead_letter::DeadLetterFacts;
+use super::window::Spot;
 use crate::function::ErrorClass;
 use crate::input::{EventInput, Origin, is_letter_header};
 
@@ -27,23 +28,34 @@ pub(super) enum RecordsError {
     Batch { offset: Offset, reason: String },
 }
 
-/// Hands the records of whole batches to `visit`, those of transaction markers left out, until it breaks off.
+/// What records of this batch say as their leader epoch.
+pub(super) fn epoch_of(header: &BatchHeader) -> LeaderEpoch {
+    header.leader_epoch.unwrap_or(LeaderEpoch::NONE)
+}
+
+fn in_batch(offset: Offset) -> impl Fn(BatchError) -> RecordsError {
+    move |reason| RecordsError::Batch { offset, reason: reason.to_string() }
+}
+
+/// Whole batches, those of transaction markers left out.
+fn batches(bytes: &[u8]) -> impl Iterator<Item = Result<BatchView<'_>, RecordsError>> {
+    let views = Batches::of(bytes).map(|view| view.map_err(in_batch(Offset::ZERO)));
+    views.filter(|view| view.as_ref().map_or(true, |view| !view.header().attributes.is_control()))
+}
+
+/// Hands the records of whole batches to `visit`, with the header of their batch, those of transaction markers left out, until
+/// it breaks off.
 pub(super) fn for_each_record(
     bytes: &[u8],
-    mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) -> ControlFlow<()>,
+    mut visit: impl FnMut(&StoredRecord<'_>, &BatchHeader) -> ControlFlow<()>,
 ) -> Result<(), RecordsError> {
-    let unpack = |offset, reason: &dyn ToString| RecordsError::Batch { offset, reason: reason.to_string() };
-    for view in Batches::of(bytes) {
-        let view = view.map_err(|reason| unpack(Offset::ZERO, &reason))?;
+    for view in batches(bytes) {
+        let view = view?;
         let header = view.header();
-        if !header.attributes.is_control() {
-            let epoch = header.leader_epoch.unwrap_or(LeaderEpoch::NONE);
-            let records =
-                view.records(&BatchLimits::default()).map_err(|reason| unpack(header.base_offset, &reason))?;
-            for record in &records {
-                if visit(&record.map_err(|reason| unpack(header.base_offset, &reason))?, epoch).is_break() {
-                    return Ok(());
-                }
+        let records = view.records(&BatchLimits::default()).map_err(in_batch(header.base_offset))?;
+        for record in &records {
+            if visit(&record.map_err(in_batch(header.base_offset))?, header).is_break() {
+                return Ok(());
             }
         }
     }
@@ -51,17 +63,21 @@ pub(super) fn for_each_record(
 }
 
 /// Reads the records at `offsets` (ascending) again and hands them to `visit`. What retention has removed meanwhile is left
-/// out. A window is small next to the log: little is read first, more when it does not hold the rest.
+/// out. `spots` says where each was found, as far as that is known: those before it in its batch are not walked over then. A
+/// window is small next to the log: little is read first, more when it does not hold the rest.
 pub(super) async fn read_offsets(
     input: &EventInput,
     offsets: &[Offset],
+    spots: &[Spot],
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) + Send,
 ) -> Result<(), RecordsError> {
-    let mut wanted = offsets.iter().copied().peekable();
+    let spots = spots.iter().copied().chain(std::iter::repeat(Spot::UNKNOWN));
+    let wanted: Vec<(Offset, Spot)> = offsets.iter().copied().zip(spots).collect();
+    let mut wanted = &wanted[..];
     let mut read_bytes = READ_BYTES_FIRST;
-    while let Some(&at) = wanted.peek() {
+    while let Some(&(at, _)) = wanted.first() {
         if at < input.log_start() {
-            wanted.next();
+            wanted = &wanted[1..];
             continue;
         }
         let outcome = input.read(at, read_bytes).await?;
@@ -69,15 +85,48 @@ pub(super) async fn read_offsets(
         if outcome.bytes.is_empty() {
             break;
         }
-        for_each_record(&outcome.bytes, |record, epoch| {
-            while wanted.next_if(|&offset| offset < record.offset()).is_some() {}
-            if wanted.next_if_eq(&record.offset()).is_some() {
-                visit(record, epoch);
-            }
-            if wanted.peek().is_none() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
         // Offsets without a record (removed by compaction) are passed over.
-        while wanted.next_if(|&offset| offset < outcome.next).is_some() {}
+        let (here, rest) = wanted.split_at(wanted.partition_point(|(offset, _)| *offset < outcome.next));
+        wanted = rest;
+        visit_wanted(&outcome.bytes, here, &mut visit)?;
+    }
+    Ok(())
+}
+
+/// Hands those of `wanted` that are in these batches to `visit`.
+fn visit_wanted(
+    bytes: &[u8],
+    mut wanted: &[(Offset, Spot)],
+    visit: &mut impl FnMut(&StoredRecord<'_>, LeaderEpoch),
+) -> Result<(), RecordsError> {
+    for view in batches(bytes) {
+        let view = view?;
+        let header = view.header();
+        let (here, rest) = wanted.split_at(wanted.partition_point(|(offset, _)| *offset <= header.last_offset()));
+        wanted = rest;
+        let here = &here[here.partition_point(|(offset, _)| *offset < header.base_offset)..];
+        if here.is_empty() {
+            if wanted.is_empty() {
+                break;
+            }
+            continue;
+        }
+        let epoch = epoch_of(header);
+        let records = view.records(&BatchLimits::default()).map_err(in_batch(header.base_offset))?;
+        let mut walk = records.iter().peekable();
+        for &(offset, spot) in here {
+            let found = spot.position_in(header.crc).and_then(|position| records.record_at(position).ok());
+            if let Some(record) = found.filter(|record| record.offset() == offset) {
+                visit(&record, epoch);
+                continue;
+            }
+            while walk.next_if(|record| record.as_ref().is_ok_and(|record| record.offset() < offset)).is_some() {}
+            match walk.peek() {
+                Some(Ok(record)) if record.offset() == offset => visit(record, epoch),
+                Some(Err(reason)) => return Err(in_batch(header.base_offset)(reason.clone())),
+                _ => {}
+            }
+        }
     }
     Ok(())
 }
@@ -111,7 +160,7 @@ impl DeadLetters<'_> {
         };
         let mut builder = BatchBuilder::new(options(sequence));
         let mut failed = None;
-        read_offsets(input, offsets, |record, epoch| {
+        read_offsets(input, offsets, &[], |record, epoch| {
             let (names, values) = self.headers(record, epoch);
             let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
             let letter =
@@ -167,5 +216,79 @@ impl DeadLetters<'_> {
         };
         let ours = facts.headers().into_iter().map(|(name, value)| (name.as_bytes().to_vec(), Some(value)));
         kept.chain(ours).unzip()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five records from this offset on.
+    fn batch(base: u64) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for number in 0..5 {
+            let value = format!("{{\"number\":{}}}", base + number);
+            let record = NewRecord {
+                timestamp_ms: 1_700_000_000_000,
+                key: Some(b"k"),
+                value: Some(value.as_bytes()),
+                headers: &[],
+            };
+            builder.push(&record).unwrap();
+        }
+        let mut bytes = builder.finish().unwrap().bytes().to_vec();
+        bytes[..8].copy_from_slice(&base.to_be_bytes());
+        bytes
+    }
+
+    fn offset(at: i64) -> Offset {
+        Offset::new(at).unwrap()
+    }
+
+    /// What is found at these offsets, as texts.
+    fn found(bytes: &[u8], wanted: &[(Offset, Spot)]) -> Vec<(i64, String)> {
+        let mut found = Vec::new();
+        visit_wanted(bytes, wanted, &mut |record: &StoredRecord<'_>, _| {
+            found.push((record.offset().get(), String::from_utf8(record.value().unwrap().to_vec()).unwrap()));
+        })
+        .unwrap();
+        found
+    }
+
+    #[test]
+    fn a_record_is_found_whatever_is_known_of_its_place() {
+        let bytes = [batch(10), batch(20), batch(30)].concat();
+        let mut spots = Vec::new();
+        for_each_record(&bytes, |record, header| {
+            spots.push((record.offset(), Spot::new(header.crc, record.position())));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(spots.len(), 15);
+        let crc_of = |at: usize| Batches::of(&bytes).nth(at).unwrap().unwrap().header().crc;
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..2_000 {
+            let mut wanted = Vec::new();
+            for &(offset, spot) in &spots {
+                let stale = Spot::new(crc_of(0) ^ 1, 0);
+                let beside = Spot::new(crc_of((offset.get() / 10 - 1) as usize), random.usize(..200));
+                let spot = [spot, Spot::UNKNOWN, stale, beside][random.usize(..4)];
+                if random.bool() {
+                    wanted.push((offset, spot));
+                }
+            }
+            let expected: Vec<(i64, String)> =
+                wanted.iter().map(|(offset, _)| (offset.get(), format!("{{\"number\":{offset}}}"))).collect();
+            assert_eq!(found(&bytes, &wanted), expected);
+        }
+    }
+
+    #[test]
+    fn where_no_record_is_nothing_is_found() {
+        let bytes = [batch(10), batch(20)].concat();
+        let wanted = [5, 15, 17, 22, 40].map(|at| (offset(at), Spot::UNKNOWN));
+        assert_eq!(found(&bytes, &wanted), [(22, "{\"number\":22}".to_owned())]);
     }
 }

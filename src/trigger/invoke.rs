@@ -15,6 +15,7 @@ use super::runner::Runner;
 use super::spec::TriggerSpec;
 use super::trace::ranges::Ranges;
 use super::trace::{Made, TracedEvents};
+use super::window::Spot;
 use crate::event::trace::TraceContext;
 use crate::function::{ErrorClass, Invocation, InvocationError};
 use crate::input::EventInput;
@@ -32,6 +33,8 @@ pub(super) struct Work {
     /// How often the broker has stopped during an attempt on this window.
     pub(super) interrupted: u32,
     pub(super) offsets: Vec<Offset>,
+    /// Where each of them was found.
+    pub(super) spots: Vec<Spot>,
 }
 
 /// An attempt that has ended.
@@ -68,7 +71,7 @@ impl Work {
             attempt: self.attempt,
         };
         let began_ms = self.runner.clock.now_ms();
-        let mut parcel = match Parcel::build(&self.input, &self.offsets, recipe).await {
+        let mut parcel = match Parcel::build(&self.input, &self.offsets, &self.spots, recipe).await {
             Ok(parcel) => parcel,
             Err(NoParcel::Records(error)) => {
                 return Ended {

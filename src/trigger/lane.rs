@@ -39,7 +39,7 @@ use super::flow::PerKey;
 use super::progress::{ENCODED_BYTES_MAX, Progress, Span, TriedAttempts, TriedWindow};
 use super::spec::Order;
 use super::unfinished::{Place, Unfinished};
-use super::window::WindowSpec;
+use super::window::{Spot, WindowSpec};
 use crate::function::ErrorClass;
 
 mod fill;
@@ -279,6 +279,15 @@ impl Lane {
     #[must_use]
     pub fn offsets(&self, id: WindowId) -> Vec<Offset> {
         self.windows[&id].places.iter().map(|place| place.offset).collect()
+    }
+
+    /// Where the records of a window were found, in the order of [`Lane::offsets`].
+    ///
+    /// # Panics
+    /// When it is not in hand.
+    #[must_use]
+    pub fn spots(&self, id: WindowId) -> Vec<Spot> {
+        self.windows[&id].places.iter().map(|place| place.spot).collect()
     }
 
     /// A window's attempts.

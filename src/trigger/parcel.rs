@@ -9,6 +9,7 @@ use super::attempt::{BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::deliver::{RecordsError, read_offsets};
 use super::trace::TracedEvents;
 use super::transform::{self, Stage, Transform, TransformError, parse_function_result};
+use super::window::Spot;
 use crate::event::trace::TraceContext;
 use crate::event::{BATCH_TYPE, EventView};
 use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, Payload};
@@ -93,8 +94,13 @@ struct Staged {
 }
 
 impl Parcel {
-    /// Builds the payload of the records at `offsets`.
-    pub(super) async fn build(input: &EventInput, offsets: &[Offset], recipe: Recipe<'_>) -> Result<Self, NoParcel> {
+    /// Builds the payload of the records at `offsets`, which were found at `spots`.
+    pub(super) async fn build(
+        input: &EventInput,
+        offsets: &[Offset],
+        spots: &[Spot],
+        recipe: Recipe<'_>,
+    ) -> Result<Self, NoParcel> {
         let content_type = match (recipe.shape, recipe.transform.is_original()) {
             (Payload::Raw, _) => RAW_TYPE,
             (Payload::Events, true) => BATCH_TYPE,
@@ -105,7 +111,7 @@ impl Parcel {
         let has_steps = recipe.transform.functions().next().is_some();
         let mut staged = Vec::new();
         let origin = input.origin();
-        let read = read_offsets(input, offsets, |record, epoch| {
+        let read = read_offsets(input, offsets, spots, |record, epoch| {
             let headers = record.headers().map(|header| (header.name, header.value));
             let trace = TraceContext::of_record(headers, record.value());
             if recipe.shape == Payload::Raw && recipe.transform.is_original() {

@@ -668,6 +668,7 @@ impl Poller {
                 attempt: entry.lane.state(window).attempt_number(),
                 interrupted: entry.lane.state(window).interrupted,
                 offsets: entry.lane.offsets(window),
+                spots: entry.lane.spots(window),
             };
             let handle = self.handle.clone();
             let running = self.tracker.spawn(async move {

@@ -12,12 +12,14 @@ use std::collections::BTreeMap;
 use tripline_storage::Offset;
 
 use super::progress::{Span, varint_bytes};
+use super::window::Spot;
 
 /// A record that was read: where it stands, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) offset: Offset,
     pub(super) number: u64,
+    pub(super) spot: Spot,
 }
 
 /// The number of a record that has none yet: something else stands for it.
@@ -222,8 +224,9 @@ mod tests {
     #[test]
     fn records_that_the_filter_turns_away_do_not_cut_a_run_and_finished_ones_do() {
         let mut unfinished = Unfinished::default();
-        let places: Vec<Place> =
-            [0, 4, 9, 12].map(|at| Place { offset: offset(at), number: unfinished.push(offset(at)) }).to_vec();
+        let places: Vec<Place> = [0, 4, 9, 12]
+            .map(|at| Place { offset: offset(at), number: unfinished.push(offset(at)), spot: Spot::UNKNOWN })
+            .to_vec();
         assert_eq!(spans(&unfinished), [(0, 13)]);
         unfinished.finish([places[1]]);
         assert_eq!(spans(&unfinished), [(0, 4), (5, 13)]);
@@ -240,7 +243,7 @@ mod tests {
     #[should_panic(expected = "T1")]
     fn nothing_finishes_twice() {
         let mut unfinished = Unfinished::default();
-        let place = Place { offset: offset(3), number: unfinished.push(offset(3)) };
+        let place = Place { offset: offset(3), number: unfinished.push(offset(3)), spot: Spot::UNKNOWN };
         unfinished.finish([place]);
         unfinished.finish([place]);
     }
@@ -255,7 +258,7 @@ mod tests {
             let mut open = Vec::new();
             for gap in gaps {
                 at += gap + 1;
-                open.push(Place { offset: offset(at), number: unfinished.push(offset(at)) });
+                open.push(Place { offset: offset(at), number: unfinished.push(offset(at)), spot: Spot::UNKNOWN });
             }
             let mut done = BTreeSet::new();
             for index in finished {

@@ -26,6 +26,32 @@ impl Default for WindowSpec {
     }
 }
 
+/// Where a record was found: how to come to it again without a walk over those before it. It holds for the very batch that
+/// it was found in, which its checksum tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    batch_crc: u32,
+    /// In the unpacked records of the batch; [`u32::MAX`] where it is not known.
+    position: u32,
+}
+
+impl Spot {
+    /// Not known: whoever wants the record looks for it.
+    pub const UNKNOWN: Self = Self { batch_crc: 0, position: u32::MAX };
+
+    /// Of a record that begins at `position` in a batch with this checksum.
+    #[must_use]
+    pub fn new(batch_crc: u32, position: usize) -> Self {
+        Self { batch_crc, position: u32::try_from(position).unwrap_or(u32::MAX) }
+    }
+
+    /// Where the record begins in a batch with this checksum.
+    #[must_use]
+    pub fn position_in(self, batch_crc: u32) -> Option<usize> {
+        (self.batch_crc == batch_crc && self.position != u32::MAX).then_some(self.position as usize)
+    }
+}
+
 /// What a window needs to know of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordFacts {
@@ -37,6 +63,8 @@ pub struct RecordFacts {
     pub size_bytes: u64,
     /// How long ago it was appended or, where unknown, 0.
     pub age: Duration,
+    /// Where it was found.
+    pub spot: Spot,
 }
 
 /// Which limit closed a window.
@@ -205,7 +233,7 @@ mod tests {
     }
 
     fn record(value: i64, size_bytes: u64) -> RecordFacts {
-        RecordFacts { offset: offset(value), key: 0, size_bytes, age: Duration::ZERO }
+        RecordFacts { offset: offset(value), key: 0, size_bytes, age: Duration::ZERO, spot: Spot::UNKNOWN }
     }
 
     fn closed(first: i64, next: i64, records: u32, size_bytes: u64, reason: CloseReason) -> ClosedWindow {

@@ -123,7 +123,7 @@ impl GiveUp {
             now_ms: self.runner.clock.now_ms(),
         };
         let mut cutter = Cutter::new(producer_id);
-        read_offsets(&self.input, &self.offsets, |record, epoch| {
+        read_offsets(&self.input, &self.offsets, &[], |record, epoch| {
             let (names, values) = letters.headers(record, epoch);
             let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
             let own: usize =

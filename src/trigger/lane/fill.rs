@@ -126,7 +126,7 @@ impl Lane {
     /// Puts a record into the open window of a queue.
     pub(super) fn push(&mut self, record: RecordFacts, key: QueueKey, spilled: bool, now_ms: i64) {
         let number = if spilled { UNNUMBERED } else { self.unfinished.push(record.offset) };
-        let place = Place { offset: record.offset, number };
+        let place = Place { offset: record.offset, number, spot: record.spot };
         if self.queues.get(&key).is_some_and(|queue| queue.is_open() && queue.open_spilled != spilled) {
             self.close_open(key, now_ms);
         }

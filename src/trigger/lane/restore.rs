@@ -11,7 +11,7 @@ use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
 use crate::trigger::progress::{Progress, Span, TriedWindow};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
-use crate::trigger::window::RecordFacts;
+use crate::trigger::window::{RecordFacts, Spot};
 
 /// A window that a lane takes over as it is.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Carried {
     /// again. [`Lane::next_given_up`] gives it out.
     #[must_use]
     pub fn verdict(offsets: &[Offset], state: AttemptState, reason: ExhaustedReason) -> Self {
-        let places = offsets.iter().map(|&offset| Place { offset, number: UNNUMBERED }).collect();
+        let places = offsets.iter().map(|&offset| Place { offset, number: UNNUMBERED, spot: Spot::UNKNOWN }).collect();
         let held = Held {
             places,
             done: Vec::new(),
@@ -271,7 +271,7 @@ impl Lane {
                 let Some(restoring) = &mut self.restoring else { return };
                 let number = self.unfinished.push(record.offset);
                 let building = &mut restoring.building[index];
-                building.places.push(Place { offset: record.offset, number });
+                building.places.push(Place { offset: record.offset, number, spot: record.spot });
                 building.size_bytes += record.size_bytes;
             }
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),

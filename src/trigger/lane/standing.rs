@@ -168,6 +168,7 @@ mod tests {
             key: *key,
             size_bytes: 1,
             age: std::time::Duration::ZERO,
+            spot: crate::trigger::window::Spot::UNKNOWN,
         };
         let records: Vec<RecordFacts> = keys.iter().enumerate().map(record).collect();
         lane.take(&records, offset(keys.len() as i64), 0);
@@ -225,7 +226,13 @@ mod tests {
         let mut spec = spec(Order::Partition, 10);
         spec.window.interval = std::time::Duration::from_secs(1);
         let mut lane = Lane::restore(spec.clone(), &Progress::start(Offset::ZERO), Vec::new());
-        let facts = RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: std::time::Duration::ZERO };
+        let facts = RecordFacts {
+            offset: Offset::ZERO,
+            key: 0,
+            size_bytes: 1,
+            age: std::time::Duration::ZERO,
+            spot: crate::trigger::window::Spot::UNKNOWN,
+        };
         lane.take(&[facts], offset(1), 50);
         assert_eq!(lane.stands(Offset::ZERO, 0), Standing::Filling { closes_ms: Some(1_050) });
         let restored = Lane::restore(spec, &lane.progress(), Vec::new());

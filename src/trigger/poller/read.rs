@@ -13,12 +13,12 @@ use uuid::Uuid;
 use super::entry::Damage;
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller, RunLane};
 use crate::input::Origin;
-use crate::trigger::deliver::{RecordsError, for_each_record};
+use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
 use crate::trigger::key_hash;
 use crate::trigger::run::Admission;
 use crate::trigger::runner::{Counters, DISK_RETRY};
-use crate::trigger::window::RecordFacts;
+use crate::trigger::window::{RecordFacts, Spot};
 
 /// How much of the log is read in a turn: some milliseconds of work.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -162,7 +162,8 @@ fn match_chunk(
     let mut waiting: Vec<usize> = (0..members.len()).collect();
     waiting.sort_by_key(|&index| Reverse(members[index].from));
     let mut records = 0;
-    for_each_record(bytes, |record, epoch| {
+    for_each_record(bytes, |record, header| {
+        let epoch = epoch_of(header);
         while let Some(&index) = waiting.last().filter(|&&index| members[index].from <= record.offset()) {
             waiting.pop();
             (members[index].active, members[index].before) = (true, records);
@@ -171,7 +172,7 @@ fn match_chunk(
         if waiting.len() == members.len() {
             return ControlFlow::Continue(());
         }
-        let facts = facts(record, needs_keys, now_ms);
+        let facts = facts(record, header.crc, needs_keys, now_ms);
         for &index in &runs {
             members[index].declined += usize::from(members[index].active && members[index].is_behind_end(facts.offset));
         }
@@ -198,7 +199,7 @@ fn match_chunk(
     Ok(records)
 }
 
-fn facts(record: &RecordView<'_>, needs_keys: bool, now_ms: i64) -> RecordFacts {
+fn facts(record: &RecordView<'_>, batch_crc: u32, needs_keys: bool, now_ms: i64) -> RecordFacts {
     let age_ms = now_ms.saturating_sub(record.timestamp_ms()).max(0).unsigned_abs();
     let known = record.timestamp_ms() >= 0;
     RecordFacts {
@@ -206,6 +207,7 @@ fn facts(record: &RecordView<'_>, needs_keys: bool, now_ms: i64) -> RecordFacts 
         key: if needs_keys { key_hash(record.key()) } else { 0 },
         size_bytes: size_bytes(record),
         age: if known { Duration::from_millis(age_ms) } else { Duration::ZERO },
+        spot: Spot::new(batch_crc, record.position()),
     }
 }
 

@@ -9,7 +9,7 @@ use tripline_storage::{LeaderEpoch, Offset};
 
 use super::{Admission, Gate, RunRange};
 use crate::input::LogInput;
-use crate::trigger::deliver::{RecordsError, for_each_record};
+use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 
 /// How much of the log is looked at before somebody else has a turn: some milliseconds of work.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -51,7 +51,8 @@ pub(in crate::trigger) async fn for_each_chunk(
             break;
         }
         let mut enough = None;
-        for_each_record(&outcome.bytes, |record, epoch| {
+        for_each_record(&outcome.bytes, |record, header| {
+            let epoch = epoch_of(header);
             if record.offset() >= range.next() {
                 return ControlFlow::Break(());
             }

@@ -18,7 +18,7 @@ use crate::event::MatchEvent;
 use crate::event::trace::TraceContext;
 use crate::input::LogInput;
 use crate::topic::name::TopicName;
-use crate::trigger::deliver::{RecordsError, for_each_record};
+use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 use crate::trigger::key_hash;
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::Runner;
@@ -230,7 +230,8 @@ async fn see(input: &LogInput, offset: Offset) -> Result<Seen, TraceError> {
         }
     };
     let mut found = false;
-    for_each_record(&outcome.bytes, |record, epoch| {
+    for_each_record(&outcome.bytes, |record, header| {
+        let epoch = epoch_of(header);
         if record.offset() < offset {
             return ControlFlow::Continue(());
         }
@@ -548,7 +549,8 @@ impl Backwards {
                 Err(error) => return Err(TraceError::Unreadable(error.to_string())),
             };
             spent.searched.bytes += outcome.bytes.len() as u64;
-            for_each_record(&outcome.bytes, |record, epoch| {
+            for_each_record(&outcome.bytes, |record, header| {
+                let epoch = epoch_of(header);
                 if record.offset() >= self.upto {
                     return ControlFlow::Break(());
                 }

@@ -87,6 +87,11 @@ impl<'a> SliceInput<'a> {
         Self { bytes, position: 0 }
     }
 
+    /// From here on; nothing is left where that is behind the end.
+    pub(super) fn at(bytes: &'a [u8], position: usize) -> Self {
+        Self { bytes, position: position.min(bytes.len()) }
+    }
+
     pub(super) const fn left_bytes(&self) -> usize {
         self.bytes.len() - self.position
     }
@@ -335,6 +340,7 @@ impl<I: Input> Body<'_, I> {
 /// A record as its readers see it; keys, values and headers are borrowed from the batch.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
+    pub(super) position: usize,
     pub(super) offset: Offset,
     pub(super) timestamp_ms: i64,
     pub(super) key: Option<&'a [u8]>,
@@ -343,6 +349,12 @@ pub struct RecordView<'a> {
 }
 
 impl<'a> RecordView<'a> {
+    /// Where it begins in [`RecordSet::bytes`](super::RecordSet::bytes).
+    #[must_use]
+    pub const fn position(&self) -> usize {
+        self.position
+    }
+
     /// The record's place in its partition.
     #[must_use]
     pub const fn offset(&self) -> Offset {

@@ -41,6 +41,18 @@ impl<'a> RecordSet<'a> {
         }
     }
 
+    /// The record that begins at a [position](RecordView::position) which was learned from these very bytes: a batch with
+    /// the same checksum. Costs nothing for the records before it.
+    ///
+    /// # Errors
+    /// A [`RecordFault`] when no record of this batch begins there. Other bytes may by chance look like one.
+    pub fn record_at(&self, position: usize) -> Result<RecordView<'_>, RecordFault> {
+        let mut input = SliceInput::at(self.bytes(), position);
+        let parsed = parse_record(&mut input)?;
+        check_delta(&self.header, &parsed, 0)?;
+        view(&self.header, self.bytes(), &parsed, position)
+    }
+
     /// Iterates over the records, as many as the header says. Ends behind the first error.
     #[must_use]
     pub fn iter(&self) -> Records<'_> {
@@ -86,26 +98,10 @@ impl<'s> Records<'s> {
     }
 
     fn read(&mut self) -> Result<RecordView<'s>, RecordFault> {
+        let position = self.input.position();
         let parsed = parse_record(&mut self.input)?;
-        let delta = i64::from(parsed.offset_delta);
-        if delta < self.next_delta || delta > i64::from(self.header.last_offset_delta) {
-            let allowed = "above the one before and at most the batch's last";
-            return Err(RecordFault::Field { field: "offset_delta", found: delta, allowed });
-        }
-        self.next_delta = delta + 1;
-        self.view(&parsed)
-    }
-
-    fn view(&self, parsed: &ParsedRecord<&'s [u8]>) -> Result<RecordView<'s>, RecordFault> {
-        let headers = &self.bytes[parsed.headers_at..parsed.end];
-        let offset = self.header.base_offset.checked_add(u64::from(parsed.offset_delta.unsigned_abs()));
-        Ok(RecordView {
-            offset: offset.expect("at most the last offset, which parsing has checked"),
-            timestamp_ms: record_timestamp_ms(self.header, parsed.timestamp_delta_ms)?,
-            key: parsed.key,
-            value: parsed.value,
-            headers: Headers::of_walked(headers, parsed.header_count),
-        })
+        self.next_delta = check_delta(self.header, &parsed, self.next_delta)? + 1;
+        view(self.header, self.bytes, &parsed, position)
     }
 
     fn check_end(&mut self) -> Option<Result<RecordView<'s>, BatchError>> {
@@ -116,6 +112,37 @@ impl<'s> Records<'s> {
         self.failed = true;
         Some(Err(left_over(found_bytes)))
     }
+}
+
+/// The record's offset delta, if it is in bounds.
+#[inline]
+fn check_delta(header: &BatchHeader, parsed: &ParsedRecord<&[u8]>, delta_min: i64) -> Result<i64, RecordFault> {
+    let delta = i64::from(parsed.offset_delta);
+    if delta < delta_min || delta > i64::from(header.last_offset_delta) {
+        let allowed = "above the one before and at most the batch's last";
+        return Err(RecordFault::Field { field: "offset_delta", found: delta, allowed });
+    }
+    Ok(delta)
+}
+
+/// A record whose offset delta is in bounds.
+#[inline]
+fn view<'s>(
+    header: &BatchHeader,
+    bytes: &'s [u8],
+    parsed: &ParsedRecord<&'s [u8]>,
+    position: usize,
+) -> Result<RecordView<'s>, RecordFault> {
+    let headers = &bytes[parsed.headers_at..parsed.end];
+    let offset = header.base_offset.checked_add(u64::from(parsed.offset_delta.unsigned_abs()));
+    Ok(RecordView {
+        position,
+        offset: offset.expect("at most the last offset, which parsing has checked"),
+        timestamp_ms: record_timestamp_ms(header, parsed.timestamp_delta_ms)?,
+        key: parsed.key,
+        value: parsed.value,
+        headers: Headers::of_walked(headers, parsed.header_count),
+    })
 }
 
 impl<'s> Iterator for Records<'s> {

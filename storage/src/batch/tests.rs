@@ -224,6 +224,25 @@ fn a_second_batch_is_left_by_a_view_and_refused_by_the_check() {
 }
 
 #[test]
+fn a_record_is_read_by_its_position_and_nothing_else_is_one() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let batch = small_batch_with(BatchOptions { compression, ..BatchOptions::default() });
+        let (view, _) = BatchView::parse(batch.bytes()).unwrap();
+        let records = view.records(&BatchLimits::default()).unwrap();
+        let walked: Vec<_> = records.iter().map(|record| record.unwrap()).collect();
+        assert_eq!(walked.iter().map(RecordView::position).collect::<Vec<_>>(), [0, 8]);
+        for record in &walked {
+            let again = records.record_at(record.position()).unwrap();
+            assert_eq!((again.offset(), again.value()), (record.offset(), record.value()));
+            assert_eq!(again.headers().count(), record.headers().count());
+        }
+        for position in (0..30).filter(|position| ![0, 8].contains(position)) {
+            assert!(records.record_at(position).is_err(), "{position}");
+        }
+    }
+}
+
+#[test]
 fn batches_one_behind_the_other_are_walked_up_to_what_is_no_whole_batch() {
     let batch = small_batch();
     let two = [&batch.bytes()[..], batch.bytes()].concat();

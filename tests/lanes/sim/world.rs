@@ -11,7 +11,7 @@ use tripline::trigger::attempt::{AttemptState, ErrorsTolerance, ExhaustedReason,
 use tripline::trigger::lane::{Carried, Lane, LaneSpec, Outcome, WindowId};
 use tripline::trigger::progress::{ENCODED_BYTES_MAX, Progress};
 use tripline::trigger::spec::Order;
-use tripline::trigger::window::RecordFacts;
+use tripline::trigger::window::{RecordFacts, Spot};
 use tripline_storage::Offset;
 
 use super::model::{Fate, Model, Record, Tried, Written};
@@ -211,6 +211,7 @@ impl World {
             key: if self.lane.needs_keys() { record.key } else { 0 },
             size_bytes: record.size_bytes,
             age: Duration::from_millis((self.now_ms - record.appended_ms).unsigned_abs()),
+            spot: Spot::UNKNOWN,
         });
         facts.collect()
     }
