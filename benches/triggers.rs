@@ -54,7 +54,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new(records: u64, runs: usize) -> Self {
+    async fn new(records: u64, runs: usize, key_of: fn(u64) -> u64) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).expect("a broker");
         let functions = FunctionService::new(FunctionOptions::new(dir.path().join("functions")).expect("options"));
@@ -65,7 +65,7 @@ impl Bench {
         let name = TopicName::new("in").expect("a name");
         let topic = broker.create_topic(TopicSpec { name, partitions: 1, config: TopicConfig::default() }).await;
         let topic = topic.expect("a topic");
-        fill(&broker, &topic, records);
+        fill(&broker, &topic, records, key_of);
         let (triggers, _) = TriggerService::start(broker.clone(), functions);
         Self { _dir: dir, broker, triggers, topic, records, runs }
     }
@@ -107,7 +107,17 @@ impl Bench {
     }
 }
 
-fn fill(broker: &Broker, topic: &Topic, records: u64) {
+/// Thousand keys, one after the other.
+const fn in_turn(number: u64) -> u64 {
+    number % 1000
+}
+
+/// Thousand keys in an order without a pattern, the same each time.
+const fn scattered(number: u64) -> u64 {
+    (number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xbf58_476d_1ce4_e5b9)) % 1000
+}
+
+fn fill(broker: &Broker, topic: &Topic, records: u64, key_of: fn(u64) -> u64) {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     for number in 0..records {
         let value = format!(
@@ -116,7 +126,7 @@ fn fill(broker: &Broker, topic: &Topic, records: u64) {
             number % 60,
             number % 400,
         );
-        let key = format!("{}", number % 1000);
+        let key = key_of(number).to_string();
         let record = NewRecord {
             timestamp_ms: 1_700_000_000_000,
             key: Some(key.as_bytes()),
@@ -150,7 +160,7 @@ fn main() {
     let (records, runs) = if test { (2_000, 1) } else { (1_000_000, 5) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let bench = Bench::new(records, runs).await;
+        let bench = Bench::new(records, runs, in_turn).await;
         let late = json!({"data": {"delay": [{"numeric": [">=", 60]}]}});
         let never = json!({"data": {"delay": [{"numeric": [">", 1000]}]}});
         bench.measure("no filter, windows of 100", &[trigger("t", json!({}))]).await;
@@ -168,8 +178,16 @@ fn main() {
         bench.measure(&format!("{many} triggers with a pattern each"), &rare).await;
         bench.triggers.shutdown(Duration::from_secs(5)).await;
         bench.broker.close();
+        // Neighbours finish in any order: progress has to say which.
+        let bench = Bench::new(if test { 500 } else { 100_000 }, runs, scattered).await;
+        for concurrency in [8, 64] {
+            let one = json!({"order": "key", "concurrency": concurrency});
+            bench.measure(&format!("order key, scattered keys, concurrency {concurrency}"), &[trigger("t", one)]).await;
+        }
+        bench.triggers.shutdown(Duration::from_secs(5)).await;
+        bench.broker.close();
         // What it costs to tell the story of every event: per window, so windows are small.
-        let bench = Bench::new(if test { 500 } else { 50_000 }, runs).await;
+        let bench = Bench::new(if test { 500 } else { 50_000 }, runs, in_turn).await;
         for trace in ["all", "failures", "none"] {
             let one = json!({"window": {"count": 1}, "order": "none", "trace": trace});
             bench.measure(&format!("windows of 1, history: {trace}"), &[trigger("t", one)]).await;

@@ -194,8 +194,10 @@ pub struct Lane {
     held_records: usize,
     /// Windows that were tried: what stands in progress, and costs its bytes.
     tried: BTreeSet<WindowId>,
-    /// What their outcomes may cut, together.
-    cuts: usize,
+    /// What their outcomes may add to it.
+    reserved: fit::Reserved,
+    /// Where reading was when it was looked where bits begin.
+    surveyed: Offset,
     /// Not above the first unfinished offset.
     low: Offset,
     written_coarsely: bool,
@@ -233,7 +235,8 @@ impl Lane {
             held_up: false,
             held_records: 0,
             tried: BTreeSet::new(),
-            cuts: 0,
+            reserved: fit::Reserved::default(),
+            surveyed: at,
             low: progress.committed(),
             written_coarsely: false,
             suspended: false,
@@ -256,7 +259,7 @@ impl Lane {
                 Order::None => self.ready.len() < CLOSED_MAX,
             };
         // What is read again was in hand before; among it is what must go on for anything else to fit.
-        let is_stuck = self.restoring.is_some() && !self.fits(1, 1);
+        let is_stuck = self.restoring.is_some() && !self.fits(fit::More { windows: 1, cuts: 1, from: self.at });
         (room || is_stuck).then_some(self.at)
     }
 
@@ -348,7 +351,7 @@ impl Lane {
             && self.timers.is_empty()
             && self.given_up.is_empty()
             && self.tried.is_empty()
-            && self.cuts == 0
+            && self.reserved == fit::Reserved::default()
             && self.unfinished.first().is_none()
     }
 

@@ -16,12 +16,16 @@
 //! 1970.
 //!
 //! ```text
-//! version       u8      2 (1 was never released)
+//! version       u8      3 (1 and 2 were never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
-//! holes         varint  how many; then for each, ascending:
+//! holes         varint  how many stand before the map; then for each, ascending:
 //!   gap         varint    offsets since the end of the hole before, for the first since committed
 //!   length      varint    offsets, at least 1
+//! map           varint  how many bytes; unless 0:
+//!   gap         varint    offsets since the end of the hole before
+//!   bits        u8 …      lowest first, one an offset: whether it lies in a hole; the first and one of the last byte are set
+//! more holes    varint  how many stand behind the map; then for each as above
 //! windows       varint  how many were tried and are not finished; 0 ends this part
 //! base          varint  the earliest first attempt of these windows
 //!   first       varint    distance from the first offset of the window before, for the first from committed
@@ -40,6 +44,9 @@
 //!   hash        u64     little-endian
 //!   first       varint    distance of its first unfinished offset from committed
 //! ```
+//! Where many short holes stand close together, as when neighbours finish in any order, a bit for each offset takes less than
+//! two numbers for each hole. Which holes the map takes is not free: those for which it saves the most.
+//!
 //! A blocked key is one marker whatever the number of its records: everything of that key from its first offset is read
 //! again later.
 
@@ -133,7 +140,7 @@ impl Progress {
         Self { reading_point: offset, holes: Vec::new(), windows: Vec::new(), blocked_keys: Vec::new() }
     }
 
-    /// Progress with these parts.
+    /// Progress with these parts. Holes that touch are one.
     ///
     /// # Panics
     /// When they contradict each other: holes ascend below the reading point, windows lie inside what is unfinished and
@@ -146,7 +153,7 @@ impl Progress {
         blocked_keys: Vec<BlockedKey>,
     ) -> Self {
         let windows = windows.into_iter().map(|window| TriedWindow { attempts: window.attempts.normal(), ..window });
-        let progress = Self { reading_point, holes, windows: windows.collect(), blocked_keys };
+        let progress = Self { reading_point, holes: joined(holes), windows: windows.collect(), blocked_keys };
         assert!(progress.is_consistent(), "the parts of progress agree: {progress:?}");
         progress
     }
@@ -155,7 +162,7 @@ impl Progress {
         let committed = self.committed();
         let inside = |span: &Span| span.first >= committed && span.first < span.next && span.next <= self.reading_point;
         self.holes.iter().all(inside)
-            && self.holes.windows(2).all(|pair| pair[0].next <= pair[1].first)
+            && self.holes.windows(2).all(|pair| pair[0].next < pair[1].first)
             && self.windows.iter().all(|window| inside(&window.span))
             && self.windows.windows(2).all(|pair| pair[0].span.first <= pair[1].span.first)
             && self.blocked_keys.iter().all(|key| key.first <= self.reading_point)
@@ -193,6 +200,18 @@ impl Progress {
     pub fn blocked_keys(&self) -> &[BlockedKey] {
         &self.blocked_keys
     }
+}
+
+/// The same holes, those that touch made one.
+fn joined(mut holes: Vec<Span>) -> Vec<Span> {
+    holes.dedup_by(|hole, before| {
+        let touches = before.next == hole.first;
+        if touches {
+            before.next = hole.next;
+        }
+        touches
+    });
+    holes
 }
 
 impl TriedAttempts {
@@ -310,7 +329,7 @@ pub(super) mod tests {
             let mut at = start;
             let mut spans = Vec::new();
             for (gap, length) in holes {
-                let first = at + gap;
+                let first = at + gap + u64::from(!spans.is_empty());
                 at = first + length;
                 spans.push(Span::new(offset(first), offset(at)).unwrap());
             }

@@ -42,8 +42,37 @@ pub(super) struct Unfinished {
     next_number: u64,
     /// Ranges of scattered records: first, and behind the last.
     scattered: BTreeMap<Offset, Offset>,
-    /// What the lengths of all ranges take in written progress.
+    all: Ranges,
+    /// Those that begin below `dense_from`.
+    below: Ranges,
+    /// From here on a bit for each offset is taken for less than the ranges: see [`Unfinished::below`].
+    dense_from: Offset,
+    /// How often a range has come, gone or changed.
+    changes: usize,
+}
+
+/// What some ranges take in written progress.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ranges {
+    count: usize,
     length_bytes: usize,
+}
+
+impl Ranges {
+    pub(super) const fn add(&mut self, span: Span) {
+        self.count += 1;
+        self.length_bytes += bytes_of(span);
+    }
+
+    const fn remove(&mut self, span: Span) {
+        self.count -= 1;
+        self.length_bytes -= bytes_of(span);
+    }
+
+    /// Bytes at most, where a distance takes `distance_bytes`.
+    pub(super) const fn written_bytes(self, distance_bytes: usize) -> usize {
+        self.length_bytes + self.count * distance_bytes
+    }
 }
 
 /// How many ranges these records, ascending, may be cut out of: one for each sequence of consecutive ones.
@@ -53,7 +82,7 @@ pub(super) fn groups(places: &[Place]) -> usize {
 
 impl Place {
     /// Whether nothing can lie between the two in a range.
-    fn is_before(&self, other: &Self) -> bool {
+    pub(super) fn is_before(&self, other: &Self) -> bool {
         if self.number >= SCATTERED || other.number >= SCATTERED {
             return self.number == other.number && self.offset.next() == other.offset;
         }
@@ -61,7 +90,7 @@ impl Place {
     }
 }
 
-fn bytes_of(span: Span) -> usize {
+const fn bytes_of(span: Span) -> usize {
     varint_bytes(span.next.since(span.first))
 }
 
@@ -74,10 +103,12 @@ impl Unfinished {
             Some(mut last) if last.get().end == number => {
                 let run = last.get_mut();
                 assert!(run.span.next <= offset, "T1: records are read in offset order");
-                self.length_bytes -= bytes_of(run.span);
+                let before = run.span;
                 run.end = number + 1;
                 run.span.next = offset.next();
-                self.length_bytes += bytes_of(run.span);
+                let after = run.span;
+                self.uncount(before);
+                self.count(after);
             }
             _ => self.insert(number, Run { end: number + 1, span: Span { first: offset, next: offset.next() } }),
         }
@@ -85,8 +116,23 @@ impl Unfinished {
     }
 
     fn insert(&mut self, begin: u64, run: Run) {
-        self.length_bytes += bytes_of(run.span);
+        self.count(run.span);
         self.runs.insert(begin, run);
+    }
+
+    fn count(&mut self, span: Span) {
+        self.changes += 1;
+        self.all.add(span);
+        if span.first < self.dense_from {
+            self.below.add(span);
+        }
+    }
+
+    fn uncount(&mut self, span: Span) {
+        self.all.remove(span);
+        if span.first < self.dense_from {
+            self.below.remove(span);
+        }
     }
 
     /// What was read now is finished or looked after elsewhere: the next record begins a run of its own.
@@ -117,13 +163,13 @@ impl Unfinished {
 
     fn take_scattered(&mut self, first: Offset, next: Offset) {
         self.scattered.remove(&first);
-        self.length_bytes -= bytes_of(Span { first, next });
+        self.uncount(Span { first, next });
     }
 
     fn put_scattered(&mut self, span: Option<Span>) {
         let Some(span) = span else { return };
         self.scattered.insert(span.first, span.next);
-        self.length_bytes += bytes_of(span);
+        self.count(span);
     }
 
     /// These records, ascending, are finished.
@@ -161,7 +207,7 @@ impl Unfinished {
         let found = self.runs.range(..=first.number).next_back().map(|(&begin, &run)| (begin, run));
         let (begin, run) = found.filter(|(_, run)| last.number < run.end).expect("T1: what finishes was unfinished");
         self.runs.remove(&begin);
-        self.length_bytes -= bytes_of(run.span);
+        self.uncount(run.span);
         if begin < first.number {
             let span = Span { first: run.span.first, next: first.offset };
             self.insert(begin, Run { end: first.number, span });
@@ -193,14 +239,44 @@ impl Unfinished {
         self.runs.first_key_value().is_some_and(|(&begin, _)| begin == place.number)
     }
 
-    /// What the ranges take in written progress at most, where a distance takes `distance_bytes`.
-    pub(super) fn written_bytes(&self, distance_bytes: usize) -> usize {
-        self.length_bytes + (self.runs.len() + self.scattered.len()) * distance_bytes
+    /// All ranges.
+    pub(super) const fn all(&self) -> Ranges {
+        self.all
+    }
+
+    /// The ranges that begin below [`Unfinished::dense_from`]: the others may stand as a bit for each offset from there on.
+    pub(super) const fn below(&self) -> Ranges {
+        self.below
+    }
+
+    /// Where bits begin. Any offset is right; which one takes the fewest bytes changes as records finish.
+    pub(super) const fn dense_from(&self) -> Offset {
+        self.dense_from
+    }
+
+    /// `below`: the ranges that begin below it.
+    pub(super) fn set_dense_from(&mut self, from: Offset, below: Ranges) {
+        (self.dense_from, self.below, self.changes) = (from, below, 0);
+        debug_assert_eq!(self.below, {
+            let mut below = Ranges::default();
+            self.spans().iter().filter(|span| span.first < from).for_each(|span| below.add(*span));
+            below
+        });
+    }
+
+    /// How often a range has come, gone or changed since [`Unfinished::set_dense_from`].
+    pub(super) const fn changes(&self) -> usize {
+        self.changes
+    }
+
+    /// How many ranges there are.
+    pub(super) const fn len(&self) -> usize {
+        self.all.count
     }
 
     /// How many runs there are.
     #[cfg(test)]
-    fn len(&self) -> usize {
+    fn runs(&self) -> usize {
         self.runs.len()
     }
 }
@@ -271,7 +347,7 @@ mod tests {
                 let held = |offset: Offset| unfinished.spans().iter().filter(|span| span.contains(offset)).count();
                 prop_assert!(open.iter().all(|place| held(place.offset) == 1));
                 prop_assert!(done.iter().all(|&offset| held(offset) == 0));
-                prop_assert!(open.is_empty() == (unfinished.len() == 0), "no run without records");
+                prop_assert!(open.is_empty() == (unfinished.runs() == 0), "no run without records");
             }
         }
     }

@@ -19,6 +19,7 @@ impl Lane {
     pub fn take(&mut self, records: &[RecordFacts], next: Offset, now_ms: i64) {
         let at = self.at;
         self.held_up = false;
+        self.survey();
         for record in records.iter().filter(|record| record.offset >= at) {
             if self.restoring.is_none() {
                 if self.is_full() {

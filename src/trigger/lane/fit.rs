@@ -1,14 +1,28 @@
 //! What fits: a bound on the bytes that progress may take, whatever comes of the attempts that are being made.
+//!
+//! What is unfinished is written as ranges or, from an offset on, as a bit for each offset, whatever takes less; so the bound
+//! is the smaller one of two. *Sparse*: every range, and every one that an outcome may cut, takes two distances. *Dense*: so
+//! do those below an offset ([`Unfinished::dense_from`](crate::trigger::unfinished::Unfinished)), and from there to the
+//! reading point an eighth of a byte for each offset stands for whatever is or will be cut there. That offset is looked for
+//! anew when ranges have changed: far behind it a failing window keeps a few ranges, while neighbours finish in any order
+//! behind each other at the head of the log.
+
+use tripline_storage::Offset;
 
 use super::{Held, Lane, Phase, WindowId};
 use crate::trigger::progress::varint_bytes;
-use crate::trigger::unfinished::{Place, groups};
+use crate::trigger::spec::Order;
+use crate::trigger::unfinished::{Place, Ranges, groups};
 
-/// Version, committed offset, three counts and the earliest time.
-const HEAD_BYTES: usize = 1 + 9 + 3 * 3 + 6;
+/// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys, the
+/// earliest time, and what a map that begins and ends within a byte takes more.
+const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 6 + 8;
 /// Of a tried window: flags, attempts, interruptions, four times and the reason; spans and key come on top.
 const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 4 * 5 + 1;
 const KEY_BYTES: usize = 8;
+/// Ranges that came, went or changed, and offsets that were read, before it is looked again where bits should begin.
+const CHANGES_MIN: usize = 64;
+const OFFSETS_MIN: u64 = 1024;
 
 /// Whose turn it is, and how many records of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,27 +34,69 @@ pub(super) struct Turn {
     pub(super) records_max: usize,
 }
 
+/// What windows that are being tried reserve, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reserved {
+    /// Ranges that their outcomes may cut.
+    cuts: usize,
+    /// Those of windows that begin below where bits begin.
+    cuts_below: usize,
+    /// Windows with a key.
+    keyed: usize,
+}
+
+/// What is more to be written down: a bound has room for it or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct More {
+    /// Windows.
+    pub(super) windows: usize,
+    /// Ranges that are cut, the first of them at this offset or behind it.
+    pub(super) cuts: usize,
+    pub(super) from: Offset,
+}
+
 impl Lane {
     /// What one distance between offsets takes at most.
     fn distance_bytes(&self) -> usize {
         varint_bytes(self.reading_point().since(self.low))
     }
 
-    /// What one tried window takes at most.
+    /// What one more tried window takes at most.
     fn tried_bytes(&self) -> usize {
-        ATTEMPTS_BYTES + KEY_BYTES + 2 * self.distance_bytes()
+        let key_bytes = if self.spec.order == Order::Key { KEY_BYTES } else { 0 };
+        ATTEMPTS_BYTES + key_bytes + 2 * self.distance_bytes()
+    }
+
+    /// A bound on written progress, now and after any outcome of what is in flight, with something more.
+    fn bytes_with(&self, more: More) -> usize {
+        let distance_bytes = self.distance_bytes();
+        let (holes, building) = self.restoring.as_ref().map_or((0, 0), |restoring| restoring.counts());
+        let windows = HEAD_BYTES
+            + self.tried.len() * (ATTEMPTS_BYTES + 2 * distance_bytes)
+            + self.reserved.keyed * KEY_BYTES
+            + building * (ATTEMPTS_BYTES + KEY_BYTES + 2 * distance_bytes)
+            + more.windows * self.tried_bytes()
+            + self.markers.len() * (KEY_BYTES + distance_bytes);
+        let ranges = |ranges: Ranges, cuts: usize| ranges.written_bytes(distance_bytes) + cuts * 2 * distance_bytes;
+        let sparse = ranges(self.unfinished.all(), holes + self.reserved.cuts + more.cuts);
+        let from = self.unfinished.dense_from();
+        let cuts_below = if more.from < from { more.cuts } else { 0 };
+        let below = ranges(self.unfinished.below(), self.reserved.cuts_below + cuts_below);
+        windows + sparse.min(below.saturating_add(self.bits_bytes(from)))
+    }
+
+    /// What a bit for each offset from here to the reading point takes; more than there is where that lies behind it.
+    fn bits_bytes(&self, from: Offset) -> usize {
+        // What is still to be read again lies in between, too.
+        if from > self.at {
+            return usize::MAX;
+        }
+        usize::try_from(self.reading_point().since(from) / 8).unwrap_or(usize::MAX)
     }
 
     /// A bound on written progress, now and after any outcome of what is in flight.
     pub(super) fn bytes_bound(&self) -> usize {
-        let distance_bytes = self.distance_bytes();
-        let (holes, building) = self.restoring.as_ref().map_or((0, 0), |restoring| restoring.counts());
-        HEAD_BYTES
-            + distance_bytes
-            + self.unfinished.written_bytes(distance_bytes)
-            + (holes + self.cuts) * 2 * distance_bytes
-            + (self.tried.len() + building) * self.tried_bytes()
-            + self.markers.len() * (KEY_BYTES + distance_bytes)
+        self.bytes_with(More::default())
     }
 
     /// What is kept free for the oldest record when nothing else fits any more.
@@ -57,18 +113,85 @@ impl Lane {
     }
 
     /// Whether so many more tried windows can be written down, cut out of so many ranges.
-    pub(super) fn fits(&self, windows: usize, cuts: usize) -> bool {
-        let more_bytes = windows * self.tried_bytes() + cuts * 2 * self.distance_bytes();
-        self.bytes_bound() + more_bytes + self.reserve_bytes() <= self.spec.limits.progress_bytes
+    pub(super) fn fits(&self, more: More) -> bool {
+        self.bytes_with(more) + self.reserve_bytes() <= self.spec.limits.progress_bytes
+    }
+
+    /// Looks where bits should begin, if it matters and enough has changed since it was looked the last time.
+    pub(super) fn survey(&mut self) {
+        let changed = self.unfinished.changes() >= CHANGES_MIN + self.unfinished.len() / 4;
+        let read = self.reading_point().since(self.surveyed) >= OFFSETS_MIN;
+        if (changed || read) && self.bytes_bound() > self.spec.limits.progress_bytes / 2 {
+            self.place_bits();
+        }
+    }
+
+    /// Lets bits begin where progress takes the least: at the first offset of a range, or behind all.
+    fn place_bits(&mut self) {
+        let distance_bytes = self.distance_bytes();
+        let spans = self.unfinished.spans();
+        let reserving = self.windows.values().filter(|held| held.cuts > 0);
+        let mut cuts: Vec<(Offset, usize)> = reserving.map(|held| (held.name, held.cuts)).collect();
+        cuts.sort_unstable();
+        let mut cuts = cuts.into_iter().peekable();
+        let (mut below, mut cuts_below) = (Ranges::default(), 0);
+        let mut best: Option<(usize, Offset, Ranges, usize)> = None;
+        let firsts = spans.iter().map(|span| (span.first, Some(*span))).chain([(self.at, None)]);
+        for (from, span) in firsts {
+            while let Some((_, more)) = cuts.next_if(|(name, _)| *name < from) {
+                cuts_below += more;
+            }
+            let bytes = below.written_bytes(distance_bytes) + cuts_below * 2 * distance_bytes;
+            let bytes = bytes.saturating_add(self.bits_bytes(from));
+            if best.is_none_or(|(least, ..)| bytes < least) {
+                best = Some((bytes, from, below, cuts_below));
+            }
+            span.into_iter().for_each(|span| below.add(span));
+        }
+        if let Some((_, from, below, cuts_below)) = best {
+            self.unfinished.set_dense_from(from, below);
+            self.reserved.cuts_below = cuts_below;
+        }
+        self.surveyed = self.reading_point();
+    }
+
+    /// A window is tried from now on.
+    pub(super) fn note_tried(&mut self, id: WindowId) {
+        let keyed = self.windows[&id].key.is_some();
+        if self.tried.insert(id) {
+            self.reserved.keyed += usize::from(keyed);
+        }
+    }
+
+    /// A window that is gone reserves nothing any more.
+    pub(super) fn release_reserved(&mut self, id: WindowId, held: &Held) {
+        if self.tried.remove(&id) {
+            self.reserved.keyed -= usize::from(held.key.is_some());
+        }
+        self.reserved.cuts -= held.cuts;
+        if held.name < self.unfinished.dense_from() {
+            self.reserved.cuts_below -= held.cuts;
+        }
     }
 
     /// How many of these records may start together.
     fn fitting(&self, places: &[Place]) -> usize {
-        if self.fits(1, places.len()) || self.fits(1, groups(places)) {
+        let Some(from) = places.first().map(|place| place.offset) else { return 0 };
+        let fits = |cuts| self.fits(More { windows: 1, cuts, from });
+        if fits(places.len()) || fits(groups(places)) {
             return places.len();
         }
-        // Near the limit only.
-        (1..places.len()).rev().find(|&count| self.fits(1, groups(&places[..count]))).unwrap_or(0)
+        // Near the limit only. More records are never cut out of fewer ranges.
+        let mut count = 0;
+        let mut cuts = 0;
+        for (index, place) in places.iter().enumerate() {
+            cuts += usize::from(index == 0 || !places[index - 1].is_before(place));
+            if !fits(cuts) {
+                break;
+            }
+            count = index + 1;
+        }
+        count
     }
 
     /// Whose turn it is. `more`: there is something to read; an open window waits for it.
@@ -124,7 +247,10 @@ impl Lane {
     /// A window's outcome may be cut out of so many ranges.
     pub(super) fn reserve_cuts(&mut self, id: WindowId, cuts: usize) {
         let held = self.windows.get_mut(&id).expect("a window in hand");
-        self.cuts = self.cuts + cuts - held.cuts;
-        held.cuts = cuts;
+        let before = std::mem::replace(&mut held.cuts, cuts);
+        self.reserved.cuts = self.reserved.cuts + cuts - before;
+        if held.name < self.unfinished.dense_from() {
+            self.reserved.cuts_below = self.reserved.cuts_below + cuts - before;
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use tripline_storage::Offset;
 
+use super::fit::More;
 use super::queue::QueueKey;
 use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::function::{ErrorClass, InvocationError};
@@ -102,7 +103,9 @@ impl Lane {
         let held = &self.windows[&id];
         let later = groups(&held.places) + refused.iter().map(|refused| groups(&refused.places)).sum::<usize>();
         let cuts = groups(&done);
-        if held.done.is_empty() && (cuts + later <= held.cuts || self.fits(0, cuts + later)) {
+        if held.done.is_empty()
+            && (cuts + later <= held.cuts || self.fits(More { windows: 0, cuts: cuts + later, from: held.name }))
+        {
             let shell = held.part_of_none();
             self.finish(&shell, &done);
             self.reserve_cuts(id, later);
@@ -124,7 +127,7 @@ impl Lane {
     ) -> bool {
         let mut all = true;
         for Refused { places, error: reason } in refused.into_iter().rev() {
-            if self.fits(1, groups(&places)) {
+            if self.fits(More { windows: 1, cuts: groups(&places), from: places[0].offset }) {
                 self.reject(id, places, &reason, now_ms, random);
                 continue;
             }
@@ -185,7 +188,7 @@ impl Lane {
     fn halve(&mut self, id: WindowId, error: &InvocationError, now_ms: i64) -> bool {
         let held = &self.windows[&id];
         let middle = held.places.len() / 2;
-        if middle == 0 || !self.fits(1, groups(&held.places)) {
+        if middle == 0 || !self.fits(More { windows: 1, cuts: groups(&held.places), from: held.name }) {
             return false;
         }
         let held = self.windows.get_mut(&id).expect("a window in hand");
@@ -301,8 +304,7 @@ impl Lane {
     /// Takes a window out of the lane; its queue keeps its place until [`Lane::left`].
     fn remove(&mut self, id: WindowId) -> Held {
         let held = self.windows.remove(&id).expect("a window in hand");
-        self.tried.remove(&id);
-        self.cuts -= held.cuts;
+        self.release_reserved(id, &held);
         held
     }
 

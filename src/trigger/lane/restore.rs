@@ -228,15 +228,16 @@ impl Lane {
         let records = held.places.len() + held.done.len();
         queue.records += records;
         self.held_records += records;
-        if held.is_tried() {
-            self.tried.insert(id);
-        }
-        held.cuts = records;
-        self.cuts += held.cuts;
+        held.cuts = 0;
         if let Phase::GivenUp(_) = held.phase {
             self.given_up.push_back(id);
         }
+        let is_tried = held.is_tried();
         self.windows.insert(id, held);
+        if is_tried {
+            self.note_tried(id);
+        }
+        self.reserve_cuts(id, records);
     }
 
     fn queue_of(&mut self, key: Option<u64>) -> QueueKey {
@@ -378,7 +379,7 @@ impl Lane {
         self.held_records += records;
         self.queues.entry(queue).or_default().records += records;
         let id = self.enqueue(held, now_ms);
-        self.tried.insert(id);
+        self.note_tried(id);
         self.reserve_cuts(id, cuts);
         if let Some(reason) = given_up {
             self.give_up(id, reason);

@@ -1,5 +1,6 @@
 //! Whose turn it is: which window of a queue may start, and when.
 
+use super::fit::More;
 use super::queue::{Queue, QueueKey};
 use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::trigger::attempt::AttemptState;
@@ -85,6 +86,7 @@ impl Lane {
     }
 
     pub(super) fn drop_stale(&mut self) {
+        self.survey();
         let throttle = self.spec.per_key.throttle;
         let is_idle = |queue: &Queue| queue.is_idle(throttle);
         while let Some(key) = self.open_idle.front() {
@@ -155,7 +157,7 @@ impl Lane {
             queue.spilled_records -= records;
         }
         if is_first {
-            self.tried.insert(id);
+            self.note_tried(id);
             self.reserve_cuts(id, if spilled { 0 } else { cuts });
         }
         if let Some(hash) = hash.filter(|_| spilled) {
@@ -172,7 +174,7 @@ impl Lane {
         let mut rest = Held { phase: Phase::Queued, ..held.part(rest) };
         held.size_bytes -= rest.size_bytes;
         let cuts = groups(&rest.places);
-        if rest.is_tried() && !self.fits(1, cuts) {
+        if rest.is_tried() && !self.fits(More { windows: 1, cuts, from: rest.name }) {
             // A function that takes one record at a time gets one; what cannot be written down begins anew.
             rest.state = AttemptState::default();
         }
@@ -192,11 +194,14 @@ impl Lane {
         let queue = self.queues.entry(held.queue).or_default();
         let index = queue.windows.iter().position(|other| *other == before).map_or(0, |index| index + 1);
         queue.windows.insert(index, id);
-        if held.is_tried() {
-            self.tried.insert(id);
+        let is_tried = held.is_tried();
+        if is_tried {
             self.moved(id, &held.places);
         }
         self.windows.insert(id, held);
+        if is_tried {
+            self.note_tried(id);
+        }
         id
     }
 

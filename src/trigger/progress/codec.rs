@@ -1,5 +1,7 @@
 //! Progress as bytes; the layout stands in the head of the parent module.
 
+use std::ops::Range;
+
 use tripline_storage::Offset;
 
 use super::{BlockedKey, Progress, Span, TriedAttempts, TriedWindow};
@@ -8,7 +10,9 @@ use crate::trigger::attempt::ExhaustedReason;
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// What a map must save to be written: its length, and what its last byte leaves empty.
+const MAP_BITS_MIN: i64 = 32;
 const HAS_KEY: u8 = 1;
 const RUNNING: u8 = 2;
 const SUSPENDED: u8 = 4;
@@ -70,13 +74,7 @@ impl Progress {
         let mut bytes = vec![VERSION];
         put(&mut bytes, committed.get().unsigned_abs());
         put(&mut bytes, self.reading_point.since(committed));
-        put(&mut bytes, count(self.holes.len()));
-        let mut end = committed;
-        for hole in &self.holes {
-            put(&mut bytes, hole.first.since(end));
-            put(&mut bytes, hole.next.since(hole.first));
-            end = hole.next;
-        }
+        put_holes(&mut bytes, committed, &self.holes);
         put_windows(&mut bytes, committed, &self.windows);
         put(&mut bytes, count(self.blocked_keys.len()));
         for key in &self.blocked_keys {
@@ -86,7 +84,7 @@ impl Progress {
         if bytes.len() > ENCODED_BYTES_MAX { Err(TooLarge { size_bytes: bytes.len() }) } else { Ok(bytes) }
     }
 
-    /// Reads what [`Progress::encode`] wrote. Whatever decodes encodes to the same bytes again.
+    /// Reads what [`Progress::encode`] wrote. Whatever decodes encodes to the same bytes again: others are refused.
     ///
     /// # Errors
     /// Where the bytes are wrong.
@@ -109,7 +107,8 @@ impl Progress {
             return Err(reader.wrong());
         }
         match bytes.len() - reader.at {
-            0 => Ok(progress),
+            0 if progress.encode().is_ok_and(|encoded| encoded == bytes) => Ok(progress),
+            0 => Err(reader.wrong()),
             count => Err(DecodeError::TrailingBytes { count }),
         }
     }
@@ -131,6 +130,71 @@ fn put(bytes: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     bytes.push((number & 0x7f) as u8);
+}
+
+fn put_holes(bytes: &mut Vec<u8>, committed: Offset, holes: &[Span]) {
+    let mapped = mapped(committed, holes);
+    let mut end = put_runs(bytes, committed, &holes[..mapped.start]);
+    let map = &holes[mapped.clone()];
+    match (map.first(), map.last()) {
+        (Some(first), Some(last)) => {
+            put(bytes, last.next.since(first.first).div_ceil(8));
+            put(bytes, first.first.since(end));
+            put_bits(bytes, first.first, map);
+            end = last.next;
+        }
+        _ => put(bytes, 0),
+    }
+    put_runs(bytes, end, &holes[mapped.end..]);
+}
+
+/// Answers where the last of them ends.
+fn put_runs(bytes: &mut Vec<u8>, mut end: Offset, holes: &[Span]) -> Offset {
+    put(bytes, count(holes.len()));
+    for hole in holes {
+        put(bytes, hole.first.since(end));
+        put(bytes, hole.next.since(hole.first));
+        end = hole.next;
+    }
+    end
+}
+
+fn put_bits(bytes: &mut Vec<u8>, from: Offset, holes: &[Span]) {
+    let start = bytes.len();
+    for hole in holes {
+        for at in hole.first.since(from)..hole.next.since(from) {
+            let index = start + (at / 8) as usize;
+            if bytes.len() <= index {
+                bytes.resize(index + 1, 0);
+            }
+            bytes[index] |= 1 << (at % 8);
+        }
+    }
+}
+
+/// Which holes are written as a map: the neighbours for which that saves the most bits, if it saves any.
+fn mapped(committed: Offset, holes: &[Span]) -> Range<usize> {
+    let bits = |distance: u64| i64::try_from(distance).unwrap_or(i64::MAX);
+    let saved = |distance: u64| 8 * varint_bytes(distance) as i64;
+    let (mut best, mut best_saved) = (holes.len()..holes.len(), MAP_BITS_MIN);
+    let (mut start, mut start_saved) = (0, 0i64);
+    let mut end = committed;
+    for (index, hole) in holes.iter().enumerate() {
+        let (gap, length) = (hole.first.since(end), hole.next.since(hole.first));
+        // The gap before a map is written in either way.
+        let alone = saved(length).saturating_sub(bits(length));
+        let further = start_saved.saturating_add(alone).saturating_add(saved(gap)).saturating_sub(bits(gap));
+        if index > start && further > alone {
+            start_saved = further;
+        } else {
+            (start, start_saved) = (index, alone);
+        }
+        if start_saved > best_saved {
+            (best, best_saved) = (start..index + 1, start_saved);
+        }
+        end = hole.next;
+    }
+    best
 }
 
 fn put_windows(bytes: &mut Vec<u8>, committed: Offset, windows: &[TriedWindow]) {
@@ -233,14 +297,43 @@ impl Reader<'_> {
     }
 
     fn holes(&mut self, committed: Offset) -> Result<Vec<Span>, DecodeError> {
-        // Every hole takes bytes of its own, so a count that lies ends at the end of the bytes.
-        let count = self.number()?;
         let mut holes: Vec<Span> = Vec::new();
-        for _ in 0..count {
+        self.runs(committed, &mut holes)?;
+        self.map(committed, &mut holes)?;
+        self.runs(committed, &mut holes)?;
+        Ok(holes)
+    }
+
+    fn runs(&mut self, committed: Offset, holes: &mut Vec<Span>) -> Result<(), DecodeError> {
+        // Every hole takes bytes of its own, so a count that lies ends at the end of the bytes.
+        for _ in 0..self.number()? {
             let end = holes.last().map_or(committed, |hole| hole.next);
             holes.push(self.span_after(end)?);
         }
-        Ok(holes)
+        Ok(())
+    }
+
+    fn map(&mut self, committed: Offset, holes: &mut Vec<Span>) -> Result<(), DecodeError> {
+        let bytes = self.number()?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let end = holes.last().map_or(committed, |hole| hole.next);
+        let mut at = self.offset_after(end)?;
+        for _ in 0..bytes {
+            let byte = self.byte()?;
+            for bit in 0..8 {
+                let next = at.checked_add(1).ok_or_else(|| self.wrong())?;
+                if byte & 1 << bit != 0 {
+                    match holes.last_mut().filter(|hole| hole.next == at) {
+                        Some(hole) => hole.next = next,
+                        None => holes.push(Span { first: at, next }),
+                    }
+                }
+                at = next;
+            }
+        }
+        Ok(())
     }
 
     fn windows(&mut self, committed: Offset) -> Result<Vec<TriedWindow>, DecodeError> {
@@ -322,7 +415,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_these() {
-        assert_eq!(Progress::start(offset(300)).encode().unwrap(), [2, 0xac, 2, 0, 0, 0, 0]);
+        assert_eq!(Progress::start(offset(300)).encode().unwrap(), [3, 0xac, 2, 0, 0, 0, 0, 0, 0]);
         let tried = TriedAttempts {
             attempts: 2,
             interrupted: 1,
@@ -347,8 +440,8 @@ mod tests {
         let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
         let expected = [
-            2, 0xac, 2, 6, // version, committed 300, reading point 306
-            2, 0, 2, 3, 1, // two holes: 300..302, 305..306
+            3, 0xac, 2, 6, // version, committed 300, reading point 306
+            2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
             2, 0xe8, 7, // two windows, times since 1000
             0, 2, 10, 2, 1, 0, 0x80, 1, 5,
             2, // 300..302: running, rejected, two attempts, one interrupted, next at 1127
@@ -364,32 +457,66 @@ mod tests {
         let decode = Progress::decode;
         assert_eq!(decode(&[]), Err(DecodeError::Truncated { at: 0 }));
         assert_eq!(decode(&[1]), Err(DecodeError::Version { found: 1 }));
-        assert_eq!(decode(&[2, 5, 0, 0, 0]), Err(DecodeError::Truncated { at: 5 }));
-        assert_eq!(decode(&[2, 5, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
+        assert_eq!(decode(&[3, 5, 0, 0, 0, 0, 0]), Err(DecodeError::Truncated { at: 7 }));
+        assert_eq!(decode(&[3, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a window
-        // beyond the reading point; a flag not known; a reason not known; another base than the earliest attempt.
+        // beyond the reading point; a flag not known; a reason not known; another base than the earliest attempt; holes that
+        // touch; a map that saves nothing; one that ends with zeros; one beyond the last offset.
         for bytes in [
-            &[2, 0x85, 0, 0, 0, 0, 0][..],
-            &[2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
-            &[2, 5, 1, 1, 0, 2, 0, 0],
-            &[2, 5, 1, 1, 0, 0, 0, 0],
-            &[2, 5, 3, 1, 1, 1, 0, 0],
-            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 16, 0, 0, 0, 0, 0, 0],
-            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 4, 0],
-            &[2, 5, 1, 1, 0, 1, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+            &[3, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
+            &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
+            &[3, 5, 1, 1, 0, 2, 0, 0, 0, 0],
+            &[3, 5, 1, 1, 0, 0, 0, 0, 0, 0],
+            &[3, 5, 3, 1, 1, 1, 0, 0, 0, 0],
+            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 16, 0, 0, 0, 0, 0, 0],
+            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 4, 0],
+            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+            &[3, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
+            &[3, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
+            &[3, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],
+            &[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 1, 0, 1, 0, 0, 0],
         ] {
             assert!(matches!(decode(bytes), Err(DecodeError::Number { .. })), "{bytes:?}: {:?}", decode(bytes));
         }
-        let huge_count = [2, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        let huge_count = [3, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert_eq!(decode(&huge_count), Err(DecodeError::Truncated { at: 13 }));
     }
 
     #[test]
+    fn many_short_holes_stand_as_bits() {
+        // 0..100, then every other one of 64, then 300..310.
+        let mut holes = vec![span(0, 100)];
+        holes.extend((0..32).map(|index| span(110 + index * 2, 111 + index * 2)));
+        holes.push(span(300, 310));
+        let progress = Progress::new(offset(310), holes, Vec::new(), Vec::new());
+        let mut expected = vec![3, 0, 0xb6, 2, 1, 0, 100, 8, 10];
+        expected.extend([0x55; 8]);
+        expected.extend([1, 0x7f, 10, 0, 0]);
+        assert_eq!(progress.encode().unwrap(), expected);
+        assert_eq!(Progress::decode(&expected), Ok(progress));
+    }
+
+    #[test]
+    fn whatever_is_finished_of_twenty_thousand_offsets_fits() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        for odds in [2, 3, 10, 100] {
+            let unfinished = (0..20_000).filter(|_| random.u32(..odds) == 0);
+            let holes: Vec<Span> = unfinished.map(|at| span(at, at + 1)).collect();
+            let progress = Progress::new(offset(20_000), holes, Vec::new(), Vec::new());
+            let bytes = progress.encode().unwrap();
+            assert!(bytes.len() <= 20_000 / 8 + 16, "{} bytes", bytes.len());
+            assert_eq!(Progress::decode(&bytes), Ok(progress));
+        }
+    }
+
+    #[test]
     fn too_many_holes_do_not_fit() {
-        let holes = (0..2000).map(|index| span(index * 2, index * 2 + 1)).collect();
-        let progress = Progress::new(offset(4000), holes, Vec::new(), Vec::new());
+        let holes = (0..2000).map(|index| span(index * 200, index * 200 + 1)).collect();
+        let progress = Progress::new(offset(400_000), holes, Vec::new(), Vec::new());
         assert!(matches!(progress.encode(), Err(TooLarge { size_bytes: 3001.. })));
     }
 }
