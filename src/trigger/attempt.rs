@@ -189,6 +189,19 @@ impl AttemptState {
         }
     }
 
+    /// Takes up what another run of the broker wrote down, whose clock may have stood elsewhere: nothing lies in the future
+    /// but the next attempt, and that no further away than a pause may be long.
+    pub fn take_up(&mut self, retry: &RetryPolicy, now_ms: i64) {
+        let pause_max = retry.max_interval().max(RETRY_AFTER_MAX);
+        let latest_ms = now_ms.saturating_add(i64::try_from(pause_max.as_millis()).unwrap_or(i64::MAX));
+        let not_after = |time_ms: &mut Option<i64>, latest_ms: i64| {
+            *time_ms = time_ms.map(|time_ms| time_ms.min(latest_ms));
+        };
+        not_after(&mut self.first_attempt_ms, now_ms);
+        not_after(&mut self.excluded_since_ms, now_ms);
+        not_after(&mut self.next_attempt_ms, latest_ms);
+    }
+
     /// Notes why an attempt failed that is not counted: its window is halved.
     pub fn note(&mut self, error: &InvocationError) {
         self.running = false;

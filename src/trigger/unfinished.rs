@@ -218,6 +218,22 @@ impl Unfinished {
         }
     }
 
+    /// How many ranges these records, ascending, may be cut out of when they finish together: none where they are all of a
+    /// range, or its begin or end, which only takes it away or makes it shorter.
+    pub(super) fn cuts_of(&self, places: &[Place]) -> usize {
+        let groups = places.chunk_by(Place::is_before);
+        let cuts = groups.filter(|group| {
+            let (first, last) = (group[0].number, group[group.len() - 1].number);
+            if last >= SCATTERED {
+                return last == UNNUMBERED;
+            }
+            let run = self.runs.range(..=first).next_back();
+            // What is read next may extend the last run.
+            run.is_none_or(|(&begin, run)| begin < first && (last + 1 < run.end || run.end == self.next_number))
+        });
+        cuts.count()
+    }
+
     /// The ranges of offsets, ascending.
     pub(super) fn spans(&self) -> Vec<Span> {
         let scattered = self.scattered.iter().map(|(&first, &next)| Span { first, next });

@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use tripline_storage::Offset;
 
-use super::queue::QueueKey;
-use super::{Held, Lane, Marker, Phase, Timer, at};
+use super::fit::More;
+use super::queue::{Queue, QueueKey};
+use super::{Held, Lane, Marker, Phase, Timer, WindowId, at};
 use crate::trigger::attempt::AttemptState;
 use crate::trigger::flow::Singleton;
 use crate::trigger::spec::Order;
-use crate::trigger::unfinished::{Place, UNNUMBERED};
+use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec};
+
+/// So many keys have room beside each other.
+const KEYS_WITH_ROOM_MIN: usize = 16;
 
 impl Lane {
     /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more of
@@ -20,6 +24,7 @@ impl Lane {
         let at = self.at;
         self.held_up = false;
         self.survey();
+        self.relieve();
         for record in records.iter().filter(|record| record.offset >= at) {
             if self.restoring.is_none() {
                 if self.is_full() {
@@ -85,13 +90,69 @@ impl Lane {
         }
     }
 
-    /// Whether a key's queue would take records that are read again.
+    /// Whether a key's queue would take records that are read again: not while its first window waits to be tried again.
     pub(super) fn has_room(&self, key: u64) -> bool {
-        self.queues.get(&QueueKey::Key(key)).is_none_or(|queue| queue.records < self.key_records_max() / 2)
+        let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return true };
+        queue.records < self.key_records_max().div_ceil(2) && !self.is_waiting(queue)
     }
 
+    /// No key takes all the room there is, whatever a window may hold.
     pub(super) fn key_records_max(&self) -> usize {
-        self.spec.limits.key_records.max(self.spec.window.count as usize * 2)
+        let window_records = self.spec.window.count as usize;
+        let share = (self.spec.limits.records / KEYS_WITH_ROOM_MIN).max(window_records);
+        self.spec.limits.key_records.max(window_records * 2).min(share).max(1)
+    }
+
+    /// Whether the first window of a queue has failed and waits for its next attempt.
+    fn is_waiting(&self, queue: &Queue) -> bool {
+        let front = queue.windows.front().and_then(|id| self.windows.get(id));
+        front.is_some_and(|held| held.is_tried() && matches!(held.phase, Phase::Waiting(_)))
+    }
+
+    /// Makes room where nothing more could be read: keys that wait for an attempt give back what was not tried yet. It is
+    /// read again when they go on; a marker stands for it.
+    pub(super) fn relieve(&mut self) {
+        let pressed = self.held_records >= self.spec.limits.records || self.is_full();
+        if !pressed || self.spec.order != Order::Key || self.restoring.is_some() {
+            return;
+        }
+        let tried = self.tried.iter().filter_map(|id| self.windows.get(id)).map(|held| held.queue);
+        let keys: BTreeSet<QueueKey> = tried.filter(|key| matches!(key, QueueKey::Key(_))).collect();
+        for key in keys {
+            if self.queues.get(&key).is_some_and(|queue| self.is_waiting(queue)) {
+                self.give_back(key);
+            }
+        }
+    }
+
+    /// The records of a queue that were not tried stand behind its key's marker from now on, where that can be written down.
+    fn give_back(&mut self, key: QueueKey) {
+        let (QueueKey::Key(hash), Some(queue)) = (key, self.queues.get(&key)) else { return };
+        let is_untried = |id: &&WindowId| !self.windows[*id].is_tried() && self.windows[*id].given_up().is_none();
+        let untried: Vec<WindowId> = queue.windows.iter().filter(is_untried).copied().collect();
+        let closed = untried.iter().flat_map(|id| &self.windows[id].places);
+        let places: Vec<Place> = closed.chain(&queue.places).copied().collect();
+        let Some(first) = places.first().map(|place| place.offset) else { return };
+        let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
+        let more = More { windows: 1, cuts: groups(&numbered), from: first };
+        if !numbered.is_empty() && !self.fits(more) {
+            return;
+        }
+        for id in &untried {
+            self.windows.remove(id);
+        }
+        let queue = self.queues.get_mut(&key).expect("it was there a moment ago");
+        queue.windows.retain(|id| !untried.contains(id));
+        if let Some(at_ms) = queue.deadline_ms() {
+            self.timers.remove(&(at_ms, Timer::Open(key)));
+        }
+        queue.drop_open();
+        queue.records -= places.len();
+        queue.spilled_records = 0;
+        self.held_records -= places.len();
+        self.unfinished.finish(numbered);
+        let marker = self.markers.entry(hash).or_insert(Marker { at: first });
+        marker.at = marker.at.min(first);
     }
 
     /// A marker that nothing is behind any more is gone.

@@ -9,6 +9,7 @@
 
 use tripline_storage::Offset;
 
+use super::queue::{Queue, QueueKey};
 use super::{Held, Lane, Phase, WindowId};
 use crate::trigger::progress::varint_bytes;
 use crate::trigger::spec::Order;
@@ -70,19 +71,26 @@ impl Lane {
     /// A bound on written progress, now and after any outcome of what is in flight, with something more.
     fn bytes_with(&self, more: More) -> usize {
         let distance_bytes = self.distance_bytes();
-        let (holes, building) = self.restoring.as_ref().map_or((0, 0), |restoring| restoring.counts());
-        let windows = HEAD_BYTES
+        let building = self.restoring.as_ref().map_or(0, |restoring| restoring.counts().1);
+        HEAD_BYTES
             + self.tried.len() * (ATTEMPTS_BYTES + 2 * distance_bytes)
             + self.reserved.keyed * KEY_BYTES
             + building * (ATTEMPTS_BYTES + KEY_BYTES + 2 * distance_bytes)
             + more.windows * self.tried_bytes()
-            + self.markers.len() * (KEY_BYTES + distance_bytes);
+            + self.markers.len() * (KEY_BYTES + distance_bytes)
+            + self.ranges_bytes(more)
+    }
+
+    /// A bound on what says which records are unfinished.
+    fn ranges_bytes(&self, more: More) -> usize {
+        let distance_bytes = self.distance_bytes();
+        let holes = self.restoring.as_ref().map_or(0, |restoring| restoring.counts().0);
         let ranges = |ranges: Ranges, cuts: usize| ranges.written_bytes(distance_bytes) + cuts * 2 * distance_bytes;
         let sparse = ranges(self.unfinished.all(), holes + self.reserved.cuts + more.cuts);
         let from = self.unfinished.dense_from();
         let cuts_below = if more.from < from { more.cuts } else { 0 };
         let below = ranges(self.unfinished.below(), self.reserved.cuts_below + cuts_below);
-        windows + sparse.min(below.saturating_add(self.bits_bytes(from)))
+        sparse.min(below.saturating_add(self.bits_bytes(from)))
     }
 
     /// What a bit for each offset from here to the reading point takes; more than there is where that lies behind it.
@@ -104,12 +112,15 @@ impl Lane {
         2 * self.tried_bytes()
     }
 
-    /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written down.
+    /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written down. A
+    /// third of the bytes is left to windows: records that are read and cannot be tried are of no use.
     #[must_use]
     pub fn is_full(&self) -> bool {
         // One more record may cut one more hole, or set a marker.
         let next_bytes = KEY_BYTES + 4 * self.distance_bytes();
-        self.bytes_bound() + self.reserve_bytes() + next_bytes > self.spec.limits.progress_bytes
+        let bytes_max = self.spec.limits.progress_bytes;
+        self.bytes_bound() + self.reserve_bytes() + next_bytes > bytes_max
+            || self.ranges_bytes(More::default()) > bytes_max / 3 * 2
     }
 
     /// Whether so many more tried windows can be written down, cut out of so many ranges.
@@ -130,6 +141,7 @@ impl Lane {
     fn place_bits(&mut self) {
         let distance_bytes = self.distance_bytes();
         let spans = self.unfinished.spans();
+        self.forget_cuts();
         let reserving = self.windows.values().filter(|held| held.cuts > 0);
         let mut cuts: Vec<(Offset, usize)> = reserving.map(|held| (held.name, held.cuts)).collect();
         cuts.sort_unstable();
@@ -153,6 +165,16 @@ impl Lane {
             self.reserved.cuts_below = cuts_below;
         }
         self.surveyed = self.reading_point();
+    }
+
+    /// Whose records stand alone by now cuts nothing any more.
+    fn forget_cuts(&mut self) {
+        for id in &self.tried {
+            let held = self.windows.get_mut(id).expect("what was tried is in hand");
+            let cuts = held.cuts.min(self.unfinished.cuts_of(&held.places));
+            self.reserved.cuts -= held.cuts - cuts;
+            held.cuts = cuts;
+        }
     }
 
     /// A window is tried from now on.
@@ -229,19 +251,23 @@ impl Lane {
             return None;
         }
         let first_of = |places: &[Place]| places.first().is_some_and(|place| self.unfinished.is_first(place));
-        let is_first = |held: &Held| held.spilled || first_of(&held.places);
-        if let Some(index) = self.ready.iter().position(|id| is(id, &is_first)) {
-            return Some(Turn { ready: Some(index), open: 0, records_max: 1 });
-        }
-        if more {
-            return None;
-        }
-        let open = self.open_idle.iter().position(|key| {
-            self.queues.get(key).is_some_and(|queue| {
-                queue.is_idle(self.spec.per_key.throttle) && (queue.open_spilled || first_of(&queue.places))
-            })
-        })?;
-        Some(Turn { ready: None, open, records_max: 1 })
+        let ready = |test: &dyn Fn(&Held) -> bool| {
+            let index = self.ready.iter().position(|id| is(id, test))?;
+            Some(Turn { ready: Some(index), open: 0, records_max: 1 })
+        };
+        let open = |test: &dyn Fn(&Queue) -> bool| {
+            let is_one = |key: &QueueKey| {
+                let queue = self.queues.get(key).filter(|queue| queue.is_idle(self.spec.per_key.throttle));
+                queue.is_some_and(test)
+            };
+            let open = self.open_idle.iter().position(is_one).filter(|_| !more)?;
+            Some(Turn { ready: None, open, records_max: 1 })
+        };
+        // What comes from behind a marker goes last: its end frees nothing.
+        ready(&|held| !held.spilled && first_of(&held.places))
+            .or_else(|| open(&|queue| !queue.open_spilled && first_of(&queue.places)))
+            .or_else(|| ready(&|held| held.spilled))
+            .or_else(|| open(&|queue| queue.open_spilled))
     }
 
     /// A window's outcome may be cut out of so many ranges.

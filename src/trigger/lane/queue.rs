@@ -66,6 +66,14 @@ impl Queue {
         }
     }
 
+    /// Its open window is gone with its records.
+    pub(super) fn drop_open(&mut self) {
+        self.open = None;
+        self.places = Vec::new();
+        self.open_spilled = false;
+        self.debounce_until = None;
+    }
+
     /// When the open window closes by itself, ms since 1970.
     pub(super) fn deadline_ms(&self) -> Option<i64> {
         if !self.is_open() {

@@ -347,6 +347,7 @@ impl Lane {
         let Building { tried, places, size_bytes } = building;
         let queue = self.queue_of(tried.key);
         let mut state = tried.attempts.to_state();
+        state.take_up(&self.spec.policies.retry, now_ms);
         let mut given_up = tried.given_up;
         if state.running {
             let error =

@@ -87,6 +87,7 @@ impl Lane {
 
     pub(super) fn drop_stale(&mut self) {
         self.survey();
+        self.relieve();
         let throttle = self.spec.per_key.throttle;
         let is_idle = |queue: &Queue| queue.is_idle(throttle);
         while let Some(key) = self.open_idle.front() {
