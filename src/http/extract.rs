@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::limits::HttpLimits;
 use super::problem::Problem;
+use super::query::Query;
 
 /// Parts of the path, percent-decoded.
 pub(crate) struct Segments<T>(pub(crate) T);
@@ -22,6 +23,17 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
         let path = Path::<T>::from_request_parts(parts, state).await;
         path.map(|Path(segments)| Self(segments))
             .map_err(|rejected| Problem::bad_request("invalid-path", rejected.body_text()))
+    }
+}
+
+/// No query parameters, which most resources have none of: any that is there is refused.
+pub(crate) struct NoParameters;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        Query::parse(parts.uri.query(), &[]).map(|_| Self)
     }
 }
 

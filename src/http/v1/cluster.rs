@@ -1,17 +1,16 @@
 //! What this broker is.
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
+use crate::http::extract::NoParameters;
 use crate::http::problem::Problem;
-use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 
 /// Version, cluster id, addresses.
 #[utoipa::path(get, path = "/v1/cluster", tag = "cluster", responses((status = 200, description = "Facts about this broker")))]
-pub(crate) async fn get(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn get(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let info = &rooms.info;
     Ok(Json(json!({
         "version": info.version,

@@ -9,7 +9,7 @@ use tripline_storage::Offset;
 
 use super::records_out::start;
 use super::topics::existing_topic;
-use crate::http::extract::Segments;
+use crate::http::extract::{NoParameters, Segments};
 use crate::http::limits::RECORDS_OUT_MAX;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
@@ -121,9 +121,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments((topic, partition, offset)): Segments<(String, u32, u64)>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     let topic = existing_topic(&rooms.broker, &topic)?;
     let place = format!("{}/{partition}/{offset}", topic.name());
     let missing = || Problem::not_found("dead letter", "unknown-dead-letter", &place);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,9 +15,8 @@ use uuid::Uuid;
 use super::topics::name_matches;
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
-use crate::http::extract::{JsonBody, Segments, Upload, media_type};
+use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
-use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{FunctionName, NAME_BYTES_MAX, allowed_name};
 
@@ -65,8 +64,7 @@ fn put_state(shown: &mut Value, state: &FunctionState) {
 
 /// All functions.
 #[utoipa::path(get, path = "/v1/functions", tag = "functions", responses((status = 200, description = "Functions by name")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let functions: Vec<Value> = rooms.functions.service().list().iter().map(describe).collect();
     Ok(Json(json!({ "functions": functions })))
 }
@@ -77,9 +75,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     let name = function_name(&name)?;
     let report = rooms.functions.service().describe(name.as_str());
     let report = report.ok_or_else(|| Problem::not_found("function", "unknown-function", name.as_str()))?;
@@ -143,11 +140,10 @@ pub(crate) async fn delete(
 pub(crate) async fn invoke(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
     headers: HeaderMap,
     Upload(body): Upload,
 ) -> Result<Response, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     let name = function_name(&name)?;
     let is_json = media_type(&headers).is_some_and(|found| found == "application/json" || found.ends_with("+json"));
     let invocation = Invocation {

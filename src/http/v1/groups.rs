@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
 use crate::broker::Topic;
 use crate::group::id::GroupId;
-use crate::http::extract::Segments;
+use crate::http::extract::{NoParameters, Segments};
 use crate::http::problem::Problem;
-use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::TRIGGER_GROUP_PREFIX;
 
@@ -69,8 +68,7 @@ fn ids(rooms: &Rooms) -> BTreeSet<String> {
 
 /// All groups, those of triggers too.
 #[utoipa::path(get, path = "/v1/groups", tag = "groups", responses((status = 200, description = "Groups by id")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let groups: Vec<Value> = ids(&rooms).iter().filter_map(|group| describe(&rooms, group)).collect();
     Ok(Json(json!({ "groups": groups })))
 }
@@ -81,9 +79,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments(group): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     let described = describe(&rooms, &group);
     described.map(Json).ok_or_else(|| Problem::not_found("group", "unknown-group", &format!("{group:?}")))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -11,9 +11,8 @@ use uuid::Uuid;
 
 use super::run_requests as requests;
 use super::triggers::{describe_lane, trigger_name};
-use crate::http::extract::{JsonBody, Segments};
+use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
-use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::trigger::dry_run::{DryRunReport, Sample};
 use crate::trigger::run::RunRange;
@@ -88,9 +87,8 @@ fn started(rooms: &Rooms, trigger: &str, run: Uuid) -> Result<Response, Problem>
 pub(crate) async fn list(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     let name = trigger_name(&name)?;
     let runs = rooms.triggers.runs(name.as_str());
     let runs = runs.ok_or_else(|| Problem::not_found("trigger", "unknown-trigger", name.as_str()))?;
@@ -105,9 +103,8 @@ pub(crate) async fn list(
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     described(&rooms, trigger_name(&name)?.as_str(), run_id(&run)?).map(Json)
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::topics::name_matches;
 use crate::event::time_text;
-use crate::http::extract::{JsonBody, Segments};
+use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
@@ -61,8 +61,7 @@ fn described(rooms: &Rooms, name: &ScheduleName) -> Result<Json<Value>, Problem>
 
 /// All schedules.
 #[utoipa::path(get, path = "/v1/schedules", tag = "schedules", responses((status = 200, description = "Schedules by name")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let schedules: Vec<Value> = rooms.schedules.list().iter().map(describe).collect();
     Ok(Json(json!({ "schedules": schedules })))
 }
@@ -73,9 +72,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     described(&rooms, &schedule_name(&name)?)
 }
 

@@ -11,7 +11,7 @@ use tripline_storage::{Offset, PartitionId};
 
 use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
-use crate::http::extract::{JsonBody, Segments};
+use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::{Query, wrong};
 use crate::http::rooms::Rooms;
@@ -58,8 +58,7 @@ fn describe(topic: &Topic, scrub: &ScrubReport) -> Value {
 
 /// All topics.
 #[utoipa::path(get, path = "/v1/topics", tag = "topics", responses((status = 200, description = "Topics by name")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let scrub = rooms.broker.scrub_report();
     let topics: Vec<Value> = rooms.broker.topics().iter().map(|topic| describe(topic, &scrub)).collect();
     Ok(Json(json!({ "topics": topics })))
@@ -71,9 +70,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     Ok(Json(describe(&*existing_topic(&rooms.broker, &name)?, &rooms.broker.scrub_report())))
 }
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::topics::name_matches;
-use crate::http::extract::{JsonBody, Segments};
+use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
@@ -80,8 +80,7 @@ fn described(rooms: &Rooms, name: &str) -> Result<Value, Problem> {
 
 /// All triggers.
 #[utoipa::path(get, path = "/v1/triggers", tag = "triggers", responses((status = 200, description = "Triggers by name")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
+pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let mut reports = rooms.triggers.list();
     reports.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
     let triggers: Vec<Value> = reports.iter().map(describe).collect();
@@ -94,9 +93,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
-    RawQuery(query): RawQuery,
+    _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    Query::parse(query.as_deref(), &[])?;
     described(&rooms, &name).map(Json)
 }
 
