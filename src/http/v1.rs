@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod dead_letters;
+mod definitions;
 pub mod events;
 pub mod explain;
 pub mod functions;

@@ -12,22 +12,19 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::topics::name_matches;
+use super::definitions::{name_in_path, name_matches};
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
 use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
-use crate::topic::name::{FunctionName, NAME_BYTES_MAX, allowed_name};
+use crate::topic::name::{FunctionName, NAME_BYTES_MAX};
 
 /// What a deleted function may take to finish.
 const REMOVE_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn function_name(text: &str) -> Result<FunctionName, Problem> {
-    FunctionName::new(text).map_err(|reason| {
-        let detail = format!("function name {text:?}: {reason}; allowed: {}", allowed_name(NAME_BYTES_MAX));
-        Problem::bad_request("invalid-name", detail)
-    })
+    name_in_path("function", text, NAME_BYTES_MAX, FunctionName::new)
 }
 
 fn describe(report: &FunctionReport) -> Value {

@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::topics::name_matches;
+use super::definitions::{Put, name_in_path, name_matches};
 use crate::event::time_text;
 use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
@@ -16,16 +16,13 @@ use crate::http::rooms::Rooms;
 use crate::source::schedule::service::{NEXT_TICKS_MAX, ScheduleReport};
 use crate::source::schedule::spec::ScheduleSpec;
 use crate::source::schedule::tick::Tick;
-use crate::topic::name::{NAME_BYTES_MAX, ScheduleName, allowed_name};
+use crate::topic::name::{NAME_BYTES_MAX, ScheduleName};
 
 /// Ticks that are listed when nobody says how many.
 const NEXT_TICKS_DEFAULT: u32 = 5;
 
 fn schedule_name(text: &str) -> Result<ScheduleName, Problem> {
-    ScheduleName::new(text).map_err(|reason| {
-        let detail = format!("schedule name {text:?}: {reason}; allowed: {}", allowed_name(NAME_BYTES_MAX));
-        Problem::bad_request("invalid-name", detail)
-    })
+    name_in_path("schedule", text, NAME_BYTES_MAX, ScheduleName::new)
 }
 
 fn unknown(name: &ScheduleName) -> Problem {
@@ -89,11 +86,8 @@ pub(crate) async fn put(
     name_matches(&mut body, "schedule", name.as_str())?;
     let spec = ScheduleSpec::from_json(&body)?;
     let applied = rooms.schedules.apply(spec).await?;
-    let status = if applied.created { StatusCode::CREATED } else { StatusCode::OK };
-    let answer = json!({
-        "schedule": name, "created": applied.created, "changed": applied.changed, "warnings": applied.warnings,
-    });
-    Ok((status, Json(answer)).into_response())
+    let done = Put { created: applied.created, changed: applied.changed };
+    Ok(done.answer(json!({ "schedule": name, "warnings": applied.warnings })))
 }
 
 /// Do no more ticks until it is resumed.

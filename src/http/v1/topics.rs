@@ -9,22 +9,19 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tripline_storage::{Offset, PartitionId};
 
+use super::definitions::{Put, name_in_path, name_matches};
 use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
 use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::{Query, wrong};
 use crate::http::rooms::Rooms;
-use crate::topic::name::{NAME_BYTES_MAX, TopicName, allowed_name};
+use crate::topic::name::{NAME_BYTES_MAX, TopicName};
 use crate::topic::spec::TopicSpec;
 
 /// A name from the path, checked.
 pub(crate) fn topic_name(text: &str) -> Result<TopicName, Problem> {
-    TopicName::new(text).map_err(|reason| {
-        let shown: String = text.chars().take(80).collect();
-        let detail = format!("topic name {shown:?}: {reason}; allowed: {}", allowed_name(NAME_BYTES_MAX));
-        Problem::bad_request("invalid-name", detail)
-    })
+    name_in_path("topic", text, NAME_BYTES_MAX, TopicName::new)
 }
 
 pub(crate) fn existing_topic(broker: &Broker, name: &str) -> Result<Arc<Topic>, Problem> {
@@ -97,7 +94,7 @@ pub(crate) async fn put(
     let spec = TopicSpec::from_json(&body)?;
     let Some(topic) = rooms.broker.topic(name.as_str()) else {
         let topic = rooms.broker.create_topic(spec).await?;
-        return Ok((StatusCode::CREATED, Json(put_answer(&topic, &rooms.broker, true, true))).into_response());
+        return Ok(Put { created: true, changed: true }.answer(describe(&topic, &rooms.broker.scrub_report())));
     };
     if body.get("partitions").is_some() && spec.partitions != topic.partition_count() {
         let detail = format!(
@@ -111,25 +108,7 @@ pub(crate) async fn put(
     if changed {
         rooms.broker.configure_topic(&topic, spec.config).await?;
     }
-    Ok(Json(put_answer(&topic, &rooms.broker, false, changed)).into_response())
-}
-
-fn put_answer(topic: &Topic, broker: &Broker, created: bool, changed: bool) -> Value {
-    let mut answer = describe(topic, &broker.scrub_report());
-    answer["created"] = json!(created);
-    answer["changed"] = json!(changed);
-    answer
-}
-
-/// A definition may leave out its name, which stands in the path; if it has one, it is that.
-pub(crate) fn name_matches(body: &mut Value, kind: &'static str, name: &str) -> Result<(), Problem> {
-    let Value::Object(fields) = body else { return Ok(()) };
-    let written = fields.entry(kind).or_insert_with(|| name.into());
-    if written == name {
-        return Ok(());
-    }
-    let detail = format!("{kind}: found {written}, allowed: {name:?}, which stands in the path");
-    Err(Problem::bad_request("name-differs", detail))
+    Ok(Put { created: false, changed }.answer(describe(&topic, &rooms.broker.scrub_report())))
 }
 
 /// Delete a topic with all its records.

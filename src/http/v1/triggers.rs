@@ -2,24 +2,21 @@
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::topics::name_matches;
+use super::definitions::{Put, name_in_path, name_matches};
 use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
-use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName, allowed_name};
+use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName};
 use crate::trigger::service::{LaneReport, TriggerReport};
 use crate::trigger::spec::TriggerSpec;
 
 pub(crate) fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
-    TriggerName::new(text).map_err(|reason| {
-        let detail = format!("trigger name {text:?}: {reason}; allowed: {}", allowed_name(TRIGGER_NAME_BYTES_MAX));
-        Problem::bad_request("invalid-name", detail)
-    })
+    name_in_path("trigger", text, TRIGGER_NAME_BYTES_MAX, TriggerName::new)
 }
 
 fn describe(report: &TriggerReport) -> Value {
@@ -110,11 +107,8 @@ pub(crate) async fn put(
     name_matches(&mut body, "trigger", name.as_str())?;
     let spec = TriggerSpec::from_json(&body)?;
     let applied = rooms.triggers.apply(spec).await?;
-    let status = if applied.created { StatusCode::CREATED } else { StatusCode::OK };
-    let answer = json!({
-        "trigger": name, "created": applied.created, "changed": applied.changed, "warnings": applied.warnings,
-    });
-    Ok((status, Json(answer)).into_response())
+    let done = Put { created: applied.created, changed: applied.changed };
+    Ok(done.answer(json!({ "trigger": name, "warnings": applied.warnings })))
 }
 
 /// Stop invoking until it is resumed; progress is kept.
