@@ -13,12 +13,20 @@ const SAMPLE: u64 = 500;
 const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Which seeds, and how.
+#[derive(clap::Args)]
 pub(crate) struct Seeds {
-    pub(crate) count: u64,
-    /// The first; by chance, and printed, when there is none.
-    pub(crate) from: Option<u64>,
-    /// The number of cores when there is none.
-    pub(crate) threads: Option<u32>,
+    /// How many seeds
+    #[arg(id = "seeds", long, value_name = "SEEDS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// The first seed; chosen by chance and printed when it is not given
+    #[arg(long)]
+    from: Option<u64>,
+    /// Run this seed alone and tell what it does
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    pub(crate) seed: Option<u64>,
+    /// Threads; the number of cores when it is not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    threads: Option<u32>,
 }
 
 impl Seeds {

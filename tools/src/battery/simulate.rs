@@ -9,18 +9,8 @@ use crate::{Failure, Verdict};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How many seeds
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// The first seed; chosen by chance and printed when it is not given
-    #[arg(long)]
-    from: Option<u64>,
-    /// Run this seed alone and tell what it does
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
-    seed: Option<u64>,
-    /// Threads; the number of cores when it is not given
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
-    threads: Option<u32>,
+    #[command(flatten)]
+    seeds: Seeds,
     /// Plant a fault: syncs of these only claim to have been done
     #[arg(long)]
     lie: Option<PlantedLie>,
@@ -51,7 +41,7 @@ impl From<PlantedLie> for Lie {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    if let Some(seed) = args.seed {
+    if let Some(seed) = args.seeds.seed {
         return Ok(match runs::run(seed, args.lie.map(Lie::from)) {
             Ok(image) => {
                 Verdict::Held(format!("seed {seed} leaves {} files, digest {:016x}", image.len(), digest(&image)))
@@ -62,9 +52,8 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let lie = args.lie.map(Lie::from);
     let name = args.lie.as_ref().and_then(ValueEnum::to_possible_value);
     let lie_option = name.map_or_else(String::new, |name| format!(" --lie {}", name.get_name()));
-    let seeds = Seeds { count: args.seeds, from: args.from, threads: args.threads };
     let again = |seed| format!("tripline-battery simulate --seed {seed}{lie_option}");
-    seeds.run(&format!("{} operations each", runs::OPERATIONS), again, |seed| Ok(digest(&runs::run(seed, lie)?)))
+    args.seeds.run(&format!("{} operations each", runs::OPERATIONS), again, |seed| Ok(digest(&runs::run(seed, lie)?)))
 }
 
 /// CRC-32 over names and bytes, spread over 64 bits so that a sum of many says something.
