@@ -57,6 +57,12 @@ impl<'v> Walk<'v, '_> {
         }
     }
 
+    /// Pays for going to a node at `depth`.
+    fn enter(&mut self, depth: u32) -> Result<(), PathFailure> {
+        self.budget.spend(1)?;
+        if depth > DEPTH_MAX { Err(PathFailure::TooDeep) } else { Ok(()) }
+    }
+
     fn follow(
         &mut self,
         segments: &[Segment],
@@ -64,10 +70,7 @@ impl<'v> Walk<'v, '_> {
         depth: u32,
         sink: &mut Sink<'_, 'v>,
     ) -> Result<(), Stop> {
-        self.budget.spend(1)?;
-        if depth > DEPTH_MAX {
-            return Err(PathFailure::TooDeep.into());
-        }
+        self.enter(depth)?;
         match segments {
             [] if sink(node).is_break() => Err(Stop::Enough),
             [] => Ok(()),
@@ -84,20 +87,9 @@ impl<'v> Walk<'v, '_> {
         depth: u32,
         sink: &mut Sink<'_, 'v>,
     ) -> Result<(), Stop> {
-        self.budget.spend(1)?;
-        if depth > DEPTH_MAX {
-            return Err(PathFailure::TooDeep.into());
-        }
+        self.enter(depth)?;
         self.select_all(segment, rest, node, depth, sink)?;
-        match node {
-            Value::Array(elements) => {
-                elements.iter().try_for_each(|child| self.descend(segment, rest, child, depth + 1, sink))
-            }
-            Value::Object(fields) => {
-                fields.values().try_for_each(|child| self.descend(segment, rest, child, depth + 1, sink))
-            }
-            _ => Ok(()),
-        }
+        try_for_each_child(node, |child| self.descend(segment, rest, child, depth + 1, sink))
     }
 
     fn select_all(
@@ -131,17 +123,11 @@ impl<'v> Walk<'v, '_> {
             (Selector::Slice(slice), Value::Array(elements)) => {
                 slice.indexes(elements.len()).try_for_each(|index| self.follow(rest, &elements[index], depth, sink))
             }
-            (Selector::All, Value::Array(elements)) => {
-                elements.iter().try_for_each(|child| self.follow(rest, child, depth, sink))
+            (Selector::All, Value::Array(_) | Value::Object(_)) => {
+                try_for_each_child(node, |child| self.follow(rest, child, depth, sink))
             }
-            (Selector::All, Value::Object(fields)) => {
-                fields.values().try_for_each(|child| self.follow(rest, child, depth, sink))
-            }
-            (Selector::Filter(filter), Value::Array(elements)) => {
-                elements.iter().try_for_each(|child| self.follow_if(filter, rest, child, depth, sink))
-            }
-            (Selector::Filter(filter), Value::Object(fields)) => {
-                fields.values().try_for_each(|child| self.follow_if(filter, rest, child, depth, sink))
+            (Selector::Filter(filter), Value::Array(_) | Value::Object(_)) => {
+                try_for_each_child(node, |child| self.follow_if(filter, rest, child, depth, sink))
             }
             _ => Ok(self.budget.spend(1)?),
         }
@@ -244,6 +230,15 @@ impl<'v> Walk<'v, '_> {
             }
         })?;
         Ok(found)
+    }
+}
+
+/// Visits the elements of an array or the values of an object, in their order; nothing else has children.
+fn try_for_each_child<'v>(node: &'v Value, visit: impl FnMut(&'v Value) -> Result<(), Stop>) -> Result<(), Stop> {
+    match node {
+        Value::Array(elements) => elements.iter().try_for_each(visit),
+        Value::Object(fields) => fields.values().try_for_each(visit),
+        _ => Ok(()),
     }
 }
 
