@@ -7,26 +7,16 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use serde_json::{Value, json};
-use tripline::event::{EventView, RecordView};
+use tripline::event::{EventView, Header, RecordView};
 use tripline::trigger::filter::{FilterSet, Pattern, Scratch};
-use tripline_storage::{LeaderEpoch, Offset};
-use uuid::Uuid;
+
+#[path = "../src/event/testing.rs"]
+mod testing;
 
 const COUNTS: [u32; 3] = [1, 100, 10_000];
 
 fn record(value: &[u8]) -> RecordView<'_> {
-    RecordView {
-        topic: "flights",
-        cluster_id: "0198c0de-0000-7000-8000-000000000001",
-        topic_id: Uuid::from_u128(7),
-        leader_epoch: LeaderEpoch::new(3).unwrap(),
-        partition: 2,
-        offset: Offset::new(41).unwrap(),
-        timestamp_ms: 1_700_000_000_123,
-        key: Some(b"LH400"),
-        value: Some(value),
-        headers: &[],
-    }
+    RecordView { cluster_id: "0198c0de-0000-7000-8000-000000000001", ..testing::record(Some(value), &[]) }
 }
 
 /// About 200 bytes. Number 0 is what some patterns take.

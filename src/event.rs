@@ -26,6 +26,8 @@ mod structured;
 pub mod trace;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// The `type` of a record that is no event of its own.

@@ -1,22 +1,8 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::testing::record;
 use super::*;
-
-fn record<'a>(value: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> RecordView<'a> {
-    RecordView {
-        topic: "flights",
-        cluster_id: "c1",
-        topic_id: Uuid::from_u128(7),
-        leader_epoch: LeaderEpoch::new(3).unwrap(),
-        partition: 2,
-        offset: Offset::new(41).unwrap(),
-        timestamp_ms: 1_700_000_000_123,
-        key: Some(b"LH400"),
-        value,
-        headers,
-    }
-}
 
 fn header<'a>(name: &'a str, value: &'a str) -> Header<'a> {
     Header { name, value: Some(value.as_bytes()) }

@@ -238,25 +238,12 @@ fn explain_tells_of_lists_whose_elements_match_only_together_and_of_every_altern
 }
 
 mod records {
-    use tripline_storage::{LeaderEpoch, Offset};
-    use uuid::Uuid;
-
     use super::*;
     use crate::event::RecordView;
+    use crate::event::testing::record;
 
     fn taken(pattern: Value, value: Option<&[u8]>) -> bool {
-        let record = RecordView {
-            topic: "t",
-            cluster_id: "c",
-            topic_id: Uuid::nil(),
-            leader_epoch: LeaderEpoch::NONE,
-            partition: 1,
-            offset: Offset::ZERO,
-            timestamp_ms: 5,
-            key: Some(b"k"),
-            value,
-            headers: &[],
-        };
+        let record = RecordView { topic: "t", partition: 1, key: Some(b"k"), ..record(value, &[]) };
         Pattern::parse(&pattern).unwrap().matches(&EventView::new(record))
     }
 

@@ -1,11 +1,10 @@
 use proptest::prelude::*;
 use serde_json::json;
-use tripline_storage::{LeaderEpoch, Offset};
-use uuid::Uuid;
 
 use super::path::{FILTERS_NESTED_MAX, PATH_BYTES_MAX, PATTERN_BYTES_MAX, PATTERN_POSITIONS_MAX};
 use super::*;
-use crate::event::{EventView, RecordView};
+use crate::event::EventView;
+use crate::event::testing::record;
 
 fn transform(source: &Value) -> Transform {
     Transform::parse(source).unwrap_or_else(|errors| panic!("{source}: {errors}"))
@@ -27,28 +26,13 @@ fn refused(source: &Value, beginning: &str) {
     assert!(errors.len() == 1 && errors[0].starts_with(beginning), "{source}: {errors:#?}");
 }
 
-fn record<'a>(value: &'a [u8]) -> RecordView<'a> {
-    RecordView {
-        topic: "flights",
-        cluster_id: "c1",
-        topic_id: Uuid::from_u128(7),
-        leader_epoch: LeaderEpoch::new(3).unwrap(),
-        partition: 2,
-        offset: Offset::new(41).unwrap(),
-        timestamp_ms: 1_700_000_000_123,
-        key: Some(b"LH400"),
-        value: Some(value),
-        headers: &[],
-    }
-}
-
 #[test]
 fn a_record_becomes_what_the_template_says() {
     let source = json!({
         "template": r#"{"flight": "<origin>-<dest>", "late_min": <delay>, "at": "<tripline.topic>/<tripline.partition>/<tripline.offset>"}"#,
         "values": { "origin": "$.data.origin", "dest": "$.data.destination", "delay": "$.data.delay" },
     });
-    let event = EventView::new(record(br#"{"origin": "FRA", "destination": "J\"FK", "delay": 95}"#));
+    let event = EventView::new(record(Some(br#"{"origin": "FRA", "destination": "J\"FK", "delay": 95}"#), &[]));
     let transform = transform(&source);
     let [Stage::Pure(chain)] = transform.stages() else { panic!() };
     let mut out = b"before".to_vec();
@@ -59,7 +43,7 @@ fn a_record_becomes_what_the_template_says() {
 
 #[test]
 fn the_first_step_sees_the_facts_of_the_record_and_edits_the_event_without_them() {
-    let event = EventView::new(record(b"{\"a\": 1}"));
+    let event = EventView::new(record(Some(b"{\"a\": 1}"), &[]));
     let apply = |source: &Value| {
         let transform = transform(source);
         let [Stage::Pure(chain)] = transform.stages() else { panic!() };

@@ -1,27 +1,14 @@
 use serde_json::{Value, json};
-use tripline_storage::{LeaderEpoch, Offset};
-use uuid::Uuid;
 
 use super::*;
-use crate::event::{Header, RecordView, STRUCTURED_TYPE};
+use crate::event::{Header, RecordView, STRUCTURED_TYPE, testing};
 
 fn pattern(source: &Value) -> Pattern {
     Pattern::parse(source).unwrap_or_else(|error| panic!("{source}: {error}"))
 }
 
 fn record<'a>(value: Option<&'a [u8]>, headers: &'a [Header<'a>]) -> RecordView<'a> {
-    RecordView {
-        topic: "t",
-        cluster_id: "c",
-        topic_id: Uuid::nil(),
-        leader_epoch: LeaderEpoch::NONE,
-        partition: 1,
-        offset: Offset::new(7).unwrap(),
-        timestamp_ms: 5,
-        key: Some(b"k"),
-        value,
-        headers,
-    }
+    RecordView { topic: "t", partition: 1, timestamp_ms: 5, key: Some(b"k"), ..testing::record(value, headers) }
 }
 
 fn set(sources: &[Value]) -> FilterSet {
