@@ -1,16 +1,18 @@
 //! The command line: the real binary, its words and its exit codes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/served.rs"]
+mod served;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
+use served::{Served, TRIPLINE};
 
-/// A broker on free ports; its address is in its start-up text.
+/// A broker on free ports, and its directory.
 struct Broker {
-    process: Child,
-    url: String,
+    served: Served,
     directory: tempfile::TempDir,
 }
 
@@ -23,19 +25,9 @@ impl Broker {
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new(TRIPLINE);
         command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
-        command.arg(directory.path().join("data")).current_dir(directory.path()).stdout(Stdio::piped());
+        command.arg(directory.path().join("data")).current_dir(directory.path());
         change(&mut command);
-        let mut process = command.spawn().unwrap();
-        let mut url = None;
-        for line in BufReader::new(process.stdout.as_mut().unwrap()).lines().map(Result::unwrap) {
-            if let Some(address) = line.trim().strip_prefix("HTTP   ") {
-                url = Some(address.to_owned());
-            }
-            if line.starts_with("ready.") {
-                break;
-            }
-        }
-        Self { process, url: url.expect("the start-up text names the address"), directory }
+        Self { served: Served::start(&mut command), directory }
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -44,7 +36,7 @@ impl Broker {
 
     fn run_with(&self, args: &[&str], input: &str) -> Output {
         let mut command = Command::new(TRIPLINE);
-        command.args(args).env("TRIPLINE_SERVER", &self.url).current_dir(self.directory.path());
+        command.args(args).env("TRIPLINE_SERVER", &self.served.http).current_dir(self.directory.path());
         output(&mut command, input)
     }
 
@@ -55,13 +47,6 @@ impl Broker {
 
     fn write(&self, name: &str, text: &str) {
         std::fs::write(self.directory.path().join(name), text).unwrap();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -99,8 +84,7 @@ fn records_go_in_and_come_out_and_survive_a_kill() {
     assert_eq!(good(broker.run_with(&["produce", "t", "--jsonl"], jsonl)), "2 records to t\n");
     assert_eq!(broker.good(&["consume", "t", "-n", "1", "--json"]).lines().count(), 1);
     assert!(broker.good(&["topic", "describe", "t"]).contains("retention.ms = 3600000"));
-    broker.process.kill().unwrap();
-    broker.process.wait().unwrap();
+    broker.served.kill();
     let verified = good(output(Command::new(TRIPLINE).arg("verify").arg(broker.directory.path().join("data")), ""));
     assert!(verified.ends_with("all good\n"), "{verified}");
 }
@@ -112,12 +96,11 @@ fn killed() -> (Broker, std::path::PathBuf, std::path::PathBuf) {
     let data = broker.directory.path().join("data");
     let running = output(Command::new(TRIPLINE).arg("verify").arg(&data), "");
     let refused = failed(&running, 1);
-    assert!(refused.contains(&format!("in use by process {} (tripline)", broker.process.id())), "{refused}");
+    assert!(refused.contains(&format!("in use by process {} (tripline)", broker.served.child.id())), "{refused}");
     for command in ["inspect", "repair"] {
         assert_eq!(failed(&output(Command::new(TRIPLINE).arg(command).arg(&data), ""), 1), refused);
     }
-    broker.process.kill().unwrap();
-    broker.process.wait().unwrap();
+    broker.served.kill();
     let mut logs = Vec::new();
     find_logs(&data.join("topics"), &mut logs);
     let hit = logs.into_iter().find(|path| contains(&std::fs::read(path).unwrap(), b"long enough")).unwrap();
@@ -193,7 +176,7 @@ fn a_second_broker_on_a_directory_is_told_who_has_it() {
     let data = broker.directory.path().join("data");
     let args = ["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"];
     let second = failed(&output(Command::new(TRIPLINE).args(args).arg(&data), ""), 1);
-    let who = format!("process {} (tripline)", broker.process.id());
+    let who = format!("process {} (tripline)", broker.served.child.id());
     assert!(second.contains(&who) && second.contains(&data.display().to_string()), "{second}");
 }
 
@@ -255,7 +238,7 @@ fn apply_makes_what_the_examples_say_and_says_what_changed() {
     broker.good(&["produce", "flights", "--file", &flights]);
     let mut follow = Command::new(TRIPLINE)
         .args(["logs", "-f", "late", "-n", "1000", "--json"])
-        .env("TRIPLINE_SERVER", &broker.url)
+        .env("TRIPLINE_SERVER", &broker.served.http)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -426,11 +409,11 @@ fn wrong_use_ends_with_2_and_failure_with_1() {
 #[test]
 fn a_port_in_use_names_its_holder_and_the_flag() {
     let broker = Broker::start();
-    let address = broker.url.strip_prefix("http://").unwrap();
+    let address = broker.served.http.strip_prefix("http://").unwrap();
     let second =
         output(Command::new(TRIPLINE).args(["serve", "--ephemeral", "--kafka", "127.0.0.1:0", "--http", address]), "");
     let text = failed(&second, 1);
-    assert!(text.contains("--http ADDR") && text.contains(&format!("process {}", broker.process.id())), "{text}");
+    assert!(text.contains("--http ADDR") && text.contains(&format!("process {}", broker.served.child.id())), "{text}");
 }
 
 #[test]
@@ -446,9 +429,9 @@ fn settings_come_from_the_file_the_environment_and_flags_in_this_order() {
 fn a_signal_stops_the_broker_gracefully() {
     let mut broker = Broker::start();
     good(broker.run_with(&["produce", "t"], "x"));
-    let pid = rustix::process::Pid::from_raw(broker.process.id().cast_signed()).unwrap();
+    let pid = rustix::process::Pid::from_raw(broker.served.child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let status = broker.process.wait().unwrap();
+    let status = broker.served.child.wait().unwrap();
     assert!(status.success(), "{status}");
 }
 

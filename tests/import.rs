@@ -1,10 +1,14 @@
 //! Topics that a real Kafka wrote (tests/golden/kafka), taken over by the real binary and read back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/served.rs"]
+mod served;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use served::{Served, TRIPLINE};
 use tripline::broker::{Broker, BrokerConfig};
 use tripline_storage::batch::{BatchHeader, BatchLimits, BatchView, Batches};
 use tripline_storage::{Offset, Partition};
@@ -14,7 +18,7 @@ fn golden() -> PathBuf {
 }
 
 fn tripline(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tripline")).args(args).output().unwrap()
+    Command::new(TRIPLINE).args(args).output().unwrap()
 }
 
 fn import(topic: &str, from: &Path, data: &Path) -> Output {
@@ -264,25 +268,15 @@ fn producers_may_append_behind_what_was_imported_whatever_ids_kafka_had_given() 
 
 #[test]
 fn the_broker_serves_what_was_imported_over_http() {
-    use std::io::{BufRead, BufReader};
-    use std::process::Stdio;
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     good(import("compacted", &golden(), &data));
-    let mut broker = Command::new(env!("CARGO_BIN_EXE_tripline"))
-        .args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
-        .arg(&data)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(broker.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
-    let url = lines
-        .take_while(|line| !line.starts_with("ready."))
-        .find_map(|line| line.trim().strip_prefix("HTTP   ").map(str::to_owned));
-    let consume = ["consume", "compacted", "--json", "--server", &url.unwrap()].map(str::to_owned);
-    let consumed = Command::new(env!("CARGO_BIN_EXE_tripline")).args(consume).output().unwrap();
-    broker.kill().unwrap();
-    broker.wait().unwrap();
+    let mut command = Command::new(TRIPLINE);
+    command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
+    let broker = Served::start(command.arg(&data));
+    let consume = ["consume", "compacted", "--json", "--server", &broker.http];
+    let consumed = Command::new(TRIPLINE).args(consume).output().unwrap();
+    drop(broker);
     let text = good(consumed);
     let offsets: Vec<i64> = text
         .lines()

@@ -42,7 +42,7 @@ fn start(python: &str) -> Broker {
     broker.file("fail.py", CODE);
     broker.apply(APP);
     let record = ["key \u{ff}", "value \u{1}\u{fe}", "1700000000123", "trace=abc", "trace=\u{80}", "empty=", "none"];
-    let arguments: Vec<&str> = [broker.kafka.as_str(), "orders"].into_iter().chain(record).collect();
+    let arguments: Vec<&str> = [broker.kafka(), "orders"].into_iter().chain(record).collect();
     Script::start(python, "send_one.py", &arguments).finish();
     broker
 }
@@ -73,7 +73,7 @@ fn date_ms(header: &Value) -> i64 {
 
 /// Reads the dead letter with a Kafka client and compares it byte for byte; answers when the first and last attempt were.
 fn check_dead_letter(python: &str, broker: &Broker) -> (i64, i64) {
-    let mut reader = Script::start(python, "receive.py", &[&broker.kafka, "orders.dlq", "1"]);
+    let mut reader = Script::start(python, "receive.py", &[broker.kafka(), "orders.dlq", "1"]);
     let record = reader.json();
     reader.finish();
     println!("{record:#}");

@@ -18,7 +18,7 @@ fn three_quick_messages_are_two_records_at_once_and_one_after_ten_seconds() {
     let app = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hello/app.yaml");
     println!("{}", broker.tripline(&["apply", "-f", app]));
 
-    let mut producer = Script::start(&python, "send.py", &[&broker.kafka, "greetings", "one", "two", "three"]);
+    let mut producer = Script::start(&python, "send.py", &[broker.kafka(), "greetings", "one", "two", "three"]);
     let sent_ms = producer.json()["acknowledged_ms"].as_i64().unwrap();
     producer.finish();
 

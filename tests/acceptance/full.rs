@@ -110,7 +110,7 @@ fn commits_and_dead_letters_go_on_until_the_reserve_is_spent_and_then_nothing_is
     let reserve_bytes = broker.metric("tripline_disk_reserve_bytes");
     assert!(reserve_bytes > 0, "nothing is kept back");
 
-    let mut committer = Script::start(&python, "commit.py", &[&broker.kafka, "readers", "orders"]);
+    let mut committer = Script::start(&python, "commit.py", &[broker.kafka(), "readers", "orders"]);
     for offset in 1..=50 {
         committer.tell(&offset.to_string());
         let said = committer.json();

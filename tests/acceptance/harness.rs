@@ -5,17 +5,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use serde_json::Value;
 
-const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
-/// Longer than anything here takes; only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How often is looked where there is nothing to listen to.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::served::{Served, TRIPLINE};
+pub(crate) use crate::until::until;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -92,10 +87,8 @@ impl Drop for SmallDisk {
 
 /// A broker and its directory. Both are gone when it is dropped.
 pub(crate) struct Broker {
+    served: Served,
     pub(crate) dir: tempfile::TempDir,
-    pub(crate) kafka: String,
-    pub(crate) http: String,
-    process: Child,
     disk: Option<SmallDisk>,
 }
 
@@ -108,8 +101,8 @@ impl Broker {
     /// With more flags, which a restart leaves out.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (process, kafka, http) = serve(None, dir.path(), &free_address(), &free_address(), flags);
-        Self { dir, kafka, http, process, disk: None }
+        let served = serve(None, dir.path(), &free_address(), &free_address(), flags);
+        Self { served, dir, disk: None }
     }
 
     /// With a disk of `size_bytes` for its data alone. `None` where there can be none.
@@ -118,26 +111,29 @@ impl Broker {
         let data = dir.path().join("data");
         fs::create_dir(&data).unwrap();
         let disk = SmallDisk::mount(&data, size_bytes)?;
-        let (process, kafka, http) = serve(Some(&disk), dir.path(), &free_address(), &free_address(), &[]);
-        Some(Self { dir, kafka, http, process, disk: Some(disk) })
+        let served = serve(Some(&disk), dir.path(), &free_address(), &free_address(), &[]);
+        Some(Self { served, dir, disk: Some(disk) })
+    }
+
+    /// Where Kafka clients connect.
+    pub(crate) fn kafka(&self) -> &str {
+        &self.served.kafka
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.served.child.id()
     }
 
     /// As `kill -9` does; answers when it is gone.
     pub(crate) fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        self.served.kill();
     }
 
     /// Starts it again on the same ports and directory.
     pub(crate) fn restart(&mut self) {
-        let http = self.http.trim_start_matches("http://");
-        let (process, kafka, http) = serve(self.disk.as_ref(), self.dir.path(), &self.kafka, http, &[]);
-        assert_eq!((&kafka, &http), (&self.kafka, &self.http));
-        self.process = process;
+        let served = serve(self.disk.as_ref(), self.dir.path(), self.kafka(), self.http_address(), &[]);
+        assert_eq!((&served.kafka, &served.http), (&self.served.kafka, &self.served.http));
+        self.served = served;
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -145,9 +141,13 @@ impl Broker {
         if let Some(disk) = &self.disk { disk.outside(&data) } else { data }
     }
 
+    fn http_address(&self) -> &str {
+        self.served.http.trim_start_matches("http://")
+    }
+
     /// The answer to a request for `path`, head and all.
     pub(crate) fn get(&self, path: &str) -> String {
-        let address = self.http.trim_start_matches("http://");
+        let address = self.http_address();
         let mut stream = TcpStream::connect(address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
         io::read_to_string(stream).unwrap()
@@ -176,7 +176,12 @@ impl Broker {
 
     /// Runs a command of the command line.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(TRIPLINE).args(arguments).env("TRIPLINE_SERVER", &self.http).stdin(Stdio::null()).output().unwrap()
+        Command::new(TRIPLINE)
+            .args(arguments)
+            .env("TRIPLINE_SERVER", &self.served.http)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// Runs a command that must succeed; answers what it printed.
@@ -218,13 +223,6 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// One line that a function printed.
 #[derive(Clone, Debug)]
 pub(crate) struct LogLine {
@@ -232,47 +230,15 @@ pub(crate) struct LogLine {
     pub(crate) text: String,
 }
 
-/// Looks until there is something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let begin = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return found,
-            Err(instead) => assert!(begin.elapsed() < PATIENCE, "no {what}, but {instead}"),
-        }
-        thread::sleep(LOOK);
-    }
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn serve(disk: Option<&SmallDisk>, dir: &Path, kafka: &str, http: &str, flags: &[&str]) -> (Child, String, String) {
+fn serve(disk: Option<&SmallDisk>, dir: &Path, kafka: &str, http: &str, flags: &[&str]) -> Served {
     let data = dir.join("data");
     let mut command = disk.map_or_else(|| Command::new("env"), |disk| disk.enter(dir));
-    let mut child = command
-        .arg(TRIPLINE)
-        .args(["serve", "--data", &data.display().to_string(), "--kafka", kafka, "--http", http])
-        .args(flags)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (mut kafka, mut http) = (None, None);
-    for line in lines.by_ref().map_while(Result::ok) {
-        let after = |word: &str| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned());
-        kafka = kafka.or_else(|| after("Kafka "));
-        http = http.or_else(|| after("HTTP "));
-        if line.starts_with("ready.") {
-            break;
-        }
-    }
-    // Whatever it prints later must not fill the pipe.
-    thread::spawn(move || lines.for_each(drop));
-    (child, kafka.expect("the broker says where Kafka is"), http.expect("the broker says where HTTP is"))
+    command.arg(TRIPLINE).args(["serve", "--data", &data.display().to_string(), "--kafka", kafka, "--http", http]);
+    Served::start(command.args(flags).current_dir(dir))
 }
 
 /// A running script with a Kafka client. It is told and asked things line by line.

@@ -24,7 +24,7 @@ fn what_is_acknowledged_survives_kills_in_order_and_once() {
     let begin = Instant::now();
     let mut broker = Broker::start();
     broker.apply(&format!("topic: kills\npartitions: {PARTITIONS}\n"));
-    let mut load = Script::start(&python, "kills.py", &[&broker.kafka, "kills", PARTITIONS]);
+    let mut load = Script::start(&python, "kills.py", &[broker.kafka(), "kills", PARTITIONS]);
     assert_eq!(load.line(), "producing");
     let mut slowest = Duration::ZERO;
     for _ in 0..cycles {

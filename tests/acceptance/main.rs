@@ -12,4 +12,8 @@ mod harness;
 mod kills;
 mod many;
 mod memory;
+#[path = "../common/served.rs"]
+mod served;
 mod stopped;
+#[path = "../common/until.rs"]
+mod until;

@@ -90,7 +90,7 @@ fn with_backlog(python: &str, app: &str, count: u32, keys: u32) -> Memory {
     broker.file("functions.py", CODE);
     broker.apply(app);
     let (records, keys) = (count.to_string(), keys.to_string());
-    Script::start(python, "send_many.py", &[&broker.kafka, "backlog", &records, &keys]).finish();
+    Script::start(python, "send_many.py", &[broker.kafka(), "backlog", &records, &keys]).finish();
     let (function, triggers) =
         if app == ASLEEP { ("sleep", ["partition", "none"].as_slice()) } else { ("fail", ["key"].as_slice()) };
     broker.wait_for_logs(function, triggers.len());

@@ -19,79 +19,45 @@ use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
 };
 
-const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
-/// Longer than anything here takes; only a hang reaches it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// How often is looked where there is nothing to listen to.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Looks until there is something.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let begin = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return found,
-            Err(instead) => assert!(begin.elapsed() < PATIENCE, "no {what}, but {instead}"),
-        }
-        thread::sleep(LOOK);
-    }
-}
+use crate::served::{Served, TRIPLINE};
+pub(crate) use crate::until::{LOOK, PATIENCE, until};
 
 /// A Tripline process and its directory; both are gone when it is dropped.
 pub(crate) struct Process {
+    served: Served,
     dir: tempfile::TempDir,
-    pub(crate) kafka: String,
-    http: String,
-    child: Child,
 }
 
 impl Process {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data").display().to_string();
-        let mut child = Command::new(TRIPLINE)
-            .args(["serve", "--data", &data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"])
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut kafka, mut http) = (None, None);
-        for line in lines.by_ref().map_while(Result::ok) {
-            let after = |word: &str| line.trim_start().strip_prefix(word).map(|rest| rest.trim().to_owned());
-            kafka = kafka.or_else(|| after("Kafka "));
-            http = http.or_else(|| after("HTTP "));
-            if line.starts_with("ready.") {
-                break;
-            }
-        }
-        // Whatever it prints later must not fill the pipe.
-        thread::spawn(move || lines.for_each(drop));
-        Self { dir, kafka: kafka.unwrap(), http: http.unwrap(), child }
+        let mut command = Command::new(TRIPLINE);
+        command.args(["serve", "--data", &data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let served = Served::start(command.current_dir(dir.path()));
+        Self { served, dir }
     }
 
     /// As `kill -9` does; answers when it is gone.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.served.kill();
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill").args([signal, &self.served.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Asks it to end, and waits until it has.
     pub(crate) fn stop(&mut self) {
         self.signal("-TERM");
-        assert!(self.child.wait().unwrap().success(), "a clean end");
+        assert!(self.served.child.wait().unwrap().success(), "a clean end");
     }
 
     fn command(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(TRIPLINE)
             .args(arguments)
-            .env("TRIPLINE_SERVER", &self.http)
+            .env("TRIPLINE_SERVER", &self.served.http)
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -129,13 +95,6 @@ impl Process {
             let partitions = self.partitions(trigger);
             if partitions.len() == count { Ok(partitions) } else { Err(self.trigger(trigger).to_string()) }
         })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -251,7 +210,7 @@ pub(crate) enum Cluster {
 impl Cluster {
     pub(crate) fn address(&self) -> &str {
         match self {
-            Self::Tripline(process) => &process.kafka,
+            Self::Tripline(process) => &process.served.kafka,
             Self::Kafka(kafka) => &kafka.address,
         }
     }

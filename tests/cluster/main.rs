@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod harness;
+#[path = "../common/served.rs"]
+mod served;
+#[path = "../common/until.rs"]
+mod until;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

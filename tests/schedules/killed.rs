@@ -1,36 +1,24 @@
 //! The real binary and the real clock: files, commands, and kill -9 at random moments.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-const TRIPLINE: &str = env!("CARGO_BIN_EXE_tripline");
+use crate::served::{Served, TRIPLINE};
 
 struct Broker {
-    process: Child,
-    url: String,
+    served: Served,
 }
 
 impl Broker {
     fn start(directory: &Path) -> Self {
         let mut command = Command::new(TRIPLINE);
         command.args(["serve", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
-        let mut process = command.arg(directory.join("data")).stdout(Stdio::piped()).spawn().unwrap();
-        let mut url = None;
-        for line in BufReader::new(process.stdout.as_mut().unwrap()).lines().map(Result::unwrap) {
-            if let Some(address) = line.trim().strip_prefix("HTTP   ") {
-                url = Some(address.to_owned());
-            }
-            if line.starts_with("ready.") {
-                break;
-            }
-        }
-        Self { process, url: url.unwrap() }
+        Self { served: Served::start(command.arg(directory.join("data"))) }
     }
 
     fn run(&self, args: &[&str]) -> String {
-        let output = Command::new(TRIPLINE).args(args).env("TRIPLINE_SERVER", &self.url).output().unwrap();
+        let output = Command::new(TRIPLINE).args(args).env("TRIPLINE_SERVER", &self.served.http).output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
@@ -41,15 +29,7 @@ impl Broker {
     }
 
     fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.served.kill();
     }
 }
 

@@ -3,4 +3,6 @@
 
 mod documentation;
 mod killed;
+#[path = "../common/served.rs"]
+mod served;
 mod server;
