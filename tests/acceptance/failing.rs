@@ -16,22 +16,7 @@ def handler(event, context):
     raise ValueError("no\tgood")
 "#;
 
-const APP: &str = "
-topic: orders
----
-function: fail
-runtime: python3
-code: fail.py
-handler: fail.handler
----
-trigger: pay
-input: { topic: orders }
-window: { count: 1 }
-function: fail
-retry: { initial: 500ms, factor: 2, jitter: none, max_attempts: 4 }
-dead_letter: { topic: orders.dlq }
-";
-
+const RETRY: &str = "{ initial: 500ms, factor: 2, jitter: none, max_attempts: 4 }";
 const WAITS_MS: [i64; 3] = [500, 1000, 2000];
 /// The first attempt begins before its cold start, which is before it prints.
 const COLD_START_MS: i64 = 5_000;
@@ -39,8 +24,7 @@ const COLD_START_MS: i64 = 5_000;
 /// Applies all and sends the record.
 fn start(python: &str) -> Broker {
     let broker = Broker::start();
-    broker.file("fail.py", CODE);
-    broker.apply(APP);
+    broker.apply_failing(CODE, RETRY);
     let record = ["key \u{ff}", "value \u{1}\u{fe}", "1700000000123", "trace=abc", "trace=\u{80}", "empty=", "none"];
     let arguments: Vec<&str> = [broker.kafka(), "orders"].into_iter().chain(record).collect();
     Script::start(python, "send_one.py", &arguments).finish();

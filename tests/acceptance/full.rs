@@ -16,24 +16,6 @@ const RECORD_BYTES: usize = 100_000;
 
 const CODE: &str = "def handler(event, context):\n    raise ValueError(event[0]['data']['n'])\n";
 
-const APP: &str = "
-topic: orders
----
-topic: other
----
-function: fail
-runtime: python3
-code: fail.py
-handler: fail.handler
----
-trigger: pay
-input: { topic: orders }
-window: { count: 1 }
-function: fail
-retry: { max_attempts: 1 }
-dead_letter: { topic: orders.dlq }
-";
-
 fn record(number: u64) -> String {
     format!("{{\"n\": {number}, \"fill\": \"{}\"}}\n", "x".repeat(RECORD_BYTES))
 }
@@ -57,8 +39,8 @@ fn fill(broker: &Broker) -> std::path::PathBuf {
 /// A broker with a trigger that has all its work before it, on a disk that is full.
 fn start() -> Option<(Broker, std::path::PathBuf)> {
     let broker = Broker::start_on_small_disk(DISK_BYTES)?;
-    broker.file("fail.py", CODE);
-    broker.apply(APP);
+    broker.apply("topic: other");
+    broker.apply_failing(CODE, "{ max_attempts: 1 }");
     broker.tripline(&["trigger", "pause", "pay"]);
     for first in (0..RECORDS).step_by(10) {
         broker.produce("orders", &(first..first + 10).map(record).collect::<String>()).unwrap();

@@ -198,6 +198,29 @@ impl Broker {
         println!("{}", self.tripline(&["apply", "-f", &file.display().to_string()]));
     }
 
+    /// A topic `orders` and a trigger `pay` that hands its records one by one to a function which always fails, `code`. What
+    /// `retry` gives up goes to `orders.dlq`.
+    pub(crate) fn apply_failing(&self, code: &str, retry: &str) {
+        self.file("fail.py", code);
+        self.apply(&format!(
+            "
+topic: orders
+---
+function: fail
+runtime: python3
+code: fail.py
+handler: fail.handler
+---
+trigger: pay
+input: {{ topic: orders }}
+window: {{ count: 1 }}
+function: fail
+retry: {retry}
+dead_letter: {{ topic: orders.dlq }}
+"
+        ));
+    }
+
     /// What a function has printed.
     pub(crate) fn logs(&self, function: &str) -> Vec<LogLine> {
         let printed = self.tripline(&["function", "logs", function, "--json"]);
