@@ -99,14 +99,19 @@ impl Scene {
         self.group.heartbeat(self.now, speaker)
     }
 
-    /// Two members in a stable generation; the first leads.
-    fn pair() -> (Self, JoinAnswer, JoinAnswer) {
+    /// Two who have joined and not yet synced; the first leads.
+    fn unsynced_pair(one: &JoinRequest, two: &JoinRequest) -> (Self, JoinAnswer, JoinAnswer) {
         let mut scene = Self::new(GroupConfig::default());
-        let one = scene.join(&member("a"));
-        let two = scene.join(&member("b"));
+        let (one, two) = (scene.join(one), scene.join(two));
         scene.pass(Duration::from_millis(100));
         scene.pass(Duration::from_millis(100));
         let (one, two) = (scene.joins[&one].clone().unwrap(), scene.joins[&two].clone().unwrap());
+        (scene, one, two)
+    }
+
+    /// Two members in a stable generation; the first leads.
+    fn pair() -> (Self, JoinAnswer, JoinAnswer) {
+        let (mut scene, one, two) = Self::unsynced_pair(&member("a"), &member("b"));
         let waits = scene.sync(&speaker(&two), &[]);
         assert_eq!(
             scene.synced(&speaker(&one), &[(&one.member_id, "left"), (&two.member_id, "right")]).unwrap(),
@@ -457,12 +462,7 @@ fn an_assignment_once_set_stands() {
 
 #[test]
 fn syncs_that_wait_are_refused_when_the_next_rebalance_begins() {
-    let mut scene = Scene::new(GroupConfig::default());
-    let one = scene.join(&member("a"));
-    let two = scene.join(&member("b"));
-    scene.pass(Duration::from_millis(100));
-    scene.pass(Duration::from_millis(100));
-    let (one, two) = (scene.joins[&one].clone().unwrap(), scene.joins[&two].clone().unwrap());
+    let (mut scene, one, two) = Scene::unsynced_pair(&member("a"), &member("b"));
     let waits = scene.sync(&speaker(&two), &[]);
     scene.leave(&one.member_id);
     assert_eq!(scene.part(waits), Err(SyncError::Rebalancing));
@@ -470,12 +470,7 @@ fn syncs_that_wait_are_refused_when_the_next_rebalance_begins() {
 
 #[test]
 fn a_member_whose_sync_is_refused_has_its_session_to_join_again() {
-    let mut scene = Scene::new(GroupConfig::default());
-    let one = scene.join(&member("a"));
-    let two = scene.join(&member("b"));
-    scene.pass(Duration::from_millis(100));
-    scene.pass(Duration::from_millis(100));
-    let (one, two) = (scene.joins[&one].clone().unwrap(), scene.joins[&two].clone().unwrap());
+    let (mut scene, one, two) = Scene::unsynced_pair(&member("a"), &member("b"));
     let waits = scene.sync(&speaker(&two), &[]);
     for _ in 0..2 {
         scene.pass(SESSION * 2 / 3);
@@ -539,12 +534,7 @@ fn a_member_that_leaves_while_it_waits_is_answered() {
 
 /// A static member leads, a dynamic one follows; stable.
 fn static_pair() -> (Scene, JoinAnswer, JoinAnswer) {
-    let mut scene = Scene::new(GroupConfig::default());
-    let one = scene.join(&instance("i", 1));
-    let two = scene.join(&member("b"));
-    scene.pass(Duration::from_millis(100));
-    scene.pass(Duration::from_millis(100));
-    let (one, two) = (scene.joins[&one].clone().unwrap(), scene.joins[&two].clone().unwrap());
+    let (mut scene, one, two) = Scene::unsynced_pair(&instance("i", 1), &member("b"));
     scene.sync(&speaker(&one), &[(&one.member_id, "left"), (&two.member_id, "right")]);
     scene.sync(&speaker(&two), &[]);
     (scene, one, two)
