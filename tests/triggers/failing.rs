@@ -110,18 +110,25 @@ def handler(event, context):
     assert!(world.printed.lines().contains(&"again 1".to_owned()), "{:?}", world.printed.lines());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_records_that_the_function_names_are_tried_again() {
-    let world = World::start();
-    let topic = world.topic("t", 1).await;
-    let code = "
+/// A function that names the events `e` as failed for which `condition` holds, and prints what it was given.
+fn failing_where(condition: &str) -> String {
+    format!(
+        "
 import json
 def handler(event, context):
     events = json.loads(event)
     print([e['data'] for e in events])
-    return {'batchItemFailures': [{'itemIdentifier': e['id']} for e in events if e['data'] % 2 and context.attempt < 2]}
-";
-    world.python("f", code).await;
+    return {{'batchItemFailures': [{{'itemIdentifier': e['id']}} for e in events if {condition}]}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_records_that_the_function_names_are_tried_again() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let code = failing_where("e['data'] % 2 and context.attempt < 2");
+    world.python("f", &code).await;
     let retry = json!({"initial": "1ms", "max_attempts": 5});
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
     world.produce(&topic, 0, &["1", "2", "3", "4"]).await;
@@ -229,14 +236,8 @@ async fn without_a_dead_letter_topic_records_are_dropped_and_counted() {
 async fn after_a_kill_only_the_records_that_failed_are_tried_again() {
     let world = World::start();
     let topic = world.topic("t", 1).await;
-    let code = "
-import json
-def handler(event, context):
-    events = json.loads(event)
-    print([e['data'] for e in events])
-    return {'batchItemFailures': [{'itemIdentifier': e['id']} for e in events if e['data'] in (2, 4)]}
-";
-    let version = world.python("f", code).await;
+    let code = failing_where("e['data'] in (2, 4)");
+    let version = world.python("f", &code).await;
     let retry = json!({"initial": "1h", "max_interval": "1h", "max_attempts": 5, "jitter": "none"});
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
     world.produce(&topic, 0, &["1", "2", "3", "4", "5"]).await;
