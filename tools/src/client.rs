@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use kafka_wire::{KafkaRequest, KafkaResponse, OutboundFrameLimits};
+use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_wire::{CreateTopicsRequest, KafkaRequest, KafkaResponse, OutboundFrameLimits};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder, StrBytes};
 use tripline_storage::batch::Batches;
 
@@ -13,6 +14,9 @@ use crate::Failure;
 
 /// No answer takes longer; one that does is a failed measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
+const CREATE_TOPICS: i16 = 4;
+/// Kafka's TOPIC_ALREADY_EXISTS.
+const EXISTS: i16 = 36;
 /// The largest answer that is taken.
 const FRAME_BYTES_MAX: usize = 128 << 20;
 
@@ -63,6 +67,34 @@ impl Client {
         let frame = Self::frame(version, request)?;
         self.send_frame(&frame)?;
         self.receive(version)
+    }
+
+    /// Makes a topic with settings, if it is not there.
+    pub(crate) fn create_topic(
+        &mut self,
+        topic: &str,
+        partitions: u32,
+        settings: &[(&str, &str)],
+    ) -> Result<(), Failure> {
+        let text = |text: &str| StrBytes::from(text.to_owned());
+        let setting = |(key, value): &(&str, &str)| {
+            let mut config = CreatableTopicConfig::default();
+            (config.name, config.value) = (text(key), Some(text(value)));
+            config
+        };
+        let mut wanted = CreatableTopic::default();
+        wanted.name = text(topic);
+        wanted.num_partitions = i32::try_from(partitions)?;
+        wanted.replication_factor = 1;
+        wanted.configs = settings.iter().map(setting).collect();
+        let mut request = CreateTopicsRequest::default();
+        request.topics = vec![wanted];
+        request.timeout_ms = 30_000;
+        let answer = self.call(CREATE_TOPICS, &request)?;
+        match answer.topics.first().map(|topic| topic.error_code) {
+            Some(0 | EXISTS) => Ok(()),
+            other => Err(format!("topic {topic} was not made: error {other:?}").into()),
+        }
     }
 
     pub(crate) fn receive<R: KafkaResponse>(&mut self, version: i16) -> Result<R, Failure> {

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use kafka_wire::create_topics_request::CreatableTopic;
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_wire::{CreateTopicsRequest, FetchRequest, FetchResponse, ProduceRequest, ProduceResponse};
+use kafka_wire::{FetchRequest, FetchResponse, ProduceRequest, ProduceResponse};
 use kafka_wire_core::StrBytes;
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord};
 
@@ -17,11 +16,8 @@ use crate::client::{Client, next_offset};
 use crate::pacer::Pacer;
 use crate::{Failure, LatencyArgs, LoadArgs, process};
 
-const CREATE_TOPICS: i16 = 4;
 const PRODUCE: i16 = 8;
 const FETCH: i16 = 11;
-/// Kafka's TOPIC_ALREADY_EXISTS.
-const EXISTS: i16 = 36;
 /// Bytes asked for by one fetch.
 const FETCH_BYTES: i32 = 4 << 20;
 
@@ -49,21 +45,6 @@ pub(crate) fn fill(client: &mut Client, fill: &Fill<'_>) -> Result<(), Failure> 
         check_produced(&client.receive(PRODUCE)?)?;
     }
     Ok(())
-}
-
-pub(crate) fn create_topic(client: &mut Client, topic: &str, partitions: u32) -> Result<(), Failure> {
-    let mut wanted = CreatableTopic::default();
-    wanted.name = StrBytes::from(topic.to_owned());
-    wanted.num_partitions = i32::try_from(partitions)?;
-    wanted.replication_factor = 1;
-    let mut request = CreateTopicsRequest::default();
-    request.topics = vec![wanted];
-    request.timeout_ms = 30_000;
-    let answer = client.call(CREATE_TOPICS, &request)?;
-    match answer.topics.first().map(|topic| topic.error_code) {
-        Some(0 | EXISTS) => Ok(()),
-        other => Err(format!("topic {topic} was not made: error {other:?}").into()),
-    }
 }
 
 /// One record, on stable storage when this returns.
@@ -111,7 +92,7 @@ fn acks_of(text: &str) -> i16 {
 /// Sends one prepared batch again and again, `in_flight` requests ahead of the answers.
 pub(crate) fn produce(args: &LoadArgs) -> Result<String, Failure> {
     let mut client = Client::connect(args.kafka)?;
-    create_topic(&mut client, &args.topic, 1)?;
+    client.create_topic(&args.topic, 1, &[])?;
     let value = vec![b'x'; args.size as usize];
     let per_batch = (args.batch / (args.size + 10)).max(1);
     let values: Vec<&[u8]> = vec![&value; per_batch as usize];
@@ -186,7 +167,7 @@ fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Res
 /// sends and receives, so both read one clock.
 pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     let mut producer = Client::connect(args.kafka)?;
-    create_topic(&mut producer, &args.topic, 1)?;
+    producer.create_topic(&args.topic, 1, &[])?;
     let (topic, count, size) = (args.topic.clone(), args.count, args.size as usize);
     let mut consumer = Client::connect(args.kafka)?;
     let mut offset = 0;

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<String, Failure> {
 fn measure(args: &RecoverArgs, data: &Path) -> Result<String, Failure> {
     let mut broker = Broker::start(&args.binary, data)?;
     let fill = Fill { topic: "fill", partitions: args.partitions, bytes: args.mib << 20 };
-    load::create_topic(&mut Client::connect(broker.address)?, fill.topic, args.partitions)?;
+    Client::connect(broker.address)?.create_topic(fill.topic, args.partitions, &[])?;
     let mut times_ms = Vec::new();
     let mut memory_mib = Vec::new();
     for n in 0..args.runs {

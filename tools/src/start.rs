@@ -32,7 +32,7 @@ fn one(binary: &Path, data: &Path) -> Result<(Duration, u64), Failure> {
     let begun = Instant::now();
     let broker = Broker::start(binary, data)?;
     let mut client = Client::connect(broker.address)?;
-    load::create_topic(&mut client, "first", 1)?;
+    client.create_topic("first", 1, &[])?;
     load::produce_once(&mut client, "first")?;
     let time = begun.elapsed();
     drop(client);

@@ -10,15 +10,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_wire::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_wire::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_wire::{
-    CreateTopicsRequest, FetchRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
-};
+use kafka_wire::{FetchRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest};
 use kafka_wire_core::StrBytes;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 
@@ -27,14 +24,12 @@ use crate::ledger::{Ack, Found, Ledger, Level, Stamp, now};
 use crate::store::{keyed_records, stamps};
 use crate::{Failure, keyed, machine};
 
-const CREATE_TOPICS: i16 = 4;
 const PRODUCE: i16 = 8;
 const FETCH: i16 = 11;
 const LIST_OFFSETS: i16 = 5;
 const OFFSET_COMMIT: i16 = 7;
 const OFFSET_FETCH: i16 = 5;
-/// Kafka's TOPIC_ALREADY_EXISTS and UNKNOWN_TOPIC_OR_PARTITION.
-const EXISTS: i16 = 36;
+/// Kafka's UNKNOWN_TOPIC_OR_PARTITION.
 const UNKNOWN: i16 = 3;
 const FETCH_BYTES: i32 = 4 << 20;
 
@@ -141,29 +136,7 @@ fn name(text: &str) -> StrBytes {
 
 /// Makes a topic of one partition whose segments are small, if it is not there.
 pub(crate) fn create_topic(client: &mut Client, topic: &str, segment_bytes: u32) -> Result<(), Failure> {
-    create_topic_with(client, topic, &[("segment.bytes", &segment_bytes.to_string())])
-}
-
-/// Makes a topic of one partition with settings, if it is not there.
-pub(crate) fn create_topic_with(client: &mut Client, topic: &str, settings: &[(&str, &str)]) -> Result<(), Failure> {
-    let setting = |(key, value): &(&str, &str)| {
-        let mut config = CreatableTopicConfig::default();
-        (config.name, config.value) = (name(key), Some(name(value)));
-        config
-    };
-    let mut wanted = CreatableTopic::default();
-    wanted.name = name(topic);
-    wanted.num_partitions = 1;
-    wanted.replication_factor = 1;
-    wanted.configs = settings.iter().map(setting).collect();
-    let mut request = CreateTopicsRequest::default();
-    request.topics = vec![wanted];
-    request.timeout_ms = 30_000;
-    let answer = client.call(CREATE_TOPICS, &request)?;
-    match answer.topics.first().map(|topic| topic.error_code) {
-        Some(0 | EXISTS) => Ok(()),
-        other => Err(format!("topic {topic} was not made: error {other:?}").into()),
-    }
+    client.create_topic(topic, 1, &[("segment.bytes", &segment_bytes.to_string())])
 }
 
 /// A batch of `count` records from `first` on.

@@ -356,9 +356,9 @@ impl Script {
     /// Fills a topic that loses its oldest segments and one that is compacted, and waits until both has happened.
     fn keep_house(&mut self, client: &mut Client) -> Result<(), Failure> {
         let segment_bytes = ("segment.bytes", &*SEGMENT_BYTES.to_string());
-        broker::create_topic_with(client, KEPT, &[segment_bytes, ("retention.bytes", "4096")])?;
+        client.create_topic(KEPT, 1, &[segment_bytes, ("retention.bytes", "4096")])?;
         let compact = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("delete.retention.ms", "0")];
-        broker::create_topic_with(client, KEYED, &[&[segment_bytes], &compact[..]].concat())?;
+        client.create_topic(KEYED, 1, &[&[segment_bytes], &compact[..]].concat())?;
         for number in (0..16).step_by(2) {
             let first = Stamp { run: 1, number };
             let ack = |base, partition| {
