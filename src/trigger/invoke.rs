@@ -93,14 +93,9 @@ impl Work {
         // A window of one is a span of its record's trace.
         let cause = if let [only] = self.offsets[..] { parcel.traced.context(only).cloned() } else { None };
         let span = cause.as_ref().map(|cause| cause.child(fastrand::u64(..)));
-        let mut outcome = self.invoke(&parcel, &id, cause.as_ref(), span.as_ref()).await;
-        let delivered = parcel.record_count() - outcome.failed.len();
-        outcome.rejected = std::mem::take(&mut parcel.rejected);
-        if !parcel.failed.is_empty() {
-            outcome.failed.extend(&parcel.failed);
-            outcome.failed.sort_unstable();
-            outcome.error = outcome.error.or_else(|| parcel.step_error.take());
-        }
+        let sent = self.invoke(&parcel, &id, cause.as_ref(), span.as_ref()).await;
+        let delivered = parcel.record_count() - sent.failed.len();
+        let outcome = parcel.outcome(sent);
         let took = started.elapsed();
         let traced = std::mem::take(&mut parcel.traced);
         let made = self.made(id, began_ms, took, &outcome, span, traced);
@@ -117,7 +112,7 @@ impl Work {
         span: Option<TraceContext>,
         events: TracedEvents,
     ) -> Option<Box<Made>> {
-        let error = outcome.error.as_ref().or_else(|| outcome.rejected.first().map(|(_, error)| error));
+        let error = outcome.error.as_ref().or_else(|| outcome.rejected.values().next());
         self.spec.trace.keeps(error.is_some()).then(|| {
             Box::new(Made {
                 spec: Arc::clone(&self.spec),
@@ -131,7 +126,7 @@ impl Work {
                 took,
                 offsets: Ranges::of(self.offsets.iter().copied()),
                 failed: Ranges::of(outcome.failed.iter().copied()),
-                rejected: Ranges::of(outcome.rejected.iter().map(|(offset, _)| *offset)),
+                rejected: Ranges::of(outcome.rejected.keys().copied()),
                 error: error.map(LastError::of),
                 traceparent: span.map(|span| span.parent().to_owned()),
                 events,
@@ -166,7 +161,7 @@ impl Work {
             if let Some(body) = body
                 && let Err(error) = self.leave_behind(parcel, &body, cause).await
             {
-                return Outcome::failed(parcel.offsets().collect(), error);
+                return Outcome::failed(parcel.offsets(), error);
             }
         }
         Outcome::done()
@@ -218,7 +213,7 @@ impl Work {
 
     /// What the answer says of the records in hand.
     fn judge(&self, parcel: &Parcel, answer: Result<Bytes, InvocationError>) -> Outcome {
-        let all = || parcel.offsets().collect();
+        let all = || parcel.offsets();
         let body = match answer {
             Ok(body) => body,
             Err(mut error) => {

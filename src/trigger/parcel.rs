@@ -1,5 +1,7 @@
 //! What a function receives for a window: its records, read again, transformed, in the shape that the function wants.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
@@ -7,6 +9,7 @@ use tripline_storage::Offset;
 
 use super::attempt::{BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::deliver::{RecordsError, read_offsets};
+use super::lane::Outcome;
 use super::trace::TracedEvents;
 use super::transform::{self, Stage, Transform, TransformError, parse_function_result};
 use super::window::Spot;
@@ -52,10 +55,10 @@ pub(super) struct Parcel {
     /// The records that went in, ascending by offset.
     records: Vec<Sent>,
     /// Records that a transform refuses for good.
-    pub(super) rejected: Vec<(Offset, InvocationError)>,
+    rejected: BTreeMap<Offset, InvocationError>,
     /// Records for which a step's function failed, and the last reason.
-    pub(super) failed: Vec<Offset>,
-    pub(super) step_error: Option<InvocationError>,
+    failed: BTreeSet<Offset>,
+    step_error: Option<InvocationError>,
     /// What history tells of its events.
     pub(super) traced: TracedEvents,
 }
@@ -132,7 +135,7 @@ impl Parcel {
                     writer.event(recipe.transform, event, trace.as_ref()).map(|()| parcel.records.push(sent))
                 };
                 if let Err(error) = made {
-                    parcel.rejected.push((record.offset(), refused(&error)));
+                    parcel.rejected.insert(record.offset(), refused(&error));
                 }
             });
         });
@@ -164,9 +167,11 @@ impl Parcel {
                     events.iter().for_each(|event| writer.value(event));
                     self.records.push(sent);
                 }
-                Err(error) if error.class == ErrorClass::Rejected => self.rejected.push((sent.at, error)),
+                Err(error) if error.class == ErrorClass::Rejected => {
+                    self.rejected.insert(sent.at, error);
+                }
                 Err(error) => {
-                    self.failed.push(sent.at);
+                    self.failed.insert(sent.at);
                     self.step_error = Some(error);
                 }
             }
@@ -177,6 +182,15 @@ impl Parcel {
     /// Records that were there, whatever became of them.
     pub(super) fn seen(&self) -> usize {
         self.records.len() + self.rejected.len() + self.failed.len()
+    }
+
+    /// What becomes of all records that were there, where `sent` became of those that went in.
+    pub(super) fn outcome(&mut self, sent: Outcome) -> Outcome {
+        let mut outcome = sent;
+        outcome.rejected.append(&mut self.rejected);
+        outcome.failed.append(&mut self.failed);
+        outcome.error = outcome.error.or_else(|| self.step_error.take());
+        outcome
     }
 
     /// The offsets of the records that went in, ascending.

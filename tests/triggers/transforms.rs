@@ -4,7 +4,7 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
 use crate::harness::World;
-use crate::receiver::{Receiver, ok};
+use crate::receiver::{Receiver, ok, status};
 
 fn trigger(receiver: &Receiver, transform: Value) -> Value {
     json!({
@@ -85,4 +85,32 @@ async fn a_step_that_does_not_exist_is_refused_by_name() {
     let spec = tripline::trigger::spec::TriggerSpec::from_json(&definition).unwrap();
     let refused = world.triggers.apply(spec).await.unwrap_err().to_string();
     assert_eq!(refused, "trigger.transform: function nowhere does not exist; apply it first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_several_steps_refuse_are_all_dead_letters() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let step = Receiver::start(|invoked| match invoked.body_json()[0]["n"].as_i64() {
+        Some(3) => status(400),
+        _ => invoked.body.clone().into_response(),
+    })
+    .await;
+    world.http_function(&json!({"function": "check", "runtime": "http", "url": step.url})).await;
+    let receiver = Receiver::start(|_| ok()).await;
+    // The function that comes second refuses the fourth record, when the template has refused the last: in the window it
+    // stands before that.
+    let values: Vec<String> =
+        (0..8).map(|n| if n == 7 { "{}".to_owned() } else { json!({"n": n}).to_string() }).collect();
+    world.produce(&topic, 0, &values.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let transform = json!([
+        {"template": r#"{"n": <n>}"#, "values": {"n": "$.data.n"}, "strict": true},
+        {"function": "check"},
+    ]);
+    world.apply(trigger(&receiver, transform)).await;
+    world.until_committed("t", 0, 8).await;
+    let mut letters: Vec<String> = world.records("in.dlq", 0).into_iter().map(|letter| letter.value).collect();
+    // Those of different reasons are written side by side.
+    letters.sort_unstable();
+    assert_eq!(letters, [values[3].as_str(), values[7].as_str()]);
 }

@@ -1,5 +1,7 @@
 //! What came of an attempt, and what follows from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tripline_storage::Offset;
 
 use super::fit::More;
@@ -12,12 +14,12 @@ use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 /// What came of an attempt: every record of its window that is not named here is finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// These go on, ascending.
-    pub failed: Vec<Offset>,
+    /// These go on.
+    pub failed: BTreeSet<Offset>,
     /// Why they failed; what follows is decided by its class.
     pub error: Option<InvocationError>,
-    /// These are refused for good, ascending, each for its own reason. Neighbours with one reason go together.
-    pub rejected: Vec<(Offset, InvocationError)>,
+    /// These are refused for good, each for its own reason. Neighbours with one reason go together.
+    pub rejected: BTreeMap<Offset, InvocationError>,
 }
 
 impl Outcome {
@@ -27,10 +29,10 @@ impl Outcome {
         Self::default()
     }
 
-    /// The records at `failed`, ascending, go on.
+    /// The records at `failed` go on.
     #[must_use]
-    pub const fn failed(failed: Vec<Offset>, error: InvocationError) -> Self {
-        Self { failed, error: Some(error), rejected: Vec::new() }
+    pub fn failed(failed: impl IntoIterator<Item = Offset>, error: InvocationError) -> Self {
+        Self { failed: failed.into_iter().collect(), error: Some(error), rejected: BTreeMap::new() }
     }
 }
 
@@ -44,7 +46,7 @@ impl Lane {
     /// Ends an attempt.
     ///
     /// # Panics
-    /// When the window is not in flight.
+    /// When the window is not in flight, or the outcome names a record that is not in it, or one twice.
     pub fn end(&mut self, id: WindowId, outcome: Outcome, now_ms: i64, random: u64) -> Step {
         let held = self.windows.get_mut(&id).expect("a window in hand");
         assert_eq!(held.phase, Phase::InFlight, "T2: an attempt ends once");
@@ -58,11 +60,10 @@ impl Lane {
         let mut refused: Vec<Refused> = Vec::new();
         let mut is_next = false;
         for place in std::mem::take(&mut held.places) {
-            if failed.binary_search(&place.offset).is_ok() {
+            if failed.contains(&place.offset) {
                 left.push(place);
                 is_next = false;
-            } else if let Ok(index) = rejected.binary_search_by_key(&place.offset, |(offset, _)| *offset) {
-                let error = &rejected[index].1;
+            } else if let Some(error) = rejected.get(&place.offset) {
                 match refused.last_mut().filter(|last| is_next && last.error == *error) {
                     Some(last) => last.places.push(place),
                     None => refused.push(Refused { places: vec![place], error: error.clone() }),
@@ -73,6 +74,8 @@ impl Lane {
                 is_next = false;
             }
         }
+        let met = left.len() + refused.iter().map(|refused| refused.places.len()).sum::<usize>();
+        assert_eq!(met, failed.len() + rejected.len(), "T1: an outcome speaks of the records of its window");
         let whole = done.is_empty();
         held.places = left;
         self.finish_part(id, done, &refused);

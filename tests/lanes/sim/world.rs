@@ -424,7 +424,7 @@ impl World {
             "end {window:?} {all:?}: failed {:?} {:?}, rejected {:?}",
             outcome.failed,
             error.as_ref().map(|error| error.class),
-            outcome.rejected.iter().map(|(offset, _)| *offset).collect::<Vec<_>>()
+            outcome.rejected.keys().collect::<Vec<_>>()
         );
         self.tell(&line);
         let random = self.rng.u64(..);
@@ -433,9 +433,8 @@ impl World {
         let line = format!("  {step:?}");
         self.tell(&line);
         self.dirty = true;
-        let is_rejected = |offset: &Offset| rejected.iter().any(|(other, _)| other == offset);
         let done: Vec<Offset> =
-            all.iter().copied().filter(|offset| !failed.contains(offset) && !is_rejected(offset)).collect();
+            all.iter().copied().filter(|offset| !failed.contains(offset) && !rejected.contains_key(offset)).collect();
         let whole = done.is_empty();
         for offset in done {
             let record = self.model.get_mut(offset);
@@ -445,7 +444,7 @@ impl World {
             }
         }
         let tolerates = self.spec.policies.errors_tolerance == ErrorsTolerance::All;
-        for (offset, _) in &rejected {
+        for offset in rejected.keys() {
             let record = self.model.get_mut(*offset);
             record.aside = true;
             let tried = record.tried.as_mut().expect("what is in flight was tried");
@@ -528,10 +527,12 @@ impl World {
         let mut outcome = Outcome::done();
         for &offset in sent {
             match self.rng.u32(..4) {
-                0 | 1 => outcome.failed.push(offset),
+                0 | 1 => {
+                    outcome.failed.insert(offset);
+                }
                 2 if refuses => {
                     let code = ["one", "two"][self.rng.usize(..2)];
-                    outcome.rejected.push((offset, InvocationError::new(ErrorClass::Rejected, code, "refused")));
+                    outcome.rejected.insert(offset, InvocationError::new(ErrorClass::Rejected, code, "refused"));
                 }
                 _ => {}
             }
