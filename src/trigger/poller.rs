@@ -36,7 +36,7 @@ use super::lane::{Carried, Lane, Standing, WindowId};
 use super::lane_status::LaneStatus;
 use super::progress::Progress;
 use super::run::{Completion, Gate};
-use super::runner::{Counters, NoSlot, Probe, Runner, Stopped};
+use super::runner::{Counters, NotNow, Permit, Probe, Runner, Stopped};
 use crate::broker::record::{JournalRecord, LaneId};
 use crate::broker::state::LaneState;
 use crate::function::Payload;
@@ -284,8 +284,11 @@ impl Poller {
             Message::Add(new) => self.add(*new),
             Message::Remove(trigger, done) => self.remove(trigger, done),
             Message::Wake(trigger) => self.wake(trigger),
-            // Whoever waits for the probe's outcome is woken when it is known.
-            Message::Ended(trigger, window, ended, _probe) => self.ended(trigger, window, *ended),
+            Message::Ended(trigger, window, ended, probe) => {
+                self.ended(trigger, window, *ended);
+                // Who waits for the probe's outcome is woken by this: it is known now.
+                drop(probe);
+            }
             Message::Settled(trigger, window, first) => self.settled(trigger, window, first),
             Message::Abandoned(trigger, window) => self.abandoned(trigger, window),
             Message::Skip(trigger, done) => {
@@ -525,33 +528,19 @@ impl Poller {
             let now_ms = entry.runner.clock.now_ms();
             let more = entry.lane.read_at().is_some_and(|at| at < entry.end(tail));
             let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
-            let outage = entry.runner.holds(|holds| holds.outage.clone());
-            let probe = match outage {
-                None => None,
-                Some(outage) if outage.probe_at_ms > now_ms => return self.look_again(entry, outage.probe_at_ms),
-                Some(_) => match entry.runner.probe() {
-                    Some(probe) => Some(probe),
-                    // Who has it wakes all when it is done.
-                    None => return,
-                },
-            };
-            let now = entry.runner.clock.elapsed();
-            let slot = match entry.runner.slots.take(size_bytes, now, &self.handle, entry.id.trigger) {
-                Ok(slot) => slot,
-                Err(NoSlot::Busy) => return,
-                Err(NoSlot::After(wait)) => {
-                    let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
-                    return self.look_again(entry, now_ms.saturating_add(wait_ms));
-                }
+            let permit = match entry.runner.permit(size_bytes, now_ms, &self.handle) {
+                Ok(permit) => permit,
+                Err(NotNow::Told) => return,
+                Err(NotNow::Until(at_ms)) => return self.look_again(entry, at_ms),
             };
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
             let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
             let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return };
             if entry.run.is_some() {
-                entry.runner.slots.spend(entry.lane.offsets(window).len(), now);
+                entry.runner.slots.spend(entry.lane.offsets(window).len(), entry.runner.clock.elapsed());
             }
             entry.dirty = true;
-            entry.starting.push(Starting { window, slot, probe });
+            entry.starting.push(Starting { window, permit });
         }
     }
 
@@ -659,7 +648,7 @@ impl Poller {
         #[cfg(feature = "cluster")]
         let starting = self.give_up_known(trigger, starting);
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
-        for Starting { window, slot, probe } in starting {
+        for Starting { window, permit: Permit { slot, probe } } in starting {
             let work = invoke::Work {
                 runner: Arc::clone(&entry.runner),
                 spec: Arc::clone(&entry.spec),

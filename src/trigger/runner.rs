@@ -85,7 +85,7 @@ struct SlotCounts {
 
 /// Why no invocation may begin now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoSlot {
+enum NoSlot {
     /// The poller is told when one has ended.
     Busy,
     /// The rate allows the next one after so long.
@@ -109,13 +109,7 @@ impl Slots {
     }
 
     /// A slot for `bytes`, or why there is none. One window is let through however large it is.
-    pub(super) fn take(
-        self: &Arc<Self>,
-        bytes: u64,
-        now: Duration,
-        poller: &PollerHandle,
-        trigger: Uuid,
-    ) -> Result<Slot, NoSlot> {
+    fn take(self: &Arc<Self>, bytes: u64, now: Duration, poller: &PollerHandle, trigger: Uuid) -> Result<Slot, NoSlot> {
         let mut counts = self.counts.lock();
         let fits = counts.in_flight == 0 || counts.bytes.saturating_add(bytes) <= counts.bytes_max;
         let own = counts.promised.iter().position(|promised| promised.is_same(poller));
@@ -207,6 +201,23 @@ impl Drop for Slot {
         counts.bytes = counts.bytes.saturating_sub(self.bytes);
         counts.wake_one(self.trigger);
     }
+}
+
+/// The right to begin an attempt.
+#[derive(Debug)]
+pub(super) struct Permit {
+    pub(super) slot: Slot,
+    /// In an outage.
+    pub(super) probe: Option<Probe>,
+}
+
+/// Why no attempt may begin now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// The poller is told when that may have changed.
+    Told,
+    /// Not before this time, ms since 1970.
+    Until(i64),
 }
 
 /// The one invocation that tries a target in an outage.
@@ -419,8 +430,34 @@ impl Runner {
         pollers.push(poller);
     }
 
-    /// In an outage, the right to try the target; one at a time has it.
-    pub(super) fn probe(self: &Arc<Self>) -> Option<Probe> {
+    /// The right to begin an attempt on a window of `bytes`: a slot, and in an outage the one probe. The probe comes last, so
+    /// that nobody gives it back unused: that wakes all who wait for its outcome.
+    pub(super) fn permit(self: &Arc<Self>, bytes: u64, now_ms: i64, poller: &PollerHandle) -> Result<Permit, NotNow> {
+        let probe_at_ms = self.holds(|holds| holds.outage.as_ref().map(|outage| outage.probe_at_ms));
+        if let Some(at_ms) = probe_at_ms.filter(|at_ms| *at_ms > now_ms) {
+            return Err(NotNow::Until(at_ms));
+        }
+        // Who has the probe wakes all when it is done.
+        if probe_at_ms.is_some() && self.probing.load(Ordering::Acquire) {
+            return Err(NotNow::Told);
+        }
+        let slot = match self.slots.take(bytes, self.clock.elapsed(), poller, self.id) {
+            Ok(slot) => slot,
+            Err(NoSlot::Busy) => return Err(NotNow::Told),
+            Err(NoSlot::After(wait)) => {
+                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
+                return Err(NotNow::Until(now_ms.saturating_add(wait_ms)));
+            }
+        };
+        let probe = match probe_at_ms {
+            None => None,
+            Some(_) => Some(self.probe().ok_or(NotNow::Told)?),
+        };
+        Ok(Permit { slot, probe })
+    }
+
+    /// The right to try the target; one at a time has it.
+    fn probe(self: &Arc<Self>) -> Option<Probe> {
         let free = self.probing.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();
         free.then(|| Probe { runner: Arc::clone(self) })
     }
@@ -496,11 +533,27 @@ pub(super) fn inline_function(trigger: &str) -> String {
 }
 
 #[cfg(test)]
+impl Runner {
+    /// One on a disk in memory. Needs a runtime.
+    pub(super) fn for_test(definition: &serde_json::Value) -> Arc<Self> {
+        let disk = Arc::new(tripline_storage::fs::SimFs::new());
+        let (broker, _) = Broker::start_on(disk, broker::BrokerConfig::new("/data")).unwrap();
+        let options = crate::function::FunctionOptions::new(std::env::temp_dir()).unwrap();
+        let functions = FunctionService::new(options).unwrap();
+        let (traces, _) = TraceLog::start(broker.clone());
+        let spec = TriggerSpec::from_json(definition).unwrap();
+        let runner = Self::new(Uuid::from_u128(1), spec, None, broker, functions, Clock::start(), traces, false);
+        Arc::new(runner)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::trigger::poller::Message;
+    use crate::trigger::status::Outage;
 
     const NOW: Duration = Duration::from_secs(100);
 
@@ -539,6 +592,55 @@ mod tests {
         // The first has no use for it.
         slots.pass_on(&first, id);
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+    }
+
+    fn runner(more: serde_json::Value) -> Arc<Runner> {
+        let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 1});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Runner::for_test(&definition)
+    }
+
+    fn in_outage(runner: &Runner) -> i64 {
+        let now_ms = runner.clock.now_ms();
+        runner.change(|holds| holds.outage = Some(Outage { reason: "down".to_owned(), probe_at_ms: now_ms }));
+        now_ms
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_slot_for_a_probe_is_not_woken_by_himself() {
+        let runner = runner(json!({}));
+        let (poller, mut messages) = PollerHandle::for_test();
+        let _in_flight = runner.permit(1, runner.clock.now_ms(), &poller).unwrap();
+        let now_ms = in_outage(&runner);
+        runner.driven_by(poller.clone());
+        assert_eq!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Told);
+        assert!(messages.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_too_early_for_a_probe_is_not_woken_by_himself() {
+        let runner = runner(json!({}));
+        let (poller, mut messages) = PollerHandle::for_test();
+        runner.slots.counts.lock().pace = Some(RateLimit::new(1));
+        runner.slots.spend(100, runner.clock.elapsed());
+        let now_ms = in_outage(&runner);
+        runner.driven_by(poller.clone());
+        assert!(matches!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Until(at_ms) if at_ms > now_ms + 90_000));
+        assert!(messages.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_probes_and_the_others_are_woken_when_it_is_done() {
+        let runner = runner(json!({"concurrency": 2}));
+        let (poller, mut messages) = PollerHandle::for_test();
+        let now_ms = in_outage(&runner);
+        runner.driven_by(poller.clone());
+        let permit = runner.permit(1, now_ms, &poller).unwrap();
+        assert!(permit.probe.is_some());
+        assert_eq!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Told);
+        assert!(messages.try_recv().is_err());
+        drop(permit);
+        assert!(matches!(messages.try_recv(), Ok(Message::Wake(_))));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
-use crate::trigger::runner::{Counters, DISK_RETRY, Probe, Runner, Slot};
+use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
 use crate::trigger::spec::TriggerSpec;
 use crate::trigger::status::Outage;
 
@@ -81,8 +81,7 @@ pub(super) struct Damage {
 #[derive(Debug)]
 pub(super) struct Starting {
     pub(super) window: WindowId,
-    pub(super) slot: Slot,
-    pub(super) probe: Option<Probe>,
+    pub(super) permit: Permit,
 }
 
 impl Entry {
