@@ -300,6 +300,7 @@ impl Poller {
             Message::Verdict(new) => self.verdict(new),
             Message::Stop => {
                 self.stopping = true;
+                self.forget_slots();
                 // Records that were filtered out need not be looked at again.
                 self.note_at = self.note_at.map(|_| Instant::now());
             }
@@ -384,6 +385,7 @@ impl Poller {
             return;
         };
         self.runners.lock().remove(&trigger);
+        entry.runner.slots.forget(&self.handle, trigger);
         self.filters.free_slot(entry.slot);
         if let Some(index) = entry.at_head {
             self.leave_head(index);
@@ -398,6 +400,11 @@ impl Poller {
             }
             let _ = done.send(());
         });
+    }
+
+    /// Nothing begins here any more: others are not to wait for that.
+    fn forget_slots(&self) {
+        self.lanes.iter().for_each(|(trigger, entry)| entry.runner.slots.forget(&self.handle, *trigger));
     }
 
     fn skip(&mut self, trigger: Uuid) -> usize {
@@ -704,8 +711,9 @@ impl Poller {
 }
 
 impl Drop for Poller {
-    /// Nothing that it began outlives it.
+    /// Nothing that it began outlives it, and nobody waits for it.
     fn drop(&mut self) {
+        self.forget_slots();
         self.lanes.values().flat_map(|entry| entry.tasks.values()).for_each(JoinHandle::abort);
     }
 }

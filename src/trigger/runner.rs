@@ -151,6 +151,14 @@ impl Slots {
         }
     }
 
+    /// This poller drives no lane of the trigger any more: what it was promised goes to the next.
+    pub(super) fn forget(&self, poller: &PollerHandle, trigger: Uuid) {
+        let mut counts = self.counts.lock();
+        counts.waiting.retain(|waiting| !waiting.is_same(poller));
+        counts.promised.retain(|promised| !promised.is_same(poller));
+        counts.wake_one(trigger);
+    }
+
     /// The target asked to slow down.
     pub(super) fn halve(&self) {
         let mut counts = self.counts.lock();
@@ -592,6 +600,30 @@ mod tests {
         // The first has no use for it.
         slots.pass_on(&first, id);
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+    }
+
+    #[test]
+    fn a_poller_that_lets_go_of_the_trigger_keeps_no_slot() {
+        let slots = slots(json!({}));
+        let id = Uuid::from_u128(1);
+        let (first, mut to_first) = PollerHandle::for_test();
+        let (second, mut to_second) = PollerHandle::for_test();
+        let (third, mut to_third) = PollerHandle::for_test();
+        let held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &third, id).unwrap()).collect();
+        for poller in [&first, &second, &third] {
+            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        // One that waits is passed over, and the promise of another goes on.
+        slots.forget(&first, id);
+        drop(held);
+        assert!(to_first.try_recv().is_err());
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+        assert!(matches!(to_third.try_recv(), Ok(Message::Wake(_))));
+        let _held = slots.take(1, NOW, &third, id).unwrap();
+        assert_eq!(slots.take(1, NOW, &third, id).unwrap_err(), NoSlot::Busy);
+        slots.forget(&second, id);
+        assert!(matches!(to_third.try_recv(), Ok(Message::Wake(_))));
+        assert!(slots.take(1, NOW, &third, id).is_ok());
     }
 
     fn runner(more: serde_json::Value) -> Arc<Runner> {
