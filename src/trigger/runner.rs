@@ -657,7 +657,9 @@ mod tests {
         runner.slots.spend(100, runner.clock.elapsed());
         let now_ms = in_outage(&runner);
         runner.driven_by(poller.clone());
-        assert!(matches!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Until(at_ms) if at_ms > now_ms + 90_000));
+        assert!(
+            matches!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Until(at_ms) if at_ms > now_ms + 90_000)
+        );
         assert!(messages.try_recv().is_err());
     }
 
