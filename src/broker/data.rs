@@ -77,6 +77,17 @@ impl Broker {
         self.append_by(topic, partition, batch, Partition::append)
     }
 
+    /// As [`Broker::append`], for what the state journal is about to speak of: no record that it takes from now on is durable
+    /// before this batch (invariant S8).
+    ///
+    /// # Errors
+    /// See [`ProduceError`].
+    pub fn append_ahead(&self, topic: &Topic, partition: u32, batch: CheckedBatch) -> Result<Appended, ProduceError> {
+        let appended = self.append(topic, partition, batch)?;
+        self.inner.journal.flush_first(&appended.partition, appended.outcome.last_offset.next());
+        Ok(appended)
+    }
+
     /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand still. For
     /// the same reason a compacted topic takes them also without a key; compaction leaves them alone.
     ///

@@ -134,6 +134,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Nothing that is appended here from now on is durable before what `source` holds below `offset`.
+    pub(super) fn flush_first(&self, source: &Arc<Partition>, offset: Offset) {
+        self.partition.flush_first(source, offset);
+    }
+
     /// Remembers records that speak of other partitions' data: the flush that makes them durable flushes each of `sources`
     /// to its offset before, so that no durable record is ahead of its durable data (invariant S8). In the page cache on
     /// return.
@@ -146,9 +151,7 @@ impl Journal {
         sources: &[(Arc<Partition>, Offset)],
         now_ms: i64,
     ) -> Result<Offset, JournalError> {
-        for (source, offset) in sources {
-            self.partition.flush_first(source, *offset);
-        }
+        sources.iter().for_each(|(source, offset)| self.flush_first(source, *offset));
         self.append(records, now_ms)
     }
 

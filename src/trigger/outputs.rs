@@ -8,8 +8,8 @@
 //! Lambda and Function Compute: `version`, `timestamp`, `requestContext`, `requestPayload` (where the window lies, not its
 //! records), `responseContext`, `responsePayload`.
 //!
-//! Outputs are in their topics before progress passes their window, so none is lost; a crash between the two repeats the
-//! window, and its outputs.
+//! Outputs are in their topics before progress passes their window, and durable before that is, so none is lost; a crash
+//! between the two repeats the window, and its outputs.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -180,7 +180,7 @@ pub(super) fn given_up(
 fn append(broker: &Broker, name: &TopicName, invoked: &Invoked<'_>, outputs: &[Output]) -> Result<(), OutputError> {
     let topic = broker.topic(name.as_str()).ok_or_else(|| OutputError::NoTopic(name.clone()))?;
     for (partition, batch) in batches(&topic, name, invoked, outputs)? {
-        broker.append(&topic, partition, batch)?;
+        broker.append_ahead(&topic, partition, batch)?;
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ use tripline::trigger::service::{TriggerReport, TriggerService, TriggerState};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord};
+use tripline_storage::config::StoreConfig;
+use tripline_storage::fs::SimFs;
 
 /// Longer than anything here takes; only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +66,18 @@ impl World {
     /// `functions`: definitions and the version of their code, as the journal would have them.
     pub(crate) fn start_in(dir: tempfile::TempDir, functions: &[(Value, u64)]) -> Self {
         let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        Self::start_with(broker, dir, functions)
+    }
+
+    /// On a disk in memory, where nothing is flushed but what somebody waits for.
+    pub(crate) fn start_on(disk: &SimFs) -> Self {
+        let store = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+        let config = BrokerConfig { store, ..BrokerConfig::new("/data") };
+        let (broker, _) = Broker::start_on(Arc::new(disk.clone()), config).unwrap();
+        Self::start_with(broker, tempfile::tempdir().unwrap(), &[])
+    }
+
+    fn start_with(broker: Broker, dir: tempfile::TempDir, functions: &[(Value, u64)]) -> Self {
         let printed = Printed::default();
         let sink = printed.clone();
         let mut options = FunctionOptions::new(dir.path().join("data/functions")).unwrap();

@@ -7,6 +7,7 @@ mod harness;
 mod moments;
 mod orders;
 mod outputs;
+mod power;
 mod receiver;
 mod running;
 mod runs;
