@@ -117,8 +117,9 @@ impl GiveUp {
         let source = self.input.sources(last.next());
         loop {
             let now_ms = crate::broker::now_ms();
-            match self.runner.broker.journal().append_after(&[verdict.clone().into()], &source, now_ms) {
-                Ok(_) => return Ok(verdict),
+            // Durable before the first letter: one whose verdict a power cut took would be written a second time.
+            match self.runner.broker.journal().commit(&[verdict.clone().into()], &source, now_ms).await {
+                Ok(()) => return Ok(verdict),
                 Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await?,
             }
         }

@@ -58,3 +58,21 @@ async fn durable_progress_is_never_ahead_of_what_the_function_left_behind() {
         world.kill().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_never_durable_before_its_verdict() {
+    let disk = SimFs::new();
+    let world = World::start_on(&disk);
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| status(400)).await;
+    world.apply(trigger(&receiver, &json!({"dead_letter": {"topic": "in.dlq"}}))).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.until_committed("t", 0, 1).await;
+    for seed in 0..SEEDS {
+        let world = World::start_on(&disk.crash(seed));
+        world.until_committed("t", 0, 1).await;
+        assert_eq!(values(&world, "in.dlq"), ["1"], "seed {seed}");
+        world.kill().await;
+    }
+    world.kill().await;
+}
