@@ -188,6 +188,14 @@ impl Parcel {
     pub(super) fn outcome(&mut self, sent: Outcome) -> Outcome {
         let mut outcome = sent;
         outcome.rejected.append(&mut self.rejected);
+        if self.failed.is_empty() {
+            return outcome;
+        }
+        // What the function refuses for good says nothing of records that it did not get.
+        if let Some(refusal) = outcome.error.take_if(|error| error.class == ErrorClass::Rejected) {
+            let refused = std::mem::take(&mut outcome.failed).into_iter();
+            outcome.rejected.extend(refused.map(|offset| (offset, refusal.clone())));
+        }
         outcome.failed.append(&mut self.failed);
         outcome.error = outcome.error.or_else(|| self.step_error.take());
         outcome
@@ -382,4 +390,33 @@ async fn invoke_step(
 /// Another try would fail as well.
 fn refused(error: &TransformError) -> InvocationError {
     InvocationError::new(ErrorClass::Rejected, error.code.as_str(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offsets(at: &[i64]) -> BTreeSet<Offset> {
+        at.iter().map(|at| Offset::new(*at).unwrap()).collect()
+    }
+
+    #[test]
+    fn records_whose_step_failed_do_not_share_the_refusal_of_those_that_were_sent() {
+        let failed = InvocationError::new(ErrorClass::Failed, "503", "step");
+        let refusal = InvocationError::new(ErrorClass::Rejected, "422", "no");
+        let mut parcel = Parcel { failed: offsets(&[3, 5]), step_error: Some(failed.clone()), ..Parcel::default() };
+        let outcome = parcel.outcome(Outcome::failed(offsets(&[1, 4]), refusal.clone()));
+        assert_eq!((outcome.failed, outcome.error), (offsets(&[3, 5]), Some(failed)));
+        assert_eq!(outcome.rejected, offsets(&[1, 4]).into_iter().map(|offset| (offset, refusal.clone())).collect());
+    }
+
+    #[test]
+    fn what_keeps_the_function_from_answering_holds_up_the_whole_window() {
+        let failed = InvocationError::new(ErrorClass::Failed, "503", "step");
+        let down = InvocationError::new(ErrorClass::Unavailable, "connect", "refused");
+        let mut parcel = Parcel { failed: offsets(&[3]), step_error: Some(failed), ..Parcel::default() };
+        let outcome = parcel.outcome(Outcome::failed(offsets(&[1, 4]), down.clone()));
+        assert_eq!((outcome.failed, outcome.error), (offsets(&[1, 3, 4]), Some(down)));
+        assert!(outcome.rejected.is_empty());
+    }
 }
