@@ -46,8 +46,8 @@ pub(super) struct Ended {
     pub(super) delivered: usize,
     /// Records that retention had removed.
     pub(super) expired: usize,
-    /// How long the function had them.
-    pub(super) took: Duration,
+    /// How long functions had them; `None`: none was asked, which says nothing about them.
+    pub(super) took: Option<Duration>,
     /// What history tells of it; `None` where it is not kept.
     pub(super) made: Option<Box<Made>>,
 }
@@ -55,8 +55,18 @@ pub(super) struct Ended {
 impl Ended {
     /// The attempt broke down by a bug of ours.
     pub(super) fn broken() -> Self {
-        let reason = "an attempt broke down; restart the broker, and report this".to_owned();
-        Self { outcome: Err(reason), delivered: 0, expired: 0, took: Duration::ZERO, made: None }
+        Self::unread("an attempt broke down; restart the broker, and report this".to_owned())
+    }
+
+    /// The records cannot be read.
+    const fn unread(reason: String) -> Self {
+        Self { outcome: Err(reason), delivered: 0, expired: 0, took: None, made: None }
+    }
+
+    /// This was known without asking a function.
+    #[cfg(any(test, feature = "cluster"))]
+    pub(super) const fn unasked(outcome: Outcome) -> Self {
+        Self { outcome: Ok(outcome), delivered: 0, expired: 0, took: None, made: None }
     }
 }
 
@@ -73,19 +83,11 @@ impl Work {
         let began_ms = self.runner.clock.now_ms();
         let mut parcel = match Parcel::build(&self.input, &self.offsets, &self.spots, recipe).await {
             Ok(parcel) => parcel,
-            Err(NoParcel::Records(error)) => {
-                return Ended {
-                    outcome: Err(error.to_string()),
-                    delivered: 0,
-                    expired: 0,
-                    took: Duration::ZERO,
-                    made: None,
-                };
-            }
+            Err(NoParcel::Records(error)) => return Ended::unread(error.to_string()),
             Err(NoParcel::Step(error)) => {
                 let outcome = Outcome::failed(self.offsets.clone(), error);
                 let made = self.made(id, began_ms, Duration::ZERO, &outcome, None, TracedEvents::default());
-                return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took: Duration::ZERO, made };
+                return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took: Some(Duration::ZERO), made };
             }
         };
         let expired = self.offsets.len() - parcel.seen();
@@ -99,7 +101,7 @@ impl Work {
         let took = started.elapsed();
         let traced = std::mem::take(&mut parcel.traced);
         let made = self.made(id, began_ms, took, &outcome, span, traced);
-        Ended { outcome: Ok(outcome), delivered, expired, took, made }
+        Ended { outcome: Ok(outcome), delivered, expired, took: parcel.is_asked().then_some(took), made }
     }
 
     /// What history tells of this attempt.

@@ -59,6 +59,8 @@ pub(super) struct Parcel {
     /// Records for which a step's function failed, and the last reason.
     failed: BTreeSet<Offset>,
     step_error: Option<InvocationError>,
+    /// Whether functions that are steps had any of them.
+    steps_asked: bool,
     /// What history tells of its events.
     pub(super) traced: TracedEvents,
 }
@@ -154,6 +156,7 @@ impl Parcel {
         recipe: Recipe<'_>,
         writer: &mut Writer,
     ) -> Result<(), NoParcel> {
+        self.steps_asked = !staged.is_empty();
         let done = stream::iter(staged)
             .map(|record| async move {
                 let outcome = later_stages(&record, recipe).await?;
@@ -177,6 +180,11 @@ impl Parcel {
             }
         }
         Ok(())
+    }
+
+    /// Whether any function has something to say about the records, or had.
+    pub(super) const fn is_asked(&self) -> bool {
+        self.steps_asked || !self.payloads.is_empty()
     }
 
     /// Records that were there, whatever became of them.

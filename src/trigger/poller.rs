@@ -16,7 +16,7 @@
 //! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
 //! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -24,7 +24,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
@@ -32,7 +31,7 @@ use uuid::Uuid;
 
 use super::give_up;
 use super::invoke::{self, Ended};
-use super::lane::{Carried, Lane, Standing, WindowId};
+use super::lane::{Carried, Standing, WindowId};
 use super::lane_status::LaneStatus;
 use super::progress::Progress;
 use super::run::{Completion, Gate};
@@ -47,7 +46,7 @@ pub(super) mod cluster;
 mod entry;
 mod read;
 
-use entry::{Entry, Starting};
+use entry::{Entry, Running, Starting};
 
 /// Progress over records that the filter turned away is written down after so long at the latest.
 const FILTERED_PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -314,46 +313,16 @@ impl Poller {
         }
     }
 
-    fn add(&mut self, new: NewLane) {
+    fn add(&mut self, mut new: NewLane) {
         #[cfg(feature = "cluster")]
         self.group.clone_from(&new.group);
-        let NewLane { runner, id, progress, remembered, status, run, .. } = new;
-        let spec = runner.spec();
+        let trigger = new.id.trigger;
+        let remembered = std::mem::take(&mut new.remembered);
         let verdicts: Vec<_> = remembered.verdicts.values().collect();
         let carried = verdicts.iter().filter_map(|verdict| give_up::carried(verdict)).collect::<Vec<Carried>>();
-        let lane = Lane::restore(spec.lane(), &progress, carried);
-        runner.driven_by(self.handle.clone());
-        self.runners.lock().insert(id.trigger, Arc::downgrade(&runner));
-        let trigger = id.trigger;
-        let mut entry = Entry {
-            noted: progress.committed(),
-            nudges: runner.nudges(),
-            runner,
-            spec,
-            id,
-            lane,
-            status,
-            at_head: None,
-            seen_records: 0,
-            catches_up: false,
-            dirty: false,
-            matched_at_head: 0,
-            settled: Vec::new(),
-            starting: Vec::new(),
-            tasks: HashMap::new(),
-            reads_again_at: None,
-            writes_again_at: None,
-            damage: None,
-            blocked: HashSet::new(),
-            in_outage: false,
-            slot: self.filters.take_slot(),
-            redefined: false,
-            timer_ms: None,
-            run,
-            completed: false,
-            #[cfg(feature = "cluster")]
-            kept: new.kept,
-        };
+        new.runner.driven_by(self.handle.clone());
+        self.runners.lock().insert(trigger, Arc::downgrade(&new.runner));
+        let mut entry = Entry::new(new, carried, self.filters.take_slot());
         let now_ms = entry.runner.clock.now_ms();
         // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
         while let Some((window, _)) = entry.lane.next_given_up() {
@@ -392,11 +361,11 @@ impl Poller {
         }
         self.behind.retain(|other| *other != trigger);
         entry.timer_ms.map(|at_ms| self.timers.remove(&(at_ms, trigger)));
-        entry.tasks.values().for_each(JoinHandle::abort);
+        entry.tasks.values().for_each(Running::abort);
         // One that is writing down a verdict ends behind that; what the trigger remembers next must not come before it.
         tokio::spawn(async move {
-            for task in std::mem::take(&mut entry.tasks).into_values() {
-                let _ = task.await;
+            for running in std::mem::take(&mut entry.tasks).into_values() {
+                let _ = running.task.await;
             }
             let _ = done.send(());
         });
@@ -428,11 +397,9 @@ impl Poller {
 
     fn ended(&mut self, trigger: Uuid, window: WindowId, ended: Ended) {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
-        if entry.tasks.remove(&window).is_none() {
-            return;
-        }
+        let Some(running) = entry.tasks.remove(&window) else { return };
         self.touched.insert(trigger);
-        entry.ended(window, ended);
+        entry.ended(window, ended, running.nudges);
     }
 
     fn settled(&mut self, trigger: Uuid, window: WindowId, first: i64) {
@@ -523,7 +490,7 @@ impl Poller {
                 Err(Stopped) => Message::Abandoned(trigger, window),
             });
         });
-        entry.tasks.insert(window, running);
+        entry.runs(window, running);
     }
 
     /// Takes windows that may start; they begin when that is written down.
@@ -673,7 +640,7 @@ impl Poller {
                 drop(slot);
                 handle.send(Message::Ended(trigger, window, ended, probe));
             });
-            entry.tasks.insert(window, running);
+            entry.runs(window, running);
         }
         entry.complete();
     }
@@ -714,7 +681,7 @@ impl Drop for Poller {
     /// Nothing that it began outlives it, and nobody waits for it.
     fn drop(&mut self) {
         self.forget_slots();
-        self.lanes.values().flat_map(|entry| entry.tasks.values()).for_each(JoinHandle::abort);
+        self.lanes.values().flat_map(|entry| entry.tasks.values()).for_each(Running::abort);
     }
 }
 

@@ -149,11 +149,8 @@ impl Poller {
         for Starting { window, .. } in known {
             let error =
                 InvocationError::new(ErrorClass::Rejected, "given-up", "given up by the process that had it before");
-            let outcome = Ok(Outcome::failed(entry.lane.offsets(window), error));
-            entry.ended(
-                window,
-                Ended { outcome, delivered: 0, expired: 0, took: std::time::Duration::ZERO, made: None },
-            );
+            let outcome = Outcome::failed(entry.lane.offsets(window), error);
+            entry.ended(window, Ended::unasked(outcome), entry.nudges);
             self.touched.insert(trigger);
         }
         other
@@ -179,7 +176,7 @@ impl Poller {
                 false => Message::Abandoned(trigger, window),
             });
         });
-        entry.tasks.insert(window, running);
+        entry.runs(window, running);
     }
 }
 

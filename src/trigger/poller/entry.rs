@@ -7,13 +7,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
-use super::RunLane;
+use super::{NewLane, RunLane};
 use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled};
-use crate::function::ErrorClass;
+use crate::function::{ErrorClass, InvocationError};
 use crate::input::EventInput;
 use crate::trigger::attempt::Step;
 use crate::trigger::invoke::Ended;
-use crate::trigger::lane::{Lane, WindowId};
+use crate::trigger::lane::{Carried, Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
@@ -44,7 +44,7 @@ pub(super) struct Entry {
     pub(super) settled: Vec<i64>,
     /// Windows that begin when their start is written down.
     pub(super) starting: Vec<Starting>,
-    pub(super) tasks: HashMap<WindowId, JoinHandle<()>>,
+    pub(super) tasks: HashMap<WindowId, Running>,
     /// What could not be read is tried again then; what is in hand goes on meanwhile.
     pub(super) reads_again_at: Option<Instant>,
     /// What could not be written down is tried again then; nothing begins before.
@@ -84,7 +84,63 @@ pub(super) struct Starting {
     pub(super) permit: Permit,
 }
 
+/// An attempt or a verdict under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) task: JoinHandle<()>,
+    /// The nudge that it began under: what it says of code and target is out of date after the next.
+    pub(super) nudges: u64,
+}
+
+impl Running {
+    pub(super) fn abort(&self) {
+        self.task.abort();
+    }
+}
+
 impl Entry {
+    pub(super) fn new(new: NewLane, carried: Vec<Carried>, slot: u32) -> Self {
+        let NewLane { runner, id, progress, status, run, .. } = new;
+        // Before the definition: what is newer than it says must not count as known.
+        let nudges = runner.nudges();
+        let spec = runner.spec();
+        let lane = Lane::restore(spec.lane(), &progress, carried);
+        Self {
+            noted: progress.committed(),
+            nudges,
+            runner,
+            spec,
+            id,
+            lane,
+            status,
+            at_head: None,
+            seen_records: 0,
+            catches_up: false,
+            dirty: false,
+            matched_at_head: 0,
+            settled: Vec::new(),
+            starting: Vec::new(),
+            tasks: HashMap::new(),
+            reads_again_at: None,
+            writes_again_at: None,
+            damage: None,
+            blocked: HashSet::new(),
+            in_outage: false,
+            slot,
+            redefined: false,
+            timer_ms: None,
+            run,
+            completed: false,
+            #[cfg(feature = "cluster")]
+            kept: new.kept,
+        }
+    }
+
+    /// This works on a window from now on.
+    pub(super) fn runs(&mut self, window: WindowId, task: JoinHandle<()>) {
+        self.tasks.insert(window, Running { task, nudges: self.nudges });
+    }
+
     /// Whether what could not be written is not to be tried again yet.
     pub(super) fn is_held_up(&self) -> bool {
         self.writes_again_at.is_some_and(|at| at > Instant::now())
@@ -124,6 +180,8 @@ impl Entry {
     /// A new definition, new code, a person who resumes, the end of an outage.
     pub(super) fn take_over_changes(&mut self) {
         let now_ms = self.runner.clock.now_ms();
+        // Before the definition: each comes with a nudge of its own, which may be on its way.
+        let nudges = self.runner.nudges();
         let spec = self.runner.spec();
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
@@ -136,7 +194,6 @@ impl Entry {
             self.blocked.clear();
             self.unblock();
         }
-        let nudges = self.runner.nudges();
         if nudges != self.nudges {
             self.nudges = nudges;
             (self.reads_again_at, self.writes_again_at) = (None, None);
@@ -153,16 +210,17 @@ impl Entry {
         }
     }
 
-    /// What came of an attempt: the lane decides, the trigger learns.
-    pub(super) fn ended(&mut self, window: WindowId, ended: Ended) {
+    /// What came of an attempt that began under a nudge: the lane decides, the trigger learns.
+    pub(super) fn ended(&mut self, window: WindowId, ended: Ended, nudges: u64) {
         let runner = Arc::clone(&self.runner);
         let now_ms = runner.clock.now_ms();
         let Ended { outcome, delivered, expired, took, made } = ended;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(reason) => {
-                // Its records cannot be read: that says nothing about the function.
+                // Its records cannot be read: that says nothing about the function. Nobody is to take it for interrupted.
                 self.show_blocked(&reason);
+                self.dirty = true;
                 return self.lane.postpone(window, now_ms.saturating_add(1000));
             }
         };
@@ -171,6 +229,15 @@ impl Entry {
             // It is done again after the next start, and counted as interrupted then.
             made.into_iter().for_each(|made| runner.traces.attempt(made, None));
             return;
+        }
+        let holds_all =
+            |error: &InvocationError| matches!(error.class, ErrorClass::BrokenCode | ErrorClass::Unavailable);
+        if nudges != runner.nudges() && outcome.error.as_ref().is_some_and(holds_all) {
+            // Of the code or the target that was: there is a reason to try at once.
+            let again = Step::RetryAt { at_ms: now_ms, attempt: self.lane.state(window).attempt_number() };
+            made.into_iter().for_each(|made| runner.traces.attempt(made, Some(again)));
+            self.dirty = true;
+            return self.lane.postpone(window, now_ms);
         }
         Counters::add(&runner.counters.delivered, delivered);
         Counters::add(&runner.counters.expired, expired);
@@ -184,7 +251,9 @@ impl Entry {
         self.dirty = true;
         if let Some(adaptive) = &mut *runner.adaptive.lock() {
             match step {
-                Step::Done => adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took),
+                Step::Done => {
+                    took.map(|took| adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took));
+                }
                 Step::Throttled { .. } => adaptive.throttled(),
                 _ if timed_out => adaptive.throttled(),
                 _ => {}
@@ -195,7 +264,9 @@ impl Entry {
         }
         match step {
             Step::Done => {
-                runner.slots.grow(self.id.trigger);
+                if took.is_some() {
+                    runner.slots.grow(self.id.trigger);
+                }
                 self.unblock();
             }
             Step::Throttled { .. } => runner.slots.halve(),
@@ -213,7 +284,9 @@ impl Entry {
             }
             Step::RetryAt { .. } | Step::Exhausted { .. } => {}
         }
-        runner.change(|holds| holds.outage = None);
+        if took.is_some() && runner.holds(|holds| holds.outage.is_some()) {
+            runner.change(|holds| holds.outage = None);
+        }
     }
 
     /// What cannot be read is tried again in a moment.
@@ -282,5 +355,106 @@ impl Entry {
 
     pub(super) fn show(&self) {
         self.status.show(&self.lane, self.lane.committed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::broker::state::LaneState;
+    use crate::input::LogInput;
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+    use crate::trigger::lane::Outcome;
+    use crate::trigger::window::{RecordFacts, Spot};
+
+    /// A lane with one record, on a topic that exists.
+    async fn entry() -> Entry {
+        let definition = json!({
+            "trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 8, "retry": {"initial": "10s"},
+        });
+        let runner = Runner::for_test(&definition);
+        let name = TopicName::new("in").unwrap();
+        let topic = TopicSpec { name, partitions: 1, config: TopicConfig::default() };
+        let topic = runner.broker.create_topic(topic).await.unwrap();
+        let input = EventInput::Log(LogInput::new(&runner.broker, &topic, 0).unwrap());
+        let new = NewLane {
+            id: LaneId { trigger: Uuid::from_u128(1), topic: topic.id(), partition: 0 },
+            progress: Progress::start(Offset::ZERO),
+            remembered: LaneState::default(),
+            status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
+            runner,
+            run: None,
+            #[cfg(feature = "cluster")]
+            kept: super::super::cluster::Kept::default(),
+            #[cfg(feature = "cluster")]
+            group: None,
+        };
+        let mut entry = Entry::new(new, Vec::new(), 0);
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        let now_ms = entry.runner.clock.now_ms();
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        entry
+    }
+
+    /// Starts the attempt whose turn it is, as written down.
+    fn start(entry: &mut Entry) -> Option<WindowId> {
+        let window = entry.lane.start(false, usize::MAX, entry.runner.clock.now_ms());
+        entry.dirty = false;
+        window
+    }
+
+    fn failed(class: ErrorClass) -> Ended {
+        let outcome = Outcome::failed([Offset::ZERO], InvocationError::new(class, "code", "message"));
+        Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_whose_records_cannot_be_read_is_written_down_as_not_made() {
+        let mut entry = entry().await;
+        let window = start(&mut entry).unwrap();
+        assert!(entry.lane.state(window).running);
+        let nudges = entry.nudges;
+        entry.ended(window, Ended::broken(), nudges);
+        assert!(!entry.lane.state(window).running);
+        assert!(entry.dirty, "a start that stays in the journal counts as interrupted at the next");
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_says_of_code_and_target_that_were_replaced_holds_up_nothing() {
+        for class in [ErrorClass::BrokenCode, ErrorClass::Unavailable] {
+            let mut entry = entry().await;
+            let window = start(&mut entry).unwrap();
+            let nudges = entry.nudges;
+            entry.runner.redefine((*entry.spec).clone());
+            entry.ended(window, failed(class), nudges);
+            entry.take_over_changes();
+            assert!(entry.runner.holds(|holds| holds.failed.is_none() && holds.outage.is_none()), "{class:?}");
+            let again = start(&mut entry).expect("it may start at once");
+            assert_eq!(entry.lane.state(again).attempts, 0);
+            // What the new one says counts.
+            let nudges = entry.nudges;
+            entry.ended(again, failed(class), nudges);
+            assert!(entry.runner.holds(|holds| holds.failed.is_some() || holds.outage.is_some()), "{class:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_that_asked_no_function_says_nothing_about_the_target() {
+        for took in [None, Some(Duration::ZERO)] {
+            let mut entry = entry().await;
+            let outage = Outage { reason: "down".to_owned(), probe_at_ms: 0 };
+            entry.runner.change(|holds| holds.outage = Some(outage));
+            let window = start(&mut entry).unwrap();
+            let nudges = entry.nudges;
+            entry.ended(window, Ended { took, ..Ended::unasked(Outcome::done()) }, nudges);
+            assert_eq!(entry.runner.holds(|holds| holds.outage.is_none()), took.is_some(), "{took:?}");
+        }
     }
 }
