@@ -7,6 +7,7 @@ use tripline_storage::batch::{
     NewRecord, RecordView as StoredRecord,
 };
 use tripline_storage::error::ReadError;
+use tripline_storage::producer::ProducerDescription;
 use tripline_storage::{LeaderEpoch, Offset};
 
 use super::attempt::AttemptState;
@@ -131,6 +132,13 @@ fn visit_wanted(
     Ok(())
 }
 
+/// How many records of a verdict, from its first on, have their letters or need none: this is what the partition remembers of
+/// the producer of its letters.
+pub(super) fn letters_there(producer: &ProducerDescription) -> usize {
+    let in_batch = producer.last_sequence.map_or(0, |last| last + 1);
+    usize::try_from(i32::from(producer.epoch) + in_batch).unwrap_or(0)
+}
+
 /// What dead letters say besides their record.
 #[derive(Debug)]
 pub(super) struct DeadLetters<'a> {
@@ -144,33 +152,39 @@ pub(super) struct DeadLetters<'a> {
 }
 
 impl DeadLetters<'_> {
-    /// The batches for the records at `offsets`, with sequences from 0. The same records give the same batches again: what a
-    /// crash interrupted is completed without doubles.
+    /// The batches for these records of a verdict, each with its number in there, ascending. What is not there any more is
+    /// left out.
+    ///
+    /// A batch's producer epoch is the number of its first record, its sequences count from 0: so its place in the verdict is
+    /// said by itself, whatever is missing before it, and what comes next may always follow. See [`letters_there`].
     pub(super) async fn batches(
         &self,
         input: &EventInput,
-        offsets: &[Offset],
+        numbered: &[(i16, Offset)],
         producer_id: i64,
     ) -> Result<Vec<CheckedBatch>, RecordsError> {
         let mut batches = Vec::new();
-        let mut sequence = 0;
-        let options = |base_sequence| BatchOptions {
-            producer: Some(BatchProducer { id: producer_id, epoch: 0, base_sequence }),
+        let options = |epoch| BatchOptions {
+            producer: Some(BatchProducer { id: producer_id, epoch, base_sequence: 0 }),
             ..BatchOptions::default()
         };
-        let mut builder = BatchBuilder::new(options(sequence));
+        let offsets: Vec<Offset> = numbered.iter().map(|(_, offset)| *offset).collect();
+        let mut builder = BatchBuilder::new(options(0));
+        let mut next = 0;
         let mut failed = None;
-        read_offsets(input, offsets, &[], |record, epoch| {
+        read_offsets(input, &offsets, &[], |record, epoch| {
+            let index = offsets.binary_search(&record.offset()).expect("only what was asked for is visited");
+            let number = numbered[index].0;
             let (names, values) = self.headers(record, epoch);
             let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
             let letter =
                 NewRecord { timestamp_ms: self.now_ms, key: record.key(), value: record.value(), headers: &headers };
-            if !builder.is_empty() && builder.size_bytes_with(&letter) > self.batch_bytes {
-                let count = builder.record_count();
-                sequence += i32::try_from(count).expect("a window has at most 10,000 records");
-                let full = std::mem::replace(&mut builder, BatchBuilder::new(options(sequence)));
-                batches.push(full.finish());
+            let begins = builder.is_empty() || number != next;
+            if begins || builder.size_bytes_with(&letter) > self.batch_bytes {
+                let full = std::mem::replace(&mut builder, BatchBuilder::new(options(number)));
+                batches.extend((!full.is_empty()).then(|| full.finish()));
             }
+            next = number + 1;
             if let Err(reason) = builder.push(&letter) {
                 failed = Some(RecordsError::Batch { offset: record.offset(), reason: reason.to_string() });
             }

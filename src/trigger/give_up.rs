@@ -1,16 +1,15 @@
 //! What becomes of records whose attempts are spent: the verdict, then their dead letters.
 //!
 //! After a crash between them, what is missing is done and nothing twice: the verdict names the records, the topic and the
-//! producer id of their letters, so that a letter which is there is recognised as a duplicate.
+//! producer id of their letters, and what the topic's partition remembers of that producer says how far it came.
 
 use std::sync::Arc;
 
 use tripline_storage::Offset;
-use tripline_storage::error::{AppendError, ReadError};
-use tripline_storage::producer::SequenceError;
+use tripline_storage::error::ReadError;
 
 use super::attempt::{AttemptState, ExhaustedReason};
-use super::deliver::{DeadLetters, RecordsError};
+use super::deliver::{DeadLetters, RecordsError, letters_there};
 use super::lane::Carried;
 use super::outputs::{self, Invoked, OutputError};
 use super::runner::{Counters, Runner, Stopped};
@@ -247,32 +246,132 @@ impl GiveUp {
             batch_bytes: target.batch_bytes as usize,
             now_ms: self.runner.clock.now_ms(),
         };
-        let mut readable = offsets.to_vec();
+        let there = topic.partition(target.partition).and_then(|log| log.producer(target.producer_id));
+        let mut written = there.as_ref().map_or(0, letters_there).min(offsets.len());
+        let mut left: Vec<(i16, Offset)> = (0..).zip(offsets.iter().copied()).skip(written).collect();
         let batches = loop {
-            match letters.batches(&self.input, &readable, target.producer_id).await {
+            match letters.batches(&self.input, &left, target.producer_id).await {
                 // Whoever skips what cannot be read has seen the range.
                 Err(RecordsError::Read(ReadError::Damaged { from, to }))
                     if verdict.reason == ExhaustedReason::Skipped.as_str() =>
                 {
                     tracing::error!(trigger = %spec.name, %from, %to, "skipped without dead letters: damaged");
-                    readable.retain(|offset| !(from..to).contains(offset));
+                    left.retain(|(_, offset)| !(from..to).contains(offset));
                 }
                 batches => break batches?,
             }
         };
-        let (mut written, mut places) = (0, Ranges::default());
+        let mut places = Ranges::default();
         for batch in batches {
             written += batch.header().record_count.unsigned_abs() as usize;
-            match broker.append_reserved(&topic, target.partition, batch) {
-                Ok(appended) => {
-                    appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?;
-                    places.push(appended.outcome.base_offset.get(), appended.outcome.last_offset.get());
-                }
-                // So long ago that the log forgot where: it is there.
-                Err(ProduceError::Append(AppendError::Sequence(SequenceError::Duplicate { .. }))) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let appended = broker.append_reserved(&topic, target.partition, batch)?;
+            appended.acknowledged(Acks::All).await.map_err(ProduceError::from)?;
+            places.push(appended.outcome.base_offset.get(), appended.outcome.last_offset.get());
+        }
+        // Those that a broken-off try wrote may have waited for nothing.
+        if let (Some(log), Some(last)) = (topic.partition(target.partition), there.and_then(|there| there.last_offset))
+        {
+            log.flushed_to(last.next()).await.map_err(ProduceError::from)?;
         }
         Ok((written, places))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, Compression, NewRecord};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::broker::Topic;
+    use crate::input::LogInput;
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+
+    struct World {
+        work: GiveUp,
+        topic: Arc<Topic>,
+        letters: Arc<Topic>,
+    }
+
+    impl World {
+        async fn start() -> Self {
+            let definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"});
+            let runner = Runner::for_test(&definition);
+            let make = async |name| {
+                let spec =
+                    TopicSpec { name: TopicName::new(name).unwrap(), partitions: 1, config: TopicConfig::default() };
+                runner.broker.create_topic(spec).await.unwrap()
+            };
+            let (topic, letters) = (make("in").await, make("dlq").await);
+            let input = EventInput::Log(LogInput::new(&runner.broker, &topic, 0).unwrap());
+            let lane = LaneId { trigger: Uuid::from_u128(1), topic: topic.id(), partition: 0 };
+            Self { work: GiveUp { runner, input, lane }, topic, letters }
+        }
+
+        fn append(&self, values: &[Vec<u8>], compression: Compression) {
+            let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
+            for value in values {
+                builder.push(&NewRecord { timestamp_ms: 5, value: Some(value), ..NewRecord::default() }).unwrap();
+            }
+            self.work.runner.broker.append(&self.topic, 0, builder.finish().unwrap()).unwrap();
+        }
+
+        /// Carries out a verdict on the records at 0 to `next`; answers how many letters there are.
+        async fn write(&self, next: i64) -> usize {
+            let offsets: Vec<Offset> = (0..next).map(|at| Offset::new(at).unwrap()).collect();
+            let target =
+                DeadLetterTarget { topic: self.letters.id(), partition: 0, producer_id: 77, batch_bytes: 2_000 };
+            let verdict = TriggerVerdict {
+                lane: self.work.lane,
+                first: 0,
+                next,
+                offsets: (0..next).collect(),
+                reason: "attempts".to_owned(),
+                function: "f".to_owned(),
+                attempts: codec::encode_part(&AttemptState::default()),
+                dead_letters: Some(target),
+            };
+            self.work.write(&verdict, &offsets, target).await.unwrap().0
+        }
+
+        fn letters(&self) -> Vec<Vec<u8>> {
+            let log = self.letters.partition(0).unwrap();
+            let (mut at, mut found) = (log.log_start(), Vec::new());
+            while at < log.tail() {
+                let outcome = log.read_blocking(at, 1 << 20).unwrap();
+                for view in Batches::of(&outcome.bytes) {
+                    for record in &view.unwrap().records(&BatchLimits::default()).unwrap() {
+                        found.push(record.unwrap().value().unwrap().to_vec());
+                    }
+                }
+                at = outcome.next;
+            }
+            found
+        }
+    }
+
+    fn values(range: std::ops::Range<i64>) -> Vec<Vec<u8>> {
+        range.map(|number| number.to_string().into_bytes()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_expires_under_a_half_done_verdict_moves_no_letter_and_no_letter_is_doubled() {
+        for (there, expired) in [(0, 4), (5, 3), (5, 5), (5, 7), (5, 10), (10, 4)] {
+            let world = World::start().await;
+            world.append(&values(0..10), Compression::None);
+            // A crash came behind so many letters.
+            if there > 0 {
+                assert_eq!(world.write(there).await, there as usize);
+            }
+            let before = Offset::new(expired).unwrap();
+            world.work.runner.broker.delete_records(&world.topic, 0, Some(before)).await.unwrap();
+            for _ in 0..2 {
+                world.write(10).await;
+                let expected = [values(0..there), values(expired.max(there)..10)].concat();
+                assert_eq!(world.letters(), expected, "{there} letters, {expired} expired");
+            }
+        }
     }
 }

@@ -136,6 +136,17 @@ impl Producer {
         Self { epoch, last_used_ms: i64::MIN, known_sequences: 0, window: SmallVec::new() }
     }
 
+    fn describe(&self, id: i64) -> ProducerDescription {
+        let last = self.window.last();
+        ProducerDescription {
+            id,
+            epoch: self.epoch,
+            last_used_ms: self.last_used_ms,
+            last_sequence: last.map(|batch| batch.last_sequence),
+            last_offset: last.map(|batch| batch.last_offset),
+        }
+    }
+
     fn expected_sequence(&self) -> i32 {
         self.window.last().map_or(0, |batch| sequence_after(batch.last_sequence, 1))
     }
@@ -226,19 +237,15 @@ impl Producers {
     /// All of them, by rising id.
     #[must_use]
     pub fn describe(&self) -> Vec<ProducerDescription> {
-        let describe = |(&id, producer): (&i64, &Producer)| {
-            let last = producer.window.last();
-            ProducerDescription {
-                id,
-                epoch: producer.epoch,
-                last_used_ms: producer.last_used_ms,
-                last_sequence: last.map(|batch| batch.last_sequence),
-                last_offset: last.map(|batch| batch.last_offset),
-            }
-        };
-        let mut described: Vec<_> = self.by_id.iter().map(describe).collect();
+        let mut described: Vec<_> = self.by_id.iter().map(|(&id, producer)| producer.describe(id)).collect();
         described.sort_unstable_by_key(|producer| producer.id);
         described
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, id: i64) -> Option<ProducerDescription> {
+        self.by_id.get(&id).map(|producer| producer.describe(id))
     }
 
     /// Remembers nothing yet.

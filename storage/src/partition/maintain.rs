@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::Partition;
 use crate::error::{FlushError, TrimError};
 use crate::offset::Offset;
+use crate::producer::ProducerDescription;
 use crate::retention::{self, SegmentAge};
 use crate::segment::{SealedSegment, remove_segment};
 
@@ -143,6 +144,12 @@ impl Partition {
             tracing::warn!(partition = %self.id(), %cause, "reserved space not given back");
         }
         Ok(flushed)
+    }
+
+    /// What is remembered of an idempotent producer.
+    #[must_use]
+    pub fn producer(&self, id: i64) -> Option<ProducerDescription> {
+        self.writer.lock().producers.get(id)
     }
 
     /// Forgets idempotent producers that have been silent for too long.
