@@ -139,6 +139,9 @@ pub(super) fn letters_there(producer: &ProducerDescription) -> usize {
     usize::try_from(i32::from(producer.epoch) + in_batch).unwrap_or(0)
 }
 
+/// More than is said about a record in its letter, in bytes: names of at most 250, a URL of a few thousand, a message of 1 KiB.
+const ABOUT_BYTES_MAX: usize = 64 << 10;
+
 /// What dead letters say besides their record.
 #[derive(Debug)]
 pub(super) struct DeadLetters<'a> {
@@ -166,6 +169,8 @@ impl DeadLetters<'_> {
         let mut batches = Vec::new();
         let options = |epoch| BatchOptions {
             producer: Some(BatchProducer { id: producer_id, epoch, base_sequence: 0 }),
+            // A record may be as large as what can be read, and goes on with our headers.
+            room_bytes: ABOUT_BYTES_MAX,
             ..BatchOptions::default()
         };
         let offsets: Vec<Offset> = numbered.iter().map(|(_, offset)| *offset).collect();

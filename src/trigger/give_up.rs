@@ -374,4 +374,19 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn a_record_as_large_as_can_be_read_becomes_a_letter() {
+        let world = World::start().await;
+        let frame = {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            let value = vec![0; 20 << 20];
+            builder.push(&NewRecord { timestamp_ms: 5, value: Some(&value), ..NewRecord::default() }).unwrap();
+            builder.size_bytes() - value.len() - BatchBuilder::new(BatchOptions::default()).size_bytes()
+        };
+        let value = vec![0; BatchBuilder::RECORD_BYTES_MAX - frame];
+        world.append(&[value.clone()], Compression::Zstd);
+        assert_eq!(world.write(1).await, 1);
+        assert!(world.letters() == [value]);
+    }
 }

@@ -30,6 +30,9 @@ pub struct BatchOptions {
     pub producer: Option<BatchProducer>,
     /// Whether the batch belongs to a transaction.
     pub transactional: bool,
+    /// Room for records beyond [`BatchBuilder::RECORD_BYTES_MAX`], in bytes: for a record that was read and goes on with more
+    /// headers. What is compressed could not be read back then.
+    pub room_bytes: usize,
     /// Whether the records are control records. Such a batch is for the log only: a producer's would be refused.
     pub control: bool,
 }
@@ -87,6 +90,7 @@ impl BatchBuilder {
     #[must_use]
     pub fn new(options: BatchOptions) -> Self {
         let sequence_fits = options.producer.is_none_or(|producer| (producer.base_sequence >= 0) != options.control);
+        debug_assert!(options.room_bytes == 0 || options.compression == Compression::None, "it can be read back");
         debug_assert!(sequence_fits, "records count up from a sequence of 0 or more, control records have none");
         Self {
             options,
@@ -136,8 +140,9 @@ impl BatchBuilder {
             .filter(|_| record.timestamp_ms >= NO_TIMESTAMP_MS)
             .ok_or(BuildError::Timestamp { found_ms: record.timestamp_ms })?;
         let size_bytes = self.size_bytes_with(record) - HEADER_BYTES;
-        if size_bytes > Self::RECORD_BYTES_MAX {
-            return Err(BuildError::TooLarge { size_bytes, limit_bytes: Self::RECORD_BYTES_MAX });
+        let limit_bytes = Self::RECORD_BYTES_MAX + self.options.room_bytes;
+        if size_bytes > limit_bytes {
+            return Err(BuildError::TooLarge { size_bytes, limit_bytes });
         }
         self.base_timestamp_ms = base_timestamp_ms;
         self.max_timestamp_ms = self.max_timestamp_ms.max(record.timestamp_ms);
