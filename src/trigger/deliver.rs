@@ -7,6 +7,7 @@ use tripline_storage::batch::{
     NewRecord, RecordView as StoredRecord,
 };
 use tripline_storage::error::ReadError;
+use tripline_storage::partition::ReadOutcome;
 use tripline_storage::producer::ProducerDescription;
 use tripline_storage::{LeaderEpoch, Offset};
 
@@ -25,6 +26,8 @@ const READ_BYTES_FIRST: usize = 64 << 10;
 pub(super) enum RecordsError {
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("nothing was answered at offset {at}, though the tail is {tail}")]
+    Nothing { at: Offset, tail: Offset },
     #[error("the batch at offset {offset} does not unpack: {reason}")]
     Batch { offset: Offset, reason: String },
 }
@@ -83,7 +86,7 @@ pub(super) async fn read_offsets(
         }
         let outcome = input.read(at, read_bytes).await?;
         read_bytes = (read_bytes * 4).min(READ_BYTES);
-        if outcome.bytes.is_empty() {
+        if brought_nothing(&outcome, at)? {
             break;
         }
         // Offsets without a record (removed by compaction) are passed over.
@@ -92,6 +95,22 @@ pub(super) async fn read_offsets(
         visit_wanted(&outcome.bytes, here, &mut visit)?;
     }
     Ok(())
+}
+
+/// Whether a read from `at` on says that there is nothing any more.
+///
+/// # Errors
+/// There should be something: a cluster's broker may answer without records for reasons of its own, which says nothing about
+/// them.
+fn brought_nothing(outcome: &ReadOutcome, at: Offset) -> Result<bool, RecordsError> {
+    // What was passed over and left out is not there.
+    if !outcome.bytes.is_empty() || outcome.next > at {
+        return Ok(false);
+    }
+    if at < outcome.tail {
+        return Err(RecordsError::Nothing { at, tail: outcome.tail });
+    }
+    Ok(true)
 }
 
 /// Hands those of `wanted` that are in these batches to `visit`.
@@ -302,6 +321,21 @@ mod tests {
                 wanted.iter().map(|(offset, _)| (offset.get(), format!("{{\"number\":{offset}}}"))).collect();
             assert_eq!(found(&bytes, &wanted), expected);
         }
+    }
+
+    #[test]
+    fn an_empty_answer_is_the_end_only_at_the_tail() {
+        let read = |bytes: &'static [u8], next, tail| ReadOutcome {
+            bytes: bytes.into(),
+            next: offset(next),
+            tail: offset(tail),
+            log_start: Offset::ZERO,
+        };
+        assert!(matches!(brought_nothing(&read(b"", 5, 9), offset(5)), Err(RecordsError::Nothing { .. })));
+        assert!(brought_nothing(&read(b"", 9, 9), offset(9)).unwrap());
+        // Records of an aborted transaction are left out.
+        assert!(!brought_nothing(&read(b"", 9, 9), offset(5)).unwrap());
+        assert!(!brought_nothing(&read(b"batch", 7, 9), offset(5)).unwrap());
     }
 
     #[test]
