@@ -323,7 +323,6 @@ impl Poller {
         new.runner.driven_by(self.handle.clone());
         self.runners.lock().insert(trigger, Arc::downgrade(&new.runner));
         let mut entry = Entry::new(new, carried, self.filters.take_slot());
-        let now_ms = entry.runner.clock.now_ms();
         // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
         while let Some((window, _)) = entry.lane.next_given_up() {
             let name = entry.lane.name(window);
@@ -331,7 +330,8 @@ impl Poller {
             let Some(verdict) = verdict else { continue };
             self.carry_out(&mut entry, window, give_up::Task::Known((*verdict).clone()));
         }
-        entry.lane.suspend(!entry.runner.time_counts(), now_ms);
+        // Also the window count that applies: its first chunk is read before it is looked at.
+        entry.take_over_changes();
         self.lanes.insert(trigger, Box::new(entry));
         self.behind.push_back(trigger);
         self.touched.insert(trigger);

@@ -174,3 +174,35 @@ async fn a_debounced_key_delivers_its_newest_record_and_a_throttled_one_takes_it
     assert_eq!((report.state, report.lanes[0].committed.get()), (TriggerState::Running, 5));
     assert!(!offsets(&receiver.invoked()).contains(&5), "the second of the key waits for an hour");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adaptive_window_grows_under_load_and_begins_small_again_after_a_restart() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| ok()).await;
+    // More than is read at a time, in each batch.
+    let value = format!("\"{}\"", "x".repeat(20 << 10));
+    let batch = [value.as_str(); 16];
+    for _ in 0..60 {
+        world.produce(&topic, 0, &batch).await;
+    }
+    world.apply(trigger(&receiver, json!({"window": {"count": 32, "adaptive": {"latency": "1m"}}}))).await;
+    world.until_committed("t", 0, 960).await;
+    let sizes = |invoked: &[Invoked]| invoked.iter().map(|one| one.places.len()).collect::<Vec<_>>();
+    let grew = sizes(&receiver.invoked());
+    assert_eq!((grew[0], grew.iter().max()), (4, Some(&32)), "{grew:?}");
+
+    let held = receiver.hold().await;
+    for _ in 0..10 {
+        world.produce(&topic, 0, &batch).await;
+    }
+    let before = receiver.until(|invoked| invoked.len() > grew.len()).await;
+    let interrupted = sizes(&before)[grew.len()];
+    drop(topic);
+    let world = World::start_in(world.kill().await, &[]);
+    drop(held);
+    world.until_committed("t", 0, 1120).await;
+    let anew = sizes(&receiver.invoked()[before.len()..]);
+    assert_eq!(anew[0], interrupted, "what was tried is as it was: {anew:?}");
+    assert!((4..=5).contains(&anew[1]), "one success at most has let it grow: {anew:?}");
+}

@@ -212,6 +212,10 @@ impl Lane {
             open.give_back();
         }
         loop {
+            if queue.places.is_empty() {
+                // The count that applies may have changed since the last one began.
+                queue.open = Some(Window::new(window_spec));
+            }
             let window = queue.open.get_or_insert_with(|| Window::new(window_spec));
             match window.push(record, now) {
                 Push::Taken => queue.places.push(place),

@@ -1,186 +1,84 @@
-//! Keys beside each other: one that fails does not stop the others, whatever room there is.
-
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
 use crate::function::InvocationError;
 use crate::trigger::attempt::ErrorsTolerance;
-use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
+use crate::trigger::retry::RetryPolicy;
 use crate::trigger::window::RecordFacts;
 
-fn offset(at: u64) -> Offset {
-    Offset::ZERO.checked_add(at).unwrap()
+mod keys;
+
+fn offset(at: usize) -> Offset {
+    Offset::ZERO.checked_add(at as u64).unwrap()
 }
 
-/// Order key; a failed window waits a minute, for ever.
-fn spec(count: u32, limits: LaneLimits) -> LaneSpec {
-    let wait = Duration::from_secs(60);
-    let retry = FreeRetry {
-        initial: wait,
-        factor_thousandths: 1000,
-        max_interval: wait,
-        max_attempts: 1,
-        jitter: Jitter::None,
-        max_age: Duration::from_secs(86_400),
-    };
+fn spec(order: Order, count: u32) -> LaneSpec {
     LaneSpec {
-        order: Order::Key,
+        order,
         window: WindowSpec { count, ..WindowSpec::default() },
-        policies: Policies { retry: RetryPolicy::Free(retry), errors_tolerance: ErrorsTolerance::None },
+        policies: Policies { retry: RetryPolicy::BackoffRetry, errors_tolerance: ErrorsTolerance::All },
         bisect: false,
         per_key: PerKey::default(),
-        limits,
+        limits: LaneLimits::default(),
     }
 }
 
-/// A lane, its log (the key of each record), and what was delivered of it.
-struct Scene {
-    lane: Lane,
-    keys: Vec<u64>,
-    delivered: BTreeMap<u64, Vec<i64>>,
-    now_ms: i64,
+fn fresh(spec: LaneSpec) -> Lane {
+    Lane::restore(spec, &Progress::start(Offset::ZERO), Vec::new())
 }
 
-impl Scene {
-    fn new(spec: LaneSpec, keys: Vec<u64>) -> Self {
-        let lane = Lane::restore(spec, &Progress::start(Offset::ZERO), Vec::new());
-        Self { lane, keys, delivered: BTreeMap::new(), now_ms: 0 }
-    }
-
-    fn tail(&self) -> Offset {
-        offset(self.keys.len() as u64)
-    }
-
-    fn facts(&self, from: Offset, next: Offset) -> Vec<RecordFacts> {
-        let at = |at: i64| RecordFacts {
-            offset: offset(at.unsigned_abs()),
-            key: self.keys[at as usize],
-            size_bytes: 1,
-            age: Duration::ZERO,
-            spot: Spot::UNKNOWN,
-        };
-        (from.get()..next.get()).map(at).collect()
-    }
-
-    fn chunk(&self, from: Offset) -> Offset {
-        from.checked_add(500).unwrap().min(self.tail())
-    }
-
-    /// One turn: reads, starts what may start, up to 8, and ends it. Answers whether anything happened, and the windows.
-    fn turn(&mut self, fails: impl Fn(u64) -> bool) -> (bool, usize) {
-        let mut read = false;
-        if let Some(from) = self.lane.catch_up_at() {
-            let next = self.chunk(from);
-            self.lane.take_spilled(&self.facts(from, next), from, next, self.now_ms);
-            read = true;
-        }
-        if let Some(from) = self.lane.read_at().filter(|at| *at < self.tail()) {
-            let next = self.chunk(from);
-            self.lane.take(&self.facts(from, next), next, self.now_ms);
-            read = true;
-        }
-        let more = self.lane.read_at().is_some_and(|at| at < self.tail());
-        let mut started = Vec::new();
-        while started.len() < 8
-            && let Some(id) = self.lane.start(more, usize::MAX, self.now_ms)
-        {
-            started.push(id);
-        }
-        for &id in &started {
-            let offsets = self.lane.offsets(id);
-            let key = self.keys[offsets[0].get() as usize];
-            let outcome = if fails(key) {
-                Outcome::failed(offsets, InvocationError::new(ErrorClass::Failed, "500", "no good"))
-            } else {
-                self.delivered.entry(key).or_default().extend(offsets.iter().map(|offset| offset.get()));
-                Outcome::done()
-            };
-            self.lane.end(id, outcome, self.now_ms, 0);
-        }
-        let bytes = self.lane.encoded_progress();
-        assert!(!self.lane.is_written_coarsely());
-        assert!(bytes.len() <= self.lane.spec.limits.progress_bytes);
-        assert!(self.lane.held_records() <= self.lane.spec.limits.records + 500, "T3");
-        (read || !started.is_empty(), started.len())
-    }
-
-    fn expected(&self, key: u64) -> Vec<i64> {
-        (0..).zip(&self.keys).filter(|(_, other)| **other == key).map(|(at, _)| at).collect()
-    }
+/// The lane reads records with these keys, where it reads next.
+fn read(lane: &mut Lane, keys: &[u64], now_ms: i64) {
+    let from = lane.position().get() as usize;
+    let record = |(index, &key): (usize, &u64)| RecordFacts {
+        offset: offset(from + index),
+        key,
+        size_bytes: 10,
+        age: Duration::ZERO,
+        spot: Spot::UNKNOWN,
+    };
+    let records: Vec<RecordFacts> = keys.iter().enumerate().map(record).collect();
+    lane.take(&records, offset(from + keys.len()), now_ms);
 }
 
-/// Keys in no pattern; every tenth record has key 0.
-fn scattered(records: u64, keys: u64, seed: u64) -> Vec<u64> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    (0..records).map(|at| if at % 10 == 0 { 0 } else { random.u64(1..keys) }).collect()
+/// The offsets of the window whose turn it is; it succeeds.
+fn deliver(lane: &mut Lane, now_ms: i64) -> Option<Vec<usize>> {
+    let window = lane.start(false, usize::MAX, now_ms)?;
+    let offsets = lane.offsets(window).iter().map(|offset| offset.get() as usize).collect();
+    lane.end(window, Outcome::done(), now_ms, 0);
+    Some(offsets)
 }
 
-fn healthy_keys_go_on(limits: LaneLimits, count: u32, failing: u64) {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut scene = Scene::new(spec(count, limits), scattered(20_000, 1_000, seed));
-    while scene.turn(|key| key < failing).0 {}
-    for key in failing..1_000 {
-        assert_eq!(scene.delivered.get(&key).map_or(&[][..], Vec::as_slice), scene.expected(key), "key {key}");
-    }
-    assert!(scene.delivered.range(..failing).next().is_none());
-    // It is over; all that waited goes on, in order.
-    for _ in 0..200 {
-        scene.now_ms += 60_000;
-        while scene.turn(|_| false).0 {}
-    }
-    for key in 0..failing {
-        assert_eq!(scene.delivered.get(&key).map_or(&[][..], Vec::as_slice), scene.expected(key), "key {key}");
-    }
-    assert_eq!(scene.lane.committed(), scene.tail());
+/// The sizes of all windows, in turn.
+fn sizes(lane: &mut Lane) -> Vec<usize> {
+    std::iter::from_fn(|| deliver(lane, 0)).map(|offsets| offsets.len()).collect()
 }
 
 #[test]
-fn the_other_keys_go_on_beside_one_that_fails() {
-    healthy_keys_go_on(LaneLimits::default(), 100, 1);
-}
-
-#[test]
-fn the_other_keys_go_on_beside_ten_that_fail() {
-    healthy_keys_go_on(LaneLimits::default(), 10, 10);
-}
-
-#[test]
-fn the_other_keys_go_on_where_there_is_little_room() {
-    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 100, 1);
-}
-
-#[test]
-fn the_other_keys_go_on_where_a_window_may_hold_all_there_is_room_for() {
-    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 10_000, 1);
-}
-
-#[test]
-fn keys_in_no_pattern_keep_the_function_busy() {
-    let mut scene = Scene::new(spec(100, LaneLimits::default()), scattered(50_000, 1_000, 7));
-    let (mut turns, mut windows) = (0, 0);
-    loop {
-        let (goes_on, started) = scene.turn(|_| false);
-        if !goes_on {
-            break;
-        }
-        turns += 1;
-        windows += started;
+fn a_window_that_begins_takes_the_count_that_applies_then_although_its_queue_is_never_empty() {
+    for (order, key) in [(Order::Partition, 0), (Order::Key, 7), (Order::None, 0)] {
+        let mut lane = fresh(spec(order, 100));
+        lane.set_count(4);
+        read(&mut lane, &[key; 6], 0);
+        // Four are closed and two wait in the open window, which stays as it began.
+        lane.set_count(8);
+        read(&mut lane, &[key; 14], 0);
+        assert_eq!(sizes(&mut lane), [4, 4, 8, 4], "order {order:?}");
     }
-    assert_eq!(scene.lane.committed(), scene.tail());
-    assert!(windows * 10 >= turns * 8 * 5, "{windows} windows in {turns} turns of 8 at most");
 }
 
 #[test]
-fn a_clock_that_stood_elsewhere_holds_nothing_up() {
-    let ten_years_ms = 10 * 365 * 86_400_000;
-    let mut scene = Scene::new(spec(1, LaneLimits::default()), vec![1]);
-    scene.now_ms = ten_years_ms;
-    scene.turn(|_| true);
-    let progress = scene.lane.progress();
-    // The broker starts again, with the right time.
-    let mut lane = Lane::restore(scene.lane.spec.clone(), &progress, Vec::new());
-    lane.take(&scene.facts(Offset::ZERO, offset(1)), offset(1), 1_000);
-    assert!(lane.start(false, usize::MAX, 1_000 + 3_600_000).is_some(), "no pause is longer than an hour: {lane:?}");
+fn what_waits_in_larger_windows_starts_in_smaller_ones_once_the_count_is_halved() {
+    for (order, key) in [(Order::Partition, 0), (Order::Key, 7), (Order::None, 0)] {
+        let mut lane = fresh(spec(order, 8));
+        read(&mut lane, &[key; 20], 0);
+        let tried = lane.start(false, usize::MAX, 0).unwrap();
+        let error = InvocationError::new(ErrorClass::Throttled, "429", "slow down");
+        lane.end(tried, Outcome::failed(lane.offsets(tried), error), 0, 0);
+        lane.set_count(4);
+        lane.wake(false, 0);
+        let mut sizes = sizes(&mut lane);
+        sizes.sort_unstable();
+        assert_eq!(sizes, [4, 4, 4, 8], "order {order:?}: what was tried stays as it is");
+    }
 }

@@ -131,7 +131,9 @@ impl Lane {
                 self.ready.pop_back()?
             }
         };
-        self.cut(id, records_max.min(turn.records_max), now_ms);
+        // What is tried again stays as it is.
+        let count = if self.windows[&id].is_tried() { usize::MAX } else { self.count as usize };
+        self.cut(id, records_max.min(turn.records_max).min(count), now_ms);
         self.note_start(id, now_ms);
         Some(id)
     }

@@ -258,6 +258,7 @@ impl Entry {
                 _ if timed_out => adaptive.throttled(),
                 _ => {}
             }
+            self.lane.set_count(adaptive.count());
         }
         if !matches!(step, Step::Throttled { .. } | Step::Outage { .. } | Step::BrokenCode) {
             self.blocked.remove(&window);
