@@ -701,7 +701,11 @@ impl World {
         ensure!(before <= committed, "T1: committed goes back from {before} to {committed}");
         let mut withheld = Vec::new();
         let from = self.model.index_from(committed);
-        let growing: Vec<u64> = self.model.unfinished().map(|record| record.group).collect();
+        // What retention took of a window counts for it until its attempt has ended.
+        let grows = |record: &&Record| {
+            record.matches && (record.fate == Fate::Unfinished || record.fate == Fate::Expired && record.tried.is_some())
+        };
+        let growing: Vec<u64> = self.model.records.iter().filter(grows).map(|record| record.group).collect();
         for (index, record) in self.model.records.iter().enumerate() {
             if !record.matches || record.fate == Fate::Expired || record.verdict && record.fate == Fate::Unfinished {
                 continue;
