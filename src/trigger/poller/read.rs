@@ -280,9 +280,8 @@ impl Poller {
     fn head_failed(&mut self, error: &ReadError) {
         match error {
             ReadError::OutOfRange { log_start, .. } if self.head < *log_start => {
-                let expired = usize::try_from(log_start.since(self.head)).unwrap_or(usize::MAX);
                 for trigger in &self.at_head {
-                    self.lanes[trigger].expired(expired, *log_start);
+                    self.lanes[trigger].expired(self.head, *log_start);
                 }
                 self.head = *log_start;
             }
@@ -442,10 +441,13 @@ impl Poller {
         match error {
             ReadError::OutOfRange { log_start, .. } if from < *log_start => {
                 if catch_up {
-                    entry.lane.take_spilled(&[], from, *log_start, now_ms);
+                    // What it has not read at all is counted when it comes to that.
+                    let to = entry.lane.position().min(*log_start);
+                    entry.expired(from, to);
+                    entry.lane.take_spilled(&[], from, to, now_ms);
                 } else {
                     let to = entry.end(*log_start);
-                    entry.expired(usize::try_from(to.since(from)).unwrap_or(usize::MAX), to);
+                    entry.expired(from, to);
                     entry.lane.pass(to, now_ms);
                 }
                 entry.has_read(catch_up);
@@ -469,9 +471,11 @@ impl Entry {
         self.dirty |= !self.lane.is_idle();
     }
 
-    fn expired(&self, records: usize, log_start: Offset) {
+    /// Records in this range are gone, which it had not read, or was to read again: all of them at most.
+    fn expired(&self, from: Offset, to: Offset) {
         let (trigger, partition) = (&self.spec.name, self.id.partition);
-        tracing::warn!(%trigger, partition, to = %log_start, records, "records expired before they were read");
-        Counters::add(&self.runner.counters.expired, records);
+        let records_max = usize::try_from(to.since(from)).unwrap_or(usize::MAX);
+        tracing::warn!(%trigger, partition, %from, %to, records_max, "records expired before they were read");
+        Counters::add(&self.runner.counters.expired, records_max);
     }
 }

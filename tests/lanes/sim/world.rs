@@ -703,7 +703,8 @@ impl World {
         let from = self.model.index_from(committed);
         // What retention took of a window counts for it until its attempt has ended.
         let grows = |record: &&Record| {
-            record.matches && (record.fate == Fate::Unfinished || record.fate == Fate::Expired && record.tried.is_some())
+            record.matches
+                && (record.fate == Fate::Unfinished || record.fate == Fate::Expired && record.tried.is_some())
         };
         let growing: Vec<u64> = self.model.records.iter().filter(grows).map(|record| record.group).collect();
         for (index, record) in self.model.records.iter().enumerate() {
