@@ -56,6 +56,18 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Partition 0 of a topic `in`.
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        Self {
+            topic: "in".to_owned(),
+            topic_id: Uuid::nil(),
+            cluster_id: "test".to_owned(),
+            partition: 0,
+            letters: None,
+        }
+    }
+
     /// Where a record comes from: for a dead letter that is seen as what it was, from where that stood.
     #[must_use]
     pub fn provenance(&self, record: &StoredRecord<'_>, leader_epoch: LeaderEpoch) -> Provenance {

@@ -61,7 +61,8 @@ pub use standing::{Before, Standing};
 use queue::{Queue, QueueKey};
 use restore::Restoring;
 
-/// What a lane holds at most. Beyond it no more is read until some is finished; 16 bytes a record, up to a kilobyte a key.
+/// What a lane holds at most; 24 bytes a record, up to a kilobyte a key. Near it no more is read until an eighth of it is free
+/// again. What is read again after a restart was in hand before, and is taken whatever it comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     /// Records in windows and waiting for one. Default 20,000.
@@ -84,6 +85,8 @@ impl Default for LaneLimits {
 const CLOSED_MAX: usize = 2;
 /// Windows that wait to be started, over all queues, before no more is read.
 const READY_MAX: usize = 256;
+/// Matching records that it takes at a time: one chunk of the log may unpack to millions.
+pub const TAKEN_MAX: usize = 8_192;
 
 /// What of a trigger's definition a lane needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,8 +192,6 @@ pub struct Lane {
     at: Offset,
     restoring: Option<Restoring>,
     next_id: u64,
-    /// Reading stopped before the end of a chunk: what follows in it was not taken.
-    held_up: bool,
     held_records: usize,
     /// Windows that were tried: what stands in progress, and costs its bytes.
     tried: BTreeSet<WindowId>,
@@ -232,7 +233,6 @@ impl Lane {
             at,
             restoring,
             next_id,
-            held_up: false,
             held_records: 0,
             tried: BTreeSet::new(),
             reserved: fit::Reserved::default(),
@@ -249,9 +249,8 @@ impl Lane {
     /// Where to read next, for the first time or again after a restart; `None` while enough is in hand.
     #[must_use]
     pub fn read_at(&self) -> Option<Offset> {
-        let room = self.held_records < self.spec.limits.records
+        let room = self.has_space()
             && self.ready.len() < READY_MAX
-            && self.queues.len() < self.spec.limits.keys
             && (self.restoring.is_some() || !self.is_full())
             && match self.spec.order {
                 Order::Partition => self.queues.get(&QueueKey::Whole).is_none_or(|queue| queue.closed() < CLOSED_MAX),
@@ -263,16 +262,42 @@ impl Lane {
         (room || is_stuck).then_some(self.at)
     }
 
+    /// How many matching records it takes, at most, of what is read at [`Lane::read_at`]; what is behind them is read again. At
+    /// least 1.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.restoring.is_some() {
+            return TAKEN_MAX;
+        }
+        let LaneLimits { records, keys, .. } = self.spec.limits;
+        let of_order = match self.spec.order {
+            Order::Key => keys.saturating_sub(self.queues.len()),
+            // What waits in closed windows does not follow the target.
+            Order::Partition | Order::None if self.count < self.spec.window.count => self.count as usize * CLOSED_MAX,
+            Order::Partition | Order::None => usize::MAX,
+        };
+        records.saturating_sub(self.held_records).min(of_order).clamp(1, TAKEN_MAX)
+    }
+
+    /// Whether it holds as many records or keys as it may (T3), or would with so many more.
+    pub(super) fn is_filled(&self, records: usize, keys: usize) -> bool {
+        let limits = self.spec.limits;
+        self.held_records + records >= limits.records
+            || self.spec.order == Order::Key && self.queues.len() + keys >= limits.keys
+    }
+
+    /// Whether there is space to read for: each time the start of a batch that was taken before is walked over, so an eighth
+    /// of all. What is read again after a restart was in hand before.
+    pub(super) fn has_space(&self) -> bool {
+        let LaneLimits { records, keys, .. } = self.spec.limits;
+        let part = |limit: usize| if self.restoring.is_some() { 0 } else { limit / 8 };
+        !self.is_filled(part(records), part(keys))
+    }
+
     /// Where it will read next, whether or not it has room.
     #[must_use]
     pub const fn position(&self) -> Offset {
         self.at
-    }
-
-    /// Whether the end of the last chunk was not taken: [`Lane::position`] says where reading goes on.
-    #[must_use]
-    pub const fn is_held_up(&self) -> bool {
-        self.held_up
     }
 
     /// The offsets of a window, ascending.

@@ -547,7 +547,7 @@ impl Poller {
             return;
         }
         // One that is held up stands where it stopped, and leaves the head.
-        if !entry.lane.is_held_up() {
+        if !entry.held_up {
             entry.lane.pass(self.head, entry.runner.clock.now_ms());
         }
         let seen = self.head_records - entry.seen_records;

@@ -19,21 +19,18 @@ const KEYS_WITH_ROOM_MIN: usize = 16;
 
 impl Lane {
     /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more of
-    /// them could be written down, it stops in the middle: [`Lane::is_held_up`] says so.
+    /// them may be held, or could be written down, it stops in the middle: [`Lane::position`] says where.
     pub fn take(&mut self, records: &[RecordFacts], next: Offset, now_ms: i64) {
         let at = self.at;
-        self.held_up = false;
         self.survey();
         self.relieve();
         for record in records.iter().filter(|record| record.offset >= at) {
-            if self.restoring.is_none() {
-                if self.is_full() {
-                    self.held_up = true;
-                    return self.pass(record.offset, now_ms);
-                }
-                self.take_new(*record, now_ms);
-            } else {
+            if self.is_read_again(record.offset, now_ms) {
                 self.take_again(*record, now_ms);
+            } else if self.is_full() || self.is_filled(0, 0) {
+                return self.pass(record.offset, now_ms);
+            } else {
+                self.take_new(*record, now_ms);
             }
         }
         self.pass(next, now_ms);
@@ -53,7 +50,7 @@ impl Lane {
     /// Where to read again for the keys that were spilled and have room now.
     #[must_use]
     pub fn catch_up_at(&self) -> Option<Offset> {
-        if self.held_records >= self.spec.limits.records || self.restoring.is_some() {
+        if self.restoring.is_some() || !self.has_space() {
             return None;
         }
         let wanted = self.markers.iter().filter(|(key, marker)| marker.at < self.at && self.has_room(**key));
@@ -71,7 +68,7 @@ impl Lane {
                 continue;
             }
             let mut at = record.offset;
-            if self.has_room(record.key) {
+            if self.has_room(record.key) && !self.is_filled(0, 0) {
                 self.push(*record, QueueKey::Key(record.key), true, now_ms);
                 at = at.next();
             } else {

@@ -251,16 +251,20 @@ impl Lane {
         }
     }
 
-    /// A matching record is read again.
-    pub(super) fn take_again(&mut self, record: RecordFacts, now_ms: i64) {
-        self.complete_to(record.offset, now_ms);
-        if let Some(until) =
-            self.restoring.as_ref().map(|restoring| restoring.until).filter(|until| record.offset >= *until)
-        {
+    /// Whether the matching record at `offset`, the next, is read again. What ends before it is whole.
+    pub(super) fn is_read_again(&mut self, offset: Offset, now_ms: i64) -> bool {
+        self.complete_to(offset, now_ms);
+        let until = self.restoring.as_ref().map(|restoring| restoring.until);
+        if let Some(until) = until.filter(|until| offset >= *until) {
             self.at = self.at.max(until);
             self.end_restoring();
         }
-        let Some(restoring) = &mut self.restoring else { return self.take_new(record, now_ms) };
+        self.restoring.is_some()
+    }
+
+    /// A matching record is read again.
+    pub(super) fn take_again(&mut self, record: RecordFacts, now_ms: i64) {
+        let Some(restoring) = &mut self.restoring else { return };
         if restoring.carried.contains_key(&record.offset) {
             // It gets its number when reading has passed it.
             return;

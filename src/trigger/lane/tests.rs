@@ -82,3 +82,48 @@ fn what_waits_in_larger_windows_starts_in_smaller_ones_once_the_count_is_halved(
         assert_eq!(sizes, [4, 4, 4, 8], "order {order:?}: what was tried stays as it is");
     }
 }
+
+#[test]
+fn a_lane_takes_no_more_records_and_keys_than_it_may_hold_and_reads_on_once_there_is_some_room() {
+    let limits = LaneLimits { records: 80, keys: 40, ..LaneLimits::default() };
+    let mut lane = fresh(LaneSpec { limits, ..spec(Order::Partition, 100) });
+    assert_eq!(lane.room(), 80);
+    read(&mut lane, &[0; 500], 0);
+    assert_eq!((lane.held_records(), lane.position(), lane.read_at()), (80, offset(80), None));
+    deliver(&mut lane, 0);
+    assert_eq!((lane.held_records(), lane.read_at()), (0, Some(offset(80))));
+
+    let keys: Vec<u64> = (0..60).collect();
+    let mut lane = fresh(LaneSpec { limits, ..spec(Order::Key, 100) });
+    assert_eq!(lane.room(), 40);
+    read(&mut lane, &keys, 0);
+    assert_eq!((lane.held_records(), lane.position(), lane.read_at()), (40, offset(40), None));
+    // An eighth of the keys: for each it would walk over the same batch again.
+    (0..5).for_each(|_| drop(deliver(&mut lane, 0)));
+    assert_eq!(lane.read_at(), None);
+    deliver(&mut lane, 0);
+    assert_eq!((lane.read_at(), lane.room()), (Some(offset(40)), 6));
+
+    let lane = fresh(spec(Order::Partition, 100));
+    assert_eq!(lane.room(), TAKEN_MAX, "of the default limit");
+}
+
+#[test]
+fn while_the_count_adapts_few_records_wait_in_windows_that_are_closed() {
+    for order in [Order::Partition, Order::None] {
+        let mut lane = fresh(spec(order, 100));
+        lane.set_count(12);
+        assert_eq!(lane.room(), 24, "order {order:?}");
+    }
+}
+
+#[test]
+fn what_was_in_hand_before_a_restart_is_read_again_whatever_it_comes_to() {
+    let mut lane = fresh(spec(Order::Partition, 100));
+    read(&mut lane, &[0; 500], 0);
+    let limits = LaneLimits { records: 80, ..LaneLimits::default() };
+    let mut restored = Lane::restore(LaneSpec { limits, ..spec(Order::Partition, 1000) }, &lane.progress(), Vec::new());
+    assert_eq!((restored.read_at(), restored.room()), (Some(Offset::ZERO), TAKEN_MAX));
+    read(&mut restored, &[0; 700], 0);
+    assert_eq!((restored.held_records(), restored.position()), (500, offset(500)));
+}

@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub(super) status: Arc<LaneStatus>,
     /// Its place among the lanes at the head; its own position may be behind, as nothing matched since.
     pub(super) at_head: Option<usize>,
+    /// It did not take all of the last chunk at the head: what follows it reads by itself.
+    pub(super) held_up: bool,
     /// Records that had been read at the head when it was last looked at.
     pub(super) seen_records: u64,
     /// It read for its spilled keys the last time.
@@ -114,6 +116,7 @@ impl Entry {
             lane,
             status,
             at_head: None,
+            held_up: false,
             seen_records: 0,
             catches_up: false,
             dirty: false,

@@ -16,12 +16,16 @@ use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
 use crate::trigger::key_hash;
+use crate::trigger::lane::TAKEN_MAX;
 use crate::trigger::run::Admission;
 use crate::trigger::runner::{Counters, DISK_RETRY};
 use crate::trigger::window::{RecordFacts, Spot};
 
 /// How much of the log is read in a turn: some milliseconds of work.
 const CHUNK_BYTES: usize = 256 << 10;
+
+/// Room for so many matching records is kept from chunk to chunk, per lane at the head.
+const FACTS_KEPT: usize = 32;
 
 /// What is kept from turn to turn, so that reading allocates nothing in the steady state.
 #[derive(Debug, Default)]
@@ -88,8 +92,11 @@ struct Member {
     active: bool,
     /// Records that it did not want.
     before: usize,
-    /// What matched.
+    /// What matched: at most so many.
     facts: Vec<RecordFacts>,
+    room: usize,
+    /// Behind the last that there was room for: the offset, and how many records came up to there.
+    stopped: Option<(Offset, usize)>,
     /// Of a run: where it ends and what it takes.
     run: Option<RunLane>,
     /// Records that are not the run's, for another reason than a pattern.
@@ -99,7 +106,7 @@ struct Member {
 }
 
 impl Member {
-    fn of(entry: &Entry, from: Offset) -> Self {
+    fn of(entry: &Entry, from: Offset, room: usize) -> Self {
         Self {
             trigger: entry.id.trigger,
             slot: entry.slot,
@@ -109,16 +116,30 @@ impl Member {
             active: false,
             before: 0,
             facts: Vec::new(),
+            room,
+            stopped: None,
             run: entry.run.clone(),
             declined: 0,
             passed_over: 0,
         }
     }
 
-    fn take(&mut self, facts: RecordFacts) {
+    /// Takes a matching record, the `seen`th of the chunk. Answers whether that was the last that there was room for.
+    fn take(&mut self, facts: RecordFacts, seen: usize) -> bool {
         if self.active && !self.is_behind_end(facts.offset) {
             self.facts.push(facts);
+            if self.facts.len() >= self.room {
+                self.stopped = Some((facts.offset.next(), seen));
+                self.active = false;
+                return true;
+            }
         }
+        false
+    }
+
+    /// How far the chunk was matched for it, whose end is `next`, and how many of its `records` came up to there.
+    fn matched(&self, next: Offset, records: usize) -> (Offset, usize) {
+        self.stopped.unwrap_or((next, records))
     }
 
     fn is_behind_end(&self, offset: Offset) -> bool {
@@ -126,21 +147,23 @@ impl Member {
     }
 
     /// A record for a lane without a filter: a run may have a gate in its place.
-    fn offer(&mut self, record: &RecordView<'_>, epoch: LeaderEpoch, facts: RecordFacts) {
+    fn offer(&mut self, record: &RecordView<'_>, epoch: LeaderEpoch, facts: RecordFacts, seen: usize) -> bool {
         let gate = self.run.as_ref().and_then(|run| Some((run.gate.as_ref()?, run.input.origin())));
         let Some((gate, origin)) = gate.filter(|_| self.active && !self.is_behind_end(facts.offset)) else {
-            return self.take(facts);
+            return self.take(facts, seen);
         };
         match gate.admit(record, origin, epoch) {
-            Admission::Taken => self.facts.push(facts),
+            Admission::Taken => return self.take(facts, seen),
             Admission::TurnedAway => {}
             Admission::PassedOver => (self.passed_over, self.declined) = (self.passed_over + 1, self.declined + 1),
             Admission::NotOurs | Admission::Discarded | Admission::Redriven => self.declined += 1,
         }
+        false
     }
 }
 
-/// Matches the records of whole batches for all members. Answers how many records there were.
+/// Matches the records of whole batches for all members, as far as one of them has room. Answers how many records there were
+/// up to there.
 fn match_chunk(
     bytes: &[u8],
     origin: &Origin,
@@ -151,7 +174,7 @@ fn match_chunk(
     let needs_keys = members.iter().any(|member| member.needs_keys);
     filters.member_of.fill(None);
     for (index, member) in members.iter_mut().enumerate() {
-        member.active = false;
+        (member.active, member.stopped) = (false, None);
         if member.filter.is_some() {
             filters.member_of[member.slot as usize] = Some(index);
         }
@@ -161,7 +184,7 @@ fn match_chunk(
     let all_unfiltered = unfiltered.len() == members.len();
     let mut waiting: Vec<usize> = (0..members.len()).collect();
     waiting.sort_by_key(|&index| Reverse(members[index].from));
-    let mut records = 0;
+    let (mut records, mut stopped) = (0, 0);
     for_each_record(bytes, |record, header| {
         let epoch = epoch_of(header);
         while let Some(&index) = waiting.last().filter(|&&index| members[index].from <= record.offset()) {
@@ -176,23 +199,25 @@ fn match_chunk(
         for &index in &runs {
             members[index].declined += usize::from(members[index].active && members[index].is_behind_end(facts.offset));
         }
-        unfiltered.iter().for_each(|&index| members[index].offer(record, epoch, facts));
+        for &index in &unfiltered {
+            stopped += usize::from(members[index].offer(record, epoch, facts, records));
+        }
         if !all_unfiltered {
             origin.with_event(record, epoch, |event| match &filters.set {
                 Some(set) => {
                     let matching = set.matches(event, &mut filters.scratch).iter();
                     let matching = matching.filter_map(|slot| filters.member_of[*slot as usize]);
-                    matching.for_each(|index| members[index].take(facts));
+                    matching.for_each(|index| stopped += usize::from(members[index].take(facts, records)));
                 }
                 None => {
                     let filtered = members.iter_mut().filter(|member| {
                         member.active && member.filter.as_ref().is_some_and(|filter| filter.matches(event))
                     });
-                    filtered.for_each(|member| member.take(facts));
+                    filtered.for_each(|member| stopped += usize::from(member.take(facts, records)));
                 }
             });
         }
-        ControlFlow::Continue(())
+        if stopped == members.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     // Whom nothing concerned saw nothing.
     waiting.iter().for_each(|&index| members[index].before = records);
@@ -243,9 +268,11 @@ impl Poller {
         };
         let mut members = std::mem::take(&mut self.scratch.members);
         if members.is_empty() {
-            members.extend(self.at_head.iter().map(|trigger| Member::of(&self.lanes[trigger], from)));
+            members.extend(self.at_head.iter().map(|trigger| Member::of(&self.lanes[trigger], from, 0)));
         }
-        members.iter_mut().for_each(|member| member.from = from);
+        for member in &mut members {
+            (member.from, member.room) = (from, self.lanes[&member.trigger].lane.room());
+        }
         if std::mem::take(&mut self.head_failed) {
             self.at_head.iter().for_each(|trigger| self.lanes[trigger].unblock());
         }
@@ -261,7 +288,11 @@ impl Poller {
                     self.touched.insert(member.trigger);
                     let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
                     entry.matched_at_head += member.facts.len();
-                    entry.take(&mut member.facts, from, outcome.next);
+                    let (next, seen) = member.matched(outcome.next, records);
+                    // It counts as not read here what it reads by itself.
+                    entry.seen_records += (records - seen) as u64;
+                    entry.take(&mut member.facts, from, next);
+                    entry.held_up = entry.lane.position() < outcome.next;
                 }
                 self.note_at.get_or_insert_with(|| Instant::now() + FILTERED_PROGRESS_EVERY);
             }
@@ -347,7 +378,7 @@ impl Poller {
         }
         if self.head == at {
             entry.at_head = Some(self.at_head.len());
-            entry.seen_records = self.head_records;
+            (entry.held_up, entry.seen_records) = (false, self.head_records);
             self.at_head.push(trigger);
             self.behind.retain(|other| *other != trigger);
             self.scratch.members.clear();
@@ -401,12 +432,13 @@ impl Poller {
             }
         };
         let next = outcome.next;
-        let mut members = vec![Member::of(&self.lanes[&trigger], from)];
+        let room = if catch_up.is_some() { TAKEN_MAX } else { self.lanes[&trigger].lane.room() };
+        let mut members = vec![Member::of(&self.lanes[&trigger], from, room)];
         if catch_up.is_none() {
             let others = self.behind.iter().filter(|other| **other != trigger).filter_map(|other| {
                 let entry = self.lanes.get(other).filter(|entry| entry.can_read(tail))?;
                 let at = entry.lane.read_at().filter(|at| (from..next).contains(at))?;
-                Some(Member::of(entry, at))
+                Some(Member::of(entry, at, entry.lane.room()))
             });
             members.extend(others);
         }
@@ -420,13 +452,13 @@ impl Poller {
                 continue;
             }
             entry.has_read(catch_up.is_some());
+            let (next, seen) = member.matched(next, matched.as_ref().map_or(0, |records| *records));
             if catch_up.is_some() {
                 entry.lane.take_spilled(&member.facts, from, next, now_ms);
                 entry.dirty = true;
                 continue;
             }
-            let seen = matched.as_ref().map_or(0, |records| records - member.before);
-            Counters::add(&entry.runner.counters.filtered, seen - member.facts.len() - member.declined);
+            Counters::add(&entry.runner.counters.filtered, seen - member.before - member.facts.len() - member.declined);
             Counters::add(&entry.runner.counters.passed_over, member.passed_over);
             let at = member.from;
             entry.take(&mut member.facts, at, next);
@@ -468,6 +500,7 @@ impl Entry {
         self.lane.pass(from, now_ms);
         self.lane.take(facts, next, now_ms);
         facts.clear();
+        facts.shrink_to(FACTS_KEPT);
         self.dirty |= !self.lane.is_idle();
     }
 
@@ -477,5 +510,73 @@ impl Entry {
         let records_max = usize::try_from(to.since(from)).unwrap_or(usize::MAX);
         tracing::warn!(%trigger, partition, %from, %to, records_max, "records expired before they were read");
         Counters::add(&self.runner.counters.expired, records_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+
+    use super::*;
+
+    fn member(from: Offset, room: usize) -> Member {
+        Member {
+            trigger: Uuid::nil(),
+            slot: 0,
+            filter: None,
+            needs_keys: false,
+            from,
+            active: false,
+            before: 0,
+            facts: Vec::new(),
+            room,
+            stopped: None,
+            run: None,
+            declined: 0,
+            passed_over: 0,
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_many_small_records_is_matched_as_far_as_there_is_room_and_goes_on_behind_that() {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for _ in 0..1000 {
+            let record = NewRecord { timestamp_ms: 1, key: None, value: None, headers: &[] };
+            builder.push(&record).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        let end = Offset::new(1000).unwrap();
+        let mut from = Offset::ZERO;
+        let mut offsets = Vec::new();
+        let mut seen = 0;
+        while from < end {
+            let mut members = [member(from, 300)];
+            let mut filters = Filters::default();
+            let records = match_chunk(batch.bytes(), &Origin::for_test(), &mut members, &mut filters, 0).unwrap();
+            let (next, up_to) = members[0].matched(end, records);
+            assert!(members[0].facts.len() <= 300);
+            offsets.extend(members[0].facts.iter().map(|facts| facts.offset.get()));
+            seen += up_to - members[0].before;
+            from = next;
+        }
+        assert_eq!(offsets, (0..1000).collect::<Vec<_>>());
+        assert_eq!(seen, 1000, "none is counted twice");
+    }
+
+    #[test]
+    fn who_has_room_goes_on_when_another_has_none() {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for _ in 0..100 {
+            let record = NewRecord { timestamp_ms: 1, key: None, value: None, headers: &[] };
+            builder.push(&record).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        let (end, late) = (Offset::new(100).unwrap(), Offset::new(90).unwrap());
+        let mut members = [member(Offset::ZERO, 10), member(Offset::ZERO, 1000), member(late, 1000)];
+        let mut filters = Filters::default();
+        let records = match_chunk(batch.bytes(), &Origin::for_test(), &mut members, &mut filters, 0).unwrap();
+        assert_eq!(members.each_ref().map(|member| member.facts.len()), [10, 100, 10]);
+        let matched = members.each_ref().map(|member| member.matched(end, records));
+        assert_eq!(matched, [(Offset::new(10).unwrap(), 10), (end, 100), (end, 100)]);
     }
 }
