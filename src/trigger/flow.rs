@@ -13,7 +13,9 @@ pub struct PerKey {
     pub singleton: Option<Singleton>,
 }
 
-/// At most `limit` attempts of one key begin within a period.
+/// At most `limit` attempts of one key begin within a period; of a limit above 16, some wait up to a sixteenth of the period
+/// longer than they must. Counted from the start of the broker; with more than 65,536 keys of a partition in a period, those
+/// that began longest ago count anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttle {
     /// 1–1,000.

@@ -48,6 +48,7 @@ mod outcome;
 mod queue;
 mod restore;
 mod standing;
+mod starts;
 mod turn;
 mod written;
 
@@ -60,6 +61,7 @@ pub use standing::{Before, Standing};
 
 use queue::{Queue, QueueKey};
 use restore::Restoring;
+use starts::Starts;
 
 /// What a lane holds at most; 24 bytes a record, up to a kilobyte a key. Near it no more is read until an eighth of it is free
 /// again. What is read again after a restart was in hand before, and is taken whatever it comes to.
@@ -162,7 +164,7 @@ enum Timer {
     Window(WindowId),
     /// The open window of a queue closes.
     Open(QueueKey),
-    /// The oldest start of a throttled queue does not count any more.
+    /// A start of a throttled key does not count any more.
     Turn(QueueKey),
 }
 
@@ -187,6 +189,8 @@ pub struct Lane {
     /// Queues with an open window that needs nothing but a free invocation: interval 0 and nothing before it.
     open_idle: VecDeque<QueueKey>,
     timers: BTreeSet<(i64, Timer)>,
+    /// Of keys that are throttled, also when nothing of them is in hand.
+    starts: Starts,
     markers: HashMap<u64, Marker>,
     /// Where to read next.
     at: Offset,
@@ -229,6 +233,7 @@ impl Lane {
             given_up: VecDeque::new(),
             open_idle: VecDeque::new(),
             timers: BTreeSet::new(),
+            starts: Starts::default(),
             markers,
             at,
             restoring,

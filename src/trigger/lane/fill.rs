@@ -240,6 +240,7 @@ impl Lane {
             self.closed(key, &window, places, spilled, now_ms);
         }
         self.drop_debounced(key);
+        self.waits_for_turn(key, now_ms);
         self.note_idle(key);
     }
 
@@ -264,11 +265,7 @@ impl Lane {
     pub(super) fn note_idle(&mut self, key: QueueKey) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
         let debounced = self.spec.per_key.debounce.is_some() && matches!(key, QueueKey::Key(_));
-        if self.spec.window.interval.is_zero()
-            && !debounced
-            && queue.is_idle(self.spec.per_key.throttle)
-            && !queue.noted_idle
-        {
+        if self.spec.window.interval.is_zero() && !debounced && queue.is_idle() && !queue.noted_idle {
             queue.noted_idle = true;
             self.open_idle.push_back(key);
         }

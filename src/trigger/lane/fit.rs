@@ -257,7 +257,7 @@ impl Lane {
         };
         let open = |test: &dyn Fn(&Queue) -> bool| {
             let is_one = |key: &QueueKey| {
-                let queue = self.queues.get(key).filter(|queue| queue.is_idle(self.spec.per_key.throttle));
+                let queue = self.queues.get(key).filter(|queue| queue.is_idle());
                 queue.is_some_and(test)
             };
             let open = self.open_idle.iter().position(is_one).filter(|_| !more)?;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::WindowId;
-use crate::trigger::flow::{Debounce, Throttle};
+use crate::trigger::flow::Debounce;
 use crate::trigger::unfinished::Place;
 use crate::trigger::window::Window;
 
@@ -34,8 +34,8 @@ pub(super) struct Queue {
     pub(super) spilled_records: usize,
     /// Whether it stands among the queues whose open window may close at once.
     pub(super) noted_idle: bool,
-    /// When the attempts of the last period began, for a throttle.
-    pub(super) starts: VecDeque<i64>,
+    /// Its key has begun as many attempts as its throttle allows: when the next one may begin, ms since 1970.
+    pub(super) turn_ms: Option<i64>,
     /// When a debounced window closes, and when the first of its records came.
     pub(super) debounce_until: Option<(i64, i64)>,
 }
@@ -50,8 +50,8 @@ impl Queue {
     }
 
     /// Whether its open window waits for nothing that this queue knows of but its own limits.
-    pub(super) fn is_idle(&self, throttle: Option<Throttle>) -> bool {
-        self.is_open() && self.windows.is_empty() && !self.is_throttled(throttle)
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_open() && self.windows.is_empty() && self.turn_ms.is_none()
     }
 
     /// How many windows are closed and not finished.
@@ -91,28 +91,5 @@ impl Queue {
         let first_ms = self.debounce_until.map_or(now_ms, |(_, first_ms)| first_ms);
         let last_ms = first_ms.saturating_add(debounce.max_ms);
         self.debounce_until = Some((now_ms.saturating_add(debounce.period_ms).min(last_ms), first_ms));
-    }
-
-    /// Whether so many attempts have begun within a period that the next one waits.
-    pub(super) fn is_throttled(&self, throttle: Option<Throttle>) -> bool {
-        throttle.is_some_and(|throttle| self.starts.len() >= throttle.limit as usize)
-    }
-
-    /// An attempt begins; answers when that does not count any more, unless another one is to be forgotten before.
-    pub(super) fn started(&mut self, throttle: Throttle, now_ms: i64) -> Option<i64> {
-        self.starts.push_back(now_ms);
-        (self.starts.len() == 1).then(|| now_ms.saturating_add(throttle.period_ms))
-    }
-
-    /// Forgets what does not count any more; answers when the next one does not.
-    pub(super) fn forget_starts(&mut self, throttle: Throttle, now_ms: i64) -> Option<i64> {
-        while let Some(start_ms) = self.starts.front() {
-            let until_ms = start_ms.saturating_add(throttle.period_ms);
-            if until_ms > now_ms {
-                return Some(until_ms);
-            }
-            self.starts.pop_front();
-        }
-        None
     }
 }

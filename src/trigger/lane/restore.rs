@@ -185,7 +185,7 @@ impl Lane {
             Carried { id: Some(id), held }
         });
         let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
-        (lane.withheld, lane.suspended) = (self.withheld, self.suspended);
+        (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));

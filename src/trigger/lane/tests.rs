@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::function::InvocationError;
 use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::flow::Throttle;
 use crate::trigger::retry::RetryPolicy;
 use crate::trigger::window::RecordFacts;
 
@@ -126,4 +127,47 @@ fn what_was_in_hand_before_a_restart_is_read_again_whatever_it_comes_to() {
     assert_eq!((restored.read_at(), restored.room()), (Some(Offset::ZERO), TAKEN_MAX));
     read(&mut restored, &[0; 700], 0);
     assert_eq!((restored.held_records(), restored.position()), (500, offset(500)));
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn throttled(limits: LaneLimits) -> LaneSpec {
+    let per_key = PerKey { throttle: Some(Throttle { limit: 1, period_ms: HOUR_MS }), ..PerKey::default() };
+    LaneSpec { per_key, limits, ..spec(Order::Key, 1) }
+}
+
+#[test]
+fn a_key_that_only_waits_for_its_throttle_to_forget_it_takes_no_room_from_others() {
+    let mut lane = fresh(throttled(LaneLimits { keys: 10, ..LaneLimits::default() }));
+    for key in 0..100 {
+        assert!(lane.read_at().is_some(), "key {key} is read");
+        read(&mut lane, &[key], key as i64);
+        assert_eq!(deliver(&mut lane, key as i64), Some(vec![key as usize]));
+    }
+    assert!(lane.is_empty(), "nothing is in hand: {lane:?}");
+    // Each of them is still held back, and what is there of it comes in its time.
+    read(&mut lane, &[7, 100], 200);
+    assert_eq!((deliver(&mut lane, 200), deliver(&mut lane, 200)), (Some(vec![101]), None));
+    assert_eq!(lane.deadline_ms(), Some(HOUR_MS + 7));
+    assert_eq!((deliver(&mut lane, HOUR_MS + 6), deliver(&mut lane, HOUR_MS + 7)), (None, Some(vec![100])));
+    assert!(lane.is_empty(), "{lane:?}");
+}
+
+#[test]
+fn an_open_window_of_a_throttled_key_waits_for_its_turn() {
+    let mut lane = fresh(LaneSpec { window: WindowSpec::default(), ..throttled(LaneLimits::default()) });
+    read(&mut lane, &[7], 0);
+    assert_eq!(deliver(&mut lane, 0), Some(vec![0]));
+    read(&mut lane, &[7, 7], 1);
+    assert_eq!((deliver(&mut lane, HOUR_MS - 1), deliver(&mut lane, HOUR_MS)), (None, Some(vec![1, 2])));
+}
+
+#[test]
+fn a_new_definition_forgets_no_start_of_a_throttled_key() {
+    let mut lane = fresh(throttled(LaneLimits::default()));
+    read(&mut lane, &[7], 0);
+    deliver(&mut lane, 0);
+    let mut lane = lane.redefine(throttled(LaneLimits::default()), 1);
+    read(&mut lane, &[7], 2);
+    assert_eq!((deliver(&mut lane, HOUR_MS - 1), deliver(&mut lane, HOUR_MS)), (None, Some(vec![1])));
 }

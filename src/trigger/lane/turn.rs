@@ -20,23 +20,23 @@ impl Lane {
 
     /// The first window of a queue may come forward.
     pub(super) fn advance(&mut self, key: QueueKey, now_ms: i64) {
-        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let Some(queue) = self.queues.get(&key) else { return };
+        if !queue.is_busy() {
+            queue.turn_ms.map(|at_ms| self.timers.remove(&(at_ms, Timer::Turn(key))));
+            self.queues.remove(&key);
+            return;
+        }
         let Some(&id) = queue.windows.front() else {
-            if !queue.is_open() && queue.starts.is_empty() {
-                self.queues.remove(&key);
-            } else {
-                self.note_idle(key);
-            }
-            return;
+            self.waits_for_turn(key, now_ms);
+            return self.note_idle(key);
         };
+        if self.windows[&id].phase != Phase::Queued {
+            return;
+        }
+        if self.waits_for_turn(key, now_ms) {
+            return;
+        }
         let held = self.windows.get_mut(&id).expect("a queue's windows are held");
-        if held.phase != Phase::Queued {
-            return;
-        }
-        if queue.is_throttled(self.spec.per_key.throttle) {
-            // It comes forward when the oldest start is forgotten.
-            return;
-        }
         match held.state.next_attempt_ms.filter(|&at_ms| at_ms > now_ms) {
             Some(at_ms) => {
                 held.phase = Phase::Waiting(at_ms);
@@ -49,6 +49,17 @@ impl Lane {
         }
     }
 
+    /// Whether a queue waits until an attempt of its key does not count any more: it is looked at again then.
+    pub(super) fn waits_for_turn(&mut self, key: QueueKey, now_ms: i64) -> bool {
+        let (QueueKey::Key(hash), Some(throttle)) = (key, self.spec.per_key.throttle) else { return false };
+        let Some(queue) = self.queues.get_mut(&key) else { return false };
+        if queue.turn_ms.is_none() {
+            queue.turn_ms = self.starts.until_ms(hash, throttle, now_ms);
+            queue.turn_ms.map(|at_ms| self.timers.insert((at_ms, Timer::Turn(key))));
+        }
+        queue.turn_ms.is_some()
+    }
+
     /// Closes and readies what its time has come for.
     pub(super) fn expire(&mut self, now_ms: i64) {
         while let Some(&(at_ms, timer)) = self.timers.first()
@@ -59,10 +70,9 @@ impl Lane {
                 Timer::Window(id) => self.come_forward(id, now_ms),
                 Timer::Open(key) => self.close_open(key, now_ms),
                 Timer::Turn(key) => {
-                    let (queue, throttle) = (self.queues.get_mut(&key), self.spec.per_key.throttle);
-                    let next_ms =
-                        queue.zip(throttle).and_then(|(queue, throttle)| queue.forget_starts(throttle, now_ms));
-                    next_ms.map(|at_ms| self.timers.insert((at_ms, Timer::Turn(key))));
+                    if let Some(queue) = self.queues.get_mut(&key) {
+                        queue.turn_ms = None;
+                    }
                     self.advance(key, now_ms);
                 }
             }
@@ -88,10 +98,8 @@ impl Lane {
     pub(super) fn drop_stale(&mut self) {
         self.survey();
         self.relieve();
-        let throttle = self.spec.per_key.throttle;
-        let is_idle = |queue: &Queue| queue.is_idle(throttle);
         while let Some(key) = self.open_idle.front() {
-            if self.queues.get(key).is_some_and(is_idle) {
+            if self.queues.get(key).is_some_and(Queue::is_idle) {
                 break;
             }
             if let Some(queue) = self.queues.get_mut(key) {
@@ -152,9 +160,8 @@ impl Lane {
         let (cuts, hash) = (groups(&held.places), held.key);
         let queue = self.queues.get_mut(&key).expect("a window has a queue");
         assert_eq!(queue.windows.front(), Some(&id), "T2: only the first window of a queue is tried");
-        if let Some(throttle) = self.spec.per_key.throttle.filter(|_| matches!(key, QueueKey::Key(_))) {
-            let forget_ms = queue.started(throttle, now_ms);
-            forget_ms.map(|at_ms| self.timers.insert((at_ms, Timer::Turn(key))));
+        if let (QueueKey::Key(hash), Some(throttle)) = (key, self.spec.per_key.throttle) {
+            self.starts.push(hash, throttle, now_ms);
         }
         if spilled {
             queue.spilled_records -= records;
