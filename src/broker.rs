@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use event_listener::Event;
 use parking_lot::{Mutex, RwLock};
 use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::partition::{OffsetRange, RecoveryReport};
@@ -110,6 +111,8 @@ struct Inner {
     journal: Journal,
     topics: RwLock<Topics>,
     changes: Changes,
+    /// Notified when there is another topic, or one less.
+    topics_changed: Event,
     /// One topic is made or deleted at a time.
     changing_topics: tokio::sync::Mutex<()>,
     /// Producer ids handed out so far, and the end of the journalled block.
@@ -172,6 +175,7 @@ impl Broker {
                 store,
                 journal,
                 topics: RwLock::new(topics),
+                topics_changed: Event::new(),
                 changes: Changes::here(),
                 changing_topics: tokio::sync::Mutex::new(()),
                 producer_ids: Mutex::new((next_id, next_id)),

@@ -14,6 +14,7 @@
 //! | 24 | 1 | retired before the first release |
 //! | 25 | 1 | [`TriggerVerdict`] |
 //! | 26 | 1 | [`TriggerSettled`] |
+//! | 27 | 1 | [`TriggerTopicForgotten`] |
 //! | 30 | 1 | [`OffsetCommitted`] |
 //! | 31 | 1 | [`GroupForgotten`] |
 //! | 40 | 1 | [`ProducerIds`] |
@@ -98,6 +99,8 @@ journal_records! {
     25, 1 => TriggerVerdict,
     /// Verdicts are carried out, and progress has passed their records.
     26, 1 => TriggerSettled,
+    /// A trigger does not read a topic any more; its progress there is forgotten.
+    27, 1 => TriggerTopicForgotten,
     /// A group's committed offset in a partition.
     30, 1 => OffsetCommitted,
     /// All offsets of a group are forgotten.
@@ -267,6 +270,15 @@ pub struct DeadLetterTarget {
     pub producer_id: i64,
     /// Bytes after which a batch of dead letters is full.
     pub batch_bytes: u32,
+}
+
+/// See [`JournalRecord::TriggerTopicForgotten`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerTopicForgotten {
+    /// The trigger.
+    pub trigger: Uuid,
+    /// The topic that it read.
+    pub topic: Uuid,
 }
 
 /// See [`JournalRecord::OffsetCommitted`].
@@ -460,6 +472,12 @@ mod tests {
             (ScheduleFired { id: ID, tick_s: 60 }.into(), format!("3601{id_hex}78")),
         ];
         hold(&records);
+    }
+
+    #[test]
+    fn the_record_of_a_topic_that_is_read_no_more_is_these_bytes() {
+        let forgotten = TriggerTopicForgotten { trigger: ID, topic: Uuid::from_bytes([9; 16]) };
+        hold(&[(forgotten.into(), format!("1b0110{}10{}", "07".repeat(16), "09".repeat(16)))]);
     }
 
     fn hold(records: &[(JournalRecord, String)]) {

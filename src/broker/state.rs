@@ -130,6 +130,9 @@ impl State {
                 lane.progress = Some(settled.progress.clone());
                 lane.verdicts.retain(|first, _| !settled.verdicts.contains(first));
             }),
+            JournalRecord::TriggerTopicForgotten(forgotten) => {
+                self.lanes.retain(|lane, _| lane.trigger != forgotten.trigger || lane.topic != forgotten.topic);
+            }
             JournalRecord::OffsetCommitted(commit) => self.commit(commit),
             JournalRecord::GroupForgotten(forgotten) => {
                 self.offsets.remove(&forgotten.group);
@@ -189,10 +192,10 @@ impl State {
         }
     }
 
-    /// The name of a trigger that reads this topic.
+    /// The name of a trigger that reads this topic, itself or in a run; the live lanes of the triggers `but` do not count.
     #[must_use]
-    pub fn trigger_on(&self, topic: Uuid) -> Option<&str> {
-        let lane = self.lanes.keys().find(|lane| lane.topic == topic)?;
+    pub fn trigger_on(&self, topic: Uuid, but: &[Uuid]) -> Option<&str> {
+        let lane = self.lanes.keys().find(|lane| lane.topic == topic && !but.contains(&lane.trigger))?;
         let trigger = self.runs.get(&lane.trigger).map_or(lane.trigger, |run| run.defined.trigger);
         self.triggers.get(&trigger).map(|entry| entry.defined.name.as_str())
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use event_listener::EventListener;
 use parking_lot::RwLock;
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{CompactionConfig, LogConfig, Partition, Store};
@@ -191,6 +192,8 @@ impl Broker {
         let mut topics = self.inner.topics.write();
         topics.by_name.insert(topic.name.clone(), Arc::clone(&topic));
         topics.by_id.insert(id, Arc::clone(&topic));
+        drop(topics);
+        self.inner.topics_changed.notify(usize::MAX);
         Ok(topic)
     }
 
@@ -245,21 +248,35 @@ impl Broker {
         self.inner.journal.durable(next).await
     }
 
+    /// Notified when there is another topic, or one less. Listen first, look then, wait last.
+    #[must_use]
+    pub fn listen_topics(&self) -> EventListener {
+        self.inner.topics_changed.listen()
+    }
+
     /// Deletes a topic and everything that is remembered about it.
     ///
     /// # Errors
     /// See [`DeleteTopicError`].
     pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
-        let (broker, name) = (self.clone(), name.to_owned());
-        self.to_the_end(async move { broker.delete_topic_now(&name).await }).await
+        self.delete_topic_of(name, &[]).await
     }
 
-    async fn delete_topic_now(&self, name: &str) -> Result<(), DeleteTopicError> {
+    /// As [`Broker::delete_topic`], also when these triggers have progress there: it is forgotten with the topic.
+    ///
+    /// # Errors
+    /// See [`DeleteTopicError`].
+    pub async fn delete_topic_of(&self, name: &str, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
+        let (broker, name, readers) = (self.clone(), name.to_owned(), readers.to_vec());
+        self.to_the_end(async move { broker.delete_topic_now(&name, &readers).await }).await
+    }
+
+    async fn delete_topic_now(&self, name: &str, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
         let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         let deleted = TopicDeleted { id: topic.id };
         let (next, ()) = self.inner.journal.append_if(now_ms(), |state| {
-            let trigger = state.trigger_on(topic.id).map(|user| ("trigger", user));
+            let trigger = state.trigger_on(topic.id, readers).map(|user| ("trigger", user));
             match trigger.or_else(|| state.schedule_on(topic.id).map(|user| ("schedule", user))) {
                 Some((kind, user)) => {
                     Err(DeleteTopicError::InUse { name: name.to_owned(), kind, user: user.to_owned() })
@@ -272,6 +289,7 @@ impl Broker {
             topics.by_name.remove(&topic.name);
             topics.by_id.remove(&topic.id);
         }
+        self.inner.topics_changed.notify(usize::MAX);
         self.inner.journal.durable(next).await?;
         let broker = self.clone();
         let id = topic.id;
