@@ -77,10 +77,10 @@ impl Origin {
         }
     }
 
-    /// The topic that its events name.
+    /// Whether its events may name another topic than it: those of dead letters that are seen as what they were.
     #[must_use]
-    pub fn events_topic(&self) -> &str {
-        self.letters.as_ref().map_or(&self.topic, |letters| &letters.topic)
+    pub const fn shows_letters(&self) -> bool {
+        self.letters.is_some()
     }
 
     /// Shows a stored record as an event to `look`.

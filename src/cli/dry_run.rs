@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, encoded};
 use super::failure::Failure;
 use super::output::{Output, cell, table};
-use super::runs::{RangeArgs, pattern};
+use super::runs::{RangeArgs, TopicArgs, pattern};
 use super::topic::array;
 
 /// How long the broker looks before it says how far it is.
@@ -21,6 +21,8 @@ const CLAUSES_SHOWN: usize = 10;
 pub(super) struct DryRunArgs {
     /// The trigger.
     trigger: String,
+    #[command(flatten)]
+    topic: TopicArgs,
     #[command(flatten)]
     range: RangeArgs,
     /// Another filter to try: a file with an event pattern in JSON, or the pattern itself.
@@ -78,6 +80,7 @@ pub(super) async fn run(args: DryRunArgs, client: &Client, output: Output) -> Re
     let is_watched = !output.json && std::io::stderr().is_terminal();
     let path = format!("/v1/triggers/{}/dry-run", encoded(&args.trigger));
     let mut body = args.range.body();
+    args.topic.add_to(&mut body);
     if let Some(text) = &args.pattern {
         body.insert("pattern".to_owned(), pattern("--pattern", text)?);
     }

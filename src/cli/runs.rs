@@ -15,6 +15,23 @@ use super::topic::array;
 /// How often a run is looked at while somebody waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Which topic of a trigger's input.
+#[derive(Debug, clap::Args)]
+pub(super) struct TopicArgs {
+    /// Of this topic [default: the only one that the trigger reads].
+    #[arg(long)]
+    topic: Option<String>,
+}
+
+impl TopicArgs {
+    /// Adds to the fields of a request.
+    pub(super) fn add_to(&self, body: &mut Map<String, Value>) {
+        if let Some(topic) = &self.topic {
+            body.insert("topic".to_owned(), json!(topic));
+        }
+    }
+}
+
 /// A part of a topic.
 #[derive(Debug, clap::Args)]
 pub(super) struct RangeArgs {

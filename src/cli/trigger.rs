@@ -10,7 +10,7 @@ use super::client::{Client, encoded};
 use super::dry_run::{self, DryRunArgs};
 use super::failure::Failure;
 use super::output::{Output, cell, table};
-use super::runs::{self, PaceArgs, RangeArgs};
+use super::runs::{self, PaceArgs, RangeArgs, TopicArgs};
 use super::topic::array;
 
 #[derive(Debug, clap::Subcommand)]
@@ -54,6 +54,9 @@ pub(super) enum TriggerCommand {
         /// earliest, latest, an offset, or a time such as 2026-01-31T12:00:00Z.
         #[arg(long, value_name = "POSITION")]
         to: String,
+        /// Of this topic; of all when left out.
+        #[arg(long)]
+        topic: Option<String>,
         /// Of this partition; of all when left out.
         #[arg(long, short)]
         partition: Option<u32>,
@@ -62,17 +65,22 @@ pub(super) enum TriggerCommand {
     Skip {
         /// Its name.
         trigger: String,
+        /// Of this topic; of all when left out.
+        #[arg(long)]
+        topic: Option<String>,
         /// Of this partition; of all when left out.
         #[arg(long, short)]
         partition: Option<u32>,
         /// In this run instead, by the beginning of its id.
-        #[arg(long, conflicts_with = "partition")]
+        #[arg(long, conflicts_with_all = ["topic", "partition"])]
         run: Option<String>,
     },
     /// Have a range of its input go through it again, beside its live run.
     Replay {
         /// Its name.
         trigger: String,
+        #[command(flatten)]
+        topic: TopicArgs,
         #[command(flatten)]
         range: RangeArgs,
         #[command(flatten)]
@@ -105,7 +113,7 @@ pub(super) struct ExplainArgs {
     /// The record's offset.
     #[arg(long)]
     offset: Option<u64>,
-    /// The record's topic [default: the trigger's].
+    /// The record's topic [default: the only one that the trigger reads].
     #[arg(long, conflicts_with = "event")]
     topic: Option<String>,
     /// A file with an event in JSON, `-` for standard input.
@@ -128,23 +136,27 @@ pub(super) async fn run(command: TriggerCommand, client: &Client, output: Output
             let resumed = runs::verb((&trigger, run.as_deref()), "resume", |_| true, client).await?;
             output.show(&resumed, runs::describe)
         }
-        TriggerCommand::Reset { trigger, to, partition } => {
-            let body = json!({ "to": runs::position(&to), "partition": partition });
+        TriggerCommand::Reset { trigger, to, topic, partition } => {
+            let body = json!({ "to": runs::position(&to), "topic": topic, "partition": partition });
             let body = without_nulls(body);
             let path = format!("/v1/triggers/{}/reset", encoded(&trigger));
             output.show(&client.call(Method::POST, &path, Some(&body)).await?, reset)
         }
-        TriggerCommand::Skip { trigger, partition: _, run: Some(run) } => {
+        TriggerCommand::Skip { trigger, run: Some(run), .. } => {
             let skipped = runs::verb((&trigger, Some(&run)), "skip", |_| true, client).await?;
             output.show(&skipped, skip)
         }
-        TriggerCommand::Skip { trigger, partition, run: None } => {
-            let query = partition.map_or_else(String::new, |partition| format!("?partition={partition}"));
+        TriggerCommand::Skip { trigger, topic, partition, run: None } => {
+            let topic = topic.map(|topic| format!("topic={}", encoded(&topic)));
+            let partition = partition.map(|partition| format!("partition={partition}"));
+            let query = topic.into_iter().chain(partition).collect::<Vec<_>>().join("&");
+            let query = if query.is_empty() { query } else { format!("?{query}") };
             let path = format!("/v1/triggers/{}/skip{query}", encoded(&trigger));
             output.show(&client.call(Method::POST, &path, None).await?, skip)
         }
-        TriggerCommand::Replay { trigger, range, pace } => {
+        TriggerCommand::Replay { trigger, topic, range, pace } => {
             let mut body = range.body();
+            topic.add_to(&mut body);
             pace.add_to(&mut body)?;
             let path = format!("/v1/triggers/{}/replays", encoded(&trigger));
             let run = client.call(Method::POST, &path, Some(&Value::Object(body))).await?;
@@ -222,9 +234,9 @@ fn without_nulls(mut body: Value) -> Value {
 }
 
 fn reset(answer: &Value) -> String {
-    let row = |at: &Value| vec![cell(&at["partition"]), cell(&at["offset"])];
+    let row = |at: &Value| vec![cell(&at["topic"]), cell(&at["partition"]), cell(&at["offset"])];
     let rows: Vec<Vec<String>> = array(&answer["offsets"]).iter().map(row).collect();
-    table(&["PARTITION", "OFFSET"], &rows)
+    table(&["TOPIC", "PARTITION", "OFFSET"], &rows)
 }
 
 fn skip(answer: &Value) -> String {
@@ -237,7 +249,7 @@ fn list(answer: &Value) -> String {
         vec![
             cell(&trigger["trigger"]),
             cell(&trigger["state"]),
-            cell(&definition["input"]["topic"]),
+            topics(&definition["input"]),
             cell(&definition["function"]),
             order(definition),
             cell(&trigger["lag"]),
@@ -246,6 +258,13 @@ fn list(answer: &Value) -> String {
     };
     let rows: Vec<Vec<String>> = array(&answer["triggers"]).iter().map(row).collect();
     table(&["TRIGGER", "STATE", "TOPIC", "FUNCTION", "ORDER", "LAG", "DELIVERED"], &rows)
+}
+
+/// What a trigger reads: a topic, several, or all that match a pattern.
+fn topics(input: &Value) -> String {
+    let one = input["topic"].as_str().or_else(|| input["pattern"].as_str());
+    let several = || array(&input["topics"]).iter().map(cell).collect::<Vec<_>>().join(", ");
+    one.map_or_else(several, str::to_owned)
 }
 
 /// What may run at the same time, also where the definition leaves it out.
@@ -259,12 +278,21 @@ fn describe(trigger: &Value) -> String {
     let counts = trigger["counts"].as_object().into_iter().flatten();
     let counts: Vec<String> = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     text.push_str(&format!("since the start: {}\n", counts.join(", ")));
-    let names =
-        ["partition", "committed", "tail", "lag", "in_flight_records", "blocked_keys", "attempts", "last_error"];
+    let names = [
+        "topic",
+        "partition",
+        "committed",
+        "tail",
+        "lag",
+        "in_flight_records",
+        "blocked_keys",
+        "attempts",
+        "last_error",
+    ];
     let rows: Vec<Vec<String>> =
         array(&trigger["lanes"]).iter().map(|lane| names.iter().map(|name| cell(&lane[*name])).collect()).collect();
     text.push_str(&table(
-        &["PARTITION", "COMMITTED", "TAIL", "LAG", "IN FLIGHT", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
+        &["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG", "IN FLIGHT", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
         &rows,
     ));
     for run in array(&trigger["runs"]) {

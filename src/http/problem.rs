@@ -12,7 +12,7 @@ use crate::function::registry::{RegisterError, UnregisterError};
 use crate::function::{DeployError, ErrorClass, InvocationError};
 use crate::source::schedule::service::{ApplyScheduleError, ScheduleError};
 use crate::source::schedule::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
-use crate::trigger::service::{ApplyTriggerError, ResetTriggerError, RunError, TriggerError};
+use crate::trigger::service::{ApplyTriggerError, ChoiceError, ResetTriggerError, RunError, TriggerError};
 
 /// The media type of an error.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -260,7 +260,9 @@ impl From<UnregisterError> for Problem {
 impl From<ApplyTriggerError> for Problem {
     fn from(error: ApplyTriggerError) -> Self {
         match error {
-            ApplyTriggerError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
+            ApplyTriggerError::UnknownTopic { .. } => {
+                Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string())
+            }
             ApplyTriggerError::UnknownFunction(_) | ApplyTriggerError::UnknownStep(_) => {
                 Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
             }
@@ -277,10 +279,22 @@ impl From<ApplyTriggerError> for Problem {
     }
 }
 
+impl From<ChoiceError> for Problem {
+    fn from(error: ChoiceError) -> Self {
+        let kind = match &error {
+            ChoiceError::OtherTopic { .. } => "other-topic",
+            ChoiceError::SeveralTopics { .. } => "topic-missing",
+            ChoiceError::NoTopicYet(_) => "no-topic-yet",
+        };
+        Self::bad_request(kind, error.to_string())
+    }
+}
+
 impl From<TriggerError> for Problem {
     fn from(error: TriggerError) -> Self {
         match error {
             TriggerError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
+            TriggerError::Choice(error) => error.into(),
             TriggerError::Journal(error) => error.into(),
         }
     }
@@ -324,6 +338,8 @@ impl From<ResetTriggerError> for Problem {
                     .with("log_start", log_start.get())
                     .with("tail", tail.get())
             }
+            ResetTriggerError::OtherTopic(_) => Self::bad_request("other-topic", error.to_string()),
+            ResetTriggerError::Choice(error) => error.clone().into(),
             ResetTriggerError::Journal(_) | ResetTriggerError::Lane(_) => Self::internal("trigger-state", error),
         }
     }
@@ -335,6 +351,7 @@ impl From<RunError> for Problem {
             RunError::UnknownTrigger(_) => Self::new(StatusCode::NOT_FOUND, "unknown-trigger", error.to_string()),
             RunError::UnknownRun { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-run", error.to_string()),
             RunError::NoDeadLetters(_) => Self::new(StatusCode::CONFLICT, "no-dead-letter-topic", error.to_string()),
+            RunError::Choice(error) => error.into(),
             RunError::Partition { .. } => Self::bad_request("unknown-partition", error.to_string()),
             RunError::State(_) => Self::new(StatusCode::CONFLICT, "run-state", error.to_string()),
             RunError::Scan(_) => Self::internal("storage", error),

@@ -31,10 +31,11 @@ impl LogInput {
         Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
     }
 
-    /// The same, its records seen as what they were before they became dead letters of a trigger on `topic`.
+    /// The same, its records seen as what they were before they became dead letters of a trigger on `topics`.
     #[must_use]
-    pub fn as_letters_of(&self, topic: &Topic) -> Self {
-        let letters = Letters { topic: topic.name().to_string(), topic_id: topic.id() };
+    pub fn as_letters_of(&self, topics: &[Arc<Topic>]) -> Self {
+        let topics = topics.iter().map(|topic| (topic.name().to_string(), topic.id())).collect();
+        let letters = Letters { topics };
         let origin = Origin { letters: Some(letters), ..(*self.origin).clone() };
         Self { log: Arc::clone(&self.log), origin: Arc::new(origin) }
     }

@@ -1,5 +1,7 @@
 //! Where a record comes from: from where it stands, or, for a dead letter, from where it stood when it was given up.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use tripline_storage::batch::RecordView as StoredRecord;
 use tripline_storage::{LeaderEpoch, Offset};
@@ -13,10 +15,8 @@ pub const LETTER_HEADER_PREFIX: &str = "tripline-dlq-";
 /// Dead letters are seen as the records that they were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Letters {
-    /// The topic whose records were given up.
-    pub(super) topic: String,
-    /// Its id.
-    pub(super) topic_id: Uuid,
+    /// The ids of the topics whose records were given up, by name.
+    pub(super) topics: HashMap<String, Uuid>,
 }
 
 /// Where a record comes from.
@@ -24,7 +24,7 @@ pub(super) struct Letters {
 pub struct Provenance {
     /// The topic's name.
     pub topic: String,
-    /// The topic's id; nil for a letter of another topic than the one that its trigger reads now.
+    /// The topic's id; nil for a letter of another topic than those that its trigger reads now.
     pub topic_id: Uuid,
     /// The partition.
     pub partition: u32,
@@ -68,7 +68,7 @@ impl Provenance {
         };
         let timestamp_ms = text(record, "timestamp").and_then(|time| time.parse::<Timestamp>().ok());
         Self {
-            topic_id: if topic == letters.topic { letters.topic_id } else { Uuid::nil() },
+            topic_id: letters.topics.get(topic).copied().unwrap_or(Uuid::nil()),
             topic: topic.to_owned(),
             partition,
             offset,

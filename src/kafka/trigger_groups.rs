@@ -31,13 +31,7 @@ pub enum ResetError {
 /// The trigger that a group belongs to. The name alone is free: of a trigger that runs elsewhere and reads topics of this
 /// broker as of a cluster, the group is one like any other here.
 pub(crate) fn owner<'g>(triggers: &TriggerService, group: &'g GroupId) -> Option<&'g str> {
-    group.trigger().filter(|name| triggers.topic_of(name).is_some())
-}
-
-/// Where a trigger stands, by partition; `None` if there is no such trigger.
-pub(crate) fn committed(triggers: &TriggerService, name: &str) -> Option<Vec<PartitionOffset>> {
-    let (topic, report) = (triggers.topic_of(name)?, triggers.describe(name)?);
-    Some(report.lanes.iter().map(|lane| (topic, lane.partition, lane.committed)).collect())
+    group.trigger().filter(|name| triggers.is_here(name))
 }
 
 /// Whether a trigger is paused; `None` if there is no such trigger.
@@ -51,11 +45,6 @@ pub(crate) async fn reset(
     name: &str,
     offsets: Vec<PartitionOffset>,
 ) -> Result<(), ResetError> {
-    let topic = triggers.topic_of(name).ok_or(ResetError::Unknown)?;
-    if offsets.iter().any(|(id, _, _)| *id != topic) {
-        return Err(ResetError::Failed("the trigger does not read that topic".to_owned()));
-    }
-    let offsets: Vec<(u32, Offset)> = offsets.into_iter().map(|(_, partition, at)| (partition, at)).collect();
     triggers.reset(name, &offsets).await.map_err(|error| match error {
         ResetTriggerError::Unknown(_) => ResetError::Unknown,
         ResetTriggerError::NotPaused(_) => ResetError::Running,

@@ -31,6 +31,8 @@ const SAMPLE_BYTES_MAX: usize = 64 << 10;
 /// A dry run to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRunRequest {
+    /// Which topic; `None` means the only one.
+    pub topic: Option<String>,
     /// Where; a partition is in at most one of them.
     pub ranges: Vec<RangeRequest>,
     /// A filter to try instead of the trigger's.

@@ -38,6 +38,8 @@ mod wildcard;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::trigger) use wildcard::Wildcard;
+
 pub use explain::{REASONS_MAX, TurnedAway};
 pub use set::{FilterSet, FilterSetError, SET_BYTES_MAX, SET_LISTS_MAX, Scratch};
 

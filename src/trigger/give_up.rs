@@ -119,7 +119,7 @@ impl GiveUp {
             // Durable before the first letter: one whose verdict a power cut took would be written a second time.
             match self.runner.broker.journal().commit(&[verdict.clone().into()], &source, now_ms).await {
                 Ok(()) => return Ok(verdict),
-                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await?,
+                Err(error) => self.runner.blocked(self.input.origin(), &error.to_string()).await?,
             }
         }
     }
@@ -132,7 +132,7 @@ impl GiveUp {
             let Some(name) = self.runner.spec().dead_letter.clone() else { return Ok(None) };
             let Some(topic) = self.runner.broker.topic(name.as_str()) else {
                 self.runner
-                    .blocked(self.lane.partition, &format!("the dead-letter topic {name} does not exist"))
+                    .blocked(self.input.origin(), &format!("the dead-letter topic {name} does not exist"))
                     .await?;
                 continue;
             };
@@ -142,7 +142,7 @@ impl GiveUp {
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
                     return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
                 }
-                Err(error) => self.runner.blocked(self.lane.partition, &error.to_string()).await?,
+                Err(error) => self.runner.blocked(self.input.origin(), &error.to_string()).await?,
             }
         }
     }
@@ -196,7 +196,7 @@ impl GiveUp {
                     tracing::error!(%error, "invocation record left out");
                     return Ok(());
                 }
-                Err(error) => self.runner.blocked(origin.partition, &error.to_string()).await?,
+                Err(error) => self.runner.blocked(origin, &error.to_string()).await?,
             }
         }
     }
@@ -218,7 +218,7 @@ impl GiveUp {
         let (written, places) = loop {
             match self.write(verdict, offsets, target).await {
                 Ok(written) => break written,
-                Err(error) => self.runner.blocked(self.lane.partition, &format!("dead letters: {error}")).await?,
+                Err(error) => self.runner.blocked(self.input.origin(), &format!("dead letters: {error}")).await?,
             }
         };
         Counters::add(&counters.dead_lettered, written);

@@ -201,7 +201,7 @@ impl Work {
                 }
                 Err(error) => {
                     let reason = error.to_string();
-                    if self.runner.blocked(origin.partition, &reason).await.is_err() {
+                    if self.runner.blocked(origin, &reason).await.is_err() {
                         return Err(InvocationError::new(ErrorClass::Interrupted, "interrupted", reason));
                     }
                 }

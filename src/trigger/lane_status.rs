@@ -5,7 +5,7 @@ use tripline_storage::Offset;
 
 use super::lane::{Lane, LaneLook};
 use super::service::LaneReport;
-use crate::input::EventInput;
+use crate::input::{EventInput, Origin};
 
 #[derive(Debug)]
 pub(super) struct LaneStatus {
@@ -34,6 +34,7 @@ impl LaneStatus {
     pub(super) fn report(&self) -> LaneReport {
         let (committed, look) = self.shown.lock().clone();
         LaneReport {
+            topic: self.origin().topic.clone(),
             partition: self.number,
             committed,
             tail: self.until.unwrap_or_else(|| self.input.tail()),
@@ -52,5 +53,15 @@ impl LaneStatus {
 
     pub(super) const fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Its topic and partition, in the order in which lanes are shown.
+    pub(super) fn place(&self) -> (&str, u32) {
+        (&self.origin().topic, self.number)
+    }
+
+    /// The partition that it reads.
+    pub(super) fn origin(&self) -> &Origin {
+        self.input.origin()
     }
 }

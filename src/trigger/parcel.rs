@@ -74,11 +74,15 @@ struct Sent {
     id: String,
     /// Partition and offset as its event says them: of a dead letter those of the record that it was.
     place: (u32, Offset),
+    /// Its topic, where that may be another than the one that is read.
+    topic: Option<Box<str>>,
 }
 
 impl Sent {
-    fn of(at: Offset, event: &EventView<'_>) -> Self {
-        Self { at, id: event.id().into_owned(), place: (event.record().partition, event.record().offset) }
+    fn of(at: Offset, event: &EventView<'_>, origin: &Origin) -> Self {
+        let record = event.record();
+        let topic = origin.shows_letters().then(|| record.topic.into());
+        Self { at, id: event.id().into_owned(), place: (record.partition, record.offset), topic }
     }
 
     /// The id, unless it is the one that an event gets from its place.
@@ -123,10 +127,10 @@ impl Parcel {
                 writer.raw(record.value().unwrap_or_default());
                 parcel.traced.note(record.offset(), None, trace.as_ref());
                 let (at, id) = (record.offset(), String::new());
-                return parcel.records.push(Sent { at, id, place: (origin.partition, at) });
+                return parcel.records.push(Sent { at, id, place: (origin.partition, at), topic: None });
             }
             origin.with_event(record, epoch, |event| {
-                let sent = Sent::of(record.offset(), event);
+                let sent = Sent::of(record.offset(), event, origin);
                 parcel.traced.note(sent.at, sent.own_id(), trace.as_ref());
                 let made = if has_steps {
                     first_stage(recipe.transform, event, trace.as_ref()).map(|events| {
@@ -223,9 +227,9 @@ impl Parcel {
         let records: Vec<BatchRecord<'_>> = self
             .records
             .iter()
-            .map(|Sent { id, place: (partition, offset), .. }| BatchRecord {
+            .map(|Sent { id, place: (partition, offset), topic, .. }| BatchRecord {
                 id,
-                topic: origin.events_topic(),
+                topic: topic.as_deref().unwrap_or(&origin.topic),
                 partition: *partition,
                 offset: *offset,
             })

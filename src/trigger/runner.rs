@@ -18,7 +18,7 @@ use super::service::{TriggerCounts, TriggerState};
 use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
 use super::trace::TraceLog;
-use crate::broker::{self, Broker, Topic};
+use crate::broker::{self, Broker};
 use crate::function::{FunctionService, Payload};
 use crate::input::Origin;
 
@@ -281,8 +281,6 @@ impl Counters {
 #[derive(Debug)]
 pub(super) struct Runner {
     pub(super) id: Uuid,
-    /// The topic that it reads; `None` for one of a cluster.
-    pub(super) topic: Option<Arc<Topic>>,
     pub(super) broker: Broker,
     pub(super) functions: FunctionService,
     /// Set for a run: what its invocations are called has this in it.
@@ -306,11 +304,9 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    #[expect(clippy::too_many_arguments, reason = "few callers, and each is another thing")]
     pub(super) fn new(
         id: Uuid,
         spec: TriggerSpec,
-        topic: Option<Arc<Topic>>,
         broker: Broker,
         functions: FunctionService,
         clock: Clock,
@@ -322,7 +318,6 @@ impl Runner {
         let holds = Mutex::new((Holds { paused, ..Holds::default() }, clock.now_ms()));
         Self {
             id,
-            topic,
             broker,
             functions,
             run: None,
@@ -356,11 +351,6 @@ impl Runner {
             None => format!("{name}/{topic}/{partition}/{window}"),
             Some(run) => format!("{name}/{topic}/{partition}/{window}/{run}"),
         }
-    }
-
-    /// The id of the topic that it reads, unless that is a cluster's.
-    pub(super) fn topic_id(&self) -> Option<Uuid> {
-        self.topic.as_ref().map(|topic| topic.id())
     }
 
     /// The definition in force.
@@ -435,7 +425,9 @@ impl Runner {
     pub(super) fn driven_by(&self, poller: PollerHandle) {
         let mut pollers = self.pollers.lock();
         pollers.retain(|poller| !poller.has_ended());
-        pollers.push(poller);
+        if !pollers.iter().any(|known| known.is_same(&poller)) {
+            pollers.push(poller);
+        }
     }
 
     /// The right to begin an attempt on a window of `bytes`: a slot, and in an outage the one probe. The probe comes last, so
@@ -501,10 +493,8 @@ impl Runner {
     ///
     /// # Errors
     /// [`Stopped`]: there is nothing to wait for any more.
-    pub(super) async fn blocked(&self, partition: u32, reason: &str) -> Result<(), Stopped> {
-        self.change(|holds| {
-            holds.blocked.insert(partition, reason.to_owned());
-        });
+    pub(super) async fn blocked(&self, partition: &Origin, reason: &str) -> Result<(), Stopped> {
+        self.change(|holds| holds.block(partition, reason));
         let (until, nudges) = (Instant::now() + DISK_RETRY, self.nudges());
         loop {
             let changed = self.listen();

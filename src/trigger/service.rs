@@ -15,11 +15,12 @@ use super::poller::{Message, PollerHandle};
 use super::runner::{Clock, Runner};
 use super::spec::TriggerSpec;
 use super::trace::TraceLog;
-use crate::broker::Broker;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, RunState};
 use crate::broker::state::{RunEntry, TriggerEntry};
+use crate::broker::{Broker, Topic};
 use crate::function::FunctionService;
+use crate::topic::name::TopicName;
 
 mod apply;
 #[cfg(feature = "cluster")]
@@ -30,15 +31,17 @@ mod letters;
 mod report;
 mod run_report;
 mod runs;
+mod topics;
 mod traces;
 mod verbs;
 
 pub use apply::Applied;
-pub use error::{ApplyTriggerError, ResetTriggerError, RestoreTriggerError, TriggerError};
+pub use error::{ApplyTriggerError, ChoiceError, ResetTriggerError, RestoreTriggerError, TriggerError};
 pub use letters::{Discarded, RedrivePreview};
 pub use report::{LaneReport, TriggerCounts, TriggerReport, TriggerState};
 pub use run_report::{RunLaneReport, RunPhase, RunReport};
 pub use runs::RunError;
+pub use topics::LaneChoice;
 
 use apply::inline_spec;
 use runs::ActiveRun;
@@ -64,6 +67,8 @@ struct Inner {
     traces: TraceLog,
     /// Writes history down, until the shutdown.
     trace_writer: Mutex<Option<JoinHandle<()>>>,
+    /// Follows topics that come and go, until the shutdown.
+    follower: Mutex<Option<JoinHandle<()>>>,
     /// One definition changes at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -74,7 +79,11 @@ type Poller = (PollerHandle, JoinHandle<()>);
 #[derive(Debug)]
 struct Running {
     runner: Arc<Runner>,
+    /// What it reads, by name; none of a cluster.
+    topics: Vec<Arc<Topic>>,
+    /// By the name of their topic, then by partition.
     lanes: Vec<Arc<LaneStatus>>,
+    /// Who drives each of them.
     pollers: Vec<PollerHandle>,
     /// In its group, on a cluster.
     #[cfg(feature = "cluster")]
@@ -97,9 +106,11 @@ impl TriggerService {
             tracker: TaskTracker::new(),
             traces,
             trace_writer: Mutex::new(Some(trace_writer)),
+            follower: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };
+        *service.inner.follower.lock() = Some(Self::follow(&service.inner));
         let entries: Vec<TriggerEntry> =
             service.inner.broker.journal().look(|state| state.triggers.values().cloned().collect());
         let failed = entries.into_iter().filter_map(|entry| {
@@ -125,21 +136,27 @@ impl TriggerService {
         if spec.input.cluster.is_some() {
             return self.restore_on_cluster(entry.defined.id, spec, entry.paused_since_ms.is_some());
         }
-        let topic = self
-            .inner
-            .broker
-            .topic(spec.input.topic.as_str())
-            .ok_or_else(|| format!("topic {} does not exist", spec.input.topic))?;
+        let topics = topics::selected(&self.inner.broker, &spec.input.topics);
+        let is_missing = |name: &&TopicName| !topics.iter().any(|topic| topic.name() == *name);
+        if let Some(missing) = spec.input.topics.named().iter().find(is_missing) {
+            return Err(format!("topic {missing} does not exist"));
+        }
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run(entry.defined.id, spec, topic, entry.paused_since_ms.is_some())
+        self.run(entry.defined.id, spec, topics, entry.paused_since_ms.is_some())
     }
 
     /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What was in
     /// hand is done again after the next start.
     pub async fn shutdown(&self, grace: Duration) {
         let _changing = self.inner.changing.lock().await;
+        let follower = self.inner.follower.lock().take();
+        if let Some(follower) = follower {
+            follower.abort();
+            // Until it has let go of the broker.
+            let _ = follower.await;
+        }
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only groups are left"))]
         let mut running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));

@@ -21,8 +21,11 @@ use crate::input::ClusterAddress;
 use crate::topic::name::{FunctionName, TopicName, TriggerName};
 
 mod cluster;
+mod input;
 mod parse;
 mod print;
+
+pub use input::{TOPICS_MAX, TopicPattern, TopicSelection};
 
 #[cfg(test)]
 mod tests;
@@ -89,15 +92,15 @@ impl Default for FlowLimits {
 /// What a trigger reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputSpec {
-    /// The topic.
-    pub topic: TopicName,
-    /// Where reading starts when the trigger is created.
+    /// The topics.
+    pub topics: TopicSelection,
+    /// Where reading starts when the trigger is created. At an offset only in one topic.
     pub start: StartPosition,
-    /// The cluster that has the topic; `None`: this broker.
+    /// The cluster that has the one topic; `None`: this broker.
     pub cluster: Option<ClusterAddress>,
 }
 
-/// Where reading starts: resolved to offsets when the trigger is created. Partitions that are added later start at 0.
+/// Where reading starts: resolved to offsets when the trigger is created. Topics that are made later start at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StartPosition {
     /// At the log start.

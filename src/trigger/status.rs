@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use super::service::TriggerState;
+use crate::input::Origin;
 
 /// What holds a trigger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,8 +25,15 @@ pub(super) struct Holds {
     pub(super) outage: Option<Outage>,
     /// It has no place in its group on a cluster, and why.
     pub(super) cluster: Option<String>,
-    /// Partitions that wait for success or for a person, and why.
-    pub(super) blocked: BTreeMap<u32, String>,
+    /// Partitions that wait for success or for a person, by topic and number.
+    pub(super) blocked: BTreeMap<(Uuid, u32), Blocked>,
+}
+
+/// A partition that waits for success or for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Blocked {
+    topic: String,
+    reason: String,
 }
 
 /// A target that cannot be reached.
@@ -44,6 +54,11 @@ pub(super) struct Shown {
 }
 
 impl Holds {
+    pub(super) fn block(&mut self, origin: &Origin, reason: &str) {
+        let blocked = Blocked { topic: origin.topic.clone(), reason: reason.to_owned() };
+        self.blocked.insert((origin.topic_id, origin.partition), blocked);
+    }
+
     pub(super) fn shown(&self) -> Shown {
         let shown = |state, reason: &str, ends_when| Shown { state, reason: reason.to_owned(), ends_when };
         if self.stopped {
@@ -61,8 +76,8 @@ impl Holds {
         if let Some(reason) = &self.cluster {
             return shown(TriggerState::Blocked, reason, "the cluster answers and the group takes this process in");
         }
-        if let Some((partition, reason)) = self.blocked.first_key_value() {
-            let reason = format!("partition {partition}: {reason}");
+        if let Some(((_, partition), Blocked { topic, reason })) = self.blocked.first_key_value() {
+            let reason = format!("partition {topic}/{partition}: {reason}");
             return shown(TriggerState::Blocked, &reason, "the window succeeds, or someone repairs what blocks it");
         }
         let state = if self.started { TriggerState::Running } else { TriggerState::Starting };
@@ -80,10 +95,11 @@ mod tests {
         assert_eq!(holds.shown().state, TriggerState::Starting);
         holds.started = true;
         assert_eq!(holds.shown().state, TriggerState::Running);
-        holds.blocked.insert(3, "it fails".to_owned());
+        let blocked = Blocked { topic: "flights".to_owned(), reason: "it fails".to_owned() };
+        holds.blocked.insert((Uuid::nil(), 3), blocked);
         assert_eq!(
             (holds.shown().state, holds.shown().reason.as_str()),
-            (TriggerState::Blocked, "partition 3: it fails")
+            (TriggerState::Blocked, "partition flights/3: it fails")
         );
         holds.outage = Some(Outage { reason: "refused".to_owned(), probe_at_ms: 1 });
         assert_eq!(holds.shown().state, TriggerState::Outage);

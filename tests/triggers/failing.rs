@@ -211,7 +211,7 @@ def handler(event, context):
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "errors_tolerance": "none"})).await;
     world.produce(&topic, 0, &["1"]).await;
     let report = world.until_state("x", TriggerState::Blocked).await;
-    assert!(report.reason.contains("partition 0") && report.reason.contains("not yet"), "{}", report.reason);
+    assert!(report.reason.contains("/0: ") && report.reason.contains("not yet"), "{}", report.reason);
     world.produce(&topic, 1, &["2"]).await;
     world.until_committed("x", 1, 1).await;
     std::fs::write(&flag, "").unwrap();

@@ -14,5 +14,6 @@ mod runs;
 mod shares;
 mod storms;
 mod targets;
+mod topics;
 mod traces;
 mod transforms;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use tripline::trigger::service::TriggerState;
+use tripline::trigger::service::{LaneChoice, TriggerState};
 
 use crate::harness::World;
 use crate::receiver::{Invoked, Receiver, ok, status};
@@ -77,7 +77,7 @@ async fn a_key_that_fails_waits_alone_and_holds_the_committed_offset() {
     assert_eq!(receiver.invoked().len(), 5, "nothing that was finished is invoked again");
 
     // Skipped, it becomes a dead letter, and what is behind it goes on.
-    assert_eq!(world.triggers.skip("t", None).await.unwrap(), 1);
+    assert_eq!(world.triggers.skip("t", LaneChoice::ALL).await.unwrap(), 1);
     world.until_committed("t", 0, 6).await;
     assert_eq!(offsets(&receiver.invoked()[5..]), [3]);
     assert_eq!(world.records("in.dlq", 0)[0].value, "\"poison\"");

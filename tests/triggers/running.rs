@@ -167,7 +167,7 @@ async fn only_a_paused_trigger_is_set_to_other_offsets_and_reads_from_there() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f"})).await;
     world.produce(&topic, 0, &["1", "2", "3"]).await;
     world.until_committed("x", 0, 3).await;
-    let at = |offset| [(0, tripline_storage::Offset::new(offset).unwrap())];
+    let at = |offset| [(topic.id(), 0, tripline_storage::Offset::new(offset).unwrap())];
     let running = world.triggers.reset("x", &at(1)).await.unwrap_err();
     assert!(matches!(running, ResetTriggerError::NotPaused(_)), "{running}");
     world.triggers.pause("x").await.unwrap();

@@ -7,7 +7,7 @@ use tripline::broker::Topic;
 use tripline::trigger::dry_run::DryRunRequest;
 use tripline::trigger::filter::Pattern;
 use tripline::trigger::run::{RangeRequest, RedriveRequest, ReplayRequest};
-use tripline::trigger::service::{RunError, RunPhase, RunReport, TriggerState};
+use tripline::trigger::service::{LaneChoice, RunError, RunPhase, RunReport, TriggerState};
 use tripline::trigger::spec::StartPosition;
 use tripline_storage::Offset;
 use uuid::Uuid;
@@ -111,7 +111,8 @@ async fn a_replay_reads_its_range_again_and_leaves_the_live_progress_alone() {
     world.produce(&topic, 0, &["1", "2", "3", "4", "5", "6"]).await;
     world.until_committed("x", 0, 6).await;
     assert_eq!(world.printed.wait_for(4).await, ["3", "4", "5", "6"]);
-    let run = world.triggers.replay("x", ReplayRequest { ranges: vec![range(1, 5)], rate: None }).await.unwrap();
+    let run =
+        world.triggers.replay("x", ReplayRequest { topic: None, ranges: vec![range(1, 5)], rate: None }).await.unwrap();
     world.produce(&topic, 0, &["7"]).await;
     let report = world.until_done(run).await;
     let live = world.until_committed("x", 0, 7).await;
@@ -136,16 +137,21 @@ async fn a_replay_of_a_time_and_of_several_partitions_ends_even_where_nothing_is
     world.until_committed("x", 2, 1).await;
     let from = |time: &str| RangeRequest { from: StartPosition::Time(time.parse().unwrap()), ..RangeRequest::ALL };
     let replay = async |range| {
-        let run = world.triggers.replay("x", ReplayRequest { ranges: vec![range], rate: None }).await.unwrap();
+        let run =
+            world.triggers.replay("x", ReplayRequest { topic: None, ranges: vec![range], rate: None }).await.unwrap();
         world.until_done(run).await
     };
     let later = replay(from("2030-01-01T00:00:00Z")).await;
     assert_eq!((later.lanes.len(), later.counts.delivered), (0, 0));
     let earlier = replay(from("2020-01-01T00:00:00Z")).await;
     assert_eq!((earlier.lanes.len(), earlier.counts.delivered), (2, 3));
-    let twice = ReplayRequest { ranges: vec![RangeRequest::ALL, range(0, 1)], rate: None };
+    let twice = ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL, range(0, 1)], rate: None };
     assert!(matches!(world.triggers.replay("x", twice).await, Err(RunError::Partition { found: 0, .. })));
-    let unknown = ReplayRequest { ranges: vec![RangeRequest { partition: Some(3), ..RangeRequest::ALL }], rate: None };
+    let unknown = ReplayRequest {
+        topic: None,
+        ranges: vec![RangeRequest { partition: Some(3), ..RangeRequest::ALL }],
+        rate: None,
+    };
     assert!(matches!(world.triggers.replay("x", unknown).await, Err(RunError::Partition { found: 3, .. })));
 }
 
@@ -325,8 +331,11 @@ async fn a_cancelled_run_stays_so_over_a_restart_and_goes_on_where_it_was() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f", "window": {"count": 1}})).await;
     world.produce(&topic, 0, &["1", "2", "3", "4", "5", "6"]).await;
     world.until_committed("x", 0, 6).await;
-    let run =
-        world.triggers.replay("x", ReplayRequest { ranges: vec![RangeRequest::ALL], rate: Some(1) }).await.unwrap();
+    let run = world
+        .triggers
+        .replay("x", ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: Some(1) })
+        .await
+        .unwrap();
     world.printed.wait_for(7).await;
     world.triggers.cancel_run("x", run).await.unwrap();
     world.triggers.cancel_run("x", run).await.unwrap();
@@ -425,8 +434,11 @@ async fn a_topic_that_a_run_reads_is_not_deleted_and_a_removed_trigger_takes_its
     world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f"})).await;
     world.produce(&topic, 0, &["1", "2", "3"]).await;
     world.until_committed("x", 0, 3).await;
-    let run =
-        world.triggers.replay("x", ReplayRequest { ranges: vec![RangeRequest::ALL], rate: Some(1) }).await.unwrap();
+    let run = world
+        .triggers
+        .replay("x", ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: Some(1) })
+        .await
+        .unwrap();
     let held = world.triggers.holds();
     assert_eq!(held[&(topic.id(), 0)].get(), 0, "retention waits for the run");
     assert!(world.broker.delete_topic("t").await.is_err());
@@ -464,7 +476,11 @@ def handler(event, context):
 ",
         )
         .await;
-    let run = world.triggers.replay("x", ReplayRequest { ranges: vec![RangeRequest::ALL], rate: None }).await.unwrap();
+    let run = world
+        .triggers
+        .replay("x", ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: None })
+        .await
+        .unwrap();
     world.until_run(run, |report| report.phase == RunPhase::Active(TriggerState::Blocked)).await;
     world.produce(&topic, 0, &["3"]).await;
     world.until_committed("x", 0, 3).await;
@@ -484,7 +500,7 @@ async fn a_dry_run_counts_explains_and_invokes_nothing() {
     let values: Vec<String> = (0..100).map(|n| flight(n, if n % 2 == 0 { "AA" } else { "BB" })).collect();
     world.produce(&topic, 0, &values.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let live = world.until_committed("x", 0, 100).await.counts;
-    let request = DryRunRequest { ranges: vec![range(0, 90)], filter: None, samples: 2, time: PATIENCE };
+    let request = DryRunRequest { topic: None, ranges: vec![range(0, 90)], filter: None, samples: 2, time: PATIENCE };
     let report = world.triggers.dry_run("x", &request).await.unwrap();
     assert_eq!((report.matched, report.turned_away, report.is_complete()), (14, 76, true));
     assert_eq!(report.matched_samples.iter().map(|sample| sample.offset.get()).collect::<Vec<_>>(), [62, 64]);
@@ -513,11 +529,11 @@ async fn a_paused_trigger_is_reset_to_a_time_or_an_end() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f"})).await;
     world.produce(&topic, 0, &["1", "2"]).await;
     world.until_committed("x", 0, 2).await;
-    assert!(world.triggers.reset_to("x", None, StartPosition::Earliest).await.is_err(), "it runs");
+    assert!(world.triggers.reset_to("x", LaneChoice::ALL, StartPosition::Earliest).await.is_err(), "it runs");
     world.triggers.pause("x").await.unwrap();
     let offsets = async |partition, to| {
-        let set = world.triggers.reset_to("x", partition, to).await.unwrap();
-        set.into_iter().map(|(partition, offset)| (partition, offset.get())).collect::<Vec<_>>()
+        let set = world.triggers.reset_to("x", LaneChoice { topic: None, partition }, to).await.unwrap();
+        set.into_iter().map(|(_, partition, offset)| (partition, offset.get())).collect::<Vec<_>>()
     };
     assert_eq!(offsets(None, StartPosition::Earliest).await, [(0, 0), (1, 0)]);
     assert_eq!(offsets(None, StartPosition::Latest).await, [(0, 2), (1, 0)]);
@@ -525,8 +541,14 @@ async fn a_paused_trigger_is_reset_to_a_time_or_an_end() {
     assert_eq!(offsets(Some(0), time("2020-01-01T00:00:00Z")).await, [(0, 0)]);
     assert_eq!(offsets(Some(0), time("2030-01-01T00:00:00Z")).await, [(0, 2)]);
     assert_eq!(offsets(None, at(1)).await, [(0, 1), (1, 0)], "each takes the nearest that it has");
-    assert!(world.triggers.reset_to("x", Some(1), at(1)).await.is_err());
-    assert!(world.triggers.reset_to("x", Some(7), StartPosition::Earliest).await.is_err());
+    assert!(world.triggers.reset_to("x", LaneChoice { topic: None, partition: Some(1) }, at(1)).await.is_err());
+    assert!(
+        world
+            .triggers
+            .reset_to("x", LaneChoice { topic: None, partition: Some(7) }, StartPosition::Earliest)
+            .await
+            .is_err()
+    );
     world.triggers.resume("x").await.unwrap();
     world.until_committed("x", 0, 2).await;
     assert_eq!(world.printed.wait_for(3).await, ["1", "2", "2"]);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tripline::broker::Topic;
+use tripline::trigger::service::LaneChoice;
 use tripline_storage::Offset;
 
 use crate::harness::World;
@@ -77,7 +78,7 @@ async fn storm(seed: u64, resets: bool) {
             0 => world.triggers.pause("t").await.unwrap(),
             1 | 2 => world.triggers.resume("t").await.unwrap(),
             3 | 4 => world.apply(definition(&receiver.url, &mut random)).await,
-            5 => drop(world.triggers.skip("t", None).await.unwrap()),
+            5 => drop(world.triggers.skip("t", LaneChoice::ALL).await.unwrap()),
             6 if random.u32(..3) == 0 => {
                 drop(topic);
                 world = World::start_in(world.kill().await, &[]);
@@ -88,7 +89,7 @@ async fn storm(seed: u64, resets: bool) {
                 let partition = random.u32(..PARTITIONS);
                 let tail = topic.partition(partition).unwrap().tail().get();
                 let to = Offset::new(random.i64(0..=tail)).unwrap();
-                world.triggers.reset("t", &[(partition, to)]).await.unwrap();
+                world.triggers.reset("t", &[(topic.id(), partition, to)]).await.unwrap();
             }
             8 => {
                 assert!(world.triggers.remove("t").await.unwrap());

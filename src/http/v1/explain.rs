@@ -32,7 +32,7 @@ enum Subject {
 
 /// Explain one record, or an event that is sent along.
 ///
-/// The body is `{"partition": …, "offset": …}` for a record of the trigger's topic, with `topic` for one of another topic, or
+/// The body is `{"partition": …, "offset": …}` for a record of the trigger's one topic, with `topic` for one of any other, or
 /// `{"event": …}`. Nothing is invoked and no progress is made.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/explain", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "`matches`, in `explain` what turned the event away, and for a record the `event` that filters see"),
@@ -50,8 +50,8 @@ pub(crate) async fn explain(
     let mut answer = match subject {
         Subject::Event(event) => verdict(filter, &MatchEvent::new(event)),
         Subject::Record { topic, partition, offset } => {
-            let topic = topic.as_deref().unwrap_or(spec.input.topic.as_str());
-            let input = input(&rooms, topic, partition)?;
+            let topic = topic.map_or_else(|| rooms.triggers.only_topic(name.as_str()), Ok)?;
+            let input = input(&rooms, &topic, partition)?;
             record(&input, filter, offset).await?
         }
     };

@@ -13,6 +13,7 @@ use crate::http::extract::{NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
 use crate::topic::name::TRIGGER_GROUP_PREFIX;
+use crate::trigger::service::LaneReport;
 
 /// A committed offset: topic, partition, the next offset to read.
 type Committed = (Arc<Topic>, u32, i64);
@@ -21,10 +22,8 @@ fn describe(rooms: &Rooms, group: &str) -> Option<Value> {
     let trigger = group.strip_prefix(TRIGGER_GROUP_PREFIX).and_then(|name| rooms.triggers.describe(name));
     let trigger = trigger.filter(|report| report.spec.input.cluster.is_none());
     if let Some(report) = trigger {
-        let topic = rooms.broker.topic(report.spec.input.topic.as_str());
-        let lanes = report.lanes.iter().map(|lane| (lane.partition, lane.committed.get()));
-        let committed =
-            topic.into_iter().flat_map(|topic| lanes.clone().map(move |(number, at)| (Arc::clone(&topic), number, at)));
+        let lane = |lane: &LaneReport| Some((rooms.broker.topic(&lane.topic)?, lane.partition, lane.committed.get()));
+        let committed = report.lanes.iter().filter_map(lane);
         let state = report.state.as_str();
         return Some(shown(group, state, 1, committed.collect()));
     }

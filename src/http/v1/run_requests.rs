@@ -39,6 +39,11 @@ fn partition(fields: &mut Fields<'_>) -> Option<u32> {
     Some(fields.integer("partition", 0..=u32::MAX, 0))
 }
 
+/// Which topic, for a trigger that reads several.
+fn topic(fields: &mut Fields<'_>) -> Option<String> {
+    fields.optional_text("topic", "the name of a topic that the trigger reads").map(str::to_owned)
+}
+
 fn range(fields: &mut Fields<'_>) -> Option<RangeRequest> {
     let partition = partition(fields);
     let from = position(fields, "from", StartPosition::Earliest);
@@ -76,8 +81,8 @@ fn rate(fields: &mut Fields<'_>) -> Option<u32> {
 /// A replay.
 pub(crate) fn replay(body: &Value) -> Result<ReplayRequest, Problem> {
     let request = read(body, "replay", |fields| {
-        let (ranges, rate) = (ranges(fields), rate(fields));
-        Some(ReplayRequest { ranges: ranges?, rate })
+        let (topic, ranges, rate) = (topic(fields), ranges(fields), rate(fields));
+        Some(ReplayRequest { topic, ranges: ranges?, rate })
     })?;
     Ok(request)
 }
@@ -113,14 +118,14 @@ pub(crate) fn discard(body: &Value) -> Result<Vec<RangeRequest>, Problem> {
 }
 
 /// Where to set a trigger.
-pub(crate) fn reset(body: &Value) -> Result<(Option<u32>, StartPosition), Problem> {
+pub(crate) fn reset(body: &Value) -> Result<(Option<String>, Option<u32>, StartPosition), Problem> {
     let reset = read(body, "reset", |fields| {
-        let partition = partition(fields);
+        let (topic, partition) = (topic(fields), partition(fields));
         if fields.value("to").is_none() {
             fields.wrong("to", POSITION);
         }
         let to = position(fields, "to", StartPosition::Latest);
-        Some((partition, to?))
+        Some((topic, partition, to?))
     })?;
     Ok(reset)
 }
@@ -128,11 +133,11 @@ pub(crate) fn reset(body: &Value) -> Result<(Option<u32>, StartPosition), Proble
 /// A dry run.
 pub(crate) fn dry_run(body: &Value) -> Result<DryRunRequest, Problem> {
     let (pattern, request) = read(body, "dry-run", |fields| {
-        let ranges = ranges(fields);
+        let (topic, ranges) = (topic(fields), ranges(fields));
         let pattern = fields.value("pattern").cloned();
         let samples = fields.integer("samples", 0..=SAMPLES_MAX, 5);
         let time = fields.duration("time", Duration::from_millis(1)..=TIME_MAX, DEFAULT_TIME);
-        Some((pattern, DryRunRequest { ranges: ranges?, filter: None, samples, time }))
+        Some((pattern, DryRunRequest { topic, ranges: ranges?, filter: None, samples, time }))
     })?;
     let filter = pattern.as_ref().map(checked).transpose()?;
     Ok(DryRunRequest { filter, ..request })
@@ -154,11 +159,15 @@ mod tests {
 
     #[test]
     fn a_range_is_everything_unless_something_is_said() {
-        assert_eq!(replay(&json!({})).unwrap(), ReplayRequest { ranges: vec![RangeRequest::ALL], rate: None });
-        let one = replay(&json!({"partition": 2, "from": 5, "to": "2026-01-31T12:00:00Z", "rate": 7})).unwrap();
+        assert_eq!(
+            replay(&json!({})).unwrap(),
+            ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: None }
+        );
+        let one =
+            replay(&json!({"topic": "a", "partition": 2, "from": 5, "to": "2026-01-31T12:00:00Z", "rate": 7})).unwrap();
         let time = StartPosition::Time("2026-01-31T12:00:00Z".parse().unwrap());
         let range = RangeRequest { partition: Some(2), from: at(5), to: time };
-        assert_eq!(one, ReplayRequest { ranges: vec![range], rate: Some(7) });
+        assert_eq!(one, ReplayRequest { topic: Some("a".to_owned()), ranges: vec![range], rate: Some(7) });
         let several =
             replay(&json!({"ranges": [{"partition": 0, "to": 3}, {"partition": 1, "from": "latest"}]})).unwrap();
         assert_eq!(several.ranges[0], RangeRequest { partition: Some(0), from: StartPosition::Earliest, to: at(3) });

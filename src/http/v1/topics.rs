@@ -125,11 +125,7 @@ pub(crate) async fn delete(
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
     let topic = existing_topic(&rooms.broker, &name)?;
-    if let Some(user) = rooms.triggers.using_topic(topic.name().as_str()) {
-        let error = crate::broker::DeleteTopicError::InUse { name: topic.name().to_string(), kind: "trigger", user };
-        return Err(error.into());
-    }
-    rooms.broker.delete_topic(topic.name().as_str()).await?;
+    rooms.triggers.delete_topic(topic.name().as_str()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -12,7 +12,7 @@ use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{TRIGGER_NAME_BYTES_MAX, TriggerName};
-use crate::trigger::service::{LaneReport, TriggerReport};
+use crate::trigger::service::{LaneChoice, LaneReport, TriggerReport};
 use crate::trigger::spec::TriggerSpec;
 
 pub(crate) fn trigger_name(text: &str) -> Result<TriggerName, Problem> {
@@ -49,6 +49,7 @@ fn describe(report: &TriggerReport) -> Value {
 
 pub(crate) fn describe_lane(lane: &LaneReport) -> Value {
     json!({
+        "topic": lane.topic,
         "partition": lane.partition,
         "committed": lane.committed.get(),
         "tail": lane.tail.get(),
@@ -137,20 +138,22 @@ pub(crate) async fn resume(
 
 /// Give up what a trigger waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/skip", tag = "triggers",
-    params(("trigger" = String, Path, description = "Its name"), ("partition" = Option<u32>, Query, description = "Of this partition; of all when left out")),
+    params(("trigger" = String, Path, description = "Its name"), ("topic" = Option<String>, Query, description = "Of this topic; of all when left out"),
+        ("partition" = Option<u32>, Query, description = "Of this partition; of all when left out")),
     responses((status = 200, description = "How many records that were"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn skip(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let query = Query::parse(query.as_deref(), &["partition"])?;
+    let query = Query::parse(query.as_deref(), &["topic", "partition"])?;
     let name = trigger_name(&name)?;
-    let skipped = rooms.triggers.skip(name.as_str(), query.number("partition", 0, u32::MAX)?).await?;
+    let choice = LaneChoice { topic: query.text("topic"), partition: query.number("partition", 0, u32::MAX)? };
+    let skipped = rooms.triggers.skip(name.as_str(), choice).await?;
     Ok(Json(json!({ "trigger": name, "skipped": skipped })))
 }
 
-/// Set a paused trigger to another position: `{"to": …, "partition": …}`, of all partitions when none is named.
+/// Set a paused trigger to another position: `{"to": …, "topic": …, "partition": …}`, of all partitions when none is named.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/reset", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "The offsets that it meant"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn reset(
@@ -159,9 +162,10 @@ pub(crate) async fn reset(
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
-    let (partition, to) = super::run_requests::reset(&body)?;
-    let offsets = rooms.triggers.reset_to(name.as_str(), partition, to).await?;
-    let offset = |(partition, offset): &(u32, tripline_storage::Offset)| json!({ "partition": partition, "offset": offset.get() });
+    let (topic, partition, to) = super::run_requests::reset(&body)?;
+    let choice = LaneChoice { topic: topic.as_deref(), partition };
+    let offsets = rooms.triggers.reset_to(name.as_str(), choice, to).await?;
+    let offset = |(topic, partition, offset): &(String, u32, tripline_storage::Offset)| json!({ "topic": topic, "partition": partition, "offset": offset.get() });
     Ok(Json(json!({ "trigger": name, "offsets": offsets.iter().map(offset).collect::<Vec<_>>() })))
 }
 

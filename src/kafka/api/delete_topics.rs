@@ -70,11 +70,7 @@ async fn delete_found(service: &Shared, topic: &Topic) -> Result<(), Refusal> {
     if topic.is_internal() {
         return Err((ErrorCode::TopicAuthorizationFailed, format!("topic {name} belongs to the broker")));
     }
-    if let Some(trigger) = service.triggers.using_topic(name) {
-        let reason = format!("topic {name} is used by trigger {trigger}; delete the trigger first");
-        return Err((ErrorCode::PolicyViolation, reason));
-    }
-    match service.broker.delete_topic(name).await {
+    match service.triggers.delete_topic(name).await {
         Ok(()) => Ok(()),
         Err(error) => {
             tracing::warn!(topic = name, %error, "deleting a topic");

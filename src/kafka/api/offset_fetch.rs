@@ -122,7 +122,7 @@ fn committed(service: &Shared, group: &GroupId) -> HashMap<(Uuid, u32), Committe
     let Some(trigger) = trigger_groups::owner(&service.triggers, group) else {
         return service.broker.committed_offsets(group.as_str()).into_iter().collect();
     };
-    let offsets = trigger_groups::committed(&service.triggers, trigger).unwrap_or_default().into_iter();
+    let offsets = service.triggers.committed(trigger).into_iter();
     offsets
         .map(|(topic, partition, offset)| {
             ((topic, partition), Committed { offset, leader_epoch: -1, metadata: String::new(), commit_ms: 0 })

@@ -1,6 +1,6 @@
 //! A function's answer that only some records of its window failed: `{"batchItemFailures":[{"itemIdentifier": …}]}`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 use tripline_storage::Offset;
@@ -85,15 +85,18 @@ struct BadIdentifier;
 struct Places<'a> {
     records: &'a [BatchRecord<'a>],
     by_id: HashMap<&'a str, usize>,
-    by_offset: HashMap<(u32, Offset), usize>,
+    by_offset: HashMap<(&'a str, u32, Offset), usize>,
+    /// Their topics: one, but for dead letters of a trigger that reads several.
+    topics: BTreeSet<&'a str>,
 }
 
 impl<'a> Places<'a> {
     fn of(records: &'a [BatchRecord<'a>]) -> Self {
         let by_id = records.iter().enumerate().map(|(place, record)| (record.id, place)).collect();
+        let by_offset = records.iter().enumerate();
         let by_offset =
-            records.iter().enumerate().map(|(place, record)| ((record.partition, record.offset), place)).collect();
-        Self { records, by_id, by_offset }
+            by_offset.map(|(place, record)| ((record.topic, record.partition, record.offset), place)).collect();
+        Self { records, by_id, by_offset, topics: records.iter().map(|record| record.topic).collect() }
     }
 
     /// Records with one name share its fate: which of them the function meant nobody knows.
@@ -114,7 +117,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// A partition is a number, or `<topic>-<number>`.
+    /// A partition is a number, or `<topic>-<number>`. A number alone that is meant in one of several topics names no record.
     fn find_offset(&self, partition: &Value, offset: Offset) -> Result<Option<usize>, BadIdentifier> {
         let (topic, number) = match partition {
             Value::Number(number) => (None, number.as_u64().and_then(|number| u32::try_from(number).ok())),
@@ -124,8 +127,10 @@ impl<'a> Places<'a> {
             }
             _ => return Err(BadIdentifier),
         };
-        let place = self.by_offset.get(&(number.ok_or(BadIdentifier)?, offset)).copied();
-        Ok(place.filter(|place| topic.is_none_or(|topic| self.records[*place].topic == topic)))
+        let number = number.ok_or(BadIdentifier)?;
+        let topics = self.topics.iter().filter(|found| topic.is_none_or(|topic| topic == **found));
+        let mut places = topics.filter_map(|topic| self.by_offset.get(&(topic, number, offset)).copied());
+        Ok(places.next().filter(|_| places.next().is_none()))
     }
 }
 
@@ -172,6 +177,20 @@ mod tests {
         assert_eq!(failures(r#"{"itemIdentifier":{"partition":"a-1-0","offset":6}}"#), BatchOutcome::Partial(vec![1]));
         assert_eq!(failures(r#"{"itemIdentifier":{"partition":0,"offset":6}}"#), BatchOutcome::Partial(vec![1]));
         assert_eq!(failures(r#"{"itemIdentifier":"0-5"},{"itemIdentifier":"0-5"}"#), BatchOutcome::Partial(vec![0]));
+    }
+
+    #[test]
+    fn records_of_several_topics_are_told_apart_by_topic() {
+        let record = |topic| BatchRecord { id: "0-5", topic, partition: 0, offset: Offset::new(5).unwrap() };
+        let records = [BatchRecord { id: "x", ..record("a") }, record("b")];
+        let outcome = |identifier: &str| {
+            let body = format!(r#"{{"batchItemFailures":[{{"itemIdentifier":{identifier}}}]}}"#);
+            parse_batch_item_failures(body.as_bytes(), &records)
+        };
+        assert_eq!(outcome(r#"{"partition":"a-0","offset":5}"#), BatchOutcome::Partial(vec![0]));
+        assert_eq!(outcome(r#"{"partition":"b-0","offset":5}"#), BatchOutcome::Partial(vec![1]));
+        // Which of the two is meant nobody knows.
+        assert!(matches!(outcome(r#"{"partition":0,"offset":5}"#), BatchOutcome::Whole(_)));
     }
 
     #[test]

@@ -3,15 +3,15 @@
 use super::WILDCARD_STARS_MAX;
 
 /// A wildcard, cut at its stars.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wildcard {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::trigger) struct Wildcard {
     /// Never empty; one piece means no star.
     pieces: Vec<Box<str>>,
 }
 
 impl Wildcard {
     /// Reads a wildcard; the error says what is wrong.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::trigger) fn parse(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut piece = String::new();
         let mut after_star = false;
@@ -47,7 +47,7 @@ impl Wildcard {
     }
 
     /// Whether all of `text` matches. Every piece between two stars is taken at the first place where it fits: if any places fit, these do.
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub(in crate::trigger) fn matches(&self, text: &str) -> bool {
         let [first, middle @ .., last] = self.pieces.as_slice() else {
             return self.pieces.first().is_some_and(|only| **only == *text);
         };

@@ -96,7 +96,7 @@ impl GiveUp {
     }
 
     async fn blocked(&self, error: &LetterError) -> Result<(), Stopped> {
-        self.runner.blocked(self.input.origin().partition, &format!("dead letters: {error}")).await
+        self.runner.blocked(self.input.origin(), &format!("dead letters: {error}")).await
     }
 
     /// Answers how many there are; those that retention took meanwhile are not.

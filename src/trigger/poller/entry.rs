@@ -314,21 +314,18 @@ impl Entry {
     }
 
     pub(super) fn show_blocked(&self, reason: &str) {
-        let number = self.id.partition;
-        self.runner.change(|holds| {
-            holds.blocked.insert(number, reason.to_owned());
-        });
+        self.runner.change(|holds| holds.block(self.status.origin(), reason));
     }
 
     /// Something that held it up is over; it is shown as blocked for as long as something else does.
     pub(super) fn unblock(&self) {
-        let number = self.id.partition;
+        let place = (self.id.topic, self.id.partition);
         if self.damage.is_some() || self.writes_again_at.is_some() || !self.blocked.is_empty() {
             return;
         }
-        if self.runner.holds(|holds| holds.blocked.contains_key(&number)) {
+        if self.runner.holds(|holds| holds.blocked.contains_key(&place)) {
             self.runner.change(|holds| {
-                holds.blocked.remove(&number);
+                holds.blocked.remove(&place);
             });
         }
     }

@@ -22,6 +22,8 @@ impl RangeRequest {
 /// A replay to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayRequest {
+    /// Which topic; `None` means the only one.
+    pub topic: Option<String>,
     /// What to read again; a partition is in at most one of them.
     pub ranges: Vec<RangeRequest>,
     /// Records that may begin in a second, 1–1,000,000; `None` sets no limit besides the trigger's.

@@ -1,6 +1,6 @@
 //! Making, changing and ending triggers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +8,17 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::lanes::start_at;
+use super::topics::selected;
 use super::{ApplyTriggerError, TriggerService};
 use crate::broker::journal::JournalError;
-use crate::broker::record::{JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved};
+use crate::broker::record::{
+    JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerTopicForgotten,
+};
 use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::function::{FunctionSpec, Instances, Payload, Runtime};
-use crate::topic::name::TopicName;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::runner::{Runner, inline_function};
-use crate::trigger::spec::{FunctionRef, StartPosition, TriggerSpec};
+use crate::trigger::spec::{FunctionRef, StartPosition, TopicSelection, TriggerSpec};
 
 /// What applying a definition did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,39 +45,85 @@ impl TriggerService {
     pub(super) async fn apply_now(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
         let _changing = self.inner.changing.lock().await;
         let current = self.runner(spec.name.as_str());
-        if let Some(old) = current.as_ref().map(|runner| runner.spec())
-            && old.input.topic != spec.input.topic
-        {
-            let (found, current) = (spec.input.topic.to_string(), old.input.topic.to_string());
-            return Err(ApplyTriggerError::OtherTopic { found, current });
-        }
-        if let Some(old) = current.as_ref().map(|runner| runner.spec())
-            && old.input.cluster.is_some() != spec.input.cluster.is_some()
-        {
-            return Err(ApplyTriggerError::OtherPlace);
+        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
+            self.check_moves(&old, &spec)?;
         }
         #[cfg(feature = "cluster")]
         if spec.input.cluster.is_some() {
             return self.apply_to_cluster(spec, current).await;
         }
-        let topic = self.input_topic(&spec.input.topic).await?;
+        let topics = self.input_topics(&spec.input.topics).await?;
         self.check_function(&spec).await?;
-        self.output_topics(&spec, &topic).await?;
-        let warnings = spec.warnings();
+        self.output_topics(&spec, &topics).await?;
+        let mut warnings = spec.warnings();
+        if topics.is_empty() {
+            let (name, pattern) = (&spec.name, &spec.input.topics);
+            warnings
+                .push(format!("trigger {name}: no topic matches {pattern} yet; it joins those that are made later"));
+        }
         let Some(runner) = current else {
-            self.create(spec, topic).await?;
+            self.create(spec, topics).await?;
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
         if changed {
-            self.change(&runner, spec).await?;
+            self.change_here(&runner, spec, &topics).await?;
         }
         Ok(Applied { created: false, changed, warnings })
     }
 
-    pub(super) async fn change(&self, runner: &Runner, spec: TriggerSpec) -> Result<(), ApplyTriggerError> {
+    /// An update keeps progress: at least one of the topics that are read stays.
+    fn check_moves(&self, old: &TriggerSpec, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+        let on_cluster = new.input.cluster.is_some();
+        if old.input.cluster.is_some() != on_cluster {
+            return Err(ApplyTriggerError::OtherPlace);
+        }
+        let joined = self.topics_of(old.name.as_str());
+        let stays = joined.iter().any(|topic| new.input.topics.selects(topic.name().as_str()));
+        if old.input.topics == new.input.topics || stays || (joined.is_empty() && !on_cluster) {
+            return Ok(());
+        }
+        let (found, current) = (new.input.topics.to_string(), old.input.topics.to_string());
+        Err(ApplyTriggerError::OtherTopic { field: new.input.topics.field(), found, current })
+    }
+
+    /// Changes a trigger on topics of this broker: lanes of topics that stay go on, the others end, and those of more topics
+    /// begin where the new definition says.
+    async fn change_here(
+        &self,
+        runner: &Runner,
+        spec: TriggerSpec,
+        topics: &[Arc<Topic>],
+    ) -> Result<(), ApplyTriggerError> {
+        let (name, old) = (spec.name.to_string(), runner.spec());
+        let mut more = Remembered::default();
+        // One that the old pattern selected was made a moment ago, and nobody has joined it yet: it starts at 0.
+        for topic in topics.iter().filter(|topic| !old.input.topics.selects(topic.name().as_str())) {
+            more.start(runner.id, topic, spec.input.start).await?;
+        }
+        let mut left = self.topics_of(&name);
+        left.retain(|topic| !spec.input.topics.selects(topic.name().as_str()));
+        for topic in &left {
+            more.records.push(TriggerTopicForgotten { trigger: runner.id, topic: topic.id() }.into());
+            // The lanes end first: what they remember at their end must not come behind that.
+            self.leave(&name, topic.id()).await;
+        }
+        let changed = self.change(runner, spec, more).await;
+        // What is new is joined; where nothing was remembered, what was left.
+        self.follow_one(&name).await;
+        changed
+    }
+
+    /// `more`: what is remembered in the same moment.
+    pub(super) async fn change(
+        &self,
+        runner: &Runner,
+        spec: TriggerSpec,
+        mut more: Remembered,
+    ) -> Result<(), ApplyTriggerError> {
         let old = runner.spec();
-        let remembered = self.remember(&[self.defined(runner.id, &spec).into()], &[]).await;
+        more.records.insert(0, self.defined(runner.id, &spec).into());
+        let remembered = self.remember(&more.records, &more.sources).await;
         // The function behind a URL is that of the definition in force.
         let in_force = if remembered.is_ok() { &spec } else { &*old };
         match inline_spec(in_force) {
@@ -96,23 +144,27 @@ impl TriggerService {
         }
     }
 
-    pub(super) async fn create(&self, spec: TriggerSpec, topic: Arc<Topic>) -> Result<(), ApplyTriggerError> {
+    async fn create(&self, spec: TriggerSpec, topics: Vec<Arc<Topic>>) -> Result<(), ApplyTriggerError> {
         // One that could not be started is started with what it remembers.
-        let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
+        let journal = self.inner.broker.journal();
+        let remembered = journal.look(|state| state.trigger_named(spec.name.as_str()));
         let id = remembered.unwrap_or_else(Uuid::new_v4);
-        let mut records: Vec<JournalRecord> = vec![self.defined(id, &spec).into()];
-        let mut sources = Vec::new();
-        for (number, log) in (0..).zip(topic.partitions()) {
-            if remembered.is_some() {
-                break;
+        let known: BTreeSet<Uuid> = journal.look(|state| {
+            let lanes = state.lanes.keys().filter(|lane| lane.trigger == id);
+            lanes.map(|lane| lane.topic).collect()
+        });
+        let is_pattern = matches!(spec.input.topics, TopicSelection::Pattern(_));
+        let mut more = Remembered { records: vec![self.defined(id, &spec).into()], sources: Vec::new() };
+        for topic in topics.iter().filter(|topic| !known.contains(&topic.id())) {
+            // What a pattern has selected since it was last started begins at 0.
+            if remembered.is_none() || !is_pattern {
+                more.start(id, topic, spec.input.start).await?;
             }
-            let start = start_offset(log, spec.input.start).await?;
-            sources.push((Arc::clone(log), start));
-            let lane = LaneId { trigger: id, topic: topic.id(), partition: number };
-            records.push(TriggerProgress { lane, progress: start_at(start) }.into());
         }
-        self.remember(&records, &sources).await?;
-        self.run(id, spec, topic, false).map_err(ApplyTriggerError::Lane)
+        let left = known.iter().filter(|known| !topics.iter().any(|topic| topic.id() == **known));
+        more.records.extend(left.map(|topic| TriggerTopicForgotten { trigger: id, topic: *topic }.into()));
+        self.remember(&more.records, &more.sources).await?;
+        self.run(id, spec, topics, false).map_err(ApplyTriggerError::Lane)
     }
 
     pub(super) fn defined(&self, id: Uuid, spec: &TriggerSpec) -> TriggerDefined {
@@ -120,19 +172,24 @@ impl TriggerService {
         TriggerDefined { id, name: spec.name.to_string(), definition, created_ms: self.inner.clock.now_ms() }
     }
 
-    pub(super) async fn input_topic(&self, name: &TopicName) -> Result<Arc<Topic>, ApplyTriggerError> {
-        let topic = self.inner.broker.topic_or_create(name).await?;
-        topic.ok_or_else(|| ApplyTriggerError::UnknownTopic(name.to_string()))
+    /// The topics that a definition selects, those that it names made where topics may be made so.
+    async fn input_topics(&self, selection: &TopicSelection) -> Result<Vec<Arc<Topic>>, ApplyTriggerError> {
+        for name in selection.named() {
+            let (field, topic) = (selection.field(), name.to_string());
+            let found = self.inner.broker.topic_or_create(name).await?;
+            found.ok_or(ApplyTriggerError::UnknownTopic { field, topic })?;
+        }
+        Ok(selected(&self.inner.broker, selection))
     }
 
-    /// Topics that the trigger writes to are made where they are missing, with as many partitions as the input.
-    pub(super) async fn output_topics(&self, spec: &TriggerSpec, input: &Topic) -> Result<(), ApplyTriggerError> {
+    /// Topics that the trigger writes to are made where they are missing, with as many partitions as the widest of its input.
+    async fn output_topics(&self, spec: &TriggerSpec, inputs: &[Arc<Topic>]) -> Result<(), ApplyTriggerError> {
         let names = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic));
         for name in names {
             if self.inner.broker.topic(name.as_str()).is_some() {
                 continue;
             }
-            let partitions = input.partition_count();
+            let partitions = inputs.iter().map(|input| input.partition_count()).max().unwrap_or(1);
             let made = TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() };
             match self.inner.broker.create_topic(made).await {
                 Ok(_) | Err(CreateTopicError::Exists(_)) => {}
@@ -179,6 +236,26 @@ impl TriggerService {
         self.end_runs(id).await;
         self.remove_inline(name).await;
         Ok(true)
+    }
+}
+
+/// What is remembered in one moment, and what must be durable before it.
+#[derive(Default)]
+pub(super) struct Remembered {
+    records: Vec<JournalRecord>,
+    sources: Vec<(Arc<Partition>, Offset)>,
+}
+
+impl Remembered {
+    /// Where a trigger starts in a topic.
+    async fn start(&mut self, trigger: Uuid, topic: &Topic, start: StartPosition) -> Result<(), ApplyTriggerError> {
+        for (partition, log) in (0..).zip(topic.partitions()) {
+            let at = start_offset(log, start).await?;
+            self.sources.push((Arc::clone(log), at));
+            let lane = LaneId { trigger, topic: topic.id(), partition };
+            self.records.push(TriggerProgress { lane, progress: start_at(at) }.into());
+        }
+        Ok(())
     }
 }
 

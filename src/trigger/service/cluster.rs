@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
+use super::apply::Remembered;
 use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
 use crate::broker::record::LaneId;
 use crate::broker::state::LaneState;
@@ -61,8 +62,8 @@ impl TriggerService {
         let refused = |error: ClusterError| ApplyTriggerError::Cluster(error.to_string());
         let client = client(&spec).ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
         self.check_function(&spec).await?;
-        let name = spec.input.topic.as_str();
-        let topic = client.topic(name).await.map_err(refused)?;
+        let name = topic_name(&spec);
+        let topic = client.topic(&name).await.map_err(refused)?;
         if let Some(letters) = &spec.dead_letter
             && matches!(client.topic(letters.as_str()).await, Err(ClusterError::NoTopic(_)))
         {
@@ -81,7 +82,7 @@ impl TriggerService {
         let moved = runner.spec().input.cluster != spec.input.cluster;
         if changed {
             let paused = runner.holds(|holds| holds.paused);
-            self.change(&runner, spec.clone()).await?;
+            self.change(&runner, spec.clone(), Remembered::default()).await?;
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
                 self.run_on_cluster(runner.id, spec, paused);
@@ -93,11 +94,11 @@ impl TriggerService {
     /// Joins the group; partitions come when the group gives them.
     pub(super) fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) {
         let Some(client) = client(&spec) else { return };
-        let (name, topic, group) = (spec.name.to_string(), spec.input.topic.to_string(), group(&spec));
+        let (name, topic, group) = (spec.name.to_string(), topic_name(&spec), group(&spec));
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let start = spec.input.start;
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Arc::new(Runner::new(id, spec, None, broker, functions, clock, traces, paused));
+        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
         let (member, events, committer) = Member::join(Arc::clone(&client), &group, &topic);
         let driver = Driver {
             service: Arc::downgrade(&self.inner),
@@ -112,7 +113,7 @@ impl TriggerService {
             waiting: BTreeSet::new(),
         };
         let place = Some(Place { member, driver: tokio::spawn(driver.run(events)) });
-        self.inner.running.write().insert(name, Running { runner, lanes: Vec::new(), pollers: Vec::new(), place });
+        self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
     }
 
     pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) -> Result<(), String> {
@@ -129,6 +130,11 @@ fn client(spec: &TriggerSpec) -> Option<Arc<Client>> {
     Some(Arc::new(Client::new(address, &format!("tripline-{}", spec.name))))
 }
 
+/// The one topic that a trigger reads there.
+fn topic_name(spec: &TriggerSpec) -> String {
+    spec.input.topics.to_string()
+}
+
 /// The group under which Kafka's tools see the trigger.
 fn group(spec: &TriggerSpec) -> String {
     format!("trigger.{}", spec.name)
@@ -141,7 +147,7 @@ async fn commit_start(
     spec: &TriggerSpec,
     topic: &ClusterTopic,
 ) -> Result<(), ClusterError> {
-    let name = spec.input.topic.as_str();
+    let name = &topic_name(spec);
     let partitions: Vec<u32> = (0..topic.partition_count()).collect();
     if !client.committed(group, name, &partitions).await?.is_empty() {
         return Ok(());
@@ -309,19 +315,16 @@ impl Driver {
     fn show(&self, status: Arc<LaneStatus>, poller: PollerHandle) {
         let Some(service) = self.service.upgrade() else { return };
         if let Some(running) = service.running.write().get_mut(&self.name) {
-            let at = running.lanes.partition_point(|lane| lane.number() < status.number());
-            running.lanes.insert(at, status);
-            running.pollers.insert(at, poller);
+            running.insert(status, poller);
         }
     }
 
     /// They are shown no more.
     fn forget(&self, partitions: &BTreeSet<u32>) {
-        self.runner.change(|holds| holds.blocked.retain(|partition, _| !partitions.contains(partition)));
+        self.runner.change(|holds| holds.blocked.retain(|(_, partition), _| !partitions.contains(partition)));
         let Some(service) = self.service.upgrade() else { return };
         if let Some(running) = service.running.write().get_mut(&self.name) {
-            let lanes = std::mem::take(&mut running.lanes).into_iter().zip(std::mem::take(&mut running.pollers));
-            (running.lanes, running.pollers) = lanes.filter(|(lane, _)| !partitions.contains(&lane.number())).unzip();
+            running.take(|lane| partitions.contains(&lane.number()));
         }
     }
 }

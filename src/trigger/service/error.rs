@@ -11,8 +11,13 @@ use crate::function::DeployError;
 #[non_exhaustive]
 pub enum ApplyTriggerError {
     /// The topic it reads does not exist, and topics are not made by themselves.
-    #[error("trigger.input.topic: topic {0} does not exist; create it first")]
-    UnknownTopic(String),
+    #[error("trigger.input.{field}: topic {topic} does not exist; create it first")]
+    UnknownTopic {
+        /// Where it is named.
+        field: &'static str,
+        /// The topic.
+        topic: String,
+    },
     /// The function does not exist.
     #[error("trigger.function: function {0} does not exist; apply it first")]
     UnknownFunction(String),
@@ -22,9 +27,13 @@ pub enum ApplyTriggerError {
     /// The function cannot take what the trigger hands it.
     #[error("{0}")]
     Unfit(String),
-    /// An existing trigger reads another topic: its progress would mean nothing there.
-    #[error("trigger.input.topic: found {found}, the trigger reads {current}; delete it first, or choose another name")]
+    /// An existing trigger would read none of its topics any more: all its progress would be lost.
+    #[error(
+        "trigger.input.{field}: found {found}, the trigger reads {current}; delete it first, or choose another name"
+    )]
     OtherTopic {
+        /// Where the new definition says what it reads.
+        field: &'static str,
         /// In the new definition.
         found: String,
         /// What it reads.
@@ -55,13 +64,42 @@ pub enum ApplyTriggerError {
     Lane(String),
 }
 
-/// Why a trigger was not paused or resumed.
+/// Why it is not clear which partitions of a trigger are meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChoiceError {
+    /// It does not read this topic.
+    #[error("topic: found {found}, trigger {trigger} reads {reads}")]
+    OtherTopic {
+        /// The trigger.
+        trigger: String,
+        /// What was asked for.
+        found: String,
+        /// What it reads.
+        reads: String,
+    },
+    /// It reads several, and none is named.
+    #[error("topic: found nothing, trigger {trigger} reads several topics; name one of {reads}")]
+    SeveralTopics {
+        /// The trigger.
+        trigger: String,
+        /// What it reads.
+        reads: String,
+    },
+    /// No topic matches its pattern yet.
+    #[error("trigger {0} reads no topic yet")]
+    NoTopicYet(String),
+}
+
+/// Why a trigger was not paused, resumed or made to skip.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TriggerError {
     /// There is none with this name.
     #[error("trigger {0} does not exist")]
     Unknown(String),
+    /// It is not clear which of its topics is meant.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
     /// It could not be remembered.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -78,10 +116,12 @@ pub enum ResetTriggerError {
     #[error("trigger {0} is not paused; pause it first")]
     NotPaused(String),
     /// It has no such partition, or the partition no such offset.
-    #[error("partition {partition} of trigger {name} has offsets {log_start} to {tail}, found {found}")]
+    #[error("partition {topic}/{partition} of trigger {name} has offsets {log_start} to {tail}, found {found}")]
     Offset {
         /// The trigger.
         name: String,
+        /// The topic.
+        topic: String,
         /// The partition.
         partition: u32,
         /// What was asked for.
@@ -91,6 +131,12 @@ pub enum ResetTriggerError {
         /// One after the last.
         tail: Offset,
     },
+    /// It does not read this topic.
+    #[error("trigger {0} does not read that topic")]
+    OtherTopic(String),
+    /// It is not clear which of its topics is meant.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
     /// It could not be remembered.
     #[error(transparent)]
     Journal(#[from] JournalError),

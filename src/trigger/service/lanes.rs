@@ -21,39 +21,41 @@ use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
     /// Starts the lanes of a trigger where the journal says.
-    pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topic: Arc<Topic>, paused: bool) -> Result<(), String> {
-        self.set_back(id, &topic).map_err(|error| error.to_string())?;
+    pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topics: Vec<Arc<Topic>>, paused: bool) -> Result<(), String> {
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner =
-            Arc::new(Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, clock, traces, paused));
-        let mut lanes = Vec::new();
-        for partition in 0..topic.partition_count() {
-            let lane = LaneId { trigger: id, topic: topic.id(), partition };
-            lanes.push(self.new_lane(&runner, &topic, lane, None)?);
+        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
+        let lanes = topics.iter().map(|topic| self.live_lanes(&runner, topic)).collect::<Result<Vec<_>, _>>()?;
+        let mut running = Running::new(runner);
+        for (topic, lanes) in topics.iter().zip(lanes) {
+            self.drive(&mut running, topic, lanes)?;
         }
-        let running = self.drive(runner, &topic, lanes)?;
         self.inner.running.write().insert(name, running);
         Ok(())
     }
 
-    /// Hands lanes to the pollers of their partitions.
-    pub(super) fn drive(&self, runner: Arc<Runner>, topic: &Topic, lanes: Vec<NewLane>) -> Result<Running, String> {
-        let statuses = lanes.iter().map(|lane| Arc::clone(&lane.status)).collect();
-        let pollers = lanes.into_iter().map(|lane| {
-            let poller = self.poller(topic, lane.id.partition)?;
-            poller.send(Message::Add(Box::new(lane)));
-            Ok(poller)
+    /// A trigger's lanes in a topic, one per partition, where the journal says.
+    pub(super) fn live_lanes(&self, runner: &Arc<Runner>, topic: &Topic) -> Result<Vec<NewLane>, String> {
+        self.set_back(runner.id, topic).map_err(|error| error.to_string())?;
+        let lanes = (0..topic.partition_count()).map(|partition| {
+            let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
+            self.new_lane(runner, topic, lane, None)
         });
-        let pollers = pollers.collect::<Result<_, String>>()?;
-        Ok(Running {
-            runner,
-            lanes: statuses,
-            pollers,
-            #[cfg(feature = "cluster")]
-            place: None,
-        })
+        lanes.collect()
+    }
+
+    /// Hands the lanes of a topic to the pollers of its partitions.
+    pub(super) fn drive(&self, running: &mut Running, topic: &Arc<Topic>, lanes: Vec<NewLane>) -> Result<(), String> {
+        let at = running.topics.partition_point(|read| read.name() < topic.name());
+        running.topics.insert(at, Arc::clone(topic));
+        for lane in lanes {
+            let poller = self.poller(topic, lane.id.partition)?;
+            let status = Arc::clone(&lane.status);
+            poller.send(Message::Add(Box::new(lane)));
+            running.insert(status, poller);
+        }
+        Ok(())
     }
 
     pub(super) fn new_lane(
@@ -63,12 +65,13 @@ impl TriggerService {
         id: LaneId,
         run: Option<RunLane>,
     ) -> Result<NewLane, String> {
-        let missing = || format!("partition {} is missing", id.partition);
+        let missing = || format!("partition {}/{} is missing", topic.name(), id.partition);
         let input = EventInput::Log(LogInput::new(&self.inner.broker, topic, id.partition).ok_or_else(missing)?);
         let journal = self.inner.broker.journal();
         let remembered: LaneState = journal.look(|state| state.lanes.get(&id).cloned().unwrap_or_default());
         let progress = match &remembered.progress {
-            Some(bytes) => Progress::decode(bytes).map_err(|error| format!("partition {}: {error}", id.partition))?,
+            Some(bytes) => Progress::decode(bytes)
+                .map_err(|error| format!("partition {}/{}: {error}", topic.name(), id.partition))?,
             None => Progress::start(Offset::ZERO),
         };
         let status = Arc::new(LaneStatus::new(input, progress.committed(), run.as_ref().map(|run| run.until)));
@@ -140,17 +143,18 @@ impl TriggerService {
         for poller in &running.pollers {
             poller.remove(running.runner.id).await;
         }
-        if let Some(topic) = running.runner.topic_id() {
-            self.end_pollers(topic);
-        }
+        running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
+    }
+
+    /// Whether a trigger's live lanes or one of its runs read this topic.
+    pub(super) fn is_read(&self, topic: Uuid) -> bool {
+        self.inner.running.read().values().any(|running| running.reads(topic))
+            || self.inner.runs.read().values().any(|active| active.running.reads(topic))
     }
 
     /// The pollers of a topic that no trigger reads any more hold on to nothing.
     pub(super) fn end_pollers(&self, topic: Uuid) {
-        let reads = |running: &Running| running.runner.topic_id() == Some(topic);
-        if self.inner.running.read().values().any(reads)
-            || self.inner.runs.read().values().any(|active| reads(&active.running))
-        {
+        if self.is_read(topic) {
             return;
         }
         self.inner.pollers.lock().retain(|(id, _), (poller, _)| {

@@ -9,7 +9,7 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::TriggerService;
-use super::runs::{RunError, definition, topic_here};
+use super::runs::{RunError, definition, is_here};
 use crate::broker::Topic;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
@@ -175,7 +175,7 @@ impl TriggerService {
     pub(super) fn dead_letters_of(&self, name: &str) -> Result<(Arc<Runner>, Arc<Topic>), RunError> {
         let runner = self.trigger(name)?;
         // Letters of a trigger on a cluster are there, whatever is called so here.
-        topic_here(&runner)?;
+        is_here(&runner)?;
         let topic = runner.spec().dead_letter.as_ref().and_then(|name| self.inner.broker.topic(name.as_str()));
         topic.map(|topic| (runner, topic)).ok_or_else(|| RunError::NoDeadLetters(name.to_owned()))
     }
@@ -333,13 +333,7 @@ impl TriggerService {
         let input = LogInput::new(&self.inner.broker, topic, range.partition);
         let input =
             input.ok_or_else(|| ScanError { partition: range.partition, reason: "it is missing".to_owned() })?;
-        Ok(input.as_letters_of(&*topic_here(trigger)?))
-    }
-
-    /// Whether a trigger's live lanes or one of its runs read this topic.
-    fn is_read(&self, topic: Uuid) -> bool {
-        self.inner.running.read().values().any(|running| running.runner.topic_id() == Some(topic))
-            || self.inner.runs.read().values().any(|active| active.running.runner.topic_id() == Some(topic))
+        Ok(input.as_letters_of(&self.topics_of(trigger.spec().name.as_str())))
     }
 }
 

@@ -73,6 +73,8 @@ pub struct TriggerCounts {
 /// One partition of a trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneReport {
+    /// Its topic.
+    pub topic: String,
     /// The partition.
     pub partition: u32,
     /// Everything below is finished.
@@ -114,7 +116,7 @@ pub struct TriggerReport {
     pub since_ms: i64,
     /// What would end that state, in a sentence; empty while it runs.
     pub ends_when: &'static str,
-    /// Its partitions.
+    /// Its partitions, by the names of their topics and their numbers.
     pub lanes: Vec<LaneReport>,
     /// Since the broker started.
     pub counts: TriggerCounts,
@@ -127,10 +129,19 @@ impl TriggerService {
         self.inner.running.read().get(name).map(report)
     }
 
-    /// The id of the topic that a trigger reads, unless that is a cluster's.
+    /// Whether there is a trigger with this name that reads topics of this broker.
     #[must_use]
-    pub fn topic_of(&self, name: &str) -> Option<Uuid> {
-        self.runner(name)?.topic_id()
+    pub fn is_here(&self, name: &str) -> bool {
+        self.runner(name).is_some_and(|runner| runner.spec().input.cluster.is_none())
+    }
+
+    /// Where a trigger on topics of this broker stands: topic, partition, and what is finished there.
+    #[must_use]
+    pub fn committed(&self, name: &str) -> Vec<(Uuid, u32, Offset)> {
+        let running = self.inner.running.read();
+        let here = running.get(name).filter(|running| running.runner.spec().input.cluster.is_none());
+        let lanes = here.into_iter().flat_map(|running| &running.lanes);
+        lanes.map(|lane| (lane.origin().topic_id, lane.number(), lane.committed())).collect()
     }
 
     /// All triggers, by name.
@@ -144,35 +155,22 @@ impl TriggerService {
     pub fn holds(&self) -> HashMap<(Uuid, u32), Offset> {
         let mut holds: HashMap<(Uuid, u32), Offset> = HashMap::new();
         for running in self.inner.running.read().values() {
-            if running.runner.state() == TriggerState::Paused {
-                continue;
-            }
-            let Some(topic) = running.runner.topic_id() else { continue };
-            for lane in &running.lanes {
-                let committed = lane.committed();
-                let hold = holds.entry((topic, lane.number())).or_insert(committed);
-                *hold = committed.min(*hold);
+            if running.runner.state() != TriggerState::Paused {
+                running.hold(&mut holds);
             }
         }
-        for active in self.inner.runs.read().values() {
-            let Some(topic) = active.running.runner.topic_id() else { continue };
-            for lane in &active.running.lanes {
-                let committed = lane.committed();
-                let hold = holds.entry((topic, lane.number())).or_insert(committed);
-                *hold = committed.min(*hold);
-            }
-        }
+        self.inner.runs.read().values().for_each(|active| active.running.hold(&mut holds));
         holds
     }
 
-    /// The name of a trigger that reads this topic or writes its dead letters there.
+    /// The name of a trigger whose definition names this topic, as one that it reads or writes to.
     #[must_use]
     pub fn using_topic(&self, topic: &str) -> Option<String> {
         let running = self.inner.running.read();
         let uses = |spec: &TriggerSpec| {
             let outputs = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, name)| name));
-            spec.input.cluster.is_none()
-                && (spec.input.topic.as_str() == topic || outputs.into_iter().any(|name| name.as_str() == topic))
+            let mut names = spec.input.topics.named().iter().chain(outputs);
+            spec.input.cluster.is_none() && names.any(|name| name.as_str() == topic)
         };
         running.iter().find(|(_, running)| uses(&running.runner.spec())).map(|(name, _)| name.clone())
     }
@@ -183,6 +181,18 @@ impl TriggerService {
         let running = self.inner.running.read();
         let mut users = running.iter().filter(|(_, running)| running.runner.spec().invokes(function));
         users.next().map(|(name, _)| name.clone())
+    }
+}
+
+impl Running {
+    /// What its lanes have not finished is still needed.
+    fn hold(&self, holds: &mut HashMap<(Uuid, u32), Offset>) {
+        // What a cluster keeps is the cluster's.
+        for lane in self.lanes.iter().filter(|_| !self.topics.is_empty()) {
+            let committed = lane.committed();
+            let hold = holds.entry((lane.origin().topic_id, lane.number())).or_insert(committed);
+            *hold = committed.min(*hold);
+        }
     }
 }
 

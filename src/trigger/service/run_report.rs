@@ -114,6 +114,7 @@ impl TriggerService {
                 active.running.lanes.iter().find(|lane| lane.number() == range.partition).map(|lane| lane.report())
             });
             let still = LaneReport {
+                topic: definition.topic.clone(),
                 partition: range.partition,
                 committed,
                 tail: range.next(),

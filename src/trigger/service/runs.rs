@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::apply::start_offset;
 use super::lanes::start_at;
-use super::{Running, TriggerService, stop};
+use super::{ChoiceError, Running, TriggerService, stop};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
 use crate::broker::state::RunEntry;
@@ -44,6 +44,9 @@ pub enum RunError {
     /// The trigger keeps no dead letters, or their topic is gone.
     #[error("trigger {0} has no dead-letter topic: name one as `dead_letter` in its definition")]
     NoDeadLetters(String),
+    /// It is not clear which of its topics is meant.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
     /// The topic has no such partition, or it is named twice.
     #[error("topic {topic} has partitions 0 to {last}, each of which can be named once; found {found}")]
     Partition {
@@ -69,9 +72,12 @@ pub enum RunError {
 }
 
 /// What runs read: topics of this broker.
-pub(super) fn topic_here(runner: &Runner) -> Result<Arc<Topic>, RunError> {
-    let elsewhere = || format!("trigger {} reads a cluster; runs are for topics of this broker", runner.spec().name);
-    runner.topic.clone().ok_or_else(|| RunError::State(elsewhere()))
+pub(super) fn is_here(runner: &Runner) -> Result<(), RunError> {
+    let spec = runner.spec();
+    if spec.input.cluster.is_none() {
+        return Ok(());
+    }
+    Err(RunError::State(format!("trigger {} reads a cluster; runs are for topics of this broker", spec.name)))
 }
 
 impl From<PatternError> for RunError {
@@ -135,8 +141,7 @@ impl TriggerService {
             .broker
             .to_the_end(async move {
                 let _changing = service.inner.changing.lock().await;
-                let runner = service.trigger(&name)?;
-                let topic = topic_here(&runner)?;
+                let (runner, topic) = service.input_of(&name, request.topic.as_deref())?;
                 let ranges = service.ranges(&topic, &request.ranges).await?;
                 let definition = RunDefinition {
                     kind: RunKind::Replay,
@@ -157,8 +162,7 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
-        let runner = self.trigger(name)?;
-        let topic = topic_here(&runner)?;
+        let (runner, topic) = self.input_of(name, request.topic.as_deref())?;
         let ranges = self.ranges(&topic, &request.ranges).await?;
         let input = |range: &RunRange| Some((LogInput::new(&self.inner.broker, &topic, range.partition)?, *range));
         let inputs: Vec<(LogInput, RunRange)> = ranges.iter().filter_map(input).collect();
@@ -240,6 +244,13 @@ impl TriggerService {
 
     pub(super) fn trigger(&self, name: &str) -> Result<Arc<Runner>, RunError> {
         self.runner(name).ok_or_else(|| RunError::UnknownTrigger(name.to_owned()))
+    }
+
+    /// A trigger, and the topic of its input that is meant.
+    fn input_of(&self, name: &str, wanted: Option<&str>) -> Result<(Arc<Runner>, Arc<Topic>), RunError> {
+        let runner = self.trigger(name)?;
+        is_here(&runner)?;
+        Ok((runner, self.topic_meant(name, wanted)?))
     }
 
     pub(super) fn run_entry(&self, name: &str, run: Uuid) -> Result<RunEntry, RunError> {
@@ -382,7 +393,7 @@ impl TriggerService {
         let spec = run_spec(&owner.spec(), definition.kind);
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Runner::new(id, spec, Some(Arc::clone(&topic)), broker, functions, clock, traces, false);
+        let runner = Runner::new(id, spec, broker, functions, clock, traces, false);
         let runner = Arc::new(runner.of_run(definition.rate));
         let completion = Arc::new(Completion::of(definition.ranges.len()));
         let mut lanes = Vec::new();
@@ -390,16 +401,14 @@ impl TriggerService {
             let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
             let input = LogInput::new(&self.inner.broker, &topic, range.partition);
             let input = input.ok_or_else(|| format!("partition {} is missing", range.partition))?;
-            let input = if gate.is_some() {
-                input.as_letters_of(&*topic_here(&owner).map_err(|error| error.to_string())?)
-            } else {
-                input
-            };
+            let input =
+                if gate.is_some() { input.as_letters_of(&self.topics_of(owner.spec().name.as_str())) } else { input };
             let input = EventInput::Log(input);
             let run = RunLane { until: range.next(), gate: gate.clone(), input, completion: Arc::clone(&completion) };
             lanes.push(self.new_lane(&runner, &topic, lane, Some(run))?);
         }
-        let running = self.drive(runner, &topic, lanes)?;
+        let mut running = Running::new(runner);
+        self.drive(&mut running, &topic, lanes)?;
         let ending = self.end_when_done(id, completion);
         let active = ActiveRun { trigger, definition, counted: counted(entry), running, ending };
         self.inner.runs.write().insert(id, active);
@@ -454,9 +463,7 @@ impl TriggerService {
         for poller in &active.running.pollers {
             poller.remove(id).await;
         }
-        if let Some(topic) = active.running.runner.topic_id() {
-            self.end_pollers(topic);
-        }
+        active.running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 
     /// Ends all runs of a trigger that is no more.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::TriggerService;
-use crate::trigger::runner::Runner;
+use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::trace::lookup::{self, Reader};
 use crate::trigger::trace::story::Story;
 use crate::trigger::trace::{SearchLimits, TraceCounts, TraceError, Wanted};
@@ -33,10 +33,10 @@ impl TriggerService {
     /// The triggers that read a partition, by name.
     fn readers(&self, topic: Uuid, partition: u32) -> Vec<Reader> {
         let running = self.inner.running.read();
-        let reads = |runner: &Runner| runner.topic.as_ref().is_some_and(|found| found.id() == topic);
-        let readers = running.values().filter(|running| reads(&running.runner));
+        let readers = running.values().filter(|running| running.reads(topic));
         let readers = readers.filter_map(|running| {
-            let index = running.lanes.iter().position(|lane| lane.number() == partition)?;
+            let is_it = |lane: &Arc<LaneStatus>| lane.origin().topic_id == topic && lane.number() == partition;
+            let index = running.lanes.iter().position(is_it)?;
             Some(Reader { runner: Arc::clone(&running.runner), poller: running.pollers.get(index)?.clone() })
         });
         readers.collect()

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tripline_storage::Offset;
+use uuid::Uuid;
 
 use super::apply::start_offset;
-use super::{ResetTriggerError, TriggerError, TriggerService};
-use crate::broker::Topic;
+use super::{LaneChoice, ResetTriggerError, TriggerError, TriggerService};
 use crate::broker::record::{LaneId, TriggerSwitched};
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::StartPosition;
@@ -41,16 +41,18 @@ impl TriggerService {
         Ok(())
     }
 
-    /// Sets partitions of a paused trigger to other offsets; attempts there begin anew. Durable on return.
+    /// Sets partitions of a paused trigger, by the ids of their topics, to other offsets; attempts there begin anew. Durable on
+    /// return.
     ///
     /// # Errors
     /// See [`ResetTriggerError`]; nothing has changed then.
-    pub async fn reset(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+    pub async fn reset(&self, name: &str, offsets: &[(Uuid, u32, Offset)]) -> Result<(), ResetTriggerError> {
         let (service, name, offsets) = (self.clone(), name.to_owned(), offsets.to_vec());
         self.inner.broker.to_the_end(async move { service.reset_now(&name, &offsets).await }).await
     }
 
-    /// As [`TriggerService::reset`], to a position: of one partition, or of all of them. Answers the offsets that it meant.
+    /// As [`TriggerService::reset`], to a position: of those partitions that are chosen. Answers the offsets that it meant, with
+    /// their topics.
     ///
     /// # Errors
     /// See [`ResetTriggerError`]; nothing has changed then. An offset that one partition does not have is an error; of all
@@ -58,42 +60,54 @@ impl TriggerService {
     pub async fn reset_to(
         &self,
         name: &str,
-        partition: Option<u32>,
+        choice: LaneChoice<'_>,
         to: StartPosition,
-    ) -> Result<Vec<(u32, Offset)>, ResetTriggerError> {
+    ) -> Result<Vec<(String, u32, Offset)>, ResetTriggerError> {
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
-        let topic = topic_here(&runner)?;
-        let numbers = partition.map_or_else(|| 0..topic.partition_count(), |number| number..number.saturating_add(1));
-        let mut offsets = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            let offset = match (topic.partition(number), to) {
-                (Some(log), StartPosition::Offset(_)) if partition.is_none() => start_offset(log, to).await,
-                (_, StartPosition::Offset(offset)) => Ok(offset),
-                (Some(log), _) => start_offset(log, to).await,
-                (None, _) => Ok(Offset::ZERO),
-            };
-            offsets.push((number, offset.map_err(|error| ResetTriggerError::Lane(error.to_string()))?));
+        is_here(&runner)?;
+        let topics = match choice {
+            LaneChoice { topic: None, partition: None } => self.topics_of(name),
+            LaneChoice { topic, .. } => vec![self.topic_meant(name, topic)?],
+        };
+        let mut chosen = Vec::new();
+        for topic in &topics {
+            let all = 0..topic.partition_count();
+            let numbers = choice.partition.map_or(all, |number| number..number.saturating_add(1));
+            for number in numbers {
+                let offset = match (topic.partition(number), to) {
+                    (Some(log), StartPosition::Offset(_)) if choice.partition.is_none() => start_offset(log, to).await,
+                    (_, StartPosition::Offset(offset)) => Ok(offset),
+                    (Some(log), _) => start_offset(log, to).await,
+                    (None, _) => Ok(Offset::ZERO),
+                };
+                let offset = offset.map_err(|error| ResetTriggerError::Lane(error.to_string()))?;
+                chosen.push((topic, number, offset));
+            }
         }
+        let offsets: Vec<_> = chosen.iter().map(|(topic, number, offset)| (topic.id(), *number, *offset)).collect();
         self.reset(name, &offsets).await?;
-        Ok(offsets)
+        Ok(chosen.into_iter().map(|(topic, number, offset)| (topic.name().to_string(), number, offset)).collect())
     }
 
-    pub(super) async fn reset_now(&self, name: &str, offsets: &[(u32, Offset)]) -> Result<(), ResetTriggerError> {
+    pub(super) async fn reset_now(&self, name: &str, offsets: &[(Uuid, u32, Offset)]) -> Result<(), ResetTriggerError> {
         let _changing = self.inner.changing.lock().await;
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
         if !runner.holds(|holds| holds.paused) {
             return Err(ResetTriggerError::NotPaused(name.to_owned()));
         }
-        let topic = topic_here(&runner)?;
+        is_here(&runner)?;
+        let topics = self.topics_of(name);
         let mut records = Vec::with_capacity(offsets.len());
         let mut sources = Vec::with_capacity(offsets.len());
-        for &(partition, found) in offsets {
+        for &(topic, partition, found) in offsets {
+            let topic = topics.iter().find(|read| read.id() == topic);
+            let topic = topic.ok_or_else(|| ResetTriggerError::OtherTopic(name.to_owned()))?;
             let log = topic.partition(partition);
             sources.extend(log.map(|log| (Arc::clone(log), found)));
             let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
             if log.is_none() || found < log_start || found > tail {
-                let name = name.to_owned();
-                return Err(ResetTriggerError::Offset { name, partition, found, log_start, tail });
+                let (name, topic) = (name.to_owned(), topic.name().to_string());
+                return Err(ResetTriggerError::Offset { name, topic, partition, found, log_start, tail });
             }
             let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
             records.push(self.restart(lane, found));
@@ -102,7 +116,7 @@ impl TriggerService {
         self.end_lanes(name).await;
         let remembered = self.remember(&records, &sources).await;
         let spec = (*runner.spec()).clone();
-        self.run(runner.id, spec, topic, true).map_err(ResetTriggerError::Lane)?;
+        self.run(runner.id, spec, topics, true).map_err(ResetTriggerError::Lane)?;
         Ok(remembered?)
     }
 
@@ -110,13 +124,16 @@ impl TriggerService {
     /// ranges. Answers how many records that were; those in the function's hands are not among them.
     ///
     /// # Errors
-    /// [`TriggerError::Unknown`].
-    pub async fn skip(&self, name: &str, partition: Option<u32>) -> Result<usize, TriggerError> {
+    /// [`TriggerError::Unknown`] and [`TriggerError::Choice`].
+    pub async fn skip(&self, name: &str, choice: LaneChoice<'_>) -> Result<usize, TriggerError> {
         let pollers = {
             let running = self.inner.running.read();
             let running = running.get(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
-            let lanes = running.lanes.iter().zip(&running.pollers);
-            let wanted = lanes.filter(|(lane, _)| partition.is_none_or(|wanted| wanted == lane.number()));
+            let topic = choice.topic_of(name, running)?;
+            let wanted = running.lanes.iter().zip(&running.pollers).filter(|(lane, _)| {
+                topic.as_ref().is_none_or(|wanted| *wanted == lane.origin().topic)
+                    && choice.partition.is_none_or(|wanted| wanted == lane.number())
+            });
             wanted.map(|(_, poller)| (running.runner.id, poller.clone())).collect::<Vec<_>>()
         };
         let mut skipped = 0;
@@ -151,9 +168,10 @@ impl TriggerService {
 }
 
 /// What a reset needs. On a cluster, progress is the group's.
-fn topic_here(runner: &Runner) -> Result<Arc<Topic>, ResetTriggerError> {
-    runner.topic.clone().ok_or_else(|| {
-        let tools = "its progress is its group's: reset that with the cluster's tools while no process runs it";
-        ResetTriggerError::Lane(tools.to_owned())
-    })
+fn is_here(runner: &Runner) -> Result<(), ResetTriggerError> {
+    if runner.spec().input.cluster.is_none() {
+        return Ok(());
+    }
+    let tools = "its progress is its group's: reset that with the cluster's tools while no process runs it";
+    Err(ResetTriggerError::Lane(tools.to_owned()))
 }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tripline_storage::Offset;
 
-use super::cluster::cluster;
-use super::{CONCURRENCY_MAX, FlowLimits, FunctionRef, InputSpec, Order, StartPosition, TriggerSpec};
+use super::input::{TopicSelection, input};
+use super::{CONCURRENCY_MAX, FlowLimits, FunctionRef, Order, TriggerSpec};
 use crate::config::fields::Fields;
 use crate::function::spec::http_url;
-use crate::topic::name::{FunctionName, NAME_BYTES_MAX, TRIGGER_NAME_BYTES_MAX, TopicName, TriggerName, allowed_name};
+use crate::topic::name::{FunctionName, TRIGGER_NAME_BYTES_MAX, TopicName, TriggerName, allowed_name};
 use crate::topic::spec::new_topic_name;
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::filter::Pattern;
@@ -35,7 +34,6 @@ const WINDOW_INTERVAL_MAX: Duration = Duration::from_secs(300);
 const ATTEMPTS_MAX: u32 = 10_000;
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const START: &str = "earliest, latest, {offset: N} or {time: \"2026-01-31T12:00:00Z\"}";
 const FUNCTION: &str = "the name of a function, or {http: {url: …}}";
 const RETRY: &str = "BACKOFF_RETRY, EXPONENTIAL_DECAY_RETRY, or an object with initial, factor, max_interval, max_attempts, jitter, max_age";
 const DEAD_LETTER: &str = "{topic: …} or none";
@@ -58,8 +56,8 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     let retry = retry(fields);
     let tolerances = [("all", ErrorsTolerance::All), ("none", ErrorsTolerance::None)];
     let errors_tolerance = fields.choice("errors_tolerance", &tolerances, &[], ErrorsTolerance::All);
-    let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topic));
-    let destinations = destinations(fields, input.as_ref().map(|input| &input.topic));
+    let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topics));
+    let destinations = destinations(fields, input.as_ref().map(|input| &input.topics));
     if destinations != Destinations::default() && input.as_ref().is_some_and(|input| input.cluster.is_some()) {
         fields.wrong("destinations", "nothing, for an input on a cluster: outputs are not written there yet");
     }
@@ -84,61 +82,6 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
         destinations,
         trace,
     })
-}
-
-fn input(fields: &mut Fields<'_>) -> Option<InputSpec> {
-    let (as_input, as_source) = (fields.value("input").is_some(), fields.value("source").is_some());
-    match (as_input, as_source) {
-        (true, true) => {
-            fields.wrong("source", "`input` or `source`, which are the same, but not both");
-            None
-        }
-        (false, false) => {
-            fields.wrong("input", "an object such as {topic: flights, start: earliest}");
-            None
-        }
-        _ => fields.object(if as_input { "input" } else { "source" }, |fields| {
-            fields.not_yet(&["topics", "pattern"]);
-            let topic = fields.name("topic", TopicName::new, &allowed_name(NAME_BYTES_MAX));
-            let start = start(fields);
-            let cluster = cluster(fields);
-            Some(InputSpec { topic: topic?, start, cluster })
-        }),
-    }
-}
-
-fn start(fields: &mut Fields<'_>) -> StartPosition {
-    match fields.value("start") {
-        Some(Value::Object(map)) if map.len() == 1 => {
-            let position = fields.object("start", |fields| {
-                let offset = fields.value("offset").map(|offset| offset.as_i64().and_then(Offset::new));
-                let time = fields.value("time").map(|time| time.as_str().and_then(|time| time.parse().ok()));
-                match (offset, time) {
-                    (Some(Some(offset)), _) => Some(StartPosition::Offset(offset)),
-                    (_, Some(Some(time))) => Some(StartPosition::Time(time)),
-                    (Some(None), _) => {
-                        fields.wrong("offset", "a whole number from 0");
-                        None
-                    }
-                    (_, Some(None)) => {
-                        fields.wrong("time", "a time such as 2026-01-31T12:00:00Z (RFC 3339)");
-                        None
-                    }
-                    (None, None) => None,
-                }
-            });
-            position.unwrap_or_default()
-        }
-        Some(Value::String(_)) => {
-            let words = [("earliest", StartPosition::Earliest), ("latest", StartPosition::Latest)];
-            fields.choice("start", &words, &[], StartPosition::Latest)
-        }
-        Some(_) => {
-            fields.wrong("start", START);
-            StartPosition::Latest
-        }
-        None => StartPosition::Latest,
-    }
 }
 
 fn filter(fields: &mut Fields<'_>) -> Option<Pattern> {
@@ -297,7 +240,7 @@ fn factor(fields: &mut Fields<'_>) -> Option<u32> {
     whole.map(|number| number.round() as u32)
 }
 
-fn destinations(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Destinations {
+fn destinations(fields: &mut Fields<'_>, input: Option<&TopicSelection>) -> Destinations {
     let read = fields.object("destinations", |fields| {
         let results = other_topic(fields, "results", input);
         let on_success = other_topic(fields, "on_success", input);
@@ -308,11 +251,11 @@ fn destinations(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Destinati
 }
 
 /// `{topic: …}`, another one than the trigger reads.
-fn other_topic(fields: &mut Fields<'_>, field: &'static str, input: Option<&TopicName>) -> Option<TopicName> {
+fn other_topic(fields: &mut Fields<'_>, field: &'static str, input: Option<&TopicSelection>) -> Option<TopicName> {
     fields.value(field)?;
     fields.object(field, |fields| {
         let topic = new_topic_name(fields, "topic")?;
-        if Some(&topic) == input {
+        if input.is_some_and(|input| input.selects(topic.as_str())) {
             fields.wrong("topic", "another topic than the trigger's input, which it would feed for ever");
             return None;
         }
@@ -320,7 +263,7 @@ fn other_topic(fields: &mut Fields<'_>, field: &'static str, input: Option<&Topi
     })
 }
 
-fn dead_letter(fields: &mut Fields<'_>, input: Option<&TopicName>) -> Option<TopicName> {
+fn dead_letter(fields: &mut Fields<'_>, input: Option<&TopicSelection>) -> Option<TopicName> {
     match fields.value("dead_letter")? {
         Value::String(word) if word == "none" => None,
         Value::Object(_) => other_topic(fields, "dead_letter", input),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{FlowLimits, FunctionRef, Order, StartPosition, TriggerSpec, cluster};
+use super::{FlowLimits, FunctionRef, Order, TriggerSpec, input};
 use crate::config::units::{display_duration, display_size};
 use crate::trigger::attempt::ErrorsTolerance;
 use crate::trigger::flow::{PerKey, Singleton};
@@ -14,7 +14,7 @@ use crate::trigger::trace::TraceLevel;
 pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     let mut definition = json!({
         "trigger": spec.name,
-        "input": { "topic": spec.input.topic, "start": start(&spec.input.start) },
+        "input": input::print(&spec.input),
         "transform": spec.transform.source(),
         "window": {
             "count": spec.window.count,
@@ -53,9 +53,6 @@ pub(super) fn trigger(spec: &TriggerSpec) -> Value {
     if let Some(filter) = &spec.filter {
         definition["filter"] = filter.source().clone();
     }
-    if let Some(address) = &spec.input.cluster {
-        definition["input"]["cluster"] = cluster::print(address);
-    }
     definition
 }
 
@@ -80,15 +77,6 @@ fn per_key(per_key: &PerKey) -> Value {
         printed["singleton"] = "skip".into();
     }
     printed
-}
-
-fn start(start: &StartPosition) -> Value {
-    match start {
-        StartPosition::Earliest => json!("earliest"),
-        StartPosition::Latest => json!("latest"),
-        StartPosition::Offset(offset) => json!({ "offset": offset.get() }),
-        StartPosition::Time(time) => json!({ "time": time.to_string() }),
-    }
 }
 
 fn retry(retry: &RetryPolicy) -> Value {
