@@ -502,7 +502,7 @@ fn dead_letters_are_redriven_and_ranges_replayed_from_the_command_line() {
     let told = |args: &[&str], code: i32| failed(&broker.run(args), code);
     assert!(told(&["trigger", "reset", "x", "--to", "earliest"], 1).contains("pause it first"));
     broker.good(&["trigger", "pause", "x"]);
-    assert_eq!(broker.good(&["trigger", "reset", "x", "--to", "1"]), "PARTITION  OFFSET\n0          1\n");
+    assert_eq!(broker.good(&["trigger", "reset", "x", "--to", "1"]), "TOPIC  PARTITION  OFFSET\nt      0          1\n");
     assert!(told(&["trigger", "reset", "x", "--to", "soon"], 1).contains("found \"soon\", allowed: earliest, latest"));
     assert!(told(&["trigger", "cancel", "x"], 1).contains("has no run to cancel"));
     assert!(told(&["trigger", "cancel", "x", "zzz"], 1).contains("whose id begins with \"zzz\""));

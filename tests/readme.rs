@@ -95,7 +95,7 @@ fn the_example_in_the_readme_is_the_one_that_runs() {
 fn every_example_of_the_guide_to_triggers_is_a_trigger() {
     let guide = include_str!("../docs/triggers.md");
     let examples: Vec<&str> = guide.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 4);
     for example in examples {
         let definitions =
             tripline::config::manifest::parse(example).unwrap_or_else(|error| panic!("{error}\n{example}"));

@@ -23,6 +23,7 @@ Examples:
   echo '{\"data\": {\"delay\": 5}}' | tripline trigger explain slow-flights --event -
   tripline trigger reset slow-flights --to 2026-01-31T12:00:00Z
   tripline trigger replay slow-flights --from 2026-01-31T00:00:00Z --to latest --rate 100/s
+  tripline trigger replay departures --topic trains --from 2026-01-31T00:00:00Z
   tripline trigger runs slow-flights
   tripline trigger dry-run slow-flights --pattern '{\"data\": {\"delay\": [{\"numeric\": [\">\", 120]}]}}'")]
 pub(super) enum TriggerCommand {

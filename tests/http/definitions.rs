@@ -133,6 +133,54 @@ async fn a_trigger_delivers_gives_up_and_is_switched() {
 }
 
 #[tokio::test]
+async fn a_trigger_on_several_topics_says_where_it_stands_in_each() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/functions/f", &function(ECHO)).await;
+    for topic in ["t.a", "t.b"] {
+        stage.json("PUT", &format!("/v1/topics/{topic}"), &json!({})).await;
+    }
+    let both = json!({ "input": { "topics": ["t.a", "t.b"], "pattern": "t.*" }, "function": "f" });
+    let refused = stage.json("PUT", "/v1/triggers/g", &both).await;
+    assert!(refused.json()["detail"].as_str().unwrap().contains("input.pattern"), "{}", refused.json());
+    let made = stage.json("PUT", "/v1/triggers/g", &json!({ "input": { "pattern": "t.*" }, "function": "f" })).await;
+    assert_eq!(made.status, 201);
+    for topic in ["t.b", "t.c"] {
+        stage.json("PUT", &format!("/v1/topics/{topic}"), &json!({})).await;
+        stage.json("POST", &format!("/v1/topics/{topic}/records"), &json!({ "records": [{ "value": 1 }] })).await;
+    }
+    let report = stage.until("/v1/triggers/g", |trigger| trigger["counts"]["delivered"] == 2).await;
+    assert_eq!(report["definition"]["input"], json!({ "pattern": "t.*", "start": "latest" }));
+    let group = stage.until("/v1/groups/trigger.g", |group| group["lag"] == 0).await;
+    let offset =
+        |topic: &str, at: i64| json!({ "topic": topic, "partition": 0, "committed": at, "tail": at, "lag": 0 });
+    assert_eq!(group["offsets"], json!([offset("t.a", 0), offset("t.b", 1), offset("t.c", 1)]));
+    let post = async |path: &str, body: Value| stage.json("POST", &format!("/v1/triggers/g/{path}"), &body).await;
+    for path in ["replays", "dry-run", "explain"] {
+        let body = if path == "explain" { json!({ "partition": 0, "offset": 0 }) } else { json!({}) };
+        assert_eq!(post(path, body).await.problem(), (400, "topic-missing".to_owned()), "{path}");
+    }
+    let skip = stage.send("POST", "/v1/triggers/g/skip?topic=t.z", &[], "").await;
+    assert_eq!(skip.problem(), (400, "other-topic".to_owned()));
+    assert_eq!(post("replays", json!({ "topic": "t.b" })).await.status, 201);
+    assert_eq!(post("dry-run", json!({ "topic": "t.b" })).await.json()["matched"], 1);
+    assert_eq!(post("explain", json!({ "topic": "t.b", "partition": 0, "offset": 0 })).await.json()["matches"], true);
+    stage.until("/v1/triggers/g", |trigger| trigger["runs"][0]["state"] == "Done").await;
+    post("pause", json!({})).await;
+    let reset = post("reset", json!({ "to": 0, "topic": "t.c", "partition": 0 })).await.json();
+    assert_eq!(reset["offsets"], json!([{ "topic": "t.c", "partition": 0, "offset": 0 }]));
+    assert_eq!(stage.send("DELETE", "/v1/topics/t.b", &[], "").await.status, 204);
+    let stage = stage.restart().await;
+    let report = stage.get("/v1/triggers/g").await.json();
+    let places: Vec<_> = report["lanes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lane| (lane["topic"].clone(), lane["committed"].clone()))
+        .collect();
+    assert_eq!(places, [(json!("t.a"), json!(0)), (json!("t.c"), json!(0))], "{report}");
+}
+
+#[tokio::test]
 async fn runs_are_started_looked_at_cancelled_and_refused_with_a_reason() {
     let stage = Stage::new().await;
     stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;

@@ -52,6 +52,49 @@ async fn a_trigger_shows_as_a_group_with_one_member_and_its_offsets() {
 }
 
 #[tokio::test]
+async fn a_trigger_on_several_topics_has_offsets_in_each_and_is_reset_in_one() {
+    let (server, mut client) = with_trigger().await;
+    create(&mut client, "u", 1, &[]).await;
+    let definition = serde_json::json!({
+        "trigger": "late", "input": { "pattern": "*" }, "function": { "http": { "url": "http://127.0.0.1:9/" } },
+    });
+    server.triggers.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
+    let request = message!(OffsetFetchRequest { group_id: StrBytes::from("trigger.late"), topics: None });
+    let fetched = async |client: &mut Client| {
+        let topics = client.call(7, &request).await.topics;
+        let mut offsets: Vec<_> = topics
+            .iter()
+            .flat_map(|topic| {
+                let name = topic.name.to_string();
+                topic.partitions.iter().map(move |at| (name.clone(), at.partition_index, at.committed_offset))
+            })
+            .collect();
+        offsets.sort_unstable();
+        offsets
+    };
+    let at = |offset| [("t".to_owned(), 0, 0), ("t".to_owned(), 1, offset), ("u".to_owned(), 0, 0)];
+    assert_eq!(fetched(&mut client).await, at(41));
+    server.triggers.pause("late").await.unwrap();
+    let partition =
+        message!(offset_commit_request::OffsetCommitRequestPartition { partition_index: 1, committed_offset: 7 });
+    let topic = message!(offset_commit_request::OffsetCommitRequestTopic {
+        name: StrBytes::from("t"),
+        partitions: vec![partition],
+    });
+    let commit = message!(OffsetCommitRequest {
+        group_id: StrBytes::from("trigger.late"),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+    });
+    assert_eq!(client.call(9, &commit).await.topics[0].partitions[0].error_code, 0);
+    assert_eq!(fetched(&mut client).await, at(7));
+    let deleted =
+        client.call(5, &message!(DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 1000 })).await;
+    assert_eq!(deleted.responses[0].error_code, 0, "a pattern keeps no topic");
+    assert_eq!(fetched(&mut client).await, [("u".to_owned(), 0, 0)]);
+}
+
+#[tokio::test]
 async fn foreign_members_are_refused_and_commits_reset_a_paused_trigger_only() {
     let (server, mut client) = with_trigger().await;
     assert_eq!(client.call(9, &join_request("trigger.late", "")).await.error_code, 30);

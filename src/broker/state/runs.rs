@@ -97,7 +97,9 @@ impl RunEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::record::{LaneId, RunForgotten, TopicDeleted, TriggerDefined, TriggerProgress, TriggerRemoved};
+    use crate::broker::record::{
+        LaneId, RunForgotten, TopicDeleted, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerTopicForgotten,
+    };
 
     const TRIGGER: Uuid = Uuid::from_bytes([1; 16]);
     const TOPIC: Uuid = Uuid::from_bytes([2; 16]);
@@ -150,6 +152,23 @@ mod tests {
         assert_eq!(done.runs_of(TRIGGER)[0].counts, [4]);
         let forgotten = with([RunForgotten { id: RUN }.into(), late()]);
         assert!(forgotten.runs.is_empty() && forgotten.lanes.is_empty());
+    }
+
+    #[test]
+    fn a_topic_that_a_trigger_reads_no_more_takes_its_progress_along_but_not_that_of_runs() {
+        let live = |topic| LaneId { trigger: TRIGGER, topic, partition: 0 };
+        let other = Uuid::from_bytes([4; 16]);
+        let progress = [TOPIC, other].map(|topic| TriggerProgress { lane: live(topic), progress: vec![1] }.into());
+        let before = with(progress.clone());
+        assert_eq!(before.trigger_on(other, &[]), Some("x"));
+        assert_eq!(before.trigger_on(other, &[TRIGGER]), None);
+        assert_eq!(before.trigger_on(TOPIC, &[TRIGGER]), Some("x"), "its run reads it");
+        let forgotten = |topic| TriggerTopicForgotten { trigger: TRIGGER, topic }.into();
+        let after = with(progress.into_iter().chain([forgotten(TOPIC)]));
+        assert!(!after.lanes.contains_key(&live(TOPIC)));
+        assert!(after.lanes.contains_key(&live(other)) && after.lanes.contains_key(&LANE));
+        let rewritten = state(after.record_groups().into_iter().flatten());
+        assert_eq!(rewritten.lanes, after.lanes);
     }
 
     #[test]

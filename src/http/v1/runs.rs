@@ -147,8 +147,8 @@ pub(crate) async fn skip(
     Ok(Json(json!({ "trigger": name, "run": run, "skipped": skipped })))
 }
 
-/// Have a range of a trigger's input go through it again, beside its live run: `{"partition", "from", "to", "rate"}`, or several
-/// `ranges`.
+/// Have a range of a trigger's input go through it again, beside its live run: `{"topic", "partition", "from", "to", "rate"}`, or
+/// several `ranges`. The topic may be left out where the trigger reads one.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/replays", tag = "runs", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 201, description = "The run"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn replay(
@@ -228,7 +228,8 @@ pub(crate) async fn discard(
 
 /// What a trigger's filter and transform would do with a range of its input: counts and samples; nothing is invoked.
 ///
-/// `{"partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out. What does not fit into `time` goes on
+/// `{"topic", "partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out, the topic where the
+/// trigger reads one. What does not fit into `time` goes on
 /// at `next` of each range.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/dry-run", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "Counts and samples"), (status = "4XX", description = "Problem details")))]
