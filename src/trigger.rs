@@ -7,6 +7,9 @@
 //!                                                 └────────────────────────────┘
 //!                                                                              └─▶ given up: verdict ─▶ dead letters ─▶ progress
 //! ```
+//! A trigger reads one topic, several, or all that match a pattern: it has a lane in each partition of each of them, and what is not
+//! of one lane (definition, concurrency, outage, state) is of the trigger as a whole.
+//!
 //! [`filter`], [`transform`], [`window`], [`flow`], [`attempt`], [`retry`], [`progress`], [`lane`] and [`dead_letter`] decide and
 //! never act: events and the time go in, decisions come out; none of them knows a runtime, a clock or a disk. The poller acts on
 //! the decisions of all lanes of its partition; [`service`] makes, changes and ends triggers.

@@ -15,5 +15,6 @@ mod memory;
 #[path = "../common/served.rs"]
 mod served;
 mod stopped;
+mod topics;
 #[path = "../common/until.rs"]
 mod until;

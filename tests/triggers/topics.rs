@@ -451,3 +451,86 @@ async fn what_is_about_one_partition_names_its_topic() {
     world.until_at(&[("a", 0, 2), ("b", 0, 2)]).await;
     until_numbers(&receiver, &[10, 10, 11, 11, 20, 20, 20, 21, 21, 21]).await;
 }
+
+/// What was produced in the topics that are there.
+type Produced = BTreeMap<String, Vec<i64>>;
+
+async fn produce_some(world: &World, name: &str, produced: &mut Produced, next: &mut i64, random: &mut fastrand::Rng) {
+    let topic = world.broker.topic(name).unwrap();
+    let numbers: Vec<i64> = (*next..).take(random.usize(1..8)).collect();
+    *next += 8;
+    let values: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    world.produce(&topic, random.u32(..2), &values).await;
+    produced.get_mut(name).unwrap().extend(numbers);
+}
+
+/// Topics come and go, definitions, pauses and kills too, while records flow: of the topics that are left none is lost.
+async fn storm(seed: u64) {
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let chance = std::sync::Mutex::new(random.fork());
+    let receiver =
+        Receiver::start(move |_| if chance.lock().unwrap().u32(..8) == 0 { status(503) } else { ok() }).await;
+    let definition = |random: &mut fastrand::Rng| {
+        let order = ["partition", "key", "none"][random.usize(..3)];
+        let retry = json!({"initial": "1ms", "max_interval": "5ms", "max_attempts": 9000});
+        let more = json!({
+            "concurrency": random.u32(1..4), "order": order, "window": {"count": random.u32(1..5)}, "retry": retry,
+        });
+        // Either selects all topics, so that what is made later is always read from its first record.
+        let pattern = ["t.*", "*.*"][random.usize(..2)];
+        with(definition(&receiver, &json!({"pattern": pattern, "start": "latest"})), &more)
+    };
+    let mut world = World::start();
+    world.apply(definition(&mut random)).await;
+    let (mut produced, mut next) = (Produced::new(), 0);
+    for change in 0..60 {
+        let names: Vec<String> = produced.keys().cloned().collect();
+        match random.u32(..12) {
+            0..4 => {
+                let name = format!("t.{change}");
+                world.topic(&name, 2).await;
+                produced.insert(name.clone(), Vec::new());
+                produce_some(&world, &name, &mut produced, &mut next, &mut random).await;
+            }
+            4 if names.len() > 2 => {
+                let gone = &names[random.usize(..names.len())];
+                world.triggers.delete_topic(gone).await.unwrap();
+                produced.remove(gone);
+            }
+            5 => world.triggers.pause("x").await.unwrap(),
+            6 | 7 => world.triggers.resume("x").await.unwrap(),
+            8 => world.apply(definition(&mut random)).await,
+            9 if random.bool() => world = World::start_in(world.kill().await, &[]),
+            _ if !names.is_empty() => {
+                let name = &names[random.usize(..names.len())];
+                produce_some(&world, name, &mut produced, &mut next, &mut random).await;
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_micros(random.u64(..8_000))).await;
+    }
+    world.triggers.resume("x").await.unwrap();
+    let topics = produced.len();
+    let is_done =
+        |report: &TriggerReport| report.lanes.len() == 2 * topics && report.lanes.iter().all(|lane| lane.lag() == 0);
+    let report = world.until("x", is_done).await;
+    assert_eq!(report.state, TriggerState::Running, "seed {seed}");
+    let arrived: std::collections::BTreeSet<i64> = numbers(&receiver.invoked()).into_iter().collect();
+    for (name, numbers) in &produced {
+        let lost: Vec<_> = numbers.iter().filter(|number| !arrived.contains(number)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {name} lost {lost:?}");
+    }
+    let known = world.broker.journal().look(|state| state.topics.keys().copied().collect::<Vec<_>>());
+    let stray = world.broker.journal().look(|state| state.lanes.keys().any(|lane| !known.contains(&lane.topic)));
+    assert!(!stray, "seed {seed}: progress in a topic that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_topics_definitions_and_kills_loses_nothing_of_what_is_left() {
+    let seed = fastrand::u64(..1 << 32);
+    for seed in (seed..).take(3) {
+        storm(seed).await;
+    }
+}
