@@ -385,7 +385,7 @@ mod tests {
             builder.size_bytes() - value.len() - BatchBuilder::new(BatchOptions::default()).size_bytes()
         };
         let value = vec![0; BatchBuilder::RECORD_BYTES_MAX - frame];
-        world.append(&[value.clone()], Compression::Zstd);
+        world.append(std::slice::from_ref(&value), Compression::Zstd);
         assert_eq!(world.write(1).await, 1);
         assert!(world.letters() == [value]);
     }

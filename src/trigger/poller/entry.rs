@@ -255,7 +255,9 @@ impl Entry {
         if let Some(adaptive) = &mut *runner.adaptive.lock() {
             match step {
                 Step::Done => {
-                    took.map(|took| adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took));
+                    if let Some(took) = took {
+                        adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took);
+                    }
                 }
                 Step::Throttled { .. } => adaptive.throttled(),
                 _ if timed_out => adaptive.throttled(),
