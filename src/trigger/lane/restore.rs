@@ -1,6 +1,6 @@
 //! Going on from written progress: after a restart, and when a definition changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tripline_storage::Offset;
 
@@ -54,6 +54,8 @@ pub(super) struct Restoring {
     building: Vec<Building>,
     /// Records of windows that were carried over, until reading comes by.
     carried: BTreeMap<Offset, WindowId>,
+    /// Queues that records came into since the open windows of keys were closed.
+    filled: BTreeSet<QueueKey>,
 }
 
 /// A window that was tried and is made again.
@@ -87,6 +89,7 @@ impl Restoring {
             holes: progress.holes().to_vec(),
             building,
             carried: BTreeMap::new(),
+            filled: BTreeSet::new(),
         });
         (restoring, markers)
     }
@@ -282,6 +285,7 @@ impl Lane {
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),
             Belongs::Fresh => {
                 let queue = if self.spec.order == Order::Key { QueueKey::Key(record.key) } else { QueueKey::Whole };
+                restoring.filled.insert(queue);
                 self.push(record, queue, false, now_ms);
             }
         }
@@ -293,10 +297,8 @@ impl Lane {
         if self.spec.order != Order::Key || tried_key.is_some() {
             return;
         }
-        let open = self.queues.iter().filter(|(_, queue)| queue.is_open());
-        let mut open: Vec<QueueKey> = open.map(|(key, _)| *key).collect();
-        open.sort_unstable();
-        open.into_iter().for_each(|key| self.close_open(key, now_ms));
+        let Some(restoring) = &mut self.restoring else { return };
+        std::mem::take(&mut restoring.filled).into_iter().for_each(|key| self.close_open(key, now_ms));
     }
 
     /// Everything below `next` was read again.
