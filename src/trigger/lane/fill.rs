@@ -186,11 +186,16 @@ impl Lane {
     pub(super) fn push(&mut self, record: RecordFacts, key: QueueKey, spilled: bool, now_ms: i64) {
         let number = if spilled { UNNUMBERED } else { self.unfinished.push(record.offset) };
         let place = Place { offset: record.offset, number, spot: record.spot };
-        if self.queues.get(&key).is_some_and(|queue| queue.is_open() && queue.open_spilled != spilled) {
-            self.close_open(key, now_ms);
-        }
         let now = at(now_ms);
         let debounce = self.spec.per_key.debounce.filter(|_| matches!(key, QueueKey::Key(_)));
+        let mut timer = self.queues.get(&key).and_then(Queue::deadline_ms);
+        if debounce.is_some() {
+            // Only the newest record counts.
+            self.replace_open(key);
+        } else if self.queues.get(&key).is_some_and(|queue| queue.is_open() && queue.open_spilled != spilled) {
+            self.close_open(key, now_ms);
+            timer = None;
+        }
         let window_spec = match debounce {
             None => WindowSpec { count: self.count, ..self.spec.window },
             // It holds one record, until the key has been quiet.
@@ -201,13 +206,6 @@ impl Lane {
         queue.spilled_records += usize::from(spilled);
         self.held_records += 1;
         let mut closed = Vec::new();
-        let timer = queue.deadline_ms();
-        if debounce.is_some()
-            && let Some(open) = &mut queue.open
-        {
-            // Only the newest record counts.
-            open.give_back();
-        }
         loop {
             if queue.places.is_empty() {
                 // The count that applies may have changed since the last one began.
@@ -239,24 +237,18 @@ impl Lane {
         for (window, places) in closed {
             self.closed(key, &window, places, spilled, now_ms);
         }
-        self.drop_debounced(key);
         self.waits_for_turn(key, now_ms);
         self.note_idle(key);
     }
 
-    /// What a newer record of a debounced key has replaced is finished.
-    pub(super) fn drop_debounced(&mut self, key: QueueKey) {
+    /// A newer record of a debounced key replaces the one that waits, which is finished.
+    fn replace_open(&mut self, key: QueueKey) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
-        if self.spec.per_key.debounce.is_none() || queue.places.len() < 2 {
-            return;
-        }
-        let last = queue.places.len() - 1;
-        let replaced: Vec<Place> = queue.places.drain(..last).collect();
-        let spilled = queue.open_spilled;
-        queue.forget(replaced.len(), spilled);
+        let replaced = std::mem::take(&mut queue.places);
+        queue.forget(replaced.len(), queue.open_spilled);
         self.held_records -= replaced.len();
         self.withheld.debounced += replaced.len();
-        if !spilled {
+        if !queue.open_spilled {
             self.unfinished.finish(replaced);
         }
     }

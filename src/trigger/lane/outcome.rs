@@ -39,6 +39,7 @@ impl Outcome {
 /// Records of a window that were refused for one reason.
 struct Refused {
     places: Vec<Place>,
+    size_bytes: u64,
     error: InvocationError,
 }
 
@@ -55,6 +56,9 @@ impl Lane {
         if failed.is_empty() && rejected.is_empty() {
             return self.finished(id, now_ms);
         }
+        // What each record takes is not held: all take the same.
+        let (all_bytes, all) = (held.size_bytes, held.places.len() as u64);
+        let share_bytes = |records: usize| (all_bytes * records as u64).div_ceil(all);
         let mut done = Vec::new();
         let mut left = Vec::new();
         let mut refused: Vec<Refused> = Vec::new();
@@ -66,7 +70,7 @@ impl Lane {
             } else if let Some(error) = rejected.get(&place.offset) {
                 match refused.last_mut().filter(|last| is_next && last.error == *error) {
                     Some(last) => last.places.push(place),
-                    None => refused.push(Refused { places: vec![place], error: error.clone() }),
+                    None => refused.push(Refused { places: vec![place], size_bytes: 0, error: error.clone() }),
                 }
                 is_next = true;
             } else {
@@ -77,7 +81,9 @@ impl Lane {
         let met = left.len() + refused.iter().map(|refused| refused.places.len()).sum::<usize>();
         assert_eq!(met, failed.len() + rejected.len(), "T1: an outcome speaks of the records of its window");
         let whole = done.is_empty();
+        held.size_bytes = share_bytes(left.len());
         held.places = left;
+        refused.iter_mut().for_each(|refused| refused.size_bytes = share_bytes(refused.places.len()));
         self.finish_part(id, done, &refused);
         let refused = self.refuse(id, refused, &mut error, now_ms, random);
         if self.windows[&id].places.is_empty() {
@@ -129,13 +135,15 @@ impl Lane {
         random: u64,
     ) -> bool {
         let mut all = true;
-        for Refused { places, error: reason } in refused.into_iter().rev() {
-            if self.fits(More { windows: 1, cuts: groups(&places), from: places[0].offset }) {
-                self.reject(id, places, &reason, now_ms, random);
+        for one in refused.into_iter().rev() {
+            if self.fits(More { windows: 1, cuts: groups(&one.places), from: one.places[0].offset }) {
+                self.reject(id, one, now_ms, random);
                 continue;
             }
             all = false;
+            let Refused { places, size_bytes, error: reason } = one;
             let held = self.windows.get_mut(&id).expect("a window in hand");
+            held.size_bytes += size_bytes;
             held.places.extend(places);
             held.places.sort_unstable_by_key(|place| place.offset);
             error.get_or_insert_with(|| InvocationError { class: ErrorClass::Failed, ..reason });
@@ -143,11 +151,10 @@ impl Lane {
         all
     }
 
-    fn reject(&mut self, id: WindowId, places: Vec<Place>, error: &InvocationError, now_ms: i64, random: u64) {
-        let held = self.windows.get_mut(&id).expect("a window in hand");
-        let mut alone = held.part(places);
-        held.size_bytes -= alone.size_bytes;
-        let step = alone.state.end(Err(error), &self.spec.policies, now_ms, random);
+    fn reject(&mut self, id: WindowId, refused: Refused, now_ms: i64, random: u64) {
+        let Refused { places, size_bytes, error } = refused;
+        let mut alone = Held { size_bytes, ..self.windows[&id].part(places) };
+        let step = alone.state.end(Err(&error), &self.spec.policies, now_ms, random);
         if self.suspended {
             alone.state.suspend(now_ms);
         }
@@ -342,7 +349,12 @@ impl Lane {
     /// A window is gone from its queue: the next one comes forward.
     pub(super) fn left(&mut self, held: &Held, id: WindowId, now_ms: i64) {
         if let Some(queue) = self.queues.get_mut(&held.queue) {
-            queue.windows.retain(|other| *other != id);
+            // Usually the first one, of many.
+            if queue.windows.front() == Some(&id) {
+                queue.windows.pop_front();
+            } else {
+                queue.windows.retain(|other| *other != id);
+            }
         }
         self.advance(held.queue, now_ms);
         if let Some(key) = held.key {
