@@ -1,6 +1,6 @@
 //! Records out of the log, and dead letters into it.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use tripline_storage::batch::{
     BatchBuilder, BatchError, BatchHeader, BatchLimits, BatchOptions, BatchProducer, BatchView, Batches, CheckedBatch,
@@ -28,8 +28,21 @@ pub(super) enum RecordsError {
     Read(#[from] ReadError),
     #[error("nothing was answered at offset {at}, though the tail is {tail}")]
     Nothing { at: Offset, tail: Offset },
-    #[error("the batch at offset {offset} does not unpack: {reason}")]
-    Batch { offset: Offset, reason: String },
+    #[error("the batch at offset {} does not unpack: {reason}", offsets.start)]
+    Batch { offsets: Range<Offset>, reason: String },
+    #[error("what was read is no record batch: {0}")]
+    Frame(BatchError),
+}
+
+impl RecordsError {
+    /// The records that cannot be read, now or later, unless somebody repairs them.
+    pub(super) fn damaged(&self) -> Option<Range<Offset>> {
+        match self {
+            Self::Read(ReadError::Damaged { from, to }) => Some(*from..*to),
+            Self::Batch { offsets, .. } => Some(offsets.clone()),
+            Self::Read(_) | Self::Nothing { .. } | Self::Frame(_) => None,
+        }
+    }
 }
 
 /// What records of this batch say as their leader epoch.
@@ -37,13 +50,20 @@ pub(super) fn epoch_of(header: &BatchHeader) -> LeaderEpoch {
     header.leader_epoch.unwrap_or(LeaderEpoch::NONE)
 }
 
-fn in_batch(offset: Offset) -> impl Fn(BatchError) -> RecordsError {
-    move |reason| RecordsError::Batch { offset, reason: reason.to_string() }
+fn in_batch(header: &BatchHeader) -> impl Fn(BatchError) -> RecordsError {
+    let offsets = header.base_offset..header.last_offset().next();
+    move |reason| RecordsError::Batch { offsets: offsets.clone(), reason: reason.to_string() }
+}
+
+/// The batches of these bytes that lie below an offset.
+pub(super) fn below(bytes: &[u8], offset: Offset) -> &[u8] {
+    let whole = Batches::of(bytes).map_while(Result::ok).take_while(|view| view.header().last_offset() < offset);
+    &bytes[..whole.map(|view| view.bytes().len()).sum()]
 }
 
 /// Whole batches, those of transaction markers left out.
 fn batches(bytes: &[u8]) -> impl Iterator<Item = Result<BatchView<'_>, RecordsError>> {
-    let views = Batches::of(bytes).map(|view| view.map_err(in_batch(Offset::ZERO)));
+    let views = Batches::of(bytes).map(|view| view.map_err(RecordsError::Frame));
     views.filter(|view| view.as_ref().map_or(true, |view| !view.header().attributes.is_control()))
 }
 
@@ -56,9 +76,9 @@ pub(super) fn for_each_record(
     for view in batches(bytes) {
         let view = view?;
         let header = view.header();
-        let records = view.records(&BatchLimits::default()).map_err(in_batch(header.base_offset))?;
+        let records = view.records(&BatchLimits::default()).map_err(in_batch(header))?;
         for record in &records {
-            if visit(&record.map_err(in_batch(header.base_offset))?, header).is_break() {
+            if visit(&record.map_err(in_batch(header))?, header).is_break() {
                 return Ok(());
             }
         }
@@ -132,7 +152,7 @@ fn visit_wanted(
             continue;
         }
         let epoch = epoch_of(header);
-        let records = view.records(&BatchLimits::default()).map_err(in_batch(header.base_offset))?;
+        let records = view.records(&BatchLimits::default()).map_err(in_batch(header))?;
         let mut walk = records.iter().peekable();
         for &(offset, spot) in here {
             let found = spot.position_in(header.crc).and_then(|position| records.record_at(position).ok());
@@ -143,7 +163,7 @@ fn visit_wanted(
             while walk.next_if(|record| record.as_ref().is_ok_and(|record| record.offset() < offset)).is_some() {}
             match walk.peek() {
                 Some(Ok(record)) if record.offset() == offset => visit(record, epoch),
-                Some(Err(reason)) => return Err(in_batch(header.base_offset)(reason.clone())),
+                Some(Err(reason)) => return Err(in_batch(header)(reason.clone())),
                 _ => {}
             }
         }
@@ -156,6 +176,10 @@ fn visit_wanted(
 pub(super) fn letters_there(producer: &ProducerDescription) -> usize {
     let in_batch = producer.last_sequence.map_or(0, |last| last + 1);
     usize::try_from(i32::from(producer.epoch) + in_batch).unwrap_or(0)
+}
+
+fn finished(builder: BatchBuilder) -> Option<CheckedBatch> {
+    (!builder.is_empty()).then(|| builder.finish().expect("what has records and is not compressed can be finished"))
 }
 
 /// More than is said about a record in its letter, in bytes: names of at most 250, a URL of a few thousand, a message of 1 KiB.
@@ -206,24 +230,20 @@ impl DeadLetters<'_> {
             let begins = builder.is_empty() || number != next;
             if begins || builder.size_bytes_with(&letter) > self.batch_bytes {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(options(number)));
-                batches.extend((!full.is_empty()).then(|| full.finish()));
+                batches.extend(finished(full));
             }
             next = number + 1;
             if let Err(reason) = builder.push(&letter) {
-                failed = Some(RecordsError::Batch { offset: record.offset(), reason: reason.to_string() });
+                let offsets = record.offset()..record.offset().next();
+                failed = Some(RecordsError::Batch { offsets, reason: reason.to_string() });
             }
         })
         .await?;
         if let Some(error) = failed {
             return Err(error);
         }
-        if !builder.is_empty() {
-            batches.push(builder.finish());
-        }
-        batches
-            .into_iter()
-            .map(|batch| batch.map_err(|reason| RecordsError::Batch { offset: offsets[0], reason: reason.to_string() }))
-            .collect()
+        batches.extend(finished(builder));
+        Ok(batches)
     }
 
     /// The record's headers as they were, then ours; those of an earlier dead letter are replaced.

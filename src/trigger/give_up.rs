@@ -5,20 +5,24 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use futures_util::future::Fuse;
+use tokio::sync::oneshot;
 use tripline_storage::Offset;
-use tripline_storage::error::ReadError;
+use uuid::Uuid;
 
 use super::attempt::{AttemptState, ExhaustedReason};
 use super::deliver::{DeadLetters, RecordsError, letters_there};
-use super::lane::Carried;
+use super::lane::{Carried, WindowId};
 use super::outputs::{self, Invoked, OutputError};
+use super::poller::{Message, PollerHandle};
 use super::runner::{Counters, Runner, Stopped};
 use super::trace::Settled;
 use super::trace::ranges::Ranges;
 use crate::broker::codec;
 use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
-use crate::input::EventInput;
+use crate::input::{EventInput, Origin};
 
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
@@ -50,6 +54,12 @@ enum DeadLetterError {
     Produce(#[from] ProduceError),
 }
 
+impl DeadLetterError {
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Records(error) if error.damaged().is_some())
+    }
+}
+
 /// The window of a verdict that a restart found.
 pub(super) fn carried(verdict: &TriggerVerdict) -> Option<Carried> {
     let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
@@ -68,14 +78,62 @@ fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
 ///
 /// # Errors
 /// [`Stopped`]: the trigger ended first.
-pub(super) async fn run(runner: Arc<Runner>, input: EventInput, lane: LaneId, task: Task) -> Result<i64, Stopped> {
+pub(super) async fn run(
+    runner: Arc<Runner>,
+    input: EventInput,
+    lane: LaneId,
+    task: Task,
+    mut hold_up: HoldUp,
+) -> Result<i64, Stopped> {
     let work = GiveUp { runner, input, lane };
     let verdict = match task {
         Task::Known(verdict) => verdict,
-        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason).await?,
+        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason, &mut hold_up).await?,
     };
-    work.carry_out(&verdict).await?;
+    work.carry_out(&verdict, &mut hold_up).await?;
     Ok(verdict.first)
+}
+
+/// What holds up a verdict, as a person may end it.
+#[derive(Debug)]
+pub(super) struct HoldUp {
+    poller: PollerHandle,
+    trigger: Uuid,
+    window: WindowId,
+    /// Set while the poller knows of it.
+    skipped: Option<Fuse<oneshot::Receiver<()>>>,
+}
+
+/// How the wait of a verdict ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// It may be tried again.
+    Again,
+    /// A person skips what holds it up.
+    Skipped,
+}
+
+impl HoldUp {
+    pub(super) const fn new(poller: PollerHandle, trigger: Uuid, window: WindowId) -> Self {
+        Self { poller, trigger, window, skipped: None }
+    }
+
+    /// Shows why, and waits a little, or until somebody changes or skips something.
+    async fn wait(&mut self, runner: &Runner, origin: &Origin, reason: &str) -> Result<Waited, Stopped> {
+        let Self { poller, trigger, window, .. } = self;
+        let skipped = self.skipped.get_or_insert_with(|| {
+            let (skip, skipped) = oneshot::channel();
+            poller.send(Message::HeldUp(*trigger, *window, skip));
+            skipped.fuse()
+        });
+        tokio::select! {
+            waited = runner.blocked(origin, reason) => waited.map(|()| Waited::Again),
+            Ok(()) = skipped => {
+                self.skipped = None;
+                Ok(Waited::Skipped)
+            }
+        }
+    }
 }
 
 /// The words that invocation records use for why a window was given up.
@@ -100,8 +158,9 @@ impl GiveUp {
         offsets: &[Offset],
         state: &AttemptState,
         reason: ExhaustedReason,
+        hold_up: &mut HoldUp,
     ) -> Result<TriggerVerdict, Stopped> {
-        let dead_letters = self.target().await?;
+        let dead_letters = self.target(hold_up).await?;
         let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
         let verdict = TriggerVerdict {
             lane: self.lane,
@@ -125,16 +184,17 @@ impl GiveUp {
     }
 
     /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
-    /// held up by it.
-    async fn target(&self) -> Result<Option<DeadLetterTarget>, Stopped> {
+    /// held up by it. `None`: nowhere.
+    async fn target(&self, hold_up: &mut HoldUp) -> Result<Option<DeadLetterTarget>, Stopped> {
         loop {
             // Read anew each time: a person may name another topic to end the wait.
             let Some(name) = self.runner.spec().dead_letter.clone() else { return Ok(None) };
             let Some(topic) = self.runner.broker.topic(name.as_str()) else {
-                self.runner
-                    .blocked(self.input.origin(), &format!("the dead-letter topic {name} does not exist"))
-                    .await?;
-                continue;
+                let reason = format!("the dead-letter topic {name} does not exist");
+                match hold_up.wait(&self.runner, self.input.origin(), &reason).await? {
+                    Waited::Again => continue,
+                    Waited::Skipped => return Ok(None),
+                }
             };
             match self.runner.broker.next_producer_id().await {
                 Ok(producer_id) => {
@@ -147,10 +207,10 @@ impl GiveUp {
         }
     }
 
-    async fn carry_out(&self, verdict: &TriggerVerdict) -> Result<(), Stopped> {
+    async fn carry_out(&self, verdict: &TriggerVerdict, hold_up: &mut HoldUp) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
-        let letters = self.dead_letters(verdict, &offsets).await?;
-        self.tell(verdict, &offsets).await?;
+        let letters = self.dead_letters(verdict, &offsets, hold_up).await?;
+        self.tell(verdict, &offsets, hold_up).await?;
         self.trace(verdict, offsets, letters);
         Ok(())
     }
@@ -173,7 +233,7 @@ impl GiveUp {
     }
 
     /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
-    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset]) -> Result<(), Stopped> {
+    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset], hold_up: &mut HoldUp) -> Result<(), Stopped> {
         let (spec, state) = (self.runner.spec(), attempts_of(verdict));
         let origin = self.input.origin();
         let id = self.runner.invocation_id(origin, Offset::new(verdict.first).unwrap_or(Offset::ZERO));
@@ -196,7 +256,12 @@ impl GiveUp {
                     tracing::error!(%error, "invocation record left out");
                     return Ok(());
                 }
-                Err(error) => self.runner.blocked(origin, &error.to_string()).await?,
+                Err(error) => {
+                    if hold_up.wait(&self.runner, origin, &error.to_string()).await? == Waited::Skipped {
+                        tracing::error!(%error, "invocation record skipped");
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -206,6 +271,7 @@ impl GiveUp {
         &self,
         verdict: &TriggerVerdict,
         offsets: &[Offset],
+        hold_up: &mut HoldUp,
     ) -> Result<Option<(String, u32, Ranges)>, Stopped> {
         let counters = &self.runner.counters;
         let Some(target) = verdict.dead_letters else {
@@ -215,10 +281,23 @@ impl GiveUp {
             tracing::warn!(trigger = %spec.name, topic, partition = self.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
             return Ok(None);
         };
+        // Whoever skips what cannot be read has seen the range.
+        let mut pass_damage = verdict.reason == ExhaustedReason::Skipped.as_str();
         let (written, places) = loop {
-            match self.write(verdict, offsets, target).await {
+            let error = match self.write(verdict, offsets, target, pass_damage).await {
                 Ok(written) => break written,
-                Err(error) => self.runner.blocked(self.input.origin(), &format!("dead letters: {error}")).await?,
+                Err(error) => error,
+            };
+            let reason = format!("dead letters: {error}");
+            match hold_up.wait(&self.runner, self.input.origin(), &reason).await? {
+                Waited::Again => {}
+                Waited::Skipped if error.is_damage() && !pass_damage => pass_damage = true,
+                Waited::Skipped => {
+                    Counters::add(&counters.dropped, offsets.len());
+                    let (spec, first) = (self.runner.spec(), verdict.first);
+                    tracing::error!(trigger = %spec.name, first, records = offsets.len(), %error, "skipped without dead letters");
+                    return Ok(None);
+                }
             }
         };
         Counters::add(&counters.dead_lettered, written);
@@ -233,6 +312,7 @@ impl GiveUp {
         verdict: &TriggerVerdict,
         offsets: &[Offset],
         target: DeadLetterTarget,
+        pass_damage: bool,
     ) -> Result<(usize, Ranges), DeadLetterError> {
         let broker = &self.runner.broker;
         let topic = broker.topic_by_id(target.topic).ok_or(DeadLetterError::NoTopic)?;
@@ -251,14 +331,12 @@ impl GiveUp {
         let mut left: Vec<(i16, Offset)> = (0..).zip(offsets.iter().copied()).skip(written).collect();
         let batches = loop {
             match letters.batches(&self.input, &left, target.producer_id).await {
-                // Whoever skips what cannot be read has seen the range.
-                Err(RecordsError::Read(ReadError::Damaged { from, to }))
-                    if verdict.reason == ExhaustedReason::Skipped.as_str() =>
-                {
-                    tracing::error!(trigger = %spec.name, %from, %to, "skipped without dead letters: damaged");
-                    left.retain(|(_, offset)| !(from..to).contains(offset));
+                Ok(batches) => break batches,
+                Err(error) => {
+                    let Some(damaged) = error.damaged().filter(|_| pass_damage) else { return Err(error.into()) };
+                    tracing::error!(trigger = %spec.name, %error, "skipped without dead letters: damaged");
+                    left.retain(|(_, offset)| !damaged.contains(offset));
                 }
-                batches => break batches?,
             }
         };
         let mut places = Ranges::default();
@@ -333,7 +411,7 @@ mod tests {
                 attempts: codec::encode_part(&AttemptState::default()),
                 dead_letters: Some(target),
             };
-            self.work.write(&verdict, &offsets, target).await.unwrap().0
+            self.work.write(&verdict, &offsets, target, false).await.unwrap().0
         }
 
         fn letters(&self) -> Vec<Vec<u8>> {

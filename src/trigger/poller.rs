@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
-use super::give_up;
+use super::give_up::{self, HoldUp};
 use super::invoke::{self, Ended};
 use super::lane::{Carried, Standing, WindowId};
 use super::lane_status::LaneStatus;
@@ -73,6 +73,8 @@ pub(super) enum Message {
     Settled(Uuid, WindowId, i64),
     /// The broker stops before a verdict could be carried out: the next start goes on with it.
     Abandoned(Uuid, WindowId),
+    /// A verdict cannot be carried out for now; its task is told when a person skips it.
+    HeldUp(Uuid, WindowId, oneshot::Sender<()>),
     /// Give up what a trigger's lane waits to try again, and pass over a damaged range; answered with how many records.
     Skip(Uuid, oneshot::Sender<usize>),
     /// A commit to the group is answered.
@@ -290,6 +292,10 @@ impl Poller {
             }
             Message::Settled(trigger, window, first) => self.settled(trigger, window, first),
             Message::Abandoned(trigger, window) => self.abandoned(trigger, window),
+            Message::HeldUp(trigger, window, skip) => {
+                let entry = self.lanes.get_mut(&trigger).filter(|entry| entry.tasks.contains_key(&window));
+                entry.map(|entry| entry.stuck.insert(window, skip));
+            }
             Message::Skip(trigger, done) => {
                 let _ = done.send(self.skip(trigger));
             }
@@ -380,6 +386,10 @@ impl Poller {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return 0 };
         let now_ms = entry.runner.clock.now_ms();
         let mut skipped = entry.lane.skip();
+        for (window, skip) in entry.stuck.drain() {
+            // It may have found its way a moment ago.
+            skipped += skip.send(()).map_or(0, |()| entry.lane.offsets(window).len());
+        }
         if let Some(damage) = entry.damage.take() {
             let (from, to) = (damage.catch_up.unwrap_or_else(|| entry.lane.position()), entry.end(damage.to));
             skipped += usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(0);
@@ -405,6 +415,7 @@ impl Poller {
     fn settled(&mut self, trigger: Uuid, window: WindowId, first: i64) {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
         entry.tasks.remove(&window);
+        entry.stuck.remove(&window);
         entry.lane.settle(window, entry.runner.clock.now_ms());
         entry.settled.push(first);
         entry.dirty = true;
@@ -416,6 +427,7 @@ impl Poller {
     fn abandoned(&mut self, trigger: Uuid, window: WindowId) {
         if let Some(entry) = self.lanes.get_mut(&trigger) {
             entry.tasks.remove(&window);
+            entry.stuck.remove(&window);
         }
     }
 
@@ -483,7 +495,8 @@ impl Poller {
             return self.carry_out_there(group, entry, window, task);
         }
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
-        let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task);
+        let hold_up = HoldUp::new(handle.clone(), trigger, window);
+        let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task, hold_up);
         let running = self.tracker.spawn(async move {
             handle.send(match work.await {
                 Ok(first) => Message::Settled(trigger, window, first),

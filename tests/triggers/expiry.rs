@@ -12,6 +12,9 @@ use tripline::topic::name::TopicName;
 use tripline::topic::spec::{CleanupPolicy, TopicConfig, TopicSpec};
 use tripline::trigger::service::{LaneChoice, TriggerState};
 use tripline_storage::Offset;
+use tripline_storage::batch::{
+    BatchBuilder, BatchLimits, BatchOptions, CheckedBatch, Compression, NewRecord, Validation, crc32c,
+};
 
 use crate::harness::World;
 use crate::receiver::{Invoked, Receiver, ok, status};
@@ -173,4 +176,57 @@ async fn a_damaged_range_blocks_its_partition_until_it_is_skipped_and_costs_noth
     world.until_state("t", TriggerState::Running).await;
     let rest: Vec<i64> = (0..30).filter(|n| !(at..at + skipped as i64).contains(n)).collect();
     assert_eq!(arrived(&receiver.invoked()), rest);
+}
+
+/// Three records whose batch is whole, and whose content does not unpack.
+fn garbled() -> CheckedBatch {
+    let mut builder = BatchBuilder::new(BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() });
+    for _ in 0..3 {
+        builder.push(&NewRecord { timestamp_ms: 5, value: Some(b"0"), ..NewRecord::default() }).unwrap();
+    }
+    let mut bytes = builder.finish().unwrap().bytes().to_vec();
+    bytes[61..].fill(0x55);
+    let crc = crc32c(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    CheckedBatch::check(bytes.into(), &BatchLimits::default(), Validation::Header).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_does_not_unpack_blocks_its_partition_until_it_is_skipped_and_costs_nothing_else() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| ok()).await;
+    world.produce(&topic, 0, &["0", "1"]).await;
+    world.broker.append(&topic, 0, garbled()).unwrap();
+    world.produce(&topic, 0, &["5"]).await;
+    world.apply(trigger(&receiver, json!({"order": "partition"}))).await;
+    let report = world.until_state("t", TriggerState::Blocked).await;
+    assert!(report.reason.contains("offset 2 does not unpack"), "{report:?}");
+    world.until_committed("t", 0, 2).await;
+    assert_eq!(arrived(&receiver.invoked()), [0, 1]);
+    assert_eq!(world.triggers.skip("t", LaneChoice::ALL).await.unwrap(), 3);
+    world.until_committed("t", 0, 6).await;
+    world.until_state("t", TriggerState::Running).await;
+    assert_eq!(arrived(&receiver.invoked()), [0, 1, 5]);
+    // At the head as well.
+    world.broker.append(&topic, 0, garbled()).unwrap();
+    world.until_state("t", TriggerState::Blocked).await;
+    assert_eq!(world.triggers.skip("t", LaneChoice::ALL).await.unwrap(), 3);
+    world.until_committed("t", 0, 9).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_whose_letters_find_no_topic_is_skipped_by_a_person() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| status(400)).await;
+    world.apply(trigger(&receiver, json!({"dead_letter": {"topic": "in.dlq"}}))).await;
+    world.broker.delete_topic("in.dlq").await.unwrap();
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until_state("t", TriggerState::Blocked).await;
+    assert!(report.reason.contains("in.dlq does not exist"), "{report:?}");
+    assert_eq!(world.triggers.skip("t", LaneChoice::ALL).await.unwrap(), 1);
+    let report = world.until_committed("t", 0, 1).await;
+    assert_eq!((report.counts.dead_lettered, report.counts.dropped), (0, 1));
+    world.until_state("t", TriggerState::Running).await;
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
 
+use super::{HoldUp, Waited};
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
@@ -29,6 +30,7 @@ pub(in crate::trigger) struct GiveUp {
     pub(in crate::trigger) input: EventInput,
     pub(in crate::trigger) client: Arc<Client>,
     pub(in crate::trigger) poller: PollerHandle,
+    pub(in crate::trigger) hold_up: HoldUp,
     /// Its records, ascending, at least one.
     pub(in crate::trigger) offsets: Vec<Offset>,
     pub(in crate::trigger) state: AttemptState,
@@ -48,11 +50,11 @@ enum LetterError {
 impl GiveUp {
     /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now, or the trigger
     /// has ended.
-    pub(in crate::trigger) async fn run(self) -> bool {
+    pub(in crate::trigger) async fn run(mut self) -> bool {
         self.carry_out().await.unwrap_or(false)
     }
 
-    async fn carry_out(&self) -> Result<bool, Stopped> {
+    async fn carry_out(&mut self) -> Result<bool, Stopped> {
         let Some(topic) = self.runner.spec().dead_letter.clone() else {
             self.drop_records();
             return Ok(true);
@@ -74,7 +76,14 @@ impl GiveUp {
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
                     return Ok(true);
                 }
-                Err(error) => self.blocked(&error).await?,
+                Err(error) => {
+                    let (origin, reason) = (self.input.origin(), format!("dead letters: {error}"));
+                    if self.hold_up.wait(&self.runner, origin, &reason).await? == Waited::Skipped {
+                        tracing::error!(%error, "skipped without dead letters");
+                        self.drop_records();
+                        return Ok(true);
+                    }
+                }
             }
         }
     }
@@ -83,7 +92,7 @@ impl GiveUp {
         Counters::add(&self.runner.counters.dropped, self.offsets.len());
         let (spec, origin) = (self.runner.spec(), self.input.origin());
         let (topic, partition, reason) = (&origin.topic, origin.partition, self.reason.as_str());
-        tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped: there is no dead-letter topic");
+        tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped without dead letters");
     }
 
     async fn producer_id(&self) -> Result<i64, Stopped> {
@@ -167,7 +176,10 @@ impl Cutter {
         }
         self.counted_bytes += counted;
         if let Err(reason) = self.builder.push(letter) {
-            self.failed.get_or_insert_with(|| RecordsError::Batch { offset, reason: reason.to_string() });
+            self.failed.get_or_insert_with(|| RecordsError::Batch {
+                offsets: offset..offset.next(),
+                reason: reason.to_string(),
+            });
         }
     }
 
@@ -179,7 +191,10 @@ impl Cutter {
         match full.finish() {
             Ok(batch) => self.batches.push(batch),
             Err(reason) => {
-                self.failed.get_or_insert_with(|| RecordsError::Batch { offset, reason: reason.to_string() });
+                self.failed.get_or_insert_with(|| RecordsError::Batch {
+                    offsets: offset..offset.next(),
+                    reason: reason.to_string(),
+                });
             }
         }
     }

@@ -14,7 +14,7 @@ use super::{Message, Poller, PollerHandle, Starting};
 use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, CommitError, Committer};
 use crate::trigger::commit_metadata::{self, Verdicts};
-use crate::trigger::give_up;
+use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Outcome, WindowId};
 
@@ -164,6 +164,7 @@ impl Poller {
             input: self.input.clone(),
             client: Arc::clone(&group.client),
             poller: handle.clone(),
+            hold_up: HoldUp::new(handle.clone(), trigger, window),
             offsets,
             state,
             reason,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tripline_storage::Offset;
@@ -47,6 +48,8 @@ pub(super) struct Entry {
     /// Windows that begin when their start is written down.
     pub(super) starting: Vec<Starting>,
     pub(super) tasks: HashMap<WindowId, Running>,
+    /// Verdicts that cannot be carried out for now, and who to tell that a person skips them.
+    pub(super) stuck: HashMap<WindowId, oneshot::Sender<()>>,
     /// What could not be read is tried again then; what is in hand goes on meanwhile.
     pub(super) reads_again_at: Option<Instant>,
     /// What could not be written down is tried again then; nothing begins before.
@@ -124,6 +127,7 @@ impl Entry {
             settled: Vec::new(),
             starting: Vec::new(),
             tasks: HashMap::new(),
+            stuck: HashMap::new(),
             reads_again_at: None,
             writes_again_at: None,
             damage: None,

@@ -7,13 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tripline_storage::batch::RecordView;
 use tripline_storage::error::ReadError;
+use tripline_storage::partition::ReadOutcome;
 use tripline_storage::{LeaderEpoch, Offset};
 use uuid::Uuid;
 
 use super::entry::Damage;
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller, RunLane};
 use crate::input::Origin;
-use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
+use crate::trigger::deliver::{RecordsError, below, epoch_of, for_each_record};
 use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
 use crate::trigger::key_hash;
 use crate::trigger::lane::TAKEN_MAX;
@@ -124,6 +125,12 @@ impl Member {
         }
     }
 
+    /// Nothing was matched yet.
+    fn begin_again(&mut self) {
+        self.facts.clear();
+        (self.before, self.declined, self.passed_over) = (0, 0, 0);
+    }
+
     /// Takes a matching record, the `seen`th of the chunk. Answers whether that was the last that there was room for.
     fn take(&mut self, facts: RecordFacts, seen: usize) -> bool {
         if self.active && !self.is_behind_end(facts.offset) {
@@ -224,6 +231,31 @@ fn match_chunk(
     Ok(records)
 }
 
+/// Matches the records of a chunk up to a batch that cannot be read, if there is one. Answers how many there were, and where to
+/// read on.
+///
+/// # Errors
+/// The first batch cannot be read.
+fn match_readable(
+    chunk: &ReadOutcome,
+    origin: &Origin,
+    members: &mut [Member],
+    filters: &mut Filters,
+    now_ms: i64,
+) -> Result<(usize, Offset), RecordsError> {
+    let error = match match_chunk(&chunk.bytes, origin, members, filters, now_ms) {
+        Ok(records) => return Ok((records, chunk.next)),
+        Err(error) => error,
+    };
+    let Some(damaged) = error.damaged() else { return Err(error) };
+    let whole = below(&chunk.bytes, damaged.start);
+    if whole.is_empty() {
+        return Err(error);
+    }
+    members.iter_mut().for_each(Member::begin_again);
+    Ok((match_chunk(whole, origin, members, filters, now_ms)?, damaged.start))
+}
+
 fn facts(record: &RecordView<'_>, batch_crc: u32, needs_keys: bool, now_ms: i64) -> RecordFacts {
     let age_ms = now_ms.saturating_sub(record.timestamp_ms()).max(0).unsigned_abs();
     let known = record.timestamp_ms() >= 0;
@@ -277,9 +309,9 @@ impl Poller {
             self.at_head.iter().for_each(|trigger| self.lanes[trigger].unblock());
         }
         self.filters.refresh(self.lanes.values().map(|entry| &**entry));
-        match match_chunk(&outcome.bytes, self.input.origin(), &mut members, &mut self.filters, now_ms) {
-            Ok(records) => {
-                self.head = outcome.next;
+        match match_readable(&outcome, self.input.origin(), &mut members, &mut self.filters, now_ms) {
+            Ok((records, next)) => {
+                self.head = next;
                 self.head_records += records as u64;
                 for member in &mut members {
                     if member.facts.is_empty() {
@@ -288,17 +320,17 @@ impl Poller {
                     self.touched.insert(member.trigger);
                     let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
                     entry.matched_at_head += member.facts.len();
-                    let (next, seen) = member.matched(outcome.next, records);
+                    let (to, seen) = member.matched(next, records);
                     // It counts as not read here what it reads by itself.
                     entry.seen_records += (records - seen) as u64;
-                    entry.take(&mut member.facts, from, next);
-                    entry.held_up = entry.lane.position() < outcome.next;
+                    entry.take(&mut member.facts, from, to);
+                    entry.held_up = entry.lane.position() < next;
                 }
                 self.note_at.get_or_insert_with(|| Instant::now() + FILTERED_PROGRESS_EVERY);
             }
             Err(error) => {
                 let reason = error.to_string();
-                self.disperse(&reason, None);
+                self.disperse(&reason, error.damaged().map(|offsets| offsets.end));
             }
         }
         if self.scratch.members.is_empty() && !self.members_changed {
@@ -443,16 +475,25 @@ impl Poller {
             members.extend(others);
         }
         self.filters.refresh(self.lanes.values().map(|entry| &**entry));
-        let matched = match_chunk(&outcome.bytes, self.input.origin(), &mut members, &mut self.filters, now_ms);
+        let matched = match_readable(&outcome, self.input.origin(), &mut members, &mut self.filters, now_ms);
+        let (records, next) = *matched.as_ref().unwrap_or(&(0, next));
         for member in &mut members {
             let entry = self.lanes.get_mut(&member.trigger).expect("a member has a lane");
             self.touched.insert(member.trigger);
             if let Err(error) = &matched {
-                entry.cannot_read(&error.to_string());
+                // Others that stand further on come to it by themselves.
+                if member.trigger == trigger {
+                    let catch_up = catch_up.is_some().then_some(from);
+                    entry.damage = error.damaged().map(|offsets| Damage { to: offsets.end, catch_up });
+                    entry.cannot_read(&error.to_string());
+                }
+                continue;
+            }
+            if member.from >= next {
                 continue;
             }
             entry.has_read(catch_up.is_some());
-            let (next, seen) = member.matched(next, matched.as_ref().map_or(0, |records| *records));
+            let (next, seen) = member.matched(next, records);
             if catch_up.is_some() {
                 entry.lane.take_spilled(&member.facts, from, next, now_ms);
                 entry.dirty = true;
