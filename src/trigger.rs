@@ -40,6 +40,7 @@ pub mod retry;
 pub mod run;
 mod runner;
 pub mod service;
+mod share;
 pub mod spec;
 mod status;
 pub mod trace;

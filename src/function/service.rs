@@ -23,7 +23,7 @@ use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess}
 use super::pool::{Pool, ProbeResult};
 use super::process::{Launcher, ProcessLimits};
 use super::spawner::Spawner;
-use super::spec::{FunctionSpec, Runtime};
+use super::spec::{FunctionSpec, Payload, Runtime};
 use super::stats::{Stats, StatsSnapshot};
 
 /// What a [`FunctionService`] needs to know; every path in it comes from the operator, none from the API.
@@ -332,6 +332,12 @@ impl FunctionService {
     #[must_use]
     pub fn describe(&self, name: &str) -> Option<FunctionReport> {
         self.inner.get(name).map(|entry| entry.report())
+    }
+
+    /// How a function wants its records; `None` when there is none with this name.
+    #[must_use]
+    pub fn payload(&self, name: &str) -> Option<Payload> {
+        self.inner.functions.read().get(name).map(|entry| entry.spec.payload)
     }
 
     /// All functions, by name.

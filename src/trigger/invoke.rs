@@ -12,6 +12,7 @@ use super::lane::Outcome;
 use super::outputs::{self, Invoked, OutputError};
 use super::parcel::{NoParcel, Parcel, Recipe};
 use super::runner::Runner;
+use super::share::Share;
 use super::spec::TriggerSpec;
 use super::trace::ranges::Ranges;
 use super::trace::{Made, TracedEvents};
@@ -35,6 +36,8 @@ pub(super) struct Work {
     pub(super) offsets: Vec<Offset>,
     /// Where each of them was found.
     pub(super) spots: Vec<Spot>,
+    /// Set when its records are read together with those of others.
+    pub(super) share: Option<Share>,
 }
 
 /// An attempt that has ended.
@@ -81,7 +84,7 @@ impl Work {
             attempt: self.attempt,
         };
         let began_ms = self.runner.clock.now_ms();
-        let mut parcel = match Parcel::build(&self.input, &self.offsets, &self.spots, recipe).await {
+        let mut parcel = match self.parcel(recipe).await {
             Ok(parcel) => parcel,
             Err(NoParcel::Records(error)) => return Ended::unread(error.to_string()),
             Err(NoParcel::Step(error)) => {
@@ -102,6 +105,15 @@ impl Work {
         let traced = std::mem::take(&mut parcel.traced);
         let made = self.made(id, began_ms, took, &outcome, span, traced);
         Ended { outcome: Ok(outcome), delivered, expired, took: parcel.is_asked().then_some(took), made }
+    }
+
+    async fn parcel(&self, recipe: Recipe<'_>) -> Result<Parcel, NoParcel> {
+        if let Some(share) = &self.share
+            && let Some(parcel) = share.take(&self.input, recipe).await
+        {
+            return Ok(parcel);
+        }
+        Parcel::build(&self.input, &self.offsets, &self.spots, recipe).await
     }
 
     /// What history tells of this attempt.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
-use tripline_storage::Offset;
+use tripline_storage::batch::RecordView as StoredRecord;
+use tripline_storage::{LeaderEpoch, Offset};
 
 use super::attempt::{BatchOutcome, BatchRecord, parse_batch_item_failures};
 use super::deliver::{RecordsError, read_offsets};
@@ -102,6 +103,66 @@ struct Staged {
     trace: Option<TraceContext>,
 }
 
+/// A parcel while its records are read.
+pub(super) struct Builder<'a> {
+    parcel: Parcel,
+    writer: Writer,
+    staged: Vec<Staged>,
+    recipe: Recipe<'a>,
+    has_steps: bool,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(recipe: Recipe<'a>) -> Self {
+        let content_type = match (recipe.shape, recipe.transform.is_original()) {
+            (Payload::Raw, _) => RAW_TYPE,
+            (Payload::Events, true) => BATCH_TYPE,
+            (Payload::Events, false) => JSON_TYPE,
+        };
+        Self {
+            parcel: Parcel { content_type, ..Parcel::default() },
+            writer: Writer::new(recipe.shape),
+            staged: Vec::new(),
+            recipe,
+            has_steps: recipe.transform.functions().next().is_some(),
+        }
+    }
+
+    /// The next record, ascending by offset.
+    pub(super) fn take(&mut self, record: &StoredRecord<'_>, epoch: LeaderEpoch, origin: &Origin) {
+        let Self { parcel, writer, staged, recipe, .. } = self;
+        let headers = record.headers().map(|header| (header.name, header.value));
+        let trace = TraceContext::of_record(headers, record.value());
+        if recipe.shape == Payload::Raw && recipe.transform.is_original() {
+            writer.raw(record.value().unwrap_or_default());
+            parcel.traced.note(record.offset(), None, trace.as_ref());
+            let (at, id) = (record.offset(), String::new());
+            return parcel.records.push(Sent { at, id, place: (origin.partition, at), topic: None });
+        }
+        origin.with_event(record, epoch, |event| {
+            let sent = Sent::of(record.offset(), event, origin);
+            parcel.traced.note(sent.at, sent.own_id(), trace.as_ref());
+            let made = if self.has_steps {
+                first_stage(recipe.transform, event, trace.as_ref()).map(|events| {
+                    let seen = event.for_matching().value.clone();
+                    staged.push(Staged { sent, seen, events, trace });
+                })
+            } else {
+                writer.event(recipe.transform, event, trace.as_ref()).map(|()| parcel.records.push(sent))
+            };
+            if let Err(error) = made {
+                parcel.rejected.insert(record.offset(), refused(&error));
+            }
+        });
+    }
+
+    /// The parcel of a recipe without steps that are functions.
+    pub(super) fn finish(mut self) -> Parcel {
+        self.parcel.payloads = self.writer.finish();
+        self.parcel
+    }
+}
+
 impl Parcel {
     /// Builds the payload of the records at `offsets`, which were found at `spots`.
     pub(super) async fn build(
@@ -110,47 +171,15 @@ impl Parcel {
         spots: &[Spot],
         recipe: Recipe<'_>,
     ) -> Result<Self, NoParcel> {
-        let content_type = match (recipe.shape, recipe.transform.is_original()) {
-            (Payload::Raw, _) => RAW_TYPE,
-            (Payload::Events, true) => BATCH_TYPE,
-            (Payload::Events, false) => JSON_TYPE,
-        };
-        let mut parcel = Self { content_type, ..Self::default() };
-        let mut writer = Writer::new(recipe.shape);
-        let has_steps = recipe.transform.functions().next().is_some();
-        let mut staged = Vec::new();
+        let mut builder = Builder::new(recipe);
         let origin = input.origin();
-        let read = read_offsets(input, offsets, spots, |record, epoch| {
-            let headers = record.headers().map(|header| (header.name, header.value));
-            let trace = TraceContext::of_record(headers, record.value());
-            if recipe.shape == Payload::Raw && recipe.transform.is_original() {
-                writer.raw(record.value().unwrap_or_default());
-                parcel.traced.note(record.offset(), None, trace.as_ref());
-                let (at, id) = (record.offset(), String::new());
-                return parcel.records.push(Sent { at, id, place: (origin.partition, at), topic: None });
-            }
-            origin.with_event(record, epoch, |event| {
-                let sent = Sent::of(record.offset(), event, origin);
-                parcel.traced.note(sent.at, sent.own_id(), trace.as_ref());
-                let made = if has_steps {
-                    first_stage(recipe.transform, event, trace.as_ref()).map(|events| {
-                        let seen = event.for_matching().value.clone();
-                        staged.push(Staged { sent, seen, events, trace });
-                    })
-                } else {
-                    writer.event(recipe.transform, event, trace.as_ref()).map(|()| parcel.records.push(sent))
-                };
-                if let Err(error) = made {
-                    parcel.rejected.insert(record.offset(), refused(&error));
-                }
-            });
-        });
+        let read = read_offsets(input, offsets, spots, |record, epoch| builder.take(record, epoch, origin));
         read.await.map_err(NoParcel::Records)?;
-        if has_steps {
-            parcel.run_steps(staged, recipe, &mut writer).await?;
+        let staged = std::mem::take(&mut builder.staged);
+        if builder.has_steps {
+            builder.parcel.run_steps(staged, recipe, &mut builder.writer).await?;
         }
-        parcel.payloads = writer.finish();
-        Ok(parcel)
+        Ok(builder.finish())
     }
 
     /// Hands every record through the steps after the first, and writes what comes out.
@@ -372,7 +401,7 @@ async fn invoke_step(
     record: &Staged,
     recipe: Recipe<'_>,
 ) -> Result<Result<Vec<Value>, InvocationError>, NoParcel> {
-    let raw = recipe.functions.describe(function).is_some_and(|function| function.spec.payload == Payload::Raw);
+    let raw = recipe.functions.payload(function) == Some(Payload::Raw);
     let (payload, content_type) = if raw {
         (raw_text(event.to_string().into_bytes()), RAW_TYPE)
     } else {

@@ -211,12 +211,12 @@ impl Drop for Slot {
     }
 }
 
-/// The right to begin an attempt.
+/// The right to begin an attempt, held until its outcome is known.
 #[derive(Debug)]
 pub(super) struct Permit {
-    pub(super) slot: Slot,
+    _slot: Slot,
     /// In an outage.
-    pub(super) probe: Option<Probe>,
+    _probe: Option<Probe>,
 }
 
 /// Why no attempt may begin now.
@@ -391,7 +391,7 @@ impl Runner {
 
     /// How the function wants its records.
     pub(super) fn payload(&self, spec: &TriggerSpec) -> Payload {
-        self.functions.describe(&self.function_name(spec)).map_or(Payload::Events, |function| function.spec.payload)
+        self.functions.payload(&self.function_name(spec)).unwrap_or_default()
     }
 
     /// Changes what holds the trigger, and wakes everybody who waits for a change.
@@ -453,7 +453,7 @@ impl Runner {
             None => None,
             Some(_) => Some(self.probe().ok_or(NotNow::Told)?),
         };
-        Ok(Permit { slot, probe })
+        Ok(Permit { _slot: slot, _probe: probe })
     }
 
     /// The right to try the target; one at a time has it.
@@ -660,7 +660,7 @@ mod tests {
         let now_ms = in_outage(&runner);
         runner.driven_by(poller.clone());
         let permit = runner.permit(1, now_ms, &poller).unwrap();
-        assert!(permit.probe.is_some());
+        assert!(permit._probe.is_some());
         assert_eq!(runner.permit(1, now_ms, &poller).unwrap_err(), NotNow::Told);
         assert!(messages.try_recv().is_err());
         drop(permit);

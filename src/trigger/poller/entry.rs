@@ -18,6 +18,7 @@ use crate::trigger::lane::{Carried, Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
+use crate::trigger::share::{self, Group, Share};
 use crate::trigger::spec::TriggerSpec;
 use crate::trigger::status::Outage;
 
@@ -168,6 +169,26 @@ impl Entry {
     /// The partition as its attempts see it.
     pub(super) fn input<'a>(&'a self, shared: &'a EventInput) -> &'a EventInput {
         self.run.as_ref().map_or(shared, |run| &run.input)
+    }
+
+    /// Which of the windows that begin are read together.
+    pub(super) fn shares(&self, starting: &[Starting]) -> Vec<Option<Share>> {
+        if starting.len() < 2 || self.spec.transform.functions().next().is_some() {
+            return vec![None; starting.len()];
+        }
+        let mut shares = Vec::with_capacity(starting.len());
+        let (mut group, mut records) = (Vec::new(), 0);
+        for Starting { window, .. } in starting {
+            let wanted: share::Records = self.lane.offsets(*window).into_iter().zip(self.lane.spots(*window)).collect();
+            if records + wanted.len() > share::RECORDS_MAX {
+                shares.extend(Group::of(std::mem::take(&mut group)).map(Some));
+                records = 0;
+            }
+            records += wanted.len();
+            group.push(wanted);
+        }
+        shares.extend(Group::of(group).map(Some));
+        shares
     }
 
     /// Tells its run when everything of its range is finished and written down.

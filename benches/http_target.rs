@@ -1,0 +1,309 @@
+//! From the log to an HTTP target, one record a request, next to a bare client that sends the same bytes.
+//!
+//! `cargo bench --bench http_target` starts a hyper server in a process of its own and sends it the same bodies in turn: by
+//! hyper's client connections with nothing around them, by the pooled client of hyper-util that the broker is built on, and by
+//! a trigger with windows of one record, in order `none` and in order `key`. As many requests are in flight as there are
+//! connections. The medians of several turns are printed with their spread, the CPU time that a request took on its sender's
+//! side (the server's is not in it), and the ratio to the bare client before it. `-- --test` runs each once with few records.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tripline::broker::{Broker, BrokerConfig, Topic};
+use tripline::function::spec::FunctionDefinition;
+use tripline::function::{
+    FunctionOptions, FunctionService, Invocation, InvocationError, InvocationSuccess, Invoker, InvokerStatus,
+};
+use tripline::topic::name::TopicName;
+use tripline::topic::spec::{TopicConfig, TopicSpec};
+use tripline::trigger::service::TriggerService;
+use tripline::trigger::spec::TriggerSpec;
+
+use crate::support::{cpu_time, fill, in_turn};
+
+mod support;
+
+/// What starts this program as the server.
+const SERVE: &str = "serve-for-http-target";
+
+/// Keeps what it is invoked with.
+#[derive(Default)]
+struct Keeper {
+    bodies: Mutex<Vec<Bytes>>,
+    status: watch::Sender<InvokerStatus>,
+}
+
+impl Invoker for Keeper {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<InvocationSuccess, InvocationError>> {
+        self.bodies.lock().push(invocation.payload);
+        std::future::ready(Ok(InvocationSuccess { body: Bytes::new() })).boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<InvokerStatus> {
+        self.status.subscribe()
+    }
+
+    fn resume(&self) {}
+
+    fn stop(&self, _: tokio::time::Instant) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// Reads each request to its end and answers 200 with nothing.
+async fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    println!("{}", listener.local_addr().expect("its address"));
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        stream.set_nodelay(true).expect("set");
+        let answer = service_fn(|request: Request<hyper::body::Incoming>| async move {
+            request.into_body().collect().await?;
+            Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+    }
+}
+
+/// The server, in a process of its own.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let mut process = Command::new(program).arg(SERVE).stdout(Stdio::piped()).spawn().expect("started");
+        let mut address = String::new();
+        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut address).expect("its address");
+        Self { process, address: address.trim().to_owned() }
+    }
+
+    fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
+        let request = Request::post(format!("http://{}/in", self.address)).header("host", &self.address);
+        let request = request.header("content-type", "application/cloudevents-batch+json");
+        request.body(Full::new(body)).expect("a request")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().expect("ended");
+        self.process.wait().expect("ended");
+    }
+}
+
+/// What one turn took.
+#[derive(Clone, Copy)]
+struct Took {
+    per_s: f64,
+    cpu_us: f64,
+}
+
+struct Meter {
+    started: Instant,
+    cpu: Duration,
+}
+
+impl Meter {
+    fn start() -> Self {
+        Self { started: Instant::now(), cpu: cpu_time() }
+    }
+
+    fn stop(&self, requests: usize) -> Took {
+        let (took, cpu) = (self.started.elapsed(), cpu_time() - self.cpu);
+        Took { per_s: requests as f64 / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64 }
+    }
+}
+
+/// Sends every body once over `connections`, one request at a time on each.
+async fn bare(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usize) -> Took {
+    let mut senders = Vec::new();
+    for _ in 0..connections {
+        let stream = TcpStream::connect(&server.address).await.expect("connected");
+        stream.set_nodelay(true).expect("set");
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("shaken");
+        tokio::spawn(connection);
+        senders.push(sender);
+    }
+    let next = Arc::new(AtomicUsize::new(0));
+    let meter = Meter::start();
+    let running = senders.into_iter().map(|mut sender| {
+        let (server, bodies, next) = (Arc::clone(server), Arc::clone(bodies), Arc::clone(&next));
+        tokio::spawn(async move {
+            while let Some(body) = bodies.get(next.fetch_add(1, Relaxed)) {
+                sender.ready().await.expect("ready");
+                let response = sender.send_request(server.request(body.clone())).await.expect("answered");
+                assert!(response.status().is_success());
+                response.into_body().collect().await.expect("a body");
+            }
+        })
+    });
+    join_all(running).await.into_iter().for_each(|done| done.expect("sent"));
+    meter.stop(bodies.len())
+}
+
+/// The same by the client that keeps a pool.
+async fn pooled(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usize) -> Took {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let next = Arc::new(AtomicUsize::new(0));
+    let meter = Meter::start();
+    let running = (0..connections).map(|_| {
+        let (server, bodies, next, client) =
+            (Arc::clone(server), Arc::clone(bodies), Arc::clone(&next), client.clone());
+        tokio::spawn(async move {
+            while let Some(body) = bodies.get(next.fetch_add(1, Relaxed)) {
+                let response = client.request(server.request(body.clone())).await.expect("answered");
+                assert!(response.status().is_success());
+                response.into_body().collect().await.expect("a body");
+            }
+        })
+    });
+    join_all(running).await.into_iter().for_each(|done| done.expect("sent"));
+    meter.stop(bodies.len())
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    broker: Broker,
+    functions: FunctionService,
+    triggers: TriggerService,
+    topic: Arc<Topic>,
+    server: Arc<Server>,
+    records: usize,
+}
+
+impl Bench {
+    async fn new(records: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).expect("a broker");
+        let mut options = FunctionOptions::new(dir.path().join("functions")).expect("options");
+        options.egress.allow_loopback = true;
+        let functions = FunctionService::new(options).expect("functions");
+        let name = TopicName::new("in").expect("a name");
+        let topic = broker.create_topic(TopicSpec { name, partitions: 1, config: TopicConfig::default() }).await;
+        let topic = topic.expect("a topic");
+        fill(&broker, &topic, records as u64, in_turn);
+        let (triggers, _) = TriggerService::start(broker.clone(), functions.clone());
+        Self { _dir: dir, broker, functions, triggers, topic, server: Arc::new(Server::start()), records }
+    }
+
+    /// What a trigger sends for the last `count` records.
+    async fn bodies(&self, count: usize) -> Arc<Vec<Bytes>> {
+        let definition = json!({"function": "target", "runtime": "http", "url": "http://127.0.0.1:1/"});
+        let spec = FunctionDefinition::from_json(&definition).expect("a definition").spec;
+        let keeper = Arc::new(Keeper::default());
+        self.functions.embed(spec, Arc::clone(&keeper) as Arc<dyn Invoker>);
+        self.run(count, &json!({"order": "partition", "concurrency": 1})).await;
+        Arc::new(std::mem::take(&mut *keeper.bodies.lock()))
+    }
+
+    async fn target(&self, slots: usize) {
+        let url = format!("http://{}/in", self.server.address);
+        let definition =
+            json!({"function": "target", "runtime": "http", "url": url, "instances": {"max": slots, "concurrency": 1}});
+        let spec = FunctionDefinition::from_json(&definition).expect("a definition").spec;
+        self.functions.deploy(spec, None).await.expect("deployed");
+    }
+
+    /// Has a trigger deliver the last `count` records, one at a time.
+    async fn run(&self, count: usize, more: &Value) -> Took {
+        let mut definition = json!({
+            "trigger": "t", "input": {"topic": "in", "start": {"offset": self.records - count}},
+            "window": {"count": 1}, "function": "target",
+        });
+        definition.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let spec = TriggerSpec::from_json(&definition).expect("a trigger");
+        let tail = self.topic.partition(0).expect("a partition").tail();
+        let meter = Meter::start();
+        self.triggers.apply(spec).await.expect("applied");
+        while self.triggers.describe("t").expect("it is there").lanes[0].committed < tail {
+            assert!(meter.started.elapsed() < Duration::from_secs(120), "{:?}", self.triggers.describe("t"));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let took = meter.stop(count);
+        let report = self.triggers.describe("t").expect("it is there");
+        assert_eq!(report.counts.attempts_succeeded as usize, count, "every record was delivered once");
+        self.triggers.remove("t").await.expect("removed");
+        took
+    }
+
+    async fn compare(&self, in_flight: usize, count: usize, turns: usize) {
+        let bodies = self.bodies(count).await;
+        self.target(in_flight).await;
+        let mut sides: [Vec<(Took, Took)>; 3] = Default::default();
+        for _ in 0..turns {
+            for (number, side) in sides.iter_mut().enumerate() {
+                let before = bare(&self.server, &bodies, in_flight).await;
+                let took = match number {
+                    0 => pooled(&self.server, &bodies, in_flight).await,
+                    1 => self.run(count, &json!({"order": "none", "concurrency": in_flight})).await,
+                    _ => self.run(count, &json!({"order": "key", "concurrency": in_flight})).await,
+                };
+                side.push((before, took));
+            }
+        }
+        println!("{in_flight} in flight, {count} requests of {} B", bodies[0].len());
+        let all_bare: Vec<Took> = sides.iter().flatten().map(|(before, _)| *before).collect();
+        print("bare hyper connections", &all_bare, None);
+        for (name, side) in
+            ["pooled client of hyper-util", "trigger, order none", "trigger, order key"].iter().zip(&sides)
+        {
+            let took: Vec<Took> = side.iter().map(|(_, took)| *took).collect();
+            let ratios: Vec<f64> = side.iter().map(|(before, took)| took.per_s / before.per_s).collect();
+            print(name, &took, Some(ratios));
+        }
+    }
+}
+
+fn print(name: &str, took: &[Took], ratios: Option<Vec<f64>>) {
+    let (low, rate, high) = spread(took.iter().map(|took| took.per_s / 1e3).collect());
+    let (_, cpu, _) = spread(took.iter().map(|took| took.cpu_us).collect());
+    let ratio = ratios.map(spread).map(|(low, ratio, high)| format!(", {ratio:.2} of bare ({low:.2}-{high:.2})"));
+    println!("  {name}: {rate:.1} k/s ({low:.1}-{high:.1}), {cpu:.1} us of CPU each{}", ratio.unwrap_or_default());
+}
+
+/// The least, the median and the most.
+fn spread(mut numbers: Vec<f64>) -> (f64, f64, f64) {
+    numbers.sort_by(f64::total_cmp);
+    (numbers[0], numbers[numbers.len() / 2], numbers[numbers.len() - 1])
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|argument| argument == SERVE) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        return runtime.block_on(serve());
+    }
+    let test = arguments.iter().any(|argument| argument == "--test");
+    let (records, turns) = if test { (1_000, 1) } else { (100_000, 5) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let bench = Bench::new(records).await;
+        for (in_flight, share) in [(1, 4), (8, 1), (64, 1)] {
+            bench.compare(in_flight, records / share, turns).await;
+        }
+        bench.triggers.shutdown(Duration::from_secs(5)).await;
+        bench.functions.shutdown(Duration::from_secs(5)).await;
+        bench.broker.close();
+    });
+}
