@@ -83,6 +83,8 @@ pub struct State {
     pub next_producer_id: i64,
     /// By id.
     pub schedules: HashMap<Uuid, ScheduleEntry>,
+    /// Their ids by name: to apply ten thousand of them must not look through all for each.
+    schedule_ids: HashMap<String, Uuid>,
 }
 
 impl State {
@@ -147,7 +149,9 @@ impl State {
             JournalRecord::ProducerIds(ids) => self.next_producer_id = self.next_producer_id.max(ids.next),
             JournalRecord::ScheduleDefined(defined) => self.define_schedule(defined),
             JournalRecord::ScheduleRemoved(removed) => {
-                self.schedules.remove(&removed.id);
+                if let Some(entry) = self.schedules.remove(&removed.id) {
+                    self.schedule_ids.remove(&entry.defined.name);
+                }
             }
             JournalRecord::ScheduleSwitched(switched) => self.on_schedule(switched.id, |entry| {
                 (entry.paused, entry.since_ms) = (switched.paused, switched.since_ms);
@@ -171,11 +175,12 @@ impl State {
     /// The schedule with this name.
     #[must_use]
     pub fn schedule_named(&self, name: &str) -> Option<&ScheduleEntry> {
-        self.schedules.values().find(|entry| entry.defined.name == name)
+        self.schedules.get(self.schedule_ids.get(name)?)
     }
 
     fn define_schedule(&mut self, defined: &ScheduleDefined) {
         let (defined, since_ms) = (defined.clone(), defined.since_ms);
+        self.schedule_ids.insert(defined.name.clone(), defined.id);
         match self.schedules.get_mut(&defined.id) {
             Some(entry) => (entry.defined, entry.since_ms) = (defined, since_ms),
             None => {

@@ -3,6 +3,7 @@
 
 mod documentation;
 mod killed;
+mod many;
 #[path = "../common/served.rs"]
 mod served;
 mod server;

@@ -127,10 +127,14 @@ struct Inner {
 struct Schedules {
     by_name: BTreeMap<String, Arc<Schedule>>,
     by_id: HashMap<Uuid, Arc<Schedule>>,
+    /// Of all definitions together.
+    definition_bytes: usize,
 }
 
 impl Schedules {
     fn insert(&mut self, schedule: Arc<Schedule>) {
+        self.remove(schedule.spec.name.as_str());
+        self.definition_bytes += schedule.definition_bytes;
         self.by_name.insert(schedule.spec.name.to_string(), Arc::clone(&schedule));
         self.by_id.insert(schedule.id, schedule);
     }
@@ -138,6 +142,7 @@ impl Schedules {
     fn remove(&mut self, name: &str) {
         if let Some(schedule) = self.by_name.remove(name) {
             self.by_id.remove(&schedule.id);
+            self.definition_bytes -= schedule.definition_bytes;
         }
     }
 }
@@ -270,8 +275,8 @@ impl ScheduleService {
         if current.is_none() && schedules.by_name.len() >= SCHEDULES_MAX {
             return Err(ApplyScheduleError::TooMany);
         }
-        let others: usize = schedules.by_name.values().map(|schedule| schedule.definition_bytes).sum();
-        let found = others - current.map_or(0, |current| current.definition_bytes) + defined.definition.len();
+        let found = schedules.definition_bytes - current.map_or(0, |current| current.definition_bytes)
+            + defined.definition.len();
         if found > DEFINITIONS_BYTES_MAX { Err(ApplyScheduleError::TooLarge { found }) } else { Ok(()) }
     }
 
