@@ -3,6 +3,8 @@
 //! `cargo bench --bench schedules` prints times, the CPU time of all threads and resident memory. Ticks are fired by a clock that
 //! the bench sets, and idleness is measured by the clock of the machine. `-- --test` does it with few schedules.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,14 +44,15 @@ fn resident_kib() -> f64 {
     line.trim_end_matches("kB").trim().parse().expect("a number")
 }
 
-/// How often threads of this process have waited for something so far.
-fn waits() -> u64 {
+/// How often each thread of this process has waited for something so far.
+fn waits() -> HashMap<OsString, u64> {
     let tasks = fs::read_dir("/proc/self/task").expect("its threads");
-    let statuses = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
-    let count = |status: String| -> Option<u64> {
-        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    let count = |task: fs::DirEntry| -> Option<(OsString, u64)> {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        Some((task.file_name(), count.trim().parse().ok()?))
     };
-    statuses.filter_map(count).sum()
+    tasks.filter_map(|task| count(task.ok()?)).collect()
 }
 
 struct Meter {
@@ -87,8 +90,20 @@ async fn wait_idle(what: &str, idle: Duration) {
     let (before, meter) = (waits(), Meter::start());
     tokio::time::sleep(idle).await;
     let (took_ms, cpu_ms) = meter.stop();
-    let waits = (waits() - before) as f64 * 1e3 / took_ms;
+    // A thread that has ended meanwhile waits no more.
+    let since = |(thread, count): (OsString, u64)| count - before.get(&thread).copied().unwrap_or(0);
+    let waits = waits().into_iter().map(since).sum::<u64>() as f64 * 1e3 / took_ms;
     println!("idle, {what}: {waits:.1} wake-ups a second, {:.2} ms of CPU a second", cpu_ms * 1e3 / took_ms);
+}
+
+async fn wait(directory: &Path, count: usize, idle: Duration) {
+    let broker = broker(directory);
+    let (schedules, _) = ScheduleService::start(broker.clone(), Clock::default()).await;
+    wait_idle("no schedule", idle).await;
+    define(&schedules, count, "0 0 1 1 *").await;
+    wait_idle("none due", idle).await;
+    schedules.shutdown().await;
+    broker.close();
 }
 
 async fn recover(directory: &Path, what: &str) {
@@ -134,13 +149,7 @@ fn main() {
     let (waiting, firing) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let broker = broker(waiting.path());
-        let (schedules, _) = ScheduleService::start(broker.clone(), Clock::default()).await;
-        wait_idle("no schedule", idle).await;
-        define(&schedules, count, "0 0 1 1 *").await;
-        wait_idle("none due", idle).await;
-        schedules.shutdown().await;
-        broker.close();
+        wait(waiting.path(), count, idle).await;
         recover(waiting.path(), "none due").await;
         fire(firing.path(), count).await;
         recover(firing.path(), "after ticks").await;

@@ -10,7 +10,9 @@
 //!
 //! So `30 2 * * *` runs every day of the year exactly once, and `*/5 * * * *` runs every five minutes of real time.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Weak};
 
 use croner::Cron;
 use croner::errors::CronError as CronerError;
@@ -18,6 +20,7 @@ use croner::parser::{CronParser, Year};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
+use parking_lot::Mutex;
 
 /// The longest expression, in bytes.
 pub const CRON_BYTES_MAX: usize = 256;
@@ -43,6 +46,12 @@ const NICKNAMES: [(&str, &str); 7] = [
 const SEARCH_FROM: DateTime = DateTime::constant(2000, 1, 1, 0, 0, 0, 0);
 /// Further than this before a match there is no other, whatever offsets a zone has had: seconds.
 const OFFSETS_MAX_S: i64 = 3 * 86_400;
+
+/// What `croner` makes of an expression has a bit for each of thousands of years: 5 KiB. Schedules by the thousand share few
+/// expressions, by their six fields.
+static IN_USE: Mutex<BTreeMap<String, Weak<Cron>>> = Mutex::new(BTreeMap::new());
+/// When there are so many, those that nobody has any more are forgotten.
+const IN_USE_MAX: usize = 2 * super::SCHEDULES_MAX;
 
 /// Why a text is not a cron expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +87,7 @@ pub enum CronError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CronExpression {
     text: String,
-    cron: Cron,
+    cron: Arc<Cron>,
     is_fixed: bool,
 }
 
@@ -113,7 +122,7 @@ impl CronExpression {
         let cron = parser.parse(&whole).map_err(wrong)?;
         cron.find_next_occurrence(&SEARCH_FROM, true).map_err(|_| CronError::Never)?;
         let is_fixed = fields[..3].iter().all(|field| !field.contains(['*', '/']));
-        Ok(Self { text: text.trim().to_owned(), cron, is_fixed })
+        Ok(Self { text: text.trim().to_owned(), cron: shared(whole, cron), is_fixed })
     }
 
     /// As it was written.
@@ -170,6 +179,20 @@ impl CronExpression {
             }
         }
     }
+}
+
+/// The same for all expressions that say the same.
+fn shared(fields: String, cron: Cron) -> Arc<Cron> {
+    let mut in_use = IN_USE.lock();
+    if let Some(same) = in_use.get(&fields).and_then(Weak::upgrade) {
+        return same;
+    }
+    if in_use.len() >= IN_USE_MAX {
+        in_use.retain(|_, cron| cron.strong_count() > 0);
+    }
+    let cron = Arc::new(cron);
+    in_use.insert(fields, Arc::downgrade(&cron));
+    cron
 }
 
 /// The instant that a wall clock time stands for: the first of two, or the first one after a gap. Seconds since 1970.
