@@ -189,6 +189,7 @@ fn directories_that_cannot_be_opened_are_refused_untouched_with_the_reason() {
     };
     std::fs::write(directory.path().join("letter.txt"), "dear").unwrap();
     assert!(serve().contains("\"letter.txt\" is there"));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing was put beside the letter");
     std::fs::remove_file(directory.path().join("letter.txt")).unwrap();
     let newer = "tripline data directory\nversion 7\nsomething else\n";
     std::fs::write(directory.path().join("FORMAT"), newer).unwrap();

@@ -57,6 +57,8 @@ impl Store {
             move |cause| OpenStoreError::Io { path, cause }
         };
         fs.create_dir_all(root).map_err(io(root))?;
+        // Before the lock, which is a file: somebody else's directory stays as it is.
+        refuse_foreign(&*fs, root)?;
         let lock = fs.lock(&root.join("LOCK")).map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock => OpenStoreError::InUse { path: root.to_owned(), holder: cause.to_string() },
             _ => OpenStoreError::Io { path: root.join("LOCK"), cause },
@@ -418,9 +420,12 @@ fn sync_names_above(fs: &dyn Fs, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory with other things in it was named by mistake, or lost its FORMAT file: nothing is put there.
+/// A directory with other things in it and without FORMAT was named by mistake, or lost that file: nothing is put there.
 fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
     let entries = fs.list(root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
+    if entries.iter().any(|entry| entry.name == "FORMAT") {
+        return Ok(());
+    }
     let ours = |name: &str| name == "LOCK" || name == "FORMAT.tmp" || name == "lost+found";
     match entries.iter().find(|entry| !ours(&entry.name)) {
         None => Ok(()),
