@@ -49,7 +49,7 @@ pub(super) struct RangeArgs {
 /// How a run goes.
 #[derive(Debug, clap::Args)]
 pub(super) struct PaceArgs {
-    /// At most so many records in a second, such as 100/s.
+    /// At most so many records in a second, such as 100/s; a rate below the trigger's window makes windows smaller.
     #[arg(long, value_name = "N/s")]
     rate: Option<String>,
     /// Wait until it is done.

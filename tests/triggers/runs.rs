@@ -271,6 +271,24 @@ async fn a_rate_holds_letters_back_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rate_below_the_window_makes_windows_smaller() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", PRINT).await;
+    // More than the rate, and a window that would take them all at once.
+    let input = json!({"topic": "t"});
+    world.apply(json!({"trigger": "x", "input": input, "function": "f", "window": {"count": 100}})).await;
+    world.produce(&topic, 0, &["1", "2", "3", "4"]).await;
+    world.until_committed("x", 0, 4).await;
+    let started = tokio::time::Instant::now();
+    let run = world.triggers.replay("x", ReplayRequest { ranges: vec![range(0, 4)], rate: Some(2) }).await.unwrap();
+    let report = world.until_done(run).await;
+    assert_eq!(report.counts.delivered, 4);
+    assert_eq!(report.counts.attempts_succeeded, 2, "two windows of as many records as may begin in a second");
+    assert!(started.elapsed() >= Duration::from_millis(450), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_half_way_loses_no_letter_and_delivers_none_twice_that_was_finished() {
     let world = World::start();
     let values: Vec<String> = (0..20).map(|n| n.to_string()).collect();

@@ -122,12 +122,15 @@ pub(super) fn counted(entry: &RunEntry) -> RunCounts {
     })
 }
 
-/// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already.
-fn run_spec(spec: &TriggerSpec, kind: RunKind) -> TriggerSpec {
-    match kind {
-        RunKind::Replay => spec.clone(),
-        RunKind::Redrive => TriggerSpec { filter: None, ..spec.clone() },
+/// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already, and no window
+/// has more records than may begin in a second, since a window begins as a whole.
+fn run_spec(spec: &TriggerSpec, definition: &RunDefinition) -> TriggerSpec {
+    let mut spec = spec.clone();
+    if definition.kind == RunKind::Redrive {
+        spec.filter = None;
     }
+    spec.window.count = spec.window.count.min(definition.rate.unwrap_or(u32::MAX));
+    spec
 }
 
 impl TriggerService {
@@ -390,7 +393,7 @@ impl TriggerService {
                 Some(Arc::new(gate.map_err(|error| error.to_string())?))
             }
         };
-        let spec = run_spec(&owner.spec(), definition.kind);
+        let spec = run_spec(&owner.spec(), &definition);
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
         let runner = Runner::new(id, spec, broker, functions, clock, traces, false);
@@ -506,7 +509,7 @@ impl TriggerService {
     /// Runs follow the definition of their trigger.
     pub(super) fn redefine_runs(&self, trigger: Uuid, spec: &TriggerSpec) {
         for active in self.inner.runs.read().values().filter(|active| active.trigger == trigger) {
-            active.running.runner.redefine(run_spec(spec, active.definition.kind));
+            active.running.runner.redefine(run_spec(spec, &active.definition));
         }
     }
 
