@@ -13,6 +13,9 @@ use super::limits::HttpLimits;
 use super::problem::Problem;
 use super::query::Query;
 
+/// How much of an unwanted body is shown.
+const FOUND_CHARACTERS: usize = 80;
+
 /// Parts of the path, percent-decoded.
 pub(crate) struct Segments<T>(pub(crate) T);
 
@@ -69,6 +72,24 @@ async fn read_body(body: Body, limits: HttpLimits) -> Result<Bytes, Problem> {
 
 /// A JSON body of type `application/json`.
 pub(crate) struct JsonBody(pub(crate) Value);
+
+/// No body, for requests that say everything in their path; an empty object is none. What somebody writes into one would not
+/// be done.
+pub(crate) struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Upload(bytes) = Upload::from_request(request, state).await?;
+        let text = bytes.trim_ascii();
+        if text.is_empty() || text == b"{}" {
+            return Ok(Self);
+        }
+        let shown: String = String::from_utf8_lossy(text).chars().take(FOUND_CHARACTERS).collect();
+        Err(Problem::bad_request("body-not-wanted", format!("the body: found {shown:?}, allowed: nothing")))
+    }
+}
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;

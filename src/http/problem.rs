@@ -284,6 +284,7 @@ impl From<ChoiceError> for Problem {
         let kind = match &error {
             ChoiceError::OtherTopic { .. } => "other-topic",
             ChoiceError::SeveralTopics { .. } => "topic-missing",
+            ChoiceError::OtherPartition { .. } => "unknown-partition",
             ChoiceError::NoTopicYet(_) => "no-topic-yet",
         };
         Self::bad_request(kind, error.to_string())
@@ -338,6 +339,10 @@ impl From<ResetTriggerError> for Problem {
                     .with("log_start", log_start.get())
                     .with("tail", tail.get())
             }
+            ResetTriggerError::Beyond { tail, .. } => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset-out-of-range", error.to_string())
+                    .with("tail", tail.get())
+            }
             ResetTriggerError::OtherTopic(_) => Self::bad_request("other-topic", error.to_string()),
             ResetTriggerError::Choice(error) => error.clone().into(),
             ResetTriggerError::Journal(_) | ResetTriggerError::Lane(_) => Self::internal("trigger-state", error),
@@ -352,6 +357,7 @@ impl From<RunError> for Problem {
             RunError::UnknownRun { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-run", error.to_string()),
             RunError::NoDeadLetters(_) => Self::new(StatusCode::CONFLICT, "no-dead-letter-topic", error.to_string()),
             RunError::Choice(error) => error.into(),
+            RunError::Empty { .. } => Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "empty-range", error.to_string()),
             RunError::Partition { .. } => Self::bad_request("unknown-partition", error.to_string()),
             RunError::State(_) => Self::new(StatusCode::CONFLICT, "run-state", error.to_string()),
             RunError::Scan(_) => Self::internal("storage", error),

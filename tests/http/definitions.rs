@@ -181,6 +181,36 @@ async fn a_trigger_on_several_topics_says_where_it_stands_in_each() {
 }
 
 #[tokio::test]
+async fn what_a_verb_does_not_understand_is_refused_and_changes_nothing() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/functions/f", &function(ECHO)).await;
+    stage.json("PUT", "/v1/topics/in", &json!({ "partitions": 2 })).await;
+    stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    for verb in ["pause", "resume", "skip"] {
+        let told = stage.json("POST", &format!("/v1/triggers/g/{verb}"), &json!({ "partition": 1 })).await;
+        assert_eq!(told.problem(), (400, "body-not-wanted".to_owned()), "{verb}");
+    }
+    assert_eq!(stage.get("/v1/triggers/g").await.json()["state"], "Running");
+    assert_eq!(stage.json("POST", "/v1/triggers/g/pause", &json!({})).await.json()["state"], "Paused");
+    let problem = async |path: &str, body: Value| {
+        let answer = stage.json("POST", &format!("/v1/triggers/g/{path}"), &body).await;
+        (answer.problem(), answer.json()["detail"].as_str().unwrap().to_owned())
+    };
+    let unknown =
+        ((400, "unknown-partition".to_owned()), "partition: found 9, trigger g reads 0 to 1 of topic in".to_owned());
+    assert_eq!(problem("skip?partition=9", json!({})).await, unknown);
+    assert_eq!(problem("reset", json!({ "to": "earliest", "partition": 9 })).await, unknown);
+    let (beyond, detail) = problem("reset", json!({ "to": 5 })).await;
+    assert_eq!(beyond, (416, "offset-out-of-range".to_owned()));
+    assert_eq!(detail, "to: found 5, no partition that trigger g reads goes beyond 0");
+    let (empty, _) = problem("replays", json!({ "from": 3, "to": 1 })).await;
+    assert_eq!(empty, (416, "empty-range".to_owned()));
+    assert_eq!(stage.get("/v1/triggers/g").await.json()["runs"], json!([]));
+    assert_eq!(stage.get("/v1/functions/nope/logs").await.problem(), (404, "unknown-function".to_owned()));
+    assert_eq!(stage.get("/v1/functions/f/logs").await.json(), json!({ "lines": [] }));
+}
+
+#[tokio::test]
 async fn runs_are_started_looked_at_cancelled_and_refused_with_a_reason() {
     let stage = Stage::new().await;
     stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;

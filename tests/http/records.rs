@@ -54,6 +54,10 @@ async fn other_types_are_one_raw_record() {
     let read = stage.records("t").await;
     assert_eq!((&read[0]["key"], &read[0]["value"]), (&json!("k"), &json!("a,b\n")));
     assert_eq!(read[0]["headers"], json!({ "content-type": "text/csv" }));
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let guessed = stage.send("POST", "/v1/topics/t/records", &form, "{\"records\": []}").await;
+    assert_eq!(guessed.problem(), (415, "unsupported-media-type".to_owned()));
+    assert!(guessed.json()["detail"].as_str().unwrap().contains("-H 'content-type: application/json'"));
     let without = stage.send("POST", "/v1/topics/t/records", &[], "x").await;
     assert_eq!(without.problem(), (415, "unsupported-media-type".to_owned()));
 }

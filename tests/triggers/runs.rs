@@ -153,6 +153,11 @@ async fn a_replay_of_a_time_and_of_several_partitions_ends_even_where_nothing_is
         rate: None,
     };
     assert!(matches!(world.triggers.replay("x", unknown).await, Err(RunError::Partition { found: 3, .. })));
+    for range in [range(1, 1), range(2, 1), range(9, 99), RangeRequest { from: at(3), ..RangeRequest::ALL }] {
+        let refused = world.triggers.replay("x", ReplayRequest { topic: None, ranges: vec![range], rate: None }).await;
+        assert!(matches!(&refused, Err(RunError::Empty { topic }) if topic == "t"), "{range:?}: {refused:?}");
+    }
+    assert_eq!(replay(RangeRequest { from: at(1), ..RangeRequest::ALL }).await.counts.delivered, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,7 +286,11 @@ async fn a_rate_below_the_window_makes_windows_smaller() {
     world.produce(&topic, 0, &["1", "2", "3", "4"]).await;
     world.until_committed("x", 0, 4).await;
     let started = tokio::time::Instant::now();
-    let run = world.triggers.replay("x", ReplayRequest { ranges: vec![range(0, 4)], rate: Some(2) }).await.unwrap();
+    let run = world
+        .triggers
+        .replay("x", ReplayRequest { topic: None, ranges: vec![range(0, 4)], rate: Some(2) })
+        .await
+        .unwrap();
     let report = world.until_done(run).await;
     assert_eq!(report.counts.delivered, 4);
     assert_eq!(report.counts.attempts_succeeded, 2, "two windows of as many records as may begin in a second");

@@ -44,10 +44,18 @@ pub(crate) async fn logs(
     let limit = query.number("limit", 0, 10_000)?.unwrap_or(100) as usize;
     let shape = Shape::of(&headers)?;
     let name = function_name(&name)?.to_string();
+    let is_known = rooms.functions.service().describe(&name).is_some();
+    let unknown = || Problem::not_found("function", "unknown-function", &name);
     let topic = rooms.broker.topic(LOG_TOPIC);
     let log = topic.and_then(|topic| topic.partition(0).cloned());
-    let Some(log) = log else { return Err(Problem::not_found("topic", "unknown-topic", LOG_TOPIC)) };
+    let Some(log) = log else {
+        return Err(if is_known { Problem::not_found("topic", "unknown-topic", LOG_TOPIC) } else { unknown() });
+    };
     let (lines, next) = newest(&log, &name, limit).await?;
+    // What a deleted function has printed may still be read.
+    if !is_known && lines.is_empty() {
+        return Err(unknown());
+    }
     Ok(match shape {
         Shape::Json => Json(json!({ "lines": lines })).into_response(),
         Shape::Ndjson => lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response(),

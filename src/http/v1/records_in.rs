@@ -93,6 +93,11 @@ fn incoming(headers: &HeaderMap, body: &[u8]) -> Result<Vec<IncomingRecord>, Pro
         Some(other) if other.starts_with("application/cloudevents") => {
             Err(unsupported(Some(other), &format!("{STRUCTURED_TYPE}, {BATCH_TYPE}, or ce-* headers")))
         }
+        // What curl says of anything that it was not told about: nobody means it.
+        Some(form @ "application/x-www-form-urlencoded") => Err(unsupported(
+            Some(form),
+            "application/json, CloudEvents, or any type but this for one raw record; with curl: -H 'content-type: application/json'",
+        )),
         Some(_) => Ok(vec![raw(headers, body)]),
         None => Err(unsupported(None, "application/json, CloudEvents, or any other type for one raw record")),
     }

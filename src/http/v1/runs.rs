@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::run_requests as requests;
 use super::triggers::{describe_lane, trigger_name};
-use crate::http::extract::{JsonBody, NoParameters, Segments};
+use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
 use crate::trigger::dry_run::{DryRunReport, Sample};
@@ -115,6 +115,7 @@ pub(crate) async fn get(
 pub(crate) async fn cancel(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
     rooms.triggers.cancel_run(name.as_str(), run).await?;
@@ -128,6 +129,7 @@ pub(crate) async fn cancel(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
     rooms.triggers.resume_run(name.as_str(), run).await?;
@@ -141,6 +143,7 @@ pub(crate) async fn resume(
 pub(crate) async fn skip(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
     let skipped = rooms.triggers.skip_in_run(name.as_str(), run).await?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::definitions::{Put, name_in_path, name_matches};
 use crate::event::time_text;
-use crate::http::extract::{JsonBody, NoParameters, Segments};
+use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
@@ -96,6 +96,7 @@ pub(crate) async fn put(
 pub(crate) async fn pause(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = schedule_name(&name)?;
     rooms.schedules.pause(name.as_str()).await?;
@@ -108,6 +109,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = schedule_name(&name)?;
     rooms.schedules.resume(name.as_str()).await?;

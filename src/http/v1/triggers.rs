@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::definitions::{Put, name_in_path, name_matches};
-use crate::http::extract::{JsonBody, NoParameters, Segments};
+use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::rooms::Rooms;
@@ -118,6 +118,7 @@ pub(crate) async fn put(
 pub(crate) async fn pause(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
     rooms.triggers.pause(name.as_str()).await?;
@@ -130,6 +131,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
     rooms.triggers.resume(name.as_str()).await?;
@@ -145,6 +147,7 @@ pub(crate) async fn skip(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
     RawQuery(query): RawQuery,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let query = Query::parse(query.as_deref(), &["topic", "partition"])?;
     let name = trigger_name(&name)?;

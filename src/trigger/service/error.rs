@@ -85,6 +85,18 @@ pub enum ChoiceError {
         /// What it reads.
         reads: String,
     },
+    /// It does not read this partition.
+    #[error("partition: found {found}, trigger {trigger} reads 0 to {last} of topic {topic}")]
+    OtherPartition {
+        /// The trigger.
+        trigger: String,
+        /// The topic.
+        topic: String,
+        /// What was asked for.
+        found: u32,
+        /// The last that it reads.
+        last: u32,
+    },
     /// No topic matches its pattern yet.
     #[error("trigger {0} reads no topic yet")]
     NoTopicYet(String),
@@ -129,6 +141,16 @@ pub enum ResetTriggerError {
         /// The first offset that there is.
         log_start: Offset,
         /// One after the last.
+        tail: Offset,
+    },
+    /// No partition has this offset.
+    #[error("to: found {found}, no partition that trigger {name} reads goes beyond {tail}")]
+    Beyond {
+        /// The trigger.
+        name: String,
+        /// What was asked for.
+        found: Offset,
+        /// One after the last offset that any of them has.
         tail: Offset,
     },
     /// It does not read this topic.

@@ -24,7 +24,7 @@ use crate::trigger::run::{
     ScanError,
 };
 use crate::trigger::runner::{DISK_RETRY, Runner};
-use crate::trigger::spec::TriggerSpec;
+use crate::trigger::spec::{StartPosition, TriggerSpec};
 
 /// Why a run was not started, cancelled or resumed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,12 @@ pub enum RunError {
         last: u32,
         /// What was asked for.
         found: u32,
+    },
+    /// Offsets were named, and none of the partitions has a record there.
+    #[error("from, to: topic {topic} has no record there: `from` must be below `to`, and below the tail")]
+    Empty {
+        /// The topic.
+        topic: String,
     },
     /// The run is not in a state in which this is possible.
     #[error("{0}")]
@@ -286,6 +292,13 @@ impl TriggerService {
             let from = start_offset(log, request.from).await.map_err(unreadable)?;
             let to = start_offset(log, request.to).await.map_err(unreadable)?;
             ranges.extend(RunRange::new(partition, from, to));
+        }
+        // Where nothing is, nothing is to be done; but who names an offset means a record.
+        let names_offset = |request: &RangeRequest| {
+            [request.from, request.to].iter().any(|position| matches!(position, StartPosition::Offset(_)))
+        };
+        if ranges.is_empty() && asked.iter().any(names_offset) {
+            return Err(RunError::Empty { topic: topic.name().to_string() });
         }
         Ok(ranges)
     }

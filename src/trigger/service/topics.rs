@@ -30,9 +30,16 @@ impl LaneChoice<'_> {
 
     /// The name of the topic that is meant; `None` means all.
     pub(super) fn topic_of(&self, trigger: &str, running: &Running) -> Result<Option<String>, ChoiceError> {
-        match (self.topic, self.partition) {
-            (None, None) => Ok(None),
-            (wanted, _) => running.topic_meant(trigger, wanted).map(Some),
+        if *self == Self::ALL {
+            return Ok(None);
+        }
+        let topic = running.topic_meant(trigger, self.topic)?;
+        let numbers = || running.lanes.iter().filter(|lane| lane.origin().topic == topic).map(|lane| lane.number());
+        match (self.partition, numbers().max()) {
+            (Some(found), Some(last)) if !numbers().any(|number| number == found) => {
+                Err(ChoiceError::OtherPartition { trigger: trigger.to_owned(), topic, found, last })
+            }
+            _ => Ok(Some(topic)),
         }
     }
 }
@@ -124,6 +131,15 @@ impl TriggerService {
         let meant = running.topic_meant(name, wanted)?;
         let topic = running.topics.iter().find(|topic| topic.name().as_str() == meant);
         topic.cloned().ok_or_else(|| ChoiceError::NoTopicYet(name.to_owned()))
+    }
+
+    /// The topics of what is chosen.
+    pub(super) fn topics_meant(&self, name: &str, choice: LaneChoice<'_>) -> Result<Vec<Arc<Topic>>, ChoiceError> {
+        let running = self.inner.running.read();
+        let Some(running) = running.get(name) else { return Ok(Vec::new()) };
+        let meant = choice.topic_of(name, running)?;
+        let is_meant = |topic: &&Arc<Topic>| meant.as_ref().is_none_or(|meant| *meant == topic.name().as_str());
+        Ok(running.topics.iter().filter(is_meant).cloned().collect())
     }
 
     /// Has every trigger with a pattern read what that selects now.

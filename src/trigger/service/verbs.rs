@@ -65,10 +65,14 @@ impl TriggerService {
     ) -> Result<Vec<(String, u32, Offset)>, ResetTriggerError> {
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
         is_here(&runner)?;
-        let topics = match choice {
-            LaneChoice { topic: None, partition: None } => self.topics_of(name),
-            LaneChoice { topic, .. } => vec![self.topic_meant(name, topic)?],
-        };
+        let topics = self.topics_meant(name, choice)?;
+        let tails = || topics.iter().flat_map(|topic| topic.partitions()).map(|log| log.tail());
+        match (to, tails().max()) {
+            (StartPosition::Offset(found), Some(tail)) if choice.partition.is_none() && found > tail => {
+                return Err(ResetTriggerError::Beyond { name: name.to_owned(), found, tail });
+            }
+            _ => {}
+        }
         let mut chosen = Vec::new();
         for topic in &topics {
             let all = 0..topic.partition_count();
