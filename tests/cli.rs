@@ -440,7 +440,8 @@ fn a_signal_stops_the_broker_gracefully() {
 fn the_demo_shows_two_windows_and_the_late_flights() {
     let demo = good(output(Command::new(TRIPLINE).arg("demo"), ""));
     assert!(demo.contains("2 record(s)") && demo.contains("1 record(s)"), "{demo}");
-    assert!(demo.contains("158 late flights delivered in"), "{demo}");
+    let invocations = demo.lines().filter(|line| line.contains("late flights, the worst")).count();
+    assert!(demo.contains(&format!("158 late flights delivered in {invocations} invocations")), "{demo}");
     assert!(demo.contains("509 minutes late: ") && demo.contains(" after 3 attempts"), "{demo}");
 }
 
@@ -472,7 +473,8 @@ fn dead_letters_are_redriven_and_ranges_replayed_from_the_command_line() {
     );
     function("    raise ValueError('no')\n");
     good(broker.run_with(&["produce", "t"], "{\"n\": 1}\n{\"n\": 2}\n{\"n\": 3}\n"));
-    until(&broker, &["dlq", "list", "x"], "t.dlq/0/1");
+    let listed = until(&broker, &["dlq", "list", "x"], "t.dlq/0/1");
+    assert_eq!(listed.matches("failed ValueError  ValueError: no\n").count(), 2, "{listed}");
     let tried = broker.good(&["trigger", "dry-run", "x"]);
     assert!(tried.starts_with("2 event(s) match, 1 do not\n"), "{tried}");
     assert!(tried.contains("1            data.n  [{\"numeric\":[\">\",1]}]"), "{tried}");
@@ -511,4 +513,72 @@ fn dead_letters_are_redriven_and_ranges_replayed_from_the_command_line() {
     assert!(told(&["trigger", "dry-run", "x", "--pattern", "none.json"], 1).contains("none.json: No such file"));
     assert!(told(&["dlq", "redrive", "x", "--filter", "{\"a\": 1}"], 1).starts_with("error: a: "));
     assert!(told(&["dlq", "redrive", "nobody"], 1).contains("trigger nobody does not exist"));
+}
+
+#[test]
+fn what_does_not_reach_the_broker_says_how_much_did() {
+    let broker = Broker::start();
+    let many = "{\"value\": 1}\n".repeat(1_000);
+    let told = |lines: &str, expected: &str| {
+        let said = failed(&broker.run_with(&["produce", "t", "--jsonl"], lines), 1);
+        assert!(said.contains(expected), "{said}");
+    };
+    told(&format!("{many}{{\n"), "; 1000 record(s) before it are in t");
+    told("{\"value\": 1}\n{\"value_base64\": \"%\"}\n", "error: line 2: value_base64: ");
+    told(&format!("{many}{{\"key\": 3}}\n"), "error: line 1001: key: ");
+    assert!(broker.good(&["topic", "list"]).contains("t      1           2000"));
+    broker.write("empty.yaml", "# nothing yet\n");
+    let nothing = failed(&broker.run(&["apply", "-f", "empty.yaml"]), 1);
+    assert_eq!(nothing, "error: no definitions in empty.yaml\n");
+    broker.write("start.yaml", "trigger: g\ninput: { topic: t, start: yesterday }\nfunction: f\n");
+    let start = failed(&broker.run(&["apply", "-f", "start.yaml"]), 1);
+    assert!(
+        start.contains("trigger.input.start: found \"yesterday\", allowed: earliest, latest, {offset: N}"),
+        "{start}"
+    );
+    assert!(failed(&broker.run(&["logs", "nope"]), 1).contains("nope"));
+}
+
+#[test]
+fn a_window_that_is_stuck_says_which_command_ends_that_and_errors_are_told_in_a_line() {
+    let broker = Broker::start();
+    broker.write(
+        "app.yaml",
+        "function: f\nruntime: python3\ncode: f.py\nhandler: f.handler\n---\ntrigger: x\n\
+         input: { topic: t, start: earliest }\nfunction: f\nretry: { initial: 1ms, max_attempts: 1 }\n\
+         errors_tolerance: none\n",
+    );
+    broker.write("f.py", "def handler(event, context):\n    raise ValueError('no')\n");
+    broker.good(&["apply", "-f", "app.yaml"]);
+    good(broker.run_with(&["produce", "t"], "1"));
+    let stuck = until(&broker, &["trigger", "describe", "x"], "Blocked");
+    assert!(stuck.contains("(`tripline trigger skip x`)"), "{stuck}");
+    assert!(stuck.lines().any(|line| line.ends_with("  ValueError: no")), "{stuck}");
+    let invoked = failed(&broker.run(&["function", "invoke", "f", "--data", "1"]), 1);
+    assert!(invoked.ends_with("ValueError: no (--verbose shows the traceback)\n"), "{invoked}");
+    assert_eq!(invoked.lines().count(), 1, "{invoked}");
+    let whole = failed(&broker.run(&["function", "invoke", "f", "--data", "1", "--verbose"]), 1);
+    assert!(whole.contains("Traceback"), "{whole}");
+    let exported = broker.good(&["export"]);
+    assert!(exported.starts_with("# The code of functions is not in here."), "{exported}");
+}
+
+#[test]
+fn what_the_broker_logs_has_colours_on_a_terminal_only() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let broker = Broker::start_with(|command| {
+        command.arg("--verbose").stderr(file.reopen().unwrap());
+    });
+    let mut garbage = std::net::TcpStream::connect(broker.served.http.strip_prefix("http://").unwrap()).unwrap();
+    garbage.write_all(b"\0\r\n\r\n").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let logged = loop {
+        let logged = std::fs::read_to_string(file.path()).unwrap();
+        if logged.ends_with('\n') {
+            break logged;
+        }
+        assert!(std::time::Instant::now() < deadline, "{logged:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert!(logged.contains("connection ended early") && !logged.contains('\u{1b}'), "{logged:?}");
 }

@@ -49,6 +49,10 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
     for file in &args.file {
         planned.extend(plan(file)?);
     }
+    if planned.is_empty() {
+        let files: Vec<String> = args.file.iter().map(|file| file.display().to_string()).collect();
+        return Err(Failure::new(format!("no definitions in {}", files.join(", "))));
+    }
     // A trigger needs its topic and its function, a schedule its topic.
     planned.sort_by_key(|one| one.kind as u8);
     let mut answers = Vec::new();

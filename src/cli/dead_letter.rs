@@ -9,6 +9,9 @@ use super::output::{Output, cell, table};
 use super::runs::{self, PaceArgs, RangeArgs, pattern};
 use super::topic::array;
 
+/// How much of a message a list shows.
+const MESSAGE_CHARS: usize = 80;
+
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -19,6 +22,10 @@ Examples:
   tripline dlq discard slow-flights --to latest")]
 pub(super) enum DlqCommand {
     /// List dead letters that nobody has redriven or discarded, with their reasons.
+    #[command(after_help = "\
+Examples:
+  tripline dlq list
+  tripline dlq list slow-flights --all -n 20")]
     List {
         /// Of this trigger only.
         trigger: Option<String>,
@@ -30,13 +37,19 @@ pub(super) enum DlqCommand {
         all: bool,
     },
     /// Show one dead letter.
+    #[command(after_help = "Example:\n  tripline dlq show flights.dlq/0/12")]
     Show {
         /// TOPIC/PARTITION/OFFSET, as `list` prints it.
         place: String,
     },
     /// Put dead letters of a trigger back through it; `tripline trigger runs|cancel|resume` shows and steers that.
+    #[command(after_help = "\
+Examples:
+  tripline dlq redrive slow-flights --dry-run
+  tripline dlq redrive slow-flights --filter '{\"headers\": {\"tripline-dlq-error-code\": [\"timeout\"]}}' --rate 100/s --wait")]
     Redrive(RedriveArgs),
     /// Let dead letters of a trigger go: all below a position.
+    #[command(after_help = "Example:\n  tripline dlq discard slow-flights --to latest")]
     Discard {
         /// The trigger.
         trigger: String,
@@ -154,6 +167,14 @@ fn discarded(answer: &Value) -> String {
     text
 }
 
+/// The part of a message that says most. A traceback stands in one line in a header: what counts begins with the exception's
+/// type, which is the error's code.
+fn message(text: &str, code: &str) -> String {
+    let is_traceback = text.starts_with("Traceback");
+    let begin = text.rfind(&format!(" {code}: ")).filter(|_| is_traceback).map_or(0, |at| at + 1);
+    text[begin..].chars().take(MESSAGE_CHARS).collect()
+}
+
 fn list(answer: &Value) -> String {
     let row = |letter: &Value| {
         let reason = &letter["reason"];
@@ -163,9 +184,23 @@ fn list(answer: &Value) -> String {
             format!("{}/{}/{}", cell(&reason["topic"]), cell(&reason["partition"]), cell(&reason["offset"])),
             cell(&reason["attempts"]),
             format!("{} {}", cell(&reason["error-class"]), cell(&reason["error-code"])),
-            cell(&reason["error-message"]).chars().take(60).collect(),
+            message(&cell(&reason["error-message"]), &cell(&reason["error-code"])),
         ]
     };
     let rows: Vec<Vec<String>> = array(&answer["dead_letters"]).iter().map(row).collect();
     table(&["PLACE", "TRIGGER", "FROM", "ATTEMPTS", "ERROR", "MESSAGE"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceback_is_listed_from_the_exception_on() {
+        let traceback = "Traceback (most recent call last):   File \"f.py\", line 3, in handler     raise ValueError('no') ValueError: no";
+        assert_eq!(message(traceback, "ValueError"), "ValueError: no");
+        assert_eq!(message("the target answered 500", "500"), "the target answered 500");
+        assert!(message(traceback, "KeyError").starts_with("Traceback"));
+        assert_eq!(message(&"é".repeat(200), "x").chars().count(), MESSAGE_CHARS);
+    }
 }

@@ -44,6 +44,21 @@ impl Failure {
         &self.message
     }
 
+    /// Said in other words, to people and to programs.
+    pub(super) fn said(mut self, other: impl FnOnce(&str) -> String) -> Self {
+        self.message = other(&self.message);
+        if let Some(problem) = &mut self.problem {
+            problem["detail"] = self.message.as_str().into();
+        }
+        self
+    }
+
+    /// As [`Failure::said`] to people only: programs get the broker's own words.
+    pub(super) fn told(mut self, other: impl FnOnce(&str) -> String) -> Self {
+        self.message = other(&self.message);
+        self
+    }
+
     /// With a word on where it happened.
     pub(super) fn at(mut self, place: &str) -> Self {
         self.message = format!("{place}: {}", self.message);

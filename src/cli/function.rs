@@ -20,13 +20,19 @@ Examples:
   tripline function logs -f notify")]
 pub(super) enum FunctionCommand {
     /// List all functions with their states.
+    #[command(after_help = "Example:\n  tripline function list")]
     List,
     /// Show a function's state, instances and counts.
+    #[command(after_help = "Example:\n  tripline function describe notify")]
     Describe {
         /// Its name.
         function: String,
     },
     /// Invoke a function once and print its answer.
+    #[command(after_help = "\
+Examples:
+  tripline function invoke notify --data '[{\"delay\": 95}]'
+  tripline function invoke notify --file event.json")]
     Invoke {
         /// Its name.
         function: String,
@@ -63,10 +69,21 @@ pub(super) async fn run(command: FunctionCommand, client: &Client, output: Outpu
         FunctionCommand::Invoke { function, data, file } => {
             let event = event(data, file)?;
             let path = format!("/v1/functions/{}/invocations", encoded(&function));
-            let answer = client.call_bytes(Method::POST, &path, event, Some("application/json")).await?;
+            let answer = client.call_bytes(Method::POST, &path, event, Some("application/json")).await;
+            let answer = answer.map_err(|failure| failure.told(without_traceback))?;
             print(&String::from_utf8_lossy(&answer))
         }
         FunctionCommand::Logs(args) => logs(args, client, output).await,
+    }
+}
+
+/// Of a traceback the line that says most; `--verbose` shows the answer as it is.
+fn without_traceback(detail: &str) -> String {
+    match detail.split_once("Traceback (most recent call last):") {
+        Some((before, _)) => {
+            format!("{before}{} (--verbose shows the traceback)", detail.lines().next_back().unwrap_or(detail).trim())
+        }
+        None => detail.to_owned(),
     }
 }
 

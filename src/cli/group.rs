@@ -11,8 +11,10 @@ use super::topic::array;
 #[command(after_help = "Examples:\n  tripline group list\n  tripline group describe trigger.slow-flights")]
 pub(super) enum GroupCommand {
     /// List all groups with their lag.
+    #[command(after_help = "Example:\n  tripline group list")]
     List,
     /// Show a group's committed offsets.
+    #[command(after_help = "Example:\n  tripline group describe trigger.slow-flights")]
     Describe {
         /// Its id.
         group: String,

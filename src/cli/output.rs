@@ -44,11 +44,30 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     std::iter::once(line(head.to_vec())).chain(body).collect()
 }
 
+/// The line of an error that says most: of a traceback the last, of anything else the first.
+pub(super) fn gist(message: &str) -> &str {
+    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = if message.starts_with("Traceback") { lines.next_back() } else { lines.next() };
+    line.unwrap_or_default()
+}
+
 /// A field as text, without quotes.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceback_is_told_by_its_last_line_and_anything_else_by_its_first() {
+        let traceback = "Traceback (most recent call last):\n  File \"f.py\"\nValueError: no good\n";
+        assert_eq!(gist(traceback), "ValueError: no good");
+        assert_eq!((gist("no\ngood"), gist("")), ("no", ""));
     }
 }

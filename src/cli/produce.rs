@@ -57,11 +57,25 @@ pub(super) async fn run(args: ProduceArgs, client: &Client, output: Output) -> R
         }
     };
     let mut sender = Sender::new(&args, client)?;
+    let appended = append(&args, &mut input, &mut sender).await;
+    appended.map_err(|failure| match sender.sent {
+        0 => failure,
+        sent => failure.said(|what| format!("{what}; {sent} record(s) before it are in {}", args.topic)),
+    })?;
+    let answer = json!({ "topic": args.topic, "records": sender.sent, "last": sender.last });
+    output.show(&answer, |_| match (sender.sent, &sender.last) {
+        (1, Some(at)) => format!("1 record to {}, partition {}, offset {}", args.topic, at["partition"], at["offset"]),
+        (count, _) => format!("{count} records to {}", args.topic),
+    })
+}
+
+/// All lines, request by request.
+async fn append(args: &ProduceArgs, input: &mut (dyn BufRead + Send), sender: &mut Sender<'_>) -> Result<(), Failure> {
     let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
         // Whoever types may take his time.
-        if tokio::task::block_in_place(|| read_line(&mut input, &mut line))? == 0 {
+        if tokio::task::block_in_place(|| read_line(input, &mut line))? == 0 {
             break;
         }
         number += 1;
@@ -74,12 +88,7 @@ pub(super) async fn run(args: ProduceArgs, client: &Client, output: Output) -> R
             sender.send().await?;
         }
     }
-    sender.send().await?;
-    let answer = json!({ "topic": args.topic, "records": sender.sent, "last": sender.last });
-    output.show(&answer, |_| match (sender.sent, &sender.last) {
-        (1, Some(at)) => format!("1 record to {}, partition {}, offset {}", args.topic, at["partition"], at["offset"]),
-        (count, _) => format!("{count} records to {}", args.topic),
-    })
+    sender.send().await
 }
 
 /// One line, bounded; answers how many bytes were read.
@@ -100,6 +109,18 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> Result<usize, Failu
             return Ok(line.len());
         }
     }
+}
+
+/// What the broker says of a record of its request, said of the line that it was.
+fn by_line(detail: &str, first_line: usize) -> String {
+    let of_record = detail.strip_prefix("the body: ").unwrap_or(detail).strip_prefix("records[");
+    let Some((index, rest)) = of_record.and_then(|rest| rest.split_once(']')) else { return detail.to_owned() };
+    let Ok(index) = index.parse::<usize>() else { return detail.to_owned() };
+    format!(
+        "line {}{}",
+        first_line + index,
+        rest.strip_prefix('.').map_or_else(|| rest.to_owned(), |rest| format!(": {rest}"))
+    )
 }
 
 struct Sender<'a> {
@@ -157,12 +178,27 @@ impl<'a> Sender<'a> {
         let count = self.waiting.len();
         let body = json!({ "records": std::mem::take(&mut self.waiting) });
         let path = format!("/v1/topics/{}/records?acks={}", encoded(&self.args.topic), self.args.acks);
-        let sent = self.sent;
         let answer = self.client.call(Method::POST, &path, Some(&body)).await;
-        let answer =
-            answer.map_err(|failure| if sent > 0 { failure.at(&format!("after {sent} records")) } else { failure })?;
+        // Each line is a record, and nothing of a request that is refused is appended.
+        let answer = answer.map_err(|failure| failure.said(|detail| by_line(detail, self.sent + 1)))?;
         self.sent += count;
         self.last = answer["records"].as_array().and_then(|records| records.last().cloned());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_a_request_is_told_by_its_line() {
+        assert_eq!(
+            by_line("the body: records[2].partition: expected a number", 11),
+            "line 13: partition: expected a number"
+        );
+        assert_eq!(by_line("records[0] has no key", 1), "line 1 has no key");
+        assert_eq!(by_line("topic t does not exist", 1), "topic t does not exist");
+        assert_eq!(by_line("records[x]", 1), "records[x]");
     }
 }

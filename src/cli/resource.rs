@@ -8,6 +8,12 @@ use super::failure::Failure;
 use super::output::{Output, print};
 use super::topic::array;
 
+/// What stands first where a function has code.
+const WITHOUT_CODE: &str = "\
+# The code of functions is not in here. Applied where it is, this changes nothing; to make the functions anew, name their
+# files in `code`.
+";
+
 /// The kinds of definitions, in the order in which they can be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Kind {
@@ -84,7 +90,9 @@ pub(super) async fn export(client: &Client) -> Result<(), Failure> {
     for kind in Kind::ALL {
         definitions.extend(all(kind, client).await?);
     }
-    print(&documents(&definitions))
+    let text = documents(&definitions);
+    let has_code = definitions.iter().any(|definition| definition["runtime"] == "python3");
+    print(&if has_code { format!("{WITHOUT_CODE}{text}") } else { text })
 }
 
 async fn all(kind: Kind, client: &Client) -> Result<Vec<Value>, Failure> {

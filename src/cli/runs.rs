@@ -15,6 +15,9 @@ use super::topic::array;
 /// How often a run is looked at while somebody waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How much of a run's id names it.
+const ID_CHARS: usize = 8;
+
 /// Which topic of a trigger's input.
 #[derive(Debug, clap::Args)]
 pub(super) struct TopicArgs {
@@ -55,6 +58,18 @@ pub(super) struct PaceArgs {
     /// Wait until it is done.
     #[arg(long, short)]
     wait: bool,
+}
+
+/// What ends a state, with the command where it is one that people know less.
+pub(super) fn ends_when(told: &Value, skip: &str) -> String {
+    let ends_when = cell(&told["ends_when"]);
+    if ends_when.contains("skips it") { format!("{ends_when} (`tripline trigger skip {skip}`)") } else { ends_when }
+}
+
+/// As [`ends_when`], of a run.
+fn run_ends_when(run: &Value) -> String {
+    let id: String = cell(&run["run"]).chars().take(ID_CHARS).collect();
+    ends_when(run, &format!("{} --run {id}", cell(&run["trigger"])))
 }
 
 /// A position as the broker takes it.
@@ -125,7 +140,7 @@ async fn wait(mut run: Value, client: &Client, output: Output) -> Result<Value, 
         let reason = cell(&run["reason"]);
         if !reason.is_empty() && reason != told && !output.json {
             let line = if is_watched { "\n" } else { "" };
-            let _ = writeln!(std::io::stderr(), "{line}{state}: {reason}; it ends when {}", cell(&run["ends_when"]));
+            let _ = writeln!(std::io::stderr(), "{line}{state}: {reason}; it ends when {}", run_ends_when(&run));
             told = reason;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -186,7 +201,7 @@ pub(super) fn describe(run: &Value) -> String {
     let mut text = format!("{} {}: {}", cell(&run["kind"]), cell(&run["run"]), cell(&run["state"]));
     let reason = cell(&run["reason"]);
     if !reason.is_empty() {
-        text.push_str(&format!(": {reason}; it ends when {}", cell(&run["ends_when"])));
+        text.push_str(&format!(": {reason}; it ends when {}", run_ends_when(run)));
     }
     let left =
         if run["lag"] == 0 { String::new() } else { format!(", {} of {} record(s) left", run["lag"], run["total"]) };

@@ -16,13 +16,16 @@ Examples:
   tripline schedule pause nightly")]
 pub(super) enum ScheduleCommand {
     /// List all schedules with their states and next ticks.
+    #[command(after_help = "Example:\n  tripline schedule list")]
     List,
     /// Show a schedule's state, last and next tick, and counts.
+    #[command(after_help = "Example:\n  tripline schedule describe nightly")]
     Describe {
         /// Its name.
         schedule: String,
     },
     /// Show the next ticks, in UTC and by the schedule's clock.
+    #[command(after_help = "Example:\n  tripline schedule next nightly --count 10")]
     Next {
         /// Its name.
         schedule: String,
@@ -31,16 +34,19 @@ pub(super) enum ScheduleCommand {
         count: u32,
     },
     /// Do no more ticks.
+    #[command(after_help = "Example:\n  tripline schedule pause nightly")]
     Pause {
         /// Its name.
         schedule: String,
     },
     /// Go on with the next tick; those of the pause are not made up for.
+    #[command(after_help = "Example:\n  tripline schedule resume nightly")]
     Resume {
         /// Its name.
         schedule: String,
     },
     /// End a schedule; its topic stays.
+    #[command(after_help = "Example:\n  tripline schedule delete nightly")]
     Delete {
         /// Its name.
         schedule: String,

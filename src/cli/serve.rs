@@ -1,6 +1,7 @@
 //! `tripline serve`.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::exit;
@@ -137,7 +138,10 @@ fn interval(text: &str) -> Result<Duration, String> {
 fn log_to_stderr(verbose: bool) {
     let default = if verbose { "tripline=debug,tripline_storage=debug" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRIPLINE_LOG").unwrap_or_else(|_| default.into());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    // Colours are for eyes: in a file they would be bytes between the words.
+    let is_watched = std::io::stderr().is_terminal();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_watched).with_writer(std::io::stderr).try_init();
 }
 
 /// What listens where, what was found, and what to try next.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::client::{Client, encoded};
 use super::failure::Failure;
-use super::output::{Output, cell};
+use super::output::{Output, cell, gist};
 use super::topic::array;
 use crate::event::time_text;
 
@@ -139,13 +139,6 @@ fn attempt(told: &Value) -> String {
         Some(_) => "given up",
     };
     text + &format!(" → {follows}{at}")
-}
-
-/// The line that says most: of a traceback the last, of anything else the first.
-fn gist(message: &str) -> &str {
-    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = if message.starts_with("Traceback") { lines.next_back() } else { lines.next() };
-    line.unwrap_or_default()
 }
 
 fn verdict(told: &Value) -> String {
@@ -304,12 +297,7 @@ history since 2023-11-14T21:56:40.000Z; 2 record(s) of it were dropped since the
     }
 
     #[test]
-    fn a_traceback_is_told_by_its_last_line_and_another_day_by_its_date() {
-        assert_eq!(
-            gist("Traceback (most recent call last):\n  File \"f.py\"\nValueError: no good\n"),
-            "ValueError: no good"
-        );
-        assert_eq!((gist("no\ngood"), gist("")), ("no", ""));
+    fn another_day_is_told_by_its_date() {
         assert_eq!(moment(86_400_000, 0), "1970-01-02T00:00:00.000Z");
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encoded};
 use super::dry_run::{self, DryRunArgs};
 use super::failure::Failure;
-use super::output::{Output, cell, table};
+use super::output::{Output, cell, gist, table};
 use super::runs::{self, PaceArgs, RangeArgs, TopicArgs};
 use super::topic::array;
 
@@ -28,18 +28,25 @@ Examples:
   tripline trigger dry-run slow-flights --pattern '{\"data\": {\"delay\": [{\"numeric\": [\">\", 120]}]}}'")]
 pub(super) enum TriggerCommand {
     /// List all triggers with their states.
+    #[command(after_help = "Example:\n  tripline trigger list")]
     List,
     /// Show a trigger's state, progress and counts.
+    #[command(after_help = "Example:\n  tripline trigger describe slow-flights")]
     Describe {
         /// Its name.
         trigger: String,
     },
     /// Stop invoking; progress is kept.
+    #[command(after_help = "Example:\n  tripline trigger pause slow-flights")]
     Pause {
         /// Its name.
         trigger: String,
     },
     /// Go on, with a trigger or with one of its runs.
+    #[command(after_help = "\
+Examples:
+  tripline trigger resume slow-flights
+  tripline trigger resume slow-flights 1f0c         a run, by the beginning of its id")]
     Resume {
         /// Its name.
         trigger: String,
@@ -47,8 +54,17 @@ pub(super) enum TriggerCommand {
         run: Option<String>,
     },
     /// Say whether a trigger's filter takes a record or an event, and which clauses turn it away.
+    #[command(after_help = "\
+Examples:
+  tripline trigger explain slow-flights --partition 0 --offset 41
+  echo '{\"data\": {\"delay\": 5}}' | tripline trigger explain slow-flights --event -")]
     Explain(ExplainArgs),
     /// Set a paused trigger to another position.
+    #[command(after_help = "\
+Examples:
+  tripline trigger reset slow-flights --to earliest
+  tripline trigger reset slow-flights --to 2026-01-31T12:00:00Z
+  tripline trigger reset slow-flights --to 41 --partition 0")]
     Reset {
         /// Its name.
         trigger: String,
@@ -63,6 +79,10 @@ pub(super) enum TriggerCommand {
         partition: Option<u32>,
     },
     /// Give up what it waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
+    #[command(after_help = "\
+Examples:
+  tripline trigger skip slow-flights
+  tripline trigger skip slow-flights --partition 0")]
     Skip {
         /// Its name.
         trigger: String,
@@ -77,6 +97,10 @@ pub(super) enum TriggerCommand {
         run: Option<String>,
     },
     /// Have a range of its input go through it again, beside its live run.
+    #[command(after_help = "\
+Examples:
+  tripline trigger replay slow-flights --from 5 --to 9 --wait
+  tripline trigger replay slow-flights --from 2026-01-31T00:00:00Z --to latest --rate 100/s")]
     Replay {
         /// Its name.
         trigger: String,
@@ -88,11 +112,16 @@ pub(super) enum TriggerCommand {
         pace: PaceArgs,
     },
     /// List its runs: replays, and redrives of dead letters.
+    #[command(after_help = "Example:\n  tripline trigger runs slow-flights")]
     Runs {
         /// Its name.
         trigger: String,
     },
     /// Stop a run; what it has finished stays finished, and `resume` goes on.
+    #[command(after_help = "\
+Examples:
+  tripline trigger cancel slow-flights
+  tripline trigger cancel slow-flights 1f0c")]
     Cancel {
         /// The trigger.
         trigger: String,
@@ -100,6 +129,10 @@ pub(super) enum TriggerCommand {
         run: Option<String>,
     },
     /// Show what its filter and transform would do with a range of its input, or another filter; nothing is invoked.
+    #[command(after_help = "\
+Examples:
+  tripline trigger dry-run slow-flights --from earliest
+  tripline trigger dry-run slow-flights --pattern '{\"data\": {\"delay\": [{\"numeric\": [\">\", 120]}]}}'")]
     DryRun(DryRunArgs),
 }
 
@@ -221,7 +254,8 @@ fn explained(answer: &Value) -> String {
 fn state(trigger: &Value) -> String {
     let mut text = format!("trigger {}: {}", cell(&trigger["trigger"]), cell(&trigger["state"]));
     if trigger["reason"].as_str().is_some_and(|reason| !reason.is_empty()) {
-        text.push_str(&format!(": {}; it ends when {}", cell(&trigger["reason"]), cell(&trigger["ends_when"])));
+        let ends_when = runs::ends_when(trigger, &cell(&trigger["trigger"]));
+        text.push_str(&format!(": {}; it ends when {ends_when}", cell(&trigger["reason"])));
     }
     text
 }
@@ -251,7 +285,7 @@ fn list(answer: &Value) -> String {
             cell(&trigger["trigger"]),
             cell(&trigger["state"]),
             topics(&definition["input"]),
-            cell(&definition["function"]),
+            function(definition),
             order(definition),
             cell(&trigger["lag"]),
             cell(&trigger["counts"]["delivered"]),
@@ -268,9 +302,21 @@ fn topics(input: &Value) -> String {
     one.map_or_else(several, str::to_owned)
 }
 
+/// The name of a function, or the URL that is one.
+fn function(definition: &Value) -> String {
+    let url = definition["function"]["http"]["url"].as_str();
+    url.map_or_else(|| cell(&definition["function"]), str::to_owned)
+}
+
 /// What may run at the same time, also where the definition leaves it out.
 fn order(definition: &Value) -> String {
     definition["order"].as_str().unwrap_or("partition").to_owned()
+}
+
+/// What a partition says of itself; of the last error, which may be a whole traceback, the line that says most.
+fn lane_cell(lane: &Value, name: &str) -> String {
+    let shown = cell(&lane[name]);
+    if name == "last_error" { gist(&shown).to_owned() } else { shown }
 }
 
 fn describe(trigger: &Value) -> String {
@@ -291,9 +337,9 @@ fn describe(trigger: &Value) -> String {
         "last_error",
     ];
     let rows: Vec<Vec<String>> =
-        array(&trigger["lanes"]).iter().map(|lane| names.iter().map(|name| cell(&lane[*name])).collect()).collect();
+        array(&trigger["lanes"]).iter().map(|lane| names.iter().map(|name| lane_cell(lane, name)).collect()).collect();
     text.push_str(&table(
-        &["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG", "IN FLIGHT", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
+        &["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG", "HELD", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
         &rows,
     ));
     for run in array(&trigger["runs"]) {

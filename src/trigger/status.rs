@@ -78,7 +78,11 @@ impl Holds {
         }
         if let Some(((_, partition), Blocked { topic, reason })) = self.blocked.first_key_value() {
             let reason = format!("partition {topic}/{partition}: {reason}");
-            return shown(TriggerState::Blocked, &reason, "the window succeeds, or someone repairs what blocks it");
+            return shown(
+                TriggerState::Blocked,
+                &reason,
+                "the window succeeds, or someone skips it or repairs what blocks it",
+            );
         }
         let state = if self.started { TriggerState::Running } else { TriggerState::Starting };
         shown(state, "", "")

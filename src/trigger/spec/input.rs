@@ -233,10 +233,8 @@ fn start(fields: &mut Fields<'_>) -> StartPosition {
             });
             position.unwrap_or_default()
         }
-        Some(Value::String(_)) => {
-            let words = [("earliest", StartPosition::Earliest), ("latest", StartPosition::Latest)];
-            fields.choice("start", &words, &[], StartPosition::Latest)
-        }
+        Some(Value::String(word)) if word == "earliest" => StartPosition::Earliest,
+        Some(Value::String(word)) if word == "latest" => StartPosition::Latest,
         Some(_) => {
             fields.wrong("start", START);
             StartPosition::Latest
