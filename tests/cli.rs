@@ -582,3 +582,59 @@ fn what_the_broker_logs_has_colours_on_a_terminal_only() {
     };
     assert!(logged.contains("connection ended early") && !logged.contains('\u{1b}'), "{logged:?}");
 }
+
+/// Waits until an action's text is what a guide shows, told from outside.
+fn until_same(broker: &Broker, command: &str, expected: &str) {
+    let lines = |text: &str| text.lines().map(same).collect::<Vec<_>>();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let printed = String::from_utf8(broker.run(&command.split(' ').collect::<Vec<_>>()).stdout).unwrap();
+        if lines(&printed) == lines(expected) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{command}: {printed}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_guide_to_functions_is_what_happens() {
+    let guide = include_str!("../docs/functions.md");
+    let blocks: Vec<(&str, &str)> =
+        guide.split("```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap()).collect();
+    let broker = Broker::start();
+    let mut shown = 0;
+    for (kind, text) in &blocks {
+        match kind.split_once(' ') {
+            None if *kind == "sh" => text.lines().for_each(|line| {
+                broker.good(&line.strip_prefix("tripline ").unwrap().split(' ').collect::<Vec<_>>());
+            }),
+            Some(("text", command)) => {
+                shown += 1;
+                match command.strip_prefix("failed tripline ") {
+                    Some(command) => {
+                        assert_eq!(failed(&broker.run(&command.split(' ').collect::<Vec<_>>()), 1), **text);
+                    }
+                    None => until_same(&broker, command.strip_prefix("tripline ").unwrap(), text),
+                }
+            }
+            // The event that the guide shows has the names that a handler finds.
+            Some(("json", "event")) => {
+                broker.write(
+                    "names.py",
+                    "import json\ndef handler(event, context):\n    return [{'names': sorted(json.loads(event)[0])}]\n",
+                );
+                broker.write("names.yaml", "function: names\nruntime: python3\ncode: names.py\nhandler: names.handler\n---\ntrigger: names\ninput: { topic: orders, start: earliest }\nfunction: names\ndestinations: { results: { topic: named } }\n");
+                broker.good(&["apply", "-f", "names.yaml"]);
+                let event: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
+                let mut names: Vec<&String> = event.keys().collect();
+                names.sort();
+                until(&broker, &["consume", "named"], &format!("{}\n", serde_json::json!({ "names": names })));
+            }
+            Some((_, name)) => broker.write(name, text),
+            None => panic!("what is {kind}?"),
+        }
+    }
+    assert_eq!(shown, 5);
+    broker.good(&["apply", "-f", "remote.yaml", "-f", "direct.yaml"]);
+}

@@ -102,3 +102,29 @@ fn every_example_of_the_guide_to_triggers_is_a_trigger() {
         assert_eq!(definitions.len(), 1, "{example}");
     }
 }
+
+#[test]
+fn the_guide_to_functions_has_every_field_with_its_default() {
+    let guide = read("docs/functions.md");
+    let fields = guide.split("## All fields").nth(1).unwrap();
+    let python = serde_json::json!({
+        "function": "f", "runtime": "python3", "code": "f.py", "handler": "f.handler", "initializer": "f.start",
+        "environment": { "A": "1" },
+    });
+    let http = serde_json::json!({ "function": "h", "runtime": "http", "url": "http://localhost/" });
+    for definition in [python, http] {
+        let spec = tripline::function::FunctionSpec::from_json(&definition).unwrap().to_json();
+        for (name, value) in spec.as_object().unwrap() {
+            let row = fields.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("{name} is not in the table"));
+            if matches!(name.as_str(), "timeout" | "memory" | "payload") {
+                assert!(row.contains(&format!("| `{}` |", value.as_str().unwrap())), "{row}");
+            }
+        }
+        let instances = &spec["instances"];
+        let [min, max, concurrency, idle] = ["min", "max", "concurrency", "idle"].map(|name| &instances[name]);
+        let idle = idle.as_str().unwrap().replace("1m", "60s");
+        let row = format!("`{{ min: {min}, max: {max}, concurrency: {concurrency}, idle: {idle} }}`");
+        assert!(fields.contains(&row), "{row}");
+    }
+}
