@@ -217,6 +217,22 @@ impl Broker {
         }
     }
 
+    /// Whether [`Broker::topic_or_create`] would answer a topic; nothing is made.
+    ///
+    /// # Errors
+    /// As that would.
+    pub fn has_or_would_create(&self, name: &TopicName) -> Result<bool, CreateTopicError> {
+        if self.topic(name.as_str()).is_some() {
+            return Ok(true);
+        }
+        if !self.inner.config.auto_create_topics || name.is_internal() {
+            return Ok(false);
+        }
+        let partitions = self.inner.config.auto_create_partitions;
+        self.check_new_topic(&TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() })?;
+        Ok(true)
+    }
+
     /// One of the broker's own topics, made if it is missing.
     ///
     /// # Errors

@@ -266,6 +266,23 @@ impl FunctionService {
         })
     }
 
+    /// Refuses what [`FunctionService::deploy`] would refuse, and does nothing. Answers whether the code is another one than that
+    /// which is there; it is not loaded.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub async fn check(&self, spec: &FunctionSpec, code: Option<Bytes>) -> Result<bool, DeployError> {
+        match &spec.runtime {
+            Runtime::Python3 { handler, .. } => self.inner.check_python(spec, &handler.module, code).await,
+            Runtime::Http { .. } if code.is_some() => Err(DeployError::CodeNotWanted(spec.name.clone())),
+            Runtime::Http { url } => {
+                check_target(url, &self.inner.egress)?;
+                Ok(false)
+            }
+            Runtime::Embedded => Err(DeployError::Embedded(spec.name.clone())),
+        }
+    }
+
     /// Takes up a definition that an earlier run of the broker had accepted as `version`.
     ///
     /// # Errors
@@ -407,6 +424,26 @@ impl Inner {
         Ok(Switch::Done(version, Some(probe)))
     }
 
+    async fn check_python(
+        &self,
+        spec: &FunctionSpec,
+        module: &str,
+        upload: Option<Bytes>,
+    ) -> Result<bool, DeployError> {
+        self.host.interpreters.python3().await?;
+        let version_before = self.get(&spec.name).and_then(|entry| entry.code_version());
+        let Some(upload) = upload else {
+            return version_before.map(|_| false).ok_or_else(|| DeployError::CodeMissing(spec.name.clone()));
+        };
+        let (store, name, module) = (Arc::clone(&self.host.code_store), spec.name.clone(), module.to_owned());
+        let limits = self.code_limits;
+        blocking(move || {
+            let bundle = CodeBundle::parse(&upload, &module, limits)?;
+            Ok(!version_before.is_some_and(|version| store.holds(&name, version, &bundle)))
+        })
+        .await
+    }
+
     /// The version that holds the uploaded code: a new one, or the one before if nothing is different.
     async fn keep_code(
         &self,
@@ -415,7 +452,7 @@ impl Inner {
         before: Option<&Entry>,
     ) -> Result<CodeLease, DeployError> {
         let Runtime::Python3 { handler, .. } = &spec.runtime else { unreachable!("only python3 functions have code") };
-        let version_before = before.filter(|entry| matches!(entry.runner, Runner::Pool(_))).map(|entry| entry.version);
+        let version_before = before.and_then(Entry::code_version);
         let (store, name, module) = (Arc::clone(&self.host.code_store), spec.name.clone(), handler.module.clone());
         let Some(upload) = upload else {
             let version = version_before.ok_or_else(|| DeployError::CodeMissing(name.clone()))?;
@@ -466,6 +503,11 @@ impl Inner {
 }
 
 impl Entry {
+    /// Of a function that has code.
+    fn code_version(&self) -> Option<u64> {
+        matches!(self.runner, Runner::Pool(_)).then_some(self.version)
+    }
+
     fn state(&self) -> FunctionState {
         self.report().state
     }

@@ -23,6 +23,7 @@ use crate::function::FunctionService;
 use crate::topic::name::TopicName;
 
 mod apply;
+mod check;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod error;

@@ -181,6 +181,59 @@ async fn a_trigger_on_several_topics_says_where_it_stands_in_each() {
 }
 
 #[tokio::test]
+async fn a_trial_answers_and_refuses_what_a_put_would_and_does_nothing() {
+    let stage = Stage::new().await;
+    let put = async |path: &str, body: &Value| stage.json("PUT", &format!("/v1/{path}"), body).await;
+    let schedule = json!({ "rate": "1h", "topic": "in" });
+    let function = function(ECHO);
+    let early = put("triggers/g?dry_run=true", &trigger()).await;
+    assert_eq!(early.problem(), (409, "unknown-function".to_owned()));
+    for (path, body) in [
+        ("topics/in?dry_run=true", &json!({ "partitions": 2 })),
+        ("functions/f?dry_run=true", &function),
+        ("triggers/g?dry_run=true&planned=function/f,topic/in", &trigger()),
+        ("schedules/s?dry_run=true", &schedule),
+    ] {
+        let tried = put(path, body).await;
+        assert_eq!(tried.status, 200, "{path}: {:?}", tried.body);
+        let tried = tried.json();
+        assert_eq!(
+            (&tried["created"], &tried["changed"], &tried["changes"], &tried["dry_run"]),
+            (&json!(true), &json!(true), &json!([]), &json!(true)),
+            "{path}"
+        );
+        let (there, _) = path.split_once('?').unwrap();
+        assert_eq!(stage.get(&format!("/v1/{there}")).await.status, 404, "{path}");
+    }
+    assert_eq!(
+        put("functions/f?dry_run=true", &json!({ "runtime": "python3", "handler": "f.h" })).await.problem().1,
+        "code-missing"
+    );
+    put("topics/in", &json!({})).await;
+    put("functions/f", &function).await;
+    put("triggers/g", &trigger()).await;
+    put("schedules/s", &schedule).await;
+    let mut other = trigger();
+    (other["retry"]["max_attempts"], other["bisect"]) = (json!(5), json!(true));
+    let changes = json!([
+        { "path": "bisect", "from": false, "to": true },
+        { "path": "retry.max_attempts", "from": 2, "to": 5 },
+    ]);
+    let tried = put("triggers/g?dry_run=true", &other).await.json();
+    assert_eq!((&tried["changed"], &tried["changes"]), (&json!(true), &changes));
+    assert_eq!(put("triggers/g?dry_run=true", &trigger()).await.json()["changed"], false);
+    let done = put("triggers/g", &other).await.json();
+    assert_eq!((&done["changed"], &done["changes"], &done["dry_run"]), (&json!(true), &changes, &json!(false)));
+    let topic = put("topics/in?dry_run=true", &json!({ "config": { "retention.ms": 60_000 } })).await.json();
+    assert_eq!(topic["changes"], json!([{ "path": "config", "from": null, "to": { "retention.ms": 60_000 } }]));
+    assert_eq!(stage.get("/v1/topics/in").await.json().get("config"), None);
+    other["input"]["topic"] = json!("elsewhere");
+    assert_eq!(put("triggers/g?dry_run=true", &other).await.problem(), (409, "other-topic".to_owned()));
+    assert_eq!(put("topics/in?dry_run=true", &json!({ "partitions": 3 })).await.problem().1, "partitions-differ");
+    assert_eq!(put("triggers/g?planned=function/f", &trigger()).await.problem(), (400, "invalid-query".to_owned()));
+}
+
+#[tokio::test]
 async fn what_a_verb_does_not_understand_is_refused_and_changes_nothing() {
     let stage = Stage::new().await;
     stage.json("PUT", "/v1/functions/f", &function(ECHO)).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::definitions::{name_in_path, name_matches};
+use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
 use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
@@ -84,13 +84,18 @@ pub(crate) async fn get(
 ///
 /// Durable when answered. Code that does not load is accepted all the same; `state` is `Failed` then, with the traceback.
 /// Without code, the code that is there stays.
-#[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions", params(("function" = String, Path, description = "Its name")),
-    responses((status = 200, description = "Deployed"), (status = "4XX", description = "Problem details")))]
+#[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions",
+    params(("function" = String, Path, description = "Its name"),
+        ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
+        ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
+    responses((status = 200, description = "Deployed again"), (status = 201, description = "Deployed"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn put(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
     JsonBody(mut body): JsonBody,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
+    let trial = trial(query.as_deref())?;
     let name = function_name(&name)?;
     name_matches(&mut body, "function", name.as_str())?;
     let code = take_code(&mut body)?;
@@ -99,11 +104,27 @@ pub(crate) async fn put(
         let detail = "function.code: a path means nothing here; send the file's bytes as `code_base64`";
         return Err(Problem::bad_request("code-path", detail));
     }
-    let deployed = rooms.functions.deploy(definition.spec, code).await?;
-    rooms.triggers.function_deployed(name.as_str());
-    let mut answer = json!({ "function": name, "version": deployed.version, "changed": deployed.changed });
-    put_state(&mut answer, &deployed.state);
-    Ok(Json(answer))
+    let spec = definition.spec;
+    let before = rooms.functions.service().describe(name.as_str());
+    let mut changes = differences(before.as_ref().map(|report| report.spec.to_json()).as_ref(), &spec.to_json());
+    let has_code = matches!(spec.runtime, Runtime::Python3 { .. });
+    let mut answer = json!({ "function": name });
+    let (changed, code_differs) = if trial.is_some() {
+        let code_differs = rooms.functions.service().check(&spec, code).await?;
+        (before.as_ref().is_none_or(|before| *before.spec != spec) || code_differs, code_differs)
+    } else {
+        let deployed = rooms.functions.deploy(spec, code).await?;
+        rooms.triggers.function_deployed(name.as_str());
+        answer["version"] = json!(deployed.version);
+        put_state(&mut answer, &deployed.state);
+        let is_other_version = before.as_ref().is_some_and(|before| before.version != deployed.version);
+        (deployed.changed, has_code && is_other_version)
+    };
+    if let (Value::Array(changes), true, Some(before)) = (&mut changes, code_differs, &before) {
+        changes.push(json!({ "path": "code", "from": format!("version {}", before.version), "to": "new code" }));
+    }
+    let done = Put { created: before.is_none(), changed, changes, is_trial: trial.is_some() };
+    Ok(done.answer(answer))
 }
 
 fn take_code(body: &mut Value) -> Result<Option<Bytes>, Problem> {

@@ -7,7 +7,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::definitions::{Put, name_in_path, name_matches};
+use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::event::time_text;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
@@ -75,18 +75,28 @@ pub(crate) async fn get(
 }
 
 /// Define a schedule, or change it; what it has done stays done.
-#[utoipa::path(put, path = "/v1/schedules/{schedule}", tag = "schedules", params(("schedule" = String, Path, description = "Its name")),
+#[utoipa::path(put, path = "/v1/schedules/{schedule}", tag = "schedules",
+    params(("schedule" = String, Path, description = "Its name"),
+        ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
+        ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
     responses((status = 200, description = "As asked for"), (status = 201, description = "Made"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn put(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
+    let trial = trial(query.as_deref())?;
     let name = schedule_name(&name)?;
     name_matches(&mut body, "schedule", name.as_str())?;
     let spec = ScheduleSpec::from_json(&body)?;
-    let applied = rooms.schedules.apply(spec).await?;
-    let done = Put { created: applied.created, changed: applied.changed };
+    let before = rooms.schedules.describe(name.as_str()).map(|report| report.spec.to_json());
+    let changes = differences(before.as_ref(), &spec.to_json());
+    let applied = match &trial {
+        Some(planned) => rooms.schedules.check(&spec, planned)?,
+        None => rooms.schedules.apply(spec).await?,
+    };
+    let done = Put { created: applied.created, changed: applied.changed, changes, is_trial: trial.is_some() };
     Ok(done.answer(json!({ "schedule": name, "warnings": applied.warnings })))
 }
 

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tripline_storage::{Offset, PartitionId};
 
-use super::definitions::{Put, name_in_path, name_matches};
+use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
 use crate::http::extract::{JsonBody, NoParameters, Segments};
@@ -82,19 +82,29 @@ pub(crate) async fn create(State(rooms): State<Rooms>, JsonBody(body): JsonBody)
 }
 
 /// Make a topic, or give one that exists these settings.
-#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", params(("topic" = String, Path, description = "Its name")),
+#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics",
+    params(("topic" = String, Path, description = "Its name"),
+        ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
+        ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
     responses((status = 200, description = "As asked for; `changed` says whether anything is different"), (status = 201, description = "Made")))]
 pub(crate) async fn put(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
+    let trial = trial(query.as_deref())?;
     let name = topic_name(&name)?;
     name_matches(&mut body, "topic", name.as_str())?;
     let spec = TopicSpec::from_json(&body)?;
     let Some(topic) = rooms.broker.topic(name.as_str()) else {
+        let done = Put { created: true, changed: true, changes: json!([]), is_trial: trial.is_some() };
+        if done.is_trial {
+            rooms.broker.check_new_topic(&spec)?;
+            return Ok(done.answer(spec.to_json()));
+        }
         let topic = rooms.broker.create_topic(spec).await?;
-        return Ok(Put { created: true, changed: true }.answer(describe(&topic, &rooms.broker.scrub_report())));
+        return Ok(done.answer(describe(&topic, &rooms.broker.scrub_report())));
     };
     if body.get("partitions").is_some() && spec.partitions != topic.partition_count() {
         let detail = format!(
@@ -105,10 +115,13 @@ pub(crate) async fn put(
         return Err(Problem::new(StatusCode::CONFLICT, "partitions-differ", detail));
     }
     let changed = topic.config() != spec.config;
-    if changed {
+    let partitions = topic.partition_count();
+    let changes = differences(Some(&topic.spec().to_json()), &TopicSpec { partitions, ..spec.clone() }.to_json());
+    if changed && trial.is_none() {
         rooms.broker.configure_topic(&topic, spec.config).await?;
     }
-    Ok(Put { created: false, changed }.answer(describe(&topic, &rooms.broker.scrub_report())))
+    let done = Put { created: false, changed, changes, is_trial: trial.is_some() };
+    Ok(done.answer(describe(&topic, &rooms.broker.scrub_report())))
 }
 
 /// Delete a topic with all its records.

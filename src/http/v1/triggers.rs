@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::definitions::{Put, name_in_path, name_matches};
+use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
@@ -97,18 +97,28 @@ pub(crate) async fn get(
 }
 
 /// Define a trigger, or change it and keep its progress.
-#[utoipa::path(put, path = "/v1/triggers/{trigger}", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(put, path = "/v1/triggers/{trigger}", tag = "triggers",
+    params(("trigger" = String, Path, description = "Its name"),
+        ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
+        ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
     responses((status = 200, description = "As asked for"), (status = 201, description = "Made"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn put(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    RawQuery(query): RawQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
+    let trial = trial(query.as_deref())?;
     let name = trigger_name(&name)?;
     name_matches(&mut body, "trigger", name.as_str())?;
     let spec = TriggerSpec::from_json(&body)?;
-    let applied = rooms.triggers.apply(spec).await?;
-    let done = Put { created: applied.created, changed: applied.changed };
+    let before = rooms.triggers.describe(name.as_str()).map(|report| report.spec.to_json());
+    let changes = differences(before.as_ref(), &spec.to_json());
+    let applied = match &trial {
+        Some(planned) => rooms.triggers.check(&spec, planned).await?,
+        None => rooms.triggers.apply(spec).await?,
+    };
+    let done = Put { created: applied.created, changed: applied.changed, changes, is_trial: trial.is_some() };
     Ok(done.answer(json!({ "trigger": name, "warnings": applied.warnings })))
 }
 

@@ -24,6 +24,7 @@ use crate::broker::record::{
 };
 use crate::broker::state::ScheduleEntry;
 use crate::broker::{Broker, CreateTopicError, Topic};
+use crate::config::planned::Planned;
 use crate::topic::partitioner::partition_of_key;
 
 mod fire;
@@ -194,6 +195,14 @@ impl Schedule {
     }
 }
 
+/// A compacted topic takes no record without one.
+fn has_needed_key(spec: &ScheduleSpec, topic: &Topic) -> Result<(), ApplyScheduleError> {
+    if spec.key.is_none() && topic.with_config(|config| config.cleanup_policy.compacts()) {
+        return Err(ApplyScheduleError::KeyMissing(spec.topic.to_string()));
+    }
+    Ok(())
+}
+
 impl ScheduleService {
     /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the definitions
     /// say. One that cannot be started is in the answer; the others run.
@@ -230,9 +239,7 @@ impl ScheduleService {
     async fn apply_now(&self, spec: ScheduleSpec) -> Result<AppliedSchedule, ApplyScheduleError> {
         let topic = self.inner.broker.topic_or_create(&spec.topic).await?;
         let topic = topic.ok_or_else(|| ApplyScheduleError::UnknownTopic(spec.topic.to_string()))?;
-        if spec.key.is_none() && topic.with_config(|config| config.cleanup_policy.compacts()) {
-            return Err(ApplyScheduleError::KeyMissing(spec.topic.to_string()));
-        }
+        has_needed_key(&spec, &topic)?;
         let mut planner = self.inner.planner.lock().await;
         let current = self.inner.find(spec.name.as_str());
         if current.as_ref().is_some_and(|current| *current.spec == spec && current.topic.id() == topic.id()) {
@@ -240,7 +247,7 @@ impl ScheduleService {
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
         let defined = self.defined(&spec, &topic, current.as_deref());
-        self.check_limits(&defined, current.as_deref())?;
+        self.check_limits(defined.definition.len(), current.as_deref())?;
         let remembered = self.remember_definition(&defined, &topic).await?;
         let mut status =
             current.as_ref().map_or_else(|| status_of(&remembered), |current| current.status.lock().clone());
@@ -270,13 +277,34 @@ impl ScheduleService {
         }
     }
 
-    fn check_limits(&self, defined: &ScheduleDefined, current: Option<&Schedule>) -> Result<(), ApplyScheduleError> {
+    /// What [`ScheduleService::apply`] would answer, and refuse; nothing is done.
+    ///
+    /// # Errors
+    /// See [`ApplyScheduleError`].
+    pub fn check(&self, spec: &ScheduleSpec, planned: &Planned) -> Result<AppliedSchedule, ApplyScheduleError> {
+        let topic = self.inner.broker.topic(spec.topic.as_str());
+        match &topic {
+            Some(topic) => has_needed_key(spec, topic)?,
+            None if planned.has_topic(spec.topic.as_str()) => {}
+            None if self.inner.broker.has_or_would_create(&spec.topic)? => {}
+            None => return Err(ApplyScheduleError::UnknownTopic(spec.topic.to_string())),
+        }
+        let current = self.inner.find(spec.name.as_str());
+        self.check_limits(spec.to_json().to_string().len(), current.as_deref())?;
+        let is_same = |current: &Schedule| {
+            *current.spec == *spec && topic.as_ref().is_some_and(|topic| topic.id() == current.topic.id())
+        };
+        let changed = !current.as_deref().is_some_and(is_same);
+        Ok(AppliedSchedule { created: current.is_none(), changed, warnings: self.warnings(spec) })
+    }
+
+    fn check_limits(&self, definition_bytes: usize, current: Option<&Schedule>) -> Result<(), ApplyScheduleError> {
         let schedules = self.inner.schedules.read();
         if current.is_none() && schedules.by_name.len() >= SCHEDULES_MAX {
             return Err(ApplyScheduleError::TooMany);
         }
-        let found = schedules.definition_bytes - current.map_or(0, |current| current.definition_bytes)
-            + defined.definition.len();
+        let found =
+            schedules.definition_bytes - current.map_or(0, |current| current.definition_bytes) + definition_bytes;
         if found > DEFINITIONS_BYTES_MAX { Err(ApplyScheduleError::TooLarge { found }) } else { Ok(()) }
     }
 

@@ -55,12 +55,7 @@ impl TriggerService {
         let topics = self.input_topics(&spec.input.topics).await?;
         self.check_function(&spec).await?;
         self.output_topics(&spec, &topics).await?;
-        let mut warnings = spec.warnings();
-        if topics.is_empty() {
-            let (name, pattern) = (&spec.name, &spec.input.topics);
-            warnings
-                .push(format!("trigger {name}: no topic matches {pattern} yet; it joins those that are made later"));
-        }
+        let warnings = warnings(&spec, topics.is_empty());
         let Some(runner) = current else {
             self.create(spec, topics).await?;
             return Ok(Applied { created: true, changed: true, warnings });
@@ -73,7 +68,7 @@ impl TriggerService {
     }
 
     /// An update keeps progress: at least one of the topics that are read stays.
-    fn check_moves(&self, old: &TriggerSpec, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+    pub(super) fn check_moves(&self, old: &TriggerSpec, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
         let on_cluster = new.input.cluster.is_some();
         if old.input.cluster.is_some() != on_cluster {
             return Err(ApplyTriggerError::OtherPlace);
@@ -257,6 +252,16 @@ impl Remembered {
         }
         Ok(())
     }
+}
+
+/// What the owner of a trigger that selects no topic yet, or some, should know.
+pub(super) fn warnings(spec: &TriggerSpec, selects_none: bool) -> Vec<String> {
+    let mut warnings = spec.warnings();
+    if selects_none {
+        let (name, pattern) = (&spec.name, &spec.input.topics);
+        warnings.push(format!("trigger {name}: no topic matches {pattern} yet; it joins those that are made later"));
+    }
+    warnings
 }
 
 /// The function behind a trigger's URL.
