@@ -225,7 +225,7 @@ fn apply_makes_what_the_examples_say_and_says_what_changed() {
     for example in ["hello", "flights"] {
         let file = format!("{}/examples/{example}/app.yaml", env!("CARGO_MANIFEST_DIR"));
         let dry = broker.good(&["apply", "-f", &file, "--dry-run"]);
-        assert_eq!(dry.matches("created (dry run").count(), 3, "{dry}");
+        assert_eq!(dry.matches("created (dry run)\n").count(), 3, "{dry}");
         let applied = broker.good(&["apply", "-f", &file]);
         assert_eq!(applied.matches(": created").count(), 3, "{applied}");
         let again = broker.good(&["apply", "-f", &file]);
@@ -581,6 +581,53 @@ fn what_the_broker_logs_has_colours_on_a_terminal_only() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
     assert!(logged.contains("connection ended early") && !logged.contains('\u{1b}'), "{logged:?}");
+}
+
+#[test]
+fn apply_does_all_or_nothing_and_says_what_changes() {
+    let broker = Broker::start();
+    let app = |partitions: u32, count: u32, function: &str| {
+        broker.write(
+            "app.yaml",
+            &format!(
+                "topic: t\npartitions: {partitions}\n---\n{FUNCTION}---\ntrigger: g\ninput: {{ topic: t }}\n\
+                 function: {function}\nwindow: {{ count: {count} }}\ndead_letter: {{ topic: t.dlq }}\n"
+            ),
+        );
+    };
+    let apply = |args: &[&str]| broker.run(&[&["apply", "-f", "app.yaml"], args].concat());
+    broker.write("f.py", "def handler(event, context):\n    pass\n");
+    app(1, 2, "nobody");
+    for args in [&[][..], &["--dry-run"]] {
+        let refused = failed(&apply(args), 1);
+        assert!(refused.contains("app.yaml: trigger g: trigger.function: function nobody does not exist"), "{refused}");
+        assert!(refused.ends_with("\nnothing was applied\n"), "{refused}");
+        assert!(!broker.good(&["topic", "list"]).contains("t "), "{args:?}");
+    }
+    app(1, 2, "f");
+    assert_eq!(good(apply(&["--dry-run"])).matches(": created (dry run)\n").count(), 3);
+    assert_eq!(broker.good(&["get", "--json"]), "[]\n", "a trial leaves nothing behind");
+    assert_eq!(good(apply(&[])).matches(": created\n").count(), 3);
+    assert_eq!(good(apply(&["--dry-run"])).matches(": unchanged (dry run)\n").count(), 3);
+    app(1, 5, "f");
+    broker.write("f.py", "def handler(event, context):\n    return 1\n");
+    let code = "function f: changed (dry run)\n  code: version 1 -> new code\n";
+    let window = "trigger g: changed (dry run)\n  window.count: 2 -> 5\n";
+    assert_eq!(good(apply(&["--dry-run"])), format!("topic t: unchanged (dry run)\n{code}{window}"));
+    assert_eq!(
+        good(apply(&["--dry-run"])),
+        format!("topic t: unchanged (dry run)\n{code}{window}"),
+        "nothing was done"
+    );
+    let done = format!("topic t: unchanged\n{code}{window}").replace(" (dry run)", "");
+    assert_eq!(good(apply(&[])), done);
+    app(3, 5, "f");
+    broker.write("two.yaml", "trigger: h\ninput: { topic: t }\nfunction: nobody\n");
+    let both = failed(&apply(&["-f", "two.yaml", "--dry-run"]), 1);
+    assert!(both.contains("topic t has 1 partitions, found 3") && both.contains("function nobody"), "{both}");
+    broker.write("raw.yaml", &format!("{FUNCTION}payload: raw\n---\ntrigger: r\ninput: {{ topic: t }}\nfunction: f\n"));
+    let unfit = failed(&broker.run(&["apply", "-f", "raw.yaml", "--dry-run"]), 1);
+    assert!(unfit.contains("raw.yaml: trigger r: trigger.window.count: found 100, allowed: 1"), "{unfit}");
 }
 
 /// Waits until an action's text is what a guide shows, told from outside.

@@ -13,8 +13,9 @@ use zip::write::SimpleFileOptions;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{Output, print};
+use super::output::{Output, cell, print};
 use super::resource::Kind;
+use super::topic::array;
 use crate::config::manifest::{self, Definition};
 use crate::function::Runtime;
 use crate::function::spec::FunctionDefinition;
@@ -36,37 +37,63 @@ pub(super) struct ApplyArgs {
     dry_run: bool,
 }
 
+/// How much of a value is shown where it changed.
+const VALUE_CHARS: usize = 60;
+
 /// A definition, ready to be sent.
 struct Planned {
     kind: Kind,
     name: String,
     body: Value,
     file: PathBuf,
+    /// What it needs to be there, as the broker names it: `function/notify`.
+    needs: Vec<String>,
+}
+
+impl Planned {
+    fn place(&self) -> String {
+        format!("{}: {} {}", self.file.display(), self.kind.as_str(), self.name)
+    }
+
+    /// As others need it.
+    fn as_needed(&self) -> String {
+        format!("{}/{}", self.kind.as_str(), self.name)
+    }
 }
 
 pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Result<(), Failure> {
-    let mut planned = Vec::new();
+    let mut definitions = Vec::new();
     for file in &args.file {
-        planned.extend(plan(file)?);
+        definitions.extend(read(file)?.into_iter().map(|definition| (definition, file)));
     }
-    if planned.is_empty() {
+    if definitions.is_empty() {
         let files: Vec<String> = args.file.iter().map(|file| file.display().to_string()).collect();
         return Err(Failure::new(format!("no definitions in {}", files.join(", "))));
     }
+    check_fit(&definitions)?;
+    let mut planned =
+        definitions.into_iter().map(|(definition, file)| plan(definition, file)).collect::<Result<Vec<_>, _>>()?;
     // A trigger needs its topic and its function, a schedule its topic.
     planned.sort_by_key(|one| one.kind as u8);
+    // Nothing is done unless all of it can be.
+    let tried = try_all(&planned, client).await?;
+    if args.dry_run {
+        return show(&planned, &tried, output);
+    }
     let mut answers = Vec::new();
     let mut failed = None;
     for one in &planned {
-        let place = format!("{}: {} {}", one.file.display(), one.kind.as_str(), one.name);
-        let answer = if args.dry_run { compare(one, client).await } else { send(one, client).await };
-        let answer = answer.map_err(|failure| failure.at(&place))?;
+        let answer = client.call(Method::PUT, &one.kind.path(&one.name), Some(&one.body)).await;
+        let answer = answer.map_err(|failure| {
+            let (done, all) = (answers.len(), planned.len());
+            failure.at(&one.place()).told(|what| format!("{what}; {done} of {all} definitions were applied before it"))
+        })?;
         if !output.json {
-            print(&line(one, &answer, args.dry_run))?;
+            print(&line(one, &answer))?;
         }
         if answer["state"] == "Failed" {
             let message = answer["error"]["message"].as_str().unwrap_or("its code does not run").trim_end().to_owned();
-            failed.get_or_insert_with(|| Failure::new(format!("{place} does not run:\n{message}")));
+            failed.get_or_insert_with(|| Failure::new(format!("{} does not run:\n{message}", one.place())));
         }
         answers.push(answer);
     }
@@ -76,22 +103,75 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
     failed.map_or(Ok(()), Err)
 }
 
-fn plan(file: &Path) -> Result<Vec<Planned>, Failure> {
-    let text = fs::read_to_string(file).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    let definitions = manifest::parse(&text).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    let folder = file.parent().unwrap_or_else(|| Path::new(""));
-    definitions.into_iter().map(|definition| plan_one(definition, file, folder)).collect()
+fn show(planned: &[Planned], answers: &[Value], output: Output) -> Result<(), Failure> {
+    let lines: Vec<String> = planned.iter().zip(answers).map(|(one, answer)| line(one, answer)).collect();
+    output.show(&json!(answers), |_| lines.join("\n"))
 }
 
-fn plan_one(definition: Definition, file: &Path, folder: &Path) -> Result<Planned, Failure> {
+/// What the broker would answer to each, or all that it would refuse.
+async fn try_all(planned: &[Planned], client: &Client) -> Result<Vec<Value>, Failure> {
+    let mut answers = Vec::new();
+    let mut refused: Option<Failure> = None;
+    for one in planned {
+        let there: Vec<String> =
+            planned.iter().map(Planned::as_needed).filter(|name| one.needs.contains(name)).collect();
+        let path = format!("{}?dry_run=true&planned={}", one.kind.path(&one.name), there.join(","));
+        match client.call(Method::PUT, &path, Some(&one.body)).await {
+            Ok(answer) => answers.push(answer),
+            Err(failure) if failure.code().is_none() => return Err(failure),
+            Err(failure) => {
+                let failure = failure.at(&one.place());
+                refused = Some(match refused {
+                    None => failure,
+                    Some(first) => first.told(|what| format!("{what}\n{}", failure.message())),
+                });
+            }
+        }
+    }
+    refused.map_or(Ok(answers), |failure| Err(failure.told(|what| format!("{what}\nnothing was applied"))))
+}
+
+/// What only the files know together: a trigger and a function that come at once must fit.
+fn check_fit(definitions: &[(Definition, &PathBuf)]) -> Result<(), Failure> {
+    let functions = || {
+        definitions.iter().filter_map(|(definition, _)| match definition {
+            Definition::Function(function) => Some(&function.spec),
+            _ => None,
+        })
+    };
+    for (definition, file) in definitions {
+        let Definition::Trigger(trigger) = definition else { continue };
+        let Some(function) = functions().find(|function| function.name == trigger.function.label()) else { continue };
+        let fits = trigger.check_function(function);
+        fits.map_err(|error| Failure::new(format!("{}: trigger {}: {error}", file.display(), trigger.name)))?;
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<Definition>, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    manifest::parse(&text).map_err(|error| Failure::new(format!("{}: {error}", file.display())))
+}
+
+fn plan(definition: Definition, file: &Path) -> Result<Planned, Failure> {
+    let folder = file.parent().unwrap_or_else(|| Path::new(""));
     let name = definition.kind_and_name().1.to_owned();
+    let mut needs = Vec::new();
     let (kind, body) = match definition {
         Definition::Topic(spec) => (Kind::Topic, spec.to_json()),
         Definition::Function(definition) => (Kind::Function, function(&definition, file, folder)?),
-        Definition::Trigger(spec) => (Kind::Trigger, spec.to_json()),
-        Definition::Schedule(spec) => (Kind::Schedule, spec.to_json()),
+        Definition::Trigger(spec) => {
+            let steps = spec.transform.functions().map(ToString::to_string);
+            needs.extend(steps.chain([spec.function.label().to_owned()]).map(|name| format!("function/{name}")));
+            needs.push(format!("topic/{}", spec.input.topic));
+            (Kind::Trigger, spec.to_json())
+        }
+        Definition::Schedule(spec) => {
+            needs.push(format!("topic/{}", spec.topic));
+            (Kind::Schedule, spec.to_json())
+        }
     };
-    Ok(Planned { kind, name, body, file: file.to_owned() })
+    Ok(Planned { kind, name, body, file: file.to_owned(), needs })
 }
 
 /// The definition with its code, read from where the file says, relative to the file.
@@ -146,49 +226,27 @@ fn collect(folder: &Path, prefix: String, files: &mut Vec<(String, PathBuf)>) ->
     Ok(())
 }
 
-async fn send(one: &Planned, client: &Client) -> Result<Value, Failure> {
-    let before = exists(one, client).await?.is_some();
-    let mut answer = client.call(Method::PUT, &one.kind.path(&one.name), Some(&one.body)).await?;
-    answer["created"] = json!(!before);
-    Ok(answer)
-}
-
-async fn exists(one: &Planned, client: &Client) -> Result<Option<Value>, Failure> {
-    match client.get(&one.kind.path(&one.name)).await {
-        Ok(found) => Ok(Some(found)),
-        Err(failure) if failure.code().is_some_and(|code| code.starts_with("unknown-")) => Ok(None),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// What sending would do, as far as it can be seen from outside: code is not compared.
-async fn compare(one: &Planned, client: &Client) -> Result<Value, Failure> {
-    let found = exists(one, client).await?;
-    let mut wanted = one.body.clone();
-    let has_code = wanted.as_object_mut().is_some_and(|fields| fields.remove("code_base64").is_some());
-    let changed = found.as_ref().is_none_or(|found| match one.kind {
-        Kind::Topic => found["partitions"] != wanted["partitions"] || found.get("config") != wanted.get("config"),
-        Kind::Function | Kind::Trigger | Kind::Schedule => found["definition"] != wanted,
-    });
-    Ok(
-        json!({ one.kind.as_str(): one.name, "created": found.is_none(), "changed": changed, "code_not_compared": has_code }),
-    )
-}
-
-fn line(one: &Planned, answer: &Value, dry_run: bool) -> String {
+fn line(one: &Planned, answer: &Value) -> String {
     let what = match (answer["created"] == true, answer["changed"] == true) {
         (true, _) => "created",
         (false, true) => "changed",
         (false, false) => "unchanged",
     };
-    let would = match (dry_run, answer["code_not_compared"] == true) {
-        (true, true) => " (dry run; code not compared)",
-        (true, false) => " (dry run)",
-        (false, _) => "",
-    };
+    let would = if answer["dry_run"] == true { " (dry run)" } else { "" };
     let mut line = format!("{} {}: {what}{would}", one.kind.as_str(), one.name);
+    for change in array(&answer["changes"]) {
+        let (from, to) = (shortened(&change["from"]), shortened(&change["to"]));
+        line.push_str(&format!("\n  {}: {from} -> {to}", cell(&change["path"])));
+    }
     for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         line.push_str(&format!("\n  warning: {warning}"));
     }
     line
+}
+
+/// A value as it stands in a definition, or its beginning.
+fn shortened(value: &Value) -> String {
+    let text = if value.is_null() { "nothing".to_owned() } else { cell(value) };
+    let shown: String = text.chars().take(VALUE_CHARS).collect();
+    if shown.len() < text.len() { shown + "…" } else { shown }
 }

@@ -39,7 +39,6 @@ impl Failure {
     }
 
     /// The sentence.
-    #[cfg(test)]
     pub(super) fn message(&self) -> &str {
         &self.message
     }
