@@ -278,9 +278,15 @@ fn triggers(text: &mut Text, reports: &[TriggerReport]) {
             ("dead_lettered", counts.dead_lettered),
             ("dropped", counts.dropped),
             ("expired", counts.expired),
+            ("debounced", counts.debounced),
+            ("skipped", counts.skipped),
         ] {
             let labels = [name, ("outcome", &outcome as &dyn Display)];
             text.counter("tripline_trigger_records_total", "Records by what became of them.", &labels, value);
+        }
+        for (outcome, value) in [("succeeded", counts.attempts_succeeded), ("failed", counts.attempts_failed)] {
+            let labels = [name, ("outcome", &outcome as &dyn Display)];
+            text.counter("tripline_trigger_attempts_total", "Attempts by how they ended.", &labels, value);
         }
         text.gauge("tripline_dead_letters", "Dead letters since the start.", &[name], counts.dead_lettered);
     }

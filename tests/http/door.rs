@@ -76,6 +76,8 @@ async fn a_client_that_sends_slowly_or_too_much_is_let_go() {
 async fn health_metrics_cluster_and_the_description_answer() {
     let stage = Stage::new().await;
     stage.json("POST", "/v1/topics/t/records", &json!({ "records": [{ "value": 1 }, { "value": 2 }] })).await;
+    let url = json!({ "http": { "url": "http://127.0.0.1:1/" } });
+    stage.json("PUT", "/v1/triggers/g", &json!({ "input": { "topic": "t" }, "function": url })).await;
     for path in ["/livez", "/readyz", "/healthz"] {
         assert_eq!(stage.get(path).await.status, 200, "{path}");
     }
@@ -87,6 +89,9 @@ async fn health_metrics_cluster_and_the_description_answer() {
         "tripline_records_in_total{topic=\"t\",protocol=\"http\"} 2",
         "tripline_trace_records_dropped_total 0",
         "tripline_trace_records 0",
+        "tripline_trigger_records_total{trigger=\"g\",outcome=\"debounced\"} 0",
+        "tripline_trigger_records_total{trigger=\"g\",outcome=\"skipped\"} 0",
+        "tripline_trigger_attempts_total{trigger=\"g\",outcome=\"failed\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
