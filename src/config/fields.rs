@@ -19,6 +19,10 @@ pub const ERRORS_MAX: usize = 50;
 /// How much of a wrong value an error shows, in characters.
 const FOUND_CHARS_MAX: usize = 80;
 
+/// Durations that errors give as examples, in milliseconds, and sizes in bytes: those of them that are allowed.
+const DURATIONS: [u64; 4] = [500, 10_000, 300_000, 24 * 3_600_000];
+const SIZES: [u64; 4] = [64 << 10, 1 << 20, 64 << 20, 1 << 30];
+
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -204,7 +208,9 @@ impl<'a> Fields<'a> {
         let duration = duration.filter(|duration| allowed.contains(duration));
         if duration.is_none() {
             let (from, to) = (display_duration(*allowed.start()), display_duration(*allowed.end()));
-            self.wrong(name, format!("a duration with its unit from {from} to {to}, such as 500ms, 10s, 5m or 24h"));
+            let examples = DURATIONS.map(Duration::from_millis).into_iter().filter(|example| allowed.contains(example));
+            let examples = such_as(examples.map(display_duration).collect());
+            self.wrong(name, format!("a duration with its unit from {from} to {to}{examples}"));
         }
         duration
     }
@@ -223,7 +229,8 @@ impl<'a> Fields<'a> {
         };
         size.filter(|size| allowed.contains(size)).unwrap_or_else(|| {
             let (from, to) = (display_size(*allowed.start()), display_size(*allowed.end()));
-            self.wrong(name, format!("a size from {from} to {to}, such as 64KiB, 1MiB or 10MB"));
+            let examples = SIZES.into_iter().filter(|example| allowed.contains(example));
+            self.wrong(name, format!("a size from {from} to {to}{}", such_as(examples.map(display_size).collect())));
             default
         })
     }
@@ -314,6 +321,15 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// `, such as A, B or C`; nothing where there is no example.
+fn such_as(mut examples: Vec<String>) -> String {
+    let Some(last) = examples.pop() else { return String::new() };
+    if examples.is_empty() {
+        return format!(", such as {last}");
+    }
+    format!(", such as {} or {last}", examples.join(", "))
+}
+
 /// An error about `found`, or about nothing being there.
 pub(crate) fn error(path: &str, found: Option<&Value>, allowed: String) -> FieldError {
     let text = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
@@ -363,10 +379,22 @@ mod tests {
             "thing.missing: found nothing, allowed: a text",
             "thing.n: found 0, allowed: a whole number from 1 to 9",
             "thing.word: found \"al\", allowed: all, none (not supported yet: some); did you mean `all`?",
-            "thing.inside.d: found \"5\", allowed: a duration with its unit from 0 to 5m, such as 500ms, 10s, 5m or 24h",
+            "thing.inside.d: found \"5\", allowed: a duration with its unit from 0 to 5m, such as 500ms, 10s or 5m",
             "thing.inside.sz: found an unknown name, allowed: d, size; did you mean `size`?",
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn examples_are_allowed_themselves() {
+        let found = errors(&json!({"a": 1, "b": true, "c": true}), |fields| {
+            fields.duration("a", Duration::from_secs(1)..=Duration::from_secs(9), Duration::ZERO);
+            fields.size("b", 16 << 20..=64 << 30, 1);
+            fields.size("c", 1..=64 << 10, 1);
+        });
+        assert!(found[0].ends_with("a duration with its unit from 1s to 9s"), "{found:?}");
+        assert!(found[1].ends_with("a size from 16MiB to 64GiB, such as 64MiB or 1GiB"), "{found:?}");
+        assert!(found[2].ends_with(", such as 64KiB"), "{found:?}");
     }
 
     #[test]

@@ -162,7 +162,9 @@ fn documents(text: &str) -> Result<Vec<Spanned<Value>>, ManifestError> {
     }
     let documents = serde_saphyr::from_multiple_with_options::<Spanned<Value>>(text, options()).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        ManifestError::Syntax { line, message: error.to_string().chars().take(1000).collect() }
+        let message = error.to_string();
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        ManifestError::Syntax { line, message: message.chars().take(1000).collect() }
     })?;
     let documents: Vec<_> = documents.into_iter().filter(|document| !document.value.is_null()).collect();
     match documents.len() {

@@ -1,6 +1,8 @@
 //! What handlers take from a request, with our errors instead of the framework's.
 
 use axum::body::Body;
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use bytes::Bytes;
 use http::request::Parts;
@@ -24,8 +26,19 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::<T>::from_request_parts(parts, state).await;
-        path.map(|Path(segments)| Self(segments))
-            .map_err(|rejected| Problem::bad_request("invalid-path", rejected.body_text()))
+        path.map(|Path(segments)| Self(segments)).map_err(|rejected| {
+            let detail = match &rejected {
+                PathRejection::FailedToDeserializePathParams(failed) => match failed.kind() {
+                    ErrorKind::ParseErrorAtIndex { value, .. } | ErrorKind::ParseErrorAtKey { value, .. } => {
+                        let shown: String = value.chars().take(FOUND_CHARACTERS).collect();
+                        Some(format!("the path: found {shown:?}, allowed: a whole number"))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            Problem::bad_request("invalid-path", detail.unwrap_or_else(|| rejected.body_text()))
+        })
     }
 }
 
@@ -110,10 +123,26 @@ pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem
     let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let place = if path == "." { String::new() } else { format!("{path}: ") };
-        Problem::bad_request("invalid-json", format!("the body: {place}{}", error.into_inner()))
+        Problem::bad_request("invalid-json", format!("the body: {place}{}", in_words(&error.into_inner().to_string())))
     })?;
     reader.end().map_err(|error| Problem::bad_request("invalid-json", format!("the body: {error}")))?;
     Ok(parsed)
+}
+
+/// Types as people know them.
+fn in_words(error: &str) -> String {
+    let words = [
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected i64", "expected a whole number"),
+        ("expected struct IncomingRecords with 1 element", "expected an object such as {\"records\": []}"),
+        ("expected struct IncomingRecords", "expected an object such as {\"records\": []}"),
+        ("expected struct WrittenRecord", "expected an object such as {\"key\": \"k\", \"value\": 1}"),
+        (
+            "data did not match any variant of untagged enum WrittenHeader",
+            "expected a text, null, {\"base64\": \"…\"} or a list of them",
+        ),
+    ];
+    words.iter().fold(error.to_owned(), |said, (code, word)| said.replace(code, word))
 }
 
 /// The media type of the body, in lower case and without parameters.

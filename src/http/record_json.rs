@@ -11,6 +11,9 @@ use serde_json::{Map, Value, json};
 use super::problem::Problem;
 use super::reader::OwnedRecord;
 
+/// How much of a wrong value is shown.
+const FOUND_CHARACTERS: usize = 80;
+
 /// A record to append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IncomingRecord {
@@ -62,7 +65,12 @@ impl WrittenRecord {
     /// Checks it; `index` is its place in the request.
     pub(crate) fn check(self, index: usize) -> Result<IncomingRecord, Problem> {
         let wrong = |field: &str, allowed: &str| {
-            let detail = format!("records[{index}].{field}: allowed is {allowed}");
+            let detail = format!("records[{index}].{field}: allowed: {allowed}");
+            Problem::bad_request("invalid-records", detail)
+        };
+        let found = |field: &str, found: &str, allowed: &str| {
+            let found: String = found.chars().take(FOUND_CHARACTERS).collect();
+            let detail = format!("records[{index}].{field}: found {found:?}, allowed: {allowed}");
             Problem::bad_request("invalid-records", detail)
         };
         if self.key.is_some() && self.key_base64.is_some() {
@@ -71,10 +79,11 @@ impl WrittenRecord {
         if self.value.is_some() && self.value_base64.is_some() {
             return Err(wrong("value", "`value` or `value_base64`, not both"));
         }
-        if self.timestamp.is_some_and(|timestamp| timestamp < 0) {
-            return Err(wrong("timestamp", "milliseconds since 1970"));
+        if let Some(timestamp) = self.timestamp.filter(|timestamp| *timestamp < 0) {
+            return Err(found("timestamp", &timestamp.to_string(), "milliseconds since 1970"));
         }
-        let decode = |field: &str, text: String| BASE64.decode(text).map_err(|_| wrong(field, "base64 with padding"));
+        let decode =
+            |field: &str, text: String| BASE64.decode(&text).map_err(|_| found(field, &text, "base64 with padding"));
         let key = match self.key_base64 {
             Some(text) => Some(decode("key_base64", text)?),
             None => self.key.map(String::into_bytes),
@@ -198,7 +207,8 @@ mod tests {
         assert!(incoming(r#"{"vale": 1}"#).unwrap_err().contains("value_base64"));
         assert!(incoming(r#"{"value": 1, "value_base64": ""}"#).unwrap_err().contains("not both"));
         assert!(incoming(r#"{"key": "", "key_base64": ""}"#).unwrap_err().contains("not both"));
-        assert!(incoming(r#"{"value_base64": "%"}"#).unwrap_err().contains("base64"));
+        let base64 = incoming(r#"{"value_base64": "%"}"#).unwrap_err();
+        assert_eq!(base64, "records[0].value_base64: found \"%\", allowed: base64 with padding");
         assert!(incoming(r#"{"timestamp": -1}"#).unwrap_err().contains("since 1970"));
         assert!(incoming(r#"{"key": 3}"#).is_err());
     }

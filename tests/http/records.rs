@@ -115,6 +115,29 @@ async fn wrong_records_are_refused_whole() {
 }
 
 #[tokio::test]
+async fn wrong_types_are_told_in_words_that_are_not_of_the_code() {
+    let stage = Stage::new().await;
+    let detail = async |body: Value| {
+        let answer = stage.json("POST", "/v1/topics/t/records", &body).await;
+        assert_eq!(answer.status, 400, "{body}");
+        answer.json()["detail"].as_str().unwrap().to_owned()
+    };
+    for (body, expected) in [
+        (json!([]), "expected an object such as {\"records\": []}"),
+        (json!({ "records": [{ "partition": "x" }] }), "expected a whole number from 0 to 4294967295"),
+        (json!({ "records": [{ "timestamp": "x" }] }), "expected a whole number"),
+        (json!({ "records": [3] }), "expected an object such as {\"key\""),
+        (json!({ "records": [{ "headers": { "a": 3 } }] }), "expected a text, null,"),
+    ] {
+        let found = detail(body).await;
+        assert!(found.contains(expected), "{found}");
+        assert!(!found.contains("struct") && !found.contains("enum") && !found.contains("u32"), "{found}");
+    }
+    let path = stage.get("/v1/dead-letters/t/x/0").await;
+    assert_eq!(path.json()["detail"], "the path: found \"x\", allowed: a whole number");
+}
+
+#[tokio::test]
 async fn pages_begin_where_they_are_told_and_say_where_to_go_on() {
     let stage = Stage::new().await;
     let records: Vec<Value> = (0..10).map(|n| json!({ "value": n, "timestamp": 1_000 * n })).collect();
