@@ -28,6 +28,7 @@ mod trace;
 mod trigger;
 mod verify;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -36,7 +37,27 @@ use client::Client;
 use failure::Failure;
 use output::Output;
 
+use crate::config::fields::nearest;
+
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRIPLINE_COMMIT"), ")");
+
+/// What the environment may set, behind `TRIPLINE_`.
+const VARIABLES: [&str; 14] = [
+    "ALLOW_HOST",
+    "COMPACTION_INTERVAL",
+    "CONFIG",
+    "DATA",
+    "HTTP",
+    "INSECURE",
+    "INSTANCE",
+    "KAFKA",
+    "KAFKA_ADVERTISED",
+    "LOG",
+    "PYTHON3",
+    "RETENTION_INTERVAL",
+    "SCRUB",
+    "SERVER",
+];
 
 /// An event broker with built-in function triggers: Kafka and HTTP in, functions out.
 #[derive(Debug, Parser)]
@@ -138,6 +159,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::new(format!("no threads to run on: {error}")).report(&cli.common),
     };
+    warn_of_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
     let common = cli.common.clone();
     let ran = runtime.block_on(run(cli));
     // Whoever still reads standard input must not hold the process up.
@@ -146,6 +168,19 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(&common),
     }
+}
+
+/// A variable that is nearly one of ours was meant to be it; others with our prefix may be anybody's.
+fn warn_of_variables(names: impl Iterator<Item = String>) {
+    for line in names.filter_map(|name| variable_meant(&name)) {
+        let _ = writeln!(std::io::stderr(), "warning: {line}");
+    }
+}
+
+fn variable_meant(name: &str) -> Option<String> {
+    let written = name.strip_prefix("TRIPLINE_").filter(|written| !VARIABLES.contains(written))?;
+    let meant = nearest(written, VARIABLES)?;
+    Some(format!("the environment has {name}, which nothing reads; did you mean `TRIPLINE_{meant}`?"))
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
@@ -183,6 +218,21 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_is_nearly_ours_is_told_and_every_one_of_ours_is_known() {
+        let told = variable_meant("TRIPLINE_SERVR").unwrap();
+        assert!(told.ends_with("did you mean `TRIPLINE_SERVER`?"), "{told}");
+        for silent in ["TRIPLINE_SERVER", "TRIPLINE_SHARED", "TRIPLINE_X", "PATH", "SERVR"] {
+            assert_eq!(variable_meant(silent), None, "{silent}");
+        }
+        let serve = Cli::command();
+        let arguments = serve.get_subcommands().flat_map(clap::Command::get_arguments).chain(serve.get_arguments());
+        for variable in arguments.filter_map(clap::Arg::get_env) {
+            let name = variable.to_str().unwrap().strip_prefix("TRIPLINE_").unwrap();
+            assert!(VARIABLES.contains(&name), "{name}");
+        }
+    }
 
     /// Each command that does something itself, with its words.
     fn leaves(command: &clap::Command, words: &str, found: &mut Vec<(String, String)>) {

@@ -167,7 +167,20 @@ fn inspect_shows_directories_partitions_and_files() {
     let other = output(Command::new(TRIPLINE).arg("inspect").arg(data.join("LOCK")), "");
     assert!(failed(&other, 2).contains("allowed: a name that ends in .log"));
     let none = output(Command::new(TRIPLINE).arg("inspect").arg(&data).args(["--topic", "nope"]), "");
-    failed(&none, 1);
+    assert!(failed(&none, 1).contains("nope"));
+}
+
+#[test]
+fn inspect_shows_the_records_that_are_asked_for_of_a_batch() {
+    let mut broker = Broker::start();
+    good(broker.run_with(&["produce", "t"], "a\nb\nc\nd\ne"));
+    broker.served.kill();
+    let args = ["inspect", "data", "--topic", "t", "--partition", "0", "--records", "--from", "1", "--limit", "2"];
+    let text = broker.good(&args);
+    let offsets: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("| offset: ")?.split(' ').next()).collect();
+    assert_eq!(offsets, ["1", "2"], "{text}");
+    assert_eq!(broker.good(&[&args[..], &["--json"]].concat()).matches("\"offset\":").count(), 2);
 }
 
 #[test]
@@ -380,7 +393,8 @@ fn wrong_files_name_the_place_what_is_allowed_and_the_nearest_name() {
     assert!(bad.contains("did you mean `partitions`?"), "{bad}");
     assert!(bad.contains("trigger.window.count: found 0, allowed: a whole number from 1 to 10000"), "{bad}");
     broker.write("broken.yaml", "topic: [\n");
-    assert!(failed(&broker.run(&["apply", "-f", "broken.yaml"]), 1).contains("broken.yaml"));
+    let broken = failed(&broker.run(&["apply", "-f", "broken.yaml"]), 1);
+    assert!(broken.starts_with("error: broken.yaml: line ") && broken.matches("error").count() == 1, "{broken}");
     assert!(failed(&broker.run(&["apply", "-f", "none.yaml"]), 1).contains("none.yaml: No such file"));
     broker.write("alone.yaml", "trigger: g\ninput: { topic: t }\nfunction: nobody\n");
     let alone = failed(&broker.run(&["apply", "-f", "alone.yaml"]), 1);

@@ -107,13 +107,29 @@ pub(super) async fn run(args: DryRunArgs, client: &Client, output: Output) -> Re
     if is_watched && body.contains_key("ranges") {
         let _ = writeln!(std::io::stderr());
     }
-    output.show(&total.finish(&args.trigger), describe)
+    let mut all = total.finish(&args.trigger);
+    let trigger = client.get(&format!("/v1/triggers/{}", encoded(&args.trigger))).await?;
+    if let Some(function) = first_function(&trigger["definition"]["transform"]) {
+        all["not_invoked"] = function.into();
+    }
+    output.show(&all, describe)
+}
+
+/// The first step of a transform that is a function.
+fn first_function(transform: &Value) -> Option<&str> {
+    let steps = transform.as_array().map_or(std::slice::from_ref(transform), Vec::as_slice);
+    steps.iter().find_map(|step| step["function"].as_str())
 }
 
 fn describe(all: &Value) -> String {
     let mut text = format!("{} event(s) match, {} do not\n", all["matched"], all["turned_away"]);
     if all["transform_failed"] != 0 {
         text.push_str(&format!("the transform refuses {} of those that match\n", all["transform_failed"]));
+    }
+    if let Some(function) = all["not_invoked"].as_str() {
+        text.push_str(&format!(
+            "function {function} of the transform is not invoked: what is shown is what it would get\n"
+        ));
     }
     let clauses: Vec<Vec<String>> = array(&all["clauses"])
         .iter()
@@ -146,4 +162,17 @@ fn describe(all: &Value) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_not_invoked_is_named() {
+        assert_eq!(first_function(&json!({ "function": "f" })), Some("f"));
+        assert_eq!(first_function(&json!([{ "jsonpath": "$.a" }, { "function": "f" }])), Some("f"));
+        assert_eq!((first_function(&json!("original")), first_function(&Value::Null)), (None, None));
+        assert!(describe(&json!({ "not_invoked": "f" })).contains("function f of the transform is not invoked"));
+    }
 }

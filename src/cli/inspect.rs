@@ -40,10 +40,10 @@ pub(super) struct InspectArgs {
     /// Every record, with the header of its batch.
     #[arg(long)]
     records: bool,
-    /// From the batch on that holds this offset.
+    /// From this offset on; of batches, from the one that holds it.
     #[arg(long, value_name = "OFFSET", default_value_t = 0)]
     from: i64,
-    /// At most so many batches.
+    /// At most so many batches, or with --records so many records.
     #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
     limit: u64,
 }
@@ -58,7 +58,10 @@ pub(super) fn run(args: &InspectArgs, output: Output) -> Result<(), Failure> {
     let opened = Opened::look(&args.path)?;
     let chosen: Vec<_> = opened.survey.partitions.iter().filter(|found| is_chosen(args, &opened, found)).collect();
     if chosen.is_empty() && (args.topic.is_some() || args.partition.is_some()) {
-        return Err(Failure::new("no such partition; `tripline inspect DIR` lists what there is"));
+        let topic = args.topic.as_ref().map(|topic| format!("topic {topic}"));
+        let partition = args.partition.map(|partition| format!("partition {partition}"));
+        let wanted = topic.into_iter().chain(partition).collect::<Vec<_>>().join(", ");
+        return Err(Failure::new(format!("there is no {wanted}; `tripline inspect DIR` lists what there is")));
     }
     if args.batches || args.records {
         let [partition] = chosen.as_slice() else {
@@ -270,10 +273,7 @@ impl<'a> Dump<'a> {
         match piece {
             LogPiece::Batch { view, .. } if view.header().last_offset().get() < self.args.from => Ok(()),
             LogPiece::Batch { .. } if self.shown >= self.args.limit => Ok(()),
-            LogPiece::Batch { position, view, crc } => {
-                self.shown += 1;
-                self.batch(*position, view, crc.is_ok())
-            }
+            LogPiece::Batch { position, view, crc } => self.batch(*position, view, crc.is_ok()),
             LogPiece::Other { position, end, reason } => self.other(*position, *end, &reason.to_string()),
             LogPiece::Reserved { position, end } => self.other(*position, *end, "reserved space"),
         }
@@ -286,7 +286,7 @@ impl<'a> Dump<'a> {
         print(&format!("no batch: position: {position} size: {} {reason}\n", end - position))
     }
 
-    fn batch(&self, position: u64, view: &BatchView<'_>, is_valid: bool) -> Result<(), Failure> {
+    fn batch(&mut self, position: u64, view: &BatchView<'_>, is_valid: bool) -> Result<(), Failure> {
         let header = view.header();
         let records = match (self.args.records && is_valid).then(|| view.records(&BatchLimits::default())) {
             Some(Ok(records)) => Some(records),
@@ -295,9 +295,14 @@ impl<'a> Dump<'a> {
             }
             None => None,
         };
-        let records = records.iter().flat_map(|set| set.iter().map_while(Result::ok));
+        let records = (0..).zip(records.iter().flat_map(|set| set.iter().map_while(Result::ok)));
+        // A batch may hold many more than were asked for.
+        let left = usize::try_from(self.args.limit - self.shown).unwrap_or(usize::MAX);
+        let wanted = records.filter(|(_, record)| record.offset().get() >= self.args.from).take(left);
+        let records: Vec<(i32, RecordView<'_>)> = wanted.collect();
+        self.shown += if self.args.records { records.len() as u64 } else { 1 };
         if self.output.json {
-            let records: Vec<_> = records.map(|record| record_json(&record)).collect();
+            let records: Vec<_> = records.iter().map(|(_, record)| record_json(record)).collect();
             let mut line = batch_json(header, position, is_valid);
             if self.args.records {
                 line["records"] = json!(records);
@@ -305,7 +310,7 @@ impl<'a> Dump<'a> {
             return print(&line.to_string());
         }
         let mut text = batch_text(header, position, is_valid);
-        for (index, record) in (0..).zip(records) {
+        for (index, record) in records {
             text.push_str(&record_text(header, index, &record));
         }
         print(&text)

@@ -68,12 +68,15 @@ fn settings(pairs: &[String]) -> Result<Map<String, Value>, Failure> {
         let (key, value) = pair.split_once('=')?;
         Some((key.to_owned(), Value::from(value)))
     };
-    pairs
-        .iter()
-        .map(|text| {
-            pair(text).ok_or_else(|| Failure::wrong_use(format!("--config: found {text:?}, allowed: KEY=VALUE")))
-        })
-        .collect()
+    let mut settings = Map::new();
+    for text in pairs {
+        let wrong = || Failure::wrong_use(format!("--config: found {text:?}, allowed: KEY=VALUE"));
+        let (key, value) = pair(text).ok_or_else(wrong)?;
+        if settings.insert(key.clone(), value).is_some() {
+            return Err(Failure::wrong_use(format!("--config: {key} is there twice")));
+        }
+    }
+    Ok(settings)
 }
 
 fn list(answer: &Value) -> String {
