@@ -19,6 +19,7 @@ use super::topic::array;
 use crate::config::manifest::{self, Definition};
 use crate::function::Runtime;
 use crate::function::spec::FunctionDefinition;
+use crate::trigger::spec::TopicSelection;
 
 /// The largest code that is read for an upload: what a request may hold, in base64.
 const CODE_BYTES_MAX: u64 = 23 << 20;
@@ -48,9 +49,18 @@ struct Planned {
     file: PathBuf,
     /// What it needs to be there, as the broker names it: `function/notify`.
     needs: Vec<String>,
+    /// What it reads.
+    reads: Option<TopicSelection>,
 }
 
 impl Planned {
+    /// Whether it asks for what has this name, as the broker names it.
+    fn wants(&self, name: &str) -> bool {
+        let topic = name.strip_prefix("topic/");
+        let reads = topic.zip(self.reads.as_ref()).is_some_and(|(topic, reads)| reads.selects(topic));
+        reads || self.needs.iter().any(|needed| needed == name)
+    }
+
     fn place(&self) -> String {
         format!("{}: {} {}", self.file.display(), self.kind.as_str(), self.name)
     }
@@ -113,8 +123,7 @@ async fn try_all(planned: &[Planned], client: &Client) -> Result<Vec<Value>, Fai
     let mut answers = Vec::new();
     let mut refused: Option<Failure> = None;
     for one in planned {
-        let there: Vec<String> =
-            planned.iter().map(Planned::as_needed).filter(|name| one.needs.contains(name)).collect();
+        let there: Vec<String> = planned.iter().map(Planned::as_needed).filter(|name| one.wants(name)).collect();
         let path = format!("{}?dry_run=true&planned={}", one.kind.path(&one.name), there.join(","));
         match client.call(Method::PUT, &path, Some(&one.body)).await {
             Ok(answer) => answers.push(answer),
@@ -156,14 +165,14 @@ fn read(file: &Path) -> Result<Vec<Definition>, Failure> {
 fn plan(definition: Definition, file: &Path) -> Result<Planned, Failure> {
     let folder = file.parent().unwrap_or_else(|| Path::new(""));
     let name = definition.kind_and_name().1.to_owned();
-    let mut needs = Vec::new();
+    let (mut needs, mut reads) = (Vec::new(), None);
     let (kind, body) = match definition {
         Definition::Topic(spec) => (Kind::Topic, spec.to_json()),
         Definition::Function(definition) => (Kind::Function, function(&definition, file, folder)?),
         Definition::Trigger(spec) => {
             let steps = spec.transform.functions().map(ToString::to_string);
             needs.extend(steps.chain([spec.function.label().to_owned()]).map(|name| format!("function/{name}")));
-            needs.push(format!("topic/{}", spec.input.topic));
+            reads = Some(spec.input.topics.clone());
             (Kind::Trigger, spec.to_json())
         }
         Definition::Schedule(spec) => {
@@ -171,7 +180,7 @@ fn plan(definition: Definition, file: &Path) -> Result<Planned, Failure> {
             (Kind::Schedule, spec.to_json())
         }
     };
-    Ok(Planned { kind, name, body, file: file.to_owned(), needs })
+    Ok(Planned { kind, name, body, file: file.to_owned(), needs, reads })
 }
 
 /// The definition with its code, read from where the file says, relative to the file.

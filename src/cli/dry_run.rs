@@ -117,7 +117,7 @@ pub(super) async fn run(args: DryRunArgs, client: &Client, output: Output) -> Re
 
 /// The first step of a transform that is a function.
 fn first_function(transform: &Value) -> Option<&str> {
-    let steps = transform.as_array().map_or(std::slice::from_ref(transform), Vec::as_slice);
+    let steps = transform.as_array().map_or_else(|| std::slice::from_ref(transform), Vec::as_slice);
     steps.iter().find_map(|step| step["function"].as_str())
 }
 
