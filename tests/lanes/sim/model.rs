@@ -126,7 +126,12 @@ impl Written {
     pub(crate) fn covers(&self, record: &Record) -> bool {
         record.offset >= self.progress.reading_point()
             || self.in_hole(record.offset)
-            || self.keys.get(&record.key).is_some_and(|first| *first <= record.offset)
+            || self.is_behind_key(record)
+    }
+
+    /// Whether it is read again for its key.
+    pub(crate) fn is_behind_key(&self, record: &Record) -> bool {
+        self.keys.get(&record.key).is_some_and(|first| *first <= record.offset)
     }
 
     /// The tried window that a record belongs to: the innermost of its key, or else without one.

@@ -707,7 +707,7 @@ impl World {
         let before = Written::decode(&self.written)?.progress().committed();
         let committed = written.progress().committed();
         ensure!(before <= committed, "T1: committed goes back from {before} to {committed}");
-        let mut withheld = Vec::new();
+        let (mut withheld, mut again) = (Vec::new(), Vec::new());
         let from = self.model.index_from(committed);
         // What retention took of a window counts for it until its attempt has ended.
         let grows = |record: &&Record| {
@@ -735,12 +735,15 @@ impl World {
                     ensure!(tried.agrees(&found), "T4: {record:?} is written as {found:?}");
                 }
                 Fate::Delivered if growing.contains(&record.group) && record.group != 0 => {}
+                // Its key was given back from a record in front of it on, and decides anew when that is read again.
+                Fate::Withheld if covered && written.is_behind_key(record) => again.push(index),
                 _ => ensure!(!covered, "finished and written as unfinished: {record:?}"),
             }
         }
         ensure!(withheld.len() <= self.withheld, "T1: not covered: {:?}", self.model.records[withheld[0]]);
         self.withheld -= withheld.len();
         withheld.into_iter().for_each(|index| self.model.records[index].fate = Fate::Withheld);
+        again.into_iter().for_each(|index| self.model.records[index].fate = Fate::Unfinished);
         for record in &mut self.model.records[from..] {
             let window = written.window_of(record).copied();
             if let (Some(tried), Some(window)) = (&mut record.tried, window)

@@ -310,8 +310,8 @@ const PLANTS: [Plant; 31] = [
         name: "lane-bytes",
         what: "attempts that begin although what may come of them cannot be written down",
         file: "src/trigger/lane/fit.rs",
-        find: "        self.bytes_bound() + more_bytes + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
-        replace: "        crate::planted(\"lane-bytes\") || self.bytes_bound() + more_bytes + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
+        find: "        self.bytes_with(more) + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
+        replace: "        crate::planted(\"lane-bytes\") || self.bytes_with(more) + self.reserve_bytes() <= self.spec.limits.progress_bytes\n",
         looked_for: LANES,
     },
     Plant {
