@@ -124,9 +124,7 @@ impl Written {
 
     /// Whether a restart delivers this record, if there is no verdict on it.
     pub(crate) fn covers(&self, record: &Record) -> bool {
-        record.offset >= self.progress.reading_point()
-            || self.in_hole(record.offset)
-            || self.is_behind_key(record)
+        record.offset >= self.progress.reading_point() || self.in_hole(record.offset) || self.is_behind_key(record)
     }
 
     /// Whether it is read again for its key.

@@ -384,8 +384,18 @@ struct Planted {
 
 impl Planted {
     fn build(source: &Path, copy: &Path) -> Result<Self, Failure> {
-        for name in ["Cargo.toml", "Cargo.lock", "build.rs", "README.md", "src", "storage", "tests", "benches", "tools"]
-        {
+        for name in [
+            "Cargo.toml",
+            "Cargo.lock",
+            "build.rs",
+            "README.md",
+            "examples",
+            "src",
+            "storage",
+            "tests",
+            "benches",
+            "tools",
+        ] {
             copy_all(&source.join(name), &copy.join(name))?;
         }
         for plant in PLANTS.iter().filter(|plant| !plant.file.is_empty()) {
