@@ -342,6 +342,12 @@ fn describe(trigger: &Value) -> String {
         &["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG", "HELD", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
         &rows,
     ));
+    for lane in array(&trigger["lanes"]).iter().filter(|lane| lane["full"] == true) {
+        let (topic, partition) = (cell(&lane["topic"]), cell(&lane["partition"]));
+        text.push_str(&format!(
+            "partition {topic}/{partition} reads no further until some of what is held is finished\n"
+        ));
+    }
     for run in array(&trigger["runs"]) {
         text.push_str(&runs::describe(run));
     }

@@ -389,7 +389,8 @@ impl Lane {
     #[must_use]
     pub fn look(&self) -> LaneLook {
         let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
-        let mut look = LaneLook { blocked_keys: self.markers.len(), ..LaneLook::default() };
+        let full = self.restoring.is_none() && self.is_full();
+        let mut look = LaneLook { blocked_keys: self.markers.len(), full, ..LaneLook::default() };
         for held in tried {
             look.in_flight_records += held.places.len();
             look.in_flight_windows += 1;
@@ -428,6 +429,8 @@ pub struct LaneLook {
     pub last_error: Option<String>,
     /// Keys whose further records wait in the log.
     pub blocked_keys: usize,
+    /// Nothing more is read: what is unfinished is too scattered for more to be written down.
+    pub full: bool,
 }
 
 impl Held {

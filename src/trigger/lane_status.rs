@@ -43,6 +43,7 @@ impl LaneStatus {
             next_attempt_ms: look.next_attempt_ms,
             last_error: look.last_error,
             blocked_keys: look.blocked_keys,
+            full: look.full,
         }
     }
 

@@ -59,6 +59,7 @@ pub(crate) fn describe_lane(lane: &LaneReport) -> Value {
         "next_attempt_ms": lane.next_attempt_ms,
         "last_error": lane.last_error,
         "blocked_keys": lane.blocked_keys,
+        "full": lane.full,
     })
 }
 

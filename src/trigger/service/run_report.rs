@@ -123,6 +123,7 @@ impl TriggerService {
                 next_attempt_ms: None,
                 last_error: None,
                 blocked_keys: 0,
+                full: false,
             };
             RunLaneReport { range, lane: LaneReport { committed, ..live.unwrap_or(still) } }
         };

@@ -157,6 +157,20 @@ fn the_other_keys_go_on_where_a_window_may_hold_all_there_is_room_for() {
 }
 
 #[test]
+fn a_lane_whose_keys_all_fail_says_that_it_is_full_and_goes_on_later() {
+    let mut scene = Scene::new(spec(1, LaneLimits::default()), scattered(20_000, 1_000, 7));
+    while scene.turn(|_| true).0 {}
+    assert!(scene.lane.look().full && scene.lane.position() < scene.tail());
+    while scene.lane.committed() < scene.tail() {
+        let before = scene.lane.committed();
+        scene.now_ms += 60_000;
+        while scene.turn(|_| false).0 {}
+        assert!(before < scene.lane.committed(), "it stands still at {before}");
+    }
+    assert!(!scene.lane.look().full);
+}
+
+#[test]
 fn keys_in_no_pattern_keep_the_function_busy() {
     let mut scene = Scene::new(spec(100, LaneLimits::default()), scattered(50_000, 1_000, 7));
     let (mut turns, mut windows) = (0, 0);
