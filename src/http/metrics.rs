@@ -13,6 +13,8 @@ use tripline_storage::PartitionId;
 use crate::broker::{Broker, Topic};
 use crate::function::{DURATION_BOUNDS_MS, DurationsSnapshot, FunctionReport, FunctionService};
 use crate::source::schedule::service::{ScheduleReport, ScheduleService, ScheduleState};
+use crate::topic::name::TriggerName;
+use crate::trigger::run::RunKind;
 use crate::trigger::service::{LaneReport, TriggerReport, TriggerService, TriggerState};
 use crate::trigger::trace::TRACE_TOPIC;
 
@@ -64,7 +66,9 @@ pub fn render(source: &Source<'_>) -> String {
     groups(&mut text, source.broker);
     incoming(&mut text, source);
     compaction(&mut text, source.broker);
-    triggers(&mut text, &source.triggers.list());
+    let reports = source.triggers.list();
+    triggers(&mut text, &reports);
+    runs(&mut text, &reports, &source.triggers.runs_going_on());
     schedules(&mut text, &source.schedules.list());
     traces(&mut text, source);
     functions(&mut text, &source.functions.list());
@@ -289,6 +293,17 @@ fn triggers(text: &mut Text, reports: &[TriggerReport]) {
             text.counter("tripline_trigger_attempts_total", "Attempts by how they ended.", &labels, value);
         }
         text.gauge("tripline_dead_letters", "Dead letters since the start.", &[name], counts.dead_lettered);
+    }
+}
+
+fn runs(text: &mut Text, reports: &[TriggerReport], going_on: &BTreeMap<(TriggerName, RunKind), (usize, u64)>) {
+    for name in reports.iter().map(|report| &report.spec.name) {
+        for kind in [RunKind::Replay, RunKind::Redrive] {
+            let (count, lag) = going_on.get(&(name.clone(), kind)).copied().unwrap_or_default();
+            let labels: [(&str, &dyn Display); 2] = [("trigger", name), ("kind", &kind.as_str())];
+            text.gauge("tripline_trigger_runs", "Replays and redrives that go on.", &labels, count);
+            text.gauge("tripline_trigger_run_lag_records", "Records that they have before them.", &labels, lag);
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub const REMEMBERED_MAX: usize = 100;
 pub const RATE_MAX: u32 = 1_000_000;
 
 /// What a run does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunKind {
     /// It reads the trigger's input again.

@@ -292,6 +292,17 @@ async fn runs_are_started_looked_at_cancelled_and_refused_with_a_reason() {
     let replay =
         post("g/replays", json!({ "ranges": [{ "partition": 0, "from": 0, "to": 3 }], "rate": 1 })).await.json();
     let replay = format!("/v1/triggers/g/runs/{}", replay["run"].as_str().unwrap());
+    // One record a second: it is not over yet.
+    let metrics = stage.get("/metrics").await;
+    let metrics = std::str::from_utf8(&metrics.body).unwrap();
+    for (line, ends) in [
+        ("tripline_trigger_runs{trigger=\"g\",kind=\"replay\"}", ["1", "1"]),
+        ("tripline_trigger_runs{trigger=\"g\",kind=\"redrive\"}", ["0", "0"]),
+        ("tripline_trigger_run_lag_records{trigger=\"g\",kind=\"replay\"}", ["2", "3"]),
+    ] {
+        let found = metrics.lines().find_map(|found| found.strip_prefix(line)).map(str::trim);
+        assert!(found.is_some_and(|found| ends.contains(&found)), "{line}: {found:?}");
+    }
     assert_eq!(stage.send("POST", &format!("{replay}/cancel"), &[], "").await.json()["state"], "Cancelled");
     let described = stage.get("/v1/triggers/g").await.json();
     assert_eq!(

@@ -1,12 +1,15 @@
 //! What people see of runs.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::runs::{counted, definition};
 use super::{LaneReport, TriggerService, TriggerState};
 use crate::broker::record::RunState;
 use crate::broker::state::RunEntry;
-use crate::trigger::run::{RunCounts, RunDefinition, RunRange};
+use crate::topic::name::TriggerName;
+use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,20 @@ impl TriggerService {
     #[must_use]
     pub fn describe_run(&self, name: &str, run: Uuid) -> Option<RunReport> {
         self.run_report(&self.run_entry(name, run).ok()?)
+    }
+
+    /// How many runs of each trigger and kind go on, and how many records they have before them together; where there are none,
+    /// nothing is said.
+    #[must_use]
+    pub fn runs_going_on(&self) -> BTreeMap<(TriggerName, RunKind), (usize, u64)> {
+        let mut going_on = BTreeMap::new();
+        for run in self.inner.runs.read().values() {
+            let name = run.running.runner.spec().name.clone();
+            let (count, lag) = going_on.entry((name, run.definition.kind)).or_insert((0, 0));
+            *count += 1;
+            *lag += run.running.lanes.iter().map(|lane| lane.report().lag()).sum::<u64>();
+        }
+        going_on
     }
 
     fn run_report(&self, entry: &RunEntry) -> Option<RunReport> {
