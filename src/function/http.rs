@@ -6,8 +6,10 @@ mod connect;
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,7 +21,8 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -157,22 +160,32 @@ impl HttpInvoker {
             return Err(InvocationError::new(ErrorClass::Rejected, "payload-too-large", message));
         }
         let called = Instant::now();
-        let queued = Counted::new(&self.status, |status| &mut status.queued);
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| interrupted())?;
-        drop(queued);
-        self.stats.queue_wait.observe(called.elapsed());
+        let slot = self.slot().await.ok_or_else(interrupted)?;
+        let begun = Instant::now();
+        self.stats.queue_wait.observe(begun - called);
         let busy = Counted::new(&self.status, |status| &mut status.instances.busy);
         let (inner, stats, cancel) = (Arc::clone(&self.inner), Arc::clone(&self.stats), self.cancel.clone());
-        // A task of its own: a caller that goes away does not cut a request that has begun.
-        let attempt = tokio::spawn(async move {
+        let attempt = async move {
             let _held = (slot, busy);
-            let begun = Instant::now();
             let result =
                 cancel.run_until_cancelled(inner.request(invocation)).await.unwrap_or_else(|| Err(interrupted()));
             stats.run.observe(begun.elapsed());
             result
-        });
-        attempt.await.unwrap_or_else(|_| Err(interrupted()))
+        };
+        ToTheEnd(Some(attempt.boxed())).await
+    }
+
+    /// `None` when the function is stopped.
+    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        let slots = || Arc::clone(&self.slots);
+        match slots().try_acquire_owned() {
+            Ok(slot) => Some(slot),
+            Err(TryAcquireError::Closed) => None,
+            Err(TryAcquireError::NoPermits) => {
+                let _queued = Counted::new(&self.status, |status| &mut status.queued);
+                slots().acquire_owned().await.ok()
+            }
+        }
     }
 }
 
@@ -209,6 +222,31 @@ impl Invoker for HttpInvoker {
     }
 }
 
+/// A request that has begun: a caller that goes away does not cut it. It runs within its caller's task, and in one of its own
+/// only from then on, since a task for each request costs as much as a fifth of it.
+struct ToTheEnd(Option<BoxFuture<'static, InvocationResult>>);
+
+impl Future for ToTheEnd {
+    type Output = InvocationResult;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InvocationResult> {
+        let request = self.0.as_mut().expect("nobody polls it after its end");
+        let result = ready!(request.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for ToTheEnd {
+    fn drop(&mut self) {
+        if let (Some(request), Ok(runtime)) = (self.0.take(), Handle::try_current())
+            && !std::thread::panicking()
+        {
+            runtime.spawn(request);
+        }
+    }
+}
+
 /// Adds one to a number of the status while it lives.
 struct Counted {
     status: watch::Sender<InvokerStatus>,
@@ -217,14 +255,23 @@ struct Counted {
 
 impl Counted {
     fn new(status: &watch::Sender<InvokerStatus>, number: fn(&mut InvokerStatus) -> &mut usize) -> Self {
-        status.send_modify(|status| *number(status) += 1);
-        Self { status: status.clone(), number }
+        let counted = Self { status: status.clone(), number };
+        counted.change(|number| *number += 1);
+        counted
+    }
+
+    /// To tell nobody takes a lock for each of several lists of listeners: it is left out while nobody listens.
+    fn change(&self, change: impl FnOnce(&mut usize)) {
+        self.status.send_if_modified(|status| {
+            change((self.number)(status));
+            self.status.receiver_count() > 0
+        });
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.status.send_modify(|status| *(self.number)(status) -= 1);
+        self.change(|number| *number -= 1);
     }
 }
 

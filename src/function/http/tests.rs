@@ -355,3 +355,29 @@ async fn odd_spellings_of_addresses_go_through_the_resolver_and_are_checked() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_cut_a_request_that_has_begun() {
+    let (begun, go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (telling, waiting) = (Arc::clone(&begun), Arc::clone(&go_on));
+    let server = Server::with(move |mut stream| {
+        let (begun, go_on) = (Arc::clone(&telling), Arc::clone(&waiting));
+        async move {
+            begun.add_permits(1);
+            go_on.acquire().await.unwrap().forget();
+            stream.write_all(answer("200 OK", "done").as_bytes()).await.map(|()| stream)
+        }
+    })
+    .await;
+    let invoker = invoker(&server.url, local(), system_resolver());
+    let mut status = invoker.status();
+    tokio::select! {
+        result = invoke(&invoker) => panic!("it ended before its answer: {result:?}"),
+        begun = begun.acquire() => begun.unwrap().forget(),
+    }
+    assert_eq!(status.borrow_and_update().instances.busy, 1);
+    go_on.add_permits(2);
+    status.wait_for(|status| status.instances.busy == 0).await.unwrap();
+    assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+    assert_eq!(server.connections.load(Relaxed), 1, "a request that is cut takes its connection along");
+}
