@@ -3,9 +3,11 @@
 use serde_json::json;
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
-use tripline::trigger::service::TriggerState;
+use tripline::trigger::service::{ApplyTriggerError, TriggerState};
+use tripline::trigger::spec::TriggerSpec;
 
 use crate::harness::{World, python_definition};
+use crate::receiver::{Receiver, ok};
 
 const RAISE: &str = "
 def handler(event, context):
@@ -311,4 +313,23 @@ async fn retention_waits_for_what_a_trigger_has_not_finished_but_not_for_a_pause
     let report = world.until_committed("x", 0, log.tail().get()).await;
     assert_eq!(report.counts.delivered, log.tail().since(start));
     assert!(report.counts.expired > 0, "what it missed is counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_update_is_not_remembered_and_leaves_the_old_definition_at_work() {
+    let world = World::start();
+    let receiver = Receiver::start(|_| ok()).await;
+    world.topic("t", 1).await;
+    let definition = |url: &str| json!({"trigger": "x", "input": {"topic": "t"}, "function": {"http": {"url": url}}});
+    world.apply(definition(&receiver.url)).await;
+    let before = world.triggers.describe("x").unwrap().spec;
+    // An address that no function may reach.
+    let refused = TriggerSpec::from_json(&definition("http://169.254.169.254/")).unwrap();
+    let refused = world.triggers.apply(refused).await.unwrap_err();
+    assert!(matches!(refused, ApplyTriggerError::Deploy(_)), "{refused}");
+    assert_eq!(world.triggers.describe("x").unwrap().spec, before);
+    let world = World::start_in(world.kill().await, &[]);
+    assert_eq!(world.triggers.describe("x").unwrap().spec, before, "also after a restart");
+    world.produce(&world.broker.topic("t").unwrap(), 0, &["1"]).await;
+    world.until_committed("x", 0, 1).await;
 }

@@ -52,8 +52,8 @@ impl TriggerService {
         if spec.input.cluster.is_some() {
             return self.apply_to_cluster(spec, current).await;
         }
-        let topics = self.input_topics(&spec.input.topics).await?;
         self.check_function(&spec).await?;
+        let topics = self.input_topics(&spec.input.topics).await?;
         self.output_topics(&spec, &topics).await?;
         let warnings = warnings(&spec, topics.is_empty());
         let Some(runner) = current else {
@@ -109,27 +109,31 @@ impl TriggerService {
         changed
     }
 
-    /// `more`: what is remembered in the same moment.
+    /// Everything that may refuse the definition was asked before. `more`: what is remembered in the same moment.
     pub(super) async fn change(
         &self,
         runner: &Runner,
         spec: TriggerSpec,
         mut more: Remembered,
     ) -> Result<(), ApplyTriggerError> {
-        let old = runner.spec();
         more.records.insert(0, self.defined(runner.id, &spec).into());
-        let remembered = self.remember(&more.records, &more.sources).await;
-        // The function behind a URL is that of the definition in force.
-        let in_force = if remembered.is_ok() { &spec } else { &*old };
-        match inline_spec(in_force) {
-            Some(function) => {
-                self.inner.functions.deploy(function, None).await?;
-            }
-            None => self.remove_inline(old.name.as_str()).await,
-        }
-        remembered?;
+        self.remember(&more.records, &more.sources).await?;
+        let deployed = self.deploy_inline(&spec).await;
+        let (name, has_inline) = (spec.name.to_string(), inline_spec(&spec).is_some());
         self.redefine_runs(runner.id, &spec);
         runner.redefine(spec);
+        // The function behind the URL of the old definition goes when nothing begins by that any more.
+        if !has_inline {
+            self.remove_inline(&name).await;
+        }
+        deployed
+    }
+
+    /// The function behind a trigger's URL, if there is one, is that of this definition from now on.
+    pub(super) async fn deploy_inline(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+        if let Some(function) = inline_spec(spec) {
+            self.inner.functions.deploy(function, None).await?;
+        }
         Ok(())
     }
 
@@ -159,6 +163,7 @@ impl TriggerService {
         let left = known.iter().filter(|known| !topics.iter().any(|topic| topic.id() == **known));
         more.records.extend(left.map(|topic| TriggerTopicForgotten { trigger: id, topic: *topic }.into()));
         self.remember(&more.records, &more.sources).await?;
+        self.deploy_inline(&spec).await?;
         self.run(id, spec, topics, false).map_err(ApplyTriggerError::Lane)
     }
 
@@ -194,16 +199,15 @@ impl TriggerService {
         Ok(())
     }
 
+    /// Refuses what the functions refuse; nothing is done.
     pub(super) async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
         for step in spec.transform.functions() {
             let known = self.inner.functions.describe(step.as_str());
             known.ok_or_else(|| ApplyTriggerError::UnknownStep(step.to_string()))?;
         }
         if let Some(function) = inline_spec(spec) {
-            // That of an existing trigger changes with its definition, not before.
-            if self.runner(spec.name.as_str()).is_none() {
-                self.inner.functions.deploy(function, None).await?;
-            }
+            // It comes with the definition, not before.
+            self.inner.functions.check(&function, None).await?;
             return Ok(());
         }
         let name = spec.function.label();

@@ -75,6 +75,7 @@ impl TriggerService {
             let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
+            self.deploy_inline(&spec).await?;
             self.run_on_cluster(id, spec, false);
             return Ok(Applied { created: true, changed: true, warnings });
         };
