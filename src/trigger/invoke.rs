@@ -29,6 +29,8 @@ pub(super) struct Work {
     pub(super) input: EventInput,
     /// What the window is called: the first offset that it had.
     pub(super) name: Offset,
+    /// The nudge that it begins under.
+    pub(super) nudges: u64,
     /// From 1.
     pub(super) attempt: u32,
     /// How often the broker has stopped during an attempt on this window.
@@ -231,11 +233,11 @@ impl Work {
         let body = match answer {
             Ok(body) => body,
             Err(mut error) => {
-                error.class = self.runner.health.lock().class_of(&error);
+                error.class = self.runner.class_of(&error, self.nudges);
                 return Outcome::failed(all(), error);
             }
         };
-        self.runner.health.lock().success();
+        self.runner.target_answered(self.nudges);
         let sent = parcel.record_count();
         match parcel.failures(self.input.origin(), &body) {
             Err(reason) => {

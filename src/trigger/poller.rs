@@ -654,6 +654,7 @@ impl Poller {
                 spec: Arc::clone(&entry.spec),
                 input: entry.input(&self.input).clone(),
                 name: entry.lane.name(window),
+                nudges: entry.nudges,
                 attempt: entry.lane.state(window).attempt_number(),
                 interrupted: entry.lane.state(window).interrupted,
                 offsets: entry.lane.offsets(window),

@@ -19,7 +19,7 @@ use super::spec::{FunctionRef, TriggerSpec};
 use super::status::{Holds, Shown};
 use super::trace::TraceLog;
 use crate::broker::{self, Broker};
-use crate::function::{FunctionService, Payload};
+use crate::function::{ErrorClass, FunctionService, InvocationError, Payload};
 use crate::input::Origin;
 
 /// How long to wait before what the disk refused is tried again.
@@ -288,7 +288,7 @@ pub(super) struct Runner {
     pub(super) clock: Clock,
     pub(super) slots: Arc<Slots>,
     pub(super) counters: Counters,
-    pub(super) health: Mutex<TargetHealth>,
+    health: Mutex<TargetHealth>,
     pub(super) adaptive: Mutex<Option<AdaptiveCount>>,
     pub(super) traces: TraceLog,
     /// Whether somebody probes a target in an outage.
@@ -362,9 +362,10 @@ impl Runner {
     pub(super) fn redefine(&self, spec: TriggerSpec) {
         self.slots.redefine(&spec);
         *self.adaptive.lock() = adaptive(&spec);
-        *self.health.lock() = TargetHealth::default();
         *self.spec.write() = Arc::new(spec);
         self.nudge();
+        // Behind the nudge: what is said of the old target is not heard any more.
+        *self.health.lock() = TargetHealth::default();
     }
 
     /// There is a new definition, new code, or a person who wants it tried now: what failed before is forgotten, and waits
@@ -379,6 +380,21 @@ impl Runner {
     /// Changes with each nudge.
     pub(super) fn nudges(&self) -> u64 {
         self.nudges.load(Ordering::Acquire)
+    }
+
+    /// The class that an error counts as, of an attempt that began under a nudge: one on a target that was tells nothing of the
+    /// target that is.
+    pub(super) fn class_of(&self, error: &InvocationError, nudges: u64) -> ErrorClass {
+        let mut health = self.health.lock();
+        if self.nudges() == nudges { health.class_of(error) } else { error.class }
+    }
+
+    /// The target took what an attempt brought that began under a nudge.
+    pub(super) fn target_answered(&self, nudges: u64) {
+        let mut health = self.health.lock();
+        if self.nudges() == nudges {
+            health.success();
+        }
     }
 
     /// What invokes: a registered function's name, or the one made for a URL of this trigger.
@@ -620,6 +636,21 @@ mod tests {
         let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 1});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Runner::for_test(&definition)
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_on_the_target_that_was_brings_home_says_nothing_of_the_one_that_is() {
+        let runner = runner(json!({}));
+        let not_found = InvocationError::new(ErrorClass::Failed, "404", "");
+        let old = runner.nudges();
+        runner.redefine((*runner.spec()).clone());
+        let new = runner.nudges();
+        // Neither are its 404 counted among those of the new one, nor does its success excuse them.
+        (0..9).for_each(|_| assert_eq!(runner.class_of(&not_found, old), ErrorClass::Failed));
+        runner.target_answered(old);
+        let classes: Vec<ErrorClass> = (0..5).map(|_| runner.class_of(&not_found, new)).collect();
+        assert_eq!(classes[..4], [ErrorClass::Failed; 4]);
+        assert_eq!(classes[4], ErrorClass::Unavailable);
     }
 
     fn in_outage(runner: &Runner) -> i64 {

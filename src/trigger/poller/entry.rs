@@ -260,7 +260,8 @@ impl Entry {
         }
         let holds_all =
             |error: &InvocationError| matches!(error.class, ErrorClass::BrokenCode | ErrorClass::Unavailable);
-        if nudges != runner.nudges() && outcome.error.as_ref().is_some_and(holds_all) {
+        let is_stale = nudges != runner.nudges();
+        if is_stale && outcome.error.as_ref().is_some_and(holds_all) {
             // Of the code or the target that was: there is a reason to try at once.
             let again = Step::RetryAt { at_ms: now_ms, attempt: self.lane.state(window).attempt_number() };
             made.into_iter().for_each(|made| runner.traces.attempt(made, Some(again)));
@@ -315,7 +316,7 @@ impl Entry {
             }
             Step::RetryAt { .. } | Step::Exhausted { .. } => {}
         }
-        if took.is_some() && runner.holds(|holds| holds.outage.is_some()) {
+        if took.is_some() && !is_stale && runner.holds(|holds| holds.outage.is_some()) {
             runner.change(|holds| holds.outage = None);
         }
     }
@@ -471,6 +472,18 @@ mod tests {
             entry.ended(again, failed(class), nudges);
             assert!(entry.runner.holds(|holds| holds.failed.is_some() || holds.outage.is_some()), "{class:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_success_of_the_target_that_was_does_not_end_the_outage_of_the_one_that_is() {
+        let mut entry = entry().await;
+        let window = start(&mut entry).unwrap();
+        let nudges = entry.nudges;
+        entry.runner.redefine((*entry.spec).clone());
+        entry.runner.change(|holds| holds.outage = Some(Outage { reason: "down".to_owned(), probe_at_ms: 0 }));
+        entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        assert!(entry.runner.holds(|holds| holds.outage.is_some()));
+        assert!(entry.lane.is_idle(), "its record is done all the same");
     }
 
     #[tokio::test]
