@@ -32,6 +32,8 @@ mod letters;
 mod report;
 mod run_report;
 mod runs;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod traces;
 mod verbs;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::apply::start_offset;
 use super::{LaneChoice, ResetTriggerError, TriggerError, TriggerService};
-use crate::broker::record::{LaneId, TriggerSwitched};
+use crate::broker::record::{JournalRecord, LaneId, TriggerSwitched};
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::StartPosition;
 
@@ -25,18 +25,24 @@ impl TriggerService {
     /// # Errors
     /// See [`TriggerError`].
     pub async fn resume(&self, name: &str) -> Result<(), TriggerError> {
-        self.switch(name, false).await?;
-        let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
-        self.retry_function(&runner);
-        Ok(())
+        self.switch(name, false).await
     }
 
-    pub(super) async fn switch(&self, name: &str, paused: bool) -> Result<(), TriggerError> {
+    async fn switch(&self, name: &str, paused: bool) -> Result<(), TriggerError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        self.inner.broker.to_the_end(async move { service.switch_now(&name, paused).await }).await
+    }
+
+    async fn switch_now(&self, name: &str, paused: bool) -> Result<(), TriggerError> {
+        let _changing = self.inner.changing.lock().await;
         let runner = self.runner(name).ok_or_else(|| TriggerError::Unknown(name.to_owned()))?;
         if runner.holds(|holds| holds.paused) != paused {
             let since_ms = self.inner.clock.now_ms();
             self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()], &[]).await?;
             runner.change(|holds| holds.paused = paused);
+        }
+        if !paused {
+            self.retry_function(&runner);
         }
         Ok(())
     }
@@ -101,8 +107,7 @@ impl TriggerService {
         }
         is_here(&runner)?;
         let topics = self.topics_of(name);
-        let mut records = Vec::with_capacity(offsets.len());
-        let mut sources = Vec::with_capacity(offsets.len());
+        let (mut lanes, mut sources) = (Vec::new(), Vec::new());
         for &(topic, partition, found) in offsets {
             let topic = topics.iter().find(|read| read.id() == topic);
             let topic = topic.ok_or_else(|| ResetTriggerError::OtherTopic(name.to_owned()))?;
@@ -114,10 +119,11 @@ impl TriggerService {
                 return Err(ResetTriggerError::Offset { name, topic, partition, found, log_start, tail });
             }
             let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
-            records.push(self.restart(lane, found));
+            lanes.push((lane, found));
         }
-        // The lanes end first: what they remember at their end must not come behind the reset.
+        // The lanes end first: what they remember at their end must not come behind the reset, and the reset knows of it.
         self.end_lanes(name).await;
+        let records: Vec<JournalRecord> = lanes.into_iter().map(|(lane, at)| self.restart(lane, at)).collect();
         let remembered = self.remember(&records, &sources).await;
         let spec = (*runner.spec()).clone();
         self.run(runner.id, spec, topics, true).map_err(ResetTriggerError::Lane)?;

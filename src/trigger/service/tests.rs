@@ -1,0 +1,115 @@
+//! What happens when changes, ends and lanes meet.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde_json::{Value, json};
+use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+use tripline_storage::fs::SimFs;
+
+use super::*;
+use crate::broker::BrokerConfig;
+use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
+use crate::function::FunctionOptions;
+use crate::function::spec::FunctionDefinition;
+use crate::topic::spec::{TopicConfig, TopicSpec};
+
+/// A service on a disk in memory, with a function `f` that nobody answers for, and a topic `t`.
+struct World {
+    broker: Broker,
+    service: TriggerService,
+    topic: Arc<Topic>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let (broker, _) = Broker::start_on(Arc::new(SimFs::new()), BrokerConfig::new("/data")).unwrap();
+        let functions = FunctionService::new(FunctionOptions::new(std::env::temp_dir()).unwrap()).unwrap();
+        let function = json!({"function": "f", "runtime": "http", "url": "http://localhost/"});
+        functions.deploy(FunctionDefinition::from_json(&function).unwrap().spec, None).await.unwrap();
+        let (service, failed) = TriggerService::start(broker.clone(), functions);
+        assert!(failed.is_empty(), "{failed:?}");
+        let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(topic).await.unwrap();
+        Self { broker, service, topic }
+    }
+
+    async fn apply(&self, more: Value) -> Uuid {
+        let mut definition = json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f"});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.service.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
+        self.service.runner("x").unwrap().id
+    }
+
+    fn is_paused(&self, id: Uuid) -> (bool, bool) {
+        let written = self.broker.journal().look(|state| state.triggers[&id].paused_since_ms.is_some());
+        (written, self.service.describe("x").unwrap().state == TriggerState::Paused)
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_nobody_waits_for_any_more_is_made_or_not_but_not_half() {
+    let world = World::start().await;
+    let id = world.apply(json!({})).await;
+    {
+        let mut pause = std::pin::pin!(world.service.pause("x"));
+        assert!(pause.as_mut().now_or_never().is_none(), "it waits for the disk at least");
+    }
+    world.broker.changes_ended().await;
+    assert_eq!(world.is_paused(id), (true, true), "as written, and as done");
+}
+
+#[tokio::test]
+async fn a_pause_waits_for_a_change_that_is_under_way() {
+    let world = World::start().await;
+    let id = world.apply(json!({})).await;
+    let changing = world.service.inner.changing.lock().await;
+    let service = world.service.clone();
+    let pause = tokio::spawn(async move { service.pause("x").await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.is_paused(id), (false, false));
+    drop(changing);
+    pause.await.unwrap().unwrap();
+    assert_eq!(world.is_paused(id), (true, true));
+}
+
+#[tokio::test]
+async fn a_reset_forgets_the_verdict_that_is_written_while_a_lane_ends() {
+    let world = World::start().await;
+    let id = world.apply(json!({})).await;
+    world.service.pause("x").await.unwrap();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(&NewRecord { timestamp_ms: 1, ..NewRecord::default() }).unwrap();
+    world.broker.append(&world.topic, 0, builder.finish().unwrap()).unwrap();
+    let lane = LaneId { trigger: id, topic: world.topic.id(), partition: 0 };
+    let verdict = TriggerVerdict {
+        lane,
+        first: 0,
+        next: 1,
+        offsets: vec![0],
+        reason: "attempts".to_owned(),
+        function: "f".to_owned(),
+        attempts: Vec::new(),
+        // A topic that is gone: it would wait for a person.
+        dead_letters: Some(DeadLetterTarget {
+            topic: Uuid::from_u128(9),
+            partition: 0,
+            producer_id: 1,
+            batch_bytes: 1,
+        }),
+    };
+    let (poller, mut messages) = PollerHandle::for_test();
+    world.service.inner.running.write().get_mut("x").unwrap().pollers.push(poller);
+    let broker = world.broker.clone();
+    let lane_ends = tokio::spawn(async move {
+        let Some(Message::Remove(_, done)) = messages.recv().await else { panic!("the lane is to end") };
+        broker.journal().append(&[verdict.into()], 0).unwrap();
+        done.send(()).unwrap();
+    });
+    world.service.reset("x", &[(world.topic.id(), 0, Offset::ZERO)]).await.unwrap();
+    lane_ends.await.unwrap();
+    let verdicts = world.broker.journal().look(|state| state.lanes[&lane].verdicts.len());
+    assert_eq!(verdicts, 0, "it would give up what is to be done again");
+}
