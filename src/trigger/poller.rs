@@ -22,6 +22,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -156,6 +157,11 @@ impl PollerHandle {
         self.send(Message::Remove(trigger, done));
         // One that has ended has no lanes.
         let _ = removed.await;
+    }
+
+    /// The same of all these pollers; none waits for another.
+    pub(super) async fn remove_from_all(pollers: &[Self], trigger: Uuid) {
+        join_all(pollers.iter().map(|poller| poller.remove(trigger))).await;
     }
 
     /// Where a trigger's lane has the record at `offset`; `None` when there is no such lane.

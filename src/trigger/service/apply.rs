@@ -1,6 +1,6 @@
 //! Making, changing and ending triggers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,28 +43,37 @@ impl TriggerService {
     }
 
     pub(super) async fn apply_now(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
-        let _changing = self.inner.changing.lock().await;
-        let current = self.runner(spec.name.as_str());
-        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
-            self.check_moves(&old, &spec)?;
-        }
+        self.check_change(&spec).await?;
+        // What takes its time is done before the others have to wait: what it finds holds then too.
         #[cfg(feature = "cluster")]
         if spec.input.cluster.is_some() {
-            return self.apply_to_cluster(spec, current).await;
+            return self.apply_to_cluster(spec).await;
         }
-        self.check_function(&spec).await?;
+        let starts = Starts::look_up(&spec, selected(&self.inner.broker, &spec.input.topics)).await?;
+        let _changing = self.inner.changing.lock().await;
+        let current = self.check_change(&spec).await?;
         let topics = self.input_topics(&spec.input.topics).await?;
         self.output_topics(&spec, &topics).await?;
         let warnings = warnings(&spec, topics.is_empty());
         let Some(runner) = current else {
-            self.create(spec, topics).await?;
+            self.create(spec, topics, &starts).await?;
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
         if changed {
-            self.change_here(&runner, spec, &topics).await?;
+            self.change_here(&runner, spec, &topics, &starts).await?;
         }
         Ok(Applied { created: false, changed, warnings })
+    }
+
+    /// Refuses what cannot be made of what there is; nothing is done. Answers the trigger as it is.
+    pub(super) async fn check_change(&self, spec: &TriggerSpec) -> Result<Option<Arc<Runner>>, ApplyTriggerError> {
+        let current = self.runner(spec.name.as_str());
+        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
+            self.check_moves(&old, spec)?;
+        }
+        self.check_function(spec).await?;
+        Ok(current)
     }
 
     /// An update keeps progress: at least one of the topics that are read stays.
@@ -89,12 +98,13 @@ impl TriggerService {
         runner: &Runner,
         spec: TriggerSpec,
         topics: &[Arc<Topic>],
+        starts: &Starts,
     ) -> Result<(), ApplyTriggerError> {
         let (name, old) = (spec.name.to_string(), runner.spec());
         let mut more = Remembered::default();
         // One that the old pattern selected was made a moment ago, and nobody has joined it yet: it starts at 0.
         for topic in topics.iter().filter(|topic| !old.input.topics.selects(topic.name().as_str())) {
-            more.start(runner.id, topic, spec.input.start).await?;
+            more.start(runner.id, topic, starts).await?;
         }
         let mut left = self.topics_of(&name);
         left.retain(|topic| !spec.input.topics.selects(topic.name().as_str()));
@@ -143,7 +153,12 @@ impl TriggerService {
         }
     }
 
-    async fn create(&self, spec: TriggerSpec, topics: Vec<Arc<Topic>>) -> Result<(), ApplyTriggerError> {
+    async fn create(
+        &self,
+        spec: TriggerSpec,
+        topics: Vec<Arc<Topic>>,
+        starts: &Starts,
+    ) -> Result<(), ApplyTriggerError> {
         // One that could not be started is started with what it remembers.
         let journal = self.inner.broker.journal();
         let remembered = journal.look(|state| state.trigger_named(spec.name.as_str()));
@@ -157,7 +172,7 @@ impl TriggerService {
         for topic in topics.iter().filter(|topic| !known.contains(&topic.id())) {
             // What a pattern has selected since it was last started begins at 0.
             if remembered.is_none() || !is_pattern {
-                more.start(id, topic, spec.input.start).await?;
+                more.start(id, topic, starts).await?;
             }
         }
         let left = known.iter().filter(|known| !topics.iter().any(|topic| topic.id() == **known));
@@ -247,14 +262,44 @@ pub(super) struct Remembered {
 
 impl Remembered {
     /// Where a trigger starts in a topic.
-    async fn start(&mut self, trigger: Uuid, topic: &Topic, start: StartPosition) -> Result<(), ApplyTriggerError> {
+    async fn start(&mut self, trigger: Uuid, topic: &Topic, starts: &Starts) -> Result<(), ApplyTriggerError> {
         for (partition, log) in (0..).zip(topic.partitions()) {
-            let at = start_offset(log, start).await?;
+            let at = starts.at(topic.id(), partition, log).await?;
             self.sources.push((Arc::clone(log), at));
             let lane = LaneId { trigger, topic: topic.id(), partition };
             self.records.push(TriggerProgress { lane, progress: start_at(at) }.into());
         }
         Ok(())
+    }
+}
+
+/// Where a trigger starts.
+struct Starts {
+    position: StartPosition,
+    /// By topic and partition, where a time was looked up.
+    found: HashMap<(Uuid, u32), Offset>,
+}
+
+impl Starts {
+    /// A time is looked for in every segment of a log: the more there are, the longer that takes.
+    async fn look_up(spec: &TriggerSpec, topics: Vec<Arc<Topic>>) -> Result<Self, ApplyTriggerError> {
+        let (position, mut found) = (spec.input.start, HashMap::new());
+        if matches!(position, StartPosition::Time(_)) {
+            for topic in topics {
+                for (partition, log) in (0..).zip(topic.partitions()) {
+                    found.insert((topic.id(), partition), start_offset(log, position).await?);
+                }
+            }
+        }
+        Ok(Self { position, found })
+    }
+
+    /// In a topic that was made meanwhile, there is not much to look through.
+    async fn at(&self, topic: Uuid, partition: u32, log: &Arc<Partition>) -> Result<Offset, ApplyTriggerError> {
+        match self.found.get(&(topic, partition)) {
+            Some(found) => Ok((*found).max(log.log_start())),
+            None => Ok(start_offset(log, self.position).await?),
+        }
     }
 }
 

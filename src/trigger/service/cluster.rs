@@ -54,14 +54,10 @@ impl Place {
 }
 
 impl TriggerService {
-    pub(super) async fn apply_to_cluster(
-        &self,
-        spec: TriggerSpec,
-        current: Option<Arc<Runner>>,
-    ) -> Result<Applied, ApplyTriggerError> {
+    pub(super) async fn apply_to_cluster(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
         let refused = |error: ClusterError| ApplyTriggerError::Cluster(error.to_string());
         let client = client(&spec).ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
-        self.check_function(&spec).await?;
+        // The cluster takes its time: nobody else waits for it.
         let name = topic_name(&spec);
         let topic = client.topic(&name).await.map_err(refused)?;
         if let Some(letters) = &spec.dead_letter
@@ -69,9 +65,13 @@ impl TriggerService {
         {
             client.create_topic(letters.as_str(), topic.partition_count()).await.map_err(refused)?;
         }
+        if self.runner(spec.name.as_str()).is_none() {
+            commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
+        }
+        let _changing = self.inner.changing.lock().await;
+        let current = self.check_change(&spec).await?;
         let warnings = spec.warnings();
         let Some(runner) = current else {
-            commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
             let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;

@@ -140,9 +140,7 @@ impl TriggerService {
         if let Some(place) = running.place {
             place.leave(Duration::ZERO).await;
         }
-        for poller in &running.pollers {
-            poller.remove(running.runner.id).await;
-        }
+        PollerHandle::remove_from_all(&running.pollers, running.runner.id).await;
         running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 

@@ -9,7 +9,7 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::TriggerService;
-use super::runs::{RunError, definition, is_here};
+use super::runs::{RunError, changed_meanwhile, definition, is_here};
 use crate::broker::Topic;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
@@ -52,6 +52,15 @@ pub struct Discarded {
     pub deleted: bool,
 }
 
+/// What decides which letters a redrive takes: while it is the same, they are.
+#[derive(PartialEq)]
+struct BeforeRedrive {
+    trigger: Uuid,
+    topic: Uuid,
+    redrives: Vec<(RunEntry, RunDefinition)>,
+    discarded_below: HashMap<u32, Offset>,
+}
+
 impl TriggerService {
     /// Puts dead letters of a trigger back through it. Durable on return, with its range. A redrive that was cancelled gives
     /// way: this one takes what it had left, where it is asked to.
@@ -60,22 +69,27 @@ impl TriggerService {
     /// See [`RunError`].
     pub async fn redrive(&self, name: &str, request: RedriveRequest) -> Result<Uuid, RunError> {
         let (service, name) = (self.clone(), name.to_owned());
-        self.inner
-            .broker
-            .to_the_end(async move {
-                let _changing = service.inner.changing.lock().await;
-                let (runner, topic) = service.dead_letters_of(&name)?;
-                let replaced = service.replace_cancelled(&runner)?;
-                let mut definition = service.redrive_definition(&topic, &request).await?;
-                if request.max.is_some() {
-                    let gate = service.gate_after(&runner, &topic, &definition, &replaced)?;
-                    let found = service.look_through(&runner, &topic, &definition, &gate, request.max, None).await?;
-                    definition.ranges = found.ranges;
-                }
-                let records = replaced.iter().flat_map(|(records, _)| records.clone()).collect();
-                service.begin_run(&runner, &topic, definition, records).await
-            })
-            .await
+        self.inner.broker.to_the_end(async move { service.redrive_now(&name, &request).await }).await
+    }
+
+    async fn redrive_now(&self, name: &str, request: &RedriveRequest) -> Result<Uuid, RunError> {
+        let (runner, topic) = self.dead_letters_of(name)?;
+        let before = self.before_redrive(&runner, &topic)?;
+        let replaced = self.replace_cancelled(&runner)?;
+        let mut definition = self.redrive_definition(&topic, request).await?;
+        if request.max.is_some() {
+            // However many letters there are, nobody else waits while they are looked through.
+            let gate = self.gate_after(&runner, &topic, &definition, &replaced)?;
+            let found = self.look_through(&runner, &topic, &definition, &gate, request.max, None).await?;
+            definition.ranges = found.ranges;
+        }
+        let _changing = self.inner.changing.lock().await;
+        let (now, topic_now) = self.dead_letters_of(name)?;
+        if self.before_redrive(&now, &topic_now)? != before {
+            return Err(changed_meanwhile(name));
+        }
+        let records = replaced.into_iter().flat_map(|(records, _)| records).collect();
+        self.begin_run(&runner, &topic, definition, records).await
     }
 
     /// What a redrive would do, as far as `time` allows to look.
@@ -132,7 +146,6 @@ impl TriggerService {
     }
 
     async fn discard_now(&self, name: &str, ranges: &[RangeRequest]) -> Result<Vec<Discarded>, RunError> {
-        let _changing = self.inner.changing.lock().await;
         let (runner, topic) = self.dead_letters_of(name)?;
         self.no_redrive(&runner)?;
         let ranges = self.ranges(&topic, ranges).await?;
@@ -143,13 +156,23 @@ impl TriggerService {
             let input = self.letters_input(&runner, &topic, range)?;
             let mut counts = LetterCounts::default();
             scan_letters(&input, range, &gate, None, None, &mut counts, |_| ()).await?;
-            let deleted = counts.not_ours == 0 && !self.is_read(topic.id());
+            let deleted = counts.not_ours == 0;
             discarded.push(Discarded {
                 partition: range.partition,
                 below: range.next(),
                 letters: counts.taken,
                 deleted,
             });
+        }
+        // However many letters there were, nobody else waited while they were looked through.
+        let _changing = self.inner.changing.lock().await;
+        let (now, topic_now) = self.dead_letters_of(name)?;
+        if (now.id, topic_now.id()) != (runner.id, topic.id()) {
+            return Err(changed_meanwhile(name));
+        }
+        self.no_redrive(&runner)?;
+        if self.is_read(topic.id()) {
+            discarded.iter_mut().for_each(|discarded| discarded.deleted = false);
         }
         let records = discarded.iter().map(|discarded| {
             let below = discarded.below.get();
@@ -205,6 +228,26 @@ impl TriggerService {
         let filter = redrive.filter.as_ref().map(Pattern::parse).transpose()?;
         let name = trigger.spec().name.to_string();
         Ok(Gate { trigger: name, filter, redrives_max: redrive.redrives_max, earlier, discarded_below })
+    }
+
+    /// What decides which letters a redrive takes.
+    fn before_redrive(&self, trigger: &Runner, topic: &Topic) -> Result<BeforeRedrive, RunError> {
+        let discarded_below = self.discarded_below(trigger, topic);
+        Ok(BeforeRedrive {
+            trigger: trigger.id,
+            topic: topic.id(),
+            redrives: self.redrives(trigger, |_| true)?,
+            discarded_below,
+        })
+    }
+
+    /// By partition: letters below are not wanted any more.
+    fn discarded_below(&self, trigger: &Runner, topic: &Topic) -> HashMap<u32, Offset> {
+        self.inner.broker.journal().look(|state| {
+            let of = |of: &Uuid, letters: &Uuid| *of == trigger.id && *letters == topic.id();
+            let discarded = state.discarded.iter().filter(|((trigger, letters, _), _)| of(trigger, letters));
+            discarded.map(|((.., partition), below)| (*partition, *below)).collect()
+        })
     }
 
     /// As [`TriggerService::gate`], after cancelled redrives have given way.

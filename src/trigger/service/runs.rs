@@ -17,7 +17,7 @@ use crate::input::{EventInput, LogInput};
 use crate::trigger::dry_run::{DryRunReport, DryRunRequest, SAMPLES_MAX, TIME_MAX, dry_run};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
-use crate::trigger::poller::RunLane;
+use crate::trigger::poller::{PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
     Completion, REMEMBERED_MAX, RUNNING_MAX, RangeRequest, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
@@ -86,6 +86,11 @@ pub(super) fn is_here(runner: &Runner) -> Result<(), RunError> {
     Err(RunError::State(format!("trigger {} reads a cluster; runs are for topics of this broker", spec.name)))
 }
 
+/// What was looked at while others could change things holds no more.
+pub(super) fn changed_meanwhile(trigger: &str) -> RunError {
+    RunError::State(format!("trigger {trigger} or its runs changed meanwhile: try again"))
+}
+
 impl From<PatternError> for RunError {
     fn from(error: PatternError) -> Self {
         Self::Lane(format!("a pattern in the state journal: {error}"))
@@ -146,24 +151,29 @@ impl TriggerService {
     /// See [`RunError`].
     pub async fn replay(&self, name: &str, request: ReplayRequest) -> Result<Uuid, RunError> {
         let (service, name) = (self.clone(), name.to_owned());
-        self.inner
-            .broker
-            .to_the_end(async move {
-                let _changing = service.inner.changing.lock().await;
-                let (runner, topic) = service.input_of(&name, request.topic.as_deref())?;
-                let ranges = service.ranges(&topic, &request.ranges).await?;
-                let definition = RunDefinition {
-                    kind: RunKind::Replay,
-                    topic: topic.name().to_string(),
-                    ranges,
-                    filter: None,
-                    rate: request.rate,
-                    redrives_max: None,
-                    again: false,
-                };
-                service.begin_run(&runner, &topic, definition, Vec::new()).await
-            })
-            .await
+        self.inner.broker.to_the_end(async move { service.replay_now(&name, request).await }).await
+    }
+
+    async fn replay_now(&self, name: &str, request: ReplayRequest) -> Result<Uuid, RunError> {
+        let wanted = request.topic.as_deref();
+        let (runner, topic) = self.input_of(name, wanted)?;
+        // To look for a time takes a while: nobody waits for that.
+        let ranges = self.ranges(&topic, &request.ranges).await?;
+        let definition = RunDefinition {
+            kind: RunKind::Replay,
+            topic: topic.name().to_string(),
+            ranges,
+            filter: None,
+            rate: request.rate,
+            redrives_max: None,
+            again: false,
+        };
+        let _changing = self.inner.changing.lock().await;
+        let (now, topic_now) = self.input_of(name, wanted)?;
+        if (now.id, topic_now.id()) != (runner.id, topic.id()) {
+            return Err(changed_meanwhile(name));
+        }
+        self.begin_run(&runner, &topic, definition, Vec::new()).await
     }
 
     /// What a filter would do with a range of a trigger's input; nothing is invoked.
@@ -476,9 +486,7 @@ impl TriggerService {
 
     async fn end_run_lanes(&self, id: Uuid, active: &ActiveRun) {
         stop(&active.running.runner);
-        for poller in &active.running.pollers {
-            poller.remove(id).await;
-        }
+        PollerHandle::remove_from_all(&active.running.pollers, id).await;
         active.running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 

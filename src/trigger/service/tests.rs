@@ -9,10 +9,11 @@ use tripline_storage::fs::SimFs;
 
 use super::*;
 use crate::broker::BrokerConfig;
-use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
+use crate::broker::record::{DeadLetterTarget, LaneId, LettersDiscarded, TriggerVerdict};
 use crate::function::FunctionOptions;
 use crate::function::spec::FunctionDefinition;
 use crate::topic::spec::{TopicConfig, TopicSpec};
+use crate::trigger::run::{RangeRequest, RedriveRequest};
 
 /// A service on a disk in memory, with a function `f` that nobody answers for, and a topic `t`.
 struct World {
@@ -112,4 +113,35 @@ async fn a_reset_forgets_the_verdict_that_is_written_while_a_lane_ends() {
     lane_ends.await.unwrap();
     let verdicts = world.broker.journal().look(|state| state.lanes[&lane].verdicts.len());
     assert_eq!(verdicts, 0, "it would give up what is to be done again");
+}
+
+#[tokio::test]
+async fn a_redrive_looks_at_the_letters_beside_other_changes_and_begins_only_where_what_it_saw_still_holds() {
+    let world = World::start().await;
+    let id = world.apply(json!({"dead_letter": {"topic": "t.dlq"}})).await;
+    let letters = world.broker.topic("t.dlq").unwrap().id();
+    let request = RedriveRequest {
+        ranges: vec![RangeRequest::ALL],
+        filter: None,
+        max: Some(1),
+        rate: None,
+        redrives_max: None,
+        again: false,
+    };
+    for is_discarded in [true, false] {
+        let changing = world.service.inner.changing.lock().await;
+        let (service, request) = (world.service.clone(), request.clone());
+        let redrive = tokio::spawn(async move { service.redrive("x", request).await });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        if is_discarded {
+            let discarded = LettersDiscarded { trigger: id, topic: letters, partition: 0, below: 1 };
+            world.broker.journal().append(&[discarded.into()], 0).unwrap();
+        }
+        drop(changing);
+        let redrive = redrive.await.unwrap();
+        let is_refused = matches!(&redrive, Err(RunError::State(reason)) if reason.contains("meanwhile"));
+        assert_eq!((is_refused, redrive.is_ok()), (is_discarded, !is_discarded), "{redrive:?}");
+    }
 }

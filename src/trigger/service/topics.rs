@@ -194,9 +194,7 @@ impl TriggerService {
             running.topics.retain(|read| read.id() != topic);
             (Arc::clone(&running.runner), running.take(|lane| lane.origin().topic_id == topic))
         };
-        for poller in pollers {
-            poller.remove(runner.id).await;
-        }
+        PollerHandle::remove_from_all(&pollers, runner.id).await;
         runner.change(|holds| holds.blocked.retain(|(of, _), _| *of != topic));
         self.end_pollers(topic);
     }
