@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tripline::broker::Topic;
+use tripline::broker::record::RunDefined;
 use tripline::trigger::dry_run::DryRunRequest;
 use tripline::trigger::filter::Pattern;
 use tripline::trigger::run::{RangeRequest, RedriveRequest, ReplayRequest};
@@ -579,4 +580,19 @@ async fn a_paused_trigger_is_reset_to_a_time_or_an_end() {
     world.triggers.resume("x").await.unwrap();
     world.until_committed("x", 0, 2).await;
     assert_eq!(world.printed.wait_for(3).await, ["1", "2", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_takes_no_letter_twice_whatever_the_clock_said_when_it_began() {
+    let world = World::start();
+    world.with_letters(&["1", "2"], json!({})).await;
+    world.python("f", PRINT).await;
+    assert_eq!(world.redrive(all()).await.counts.delivered, 2);
+    // As if the clock had been a day ahead then, and was set back.
+    let ahead = world.broker.journal().look(|state| {
+        let run = state.runs.values().next().unwrap().defined.clone();
+        RunDefined { created_ms: run.created_ms + 86_400_000, ..run }
+    });
+    world.broker.journal().append(&[ahead.into()], 0).unwrap();
+    assert_eq!(world.redrive(all()).await.counts.delivered, 0);
 }

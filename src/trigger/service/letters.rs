@@ -14,7 +14,7 @@ use crate::broker::Topic;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
 use crate::input::LogInput;
-use crate::trigger::filter::Pattern;
+use crate::trigger::filter::{Pattern, PatternError};
 use crate::trigger::run::{
     Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, ScanError,
     scan_letters,
@@ -203,30 +203,21 @@ impl TriggerService {
         topic.map(|topic| (runner, topic)).ok_or_else(|| RunError::NoDeadLetters(name.to_owned()))
     }
 
-    /// Which letters a redrive takes: those that no redrive before it took. `entry`: the redrive itself, when it is known.
+    /// Which letters a redrive takes: those that no other took. One at a time goes on, and one that was cancelled gives way to
+    /// the next: so all that have ended were before it, whatever the clock said then. `id`: its own, when it has one.
     pub(super) fn gate(
         &self,
         trigger: &Runner,
         topic: &Topic,
         redrive: &RunDefinition,
-        entry: Option<&RunEntry>,
+        id: Option<Uuid>,
     ) -> Result<Gate, RunError> {
-        let before = |other: &RunEntry| {
-            let order = |entry: &RunEntry| (entry.defined.created_ms, entry.defined.id);
-            entry.is_none_or(|entry| order(other) < order(entry))
-        };
-        let (earlier, discarded_below) = self.inner.broker.journal().look(|state| {
-            let runs = state.runs_of(trigger.id).into_iter();
-            let ended = runs.filter(|run| run.state.has_ended() && run.defined.topic == topic.id() && before(run));
-            let discarded =
-                state.discarded.iter().filter(|((of, letters, _), _)| *of == trigger.id && *letters == topic.id());
-            let discarded: HashMap<u32, Offset> =
-                discarded.map(|((.., partition), below)| (*partition, *below)).collect();
-            (ended.cloned().collect::<Vec<RunEntry>>(), discarded)
-        });
-        let earlier = if redrive.again { Vec::new() } else { redriven(&earlier)? };
+        let ended = self.redrives(trigger, RunState::has_ended)?.into_iter();
+        let others = ended.filter(|(other, _)| other.defined.topic == topic.id() && Some(other.defined.id) != id);
+        let took = others.filter(|_| !redrive.again).map(|(_, definition)| Redriven::new(definition));
+        let earlier = took.collect::<Result<Vec<Redriven>, PatternError>>()?;
         let filter = redrive.filter.as_ref().map(Pattern::parse).transpose()?;
-        let name = trigger.spec().name.to_string();
+        let (name, discarded_below) = (trigger.spec().name.to_string(), self.discarded_below(trigger, topic));
         Ok(Gate { trigger: name, filter, redrives_max: redrive.redrives_max, earlier, discarded_below })
     }
 
@@ -391,11 +382,4 @@ fn everything(topic: &Topic, ranges: Vec<RunRange>) -> RunDefinition {
         redrives_max: None,
         again: false,
     }
-}
-
-fn redriven(entries: &[RunEntry]) -> Result<Vec<Redriven>, RunError> {
-    let definitions = entries.iter().map(definition);
-    let redrives =
-        definitions.filter(|definition| !matches!(definition, Ok(RunDefinition { kind: RunKind::Replay, .. })));
-    redrives.map(|definition| Ok(Redriven::new(definition?)?)).collect()
 }

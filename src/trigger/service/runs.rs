@@ -412,7 +412,7 @@ impl TriggerService {
         let gate = match definition.kind {
             RunKind::Replay => None,
             RunKind::Redrive => {
-                let gate = self.gate(&owner, &topic, &definition, Some(entry));
+                let gate = self.gate(&owner, &topic, &definition, Some(id));
                 Some(Arc::new(gate.map_err(|error| error.to_string())?))
             }
         };
