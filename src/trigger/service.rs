@@ -113,16 +113,31 @@ impl TriggerService {
             changing: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };
-        *service.inner.follower.lock() = Some(Self::follow(&service.inner));
+        let failed = service.restore_all();
+        (service, failed)
+    }
+
+    /// Starts what the journal remembers. What happens from the first moment on (a topic that comes, a run that ends) waits until
+    /// everything is there.
+    fn restore_all(&self) -> Vec<RestoreTriggerError> {
+        let _changing = self.inner.changing.try_lock().expect("nobody else has the service yet");
+        *self.inner.follower.lock() = Some(Self::follow(&self.inner));
         let entries: Vec<TriggerEntry> =
-            service.inner.broker.journal().look(|state| state.triggers.values().cloned().collect());
+            self.inner.broker.journal().look(|state| state.triggers.values().cloned().collect());
         let failed = entries.into_iter().filter_map(|entry| {
             let name = entry.defined.name.clone();
-            service.restore(&entry).err().map(|reason| RestoreTriggerError { name, reason })
+            self.restore(&entry).err().map(|reason| RestoreTriggerError { name, reason })
         });
         let mut failed: Vec<RestoreTriggerError> = failed.collect();
-        failed.extend(service.restore_runs());
-        (service, failed)
+        let started: HashMap<Uuid, String> =
+            self.inner.running.read().iter().map(|(name, running)| (running.runner.id, name.clone())).collect();
+        failed.extend(self.restore_runs(&started));
+        failed
+    }
+
+    /// Triggers and runs start and end one at a time.
+    fn is_changing(&self) -> bool {
+        self.inner.changing.try_lock().is_err()
     }
 
     /// The time by which triggers act and which their reports quote, ms since 1970: the wall clock's when the service started,
@@ -188,10 +203,8 @@ impl TriggerService {
         self.end_history().await;
     }
 
-    /// Goes on with the runs of those triggers that were started.
-    fn restore_runs(&self) -> Vec<RestoreTriggerError> {
-        let started: HashMap<Uuid, String> =
-            self.inner.running.read().iter().map(|(name, running)| (running.runner.id, name.clone())).collect();
+    /// Goes on with the runs of these triggers, by id, which were started.
+    fn restore_runs(&self, started: &HashMap<Uuid, String>) -> Vec<RestoreTriggerError> {
         let entries: Vec<RunEntry> = self.inner.broker.journal().look(|state| {
             let running = state.runs.values().filter(|run| run.state == RunState::Running);
             running.filter(|run| started.contains_key(&run.defined.trigger)).cloned().collect()

@@ -22,6 +22,7 @@ use crate::trigger::spec::TriggerSpec;
 impl TriggerService {
     /// Starts the lanes of a trigger where the journal says.
     pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topics: Vec<Arc<Topic>>, paused: bool) -> Result<(), String> {
+        debug_assert!(self.is_changing(), "lanes of a trigger start within a change");
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());

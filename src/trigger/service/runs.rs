@@ -396,6 +396,7 @@ impl TriggerService {
 
     /// Starts the lanes of a run where the journal says.
     pub(super) fn start_run(&self, entry: &RunEntry) -> Result<(), String> {
+        debug_assert!(self.is_changing(), "runs start within a change");
         let (id, trigger) = (entry.defined.id, entry.defined.trigger);
         let definition = definition(entry).map_err(|error| error.to_string())?;
         let owner = self
