@@ -90,10 +90,11 @@ impl TriggerService {
         })
     }
 
-    /// The poller of a partition, started if there is none.
+    /// The poller of a partition, started if there is none at work: one that broke down drives nothing any more.
     pub(super) fn poller(&self, topic: &Topic, partition: u32) -> Result<PollerHandle, String> {
         let mut pollers = self.inner.pollers.lock();
-        if let Some((poller, _)) = pollers.get(&(topic.id(), partition)) {
+        let known = pollers.get(&(topic.id(), partition));
+        if let Some((poller, _)) = known.filter(|(poller, _)| !poller.has_ended()) {
             return Ok(poller.clone());
         }
         let input = LogInput::new(&self.inner.broker, topic, partition);

@@ -35,11 +35,12 @@ impl World {
         Self { broker, service, topic }
     }
 
+    /// A trigger `x`, or what `more` makes of it.
     async fn apply(&self, more: Value) -> Uuid {
         let mut definition = json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f"});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.service.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
-        self.service.runner("x").unwrap().id
+        self.service.runner(definition["trigger"].as_str().unwrap()).unwrap().id
     }
 
     fn is_paused(&self, id: Uuid) -> (bool, bool) {
@@ -144,4 +145,18 @@ async fn a_redrive_looks_at_the_letters_beside_other_changes_and_begins_only_whe
         let is_refused = matches!(&redrive, Err(RunError::State(reason)) if reason.contains("meanwhile"));
         assert_eq!((is_refused, redrive.is_ok()), (is_discarded, !is_discarded), "{redrive:?}");
     }
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_made_after_a_poller_broke_down_has_one_at_work() {
+    let world = World::start().await;
+    world.apply(json!({})).await;
+    let broken = world.service.poller(&world.topic, 0).unwrap();
+    broken.send(Message::Stop);
+    while !broken.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    world.apply(json!({"trigger": "y"})).await;
+    let running = world.service.inner.running.read();
+    assert!(running["y"].pollers.iter().all(|poller| !poller.has_ended()));
 }
