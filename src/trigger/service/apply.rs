@@ -14,6 +14,7 @@ use crate::broker::journal::JournalError;
 use crate::broker::record::{
     JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerTopicForgotten,
 };
+use crate::broker::state::State;
 use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::function::{FunctionSpec, Instances, Payload, Runtime};
 use crate::topic::spec::{TopicConfig, TopicSpec};
@@ -159,10 +160,11 @@ impl TriggerService {
         topics: Vec<Arc<Topic>>,
         starts: &Starts,
     ) -> Result<(), ApplyTriggerError> {
-        // One that could not be started is started with what it remembers.
+        // One that could not be started is started with what it remembers, its pause and its runs included.
         let journal = self.inner.broker.journal();
         let remembered = journal.look(|state| state.trigger_named(spec.name.as_str()));
         let id = remembered.unwrap_or_else(Uuid::new_v4);
+        let paused = self.is_paused(id);
         let known: BTreeSet<Uuid> = journal.look(|state| {
             let lanes = state.lanes.keys().filter(|lane| lane.trigger == id);
             lanes.map(|lane| lane.topic).collect()
@@ -179,7 +181,18 @@ impl TriggerService {
         more.records.extend(left.map(|topic| TriggerTopicForgotten { trigger: id, topic: *topic }.into()));
         self.remember(&more.records, &more.sources).await?;
         self.deploy_inline(&spec).await?;
-        self.run(id, spec, topics, false).map_err(ApplyTriggerError::Lane)
+        let name = spec.name.to_string();
+        self.run(id, spec, topics, paused).map_err(ApplyTriggerError::Lane)?;
+        for failed in self.restore_runs(&HashMap::from([(id, name)])) {
+            tracing::error!(%failed, "a run does not go on");
+        }
+        Ok(())
+    }
+
+    /// Whether a person has a trigger paused, as the journal says.
+    pub(super) fn is_paused(&self, id: Uuid) -> bool {
+        let paused = |state: &State| state.triggers.get(&id).is_some_and(|entry| entry.paused_since_ms.is_some());
+        self.inner.broker.journal().look(paused)
     }
 
     pub(super) fn defined(&self, id: Uuid, spec: &TriggerSpec) -> TriggerDefined {

@@ -76,7 +76,7 @@ impl TriggerService {
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
             self.deploy_inline(&spec).await?;
-            self.run_on_cluster(id, spec, false);
+            self.run_on_cluster(id, spec, self.is_paused(id));
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;

@@ -9,7 +9,9 @@ use tripline_storage::fs::SimFs;
 
 use super::*;
 use crate::broker::BrokerConfig;
-use crate::broker::record::{DeadLetterTarget, LaneId, LettersDiscarded, TriggerVerdict};
+use crate::broker::record::{
+    DeadLetterTarget, LaneId, LettersDiscarded, RunDefined, TriggerDefined, TriggerSwitched, TriggerVerdict,
+};
 use crate::function::FunctionOptions;
 use crate::function::spec::FunctionDefinition;
 use crate::topic::spec::{TopicConfig, TopicSpec};
@@ -25,14 +27,19 @@ struct World {
 impl World {
     async fn start() -> Self {
         let (broker, _) = Broker::start_on(Arc::new(SimFs::new()), BrokerConfig::new("/data")).unwrap();
+        let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(topic).await.unwrap();
+        let (world, failed) = Self::start_on(broker, topic).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        world
+    }
+
+    async fn start_on(broker: Broker, topic: Arc<Topic>) -> (Self, Vec<RestoreTriggerError>) {
         let functions = FunctionService::new(FunctionOptions::new(std::env::temp_dir()).unwrap()).unwrap();
         let function = json!({"function": "f", "runtime": "http", "url": "http://localhost/"});
         functions.deploy(FunctionDefinition::from_json(&function).unwrap().spec, None).await.unwrap();
         let (service, failed) = TriggerService::start(broker.clone(), functions);
-        assert!(failed.is_empty(), "{failed:?}");
-        let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
-        let topic = broker.create_topic(topic).await.unwrap();
-        Self { broker, service, topic }
+        (Self { broker, service, topic }, failed)
     }
 
     /// A trigger `x`, or what `more` makes of it.
@@ -41,6 +48,12 @@ impl World {
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.service.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
         self.service.runner(definition["trigger"].as_str().unwrap()).unwrap().id
+    }
+
+    fn produce(&self) {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(&NewRecord { timestamp_ms: 1, ..NewRecord::default() }).unwrap();
+        self.broker.append(&self.topic, 0, builder.finish().unwrap()).unwrap();
     }
 
     fn is_paused(&self, id: Uuid) -> (bool, bool) {
@@ -82,9 +95,7 @@ async fn a_reset_forgets_the_verdict_that_is_written_while_a_lane_ends() {
     let world = World::start().await;
     let id = world.apply(json!({})).await;
     world.service.pause("x").await.unwrap();
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    builder.push(&NewRecord { timestamp_ms: 1, ..NewRecord::default() }).unwrap();
-    world.broker.append(&world.topic, 0, builder.finish().unwrap()).unwrap();
+    world.produce();
     let lane = LaneId { trigger: id, topic: world.topic.id(), partition: 0 };
     let verdict = TriggerVerdict {
         lane,
@@ -159,4 +170,25 @@ async fn a_trigger_that_is_made_after_a_poller_broke_down_has_one_at_work() {
     world.apply(json!({"trigger": "y"})).await;
     let running = world.service.inner.running.read();
     assert!(running["y"].pollers.iter().all(|poller| !poller.has_ended()));
+}
+
+#[tokio::test]
+async fn a_trigger_that_could_not_be_restored_is_made_anew_with_its_pause_and_its_runs() {
+    let World { broker, service, topic } = World::start().await;
+    drop(service);
+    let (id, run) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let definition = json!({"trigger": "x", "input": {"topic": "gone"}, "function": "f"}).to_string();
+    let replay = r#"{"kind":"replay","topic":"t","ranges":[{"partition":0,"from":0,"to":1}]}"#.to_owned();
+    let remembered: [JournalRecord; 3] = [
+        TriggerDefined { id, name: "x".to_owned(), definition, created_ms: 1 }.into(),
+        TriggerSwitched { id, paused: true, since_ms: 2 }.into(),
+        RunDefined { id: run, trigger: id, topic: topic.id(), definition: replay, created_ms: 3 }.into(),
+    ];
+    broker.journal().append(&remembered, 0).unwrap();
+    let (world, failed) = World::start_on(broker, topic).await;
+    assert_eq!(failed.iter().map(|failed| failed.name.as_str()).collect::<Vec<_>>(), ["x"]);
+    world.produce();
+    assert_eq!(world.apply(json!({})).await, id);
+    assert_eq!(world.is_paused(id), (true, true));
+    assert!(world.service.inner.runs.read().contains_key(&run));
 }
