@@ -217,7 +217,7 @@ impl GiveUp {
 
     fn trace(&self, verdict: &TriggerVerdict, offsets: Vec<Offset>, letters: Option<(String, u32, Ranges)>) {
         let spec = self.runner.spec();
-        if spec.trace.keeps(true) {
+        if spec.keeps_trace(&self.input.origin().topic, true) {
             self.runner.traces.verdict(Box::new(Settled {
                 spec,
                 trigger: self.lane.trigger,

@@ -129,7 +129,7 @@ impl Work {
         events: TracedEvents,
     ) -> Option<Box<Made>> {
         let error = outcome.error.as_ref().or_else(|| outcome.rejected.values().next());
-        self.spec.trace.keeps(error.is_some()).then(|| {
+        self.spec.keeps_trace(&self.input.origin().topic, error.is_some()).then(|| {
             Box::new(Made {
                 spec: Arc::clone(&self.spec),
                 trigger: self.runner.id,

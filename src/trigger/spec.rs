@@ -12,7 +12,7 @@ use super::flow::PerKey;
 use super::lane::{LaneLimits, LaneSpec};
 use super::outputs::Destinations;
 use super::retry::RetryPolicy;
-use super::trace::TraceLevel;
+use super::trace::{TRACE_TOPIC, TraceLevel};
 use super::transform::Transform;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
@@ -203,7 +203,19 @@ impl TriggerSpec {
             let sentence = "the `dead_letter` topic stays empty: with `errors_tolerance` none, a failing window is tried until it succeeds";
             warnings.push(format!("trigger {}: {sentence}", self.name));
         }
+        if self.input.cluster.is_none() && self.input.topics.selects(TRACE_TOPIC) {
+            let sentence =
+                "what it does with records of that topic leaves no trace, or it would go on for ever by itself";
+            warnings.push(format!("trigger {} reads {TRACE_TOPIC}: {sentence}", self.name));
+        }
         warnings
+    }
+
+    /// Whether history is kept of what came out so of records of this topic. That of history would be history for itself.
+    #[must_use]
+    pub fn keeps_trace(&self, topic: &str, failed: bool) -> bool {
+        let is_history = self.input.cluster.is_none() && topic == TRACE_TOPIC;
+        !is_history && self.trace.keeps(failed)
     }
 
     /// Whether the function can take this trigger's windows.

@@ -7,7 +7,8 @@
 //! ```
 //! One record tells of an attempt, with all its events, or of a verdict; see [`record`] for their fields. A lane hands
 //! them over without waiting; what does not fit into the queue is dropped and counted. So history may miss what a crash
-//! took or a flood drowned, and the story says so; progress never depends on it.
+//! took or a flood drowned, and the story says so; progress never depends on it. What a trigger does with records of that
+//! topic itself leaves no trace: each attempt would be the cause of the next.
 //!
 //! The records of the topic carry `<topic>/<partition>/<first>-<last>` as key: looking for an event reads keys, not values.
 

@@ -6,6 +6,8 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use tripline::broker::Topic;
 use tripline::topic::name::TopicName;
+use tripline::trigger::service::TriggerReport;
+use tripline::trigger::spec::TriggerSpec;
 use tripline::trigger::trace::story::{Story, TriggerOutcome, TriggerStory};
 use tripline::trigger::trace::{SearchLimits, TRACE_TOPIC, TraceError, Wanted};
 use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
@@ -347,4 +349,30 @@ async fn a_trigger_keeps_as_much_history_as_it_says() {
     let kept: Vec<&str> = kept.triggers[1].attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
     assert_eq!(kept, ["failed"]);
     assert_eq!(world.triggers.trace_counts().written, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_reads_history_makes_none_of_that_and_is_told_so() {
+    for (code, kept) in [(200, "attempts"), (400, "verdicts")] {
+        let world = World::start();
+        let topic = world.topic("in", 1).await;
+        let receiver = Receiver::start(move |one| status(if one.id.starts_with("watch") { code } else { 200 })).await;
+        world.apply(trigger(&receiver, json!({}))).await;
+        world.produce(&topic, 0, &["1"]).await;
+        world.until_committed("t", 0, 1).await;
+        story(&world, "in/0/0").await;
+        let input = json!({"topics": ["in", TRACE_TOPIC], "start": "earliest"});
+        let watch = trigger(&receiver, json!({"trigger": "watch", "input": input}));
+        let applied = world.triggers.apply(TriggerSpec::from_json(&watch).unwrap()).await.unwrap();
+        assert!(applied.warnings.iter().any(|warning| warning.contains(TRACE_TOPIC)), "{:?}", applied.warnings);
+        // One of `t`, and what it did with the record of `in`.
+        let expected = if code == 200 { 2 } else { 3 };
+        let traces = |report: &TriggerReport| {
+            report.lanes.iter().find(|lane| lane.topic == TRACE_TOPIC).unwrap().committed.get()
+        };
+        world.until("watch", |report| traces(report) >= expected).await;
+        story(&world, "in/0/0").await;
+        let tail = world.broker.topic(TRACE_TOPIC).unwrap().partition(0).unwrap().tail();
+        assert_eq!(tail.get(), expected, "{kept} of history are no history");
+    }
 }
