@@ -28,6 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
+#[cfg(feature = "cluster")]
+use tripline_storage::{error::ReadError, partition::ReadOutcome};
 use uuid::Uuid;
 
 use super::give_up::{self, HoldUp};
@@ -91,6 +93,9 @@ pub(super) enum Message {
     /// A verdict that the group is to know.
     #[cfg(feature = "cluster")]
     Verdict(cluster::NewVerdict),
+    /// What lies at an offset of a cluster's partition, or why it could not be read.
+    #[cfg(feature = "cluster")]
+    Fetched(Offset, Box<Result<ReadOutcome, ReadError>>),
     /// Where a trigger's lane has the record at an offset, with this hash of its key; nothing where it has no lane here.
     Stands(Uuid, Offset, u64, oneshot::Sender<Standing>),
     /// Start nothing more; end when nothing is in flight.
@@ -223,6 +228,9 @@ pub(super) struct Poller {
     /// Where progress is committed, instead of being written to the journal: as its one lane says.
     #[cfg(feature = "cluster")]
     group: Option<cluster::GroupPlace>,
+    /// A chunk on its way from there.
+    #[cfg(feature = "cluster")]
+    fetch: cluster::Fetch,
 }
 
 /// Starts the task for one partition; what it begins is a task of `tracker`.
@@ -256,6 +264,8 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         stopping: false,
         #[cfg(feature = "cluster")]
         group: None,
+        #[cfg(feature = "cluster")]
+        fetch: cluster::Fetch::default(),
     };
     let runners = Arc::clone(&poller.runners);
     let task = tokio::spawn(async move {
@@ -300,6 +310,11 @@ impl Poller {
         self.lanes.values().all(|entry| entry.tasks.is_empty() && entry.starting.is_empty())
     }
 
+    #[cfg(not(feature = "cluster"))]
+    const fn is_fetching(&self) -> bool {
+        false
+    }
+
     fn receive(&mut self, message: Message) {
         match message {
             Message::Add(new) => self.add(*new),
@@ -320,6 +335,8 @@ impl Poller {
             Message::Committed(trigger, result) => self.committed(trigger, result),
             #[cfg(feature = "cluster")]
             Message::Verdict(new) => self.verdict(new),
+            #[cfg(feature = "cluster")]
+            Message::Fetched(from, outcome) => self.fetch = cluster::Fetch::Here(from, *outcome),
             Message::Stop => {
                 self.stopping = true;
                 self.forget_slots();
@@ -727,7 +744,9 @@ impl Poller {
         let appended = self.input.listen();
         let tail = self.input.tail();
         let wants = |at: Offset| at < tail;
-        if self.head_retry_at.is_none()
+        if !self.stopping
+            && self.head_retry_at.is_none()
+            && !self.is_fetching()
             && ((!self.at_head.is_empty() && wants(self.head))
                 || self.behind.iter().any(|trigger| self.lanes.get(trigger).is_some_and(|entry| entry.can_read(tail))))
         {

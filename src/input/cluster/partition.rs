@@ -129,6 +129,26 @@ impl ClusterInput {
         Ok(Self { watched: Arc::new(Watched { partition, watch }) })
     }
 
+    /// A partition with one record that nobody fetched yet, led by whoever listens there.
+    #[cfg(test)]
+    pub(crate) fn with_leader_for_test(leader: std::net::SocketAddr) -> Self {
+        let address = crate::input::ClusterAddress {
+            bootstrap_servers: vec![leader.to_string()],
+            session_timeout: crate::input::ClusterAddress::SESSION_TIMEOUT,
+        };
+        let tail = Offset::ZERO.next();
+        let partition = Partition {
+            client: Arc::new(Client::new(address, "test")),
+            origin: Origin::for_test(),
+            link: AsyncMutex::new(FetchLink { leader: Some(leader.to_string()), link: Link::default() }),
+            known: Mutex::new(Known { log_start: Offset::ZERO, tail, read_to: Offset::ZERO, recent: VecDeque::new() }),
+            more: Event::new(),
+            at_tail: Event::new(),
+        };
+        let watch = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        Self { watched: Arc::new(Watched { partition: Arc::new(partition), watch }) }
+    }
+
     fn partition(&self) -> &Partition {
         &self.watched.partition
     }

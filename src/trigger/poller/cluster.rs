@@ -1,13 +1,17 @@
 //! A lane on a cluster: its progress is committed to its group, and begins nothing that the group does not know of.
 //!
 //! As with the journal, an attempt is written down before it begins (T4), here for whoever takes the partition over. One commit
-//! of a lane is under way at a time; what changes meanwhile goes with the next.
+//! of a lane is under way at a time; what changes meanwhile goes with the next. Nor does its poller wait for what it reads: a leader
+//! that is dead takes a minute to be given up, and outcomes, a person, and the group have something to say meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 use tripline_storage::Offset;
+use tripline_storage::error::ReadError;
+use tripline_storage::partition::ReadOutcome;
 use uuid::Uuid;
 
 use super::{Message, Poller, PollerHandle, Starting};
@@ -19,6 +23,20 @@ use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Outcome, WindowId};
 
 use super::entry::Entry;
+
+/// A chunk that a poller wants to read. There is one lane, so one is enough.
+#[derive(Debug, Default)]
+pub(super) enum Fetch {
+    #[default]
+    Idle,
+    /// It is on its way.
+    UnderWay {
+        /// Ends with the poller.
+        _task: AbortOnDropHandle<()>,
+    },
+    /// What lies at this offset, or why it could not be read.
+    Here(Offset, Result<ReadOutcome, ReadError>),
+}
 
 /// Where a poller's lane stands in its group.
 #[derive(Clone, Debug)]
@@ -84,6 +102,28 @@ impl PollerHandle {
 }
 
 impl Poller {
+    pub(super) const fn is_fetching(&self) -> bool {
+        matches!(self.fetch, Fetch::UnderWay { .. })
+    }
+
+    /// The chunk from `from` on, if it is here; else it is asked for.
+    pub(super) fn fetched(&mut self, from: Offset, max_bytes: usize) -> Option<Result<ReadOutcome, ReadError>> {
+        match std::mem::take(&mut self.fetch) {
+            Fetch::Here(at, outcome) if at == from => return Some(outcome),
+            under_way @ Fetch::UnderWay { .. } => self.fetch = under_way,
+            // What was asked for is not wanted any more.
+            Fetch::Here(..) | Fetch::Idle => {
+                let (input, handle) = (self.input.clone(), self.handle.clone());
+                let task = tokio::spawn(async move {
+                    let outcome = input.read(from, max_bytes).await;
+                    handle.send(Message::Fetched(from, Box::new(outcome)));
+                });
+                self.fetch = Fetch::UnderWay { _task: AbortOnDropHandle::new(task) };
+            }
+        }
+        None
+    }
+
     pub(super) fn is_committed(&self) -> bool {
         self.group.is_none()
             || (self.changed.is_empty() && self.lanes.values().all(|entry| entry.kept.is_at_rest() && !entry.dirty))
@@ -214,5 +254,53 @@ impl Entry {
             }
         }
         self.status.show(&self.lane, self.noted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tokio::time::timeout;
+    use tokio_util::task::TaskTracker;
+
+    use super::super::{NewLane, spawn};
+    use super::*;
+    use crate::broker::record::LaneId;
+    use crate::broker::state::LaneState;
+    use crate::input::EventInput;
+    use crate::input::cluster::ClusterInput;
+    use crate::trigger::lane_status::LaneStatus;
+    use crate::trigger::progress::Progress;
+    use crate::trigger::runner::Runner;
+
+    /// Well below what a leader that does not answer is given.
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_poller_whose_cluster_does_not_answer_listens_to_everybody_else() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let input = EventInput::Cluster(ClusterInput::with_leader_for_test(silent.local_addr().unwrap()));
+        let (poller, task) = spawn(input.clone(), TaskTracker::new());
+        let runner = Runner::for_test(&json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"}));
+        let lane = NewLane {
+            id: LaneId { trigger: runner.id, topic: Uuid::nil(), partition: 0 },
+            progress: Progress::start(Offset::ZERO),
+            remembered: LaneState::default(),
+            status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
+            runner: Arc::clone(&runner),
+            run: None,
+            kept: Kept::default(),
+            group: None,
+        };
+        poller.send(Message::Add(Box::new(lane)));
+        // It asks the leader.
+        let _asked = timeout(SOON, silent.accept()).await.expect("it reads").unwrap();
+        let skipped = timeout(SOON, poller.skip(runner.id)).await;
+        assert_eq!(skipped.expect("a person is heard"), 0);
+        timeout(SOON, poller.remove(runner.id)).await.expect("the lane is let go of");
+        poller.send(Message::Stop);
+        timeout(SOON, task).await.expect("it ends").unwrap();
     }
 }

@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 use super::entry::Damage;
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller, RunLane};
+#[cfg(feature = "cluster")]
+use crate::input::EventInput;
 use crate::input::Origin;
 use crate::trigger::deliver::{RecordsError, below, epoch_of, for_each_record};
 use crate::trigger::filter::{FilterSet, Pattern, Scratch as FilterScratch};
@@ -276,25 +278,38 @@ fn size_bytes(record: &RecordView<'_>) -> u64 {
 impl Poller {
     /// Reads one chunk for the lanes at the head, and one for the next of the others. Answers whether anything was read.
     pub(super) async fn read_turn(&mut self) -> bool {
-        if self.stopping {
+        if self.stopping || self.is_fetching() {
             return false;
         }
         if self.head_retry_at.is_some_and(|at| at <= Instant::now()) {
             self.head_retry_at = None;
         }
         let at_head = !self.at_head.is_empty() && self.head_retry_at.is_none() && self.head < self.input.tail();
-        if at_head {
-            self.read_at_head().await;
-        }
-        self.read_behind().await || at_head
+        let has_read = at_head && self.read_at_head().await;
+        self.read_behind().await || has_read
     }
 
-    async fn read_at_head(&mut self) {
+    /// The chunk from `from` on; `None`: it comes from a cluster, and a message tells when it is here.
+    async fn chunk(&mut self, from: Offset) -> Option<Result<ReadOutcome, ReadError>> {
+        #[cfg(feature = "cluster")]
+        if matches!(self.input, EventInput::Cluster(_)) {
+            return self.fetched(from, CHUNK_BYTES);
+        }
+        Some(self.input.read(from, CHUNK_BYTES).await)
+    }
+
+    /// Answers whether there was anything to act on.
+    async fn read_at_head(&mut self) -> bool {
+        let Some(outcome) = self.chunk(self.head).await else { return false };
+        match outcome {
+            Ok(outcome) => self.match_at_head(&outcome),
+            Err(error) => self.head_failed(&error),
+        }
+        true
+    }
+
+    fn match_at_head(&mut self, outcome: &ReadOutcome) {
         let from = self.head;
-        let outcome = match self.input.read(from, CHUNK_BYTES).await {
-            Ok(outcome) => outcome,
-            Err(error) => return self.head_failed(&error),
-        };
         let Some(now_ms) = self.at_head.first().map(|trigger| self.lanes[trigger].runner.clock.now_ms()) else {
             return;
         };
@@ -309,7 +324,7 @@ impl Poller {
             self.at_head.iter().for_each(|trigger| self.lanes[trigger].unblock());
         }
         self.filters.refresh(self.lanes.values().map(|entry| &**entry));
-        match match_readable(&outcome, self.input.origin(), &mut members, &mut self.filters, now_ms) {
+        match match_readable(outcome, self.input.origin(), &mut members, &mut self.filters, now_ms) {
             Ok((records, next)) => {
                 self.head = next;
                 self.head_records += records as u64;
@@ -448,15 +463,23 @@ impl Poller {
         let tail = self.input.tail();
         let Some(trigger) = self.next_behind(tail) else { return false };
         self.behind.push_back(trigger);
-        self.touched.insert(trigger);
-        let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
-        let catch_up = entry.lane.catch_up_at().filter(|_| {
-            entry.catches_up = !entry.catches_up;
-            entry.catches_up || entry.lane.read_at().is_none_or(|at| at >= entry.end(tail))
-        });
+        let entry = &self.lanes[&trigger];
+        let other_turn = !entry.catches_up;
+        let catch_up = entry
+            .lane
+            .catch_up_at()
+            .filter(|_| other_turn || entry.lane.read_at().is_none_or(|at| at >= entry.end(tail)));
         let Some(from) = catch_up.or_else(|| entry.lane.read_at()) else { return false };
         let now_ms = entry.runner.clock.now_ms();
-        let outcome = match self.input.read(from, CHUNK_BYTES).await {
+        let outcome = self.chunk(from).await;
+        // What is on its way is still wanted when it is here: the turn has not passed.
+        let Some(outcome) = outcome else { return false };
+        self.touched.insert(trigger);
+        let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
+        if entry.lane.catch_up_at().is_some() {
+            entry.catches_up = other_turn;
+        }
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 self.behind_failed(trigger, from, catch_up.is_some(), &error);

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ use crate::trigger::spec::{StartPosition, TriggerSpec};
 
 /// How long attempts may go on after the group took their partition away.
 const REVOKED_GRACE: Duration = Duration::from_secs(5);
+/// How long attempts that are cut off have to end.
+const CUT_OFF_MAX: Duration = Duration::from_secs(5);
 /// How long is waited before a partition is opened again that could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -216,14 +219,8 @@ impl Driver {
                 let _ = done.send(());
             }
             GroupEvent::Lost(partitions) => {
-                for partition in &partitions {
-                    self.waiting.remove(partition);
-                    if let Some((poller, task)) = self.lanes.remove(partition) {
-                        poller.remove(self.runner.id).await;
-                        poller.send(Message::Stop);
-                        drop(task);
-                    }
-                }
+                let lost = self.take(&partitions);
+                join_all(lost.into_iter().map(|(poller, task)| cut_off(self.runner.id, poller, task))).await;
                 self.forget(&partitions);
             }
         }
@@ -294,23 +291,22 @@ impl Driver {
 
     /// Ends lanes: what is in flight may end, what is done is committed.
     async fn give_back(&mut self, partitions: &BTreeSet<u32>) {
-        let mut ending = Vec::new();
-        for partition in partitions {
-            self.waiting.remove(partition);
-            if let Some((poller, task)) = self.lanes.remove(partition) {
-                poller.send(Message::Stop);
-                ending.push((poller, task));
-            }
-        }
+        let ending = self.take(partitions);
+        ending.iter().for_each(|(poller, _)| poller.send(Message::Stop));
         let deadline = Instant::now() + REVOKED_GRACE;
-        for (poller, mut task) in ending {
+        let end = async |(poller, mut task): (PollerHandle, JoinHandle<()>)| {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                // Whoever goes on finds that the attempt was interrupted.
-                poller.remove(self.runner.id).await;
-                let _ = task.await;
+                cut_off(self.runner.id, poller, task).await;
             }
-        }
+        };
+        join_all(ending.into_iter().map(end)).await;
         self.forget(partitions);
+    }
+
+    /// These partitions are not ours any more; answers who drives those that were open.
+    fn take(&mut self, partitions: &BTreeSet<u32>) -> Vec<(PollerHandle, JoinHandle<()>)> {
+        self.waiting.retain(|partition| !partitions.contains(partition));
+        partitions.iter().filter_map(|partition| self.lanes.remove(partition)).collect()
     }
 
     fn show(&self, status: Arc<LaneStatus>, poller: PollerHandle) {
@@ -327,6 +323,20 @@ impl Driver {
         if let Some(running) = service.running.write().get_mut(&self.name) {
             running.take(|lane| partitions.contains(&lane.number()));
         }
+    }
+}
+
+/// Ends a partition's lane at once: whoever goes on finds that its attempts were interrupted. The group does not wait for long.
+async fn cut_off(trigger: Uuid, poller: PollerHandle, mut task: JoinHandle<()>) {
+    let ends = async {
+        poller.remove(trigger).await;
+        poller.send(Message::Stop);
+        // One that broke down has ended too.
+        let _ = (&mut task).await;
+    };
+    if tokio::time::timeout(CUT_OFF_MAX, ends).await.is_err() {
+        tracing::warn!(%trigger, "a partition's worker did not end in time");
+        task.abort();
     }
 }
 
