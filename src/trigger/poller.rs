@@ -39,6 +39,7 @@ use super::lane_status::LaneStatus;
 use super::progress::Progress;
 use super::run::{Completion, Gate};
 use super::runner::{Counters, NotNow, Permit, Runner, Stopped};
+use super::status::set;
 use crate::broker::record::{JournalRecord, LaneId};
 use crate::broker::state::LaneState;
 use crate::function::Payload;
@@ -273,7 +274,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         if AssertUnwindSafe(poller.run()).catch_unwind().await.is_err() {
             let broken = "a partition's worker broke down; restart the broker, and report this";
             let runners: Vec<Arc<Runner>> = runners.lock().values().filter_map(Weak::upgrade).collect();
-            runners.iter().for_each(|runner| runner.change(|holds| holds.failed = Some(broken.to_owned())));
+            runners.iter().for_each(|runner| runner.change(|holds| set(&mut holds.failed, Some(broken.to_owned()))));
         }
     });
     (handle, task)

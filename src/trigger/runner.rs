@@ -16,7 +16,7 @@ use super::flow::{AdaptiveCount, RateLimit};
 use super::poller::PollerHandle;
 use super::service::{TriggerCounts, TriggerState};
 use super::spec::{FunctionRef, TriggerSpec};
-use super::status::{Holds, Shown};
+use super::status::{Holds, Shown, set};
 use super::trace::TraceLog;
 use crate::broker::{self, Broker};
 use crate::function::{ErrorClass, FunctionService, InvocationError, Payload};
@@ -277,6 +277,21 @@ impl Counters {
     }
 }
 
+/// What holds a trigger, and what is shown of that.
+#[derive(Debug)]
+struct Held {
+    holds: Holds,
+    shown: Shown,
+    /// Since when it is shown in this state, ms since 1970.
+    since_ms: i64,
+}
+
+impl Held {
+    fn new(holds: Holds, since_ms: i64) -> Self {
+        Self { shown: holds.shown(), holds, since_ms }
+    }
+}
+
 /// One trigger at work.
 #[derive(Debug)]
 pub(super) struct Runner {
@@ -296,7 +311,7 @@ pub(super) struct Runner {
     /// Those that drive its lanes.
     pollers: Mutex<Vec<PollerHandle>>,
     spec: RwLock<Arc<TriggerSpec>>,
-    holds: Mutex<(Holds, i64)>,
+    held: Mutex<Held>,
     /// Notified when the definition or what holds the trigger changes.
     changed: Event,
     /// Rises when a wait for the next attempt has lost its reason.
@@ -315,7 +330,7 @@ impl Runner {
     ) -> Self {
         let slots = Arc::new(Slots::new(&spec));
         let adaptive = Mutex::new(adaptive(&spec));
-        let holds = Mutex::new((Holds { paused, ..Holds::default() }, clock.now_ms()));
+        let held = Mutex::new(Held::new(Holds { paused, ..Holds::default() }, clock.now_ms()));
         Self {
             id,
             broker,
@@ -330,7 +345,7 @@ impl Runner {
             probing: AtomicBool::new(false),
             pollers: Mutex::default(),
             spec: RwLock::new(Arc::new(spec)),
-            holds,
+            held,
             changed: Event::new(),
             nudges: AtomicU64::new(0),
         }
@@ -372,7 +387,7 @@ impl Runner {
     /// for a next attempt end.
     pub(super) fn nudge(&self) {
         self.nudges.fetch_add(1, Ordering::Release);
-        self.change(|holds| (holds.failed, holds.outage) = (None, None));
+        self.change(|holds| set(&mut holds.failed, None) | set(&mut holds.outage, None));
         self.changed.notify(usize::MAX);
         self.wake();
     }
@@ -410,26 +425,26 @@ impl Runner {
         self.functions.payload(&self.function_name(spec)).unwrap_or_default()
     }
 
-    /// Changes what holds the trigger, and wakes everybody who waits for a change.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Holds)) {
-        let (before, after, changed) = {
-            let mut held = self.holds.lock();
-            let old = held.0.clone();
-            change(&mut held.0);
-            let (before, after) = (old.shown(), held.0.shown());
+    /// Changes what holds the trigger, and wakes everybody who waits for a change, if `change` answers that it is one.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Holds) -> bool) {
+        let mut held = self.held.lock();
+        if !change(&mut held.holds) {
+            return;
+        }
+        let after = held.holds.shown();
+        if after != held.shown {
+            let before = std::mem::replace(&mut held.shown, after.clone());
             if before.state != after.state {
-                held.1 = self.clock.now_ms();
+                held.since_ms = self.clock.now_ms();
             }
-            (before, after, old != held.0)
-        };
-        if before != after {
+            drop(held);
             let spec = self.spec();
             tracing::info!(trigger = %spec.name, from = before.state.as_str(), to = after.state.as_str(), reason = %after.reason, "trigger state");
+        } else {
+            drop(held);
         }
-        if changed {
-            self.changed.notify(usize::MAX);
-            self.wake();
-        }
+        self.changed.notify(usize::MAX);
+        self.wake();
     }
 
     /// Has its lanes looked at.
@@ -484,19 +499,19 @@ impl Runner {
     }
 
     pub(super) fn holds<T>(&self, look: impl FnOnce(&Holds) -> T) -> T {
-        look(&self.holds.lock().0)
+        look(&self.held.lock().holds)
     }
 
     /// The state to show, and since when.
     pub(super) fn shown(&self) -> (Shown, i64) {
-        let held = self.holds.lock();
-        (held.0.shown(), held.1)
+        let held = self.held.lock();
+        (held.shown.clone(), held.since_ms)
     }
 
     /// A lane reads.
     pub(super) fn started(&self) {
         if self.holds(|holds| !holds.started) {
-            self.change(|holds| holds.started = true);
+            self.change(|holds| set(&mut holds.started, true));
         }
     }
 
@@ -533,7 +548,7 @@ impl Runner {
     }
 
     pub(super) fn state(&self) -> TriggerState {
-        self.shown().0.state
+        self.held.lock().shown.state
     }
 }
 
@@ -655,7 +670,7 @@ mod tests {
 
     fn in_outage(runner: &Runner) -> i64 {
         let now_ms = runner.clock.now_ms();
-        runner.change(|holds| holds.outage = Some(Outage { reason: "down".to_owned(), probe_at_ms: now_ms }));
+        runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: "down".to_owned(), probe_at_ms: now_ms })));
         now_ms
     }
 

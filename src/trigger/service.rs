@@ -14,6 +14,7 @@ use super::lane_status::LaneStatus;
 use super::poller::{Message, PollerHandle};
 use super::runner::{Clock, Runner};
 use super::spec::TriggerSpec;
+use super::status::set;
 use super::trace::TraceLog;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, RunState};
@@ -230,5 +231,5 @@ impl TriggerService {
 }
 
 fn stop(runner: &Runner) {
-    runner.change(|holds| holds.stopped = true);
+    runner.change(|holds| set(&mut holds.stopped, true));
 }

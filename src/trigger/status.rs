@@ -53,10 +53,30 @@ pub(super) struct Shown {
     pub(super) ends_when: &'static str,
 }
 
+/// Puts a value in its place; answers whether there was another.
+pub(super) fn set<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    *place = value;
+    changed
+}
+
 impl Holds {
-    pub(super) fn block(&mut self, origin: &Origin, reason: &str) {
+    /// A partition waits, for this reason. Answers whether that is news.
+    pub(super) fn block(&mut self, origin: &Origin, reason: &str) -> bool {
+        let place = (origin.topic_id, origin.partition);
+        if self.blocked.get(&place).is_some_and(|blocked| blocked.reason == reason) {
+            return false;
+        }
         let blocked = Blocked { topic: origin.topic.clone(), reason: reason.to_owned() };
-        self.blocked.insert((origin.topic_id, origin.partition), blocked);
+        self.blocked.insert(place, blocked);
+        true
+    }
+
+    /// These partitions wait no more. Answers whether one did.
+    pub(super) fn unblock(&mut self, is_gone: impl Fn(&(Uuid, u32)) -> bool) -> bool {
+        let before = self.blocked.len();
+        self.blocked.retain(|place, _| !is_gone(place));
+        self.blocked.len() < before
     }
 
     pub(super) fn shown(&self) -> Shown {
@@ -113,5 +133,16 @@ mod tests {
         assert_eq!(holds.shown().state, TriggerState::Paused);
         holds.stopped = true;
         assert_eq!(holds.shown().state, TriggerState::Stopped);
+    }
+
+    #[test]
+    fn what_is_said_again_is_no_change() {
+        let (mut holds, origin) = (Holds::default(), Origin::for_test());
+        let place = (origin.topic_id, origin.partition);
+        assert_eq!([true, false], [(); 2].map(|()| set(&mut holds.failed, Some("SyntaxError".to_owned()))));
+        assert_eq!([true, false], [(); 2].map(|()| holds.block(&origin, "it fails")));
+        assert!(holds.block(&origin, "it fails otherwise"), "another reason is news");
+        assert!(!holds.unblock(|_| false));
+        assert_eq!([true, false], [(); 2].map(|()| holds.unblock(|of| *of == place)));
     }
 }

@@ -20,7 +20,7 @@ use crate::trigger::progress::Progress;
 use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
 use crate::trigger::share::{self, Group, Share};
 use crate::trigger::spec::TriggerSpec;
-use crate::trigger::status::Outage;
+use crate::trigger::status::{Outage, set};
 
 /// A trigger's lane at work.
 #[derive(Debug)]
@@ -303,11 +303,11 @@ impl Entry {
             }
             Step::Throttled { .. } => runner.slots.halve(),
             Step::Outage { probe_at_ms } => {
-                runner.change(|holds| holds.outage = Some(Outage { reason: message, probe_at_ms }));
+                runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms })));
                 return;
             }
             Step::BrokenCode => {
-                runner.change(|holds| holds.failed = Some(message));
+                runner.change(|holds| set(&mut holds.failed, Some(message)));
                 return;
             }
             Step::Blocked { .. } => {
@@ -317,7 +317,7 @@ impl Entry {
             Step::RetryAt { .. } | Step::Exhausted { .. } => {}
         }
         if took.is_some() && !is_stale && runner.holds(|holds| holds.outage.is_some()) {
-            runner.change(|holds| holds.outage = None);
+            runner.change(|holds| set(&mut holds.outage, None));
         }
     }
 
@@ -351,11 +351,7 @@ impl Entry {
         if self.damage.is_some() || self.writes_again_at.is_some() || !self.blocked.is_empty() {
             return;
         }
-        if self.runner.holds(|holds| holds.blocked.contains_key(&place)) {
-            self.runner.change(|holds| {
-                holds.blocked.remove(&place);
-            });
-        }
+        self.runner.change(|holds| holds.blocked.remove(&place).is_some());
     }
 
     pub(super) fn record(&mut self) -> JournalRecord {
@@ -480,7 +476,7 @@ mod tests {
         let window = start(&mut entry).unwrap();
         let nudges = entry.nudges;
         entry.runner.redefine((*entry.spec).clone());
-        entry.runner.change(|holds| holds.outage = Some(Outage { reason: "down".to_owned(), probe_at_ms: 0 }));
+        entry.runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: "down".to_owned(), probe_at_ms: 0 })));
         entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
         assert!(entry.runner.holds(|holds| holds.outage.is_some()));
         assert!(entry.lane.is_idle(), "its record is done all the same");
@@ -491,7 +487,7 @@ mod tests {
         for took in [None, Some(Duration::ZERO)] {
             let mut entry = entry().await;
             let outage = Outage { reason: "down".to_owned(), probe_at_ms: 0 };
-            entry.runner.change(|holds| holds.outage = Some(outage));
+            entry.runner.change(|holds| set(&mut holds.outage, Some(outage)));
             let window = start(&mut entry).unwrap();
             let nudges = entry.nudges;
             entry.ended(window, Ended { took, ..Ended::unasked(Outcome::done()) }, nudges);

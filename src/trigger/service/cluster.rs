@@ -29,6 +29,7 @@ use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::{StartPosition, TriggerSpec};
+use crate::trigger::status::set;
 
 /// How long attempts may go on after the group took their partition away.
 const REVOKED_GRACE: Duration = Duration::from_secs(5);
@@ -205,8 +206,8 @@ impl Driver {
 
     async fn follow(&mut self, event: GroupEvent) {
         match event {
-            GroupEvent::Joined => self.runner.change(|holds| holds.cluster = None),
-            GroupEvent::Trouble(reason) => self.runner.change(|holds| holds.cluster = Some(reason)),
+            GroupEvent::Joined => self.runner.change(|holds| set(&mut holds.cluster, None)),
+            GroupEvent::Trouble(reason) => self.runner.change(|holds| set(&mut holds.cluster, Some(reason))),
             GroupEvent::Assigned(partitions) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
                 self.waiting.extend(partitions);
@@ -229,10 +230,10 @@ impl Driver {
     /// Opens what waits for it.
     async fn open(&mut self) {
         match self.open_waiting().await {
-            Ok(()) => self.runner.change(|holds| holds.cluster = None),
+            Ok(()) => self.runner.change(|holds| set(&mut holds.cluster, None)),
             Err(error) => {
                 tracing::warn!(trigger = self.name, %error, "partitions of the cluster cannot be opened yet");
-                self.runner.change(|holds| holds.cluster = Some(error.to_string()));
+                self.runner.change(|holds| set(&mut holds.cluster, Some(error.to_string())));
             }
         }
     }
@@ -318,7 +319,7 @@ impl Driver {
 
     /// They are shown no more.
     fn forget(&self, partitions: &BTreeSet<u32>) {
-        self.runner.change(|holds| holds.blocked.retain(|(_, partition), _| !partitions.contains(partition)));
+        self.runner.change(|holds| holds.unblock(|(_, partition)| partitions.contains(partition)));
         let Some(service) = self.service.upgrade() else { return };
         if let Some(running) = service.running.write().get_mut(&self.name) {
             running.take(|lane| partitions.contains(&lane.number()));

@@ -195,7 +195,7 @@ impl TriggerService {
             (Arc::clone(&running.runner), running.take(|lane| lane.origin().topic_id == topic))
         };
         PollerHandle::remove_from_all(&pollers, runner.id).await;
-        runner.change(|holds| holds.blocked.retain(|(of, _), _| *of != topic));
+        runner.change(|holds| holds.unblock(|(of, _)| *of == topic));
         self.end_pollers(topic);
     }
 

@@ -10,6 +10,7 @@ use super::{LaneChoice, ResetTriggerError, TriggerError, TriggerService};
 use crate::broker::record::{JournalRecord, LaneId, TriggerSwitched};
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::StartPosition;
+use crate::trigger::status::set;
 
 impl TriggerService {
     /// Stops reading and invoking until somebody resumes; an invocation under way ends first.
@@ -39,7 +40,7 @@ impl TriggerService {
         if runner.holds(|holds| holds.paused) != paused {
             let since_ms = self.inner.clock.now_ms();
             self.remember(&[TriggerSwitched { id: runner.id, paused, since_ms }.into()], &[]).await?;
-            runner.change(|holds| holds.paused = paused);
+            runner.change(|holds| set(&mut holds.paused, paused));
         }
         if !paused {
             self.retry_function(&runner);
