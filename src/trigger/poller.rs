@@ -345,11 +345,10 @@ impl Poller {
                 self.note_at = self.note_at.map(|_| Instant::now());
             }
             Message::Stands(trigger, offset, key, answer) => {
-                if let Some(mut entry) = self.lanes.remove(&trigger) {
-                    self.sync(&mut entry);
+                self.with_lane(trigger, |poller, entry| {
+                    poller.sync(entry);
                     let _ = answer.send(entry.lane.stands(offset, key));
-                    self.lanes.insert(trigger, entry);
-                }
+                });
             }
         }
     }
@@ -380,13 +379,21 @@ impl Poller {
 
     /// A new definition is in force before anything more is read.
     fn wake(&mut self, trigger: Uuid) {
-        let Some(mut entry) = self.lanes.remove(&trigger) else { return };
-        self.sync(&mut entry);
-        entry.take_over_changes();
-        self.filters.changed |= entry.redefined;
-        self.place(&mut entry);
+        let woken = self.with_lane(trigger, |poller, entry| {
+            poller.sync(entry);
+            entry.take_over_changes();
+            poller.filters.changed |= entry.redefined;
+            poller.place(entry);
+        });
+        woken.map(|()| self.touched.insert(trigger));
+    }
+
+    /// Lets `act` have the poller and one of its lanes. However it returns, the lane is where it was.
+    fn with_lane<T>(&mut self, trigger: Uuid, act: impl FnOnce(&mut Self, &mut Entry) -> T) -> Option<T> {
+        let mut entry = self.lanes.remove(&trigger)?;
+        let done = act(self, &mut entry);
         self.lanes.insert(trigger, entry);
-        self.touched.insert(trigger);
+        Some(done)
     }
 
     fn remove(&mut self, trigger: Uuid, done: oneshot::Sender<()>) {
@@ -484,15 +491,15 @@ impl Poller {
     fn advance_touched(&mut self) {
         let tail = self.input.tail();
         for trigger in std::mem::take(&mut self.touched) {
-            let Some(mut entry) = self.lanes.remove(&trigger) else { continue };
-            self.sync(&mut entry);
-            self.advance(&mut entry, tail);
-            self.place(&mut entry);
-            self.set_timer(&mut entry);
-            if entry.dirty {
-                self.changed.insert(trigger);
-            }
-            self.lanes.insert(trigger, entry);
+            self.with_lane(trigger, |poller, entry| {
+                poller.sync(entry);
+                poller.advance(entry, tail);
+                poller.place(entry);
+                poller.set_timer(entry);
+                if entry.dirty {
+                    poller.changed.insert(trigger);
+                }
+            });
         }
     }
 
@@ -615,12 +622,12 @@ impl Poller {
         }
         self.note_at = None;
         for trigger in self.lanes.keys().copied().collect::<Vec<_>>() {
-            let Some(mut entry) = self.lanes.remove(&trigger) else { continue };
-            self.sync(&mut entry);
-            if entry.lane.committed() != entry.noted {
-                self.changed.insert(trigger);
-            }
-            self.lanes.insert(trigger, entry);
+            self.with_lane(trigger, |poller, entry| {
+                poller.sync(entry);
+                if entry.lane.committed() != entry.noted {
+                    poller.changed.insert(trigger);
+                }
+            });
         }
     }
 
@@ -652,11 +659,11 @@ impl Poller {
 
     /// What the journal refused is offered to it again in a moment; nothing begins before.
     fn not_written(&mut self, trigger: Uuid, reason: &str) {
-        let Some(mut entry) = self.lanes.remove(&trigger) else { return };
-        entry.cannot_write(reason);
-        self.changed.insert(trigger);
-        self.set_timer(&mut entry);
-        self.lanes.insert(trigger, entry);
+        self.with_lane(trigger, |poller, entry| {
+            entry.cannot_write(reason);
+            poller.changed.insert(trigger);
+            poller.set_timer(entry);
+        });
     }
 
     /// What was written down of this trigger begins.
