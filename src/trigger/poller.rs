@@ -15,6 +15,9 @@
 //!
 //! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
 //! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
+//!
+//! [`handle`] is how others speak to the task, [`entry`] a lane in its hands; [`read`] and [`matching`] bring records to the lanes,
+//! [`write`] takes what they decided to the journal and begins it, [`wait`] is all the rest of the time.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -22,33 +25,31 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
-#[cfg(feature = "cluster")]
-use tripline_storage::{error::ReadError, partition::ReadOutcome};
 use uuid::Uuid;
 
 use super::give_up::{self, HoldUp};
-use super::invoke::{self, Ended};
-use super::lane::{Carried, Standing, WindowId};
-use super::lane_status::LaneStatus;
-use super::progress::Progress;
-use super::run::{Completion, Gate};
-use super::runner::{Counters, NotNow, Permit, Runner, Stopped};
+use super::invoke::Ended;
+use super::lane::{Carried, WindowId};
+use super::runner::{Counters, NotNow, Runner, Stopped};
 use super::status::set;
-use crate::broker::record::{JournalRecord, LaneId};
-use crate::broker::state::LaneState;
 use crate::function::Payload;
 use crate::input::EventInput;
 
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
 mod entry;
+mod handle;
+mod matching;
 mod read;
+mod wait;
+mod write;
+
+pub(super) use handle::{Message, NewLane, PollerHandle, RunLane};
 
 use entry::{Entry, Running, Starting};
 
@@ -56,134 +57,6 @@ use entry::{Entry, Running, Starting};
 const FILTERED_PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Messages handled before anything is read again.
 const MESSAGES_PER_TURN: usize = 1024;
-
-/// Attempts end often when the last one before was so short a time ago.
-const ENDS_OFTEN: Duration = Duration::from_micros(200);
-/// How long the end of an attempt waits for others at most; a millisecond is the grain of timers.
-const ENDED_WAIT: Duration = Duration::from_millis(1);
-/// That many in a turn are enough.
-const ENDED_PER_TURN_MAX: usize = 32;
-
-/// Sends messages to a poller. Clones are handles to the same one.
-#[derive(Clone, Debug)]
-pub(super) struct PollerHandle {
-    sender: mpsc::UnboundedSender<Message>,
-}
-
-#[derive(Debug)]
-pub(super) enum Message {
-    /// Drive a lane of this trigger.
-    Add(Box<NewLane>),
-    /// Let go of a trigger's lane at once, attempts included; answered when nothing of them runs any more.
-    Remove(Uuid, oneshot::Sender<()>),
-    /// Something about this trigger may have changed.
-    Wake(Uuid),
-    /// An attempt has ended.
-    Ended(Uuid, WindowId, Box<Ended>, Permit),
-    /// A verdict was carried out; the first offset of its range.
-    Settled(Uuid, WindowId, i64),
-    /// The broker stops before a verdict could be carried out: the next start goes on with it.
-    Abandoned(Uuid, WindowId),
-    /// A verdict cannot be carried out for now; its task is told when a person skips it.
-    HeldUp(Uuid, WindowId, oneshot::Sender<()>),
-    /// Give up what a trigger's lane waits to try again, and pass over a damaged range; answered with how many records.
-    Skip(Uuid, oneshot::Sender<usize>),
-    /// A commit to the group is answered.
-    #[cfg(feature = "cluster")]
-    Committed(Uuid, Result<(), crate::input::cluster::CommitError>),
-    /// A verdict that the group is to know.
-    #[cfg(feature = "cluster")]
-    Verdict(cluster::NewVerdict),
-    /// What lies at an offset of a cluster's partition, or why it could not be read.
-    #[cfg(feature = "cluster")]
-    Fetched(Offset, Box<Result<ReadOutcome, ReadError>>),
-    /// Where a trigger's lane has the record at an offset, with this hash of its key; nothing where it has no lane here.
-    Stands(Uuid, Offset, u64, oneshot::Sender<Standing>),
-    /// Start nothing more; end when nothing is in flight.
-    Stop,
-}
-
-/// A lane to drive.
-#[derive(Debug)]
-pub(super) struct NewLane {
-    pub(super) runner: Arc<Runner>,
-    pub(super) id: LaneId,
-    pub(super) progress: Progress,
-    pub(super) remembered: LaneState,
-    pub(super) status: Arc<LaneStatus>,
-    /// Set for a lane of a run, which ends.
-    pub(super) run: Option<RunLane>,
-    #[cfg(feature = "cluster")]
-    pub(super) kept: cluster::Kept,
-    #[cfg(feature = "cluster")]
-    pub(super) group: Option<cluster::GroupPlace>,
-}
-
-/// What a lane of a run has besides.
-#[derive(Clone, Debug)]
-pub(super) struct RunLane {
-    /// Nothing from here on is taken.
-    pub(super) until: Offset,
-    /// Which records are taken; `None` leaves that to the trigger's filter.
-    pub(super) gate: Option<Arc<Gate>>,
-    /// The partition as its attempts see it: dead letters as the records that they were.
-    pub(super) input: EventInput,
-    /// Told when everything is finished and written down.
-    pub(super) completion: Arc<Completion>,
-}
-
-impl PollerHandle {
-    /// A handle to nothing but the messages sent to it.
-    #[cfg(test)]
-    pub(super) fn for_test() -> (Self, mpsc::UnboundedReceiver<Message>) {
-        let (sender, messages) = mpsc::unbounded_channel();
-        (Self { sender }, messages)
-    }
-
-    pub(super) fn wake(&self, trigger: Uuid) {
-        self.send(Message::Wake(trigger));
-    }
-
-    /// A poller that has ended needs no messages.
-    pub(super) fn send(&self, message: Message) {
-        let _ = self.sender.send(message);
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.sender.same_channel(&other.sender)
-    }
-
-    /// Lets go of a trigger's lane, and waits for that.
-    pub(super) async fn remove(&self, trigger: Uuid) {
-        let (done, removed) = oneshot::channel();
-        self.send(Message::Remove(trigger, done));
-        // One that has ended has no lanes.
-        let _ = removed.await;
-    }
-
-    /// The same of all these pollers; none waits for another.
-    pub(super) async fn remove_from_all(pollers: &[Self], trigger: Uuid) {
-        join_all(pollers.iter().map(|poller| poller.remove(trigger))).await;
-    }
-
-    /// Where a trigger's lane has the record at `offset`; `None` when there is no such lane.
-    pub(super) async fn stands(&self, trigger: Uuid, offset: Offset, key: u64) -> Option<Standing> {
-        let (answer, standing) = oneshot::channel();
-        self.send(Message::Stands(trigger, offset, key, answer));
-        standing.await.ok()
-    }
-
-    /// Skips what a trigger's lane waits for; answers how many records that were.
-    pub(super) async fn skip(&self, trigger: Uuid) -> usize {
-        let (done, skipped) = oneshot::channel();
-        self.send(Message::Skip(trigger, done));
-        skipped.await.unwrap_or(0)
-    }
-}
 
 /// The task of one partition.
 #[derive(Debug)]
@@ -216,7 +89,7 @@ pub(super) struct Poller {
     /// And those at the head show why.
     head_failed: bool,
     scratch: read::Scratch,
-    filters: read::Filters,
+    filters: matching::Filters,
     /// Attempts and verdicts under way.
     tracker: TaskTracker,
     /// Whose lanes these are, for the case that this task breaks down.
@@ -257,7 +130,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         head_retry_at: None,
         head_failed: false,
         scratch: read::Scratch::default(),
-        filters: read::Filters::default(),
+        filters: matching::Filters::default(),
         tracker,
         runners: Arc::default(),
         ended: Vec::new(),
@@ -614,171 +487,6 @@ impl Poller {
         );
         entry.seen_records = self.head_records;
     }
-
-    /// Notes the lanes whose progress over filtered records is due.
-    fn note_filtered(&mut self) {
-        if self.note_at.is_none_or(|at| at > Instant::now()) {
-            return;
-        }
-        self.note_at = None;
-        for trigger in self.lanes.keys().copied().collect::<Vec<_>>() {
-            self.with_lane(trigger, |poller, entry| {
-                poller.sync(entry);
-                if entry.lane.committed() != entry.noted {
-                    poller.changed.insert(trigger);
-                }
-            });
-        }
-    }
-
-    /// Writes down what has changed, of all lanes at once; then what was to begin begins.
-    fn write_down(&mut self) {
-        self.note_filtered();
-        #[cfg(feature = "cluster")]
-        if let Some(group) = self.group.clone() {
-            return self.commit(&group);
-        }
-        let mut records: Vec<JournalRecord> = Vec::new();
-        let mut written: Vec<Uuid> = Vec::new();
-        for trigger in std::mem::take(&mut self.changed) {
-            let Some(entry) = self.lanes.get_mut(&trigger) else { continue };
-            if entry.is_held_up() {
-                self.changed.insert(trigger);
-                continue;
-            }
-            records.push(entry.record());
-            written.push(trigger);
-        }
-        let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else { return };
-        let source = self.input.sources(self.input.tail());
-        match broker.journal().append_after(&records, &source, crate::broker::now_ms()) {
-            Ok(_) => written.iter().for_each(|trigger| self.begin(*trigger)),
-            Err(error) => written.iter().for_each(|trigger| self.not_written(*trigger, &error.to_string())),
-        }
-    }
-
-    /// What the journal refused is offered to it again in a moment; nothing begins before.
-    fn not_written(&mut self, trigger: Uuid, reason: &str) {
-        self.with_lane(trigger, |poller, entry| {
-            entry.cannot_write(reason);
-            poller.changed.insert(trigger);
-            poller.set_timer(entry);
-        });
-    }
-
-    /// What was written down of this trigger begins.
-    fn begin(&mut self, trigger: Uuid) {
-        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
-        entry.written();
-        let starting = std::mem::take(&mut entry.starting);
-        self.begin_windows(trigger, starting);
-    }
-
-    fn begin_windows(&mut self, trigger: Uuid, starting: Vec<Starting>) {
-        #[cfg(feature = "cluster")]
-        let starting = self.give_up_known(trigger, starting);
-        let Some(entry) = self.lanes.get_mut(&trigger) else { return };
-        let shares = entry.shares(&starting);
-        for (Starting { window, permit }, share) in starting.into_iter().zip(shares) {
-            let work = invoke::Work {
-                runner: Arc::clone(&entry.runner),
-                spec: Arc::clone(&entry.spec),
-                input: entry.input(&self.input).clone(),
-                name: entry.lane.name(window),
-                nudges: entry.nudges,
-                attempt: entry.lane.state(window).attempt_number(),
-                interrupted: entry.lane.state(window).interrupted,
-                offsets: entry.lane.offsets(window),
-                spots: entry.lane.spots(window),
-                share,
-            };
-            let handle = self.handle.clone();
-            let running = self.tracker.spawn(async move {
-                let ended = AssertUnwindSafe(work.run()).catch_unwind().await;
-                let ended = Box::new(ended.unwrap_or_else(|_| Ended::broken()));
-                handle.send(Message::Ended(trigger, window, ended, permit));
-            });
-            entry.runs(window, running);
-        }
-        entry.complete();
-    }
-
-    /// Waits for more attempts to end where they end one upon the other, unless they are long in coming or something else
-    /// happens. A turn costs about as much for one that has ended as for many, its journal append foremost: so a quarter of
-    /// those in flight share a turn.
-    async fn await_ended(&mut self) {
-        if self.ended.is_empty() {
-            return;
-        }
-        let often = self.ended_at.elapsed() < ENDS_OFTEN;
-        let in_flight = self.ended.iter().filter_map(|trigger| Some(self.lanes.get(trigger)?.tasks.len())).max();
-        let wanted = (in_flight.unwrap_or(0) / 4).min(ENDED_PER_TURN_MAX);
-        if often && self.ended.len() < wanted {
-            self.await_more(wanted).await;
-        }
-        self.ended.clear();
-        self.ended_at = Instant::now();
-    }
-
-    async fn await_more(&mut self, wanted: usize) {
-        let appended = self.input.listen();
-        if !self.at_head.is_empty() && self.head < self.input.tail() {
-            return;
-        }
-        let mut enough = std::pin::pin!(async {
-            tokio::select! {
-                () = appended => {}
-                () = tokio::time::sleep(ENDED_WAIT) => {}
-            }
-        });
-        while self.ended.len() < wanted {
-            let message = tokio::select! {
-                biased;
-                message = self.inbox.recv() => message,
-                () = &mut enough => return,
-            };
-            let Some(message) = message else { return self.stopping = true };
-            // A slot that is free again wakes the lane that waits for it.
-            let goes_on = matches!(message, Message::Ended(..) | Message::Wake(_));
-            self.receive(message);
-            if !goes_on {
-                return;
-            }
-        }
-    }
-
-    /// Waits for a message, a timer, or records.
-    async fn wait(&mut self) {
-        let appended = self.input.listen();
-        let tail = self.input.tail();
-        let wants = |at: Offset| at < tail;
-        if !self.stopping
-            && self.head_retry_at.is_none()
-            && !self.is_fetching()
-            && ((!self.at_head.is_empty() && wants(self.head))
-                || self.behind.iter().any(|trigger| self.lanes.get(trigger).is_some_and(|entry| entry.can_read(tail))))
-        {
-            return;
-        }
-        let listens = !self.at_head.is_empty() || !self.behind.is_empty();
-        let timer = self
-            .timers
-            .first()
-            .and_then(|(at_ms, trigger)| self.lanes.get(trigger).map(|entry| entry.runner.clock.instant(*at_ms)));
-        let until = timer.into_iter().chain(self.note_at).chain(self.head_retry_at).min();
-        let stopped = tokio::select! {
-            message = self.inbox.recv() => match message {
-                Some(message) => {
-                    self.receive(message);
-                    false
-                }
-                None => true,
-            },
-            () = appended, if listens => false,
-            () = sleep_until_some(until) => false,
-        };
-        self.stopping |= stopped;
-    }
 }
 
 impl Drop for Poller {
@@ -786,12 +494,5 @@ impl Drop for Poller {
     fn drop(&mut self) {
         self.forget_slots();
         self.lanes.values().flat_map(|entry| entry.tasks.values()).for_each(Running::abort);
-    }
-}
-
-async fn sleep_until_some(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }
