@@ -284,10 +284,12 @@ impl Poller {
         entry.timer_ms.map(|at_ms| self.timers.remove(&(at_ms, trigger)));
         entry.tasks.values().for_each(Running::abort);
         // One that is writing down a verdict ends behind that; what the trigger remembers next must not come before it.
-        tokio::spawn(async move {
+        self.tracker.spawn(async move {
             for running in std::mem::take(&mut entry.tasks).into_values() {
                 let _ = running.task.await;
             }
+            // Who waits for that finds nothing that holds on to the broker.
+            drop(entry);
             let _ = done.send(());
         });
     }

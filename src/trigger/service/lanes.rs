@@ -157,12 +157,14 @@ impl TriggerService {
         if self.is_read(topic) {
             return;
         }
-        self.inner.pollers.lock().retain(|(id, _), (poller, _)| {
-            if *id == topic {
-                poller.send(Message::Stop);
-            }
-            *id != topic
-        });
+        let ended: Vec<_> = self.inner.pollers.lock().extract_if(|(id, _), _| *id == topic).collect();
+        for (_, (poller, task)) in ended {
+            poller.send(Message::Stop);
+            // The end of the service waits for them as for those at work.
+            self.inner.tracker.spawn(async move {
+                let _ = task.await;
+            });
+        }
     }
 }
 
