@@ -166,6 +166,10 @@ impl Poller {
             self.advance_touched();
             self.write_down();
             if self.stopping && self.is_at_rest() {
+                // A message that was sent at this moment would keep what it holds for as long as there are handles, and that
+                // may be a handle.
+                self.inbox.close();
+                while self.inbox.recv().await.is_some() {}
                 return;
             }
             if read {
