@@ -33,9 +33,10 @@ const FULL_DISK_RETRY_MIN: Duration = Duration::from_secs(1);
 /// other, but most logs have few partitions that are busy, and a thread costs start-up time and memory.
 #[derive(Debug)]
 struct Crew {
-    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`).
-    queue: Sender<Arc<Partition>>,
-    work: Receiver<Arc<Partition>>,
+    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`). What is queued after the end stays,
+    /// and a partition keeps the store, its lock and this crew: so the queue keeps none.
+    queue: Sender<Weak<Partition>>,
+    work: Receiver<Weak<Partition>>,
     stopped: Receiver<()>,
     threads_max: usize,
     /// Threads that wait for work.
@@ -45,9 +46,9 @@ struct Crew {
 }
 
 impl Crew {
-    fn push(self: &Arc<Self>, partition: Arc<Partition>) {
-        // Fails only after the end, when the caller closes the partitions itself.
-        let _ = self.queue.send(partition);
+    fn push(self: &Arc<Self>, partition: &Arc<Partition>) {
+        // Does nothing after the end, when the caller closes the partitions itself.
+        let _ = self.queue.send(Arc::downgrade(partition));
         // Only a hint: a thread that has just taken its work or is about to wait is counted wrongly for a moment, and what
         // is queued then is taken by the next that is free.
         if self.work.len() > self.idle.load(Ordering::Relaxed) {
@@ -79,7 +80,9 @@ impl Crew {
             };
             self.idle.fetch_sub(1, Ordering::Relaxed);
             let Some(partition) = work else { return };
-            partition.flush_from_queue();
+            if let Some(partition) = partition.upgrade() {
+                partition.flush_from_queue();
+            }
         }
     }
 }
@@ -105,7 +108,7 @@ impl Flusher {
     }
 
     /// Flushes `partition` as soon as a thread is free.
-    pub(crate) fn flush_soon(&self, partition: Arc<Partition>) {
+    pub(crate) fn flush_soon(&self, partition: &Arc<Partition>) {
         self.crew.push(partition);
     }
 

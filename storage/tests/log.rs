@@ -293,6 +293,18 @@ fn the_directory_is_in_use_until_the_last_partition_is_gone() {
 }
 
 #[test]
+fn a_flush_that_is_asked_for_after_the_end_keeps_no_directory_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 3);
+    store.stop_flushing();
+    partition.request_flush();
+    drop((partition, store));
+    assert_records(&open(&open_store(dir.path()), small_segments()).0, 0, 3);
+}
+
+#[test]
 fn a_store_dropped_with_flushes_under_way_ends_its_threads() {
     for round in 0..50 {
         let dir = tempfile::tempdir().unwrap();

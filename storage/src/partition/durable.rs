@@ -53,7 +53,7 @@ impl Partition {
     /// without blocking.
     pub fn request_flush(self: &Arc<Self>) {
         if self.flushing.ask() {
-            self.shared.flusher.flush_soon(Arc::clone(self));
+            self.shared.flusher.flush_soon(self);
         }
     }
 
@@ -83,7 +83,7 @@ impl Partition {
     }
 
     /// The flush interval of what was appended has passed.
-    pub(crate) fn interval_over(self: Arc<Self>, flush_soon: impl FnOnce(Arc<Self>)) {
+    pub(crate) fn interval_over(self: &Arc<Self>, flush_soon: impl FnOnce(&Arc<Self>)) {
         if self.flushing.interval_over(|| self.tail.get()) {
             flush_soon(self);
         }
