@@ -103,7 +103,14 @@ impl World {
         self.functions.shutdown(Duration::ZERO).await;
         // A change that a cut-off attempt asked for goes to its end.
         self.broker.changes_ended().await;
-        self.dir
+        let Self { dir, broker, functions, triggers, .. } = self;
+        drop((broker, functions, triggers));
+        // A read that is on its way keeps the directory for a moment; its lock says when it is free. None in a disk in memory.
+        if let Ok(lock) = std::fs::File::open(dir.path().join("data/LOCK")) {
+            let free = tokio::task::spawn_blocking(move || lock.lock());
+            tokio::time::timeout(Duration::from_secs(60), free).await.expect("nothing keeps it").unwrap().unwrap();
+        }
+        dir
     }
 
     pub(crate) async fn topic(&self, name: &str, partitions: u32) -> Arc<Topic> {
