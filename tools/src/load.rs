@@ -10,7 +10,7 @@ use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
 use kafka_wire::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_wire::{FetchRequest, FetchResponse, ProduceRequest, ProduceResponse};
 use kafka_wire_core::StrBytes;
-use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, Batches, NewRecord};
+use tripline_storage::batch::{BatchBuilder, BatchError, BatchLimits, BatchOptions, BatchView, Batches, NewRecord};
 
 use crate::client::{Client, next_offset};
 use crate::pacer::Pacer;
@@ -158,8 +158,20 @@ fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Res
     let partition =
         answer.responses.first().and_then(|topic| topic.partitions.first()).ok_or("an answer without partition")?;
     match partition.error_code {
-        0 => Ok(partition.records.clone().unwrap_or_default()),
+        0 => whole_batches(&partition.records.clone().unwrap_or_default()),
         code => Err(format!("the broker answered a fetch with error {code}").into()),
+    }
+}
+
+/// Kafka itself cuts the last batch of an answer where the answer is full.
+fn whole_batches(bytes: &Bytes) -> Result<Bytes, Failure> {
+    let mut rest: &[u8] = bytes;
+    loop {
+        match BatchView::parse(rest) {
+            Ok((_, behind)) => rest = behind,
+            Err(BatchError::Truncated { .. }) => return Ok(bytes.slice(..bytes.len() - rest.len())),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -261,4 +273,24 @@ fn report(verb: &str, records: u64, size_bytes: u32, took: Duration, cpu: &Cpu) 
         records as f64 / seconds,
         gigabytes / seconds
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_an_answer_cuts_is_left_to_the_next_fetch() {
+        let one = batch(&[b"a", b"b"], 0).unwrap();
+        let two = Bytes::from([&one[..], &one[..]].concat());
+        assert_eq!(whole_batches(&two).unwrap(), two);
+        for cut in 0..one.len() {
+            assert_eq!(whole_batches(&two.slice(..one.len() + cut)).unwrap(), one, "{cut}");
+        }
+        assert!(whole_batches(&Bytes::new()).unwrap().is_empty());
+        let mut wrong = two.to_vec();
+        // The magic of the second.
+        wrong[one.len() + 16] = 9;
+        assert!(whole_batches(&wrong.into()).is_err());
+    }
 }
