@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -62,6 +62,10 @@ fn batch(values: &[&[u8]], timestamp_ms: i64) -> Result<Bytes, Failure> {
     Ok(builder.finish()?.bytes().clone())
 }
 
+fn now_ms() -> Result<i64, Failure> {
+    Ok(i64::try_from(SystemTime::UNIX_EPOCH.elapsed()?.as_millis())?)
+}
+
 fn produce_request(topic: &str, index: i32, records: Bytes, acks: i16) -> ProduceRequest {
     let mut partition = PartitionProduceData::default();
     partition.index = index;
@@ -96,7 +100,9 @@ pub(crate) fn produce(args: &LoadArgs) -> Result<String, Failure> {
     let value = vec![b'x'; args.size as usize];
     let per_batch = (args.batch / (args.size + 10)).max(1);
     let values: Vec<&[u8]> = vec![&value; per_batch as usize];
-    let frame = Client::frame(PRODUCE, &produce_request(&args.topic, 0, batch(&values, 0)?, acks_of(&args.acks)))?;
+    // Records of 1970 would be beyond any retention.
+    let records = batch(&values, now_ms()?)?;
+    let frame = Client::frame(PRODUCE, &produce_request(&args.topic, 0, records, acks_of(&args.acks)))?;
     let batches = args.count.div_ceil(u64::from(per_batch));
     let before = Cpu::read(args.pid)?;
     let begun = Instant::now();
