@@ -45,7 +45,7 @@ COUNTS = {
     ("disk", "librdkafka"): {1024: 100_000, 100: 300_000},
 }
 COUNT_MIN = 10_000
-COLUMNS = "load | server | records/s | MB/s | CPU s per million | Tripline : it, records/s | Tripline : it, CPU | others busy"
+COLUMNS = "load | server | k records/s | MB/s | CPU s per million | Tripline : it, records/s | Tripline : it, CPU | others busy"
 Sample = collections.namedtuple("Sample", "rate cpu others")
 
 
@@ -131,21 +131,25 @@ class Comparison:
             cells = [
                 f"{verb} {size} B, {durability}, {client}",
                 name,
-                spread([one.rate / 1e3 for one in found], "{:,.0f} k"),
-                spread([one.rate * size / 1e6 for one in found], "{:,.0f}"),
-                spread([one.cpu for one in found], "{:.3f}"),
-                spread([us.rate / it.rate for us, it in pairs], "{:.2f}"),
-                spread([us.cpu / it.cpu for us, it in pairs], "{:.2f}"),
-                spread([one.others for one in found], "{:.1f}"),
+                spread([one.rate / 1e3 for one in found]),
+                spread([one.rate * size / 1e6 for one in found]),
+                spread([one.cpu for one in found]),
+                spread([us.rate / it.rate for us, it in pairs]),
+                spread([us.cpu / it.cpu for us, it in pairs]),
+                spread([one.others for one in found]),
             ]
             yield f"| {' | '.join(cells)} |"
 
 
-def spread(values, form):
+def figure(value):
+    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
+
+
+def spread(values):
     """Median, least and most."""
     if not values:
         return "–"
-    median, least, most = (form.format(value) for value in (statistics.median(values), min(values), max(values)))
+    median, least, most = (figure(value) for value in (statistics.median(values), min(values), max(values)))
     return median if len(values) == 1 else f"{median} ({least}–{most})"
 
 
@@ -214,7 +218,7 @@ def main():
             print(f"error: {error}", file=sys.stderr)
             return 1
     print(*comparison.table(), "", sep="\n")
-    print(f"Medians (least–most) of {options.rounds} rounds in turn. MB: 10^6 B of values. CPU: of the server.")
+    print(f"Medians (least–most) of {options.rounds} rounds in turn. k: thousand. MB: 10^6 B of values. CPU: of the server.")
     print("Others busy: processors that neither server nor client used.")
     system = f"{platform.machine()}, {os.cpu_count()} processors, {platform.system()} {platform.release()}"
     print(f"{datetime.date.today()}; {system}; {', '.join(map(' '.join, versions.items()))}")

@@ -207,7 +207,7 @@ class Tripline(KafkaApi):
 
 class Kafka(KafkaApi):
     name, option = "Apache Kafka", "kafka"
-    # As its own start script has it.
+    # As its own start script has it; the delay of new groups is Tripline's.
     JAVA = "java -Xms1G -Xmx1G -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35".split()
     PROPERTIES = """process.roles=broker,controller
 node.id=1
@@ -218,7 +218,7 @@ listener.security.protocol.map=CTL:PLAINTEXT,PLAINTEXT:PLAINTEXT
 log.dirs={0.directory}/data
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms=100
 log.segment.delete.delay.ms=1000
 """
 
