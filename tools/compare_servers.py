@@ -31,7 +31,7 @@ verb, address, topic, count, size, acks = sys.argv[2:]
 begun = time.monotonic()
 rest = (int(size), acks) if verb == "produce" else ()
 getattr(throughput, verb)(address, topic, int(count), *rest)
-print(f"{verb}d {count} records in {time.monotonic() - begun:.4f} s")
+print(f"{verb}d {count} records: {int(count) / (time.monotonic() - begun):.0f} records/s")
 """
 
 
@@ -176,8 +176,8 @@ class KafkaApi(Server):
             command = [self.options.python, "-c", LIBRDKAFKA, ROOT / "tests/clients", verb, self.address]
             command += [topic, count, size, acks]
         said = output(*map(str, command), patience=self.options.timeout)
-        records, seconds = re.search(r"d (\d+) records.* in ([\d.]+) s", said).groups()
-        return int(records), float(seconds)
+        records, rate = map(int, re.search(r"d (\d+) records.*: (\d+) records/s", said).groups())
+        return records, records / rate
 
     def make(self, topic, size):
         """A first batch, which makes the topic, shows that it is ready; it is not measured."""
