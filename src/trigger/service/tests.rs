@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
-use tripline_storage::fs::SimFs;
 
 use super::*;
 use crate::broker::BrokerConfig;
@@ -17,29 +16,31 @@ use crate::function::spec::FunctionDefinition;
 use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::run::{RangeRequest, RedriveRequest};
 
-/// A service on a disk in memory, with a function `f` that nobody answers for, and a topic `t`.
+/// A service with a function `f` that nobody answers for, and a topic `t`.
 struct World {
     broker: Broker,
     service: TriggerService,
     topic: Arc<Topic>,
+    dir: tempfile::TempDir,
 }
 
 impl World {
     async fn start() -> Self {
-        let (broker, _) = Broker::start_on(Arc::new(SimFs::new()), BrokerConfig::new("/data")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
         let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
         let topic = broker.create_topic(topic).await.unwrap();
-        let (world, failed) = Self::start_on(broker, topic).await;
+        let (world, failed) = Self::on(dir, broker, topic).await;
         assert!(failed.is_empty(), "{failed:?}");
         world
     }
 
-    async fn start_on(broker: Broker, topic: Arc<Topic>) -> (Self, Vec<RestoreTriggerError>) {
-        let functions = FunctionService::new(FunctionOptions::new(std::env::temp_dir()).unwrap()).unwrap();
+    async fn on(dir: tempfile::TempDir, broker: Broker, topic: Arc<Topic>) -> (Self, Vec<RestoreTriggerError>) {
+        let functions = FunctionService::new(FunctionOptions::new(dir.path().join("functions")).unwrap()).unwrap();
         let function = json!({"function": "f", "runtime": "http", "url": "http://localhost/"});
         functions.deploy(FunctionDefinition::from_json(&function).unwrap().spec, None).await.unwrap();
         let (service, failed) = TriggerService::start(broker.clone(), functions);
-        (Self { broker, service, topic }, failed)
+        (Self { broker, service, topic, dir }, failed)
     }
 
     /// A trigger `x`, or what `more` makes of it.
@@ -174,7 +175,7 @@ async fn a_trigger_that_is_made_after_a_poller_broke_down_has_one_at_work() {
 
 #[tokio::test]
 async fn a_trigger_that_could_not_be_restored_is_made_anew_with_its_pause_and_its_runs() {
-    let World { broker, service, topic } = World::start().await;
+    let World { broker, service, topic, dir } = World::start().await;
     drop(service);
     let (id, run) = (Uuid::from_u128(1), Uuid::from_u128(2));
     let definition = json!({"trigger": "x", "input": {"topic": "gone"}, "function": "f"}).to_string();
@@ -185,7 +186,7 @@ async fn a_trigger_that_could_not_be_restored_is_made_anew_with_its_pause_and_it
         RunDefined { id: run, trigger: id, topic: topic.id(), definition: replay, created_ms: 3 }.into(),
     ];
     broker.journal().append(&remembered, 0).unwrap();
-    let (world, failed) = World::start_on(broker, topic).await;
+    let (world, failed) = World::on(dir, broker, topic).await;
     assert_eq!(failed.iter().map(|failed| failed.name.as_str()).collect::<Vec<_>>(), ["x"]);
     world.produce();
     assert_eq!(world.apply(json!({})).await, id);
