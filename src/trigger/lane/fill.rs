@@ -7,7 +7,7 @@ use tripline_storage::Offset;
 
 use super::fit::More;
 use super::queue::{Queue, QueueKey};
-use super::{Held, Lane, Marker, Phase, Timer, WindowId, at};
+use super::{Held, Lane, LaneLimits, Marker, Phase, Timer, WindowId, at};
 use crate::trigger::attempt::AttemptState;
 use crate::trigger::flow::Singleton;
 use crate::trigger::spec::Order;
@@ -109,7 +109,9 @@ impl Lane {
     /// Makes room where nothing more could be read: keys that wait for an attempt give back what was not tried yet. It is
     /// read again when they go on; a marker stands for it.
     pub(super) fn relieve(&mut self) {
-        let pressed = self.held_records >= self.spec.limits.records || self.is_full();
+        // Where reading stops.
+        let LaneLimits { records, .. } = self.spec.limits;
+        let pressed = self.held_records + records / 8 >= records || self.is_full();
         if !pressed || self.spec.order != Order::Key || self.restoring.is_some() {
             return;
         }

@@ -40,12 +40,14 @@ struct Scene {
     keys: Vec<u64>,
     delivered: BTreeMap<u64, Vec<i64>>,
     now_ms: i64,
+    /// How many records are read at once.
+    chunk: u64,
 }
 
 impl Scene {
     fn new(spec: LaneSpec, keys: Vec<u64>) -> Self {
         let lane = Lane::restore(spec, &Progress::start(Offset::ZERO), Vec::new());
-        Self { lane, keys, delivered: BTreeMap::new(), now_ms: 0 }
+        Self { lane, keys, delivered: BTreeMap::new(), now_ms: 0, chunk: 500 }
     }
 
     fn tail(&self) -> Offset {
@@ -64,7 +66,7 @@ impl Scene {
     }
 
     fn chunk(&self, from: Offset) -> Offset {
-        from.checked_add(500).unwrap().min(self.tail())
+        from.checked_add(self.chunk).unwrap().min(self.tail())
     }
 
     /// One turn: reads, starts what may start, up to 8, and ends it. Answers whether anything happened, and the windows.
@@ -116,12 +118,17 @@ fn scattered(records: u64, keys: u64, seed: u64) -> Vec<u64> {
     (0..records).map(|at| if at % 10 == 0 { 0 } else { random.u64(1..keys) }).collect()
 }
 
-fn healthy_keys_go_on(limits: LaneLimits, count: u32, failing: u64) {
+fn healthy_keys_go_on(limits: LaneLimits, count: u32, keys: u64, failing: u64) {
+    healthy_keys_go_on_in_chunks(500, limits, count, keys, failing);
+}
+
+fn healthy_keys_go_on_in_chunks(chunk: u64, limits: LaneLimits, count: u32, keys: u64, failing: u64) {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
-    let mut scene = Scene::new(spec(count, limits), scattered(20_000, 1_000, seed));
+    let mut scene = Scene::new(spec(count, limits), scattered(20_000, keys, seed));
+    scene.chunk = chunk;
     while scene.turn(|key| key < failing).0 {}
-    for key in failing..1_000 {
+    for key in failing..keys {
         assert_eq!(scene.delivered.get(&key).map_or(&[][..], Vec::as_slice), scene.expected(key), "key {key}");
     }
     assert!(scene.delivered.range(..failing).next().is_none());
@@ -138,22 +145,29 @@ fn healthy_keys_go_on(limits: LaneLimits, count: u32, failing: u64) {
 
 #[test]
 fn the_other_keys_go_on_beside_one_that_fails() {
-    healthy_keys_go_on(LaneLimits::default(), 100, 1);
+    healthy_keys_go_on(LaneLimits::default(), 100, 1_000, 1);
 }
 
 #[test]
 fn the_other_keys_go_on_beside_ten_that_fail() {
-    healthy_keys_go_on(LaneLimits::default(), 10, 10);
+    healthy_keys_go_on(LaneLimits::default(), 10, 1_000, 10);
 }
 
 #[test]
 fn the_other_keys_go_on_where_there_is_little_room() {
-    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 100, 1);
+    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 100, 1_000, 1);
 }
 
 #[test]
 fn the_other_keys_go_on_where_a_window_may_hold_all_there_is_room_for() {
-    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 10_000, 1);
+    healthy_keys_go_on(LaneLimits { records: 1_000, ..LaneLimits::default() }, 10_000, 1_000, 1);
+}
+
+#[test]
+fn the_other_keys_go_on_beside_some_that_hold_nearly_all_there_is_room_for() {
+    for failing in 5..15 {
+        healthy_keys_go_on_in_chunks(20, LaneLimits { records: 1_000, ..LaneLimits::default() }, 100, 40, failing);
+    }
 }
 
 #[test]
