@@ -118,6 +118,11 @@ impl HoldUp {
         Self { poller, trigger, window, skipped: None }
     }
 
+    /// What held it up is over: a skip that comes from now on does not mean what may come next.
+    fn over(&mut self) {
+        self.skipped = None;
+    }
+
     /// Shows why, and waits a little, or until somebody changes or skips something.
     async fn wait(&mut self, runner: &Runner, origin: &Origin, reason: &str) -> Result<Waited, Stopped> {
         let Self { poller, trigger, window, .. } = self;
@@ -198,6 +203,7 @@ impl GiveUp {
             };
             match self.runner.broker.next_producer_id().await {
                 Ok(producer_id) => {
+                    hold_up.over();
                     let partition = self.lane.partition % topic.partition_count();
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
                     return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
@@ -300,6 +306,7 @@ impl GiveUp {
                 }
             }
         };
+        hold_up.over();
         Counters::add(&counters.dead_lettered, written);
         Counters::add(&counters.expired, offsets.len() - written);
         let topic = self.runner.broker.topic_by_id(target.topic);
@@ -466,5 +473,32 @@ mod tests {
         world.append(std::slice::from_ref(&value), Compression::Zstd);
         assert_eq!(world.write(1).await, 1);
         assert!(world.letters() == [value]);
+    }
+
+    #[tokio::test]
+    async fn a_skip_ends_what_holds_a_verdict_up_and_nothing_that_comes_later() {
+        let world = World::start().await;
+        let runner = &world.work.runner;
+        let (poller, mut inbox) = PollerHandle::for_test();
+        let mut hold_up = HoldUp::new(poller, runner.id, WindowId::for_test(1));
+        let mut told = || match inbox.try_recv() {
+            Ok(Message::HeldUp(_, _, skip)) => skip,
+            other => panic!("{other:?}"),
+        };
+        let origin = world.work.input.origin();
+        for _ in 0..2 {
+            let mut wait = std::pin::pin!(hold_up.wait(runner, origin, "no such topic"));
+            assert!(wait.as_mut().now_or_never().is_none());
+            told().send(()).unwrap();
+            assert_eq!(wait.await.unwrap(), Waited::Skipped);
+        }
+        {
+            let mut wait = std::pin::pin!(hold_up.wait(runner, origin, "no such topic"));
+            assert!(wait.as_mut().now_or_never().is_none());
+            runner.nudge();
+            assert_eq!(wait.await.unwrap(), Waited::Again);
+        }
+        hold_up.over();
+        assert!(told().send(()).is_err(), "there is nothing to skip any more");
     }
 }

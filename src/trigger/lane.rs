@@ -111,6 +111,13 @@ pub struct LaneSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WindowId(u64);
 
+#[cfg(test)]
+impl WindowId {
+    pub(super) const fn for_test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// What happened to records without an invocation, since the last time somebody asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Withheld {
