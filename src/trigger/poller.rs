@@ -98,6 +98,8 @@ pub(super) struct Poller {
     ended: Vec<Uuid>,
     /// When the last turn began that attempts ended before.
     ended_at: Instant,
+    /// Turns that wait for no further end: the last wait was in vain.
+    unawaited: u32,
     stopping: bool,
     /// Where progress is committed, instead of being written to the journal: as its one lane says.
     #[cfg(feature = "cluster")]
@@ -135,6 +137,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         runners: Arc::default(),
         ended: Vec::new(),
         ended_at: Instant::now(),
+        unawaited: 0,
         stopping: false,
         #[cfg(feature = "cluster")]
         group: None,

@@ -208,6 +208,7 @@ impl TriggerService {
     fn restore_runs(&self, started: &HashMap<Uuid, String>) -> Vec<RestoreTriggerError> {
         let entries: Vec<RunEntry> = self.inner.broker.journal().look(|state| {
             let running = state.runs.values().filter(|run| run.state == RunState::Running);
+            let running = running.filter(|run| !self.inner.runs.read().contains_key(&run.defined.id));
             running.filter(|run| started.contains_key(&run.defined.trigger)).cloned().collect()
         });
         let failed = entries.iter().filter_map(|entry| {

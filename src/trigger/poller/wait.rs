@@ -13,6 +13,8 @@ const ENDS_OFTEN: Duration = Duration::from_micros(200);
 const ENDED_WAIT: Duration = Duration::from_millis(1);
 /// That many in a turn are enough.
 const ENDED_PER_TURN_MAX: usize = 32;
+/// After a wait in vain, as where most of those in flight hang, so many turns do without.
+const UNAWAITED: u32 = 32;
 
 impl Poller {
     /// Waits for more attempts to end where they end one upon the other, unless they are long in coming or something else
@@ -23,10 +25,15 @@ impl Poller {
             return;
         }
         let often = self.ended_at.elapsed() < ENDS_OFTEN;
-        let in_flight = self.ended.iter().filter_map(|trigger| Some(self.lanes.get(trigger)?.tasks.len())).max();
+        let in_flight =
+            |trigger| self.lanes.get(trigger).map(|entry| entry.tasks.len().saturating_sub(entry.stuck.len()));
+        let in_flight = self.ended.iter().filter_map(in_flight).max();
         let wanted = (in_flight.unwrap_or(0) / 4).min(ENDED_PER_TURN_MAX);
         if often && self.ended.len() < wanted {
-            self.await_more(wanted).await;
+            match self.unawaited.checked_sub(1) {
+                Some(left) => self.unawaited = left,
+                None => self.await_more(wanted).await,
+            }
         }
         self.ended.clear();
         self.ended_at = Instant::now();
@@ -39,15 +46,15 @@ impl Poller {
         }
         let mut enough = std::pin::pin!(async {
             tokio::select! {
-                () = appended => {}
-                () = tokio::time::sleep(ENDED_WAIT) => {}
+                () = appended => 0,
+                () = tokio::time::sleep(ENDED_WAIT) => UNAWAITED,
             }
         });
         while self.ended.len() < wanted {
             let message = tokio::select! {
                 biased;
                 message = self.inbox.recv() => message,
-                () = &mut enough => return,
+                unawaited = &mut enough => return self.unawaited = unawaited,
             };
             let Some(message) = message else { return self.stopping = true };
             // A slot that is free again wakes the lane that waits for it.
