@@ -644,6 +644,24 @@ fn apply_does_all_or_nothing_and_says_what_changes() {
     assert!(unfit.contains("raw.yaml: trigger r: trigger.window.count: found 100, allowed: 1"), "{unfit}");
 }
 
+#[test]
+fn apply_sees_what_only_the_files_together_say() {
+    let broker = Broker::start();
+    broker.write("a.yaml", "topic: t\n");
+    broker.write("b.yaml", "topic: t\npartitions: 3\n");
+    let twice = failed(&broker.run(&["apply", "-f", "a.yaml", "-f", "b.yaml"]), 1);
+    assert!(twice.contains("b.yaml: topic t: it is defined in a.yaml already"), "{twice}");
+    broker.write("c.yaml", "topic: c\nconfig: { cleanup.policy: compact }\n---\nschedule: s\nrate: 1h\ntopic: c\n");
+    let keyless = failed(&broker.run(&["apply", "-f", "c.yaml"]), 1);
+    assert!(keyless.contains("c.yaml: schedule s: ") && keyless.contains("key"), "{keyless}");
+    assert_eq!(broker.good(&["get", "--json"]), "[]\n", "nothing was applied");
+    broker.write("d.yaml", "topic: d\n---\ntrigger: g\ninput: { topic: d }\nfunction: nobody\n");
+    let told = broker.run(&["apply", "-f", "d.yaml", "--json"]);
+    let told = String::from_utf8(told.stderr).unwrap();
+    let detail = "d.yaml: trigger g: trigger.function: function nobody does not exist";
+    assert!(told.contains(detail) && told.contains("nothing was applied"), "programs are told where, too: {told}");
+}
+
 /// Waits until an action's text is what a guide shows, told from outside.
 fn until_same(broker: &Broker, command: &str, expected: &str) {
     let lines = |text: &str| text.lines().map(same).collect::<Vec<_>>();

@@ -1,5 +1,6 @@
 //! `tripline apply`: files with topics, functions, triggers and schedules.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use super::topic::array;
 use crate::config::manifest::{self, Definition};
 use crate::function::Runtime;
 use crate::function::spec::FunctionDefinition;
+use crate::source::schedule::service::ApplyScheduleError;
+use crate::topic::name::TopicName;
 use crate::trigger::spec::TopicSelection;
 
 /// The largest code that is read for an upload: what a request may hold, in base64.
@@ -54,11 +57,15 @@ struct Planned {
 }
 
 impl Planned {
-    /// Whether it asks for what has this name, as the broker names it.
-    fn wants(&self, name: &str) -> bool {
-        let topic = name.strip_prefix("topic/");
-        let reads = topic.zip(self.reads.as_ref()).is_some_and(|(topic, reads)| reads.selects(topic));
-        reads || self.needs.iter().any(|needed| needed == name)
+    /// What it asks for, of all that is planned. Of a pattern, one topic that matches says that there is any.
+    fn wanted_of(&self, planned: &[Self]) -> Vec<String> {
+        let is_needed = |one: &&Self| self.needs.contains(&one.as_needed());
+        let is_read = |one: &&Self| {
+            matches!(one.kind, Kind::Topic) && self.reads.as_ref().is_some_and(|reads| reads.selects(&one.name))
+        };
+        let is_pattern = self.reads.as_ref().is_some_and(|reads| reads.named().is_empty());
+        let read = planned.iter().filter(is_read).take(if is_pattern { 1 } else { usize::MAX });
+        planned.iter().filter(is_needed).chain(read).map(Self::as_needed).collect()
     }
 
     fn place(&self) -> String {
@@ -80,12 +87,14 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
         let files: Vec<String> = args.file.iter().map(|file| file.display().to_string()).collect();
         return Err(Failure::new(format!("no definitions in {}", files.join(", "))));
     }
+    check_names(&definitions)?;
     check_fit(&definitions)?;
     let mut planned =
         definitions.into_iter().map(|(definition, file)| plan(definition, file)).collect::<Result<Vec<_>, _>>()?;
     // A trigger needs its topic and its function, a schedule its topic.
     planned.sort_by_key(|one| one.kind as u8);
-    // Nothing is done unless all of it can be.
+    // Nothing is done when the broker refuses one of them. Limits that only several reach together, as that of all partitions,
+    // are seen when it comes to them.
     let tried = try_all(&planned, client).await?;
     if args.dry_run {
         return show(&planned, &tried, output);
@@ -96,7 +105,7 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
         let answer = client.call(Method::PUT, &one.kind.path(&one.name), Some(&one.body)).await;
         let answer = answer.map_err(|failure| {
             let (done, all) = (answers.len(), planned.len());
-            failure.at(&one.place()).told(|what| format!("{what}; {done} of {all} definitions were applied before it"))
+            failure.at(&one.place()).said(|what| format!("{what}; {done} of {all} definitions were applied before it"))
         })?;
         if !output.json {
             print(&line(one, &answer))?;
@@ -123,7 +132,7 @@ async fn try_all(planned: &[Planned], client: &Client) -> Result<Vec<Value>, Fai
     let mut answers = Vec::new();
     let mut refused: Option<Failure> = None;
     for one in planned {
-        let there: Vec<String> = planned.iter().map(Planned::as_needed).filter(|name| one.wants(name)).collect();
+        let there = one.wanted_of(planned);
         let path = format!("{}?dry_run=true&planned={}", one.kind.path(&one.name), there.join(","));
         match client.call(Method::PUT, &path, Some(&one.body)).await {
             Ok(answer) => answers.push(answer),
@@ -132,15 +141,28 @@ async fn try_all(planned: &[Planned], client: &Client) -> Result<Vec<Value>, Fai
                 let failure = failure.at(&one.place());
                 refused = Some(match refused {
                     None => failure,
-                    Some(first) => first.told(|what| format!("{what}\n{}", failure.message())),
+                    Some(first) => first.said(|what| format!("{what}\n{}", failure.message())),
                 });
             }
         }
     }
-    refused.map_or(Ok(answers), |failure| Err(failure.told(|what| format!("{what}\nnothing was applied"))))
+    refused.map_or(Ok(answers), |failure| Err(failure.said(|what| format!("{what}\nnothing was applied"))))
 }
 
-/// What only the files know together: a trigger and a function that come at once must fit.
+/// Each definition is there once, whatever file it stands in.
+fn check_names(definitions: &[(Definition, &PathBuf)]) -> Result<(), Failure> {
+    let mut seen = BTreeMap::new();
+    for (definition, file) in definitions {
+        let (kind, name) = definition.kind_and_name();
+        if let Some(first) = seen.insert((kind, name), file) {
+            let (file, first) = (file.display(), first.display());
+            return Err(Failure::new(format!("{file}: {kind} {name}: it is defined in {first} already")));
+        }
+    }
+    Ok(())
+}
+
+/// What only the files know together: a trigger and a function, or a schedule and a topic, that come at once must fit.
 fn check_fit(definitions: &[(Definition, &PathBuf)]) -> Result<(), Failure> {
     let functions = || {
         definitions.iter().filter_map(|(definition, _)| match definition {
@@ -153,6 +175,19 @@ fn check_fit(definitions: &[(Definition, &PathBuf)]) -> Result<(), Failure> {
         let Some(function) = functions().find(|function| function.name == trigger.function.label()) else { continue };
         let fits = trigger.check_function(function);
         fits.map_err(|error| Failure::new(format!("{}: trigger {}: {error}", file.display(), trigger.name)))?;
+    }
+    let compacts = |name: &TopicName| {
+        definitions.iter().any(|(definition, _)| {
+            matches!(definition, Definition::Topic(topic) if topic.name == *name && topic.config.cleanup_policy.compacts())
+        })
+    };
+    for (definition, file) in definitions {
+        let Definition::Schedule(schedule) = definition else { continue };
+        if schedule.key.is_none() && compacts(&schedule.topic) {
+            let (file, name) = (file.display(), &schedule.name);
+            let error = ApplyScheduleError::KeyMissing(schedule.topic.to_string());
+            return Err(Failure::new(format!("{file}: schedule {name}: {error}")));
+        }
     }
     Ok(())
 }

@@ -59,9 +59,8 @@ impl Failure {
     }
 
     /// With a word on where it happened.
-    pub(super) fn at(mut self, place: &str) -> Self {
-        self.message = format!("{place}: {}", self.message);
-        self
+    pub(super) fn at(self, place: &str) -> Self {
+        self.said(|what| format!("{place}: {what}"))
     }
 
     /// Prints it; answers the exit code.

@@ -31,7 +31,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
                 PathRejection::FailedToDeserializePathParams(failed) => match failed.kind() {
                     ErrorKind::ParseErrorAtIndex { value, .. } | ErrorKind::ParseErrorAtKey { value, .. } => {
                         let shown: String = value.chars().take(FOUND_CHARACTERS).collect();
-                        Some(format!("the path: found {shown:?}, allowed: a whole number"))
+                        Some(format!("the path: found {shown:?}, allowed: a whole number that its field can have"))
                     }
                     _ => None,
                 },

@@ -111,17 +111,24 @@ pub(crate) async fn put(
     let mut answer = json!({ "function": name });
     let (changed, code_differs) = if trial.is_some() {
         let code_differs = rooms.functions.service().check(&spec, code).await?;
-        (before.as_ref().is_none_or(|before| *before.spec != spec) || code_differs, code_differs)
+        // Code that failed is tried again, also when it is the same.
+        let is_as_before = |before: &FunctionReport| {
+            *before.spec == spec && !(has_code && matches!(before.state, FunctionState::Failed { .. }))
+        };
+        (!before.as_ref().is_some_and(is_as_before) || code_differs, code_differs)
     } else {
         let deployed = rooms.functions.deploy(spec, code).await?;
         rooms.triggers.function_deployed(name.as_str());
         answer["version"] = json!(deployed.version);
         put_state(&mut answer, &deployed.state);
         let is_other_version = before.as_ref().is_some_and(|before| before.version != deployed.version);
-        (deployed.changed, has_code && is_other_version)
+        let had_code = before.as_ref().is_some_and(|before| matches!(before.spec.runtime, Runtime::Python3 { .. }));
+        (deployed.changed, has_code && (is_other_version || !had_code))
     };
     if let (Value::Array(changes), true, Some(before)) = (&mut changes, code_differs, &before) {
-        changes.push(json!({ "path": "code", "from": format!("version {}", before.version), "to": "new code" }));
+        let had_code = matches!(before.spec.runtime, Runtime::Python3 { .. });
+        let from = had_code.then(|| format!("version {}", before.version));
+        changes.push(json!({ "path": "code", "from": from, "to": "new code" }));
     }
     let done = Put { created: before.is_none(), changed, changes, is_trial: trial.is_some() };
     Ok(done.answer(answer))

@@ -116,11 +116,15 @@ pub(crate) async fn put(
     }
     let changed = topic.config() != spec.config;
     let partitions = topic.partition_count();
-    let changes = differences(Some(&topic.spec().to_json()), &TopicSpec { partitions, ..spec.clone() }.to_json());
-    if changed && trial.is_none() {
+    let wanted = TopicSpec { partitions, ..spec.clone() }.to_json();
+    let changes = differences(Some(&topic.spec().to_json()), &wanted);
+    let done = Put { created: false, changed, changes, is_trial: trial.is_some() };
+    if done.is_trial {
+        return Ok(done.answer(wanted));
+    }
+    if changed {
         rooms.broker.configure_topic(&topic, spec.config).await?;
     }
-    let done = Put { created: false, changed, changes, is_trial: trial.is_some() };
     Ok(done.answer(describe(&topic, &rooms.broker.scrub_report())))
 }
 

@@ -303,8 +303,8 @@ impl ScheduleService {
         if current.is_none() && schedules.by_name.len() >= SCHEDULES_MAX {
             return Err(ApplyScheduleError::TooMany);
         }
-        let found =
-            schedules.definition_bytes - current.map_or(0, |current| current.definition_bytes) + definition_bytes;
+        let found = schedules.definition_bytes.saturating_sub(current.map_or(0, |current| current.definition_bytes))
+            + definition_bytes;
         if found > DEFINITIONS_BYTES_MAX { Err(ApplyScheduleError::TooLarge { found }) } else { Ok(()) }
     }
 

@@ -4,6 +4,7 @@ use super::apply::{inline_spec, warnings};
 use super::topics::selected;
 use super::{Applied, ApplyTriggerError, TriggerService};
 use crate::config::planned::Planned;
+use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
@@ -19,6 +20,7 @@ impl TriggerService {
         }
         self.check_input(spec, planned)?;
         self.check_functions(spec, planned).await?;
+        self.check_outputs(spec, planned)?;
         let changed = current.as_ref().is_none_or(|current| **current != *spec);
         Ok(Applied { created: current.is_none(), changed, warnings: warnings(spec, self.selects_none(spec, planned)) })
     }
@@ -32,6 +34,18 @@ impl TriggerService {
                 let (field, topic) = (spec.input.topics.field(), topic.to_string());
                 return Err(ApplyTriggerError::UnknownTopic { field, topic });
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the topics that it writes to are there or can be made.
+    fn check_outputs(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {
+        let broker = &self.inner.broker;
+        let partitions = spec.input.topics.named().iter().filter_map(|name| broker.topic(name.as_str()));
+        let partitions = partitions.map(|topic| topic.partition_count()).max().unwrap_or(1);
+        let names = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic));
+        for name in names.filter(|name| !planned.has_topic(name.as_str()) && broker.topic(name.as_str()).is_none()) {
+            broker.check_new_topic(&TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() })?;
         }
         Ok(())
     }
