@@ -46,6 +46,8 @@ COUNTS = {
 }
 COUNT_MIN = 10_000
 COLUMNS = "load | server | k records/s | MB/s | CPU s per million | Tripline : it, records/s | Tripline : it, CPU | others busy"
+# What may go wrong with a server or a client.
+FAILURES = (OSError, Failed, subprocess.SubprocessError)
 Sample = collections.namedtuple("Sample", "rate cpu others")
 
 
@@ -78,7 +80,11 @@ class Comparison:
         with tempfile.TemporaryDirectory(prefix="tripline-compare-") as directory:
             try:
                 for name, kind in self.classes.items():
-                    servers[name] = kind(self.options, durability == "disk", pathlib.Path(directory, name))
+                    try:
+                        servers[name] = kind(self.options, durability == "disk", pathlib.Path(directory, name))
+                    except FAILURES as error:
+                        self.broken[kind.name] = f"start: {error}"
+                        continue
                     self.commands[durability, kind.name] = shlex.join(servers[name].command).replace(directory, "DIR")
                 for name, server in servers.items():
                     self.attempt(server, "start", lambda server=server: until("listening", server.look))
@@ -86,10 +92,19 @@ class Comparison:
                     for client in self.options.clients:
                         self.round(durability, number, client, [one for one in servers.values() if client in one.clients])
             finally:
+                # To the last, whoever is impatient.
+                impatient = signal.signal(signal.SIGTERM, signal.SIG_IGN), signal.signal(signal.SIGINT, signal.SIG_IGN)
                 for server in servers.values():
-                    server.stop()
+                    try:
+                        server.stop()
+                    except FAILURES as error:
+                        self.broken.setdefault(server.name, f"stop: {error}")
+                signal.signal(signal.SIGTERM, impatient[0])
+                signal.signal(signal.SIGINT, impatient[1])
 
     def round(self, durability, number, client, servers):
+        if not servers:
+            return
         verbs = ("produce", "consume") if durability == "cache" else ("produce",)
         for size, count in COUNTS[durability, client].items():
             topic, count = f"{client}-{size}-{number}", max(COUNT_MIN, int(count * self.options.scale))
@@ -116,7 +131,7 @@ class Comparison:
             return None
         try:
             return act()
-        except (OSError, Failed, subprocess.SubprocessError) as error:
+        except FAILURES as error:
             self.broken[server.name] = f"{what}: {error}; its log ends with {server.log.read_text(errors='replace')[-300:]!r}"
             return None
 
@@ -191,15 +206,15 @@ def at_hand(options):
         try:
             versions[SERVERS[name].name] = SERVERS[name].version(options)
             classes[name] = SERVERS[name]
-        except (Missing, Failed) as missing:
+        except (Missing, *FAILURES) as missing:
             print(f"SKIP {SERVERS[name].name}: {missing}")
     if not options.quick:
         try:
             told = output(options.python, "-c", "import confluent_kafka; print(confluent_kafka.libversion()[0])")
             options.clients.append("librdkafka")
             versions["librdkafka"] = told
-        except (Failed, OSError):
-            print(f"SKIP librdkafka: {options.python} has no confluent_kafka: give a Python that has it with --python")
+        except FAILURES as error:
+            print(f"SKIP librdkafka: --python names a Python that has confluent_kafka: {str(error).strip()[-300:]}")
     return classes, versions
 
 
@@ -214,9 +229,9 @@ def main():
     for durability in ("cache", "disk") if options.durability == "both" else (options.durability,):
         try:
             comparison.run(durability)
-        except (Failed, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        except FAILURES as error:
+            # What was measured until then is worth its table.
+            comparison.broken[durability] = str(error)
     print(*comparison.table(), "", sep="\n")
     print(f"Medians (least–most) of {options.rounds} rounds in turn. k: thousand. MB: 10^6 B of values. CPU: of the server.")
     print("Others busy: processors that neither server nor client used.")

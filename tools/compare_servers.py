@@ -224,10 +224,11 @@ log.segment.delete.delay.ms=1000
 
     @classmethod
     def version(cls, options):
-        found("java", "PATH")
+        if not shutil.which("java"):
+            raise Missing("no program java on the PATH of this shell")
         for jar in pathlib.Path(options.kafka_jars).glob("kafka-server-4*.jar"):
             return jar.stem.rsplit("-", 1)[1]
-        raise Missing(f"no kafka-server-4*.jar in {options.kafka_jars}: tests/clients/setup.sh DIR fetches it to DIR/kafka")
+        raise Missing(f"no kafka-server-4*.jar in {options.kafka_jars}: tests/clients/setup.sh DIR fetches it to DIR/kafka where mvn is")
 
     def prepared_command(self):
         flush = "log.flush.interval.messages=1\n" if self.disk else ""
