@@ -29,9 +29,11 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
         path.map(|Path(segments)| Self(segments)).map_err(|rejected| {
             let detail = match &rejected {
                 PathRejection::FailedToDeserializePathParams(failed) => match failed.kind() {
-                    ErrorKind::ParseErrorAtIndex { value, .. } | ErrorKind::ParseErrorAtKey { value, .. } => {
+                    ErrorKind::ParseErrorAtIndex { value, expected_type, .. }
+                    | ErrorKind::ParseErrorAtKey { value, expected_type, .. } => {
                         let shown: String = value.chars().take(FOUND_CHARACTERS).collect();
-                        Some(format!("the path: found {shown:?}, allowed: a whole number that its field can have"))
+                        let range = if *expected_type == "u32" { " from 0 to 4294967295" } else { "" };
+                        Some(format!("the path: found {shown:?}, allowed: a whole number{range}"))
                     }
                     _ => None,
                 },

@@ -134,6 +134,8 @@ async fn wrong_types_are_told_in_words_that_are_not_of_the_code() {
         assert!(!found.contains("struct") && !found.contains("enum") && !found.contains("u32"), "{found}");
     }
     let path = stage.get("/v1/dead-letters/t/x/0").await;
+    assert_eq!(path.json()["detail"], "the path: found \"x\", allowed: a whole number from 0 to 4294967295");
+    let path = stage.get("/v1/dead-letters/t/0/x").await;
     assert_eq!(path.json()["detail"], "the path: found \"x\", allowed: a whole number");
 }
 
