@@ -23,6 +23,14 @@ fn whatever_happens_each_record_is_finished_once_and_in_order() {
     }
 }
 
+/// For as long as the actions of a seed stay what they are.
+#[test]
+fn histories_that_once_went_wrong_go_well() {
+    for seed in [4_411_330_562_241_512, 6_931_985_545_663_318] {
+        runs::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 #[test]
 fn a_seed_names_one_history() {
     for seed in 0..20 {

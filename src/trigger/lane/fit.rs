@@ -247,7 +247,9 @@ impl Lane {
         if let Some(index) = self.ready.iter().position(|id| is(id, &Held::is_tried)) {
             return Some(Turn { ready: Some(index), open: 0, records_max: usize::MAX });
         }
-        if !self.tried.is_empty() {
+        // One that stands behind another of its queue, as a restart may put it, goes on when that has gone.
+        let goes_on = |id: &WindowId| self.windows.get(id).is_some_and(|held| held.phase != Phase::Queued);
+        if self.tried.iter().any(goes_on) {
             return None;
         }
         let first_of = |places: &[Place]| places.first().is_some_and(|place| self.unfinished.is_first(place));
