@@ -132,6 +132,12 @@ impl Lane {
         let closed = untried.iter().flat_map(|id| &self.windows[id].places);
         let places: Vec<Place> = closed.chain(&queue.places).copied().collect();
         let Some(first) = places.first().map(|place| place.offset) else { return };
+        // A new order may have left a tried window behind records that were not: once it is finished, a marker in front of
+        // it would have it read again.
+        let is_passed = |id: &WindowId| self.windows[id].places.last().is_some_and(|place| place.offset > first);
+        if queue.windows.iter().filter(|id| !is_untried(id)).any(is_passed) {
+            return;
+        }
         let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
         let more = More { windows: 1, cuts: groups(&numbered), from: first };
         if !numbered.is_empty() && !self.fits(more) {
