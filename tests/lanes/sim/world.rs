@@ -759,6 +759,10 @@ impl World {
         self.tell("crash");
         self.crashes += 1;
         let written = Written::decode(&self.written)?;
+        if self.spec.order != Order::Key {
+            // What was written before the order changed may set more keys aside than were when it did.
+            self.own_queues.extend(written.progress().blocked_keys().iter().map(|key| key.hash));
+        }
         for index in 0..self.model.records.len() {
             let mut record = self.model.records[index].clone();
             if !record.matches || record.fate == Fate::Expired {
