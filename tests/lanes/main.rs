@@ -26,7 +26,13 @@ fn whatever_happens_each_record_is_finished_once_and_in_order() {
 /// For as long as the actions of a seed stay what they are.
 #[test]
 fn histories_that_once_went_wrong_go_well() {
-    for seed in [4_411_330_562_241_512, 4_654_734_712_975_221, 6_931_985_545_663_318, 8_930_741_589_070_591] {
+    for seed in [
+        4_411_330_562_241_512,
+        4_654_734_712_975_221,
+        6_931_985_545_663_318,
+        8_074_628_343_886_892,
+        8_930_741_589_070_591,
+    ] {
         runs::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }

@@ -1,5 +1,7 @@
 //! What is written down of a lane.
 
+use std::cmp::Reverse;
+
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
@@ -22,7 +24,8 @@ impl Lane {
             window.span.first = window.span.first.max(committed);
             window.span.first < window.span.next
         });
-        windows.sort_by_key(|window| window.span.first);
+        // Of two that begin together the inner one is the last: a record belongs to it.
+        windows.sort_by_key(|window| (window.span.first, Reverse(window.span.next)));
         let mut blocked_keys: Vec<BlockedKey> = self
             .markers
             .iter()
