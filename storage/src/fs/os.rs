@@ -78,7 +78,7 @@ impl Fs for OsFs {
 
 fn locked(file: fs::File, taken: Result<(), fs::TryLockError>) -> io::Result<Box<dyn Lock>> {
     match taken {
-        Ok(()) => Ok(Box::new(OsLock { _file: file })),
+        Ok(()) => Ok(Box::new(OsLock { file })),
         Err(fs::TryLockError::WouldBlock) => {
             let holder = file.metadata().ok().and_then(|meta| lock_holder(meta.ino()));
             Err(io::Error::new(io::ErrorKind::WouldBlock, holder.unwrap_or_else(|| "another process".to_owned())))
@@ -105,13 +105,22 @@ fn lock_holder(inode: u64) -> Option<String> {
     Some(format!("process {pid} ({})", name.trim()))
 }
 
-/// The lock goes with the descriptor, also when the process dies.
+/// The lock goes when it is dropped, and with the process. Closing alone would not do: the lock is the open file's, and between
+/// the fork and the exec of a process that is being started, the child has that file open too.
 #[derive(Debug)]
 struct OsLock {
-    _file: fs::File,
+    file: fs::File,
 }
 
 impl Lock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "a directory's lock goes with its last descriptor only");
+        }
+    }
+}
 
 #[derive(Debug)]
 struct OsFile {
@@ -285,5 +294,19 @@ mod tests {
         assert!(refused.to_string().contains(&format!("process {} (", std::process::id())), "{refused}");
         drop(held);
         OsFs.lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_though_a_child_still_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let file = fs::File::create(&path).unwrap();
+        let of_a_child = file.try_clone().unwrap();
+        let taken = file.try_lock();
+        let held = locked(file, taken).unwrap();
+        assert_eq!(OsFs.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        OsFs.lock(&path).unwrap();
+        drop(of_a_child);
     }
 }
