@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use tripline::trigger::service::{LaneChoice, TriggerState};
+use tripline::trigger::service::{LaneChoice, TriggerReport, TriggerState};
 
 use crate::harness::World;
 use crate::receiver::{Invoked, Receiver, ok, status};
@@ -65,8 +65,12 @@ async fn a_key_that_fails_waits_alone_and_holds_the_committed_offset() {
     }
     let expected = [("a", vec![0, 2, 5]), ("b", vec![1]), ("c", vec![4])];
     assert_eq!(by_key, BTreeMap::from(expected));
-    let lane = &world.until("t", |report| report.lanes[0].attempts == 1 && report.counts.delivered == 4).await.lanes[0];
-    assert_eq!((lane.committed.get(), lane.in_flight_records), (1, 1));
+    // What is finished is written down a moment after its delivery is counted.
+    let written = |report: &TriggerReport| {
+        let lane = &report.lanes[0];
+        (lane.attempts, lane.committed.get(), lane.in_flight_records, report.counts.delivered) == (1, 1, 1, 4)
+    };
+    let lane = &world.until("t", written).await.lanes[0];
 
     // A restart keeps the count, the time of the next attempt and what is finished.
     let next_attempt_ms = lane.next_attempt_ms;
@@ -170,8 +174,9 @@ async fn a_debounced_key_delivers_its_newest_record_and_a_throttled_one_takes_it
     world.apply(trigger(&receiver, one)).await;
     world.produce_keyed(&topic, 0, &[("a", "5"), ("a", "6"), ("b", "7")]).await;
     receiver.until(|invoked| offsets(invoked).contains(&6)).await;
-    let report = world.until("t", |report| report.counts.delivered == 4).await;
-    assert_eq!((report.state, report.lanes[0].committed.get()), (TriggerState::Running, 5));
+    // An offset is committed by the journal: a moment after its delivery is counted.
+    let done = |report: &TriggerReport| (report.counts.delivered, report.lanes[0].committed.get()) == (4, 5);
+    assert_eq!(world.until("t", done).await.state, TriggerState::Running);
     assert!(!offsets(&receiver.invoked()).contains(&5), "the second of the key waits for an hour");
 }
 
