@@ -4,8 +4,10 @@
 //! more work than the record itself when windows are small. So small windows that begin in one turn of a poller are read together, by
 //! whichever of their attempts runs first; the others find their parcels made.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tripline_storage::Offset;
@@ -13,6 +15,7 @@ use tripline_storage::Offset;
 use super::deliver::{RecordsError, read_offsets};
 use super::parcel::{Builder, Parcel, Recipe};
 use super::window::Spot;
+use crate::function::Payload;
 use crate::input::EventInput;
 
 /// Windows are read together up to so many records: more would be built by one thread while others have nothing to do.
@@ -25,8 +28,9 @@ pub(super) type Records = Vec<(Offset, Spot)>;
 #[derive(Debug)]
 pub(super) struct Group {
     windows: Vec<Records>,
-    /// Empty when the records could not be read: then each window is read by itself, and says what is wrong with it.
-    parcels: OnceCell<Vec<Mutex<Option<Parcel>>>>,
+    /// For a function that wants its records so. Empty when the records could not be read, or something of ours broke down
+    /// over one of them: then each window is read by itself, and says what is wrong with it.
+    parcels: OnceCell<(Payload, Vec<Mutex<Option<Parcel>>>)>,
 }
 
 /// A window's place in its group.
@@ -66,11 +70,18 @@ impl Group {
 }
 
 impl Share {
-    /// The window's parcel; `None` when it must be built by itself. The recipe has no steps that are functions.
+    /// The window's parcel; `None` when it must be built by itself, as when the function wants its records in another way
+    /// since. The recipe has no steps that are functions.
     pub(super) async fn take(&self, input: &EventInput, recipe: Recipe<'_>) -> Option<Parcel> {
         let Self { group, place } = self;
-        let read = async { group.read(input, recipe).await.unwrap_or_default() };
-        let parcels = group.parcels.get_or_init(|| read).await;
+        let read = async {
+            let read = AssertUnwindSafe(group.read(input, recipe)).catch_unwind().await;
+            (recipe.shape, read.ok().and_then(Result::ok).unwrap_or_default())
+        };
+        let (shape, parcels) = group.parcels.get_or_init(|| read).await;
+        if *shape != recipe.shape {
+            return None;
+        }
         parcels.get(*place)?.lock().take()
     }
 }
@@ -82,7 +93,7 @@ mod tests {
 
     use super::*;
     use crate::broker::{Broker, BrokerConfig, Topic};
-    use crate::function::{FunctionOptions, FunctionService, Payload};
+    use crate::function::{FunctionOptions, FunctionService};
     use crate::input::LogInput;
     use crate::topic::name::TopicName;
     use crate::topic::spec::{TopicConfig, TopicSpec};
@@ -153,6 +164,16 @@ mod tests {
             assert_eq!(shared.offsets().collect::<Vec<_>>(), *window);
             assert!(share.take(&stage.input, stage.recipe()).await.is_none(), "an attempt takes it once");
         }
+    }
+
+    #[tokio::test]
+    async fn a_window_whose_function_wants_its_records_in_another_way_by_now_is_read_by_itself() {
+        let stage = Stage::new().await;
+        let windows = [offsets(&[1]), offsets(&[2])];
+        let mut shares = group(&windows);
+        assert!(shares.next().unwrap().take(&stage.input, stage.recipe()).await.is_some());
+        let raw = Recipe { shape: Payload::Raw, ..stage.recipe() };
+        assert!(shares.next().unwrap().take(&stage.input, raw).await.is_none());
     }
 
     #[tokio::test]
