@@ -266,6 +266,7 @@ impl From<ApplyTriggerError> for Problem {
             ApplyTriggerError::UnknownFunction(_) | ApplyTriggerError::UnknownStep(_) => {
                 Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
             }
+            ApplyTriggerError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string()),
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
             ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
             ApplyTriggerError::OtherPlace => Self::new(StatusCode::CONFLICT, "other-place", error.to_string()),

@@ -74,7 +74,21 @@ struct Inner {
     /// Follows topics that come and go, until the shutdown.
     follower: Mutex<Option<JoinHandle<()>>>,
     /// One definition changes at a time.
-    changing: tokio::sync::Mutex<()>,
+    changing: tokio::sync::Mutex<Changes>,
+}
+
+/// Whether definitions still change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changes {
+    GoOn,
+    /// The service has shut down, or is about to: what is not there is not to be made anew.
+    HaveEnded,
+}
+
+impl Changes {
+    fn goes_on(self) -> Result<(), ApplyTriggerError> {
+        if self == Self::GoOn { Ok(()) } else { Err(ApplyTriggerError::Stopping) }
+    }
 }
 
 /// The task that drives a partition's lanes.
@@ -111,7 +125,7 @@ impl TriggerService {
             traces,
             trace_writer: Mutex::new(Some(trace_writer)),
             follower: Mutex::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::new(Changes::GoOn),
         };
         let service = Self { inner: Arc::new(inner) };
         let failed = service.restore_all();
@@ -169,7 +183,8 @@ impl TriggerService {
     /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What was in
     /// hand is done again after the next start.
     pub async fn shutdown(&self, grace: Duration) {
-        let _changing = self.inner.changing.lock().await;
+        let mut changing = self.inner.changing.lock().await;
+        *changing = Changes::HaveEnded;
         let follower = self.inner.follower.lock().take();
         if let Some(follower) = follower {
             follower.abort();

@@ -16,6 +16,7 @@ use crate::broker::record::{
 };
 use crate::broker::state::State;
 use crate::broker::{Broker, CreateTopicError, Topic};
+use crate::config::planned::Planned;
 use crate::function::{FunctionSpec, Instances, Payload, Runtime};
 use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::runner::{Runner, inline_function};
@@ -44,15 +45,16 @@ impl TriggerService {
     }
 
     pub(super) async fn apply_now(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
-        self.check_change(&spec).await?;
+        self.check_change(&spec, &Planned::default()).await?;
         // What takes its time is done before the others have to wait: what it finds holds then too.
         #[cfg(feature = "cluster")]
         if spec.input.cluster.is_some() {
             return self.apply_to_cluster(spec).await;
         }
         let starts = Starts::look_up(&spec, selected(&self.inner.broker, &spec.input.topics)).await?;
-        let _changing = self.inner.changing.lock().await;
-        let current = self.check_change(&spec).await?;
+        let changing = self.inner.changing.lock().await;
+        changing.goes_on()?;
+        let current = self.check_change(&spec, &Planned::default()).await?;
         let topics = self.input_topics(&spec.input.topics).await?;
         self.output_topics(&spec, &topics).await?;
         let warnings = warnings(&spec, topics.is_empty());
@@ -65,31 +67,6 @@ impl TriggerService {
             self.change_here(&runner, spec, &topics, &starts).await?;
         }
         Ok(Applied { created: false, changed, warnings })
-    }
-
-    /// Refuses what cannot be made of what there is; nothing is done. Answers the trigger as it is.
-    pub(super) async fn check_change(&self, spec: &TriggerSpec) -> Result<Option<Arc<Runner>>, ApplyTriggerError> {
-        let current = self.runner(spec.name.as_str());
-        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
-            self.check_moves(&old, spec)?;
-        }
-        self.check_function(spec).await?;
-        Ok(current)
-    }
-
-    /// An update keeps progress: at least one of the topics that are read stays.
-    pub(super) fn check_moves(&self, old: &TriggerSpec, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
-        let on_cluster = new.input.cluster.is_some();
-        if old.input.cluster.is_some() != on_cluster {
-            return Err(ApplyTriggerError::OtherPlace);
-        }
-        let joined = self.topics_of(old.name.as_str());
-        let stays = joined.iter().any(|topic| new.input.topics.selects(topic.name().as_str()));
-        if old.input.topics == new.input.topics || stays || (joined.is_empty() && !on_cluster) {
-            return Ok(());
-        }
-        let (found, current) = (new.input.topics.to_string(), old.input.topics.to_string());
-        Err(ApplyTriggerError::OtherTopic { field: new.input.topics.field(), found, current })
     }
 
     /// Changes a trigger on topics of this broker: lanes of topics that stay go on, the others end, and those of more topics
@@ -210,16 +187,10 @@ impl TriggerService {
         Ok(selected(&self.inner.broker, selection))
     }
 
-    /// Topics that the trigger writes to are made where they are missing, with as many partitions as the widest of its input.
+    /// Topics that the trigger writes to are made where they are missing.
     async fn output_topics(&self, spec: &TriggerSpec, inputs: &[Arc<Topic>]) -> Result<(), ApplyTriggerError> {
-        let names = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic));
-        for name in names {
-            if self.inner.broker.topic(name.as_str()).is_some() {
-                continue;
-            }
-            let partitions = inputs.iter().map(|input| input.partition_count()).max().unwrap_or(1);
-            let made = TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() };
-            match self.inner.broker.create_topic(made).await {
+        for missing in self.missing_outputs(spec, inputs) {
+            match self.inner.broker.create_topic(missing).await {
                 Ok(_) | Err(CreateTopicError::Exists(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -227,21 +198,13 @@ impl TriggerService {
         Ok(())
     }
 
-    /// Refuses what the functions refuse; nothing is done.
-    pub(super) async fn check_function(&self, spec: &TriggerSpec) -> Result<(), ApplyTriggerError> {
-        for step in spec.transform.functions() {
-            let known = self.inner.functions.describe(step.as_str());
-            known.ok_or_else(|| ApplyTriggerError::UnknownStep(step.to_string()))?;
-        }
-        if let Some(function) = inline_spec(spec) {
-            // It comes with the definition, not before.
-            self.inner.functions.check(&function, None).await?;
-            return Ok(());
-        }
-        let name = spec.function.label();
-        let function = self.inner.functions.describe(name);
-        let function = function.ok_or_else(|| ApplyTriggerError::UnknownFunction(name.to_owned()))?;
-        spec.check_function(&function.spec).map_err(|error| ApplyTriggerError::Unfit(error.to_string()))
+    /// The topics that the trigger writes to and that are not there, with as many partitions as the widest of its input.
+    pub(super) fn missing_outputs(&self, spec: &TriggerSpec, inputs: &[Arc<Topic>]) -> Vec<TopicSpec> {
+        let partitions = inputs.iter().map(|input| input.partition_count()).max().unwrap_or(1);
+        let names: BTreeSet<_> =
+            spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic)).collect();
+        let missing = names.into_iter().filter(|name| self.inner.broker.topic(name.as_str()).is_none());
+        missing.map(|name| TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() }).collect()
     }
 
     /// Ends a trigger and forgets its progress. `false` when there is none with this name.

@@ -1,10 +1,12 @@
-//! Trying a definition without doing anything.
+//! What a definition is refused for, and trying one without doing anything.
+
+use std::sync::Arc;
 
 use super::apply::{inline_spec, warnings};
 use super::topics::selected;
 use super::{Applied, ApplyTriggerError, TriggerService};
 use crate::config::planned::Planned;
-use crate::topic::spec::{TopicConfig, TopicSpec};
+use crate::trigger::runner::Runner;
 use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
@@ -14,21 +16,46 @@ impl TriggerService {
     /// # Errors
     /// See [`ApplyTriggerError`].
     pub async fn check(&self, spec: &TriggerSpec, planned: &Planned) -> Result<Applied, ApplyTriggerError> {
-        let current = self.runner(spec.name.as_str()).map(|runner| runner.spec());
-        if let Some(old) = &current {
-            self.check_moves(old, spec)?;
+        let current = self.check_change(spec, planned).await?;
+        if spec.input.cluster.is_none() {
+            self.check_input(spec, planned)?;
+            self.check_outputs(spec, planned)?;
         }
-        self.check_input(spec, planned)?;
+        let changed = current.as_ref().is_none_or(|current| *current.spec() != *spec);
+        let warnings = warnings(spec, spec.input.cluster.is_none() && self.selects_none(spec, planned));
+        Ok(Applied { created: current.is_none(), changed, warnings })
+    }
+
+    /// Refuses what cannot be made of what there is, or will be; nothing is done. Answers the trigger as it is.
+    pub(super) async fn check_change(
+        &self,
+        spec: &TriggerSpec,
+        planned: &Planned,
+    ) -> Result<Option<Arc<Runner>>, ApplyTriggerError> {
+        let current = self.runner(spec.name.as_str());
+        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
+            self.check_moves(&old, spec)?;
+        }
         self.check_functions(spec, planned).await?;
-        self.check_outputs(spec, planned)?;
-        let changed = current.as_ref().is_none_or(|current| **current != *spec);
-        Ok(Applied { created: current.is_none(), changed, warnings: warnings(spec, self.selects_none(spec, planned)) })
+        Ok(current)
+    }
+
+    /// An update keeps progress: at least one of the topics that are read stays.
+    fn check_moves(&self, old: &TriggerSpec, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
+        let on_cluster = new.input.cluster.is_some();
+        if old.input.cluster.is_some() != on_cluster {
+            return Err(ApplyTriggerError::OtherPlace);
+        }
+        let joined = self.topics_of(old.name.as_str());
+        let stays = joined.iter().any(|topic| new.input.topics.selects(topic.name().as_str()));
+        if old.input.topics == new.input.topics || stays || (joined.is_empty() && !on_cluster) {
+            return Ok(());
+        }
+        let (found, current) = (new.input.topics.to_string(), old.input.topics.to_string());
+        Err(ApplyTriggerError::OtherTopic { field: new.input.topics.field(), found, current })
     }
 
     fn check_input(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {
-        if spec.input.cluster.is_some() {
-            return Ok(());
-        }
         for topic in spec.input.topics.named() {
             if !planned.has_topic(topic.as_str()) && !self.inner.broker.has_or_would_create(topic)? {
                 let (field, topic) = (spec.input.topics.field(), topic.to_string());
@@ -40,12 +67,10 @@ impl TriggerService {
 
     /// Whether the topics that it writes to are there or can be made.
     fn check_outputs(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {
-        let broker = &self.inner.broker;
-        let partitions = spec.input.topics.named().iter().filter_map(|name| broker.topic(name.as_str()));
-        let partitions = partitions.map(|topic| topic.partition_count()).max().unwrap_or(1);
-        let names = spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic));
-        for name in names.filter(|name| !planned.has_topic(name.as_str()) && broker.topic(name.as_str()).is_none()) {
-            broker.check_new_topic(&TopicSpec { name: name.clone(), partitions, config: TopicConfig::default() })?;
+        let inputs = selected(&self.inner.broker, &spec.input.topics);
+        let missing = self.missing_outputs(spec, &inputs);
+        for missing in missing.iter().filter(|missing| !planned.has_topic(missing.name.as_str())) {
+            self.inner.broker.check_new_topic(missing)?;
         }
         Ok(())
     }

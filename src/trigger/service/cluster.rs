@@ -20,6 +20,7 @@ use super::apply::Remembered;
 use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
 use crate::broker::record::LaneId;
 use crate::broker::state::LaneState;
+use crate::config::planned::Planned;
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError, ClusterInput, ClusterTopic, Committed, GroupEvent, Member};
 use crate::trigger::commit_metadata;
@@ -72,8 +73,9 @@ impl TriggerService {
         if self.runner(spec.name.as_str()).is_none() {
             commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
         }
-        let _changing = self.inner.changing.lock().await;
-        let current = self.check_change(&spec).await?;
+        let changing = self.inner.changing.lock().await;
+        changing.goes_on()?;
+        let current = self.check_change(&spec, &Planned::default()).await?;
         let warnings = spec.warnings();
         let Some(runner) = current else {
             let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));

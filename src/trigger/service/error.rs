@@ -27,6 +27,9 @@ pub enum ApplyTriggerError {
     /// The function cannot take what the trigger hands it.
     #[error("{0}")]
     Unfit(String),
+    /// The broker stops: what was waiting for its turn is not done any more.
+    #[error("the broker stops; apply it again when it is back")]
+    Stopping,
     /// An existing trigger would read none of its topics any more: all its progress would be lost.
     #[error(
         "trigger.input.{field}: found {found}, the trigger reads {current}; delete it first, or choose another name"

@@ -64,6 +64,28 @@ impl World {
 }
 
 #[tokio::test]
+async fn a_definition_that_waits_while_the_service_ends_starts_nothing_any_more() {
+    let world = World::start().await;
+    let id = world.apply(json!({})).await;
+    let changing = world.service.inner.changing.lock().await;
+    let again = json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "window": {"count": 3}});
+    let (mut end, mut apply) = (
+        std::pin::pin!(world.service.shutdown(Duration::ZERO)),
+        std::pin::pin!(world.service.apply(TriggerSpec::from_json(&again).unwrap())),
+    );
+    assert!(
+        end.as_mut().now_or_never().is_none() && apply.as_mut().now_or_never().is_none(),
+        "they wait in this order"
+    );
+    drop(changing);
+    end.await;
+    assert!(matches!(apply.await, Err(ApplyTriggerError::Stopping)));
+    assert!(world.service.list().is_empty() && world.service.inner.pollers.lock().is_empty());
+    let written = world.broker.journal().look(|state| state.triggers[&id].defined.definition.clone());
+    assert!(!written.contains("\"count\":3"), "{written}");
+}
+
+#[tokio::test]
 async fn a_pause_that_nobody_waits_for_any_more_is_made_or_not_but_not_half() {
     let world = World::start().await;
     let id = world.apply(json!({})).await;
