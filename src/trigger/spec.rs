@@ -16,6 +16,7 @@ use super::trace::{TRACE_TOPIC, TraceLevel};
 use super::transform::Transform;
 use super::window::WindowSpec;
 use crate::config::fields::{FieldError, FieldErrors, read};
+use crate::function::log_topic::LOG_TOPIC;
 use crate::function::spec::{FunctionSpec, Payload};
 use crate::input::ClusterAddress;
 use crate::topic::name::{FunctionName, TopicName, TriggerName};
@@ -207,6 +208,10 @@ impl TriggerSpec {
             let sentence =
                 "what it does with records of that topic leaves no trace, or it would go on for ever by itself";
             warnings.push(format!("trigger {} reads {TRACE_TOPIC}: {sentence}", self.name));
+        }
+        if self.input.cluster.is_none() && self.input.topics.selects(LOG_TOPIC) {
+            let sentence = "each line that its own function prints comes to it as a record again: have it print nothing, or filter by `data.function`";
+            warnings.push(format!("trigger {} reads {LOG_TOPIC}: {sentence}", self.name));
         }
         warnings
     }

@@ -236,6 +236,16 @@ fn what_drops_records_is_said() {
 }
 
 #[test]
+fn who_reads_what_the_broker_writes_about_it_is_told_what_follows() {
+    let warns = |topic: &str, of: &str| {
+        let definition = with(minimal(), "input.topic", json!(topic));
+        TriggerSpec::from_json(&definition).unwrap().warnings().iter().any(|warning| warning.contains(of))
+    };
+    assert!(warns(TRACE_TOPIC, "leaves no trace") && warns(LOG_TOPIC, "each line that its own function prints"));
+    assert!(!warns("in", "leaves no trace") && !warns("in", "prints"));
+}
+
+#[test]
 fn a_function_that_takes_raw_bytes_takes_one_record_at_a_time() {
     let raw = json!({"function": "notify", "runtime": "http", "url": "http://a/", "payload": "raw"});
     let function = FunctionSpec::from_json(&raw).unwrap();
