@@ -42,17 +42,6 @@ fn range(from: i64, to: i64) -> RangeRequest {
     RangeRequest { partition: Some(0), from: at(from), to: at(to) }
 }
 
-fn all() -> RedriveRequest {
-    RedriveRequest {
-        ranges: vec![RangeRequest::ALL],
-        filter: None,
-        max: None,
-        rate: None,
-        redrives_max: Some(10),
-        again: false,
-    }
-}
-
 fn pattern(value: Value) -> Option<Pattern> {
     Some(Pattern::parse(&value).unwrap())
 }
@@ -166,16 +155,16 @@ async fn a_redrive_delivers_each_letter_once_as_the_record_that_it_was() {
     let world = World::start();
     let topic = world.with_letters(&["1", "2", "3"], json!({"filter": {"topic": ["t"]}})).await;
     world.python("f", PRINT_PLACE).await;
-    let report = world.redrive(all()).await;
+    let report = world.redrive(RedriveRequest::default()).await;
     assert_eq!((report.counts.delivered, report.counts.dead_lettered), (3, 0));
     let printed = world.printed.wait_for(3).await;
     let place = |n: usize| format!("0-{n} {}/1 t 2023-11-14T22:13:20.000Z {}", topic.id(), n + 1);
     assert_eq!(printed, [place(0), place(1), place(2)], "the names that the live events had");
     // Letters stay where they are, but nobody takes them a second time.
-    let second = world.redrive(all()).await;
+    let second = world.redrive(RedriveRequest::default()).await;
     assert_eq!((second.counts.delivered, world.records("t.dlq", 0).len()), (0, 3));
     assert!(world.triggers.open_letters("x", 10).await.unwrap().is_empty());
-    let again = world.redrive(RedriveRequest { again: true, ..all() }).await;
+    let again = world.redrive(RedriveRequest { again: true, ..RedriveRequest::default() }).await;
     assert_eq!(again.counts.delivered, 3);
 }
 
@@ -183,7 +172,7 @@ async fn a_redrive_delivers_each_letter_once_as_the_record_that_it_was() {
 async fn a_letter_that_fails_again_is_appended_anew_with_its_origin_and_one_redrive_more() {
     let world = World::start();
     world.with_letters(&["1", "2"], json!({})).await;
-    let report = world.redrive(all()).await;
+    let report = world.redrive(RedriveRequest::default()).await;
     assert_eq!((report.counts.dead_lettered, report.counts.delivered), (2, 0), "its own letters are not read");
     let letters = world.records("t.dlq", 0);
     assert_eq!(letters.len(), 4);
@@ -197,7 +186,7 @@ async fn a_letter_that_fails_again_is_appended_anew_with_its_origin_and_one_redr
         assert_eq!((header(old, "redrives"), header(new, "redrives")), ("0".to_owned(), "1".to_owned()));
     }
     // The next takes the new letters and not those that it has tried.
-    let second = world.redrive(all()).await;
+    let second = world.redrive(RedriveRequest::default()).await;
     assert_eq!(second.counts.dead_lettered, 2);
     let redrives: Vec<String> = world.records("t.dlq", 0).iter().map(|letter| header(letter, "redrives")).collect();
     assert_eq!(redrives, ["0", "0", "1", "1", "2", "2"]);
@@ -207,7 +196,7 @@ async fn a_letter_that_fails_again_is_appended_anew_with_its_origin_and_one_redr
 async fn letters_that_were_redriven_too_often_are_passed_over_and_counted_unless_somebody_insists() {
     let world = World::start();
     world.with_letters(&["1"], json!({})).await;
-    let twice = || RedriveRequest { redrives_max: Some(2), ..all() };
+    let twice = || RedriveRequest { redrives_max: Some(2), ..RedriveRequest::default() };
     for _ in 0..2 {
         assert_eq!(world.redrive(twice()).await.counts.dead_lettered, 1);
     }
@@ -215,7 +204,7 @@ async fn letters_that_were_redriven_too_often_are_passed_over_and_counted_unless
     let guarded = world.redrive(twice()).await;
     assert_eq!((guarded.counts.passed_over, guarded.counts.delivered), (1, 0));
     assert_eq!(world.triggers.open_letters("x", 10).await.unwrap().len(), 1, "it still waits for somebody");
-    let forced = world.redrive(RedriveRequest { redrives_max: None, ..all() }).await;
+    let forced = world.redrive(RedriveRequest { redrives_max: None, ..RedriveRequest::default() }).await;
     assert_eq!((forced.counts.passed_over, forced.counts.delivered), (0, 1));
 }
 
@@ -225,20 +214,20 @@ async fn a_filter_and_a_maximum_choose_letters_and_the_others_stay_for_later() {
     world.with_letters(&["1", "2", "3", "4", "5", "6"], json!({})).await;
     world.python("f", PRINT).await;
     let reason = json!({"data": [{"numeric": [">", 2]}], "headers": {"tripline-dlq-error-code": ["ValueError"]}});
-    let chosen = RedriveRequest { filter: pattern(reason), max: Some(2), ..all() };
+    let chosen = RedriveRequest { filter: pattern(reason), max: Some(2), ..RedriveRequest::default() };
     let preview = world.triggers.preview_redrive("x", &chosen, PATIENCE).await.unwrap();
     assert_eq!((preview.counts.taken, preview.counts.turned_away, preview.is_complete), (2, 2, true));
     assert_eq!(preview.first.iter().map(|(_, offset)| offset.get()).collect::<Vec<_>>(), [2, 3]);
     assert!(world.printed.lines().is_empty() && world.triggers.runs("x").unwrap().is_empty(), "only looked at");
     assert_eq!(world.redrive(chosen).await.counts.delivered, 2);
     assert_eq!(world.printed.lines(), ["3", "4"]);
-    let rest = world.redrive(all()).await;
+    let rest = world.redrive(RedriveRequest::default()).await;
     assert_eq!(rest.counts.delivered, 4);
     assert_eq!(world.printed.lines()[2..], ["1", "2", "5", "6"]);
     let none = RedriveRequest {
         filter: pattern(json!({"headers": {"tripline-dlq-error-code": ["KeyError"]}})),
         again: true,
-        ..all()
+        ..RedriveRequest::default()
     };
     assert_eq!(world.redrive(none).await.counts.delivered, 0);
 }
@@ -256,8 +245,8 @@ async fn letters_of_another_trigger_in_the_same_topic_stay_where_they_are() {
     world.until_committed("x", 0, 2).await;
     world.until_committed("y", 0, 2).await;
     world.python("f", PRINT).await;
-    assert_eq!(world.redrive(all()).await.counts.delivered, 2);
-    let others = world.triggers.preview_redrive("y", &all(), PATIENCE).await.unwrap();
+    assert_eq!(world.redrive(RedriveRequest::default()).await.counts.delivered, 2);
+    let others = world.triggers.preview_redrive("y", &RedriveRequest::default(), PATIENCE).await.unwrap();
     assert_eq!((others.counts.taken, others.counts.not_ours), (2, 2));
     let discarded = world.triggers.discard("x", &[RangeRequest::ALL]).await.unwrap();
     assert!(!discarded[0].deleted, "letters of others lie between them");
@@ -270,7 +259,7 @@ async fn a_rate_holds_letters_back_one_by_one() {
     world.with_letters(&["1", "2", "3", "4", "5", "6"], json!({"window": {"count": 2}})).await;
     world.python("f", PRINT).await;
     let started = tokio::time::Instant::now();
-    let report = world.redrive(RedriveRequest { rate: Some(2), ..all() }).await;
+    let report = world.redrive(RedriveRequest { rate: Some(2), ..RedriveRequest::default() }).await;
     assert_eq!(report.counts.delivered, 6);
     // One window empties the bucket of a second; each of the two behind it waits until its first letter may begin.
     assert!(started.elapsed() >= Duration::from_millis(1_400), "{:?}", started.elapsed());
@@ -312,7 +301,7 @@ def handler(event, context):
     time.sleep(0.05)
 ";
     let version = world.python("f", slow).await;
-    let run = world.triggers.redrive("x", all()).await.unwrap();
+    let run = world.triggers.redrive("x", RedriveRequest::default()).await.unwrap();
     let mut printed = world.printed.wait_for(5).await;
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
@@ -326,7 +315,7 @@ def handler(event, context):
     numbers.sort_unstable();
     numbers.dedup();
     assert_eq!(numbers, (0..20).collect::<Vec<u32>>(), "every letter");
-    assert_eq!(world.redrive(all()).await.counts.delivered, 0, "and all are known to be redriven");
+    assert_eq!(world.redrive(RedriveRequest::default()).await.counts.delivered, 0, "and all are known to be redriven");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +328,7 @@ async fn a_kill_while_letters_fail_again_makes_one_new_letter_each() {
     let version = world
         .python("f", "import time\ndef handler(event, context):\n    time.sleep(0.03)\n    raise ValueError('still')\n")
         .await;
-    let run = world.triggers.redrive("x", all()).await.unwrap();
+    let run = world.triggers.redrive("x", RedriveRequest::default()).await.unwrap();
     world.until_run(run, |report| report.counts.dead_lettered >= 3).await;
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
@@ -391,14 +380,15 @@ async fn one_redrive_goes_on_at_a_time_and_a_cancelled_one_gives_way_without_los
     let world = World::start();
     world.with_letters(&["1", "2", "3", "4"], json!({"window": {"count": 1}})).await;
     world.python("f", PRINT).await;
-    let first = world.triggers.redrive("x", RedriveRequest { rate: Some(1), ..all() }).await.unwrap();
+    let first =
+        world.triggers.redrive("x", RedriveRequest { rate: Some(1), ..RedriveRequest::default() }).await.unwrap();
     world.until_run(first, |report| report.counts.delivered >= 1).await;
-    assert!(matches!(world.triggers.redrive("x", all()).await, Err(RunError::State(_))));
+    assert!(matches!(world.triggers.redrive("x", RedriveRequest::default()).await, Err(RunError::State(_))));
     assert!(matches!(world.triggers.discard("x", &[RangeRequest::ALL]).await, Err(RunError::State(_))));
     world.triggers.cancel_run("x", first).await.unwrap();
     let left = world.triggers.describe_run("x", first).unwrap().lag();
     assert!((1..4).contains(&left));
-    let report = world.redrive(all()).await;
+    let report = world.redrive(RedriveRequest::default()).await;
     assert_eq!(report.counts.delivered, left);
     assert_eq!(world.triggers.describe_run("x", first).unwrap().phase, RunPhase::Replaced);
     let mut printed = world.printed.lines();
@@ -417,16 +407,16 @@ async fn discarded_letters_are_neither_listed_nor_redriven_and_deleted_where_nob
     assert_eq!(log_start.get(), 2);
     // A trigger that reads the letters itself still needs the rest.
     world.apply(json!({"trigger": "reader", "input": {"topic": "t.dlq"}, "function": "f"})).await;
-    let preview = world.triggers.preview_redrive("x", &all(), PATIENCE).await.unwrap();
+    let preview = world.triggers.preview_redrive("x", &RedriveRequest::default(), PATIENCE).await.unwrap();
     assert_eq!(preview.counts.taken, 1);
     let rest = world.triggers.discard("x", &[RangeRequest::ALL]).await.unwrap();
     assert_eq!((rest[0].letters, rest[0].deleted), (1, false));
-    let preview = world.triggers.preview_redrive("x", &all(), PATIENCE).await.unwrap();
+    let preview = world.triggers.preview_redrive("x", &RedriveRequest::default(), PATIENCE).await.unwrap();
     assert_eq!((preview.counts.taken, preview.counts.discarded), (0, 1));
     assert!(world.triggers.open_letters("x", 10).await.unwrap().is_empty());
     let dir = world.kill().await;
     let world = World::start_in(dir, &[(python_definition("f"), 1)]);
-    let preview = world.triggers.preview_redrive("x", &all(), PATIENCE).await.unwrap();
+    let preview = world.triggers.preview_redrive("x", &RedriveRequest::default(), PATIENCE).await.unwrap();
     assert_eq!((preview.counts.taken, preview.counts.discarded), (0, 1), "also after a restart");
 }
 
@@ -436,13 +426,13 @@ async fn a_run_goes_on_while_its_trigger_is_paused_follows_its_definition_and_en
     world.with_letters(&["1", "2"], json!({})).await;
     world.triggers.pause("x").await.unwrap();
     world.python("f", "def handler(event, context):\n    return oops(\n").await;
-    let run = world.triggers.redrive("x", all()).await.unwrap();
+    let run = world.triggers.redrive("x", RedriveRequest::default()).await.unwrap();
     world.until_run(run, |report| report.phase == RunPhase::Active(TriggerState::Failed)).await;
     assert_eq!(world.triggers.describe("x").unwrap().state, TriggerState::Paused);
     world.python("f", PRINT).await;
     assert_eq!(world.until_done(run).await.counts.delivered, 2);
     world.python("f", "def handler(event, context):\n    return oops(\n").await;
-    let stuck = world.triggers.redrive("x", RedriveRequest { again: true, ..all() }).await.unwrap();
+    let stuck = world.triggers.redrive("x", RedriveRequest { again: true, ..RedriveRequest::default() }).await.unwrap();
     world.until_run(stuck, |report| report.phase == RunPhase::Active(TriggerState::Failed)).await;
     world.python("g", PRINT).await;
     world
@@ -588,12 +578,12 @@ async fn a_redrive_takes_no_letter_twice_whatever_the_clock_said_when_it_began()
     let world = World::start();
     world.with_letters(&["1", "2"], json!({})).await;
     world.python("f", PRINT).await;
-    assert_eq!(world.redrive(all()).await.counts.delivered, 2);
+    assert_eq!(world.redrive(RedriveRequest::default()).await.counts.delivered, 2);
     // As if the clock had been a day ahead then, and was set back.
     let ahead = world.broker.journal().look(|state| {
         let run = state.runs.values().next().unwrap().defined.clone();
         RunDefined { created_ms: run.created_ms + 86_400_000, ..run }
     });
     world.broker.journal().append(&[ahead.into()], 0).unwrap();
-    assert_eq!(world.redrive(all()).await.counts.delivered, 0);
+    assert_eq!(world.redrive(RedriveRequest::default()).await.counts.delivered, 0);
 }

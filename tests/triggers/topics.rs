@@ -381,15 +381,7 @@ async fn dead_letters_say_their_topic_and_are_redriven_as_what_they_were() {
 
     failing.store(false, std::sync::atomic::Ordering::Release);
     let before = receiver.invoked().len();
-    let request = RedriveRequest {
-        ranges: vec![RangeRequest::ALL],
-        filter: None,
-        max: None,
-        rate: None,
-        redrives_max: Some(10),
-        again: false,
-    };
-    world.triggers.redrive("x", request).await.unwrap();
+    world.triggers.redrive("x", RedriveRequest::default()).await.unwrap();
     let invoked = receiver.until(|invoked| numbers(&invoked[before..]).len() == 3).await;
     let mut sources: Vec<(String, i64)> = Vec::new();
     for invoked in &invoked[before..] {

@@ -258,7 +258,7 @@ fn size_bytes(record: &RecordView<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 
     use super::*;
 
@@ -280,14 +280,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_chunk_of_many_small_records_is_matched_as_far_as_there_is_room_and_goes_on_behind_that() {
+    fn empty_records(count: usize) -> CheckedBatch {
         let mut builder = BatchBuilder::new(BatchOptions::default());
-        for _ in 0..1000 {
+        for _ in 0..count {
             let record = NewRecord { timestamp_ms: 1, key: None, value: None, headers: &[] };
             builder.push(&record).unwrap();
         }
-        let batch = builder.finish().unwrap();
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_chunk_of_many_small_records_is_matched_as_far_as_there_is_room_and_goes_on_behind_that() {
+        let batch = empty_records(1000);
         let end = Offset::new(1000).unwrap();
         let mut from = Offset::ZERO;
         let mut offsets = Vec::new();
@@ -308,12 +312,7 @@ mod tests {
 
     #[test]
     fn who_has_room_goes_on_when_another_has_none() {
-        let mut builder = BatchBuilder::new(BatchOptions::default());
-        for _ in 0..100 {
-            let record = NewRecord { timestamp_ms: 1, key: None, value: None, headers: &[] };
-            builder.push(&record).unwrap();
-        }
-        let batch = builder.finish().unwrap();
+        let batch = empty_records(100);
         let (end, late) = (Offset::new(100).unwrap(), Offset::new(90).unwrap());
         let mut members = [member(Offset::ZERO, 10), member(Offset::ZERO, 1000), member(late, 1000)];
         let mut filters = Filters::default();

@@ -1,5 +1,6 @@
 //! What people ask of a run.
 
+use super::REDRIVES_MAX;
 use crate::trigger::filter::Pattern;
 use crate::trigger::spec::StartPosition;
 
@@ -45,4 +46,18 @@ pub struct RedriveRequest {
     pub redrives_max: Option<u32>,
     /// Whether letters are taken that an earlier redrive took.
     pub again: bool,
+}
+
+impl Default for RedriveRequest {
+    /// All letters that no redrive took yet, as fast as the trigger goes, but those that were redriven [`REDRIVES_MAX`] times.
+    fn default() -> Self {
+        Self {
+            ranges: vec![RangeRequest::ALL],
+            filter: None,
+            max: None,
+            rate: None,
+            redrives_max: Some(REDRIVES_MAX),
+            again: false,
+        }
+    }
 }

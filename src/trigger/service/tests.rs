@@ -14,7 +14,7 @@ use crate::broker::record::{
 use crate::function::FunctionOptions;
 use crate::function::spec::FunctionDefinition;
 use crate::topic::spec::{TopicConfig, TopicSpec};
-use crate::trigger::run::{RangeRequest, RedriveRequest};
+use crate::trigger::run::RedriveRequest;
 
 /// A service with a function `f` that nobody answers for, and a topic `t`.
 struct World {
@@ -155,14 +155,7 @@ async fn a_redrive_looks_at_the_letters_beside_other_changes_and_begins_only_whe
     let world = World::start().await;
     let id = world.apply(json!({"dead_letter": {"topic": "t.dlq"}})).await;
     let letters = world.broker.topic("t.dlq").unwrap().id();
-    let request = RedriveRequest {
-        ranges: vec![RangeRequest::ALL],
-        filter: None,
-        max: Some(1),
-        rate: None,
-        redrives_max: None,
-        again: false,
-    };
+    let request = RedriveRequest { max: Some(1), redrives_max: None, ..RedriveRequest::default() };
     for is_discarded in [true, false] {
         let changing = world.service.inner.changing.lock().await;
         let (service, request) = (world.service.clone(), request.clone());
