@@ -10,11 +10,10 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,47 +23,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tripline::broker::{Broker, BrokerConfig, Topic};
 use tripline::function::spec::FunctionDefinition;
-use tripline::function::{
-    FunctionOptions, FunctionService, Invocation, InvocationError, InvocationSuccess, Invoker, InvokerStatus,
-};
+use tripline::function::{FunctionOptions, FunctionService};
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline::trigger::service::TriggerService;
 use tripline::trigger::spec::TriggerSpec;
 
-use crate::support::{cpu_time, fill, in_turn};
+use crate::support::{Meter, append, at_once, batches, embed, in_turn};
 
 mod support;
 
 /// What starts this program as the server.
 const SERVE: &str = "serve-for-http-target";
-
-/// Keeps what it is invoked with.
-#[derive(Default)]
-struct Keeper {
-    bodies: Mutex<Vec<Bytes>>,
-    status: watch::Sender<InvokerStatus>,
-}
-
-impl Invoker for Keeper {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<InvocationSuccess, InvocationError>> {
-        self.bodies.lock().push(invocation.payload);
-        std::future::ready(Ok(InvocationSuccess { body: Bytes::new() })).boxed()
-    }
-
-    fn status(&self) -> watch::Receiver<InvokerStatus> {
-        self.status.subscribe()
-    }
-
-    fn resume(&self) {}
-
-    fn stop(&self, _: tokio::time::Instant) -> BoxFuture<'_, ()> {
-        std::future::ready(()).boxed()
-    }
-}
 
 /// Reads each request to its end and answers 200 with nothing.
 async fn serve() {
@@ -117,19 +89,10 @@ struct Took {
     cpu_us: f64,
 }
 
-struct Meter {
-    started: Instant,
-    cpu: Duration,
-}
-
-impl Meter {
-    fn start() -> Self {
-        Self { started: Instant::now(), cpu: cpu_time() }
-    }
-
-    fn stop(&self, requests: usize) -> Took {
-        let (took, cpu) = (self.started.elapsed(), cpu_time() - self.cpu);
-        Took { per_s: requests as f64 / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64 }
+impl Took {
+    fn until_now(meter: &Meter, requests: usize) -> Self {
+        let (took, cpu) = (meter.elapsed(), meter.cpu());
+        Self { per_s: requests as f64 / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64 }
     }
 }
 
@@ -157,7 +120,7 @@ async fn bare(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usize
         })
     });
     join_all(running).await.into_iter().for_each(|done| done.expect("sent"));
-    meter.stop(bodies.len())
+    Took::until_now(&meter, bodies.len())
 }
 
 /// The same by the client that keeps a pool.
@@ -179,7 +142,7 @@ async fn pooled(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usi
         })
     });
     join_all(running).await.into_iter().for_each(|done| done.expect("sent"));
-    meter.stop(bodies.len())
+    Took::until_now(&meter, bodies.len())
 }
 
 struct Bench {
@@ -202,19 +165,21 @@ impl Bench {
         let name = TopicName::new("in").expect("a name");
         let topic = broker.create_topic(TopicSpec { name, partitions: 1, config: TopicConfig::default() }).await;
         let topic = topic.expect("a topic");
-        fill(&broker, &topic, records as u64, in_turn);
+        append(&broker, &topic, batches(records as u64, in_turn));
         let (triggers, _) = TriggerService::start(broker.clone(), functions.clone());
         Self { _dir: dir, broker, functions, triggers, topic, server: Arc::new(Server::start()), records }
     }
 
     /// What a trigger sends for the last `count` records.
     async fn bodies(&self, count: usize) -> Arc<Vec<Bytes>> {
-        let definition = json!({"function": "target", "runtime": "http", "url": "http://127.0.0.1:1/"});
-        let spec = FunctionDefinition::from_json(&definition).expect("a definition").spec;
-        let keeper = Arc::new(Keeper::default());
-        self.functions.embed(spec, Arc::clone(&keeper) as Arc<dyn Invoker>);
+        let bodies = Arc::<Mutex<Vec<Bytes>>>::default();
+        let kept = Arc::clone(&bodies);
+        embed(&self.functions, "target", move |invocation| {
+            kept.lock().push(invocation.payload);
+            at_once()
+        });
         self.run(count, &json!({"order": "partition", "concurrency": 1})).await;
-        Arc::new(std::mem::take(&mut *keeper.bodies.lock()))
+        Arc::new(std::mem::take(&mut *bodies.lock()))
     }
 
     async fn target(&self, slots: usize) {
@@ -237,10 +202,10 @@ impl Bench {
         let meter = Meter::start();
         self.triggers.apply(spec).await.expect("applied");
         while self.triggers.describe("t").expect("it is there").lanes[0].committed < tail {
-            assert!(meter.started.elapsed() < Duration::from_secs(120), "{:?}", self.triggers.describe("t"));
+            assert!(meter.elapsed() < Duration::from_secs(120), "{:?}", self.triggers.describe("t"));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let took = meter.stop(count);
+        let took = Took::until_now(&meter, count);
         let report = self.triggers.describe("t").expect("it is there");
         assert_eq!(report.counts.attempts_succeeded as usize, count, "every record was delivered once");
         self.triggers.remove("t").await.expect("removed");

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tripline::broker::{Broker, BrokerConfig};
@@ -15,7 +15,7 @@ use tripline::source::schedule::clock::{Clock, ManualClock};
 use tripline::source::schedule::service::ScheduleService;
 use tripline::source::schedule::spec::ScheduleSpec;
 
-use crate::support::cpu_time;
+use crate::support::Meter;
 
 #[allow(dead_code, reason = "other benches use the rest")]
 mod support;
@@ -55,21 +55,10 @@ fn waits() -> HashMap<OsString, u64> {
     tasks.filter_map(|task| count(task.ok()?)).collect()
 }
 
-struct Meter {
-    started: Instant,
-    cpu: Duration,
-}
-
-impl Meter {
-    fn start() -> Self {
-        Self { started: Instant::now(), cpu: cpu_time() }
-    }
-
-    /// Milliseconds by the clock, and of CPU.
-    fn stop(&self) -> (f64, f64) {
-        let cpu = cpu_time() - self.cpu;
-        (self.started.elapsed().as_secs_f64() * 1e3, cpu.as_secs_f64() * 1e3)
-    }
+/// Milliseconds by the clock, and of CPU.
+fn ms(meter: &Meter) -> (f64, f64) {
+    let cpu = meter.cpu();
+    (meter.elapsed().as_secs_f64() * 1e3, cpu.as_secs_f64() * 1e3)
 }
 
 /// Applies `count` schedules one after the other, each durable, and prints what they took.
@@ -80,7 +69,7 @@ async fn define(schedules: &ScheduleService, count: usize, cron: &str) {
     for number in 0..count {
         schedules.apply(definition(number, cron)).await.expect("applied");
     }
-    let (took_ms, cpu_ms) = meter.stop();
+    let (took_ms, cpu_ms) = ms(&meter);
     let each = (resident_kib() - before_kib) / count as f64;
     println!("define {count}, {cron:?}: {took_ms:.0} ms, {cpu_ms:.0} ms of CPU; {each:.2} KiB resident each");
 }
@@ -89,7 +78,7 @@ async fn wait_idle(what: &str, idle: Duration) {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, meter) = (waits(), Meter::start());
     tokio::time::sleep(idle).await;
-    let (took_ms, cpu_ms) = meter.stop();
+    let (took_ms, cpu_ms) = ms(&meter);
     // A thread that has ended meanwhile waits no more.
     let since = |(thread, count): (OsString, u64)| count - before.get(&thread).copied().unwrap_or(0);
     let waits = waits().into_iter().map(since).sum::<u64>() as f64 * 1e3 / took_ms;
@@ -109,10 +98,10 @@ async fn wait(directory: &Path, count: usize, idle: Duration) {
 async fn recover(directory: &Path, what: &str) {
     let meter = Meter::start();
     let broker = broker(directory);
-    let (opened_ms, _) = meter.stop();
+    let (opened_ms, _) = ms(&meter);
     let meter = Meter::start();
     let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::default()).await;
-    let (took_ms, cpu_ms) = meter.stop();
+    let (took_ms, cpu_ms) = ms(&meter);
     assert!(failed.is_empty());
     let count = schedules.list().len();
     println!(
@@ -134,7 +123,7 @@ async fn fire(directory: &Path, count: usize) {
         let meter = Meter::start();
         clock.pass(60_000);
         schedules.settled().await;
-        let (took_ms, cpu_ms) = meter.stop();
+        let (took_ms, cpu_ms) = ms(&meter);
         println!("fire {} in one minute: {took_ms:.0} ms, {cpu_ms:.0} ms of CPU", count + 1);
     }
     let fired: u64 = schedules.list().iter().map(|report| report.counts.fired).sum();
