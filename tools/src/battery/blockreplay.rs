@@ -292,7 +292,8 @@ impl Recording {
     fn read(path: &Path, made_bytes: u64) -> Result<Self, Failure> {
         let bytes = std::fs::read(path)?;
         let entries = parse(&bytes)?;
-        let begun = entries.iter().position(|entry| entry.recorded_bytes >= made_bytes).ok_or("nothing was written")?;
+        // The last of the making, its flush, ends there: a state without it need not hold a file system.
+        let begun = entries.iter().position(|entry| entry.recorded_bytes > made_bytes).ok_or("nothing was written")?;
         Ok(Self { bytes, entries, begun })
     }
 
@@ -427,6 +428,19 @@ mod tests {
             seen.insert((sectors[1], sectors[2]));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(1, 0), (1, 2), (2, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn no_state_is_without_the_last_flush_of_the_making() {
+        let made = recording(&[(2, 2, 0, 1), (0, 0, FLUSH, 0)]);
+        let bytes = recording(&[(2, 2, 0, 1), (0, 0, FLUSH, 0), (4, 1, 0, 2)]);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let recording = Recording::read(file.path(), made.len() as u64).unwrap();
+        let mut random = fastrand::Rng::with_seed(3);
+        let ends: std::collections::BTreeSet<usize> = (0..100).map(|_| recording.any_end(&mut random)).collect();
+        assert_eq!(ends.into_iter().collect::<Vec<_>>(), [2, 3]);
+        assert!(Recording::read(file.path(), recording.bytes.len() as u64).is_err(), "nothing was written after it");
     }
 
     #[test]
