@@ -27,6 +27,7 @@ fn whatever_happens_each_record_is_finished_once_and_in_order() {
 #[test]
 fn histories_that_once_went_wrong_go_well() {
     for seed in [
+        1_250_530_022_195_843,
         4_411_330_562_241_512,
         4_654_734_712_975_221,
         6_931_985_545_663_318,

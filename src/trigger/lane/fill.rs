@@ -132,10 +132,7 @@ impl Lane {
         let closed = untried.iter().flat_map(|id| &self.windows[id].places);
         let places: Vec<Place> = closed.chain(&queue.places).copied().collect();
         let Some(first) = places.first().map(|place| place.offset) else { return };
-        // A new order may have left a tried window behind records that were not: once it is finished, a marker in front of
-        // it would have it read again.
-        let is_passed = |id: &WindowId| self.windows[id].places.last().is_some_and(|place| place.offset > first);
-        if queue.windows.iter().filter(|id| !is_untried(id)).any(is_passed) {
+        if self.is_tried_behind(first, key) {
             return;
         }
         let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
@@ -158,6 +155,14 @@ impl Lane {
         self.unfinished.finish(numbered);
         let marker = self.markers.entry(hash).or_insert(Marker { at: first });
         marker.at = marker.at.min(first);
+    }
+
+    /// Whether a new order has left a tried window that may hold records of this key behind one that was not tried: a marker
+    /// there would have it read again once it is finished. Of a window that was made without keys nobody knows.
+    fn is_tried_behind(&self, first: Offset, key: QueueKey) -> bool {
+        let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
+        let mut may_hold = tried.filter(|held| held.queue == key || !matches!(held.queue, QueueKey::Key(_)));
+        may_hold.any(|held| held.places.last().is_some_and(|place| place.offset > first))
     }
 
     /// A marker that nothing is behind any more is gone.
