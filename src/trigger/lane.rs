@@ -475,15 +475,17 @@ impl Held {
         }
     }
 
+    /// Where it lies. Records that stand as unfinished with it are its own until it is given up: another window around it would
+    /// take them for one of its own after a restart, and grow beyond its limits.
+    fn span(&self) -> Option<Span> {
+        let with_it = self.done.iter().filter(|_| self.given_up().is_none());
+        let offsets = || self.places.iter().chain(with_it.clone()).map(|place| place.offset);
+        Some(Span { first: offsets().min()?, next: offsets().max()?.next() })
+    }
+
     fn tried(&self) -> Option<TriedWindow> {
         let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
-        let (first, last) = (self.places.first()?.offset, self.places.last()?.offset);
-        Some(TriedWindow {
-            span: Span { first, next: last.next() },
-            key: self.key,
-            attempts,
-            given_up: self.given_up(),
-        })
+        Some(TriedWindow { span: self.span()?, key: self.key, attempts, given_up: self.given_up() })
     }
 }
 

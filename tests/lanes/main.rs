@@ -32,6 +32,7 @@ fn histories_that_once_went_wrong_go_well() {
         4_654_734_712_975_221,
         6_931_985_545_663_318,
         8_074_628_343_886_892,
+        8_902_489_682_419_073,
         8_930_741_589_070_591,
     ] {
         runs::run(seed).unwrap_or_else(|failure| panic!("{failure}"));

@@ -203,8 +203,8 @@ impl Lane {
         });
         let tried = held.tried();
         if let Some(restoring) = &mut self.restoring {
-            let (first, last) = (held.places[0].offset, held.places[held.places.len() - 1].offset);
-            let span = Span { first, next: last.next() };
+            let span = held.span().expect("a window has records");
+            let first = held.places[0].offset;
             let is_this = |building: &Building| {
                 building.tried.span == span && tried.is_none_or(|tried| id_known(&tried, &building.tried))
             };
