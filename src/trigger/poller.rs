@@ -68,6 +68,8 @@ pub(super) struct Poller {
     /// Where the lanes at the head read next.
     head: Offset,
     at_head: Vec<Uuid>,
+    /// Lanes at the head with an open window that is filling, by where the head has filled it: nothing else may tell them.
+    filling_at_head: BTreeSet<(Offset, Uuid)>,
     /// Records read at the head so far.
     head_records: u64,
     /// Since the members of the scratch were made, others stand at the head.
@@ -121,6 +123,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         lanes: HashMap::new(),
         head,
         at_head: Vec::new(),
+        filling_at_head: BTreeSet::new(),
         head_records: 0,
         members_changed: false,
         behind: VecDeque::new(),
@@ -377,6 +380,9 @@ impl Poller {
                 poller.sync(entry);
                 poller.advance(entry, tail);
                 poller.place(entry);
+                if let (Some(to), Some(_)) = (entry.fills_to, entry.at_head) {
+                    poller.filling_at_head.insert((to, trigger));
+                }
                 poller.set_timer(entry);
                 if entry.dirty {
                     poller.changed.insert(trigger);
@@ -438,7 +444,7 @@ impl Poller {
         }
         loop {
             let now_ms = entry.runner.clock.now_ms();
-            let more = entry.lane.read_at().is_some_and(|at| at < entry.end(tail));
+            let more = entry.fills(tail);
             let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
             let permit = match entry.runner.permit(size_bytes, now_ms, &self.handle) {
                 Ok(permit) => permit,

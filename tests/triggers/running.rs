@@ -1,11 +1,14 @@
 //! What a trigger does while its function works.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::json;
+use tripline::broker::Topic;
 use tripline::trigger::service::TriggerState;
 
 use crate::harness::{World, python_definition};
+use crate::receiver::{Receiver, ok};
 
 const PRINT_VALUES: &str = "
 import json
@@ -47,6 +50,56 @@ async fn only_matching_records_reach_the_function_and_progress_passes_the_others
     assert_eq!(world.printed.wait_for(1).await, ["1 [{'delay': 61}]"]);
     let report = world.until_committed("x", 0, 4).await;
     assert_eq!((report.counts.delivered, report.counts.filtered), (1, 3));
+}
+
+/// A trigger that has read all there is, and that few records concern.
+async fn rare(world: &World, receiver: &Receiver) -> Arc<Topic> {
+    let topic = world.topic("in", 1).await;
+    let function = json!({"http": {"url": receiver.url}});
+    let filter = json!({"data": ["rare"]});
+    world.produce_keyed(&topic, 0, &[("k", "\"first\"")]).await;
+    world.apply(json!({"trigger": "t", "input": {"topic": "in", "start": "earliest"}, "function": function, "filter": filter})).await;
+    world.until_committed("t", 0, 1).await;
+    topic
+}
+
+/// More than is read in a turn.
+fn many() -> String {
+    format!("\"{}\"", "x".repeat(300 << 10))
+}
+
+/// On one thread, so that nothing is read before all is there.
+#[tokio::test]
+async fn a_record_is_delivered_when_everything_behind_it_was_read_though_none_of_that_matches() {
+    let world = World::start();
+    let receiver = Receiver::start(|_| ok()).await;
+    let topic = rare(&world, &receiver).await;
+    world.produce_keyed(&topic, 0, &[("k", "\"rare\"")]).await;
+    for _ in 0..4 {
+        world.produce_keyed(&topic, 0, &[("k", &many())]).await;
+    }
+    receiver.until(|invoked| invoked.len() == 1).await;
+    world.until_committed("t", 0, 6).await;
+}
+
+#[tokio::test]
+async fn a_record_does_not_wait_for_the_end_of_what_comes_faster_than_it_is_read() {
+    let world = World::start();
+    let receiver = Receiver::start(|_| ok()).await;
+    let topic = rare(&world, &receiver).await;
+    world.produce_keyed(&topic, 0, &[("k", "\"rare\"")]).await;
+    let many = many();
+    for _ in 0..300 {
+        // One turn of the reader, two chunks for it.
+        for _ in 0..2 {
+            world.produce_keyed(&topic, 0, &[("k", &many)]).await;
+        }
+        tokio::task::yield_now().await;
+        if receiver.invoked().len() == 1 {
+            return;
+        }
+    }
+    panic!("it waits: {:?}", world.triggers.describe("t"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,12 @@ impl Lane {
         self.next_turn(more).is_some()
     }
 
+    /// Whether an open window whose interval is 0 may be waiting for what there is to read.
+    #[must_use]
+    pub fn waits_for_more(&self) -> bool {
+        !self.open_idle.is_empty()
+    }
+
     pub(super) fn drop_stale(&mut self) {
         self.survey();
         self.relieve();

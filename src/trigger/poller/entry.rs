@@ -34,6 +34,9 @@ pub(super) struct Entry {
     pub(super) at_head: Option<usize>,
     /// It did not take all of the last chunk at the head: what follows it reads by itself.
     pub(super) held_up: bool,
+    /// Up to where an open window without an interval waits for records to fill it: what was there when it was first seen.
+    /// However fast more comes, it goes when that was read.
+    pub(super) fills_to: Option<Offset>,
     /// Records that had been read at the head when it was last looked at.
     pub(super) seen_records: u64,
     /// It read for its spilled keys the last time.
@@ -121,6 +124,7 @@ impl Entry {
             status,
             at_head: None,
             held_up: false,
+            fills_to: None,
             seen_records: 0,
             catches_up: false,
             dirty: false,
@@ -164,6 +168,13 @@ impl Entry {
     /// `offset`, or the end of the run's range where that is before it.
     pub(super) fn end(&self, offset: Offset) -> Offset {
         self.run.as_ref().map_or(offset, |run| run.until.min(offset))
+    }
+
+    /// Whether there is something to read for which an open window waits.
+    pub(super) fn fills(&mut self, tail: Offset) -> bool {
+        self.fills_to = self.lane.waits_for_more().then(|| self.fills_to.unwrap_or_else(|| self.end(tail)));
+        let to = self.fills_to.unwrap_or_else(|| self.end(tail));
+        self.lane.read_at().is_some_and(|at| at < to)
     }
 
     /// The partition as its attempts see it.

@@ -57,6 +57,10 @@ impl Poller {
             Ok(outcome) => self.match_at_head(&outcome),
             Err(error) => self.head_failed(&error),
         }
+        while let Some((_, trigger)) = self.filling_at_head.first().copied().filter(|(to, _)| *to <= self.head) {
+            self.filling_at_head.pop_first();
+            self.touched.insert(trigger);
+        }
         true
     }
 
