@@ -13,7 +13,8 @@ const ENDS_OFTEN: Duration = Duration::from_micros(200);
 const ENDED_WAIT: Duration = Duration::from_millis(1);
 /// That many in a turn are enough.
 const ENDED_PER_TURN_MAX: usize = 32;
-/// After a wait in vain, as where most of those in flight hang, so many turns do without.
+/// After a wait in vain, as where most of those in flight are slow, so many turns do without: 12 instead of 10 thousand windows
+/// a second of 64 slots where one in 20 takes 100 ms.
 const UNAWAITED: u32 = 32;
 
 impl Poller {
