@@ -5,7 +5,7 @@
 //!    ▲                                                                                            │
 //!    └── coordinator ◀── committer ◀────────── offset + progress as metadata ◀────────────────────┘
 //! ```
-//! - [`Client`] asks the cluster; [`Member`] holds the place in the group; [`Committer`] brings progress there; [`ClusterInput`]
+//! - [`Client`] asks the cluster, and appends to its topics; [`Member`] holds the place in the group; [`Committer`] brings progress there; [`ClusterInput`]
 //!   reads a partition.
 //! - The client is our own, over the schemas that the Kafka listener uses too. It hands on the record batches as their producers
 //!   made them, reads any offset again at the cost of one request, and needs no C library. A client that gives out records one
@@ -19,10 +19,12 @@ mod client;
 mod commit;
 mod member;
 mod partition;
+mod produce;
 mod wire;
 
 pub use client::{Client, ClusterError, ClusterTopic, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;
+pub use produce::Takes;
 pub use wire::CallError;

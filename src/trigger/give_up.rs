@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::attempt::{AttemptState, ExhaustedReason};
 use super::deliver::{DeadLetters, RecordsError, letters_there};
 use super::lane::{Carried, WindowId};
-use super::outputs::{self, Invoked, OutputError};
+use super::outputs::{Invoked, Outlet, Outputs};
 use super::poller::{Message, PollerHandle};
 use super::runner::{Counters, Runner, Stopped};
 use super::trace::Settled;
@@ -151,6 +151,56 @@ fn condition(reason: &str) -> &'static str {
     }
 }
 
+/// What is told of a window that is given up.
+struct Told<'a> {
+    /// Its records, ascending, at least one.
+    offsets: &'a [Offset],
+    function: &'a str,
+    state: &'a AttemptState,
+}
+
+impl Told<'_> {
+    /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
+    async fn tell(
+        &self,
+        runner: &Runner,
+        input: &EventInput,
+        reason: &str,
+        hold_up: &mut HoldUp,
+    ) -> Result<(), Stopped> {
+        let (spec, origin) = (runner.spec(), input.origin());
+        let id = runner.invocation_id(origin, self.offsets[0]);
+        let invoked = Invoked {
+            id: &id,
+            trigger: spec.name.as_str(),
+            function: self.function,
+            topic: &origin.topic,
+            partition: origin.partition,
+            offsets: self.offsets,
+            attempts: self.state.attempts,
+            now_ms: runner.clock.now_ms(),
+            cause: None,
+        };
+        let outlet = Outlet::of(&runner.broker, input);
+        let mut outputs = Outputs::of_failure(&spec.destinations, &invoked, condition(reason), self.state);
+        loop {
+            match outputs.leave(&outlet, &invoked).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_too_large() => {
+                    tracing::error!(%error, "invocation record left out");
+                    return Ok(());
+                }
+                Err(error) => {
+                    if hold_up.wait(runner, origin, &error.to_string()).await? == Waited::Skipped {
+                        tracing::error!(%error, "invocation record skipped");
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
 struct GiveUp {
     runner: Arc<Runner>,
     input: EventInput,
@@ -216,7 +266,8 @@ impl GiveUp {
     async fn carry_out(&self, verdict: &TriggerVerdict, hold_up: &mut HoldUp) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
         let letters = self.dead_letters(verdict, &offsets, hold_up).await?;
-        self.tell(verdict, &offsets, hold_up).await?;
+        let told = Told { offsets: &offsets, function: &verdict.function, state: &attempts_of(verdict) };
+        told.tell(&self.runner, &self.input, &verdict.reason, hold_up).await?;
         self.trace(verdict, offsets, letters);
         Ok(())
     }
@@ -235,40 +286,6 @@ impl GiveUp {
                 at_ms: self.runner.clock.now_ms(),
                 letters,
             }));
-        }
-    }
-
-    /// The record of the invocation that failed, for those who asked for it. After a crash it may be there twice.
-    async fn tell(&self, verdict: &TriggerVerdict, offsets: &[Offset], hold_up: &mut HoldUp) -> Result<(), Stopped> {
-        let (spec, state) = (self.runner.spec(), attempts_of(verdict));
-        let origin = self.input.origin();
-        let id = self.runner.invocation_id(origin, Offset::new(verdict.first).unwrap_or(Offset::ZERO));
-        loop {
-            let invoked = Invoked {
-                id: &id,
-                trigger: spec.name.as_str(),
-                function: &verdict.function,
-                topic: &origin.topic,
-                partition: origin.partition,
-                offsets,
-                attempts: state.attempts,
-                now_ms: self.runner.clock.now_ms(),
-                cause: None,
-            };
-            let condition = condition(&verdict.reason);
-            match outputs::given_up(&self.runner.broker, &spec.destinations, &invoked, condition, &state) {
-                Ok(()) => return Ok(()),
-                Err(error @ OutputError::TooLarge { .. }) => {
-                    tracing::error!(%error, "invocation record left out");
-                    return Ok(());
-                }
-                Err(error) => {
-                    if hold_up.wait(&self.runner, origin, &error.to_string()).await? == Waited::Skipped {
-                        tracing::error!(%error, "invocation record skipped");
-                        return Ok(());
-                    }
-                }
-            }
         }
     }
 

@@ -9,7 +9,7 @@ use tripline_storage::Offset;
 
 use super::attempt::LastError;
 use super::lane::Outcome;
-use super::outputs::{self, Invoked, OutputError};
+use super::outputs::{Invoked, Outlet, Outputs};
 use super::parcel::{NoParcel, Parcel, Recipe};
 use super::runner::Runner;
 use super::share::Share;
@@ -183,8 +183,8 @@ impl Work {
         Outcome::done()
     }
 
-    /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk refuses
-    /// is tried again until it is there.
+    /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk, or the
+    /// cluster, refuses is tried again until it is there.
     async fn leave_behind(
         &self,
         parcel: &Parcel,
@@ -196,21 +196,23 @@ impl Work {
         }
         let (id, offsets): (String, Vec<Offset>) = (self.id(), parcel.offsets().collect());
         let origin = self.input.origin();
+        let invoked = Invoked {
+            id: &id,
+            trigger: self.spec.name.as_str(),
+            function: self.spec.function.label(),
+            topic: &origin.topic,
+            partition: origin.partition,
+            offsets: &offsets,
+            attempts: self.attempt,
+            now_ms: self.runner.clock.now_ms(),
+            cause,
+        };
+        let outlet = Outlet::of(&self.runner.broker, &self.input);
+        let mut outputs = Outputs::of_success(&self.spec.destinations, &invoked, body);
         loop {
-            let invoked = Invoked {
-                id: &id,
-                trigger: self.spec.name.as_str(),
-                function: self.spec.function.label(),
-                topic: &origin.topic,
-                partition: origin.partition,
-                offsets: &offsets,
-                attempts: self.attempt,
-                now_ms: self.runner.clock.now_ms(),
-                cause,
-            };
-            match outputs::succeeded(&self.runner.broker, &self.spec.destinations, &invoked, body) {
+            match outputs.leave(&outlet, &invoked).await {
                 Ok(()) => return Ok(()),
-                Err(error @ OutputError::TooLarge { .. }) => {
+                Err(error) if error.is_too_large() => {
                     return Err(InvocationError::new(ErrorClass::Failed, "result-too-large", error.to_string()));
                 }
                 Err(error) => {

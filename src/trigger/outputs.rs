@@ -9,7 +9,10 @@
 //! records), `responseContext`, `responsePayload`.
 //!
 //! Outputs are in their topics before progress passes their window, and durable before that is, so none is lost; a crash
-//! between the two repeats the window, and its outputs.
+//! between the two repeats the window, and its outputs. What records they are, and in which batches, is decided here; the
+//! [`Outlet`] is the one way to their topics, which are the cluster's where the trigger reads a cluster.
+
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -17,11 +20,16 @@ use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 
 use super::attempt::{AttemptState, BATCH_ITEM_FAILURES};
-use crate::broker::{Broker, ProduceError, Topic};
 use crate::event::trace::TraceContext;
 use crate::event::{STRUCTURED_TYPE, time_text};
 use crate::topic::name::TopicName;
 use crate::topic::partitioner::partition_of_key;
+
+mod outlet;
+
+pub(super) use outlet::{Outlet, OutputError};
+
+use outlet::Takes;
 
 /// Where outputs of a trigger go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,27 +48,6 @@ impl Destinations {
         let named = [("results", &self.results), ("on_success", &self.on_success), ("on_failure", &self.on_failure)];
         named.into_iter().filter_map(|(field, topic)| Some((field, topic.as_ref()?)))
     }
-}
-
-/// Why outputs are not in their topics.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum OutputError {
-    /// The topic was deleted.
-    #[error("the topic {0} of the trigger's destinations does not exist")]
-    NoTopic(TopicName),
-    /// A result does not fit into a record of the topic: trying again would not change that, invoking again may.
-    #[error("a result has {size_bytes} bytes, topic {topic} takes {allowed}")]
-    TooLarge {
-        /// The topic.
-        topic: TopicName,
-        /// How large it is.
-        size_bytes: usize,
-        /// Its `max.message.bytes`.
-        allowed: usize,
-    },
-    /// They could not be appended.
-    #[error(transparent)]
-    Produce(#[from] ProduceError),
 }
 
 /// A record to append.
@@ -133,56 +120,90 @@ fn invocation_record(invoked: &Invoked<'_>, condition: &str, response: &Value, p
     Output { key: Some(invoked.id.to_owned()), value: record.to_string().into_bytes(), is_event: false }
 }
 
-/// Appends what a successful invocation leaves behind.
-///
-/// # Errors
-/// See [`OutputError`]; what was appended before stays.
-pub(super) fn succeeded(
-    broker: &Broker,
-    destinations: &Destinations,
-    invoked: &Invoked<'_>,
-    body: &[u8],
-) -> Result<(), OutputError> {
-    if let Some(topic) = &destinations.results {
-        append(broker, topic, invoked, &results(body))?;
-    }
-    if let Some(topic) = &destinations.on_success {
-        let payload = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
-        let record = invocation_record(invoked, "Success", &json!({ "statusCode": 200 }), payload);
-        append(broker, topic, invoked, &[record])?;
-    }
-    Ok(())
+/// Records that a window leaves behind, as far as they are not in their topics yet.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    topics: VecDeque<OfTopic>,
 }
 
-/// Appends what a window that is given up leaves behind besides its dead letters.
-///
-/// # Errors
-/// See [`OutputError`].
-pub(super) fn given_up(
-    broker: &Broker,
-    destinations: &Destinations,
-    invoked: &Invoked<'_>,
-    condition: &str,
-    state: &AttemptState,
-) -> Result<(), OutputError> {
-    let Some(topic) = &destinations.on_failure else { return Ok(()) };
-    let error = state.last_error.as_ref();
-    let code = error.map_or("", |error| error.code.as_str());
-    let response = json!({
-        "statusCode": code.parse::<u16>().unwrap_or(500),
-        "functionError": error.map_or("", |error| error.class.as_str()),
-        "errorType": code,
-    });
-    let payload = error.map_or_else(String::new, |error| error.message.clone());
-    append(broker, topic, invoked, &[invocation_record(invoked, condition, &response, payload.into())])
+#[derive(Debug)]
+struct OfTopic {
+    name: TopicName,
+    records: Vec<Output>,
+    /// What is not appended yet; `None` until it is known what the topic takes.
+    batches: Option<VecDeque<(u32, CheckedBatch)>>,
 }
 
-fn append(broker: &Broker, name: &TopicName, invoked: &Invoked<'_>, outputs: &[Output]) -> Result<(), OutputError> {
-    let topic = broker.topic(name.as_str()).ok_or_else(|| OutputError::NoTopic(name.clone()))?;
-    for (partition, batch) in batches(&topic, name, invoked, outputs)? {
-        broker.append_ahead(&topic, partition, batch)?;
+impl Outputs {
+    /// What a successful invocation leaves behind.
+    pub(super) fn of_success(destinations: &Destinations, invoked: &Invoked<'_>, body: &[u8]) -> Self {
+        let returned = destinations.results.iter().map(|topic| (topic, results(body)));
+        let record = |topic| {
+            let payload = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
+            (topic, vec![invocation_record(invoked, "Success", &json!({ "statusCode": 200 }), payload)])
+        };
+        Self::new(returned.chain(destinations.on_success.iter().map(record)))
     }
-    Ok(())
+
+    /// What a window that is given up leaves behind besides its dead letters.
+    pub(super) fn of_failure(
+        destinations: &Destinations,
+        invoked: &Invoked<'_>,
+        condition: &str,
+        state: &AttemptState,
+    ) -> Self {
+        let record = |topic| {
+            let error = state.last_error.as_ref();
+            let code = error.map_or("", |error| error.code.as_str());
+            let response = json!({
+                "statusCode": code.parse::<u16>().unwrap_or(500),
+                "functionError": error.map_or("", |error| error.class.as_str()),
+                "errorType": code,
+            });
+            let payload = error.map_or_else(String::new, |error| error.message.clone());
+            (topic, vec![invocation_record(invoked, condition, &response, payload.into())])
+        };
+        Self::new(destinations.on_failure.iter().map(record))
+    }
+
+    fn new<'a>(outputs: impl Iterator<Item = (&'a TopicName, Vec<Output>)>) -> Self {
+        let of_topic = |(name, records): (&TopicName, Vec<_>)| OfTopic { name: name.clone(), records, batches: None };
+        Self { topics: outputs.map(of_topic).collect() }
+    }
+
+    /// Appends what is not in its topic yet. After an error it may be called again, and repeats nothing that is there.
+    ///
+    /// # Errors
+    /// See [`OutputError`].
+    pub(super) async fn leave(&mut self, outlet: &Outlet<'_>, invoked: &Invoked<'_>) -> Result<(), OutputError> {
+        while let Some(next) = self.topics.front_mut() {
+            next.leave(outlet, invoked).await?;
+            self.topics.pop_front();
+        }
+        Ok(())
+    }
+}
+
+impl OfTopic {
+    async fn leave(&mut self, outlet: &Outlet<'_>, invoked: &Invoked<'_>) -> Result<(), OutputError> {
+        let takes = outlet.takes(&self.name).await?;
+        // The topic may be another by now, or have other settings.
+        let fits = |batches: &VecDeque<(u32, CheckedBatch)>| {
+            batches.iter().all(|(partition, batch)| {
+                *partition < takes.partition_count && batch.size_bytes() <= takes.max_message_bytes
+            })
+        };
+        let batches = match self.batches.take().filter(fits) {
+            Some(batches) => batches,
+            None => batches(&self.name, takes, invoked, &self.records)?,
+        };
+        let batches = self.batches.insert(batches);
+        while let Some((partition, batch)) = batches.front_mut() {
+            outlet.append(&self.name, *partition, batch).await?;
+            batches.pop_front();
+        }
+        Ok(())
+    }
 }
 
 fn headers<'a>(invoked: &Invoked<'a>, output: &Output) -> Vec<(&'a [u8], Option<&'a [u8]>)> {
@@ -195,16 +216,15 @@ fn headers<'a>(invoked: &Invoked<'a>, output: &Output) -> Vec<(&'a [u8], Option<
 
 /// Keyed records where their key belongs, the others where their window comes from: in order either way.
 fn batches(
-    topic: &Topic,
     name: &TopicName,
+    takes: Takes,
     invoked: &Invoked<'_>,
     outputs: &[Output],
-) -> Result<Vec<(u32, CheckedBatch)>, OutputError> {
-    let allowed = topic.with_config(|config| config.max_message_bytes as usize);
+) -> Result<VecDeque<(u32, CheckedBatch)>, OutputError> {
+    let Takes { partition_count: count, max_message_bytes: allowed } = takes;
     let mut full = Vec::new();
     let mut open: Vec<(u32, BatchBuilder)> = Vec::new();
     for output in outputs {
-        let count = topic.partition_count();
         let partition =
             output.key.as_ref().map_or(invoked.partition % count, |key| partition_of_key(key.as_bytes(), count));
         let headers = headers(invoked, output);
@@ -257,6 +277,58 @@ mod tests {
         ] {
             assert_eq!(texts(body), expected, "{body}");
         }
+    }
+
+    const INVOKED: Invoked<'_> = Invoked {
+        id: "t/in/4/0",
+        trigger: "t",
+        function: "f",
+        topic: "in",
+        partition: 4,
+        offsets: &[Offset::ZERO],
+        attempts: 1,
+        now_ms: 5,
+        cause: None,
+    };
+
+    /// The partition of each batch, and what its records are.
+    fn cut(takes: Takes, outputs: &[Output]) -> Result<Vec<(u32, Vec<String>)>, OutputError> {
+        let value = |record: &tripline_storage::batch::RecordView<'_>| {
+            String::from_utf8(record.value().unwrap_or_default().to_vec()).unwrap()
+        };
+        let batches = batches(&TopicName::new("out").unwrap(), takes, &INVOKED, outputs)?;
+        let of_batch = |(partition, batch): (u32, CheckedBatch)| {
+            assert!(batch.size_bytes() <= takes.max_message_bytes);
+            let set = batch.view().records(&tripline_storage::batch::BatchLimits::default()).unwrap();
+            (partition, set.iter().map(|record| value(&record.unwrap())).collect())
+        };
+        Ok(batches.into_iter().map(of_batch).collect())
+    }
+
+    fn output(key: Option<&str>, value: &str) -> Output {
+        Output { key: key.map(str::to_owned), value: value.into(), is_event: false }
+    }
+
+    #[test]
+    fn keyed_records_go_where_their_key_belongs_and_others_where_their_window_comes_from() {
+        let takes = Takes { partition_count: 3, max_message_bytes: 1000 };
+        let outputs = [output(None, "a"), output(Some("k"), "b"), output(None, "c"), output(Some("k"), "d")];
+        let keyed = partition_of_key(b"k", 3);
+        assert_ne!(keyed, 4 % 3, "else this test says nothing");
+        let expected = [(4 % 3, vec!["a".to_owned(), "c".to_owned()]), (keyed, vec!["b".to_owned(), "d".to_owned()])];
+        assert_eq!(cut(takes, &outputs).unwrap(), expected);
+    }
+
+    #[test]
+    fn batches_stay_below_what_the_topic_takes_and_one_record_that_does_not_fit_is_refused() {
+        let value = "v".repeat(100);
+        let outputs = vec![output(None, &value); 5];
+        let takes = Takes { partition_count: 1, max_message_bytes: 300 };
+        let counts: Vec<usize> = cut(takes, &outputs).unwrap().into_iter().map(|(_, records)| records.len()).collect();
+        assert_eq!(counts, [2, 2, 1]);
+        let takes = Takes { max_message_bytes: 150, ..takes };
+        let refused = cut(takes, &outputs).unwrap_err();
+        assert!(matches!(refused, OutputError::TooLarge { size_bytes: 151.., allowed: 150, .. }), "{refused}");
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Process {
         assert!(self.served.child.wait().unwrap().success(), "a clean end");
     }
 
-    fn command(&self, arguments: &[&str]) -> (bool, String) {
+    pub(crate) fn command(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(TRIPLINE)
             .args(arguments)
             .env("TRIPLINE_SERVER", &self.served.http)
@@ -305,8 +305,8 @@ pub(crate) struct Delivery {
     pub(crate) records: Vec<(u32, i64)>,
 }
 
-/// What a delivery is answered with: the status, after a wait.
-type Answer = Arc<dyn Fn(&Delivery) -> (u16, Duration) + Send + Sync>;
+/// What a delivery is answered with: the status and the body, after a wait.
+type Answer = Arc<dyn Fn(&Delivery) -> (u16, Duration, String) + Send + Sync>;
 
 /// An HTTP function in this process.
 #[derive(Clone)]
@@ -317,6 +317,14 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn start(answer: impl Fn(&Delivery) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        Self::returning(move |delivery| {
+            let (status, wait) = answer(delivery);
+            (status, wait, String::new())
+        })
+    }
+
+    /// One whose answers say something.
+    pub(crate) fn returning(answer: impl Fn(&Delivery) -> (u16, Duration, String) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let receiver = Self { url, got: Arc::default() };
@@ -370,9 +378,10 @@ fn serve(socket: &TcpStream, got: &Mutex<Vec<Delivery>>, answer: &Answer) {
         };
         let delivery = Delivery { at: Instant::now(), attempt, records: events.iter().map(place).collect() };
         got.lock().push(delivery.clone());
-        let (status, wait) = answer(&delivery);
+        let (status, wait, body) = answer(&delivery);
         thread::sleep(wait);
-        let answered = write!(&mut &*socket, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
+        let length = body.len();
+        let answered = write!(&mut &*socket, "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n{body}");
         if answered.is_err() {
             return;
         }

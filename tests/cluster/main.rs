@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod harness;
+mod outputs;
 #[path = "../common/served.rs"]
 mod served;
 #[path = "../common/until.rs"]
@@ -26,7 +27,7 @@ const AT_ONCE: Duration = Duration::ZERO;
 
 /// A scenario against each kind of cluster, in a test of its own.
 macro_rules! on_both {
-    ($($scenario:ident => $on_tripline:ident, $on_kafka:ident;)*) => {
+    ($($scenario:path => $on_tripline:ident, $on_kafka:ident;)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $on_tripline() {
@@ -48,6 +49,9 @@ on_both! {
     attempts_move => attempts_on_a_tripline_go_on_elsewhere, attempts_on_a_kafka_go_on_elsewhere;
     a_process_that_stood_still_is_fenced => a_tripline_fences_a_process_that_stood_still, a_kafka_fences_a_process_that_stood_still;
     verdicts_move => a_verdict_on_a_tripline_is_carried_out_once, a_verdict_on_a_kafka_is_carried_out_once;
+    outputs::are_in_their_topics => outputs_are_in_topics_of_a_tripline, outputs_are_in_topics_of_a_kafka;
+    outputs::survive_a_kill => a_kill_loses_no_result_for_a_tripline, a_kill_loses_no_result_for_a_kafka;
+    outputs::are_there_once => a_tripline_has_what_is_sent_again_once, a_kafka_has_what_is_sent_again_once;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
 

@@ -6,15 +6,15 @@ use std::time::Duration;
 use super::wire::StrBytes;
 use super::wire::schema::{
     CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest, ProduceRequest, create_topics_request, list_offsets_request,
-    metadata_request, offset_commit_request, offset_fetch_request, produce_request,
+    OffsetCommitRequest, OffsetFetchRequest, create_topics_request, list_offsets_request, metadata_request,
+    offset_commit_request, offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tripline_storage::Offset;
-use tripline_storage::batch::CheckedBatch;
 use uuid::Uuid;
 
+use super::produce::Writers;
 use super::wire::{CallError, Link, PATIENCE, message};
 use crate::input::ClusterAddress;
 
@@ -23,27 +23,28 @@ pub(super) const EARLIEST: i64 = -2;
 pub(super) const LATEST: i64 = -1;
 /// Readers see what is decided: records of open and aborted transactions are not theirs.
 pub(super) const READ_COMMITTED: i8 = 1;
-/// How long a broker may take to have what it acknowledges on all in-sync replicas.
-const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is tried again that a broker says will pass, and how long is waited in between.
-const TRIES: u32 = 30;
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const TRIES: u32 = 30;
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Kafka's error codes that mean something to a client.
 pub(super) mod code {
     pub(crate) const NONE: i16 = 0;
     pub(crate) const OFFSET_OUT_OF_RANGE: i16 = 1;
     pub(crate) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub(crate) const MESSAGE_TOO_LARGE: i16 = 10;
     pub(crate) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
     pub(crate) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
     pub(crate) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
     pub(crate) const NOT_COORDINATOR: i16 = 16;
+    pub(crate) const RECORD_LIST_TOO_LARGE: i16 = 18;
     pub(crate) const ILLEGAL_GENERATION: i16 = 22;
     pub(crate) const UNKNOWN_MEMBER_ID: i16 = 25;
     pub(crate) const REBALANCE_IN_PROGRESS: i16 = 27;
     pub(crate) const TOPIC_ALREADY_EXISTS: i16 = 36;
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    pub(crate) const UNKNOWN_PRODUCER_ID: i16 = 59;
     pub(crate) const MEMBER_ID_REQUIRED: i16 = 79;
     pub(crate) const FENCED_INSTANCE_ID: i16 = 82;
 
@@ -76,6 +77,14 @@ pub enum ClusterError {
     /// There is no such topic there.
     #[error("topic {0} does not exist in the cluster")]
     NoTopic(String),
+    /// Records do not fit into the topic.
+    #[error("topic {topic} takes no batch of {size_bytes} bytes")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// How large the batch is.
+        size_bytes: usize,
+    },
     /// Nobody leads the partition.
     #[error("partition {partition} of topic {topic} has no leader at the moment")]
     NoLeader {
@@ -140,7 +149,8 @@ pub struct Client {
     pub(super) client_id: String,
     /// The connection over which the cluster is asked, and brokers that were heard of there.
     ask: AsyncMutex<Link>,
-    produce: AsyncMutex<Link>,
+    /// What is written to.
+    pub(super) writers: Writers,
     heard_of: Mutex<Vec<String>>,
 }
 
@@ -152,7 +162,7 @@ impl Client {
             address,
             client_id: client_id.to_owned(),
             ask: AsyncMutex::default(),
-            produce: AsyncMutex::default(),
+            writers: Writers::default(),
             heard_of: Mutex::default(),
         }
     }
@@ -164,7 +174,7 @@ impl Client {
     }
 
     /// Asks any broker that answers.
-    async fn ask<R: super::wire::schema::RequestResponsePair>(
+    pub(super) async fn ask<R: super::wire::schema::RequestResponsePair>(
         &self,
         versions: std::ops::RangeInclusive<i16>,
         request: &R,
@@ -416,38 +426,6 @@ impl Client {
             code::NONE | code::TOPIC_ALREADY_EXISTS => Ok(()),
             code => Err(ClusterError::refused(format!("topic {name}"), code)),
         }
-    }
-
-    /// Appends a batch of an idempotent producer, acknowledged by all in-sync replicas. `false`: it was there already.
-    ///
-    /// # Errors
-    /// See [`ClusterError`].
-    pub async fn produce(&self, topic: &str, partition: u32, batch: &CheckedBatch) -> Result<bool, ClusterError> {
-        let what = || format!("records for partition {partition} of topic {topic}");
-        let data = message!(produce_request::PartitionProduceData {
-            index: partition.cast_signed(),
-            records: Some(batch.bytes().clone()),
-        });
-        let data = message!(produce_request::TopicProduceData {
-            name: StrBytes::from(topic.to_owned()),
-            partition_data: vec![data],
-        });
-        let timeout_ms = i32::try_from(PRODUCE_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
-        let request = message!(ProduceRequest { acks: -1, timeout_ms: timeout_ms, topic_data: vec![data] });
-        for _ in 0..TRIES {
-            let leader = self.leader(topic, partition).await?;
-            let mut link = self.produce.lock().await;
-            let sent = link.call((&leader, &self.client_id), 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await?;
-            drop(link);
-            let answer = sent.responses.first().and_then(|topic| topic.partition_responses.first());
-            match answer.map_or(code::UNKNOWN_TOPIC_OR_PARTITION, |partition| partition.error_code) {
-                code::NONE => return Ok(true),
-                code::DUPLICATE_SEQUENCE_NUMBER | code::OUT_OF_ORDER_SEQUENCE_NUMBER => return Ok(false),
-                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
-                code => return Err(ClusterError::refused(what(), code)),
-            }
-        }
-        Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
     }
 }
 

@@ -153,6 +153,12 @@ impl ClusterInput {
         &self.watched.partition
     }
 
+    /// Who asks its cluster.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.partition().client
+    }
+
     pub(in crate::input) fn origin(&self) -> &Origin {
         &self.partition().origin
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
 
-use super::{HoldUp, Waited};
+use super::{HoldUp, Told, Waited};
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
@@ -55,6 +55,17 @@ impl GiveUp {
     }
 
     async fn carry_out(&mut self) -> Result<bool, Stopped> {
+        if !self.dead_letters().await? {
+            return Ok(false);
+        }
+        let (spec, hold_up) = (self.runner.spec(), &mut self.hold_up);
+        let told = Told { offsets: &self.offsets, function: spec.function.label(), state: &self.state };
+        told.tell(&self.runner, &self.input, self.reason.as_str(), hold_up).await?;
+        Ok(true)
+    }
+
+    /// `false`: the partition is somebody else's now.
+    async fn dead_letters(&mut self) -> Result<bool, Stopped> {
         let Some(topic) = self.runner.spec().dead_letter.clone() else {
             self.drop_records();
             return Ok(true);
@@ -72,6 +83,7 @@ impl GiveUp {
         loop {
             match self.write(topic.as_str(), producer_id).await {
                 Ok(written) => {
+                    self.hold_up.over();
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
                     return Ok(true);

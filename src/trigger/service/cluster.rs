@@ -65,11 +65,7 @@ impl TriggerService {
         // The cluster takes its time: nobody else waits for it.
         let name = topic_name(&spec);
         let topic = client.topic(&name).await.map_err(refused)?;
-        if let Some(letters) = &spec.dead_letter
-            && matches!(client.topic(letters.as_str()).await, Err(ClusterError::NoTopic(_)))
-        {
-            client.create_topic(letters.as_str(), topic.partition_count()).await.map_err(refused)?;
-        }
+        make_outputs(&client, &spec, topic.partition_count()).await.map_err(refused)?;
         if self.runner(spec.name.as_str()).is_none() {
             commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
         }
@@ -140,6 +136,20 @@ fn client(spec: &TriggerSpec) -> Option<Arc<Client>> {
 /// The one topic that a trigger reads there.
 fn topic_name(spec: &TriggerSpec) -> String {
     spec.input.topics.to_string()
+}
+
+/// Topics of the cluster that the trigger writes to are made where they are missing.
+async fn make_outputs(client: &Client, spec: &TriggerSpec, partitions: u32) -> Result<(), ClusterError> {
+    let names: BTreeSet<_> =
+        spec.dead_letter.iter().chain(spec.destinations.topics().map(|(_, topic)| topic)).collect();
+    for name in names {
+        match client.topic(name.as_str()).await {
+            Ok(_) => {}
+            Err(ClusterError::NoTopic(_)) => client.create_topic(name.as_str(), partitions).await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// The group under which Kafka's tools see the trigger.

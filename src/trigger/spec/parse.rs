@@ -58,9 +58,6 @@ pub(super) fn trigger(fields: &mut Fields<'_>) -> Option<TriggerSpec> {
     let errors_tolerance = fields.choice("errors_tolerance", &tolerances, &[], ErrorsTolerance::All);
     let dead_letter = dead_letter(fields, input.as_ref().map(|input| &input.topics));
     let destinations = destinations(fields, input.as_ref().map(|input| &input.topics));
-    if destinations != Destinations::default() && input.as_ref().is_some_and(|input| input.cluster.is_some()) {
-        fields.wrong("destinations", "nothing, for an input on a cluster: outputs are not written there yet");
-    }
     let levels = [("all", TraceLevel::All), ("failures", TraceLevel::Failures), ("none", TraceLevel::None)];
     let trace = fields.choice("trace", &levels, &[], TraceLevel::All);
     Some(TriggerSpec {

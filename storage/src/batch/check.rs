@@ -4,13 +4,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::Decoder;
 use super::header::{
-    ATTRIBUTES_AT, BASE_OFFSET_AT, BATCH_LENGTH_AT, CRC_AT, LEADER_EPOCH_AT, MAX_TIMESTAMP_AT, NO_TIMESTAMP_MS,
-    PATCHED_BYTES,
+    ATTRIBUTES_AT, BASE_OFFSET_AT, BASE_SEQUENCE_AT, BATCH_LENGTH_AT, CRC_AT, LEADER_EPOCH_AT, MAX_TIMESTAMP_AT,
+    NO_TIMESTAMP_MS, PATCHED_BYTES, PRODUCER_EPOCH_AT, PRODUCER_ID_AT,
 };
 use super::record::{Input, ParsedRecord, RECORD_BYTES_MIN, RecordFault, SliceInput, StreamInput, parse_record};
 use super::record_set::{left_over, record_timestamp_ms};
 use super::skim::{Skimmed, skim};
-use super::{BatchError, BatchHeader, BatchLimits, BatchView, Compression, TimestampType, crc32c};
+use super::{BatchError, BatchHeader, BatchLimits, BatchProducer, BatchView, Compression, TimestampType, crc32c};
 use crate::offset::{LeaderEpoch, Offset};
 
 /// How deep a batch is looked into.
@@ -115,11 +115,22 @@ impl CheckedBatch {
         self.restamped(BatchHeader { attributes, max_timestamp_ms: now_ms, ..self.header })
     }
 
-    /// Puts attributes and greatest timestamp of `header` into a copy.
+    /// The same batch as one of an idempotent producer, copied and hashed anew.
+    #[must_use]
+    pub fn produced_by(&self, producer: BatchProducer) -> Self {
+        debug_assert!(producer.base_sequence >= 0, "records count up from a sequence of 0 or more");
+        let BatchProducer { id: producer_id, epoch: producer_epoch, base_sequence } = producer;
+        self.restamped(BatchHeader { producer_id, producer_epoch, base_sequence, ..self.header })
+    }
+
+    /// Puts attributes, greatest timestamp and producer of `header` into a copy.
     fn restamped(&self, mut header: BatchHeader) -> Self {
         let mut bytes = BytesMut::from(&self.bytes[..]);
         patch(&mut bytes, ATTRIBUTES_AT, &header.attributes.bits().to_be_bytes());
         patch(&mut bytes, MAX_TIMESTAMP_AT, &header.max_timestamp_ms.to_be_bytes());
+        patch(&mut bytes, PRODUCER_ID_AT, &header.producer_id.to_be_bytes());
+        patch(&mut bytes, PRODUCER_EPOCH_AT, &header.producer_epoch.to_be_bytes());
+        patch(&mut bytes, BASE_SEQUENCE_AT, &header.base_sequence.to_be_bytes());
         header.crc = crc32c(&bytes[ATTRIBUTES_AT..]);
         patch(&mut bytes, CRC_AT, &header.crc.to_be_bytes());
         Self { header, bytes: bytes.freeze() }

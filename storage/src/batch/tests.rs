@@ -503,6 +503,19 @@ fn append_time_replaces_every_timestamp_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_batch_that_was_built_without_a_producer_becomes_one_of_a_producer() {
+    let producer = BatchProducer { id: 77, epoch: 3, base_sequence: 12 };
+    let build = |producer| {
+        let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+        builder.push(&NewRecord { timestamp_ms: 1000, value: Some(b"v"), ..NewRecord::default() }).unwrap();
+        builder.finish().unwrap()
+    };
+    let (plain, produced) = (build(None), build(Some(producer)));
+    assert_eq!(plain.produced_by(producer), produced);
+    assert_eq!(plain.header().producer(), None, "the original is untouched");
+}
+
+#[test]
 fn a_compacted_batch_with_gaps_reads_at_its_offsets_and_never_backwards() {
     let payload: Vec<u8> = [0, 3, 7].iter().flat_map(|delta| record_bytes(&[0, 0, delta * 2, 1, 1, 0])).collect();
     let mut bytes = batch_of(Compression::None, 3, &payload);

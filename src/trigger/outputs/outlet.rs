@@ -1,0 +1,116 @@
+//! The one way of outputs to their topics: of this broker, or of the cluster that the trigger reads.
+
+use tripline_storage::batch::CheckedBatch;
+
+use crate::broker::{Broker, ProduceError, Topic};
+use crate::input::EventInput;
+#[cfg(feature = "cluster")]
+use crate::input::cluster::{Client, ClusterError};
+use crate::topic::name::TopicName;
+
+/// Why outputs are not in their topics.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::trigger) enum OutputError {
+    /// The topic was deleted.
+    #[error("the topic {0} of the trigger's destinations does not exist")]
+    NoTopic(TopicName),
+    /// A result does not fit into a record of the topic: trying again would not change that, invoking again may.
+    #[error("a result has {size_bytes} bytes, topic {topic} takes {allowed}")]
+    TooLarge {
+        /// The topic.
+        topic: TopicName,
+        /// How large it is.
+        size_bytes: usize,
+        /// Its `max.message.bytes`.
+        allowed: usize,
+    },
+    /// They could not be appended.
+    #[error(transparent)]
+    Produce(#[from] ProduceError),
+    /// The cluster does not take them.
+    #[cfg(feature = "cluster")]
+    #[error("outputs: {0}")]
+    Cluster(ClusterError),
+}
+
+impl OutputError {
+    /// Whether trying again would not change it.
+    pub(in crate::trigger) const fn is_too_large(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } => true,
+            Self::NoTopic(_) | Self::Produce(_) => false,
+            // What was known of the topic is out of date; the next invocation knows more.
+            #[cfg(feature = "cluster")]
+            Self::Cluster(error) => matches!(error, ClusterError::TooLarge { .. }),
+        }
+    }
+}
+
+/// What a topic takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Takes {
+    /// At least 1.
+    pub(super) partition_count: u32,
+    /// Its `max.message.bytes`.
+    pub(super) max_message_bytes: usize,
+}
+
+/// Where the topics are that outputs go to.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::trigger) enum Outlet<'a> {
+    /// Here.
+    Broker(&'a Broker),
+    /// On the cluster of this client.
+    #[cfg(feature = "cluster")]
+    Cluster(&'a Client),
+}
+
+impl<'a> Outlet<'a> {
+    /// Where a trigger that reads `input` writes to.
+    pub(in crate::trigger) fn of(broker: &'a Broker, input: &'a EventInput) -> Self {
+        match input {
+            EventInput::Log(_) => Self::Broker(broker),
+            #[cfg(feature = "cluster")]
+            EventInput::Cluster(partition) => Self::Cluster(partition.client()),
+        }
+    }
+
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async, reason = "a cluster is asked"))]
+    pub(super) async fn takes(&self, name: &TopicName) -> Result<Takes, OutputError> {
+        match self {
+            Self::Broker(broker) => {
+                let topic = topic(broker, name)?;
+                let max_message_bytes = topic.with_config(|config| config.max_message_bytes as usize);
+                Ok(Takes { partition_count: topic.partition_count(), max_message_bytes })
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(client) => {
+                let takes = client.takes(name.as_str()).await.map_err(OutputError::Cluster)?;
+                let crate::input::cluster::Takes { partition_count, max_message_bytes } = takes;
+                Ok(Takes { partition_count, max_message_bytes })
+            }
+        }
+    }
+
+    /// Appends a batch. On return it is there: acknowledged by a cluster; ahead of the journal, on this broker.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async, reason = "a cluster is asked"))]
+    pub(super) async fn append(
+        &self,
+        name: &TopicName,
+        partition: u32,
+        batch: &mut CheckedBatch,
+    ) -> Result<(), OutputError> {
+        match self {
+            Self::Broker(broker) => {
+                broker.append_ahead(&*topic(broker, name)?, partition, batch.clone())?;
+                Ok(())
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(client) => client.append(name.as_str(), partition, batch).await.map_err(OutputError::Cluster),
+        }
+    }
+}
+
+fn topic(broker: &Broker, name: &TopicName) -> Result<std::sync::Arc<Topic>, OutputError> {
+    broker.topic(name.as_str()).ok_or_else(|| OutputError::NoTopic(name.clone()))
+}
