@@ -19,6 +19,7 @@ mod client;
 mod commit;
 mod member;
 mod partition;
+mod place;
 mod produce;
 mod wire;
 
@@ -26,5 +27,6 @@ pub use client::{Client, ClusterError, ClusterTopic, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;
+pub use place::{ClusterPartition, Selection};
 pub use produce::Takes;
 pub use wire::CallError;

@@ -83,6 +83,14 @@ impl Process {
         serde_json::from_str(&said).unwrap()
     }
 
+    /// Topic and partition of its lanes.
+    pub(crate) fn lanes(&self, trigger: &str) -> Vec<(String, u64)> {
+        let described = self.trigger(trigger);
+        let lanes = described["lanes"].as_array().unwrap_or_else(|| panic!("{described:#}"));
+        let place = |lane: &Value| (lane["topic"].as_str().unwrap().to_owned(), lane["partition"].as_u64().unwrap());
+        lanes.iter().map(place).collect()
+    }
+
     pub(crate) fn partitions(&self, trigger: &str) -> Vec<u64> {
         let described = self.trigger(trigger);
         let lanes = described["lanes"].as_array().unwrap_or_else(|| panic!("{described:#}"));
@@ -185,6 +193,7 @@ fn jars() -> Option<PathBuf> {
     jars.is_dir().then_some(jars)
 }
 
+/// What tests write has old timestamps: it is to stay all the same.
 const PROPERTIES: &str = "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:CONTROLLER_PORT
@@ -199,6 +208,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=1
 group.initial.rebalance.delay.ms=0
+log.retention.ms=-1
 ";
 
 /// A cluster to read.
@@ -301,6 +311,7 @@ pub(crate) async fn read_all(client: &Arc<Client>, topic: &str, partition: u32) 
 pub(crate) struct Delivery {
     pub(crate) at: Instant,
     pub(crate) attempt: u32,
+    pub(crate) topic: String,
     /// Partition and offset of each event, in order.
     pub(crate) records: Vec<(u32, i64)>,
 }
@@ -354,7 +365,7 @@ impl Receiver {
 fn serve(socket: &TcpStream, got: &Mutex<Vec<Delivery>>, answer: &Answer) {
     let mut reader = BufReader::new(socket);
     loop {
-        let (mut length, mut attempt) = (0, 0);
+        let (mut length, mut attempt, mut topic) = (0, 0, String::new());
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line).is_ok_and(|read| read == 0) || line.is_empty() {
@@ -366,6 +377,9 @@ fn serve(socket: &TcpStream, got: &Mutex<Vec<Delivery>>, answer: &Answer) {
             }
             length = line.strip_prefix("content-length: ").map_or(length, |number| number.parse().unwrap());
             attempt = line.strip_prefix("tripline-attempt: ").map_or(attempt, |number| number.parse().unwrap());
+            if let Some(id) = line.strip_prefix("tripline-invocation-id: ") {
+                id.split('/').nth(1).unwrap().clone_into(&mut topic);
+            }
         }
         let mut body = vec![0; length];
         if reader.read_exact(&mut body).is_err() {
@@ -376,7 +390,7 @@ fn serve(socket: &TcpStream, got: &Mutex<Vec<Delivery>>, answer: &Answer) {
             let (partition, offset) = event["id"].as_str().unwrap().split_once('-').unwrap();
             (partition.parse().unwrap(), offset.parse().unwrap())
         };
-        let delivery = Delivery { at: Instant::now(), attempt, records: events.iter().map(place).collect() };
+        let delivery = Delivery { at: Instant::now(), attempt, topic, records: events.iter().map(place).collect() };
         got.lock().push(delivery.clone());
         let (status, wait, body) = answer(&delivery);
         thread::sleep(wait);

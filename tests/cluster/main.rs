@@ -6,6 +6,7 @@ mod harness;
 mod outputs;
 #[path = "../common/served.rs"]
 mod served;
+mod topics;
 #[path = "../common/until.rs"]
 mod until;
 
@@ -16,7 +17,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
-use tripline::input::cluster::{Client, GroupEvent, Member};
+use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Selection};
 use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
@@ -52,6 +53,10 @@ on_both! {
     outputs::are_in_their_topics => outputs_are_in_topics_of_a_tripline, outputs_are_in_topics_of_a_kafka;
     outputs::survive_a_kill => a_kill_loses_no_result_for_a_tripline, a_kill_loses_no_result_for_a_kafka;
     outputs::are_there_once => a_tripline_has_what_is_sent_again_once, a_kafka_has_what_is_sent_again_once;
+    topics::are_shared => several_topics_of_a_tripline_are_shared, several_topics_of_a_kafka_are_shared;
+    topics::are_joined_later => a_topic_that_a_tripline_gets_later_is_joined, a_topic_that_a_kafka_gets_later_is_joined;
+    topics::need_not_be_there => a_pattern_that_selects_nothing_of_a_tripline_waits, a_pattern_that_selects_nothing_of_a_kafka_waits;
+    topics::are_selected_anew => another_selection_of_a_tripline_goes_on, another_selection_of_a_kafka_goes_on;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
 
@@ -231,21 +236,22 @@ async fn verdicts_move(cluster: &Cluster) {
     let window = TriedWindow { span, key: None, attempts, given_up: None };
     let progress = Progress::new(span.next, vec![span], vec![window], Vec::new());
     let metadata = format!("{}.0.{producer}", STANDARD.encode(progress.encode().unwrap()));
-    let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", "in");
+    let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", Selection::named(["in"]));
     let (assigned, committed) = oneshot::channel();
     let mut assigned = Some(assigned);
     let events = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
                 GroupEvent::Assigned(partitions) => {
-                    assert_eq!(partitions, BTreeSet::from([0]));
-                    committer.commit(0, Offset::ZERO, metadata.clone()).await.unwrap();
+                    let only = ClusterPartition::new("in", 0);
+                    assert_eq!(partitions, BTreeSet::from([only.clone()]));
+                    committer.commit(only, Offset::ZERO, metadata.clone()).await.unwrap();
                     assigned.take().unwrap().send(()).unwrap();
                 }
                 GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
-                GroupEvent::Lost(partitions) => panic!("lost {partitions:?}"),
+                lost @ (GroupEvent::Lost(_) | GroupEvent::Deleted(_)) => panic!("{lost:?}"),
                 // A Kafka that has just started coordinates nothing for a moment.
-                GroupEvent::Joined | GroupEvent::Trouble(_) => {}
+                GroupEvent::Joined(_) | GroupEvent::Trouble(_) => {}
             }
         }
     });

@@ -1,8 +1,10 @@
-//! Who reads which partition: decided by the group's leader, among members that all read one topic.
+//! Who reads which partition: decided by the group's leader, of the topics that each member wants.
 //!
 //! Kafka's cooperative protocol: everybody says what he has, keeps that while the group comes together, and gives up only what
 //! the new assignment takes from him. A partition that changes hands is in nobody's assignment first; when its owner has let go
 //! of it, he joins again, and the next assignment gives it away. So nothing is read by two, and what does not move never stops.
+//! While a definition changes in one process after the other, members want different topics; each gets only of those that it
+//! wants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +14,7 @@ use super::wire::schema::{ConsumerProtocolAssignment, ConsumerProtocolSubscripti
 use super::wire::{ApiVersion, StrBytes};
 use bytes::{Bytes, BytesMut};
 
+use super::place::{ClusterPartition, by_topic};
 use super::wire::{limits, message};
 
 /// Kafka's name of the protocol, so that its tools can show what members have.
@@ -20,23 +23,43 @@ pub(super) const PROTOCOL: &str = "cooperative-sticky";
 const SUBSCRIPTION_VERSION: i16 = 2;
 const ASSIGNMENT_VERSION: i16 = 0;
 
-/// What a member says it has.
+/// What a member has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Owned {
     /// The generation of the assignment that gave it; -1 for none.
     pub(super) generation: i32,
-    pub(super) partitions: BTreeSet<u32>,
+    pub(super) partitions: BTreeSet<ClusterPartition>,
+}
+
+impl Owned {
+    pub(super) fn nothing() -> Self {
+        Self { generation: -1, partitions: BTreeSet::new() }
+    }
+}
+
+/// What a member says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// The topics that it wants.
+    pub(super) topics: BTreeSet<String>,
+    pub(super) owned: Owned,
+}
+
+impl Said {
+    fn wants(&self, partition: &ClusterPartition) -> bool {
+        self.topics.contains(partition.topic())
+    }
 }
 
 /// The subscription of a member, as bytes.
-pub(super) fn subscription(topic: &str, owned: &Owned) -> Bytes {
-    let partitions = owned.partitions.iter().map(|partition| partition.cast_signed()).collect::<Vec<_>>();
-    let owned_partitions =
-        message!(OwnedPartitions { topic: StrBytes::from(topic.to_owned()), partitions: partitions });
+pub(super) fn subscription(said: &Said) -> Bytes {
+    let owned_partitions = by_topic(&said.owned.partitions).into_iter().map(|(topic, partitions)| {
+        message!(OwnedPartitions { topic: StrBytes::from(topic.to_owned()), partitions: partitions })
+    });
     let subscription = message!(ConsumerProtocolSubscription {
-        topics: vec![StrBytes::from(topic.to_owned())],
-        owned_partitions: if owned.partitions.is_empty() { Vec::new() } else { vec![owned_partitions] },
-        generation_id: owned.generation,
+        topics: said.topics.iter().map(|topic| StrBytes::from(topic.clone())).collect(),
+        owned_partitions: owned_partitions.collect(),
+        generation_id: said.owned.generation,
     });
     let mut bytes = BytesMut::new();
     super::wire::schema::encode_consumer_protocol_subscription(
@@ -48,22 +71,25 @@ pub(super) fn subscription(topic: &str, owned: &Owned) -> Bytes {
     bytes.freeze()
 }
 
-/// What a member says of `topic`; one that cannot be understood has nothing.
-pub(super) fn owned(topic: &str, subscription: Bytes) -> Owned {
+/// What a member says; one that cannot be understood wants nothing and has nothing.
+pub(super) fn said(subscription: Bytes) -> Said {
     let Ok((version, said)) = super::wire::schema::decode_consumer_protocol_subscription(subscription, limits()) else {
-        return Owned { generation: -1, ..Owned::default() };
+        return Said { topics: BTreeSet::new(), owned: Owned::nothing() };
     };
-    let of_topic = said.owned_partitions.iter().filter(|owned| &*owned.topic == topic);
-    let partitions = of_topic.flat_map(|owned| &owned.partitions).filter_map(|number| u32::try_from(*number).ok());
+    let owned = said.owned_partitions.iter().map(|owned| (&*owned.topic, owned.partitions.as_slice()));
     let generation = if version.value() >= SUBSCRIPTION_VERSION { said.generation_id } else { -1 };
-    Owned { generation, partitions: partitions.collect() }
+    Said {
+        topics: said.topics.iter().map(|topic| topic.to_string()).collect(),
+        owned: Owned { generation, partitions: partitions(owned) },
+    }
 }
 
 /// An assignment, as bytes.
-pub(super) fn assignment(topic: &str, partitions: &BTreeSet<u32>) -> Bytes {
-    let partitions: Vec<i32> = partitions.iter().map(|partition| partition.cast_signed()).collect();
-    let assigned = message!(AssignedPartitions { topic: StrBytes::from(topic.to_owned()), partitions: partitions });
-    let assignment = message!(ConsumerProtocolAssignment { assigned_partitions: vec![assigned] });
+pub(super) fn assignment(partitions: &BTreeSet<ClusterPartition>) -> Bytes {
+    let assigned = by_topic(partitions).into_iter().map(|(topic, partitions)| {
+        message!(AssignedPartitions { topic: StrBytes::from(topic.to_owned()), partitions: partitions })
+    });
+    let assignment = message!(ConsumerProtocolAssignment { assigned_partitions: assigned.collect() });
     let mut bytes = BytesMut::new();
     super::wire::schema::encode_consumer_protocol_assignment(
         &mut bytes,
@@ -74,35 +100,46 @@ pub(super) fn assignment(topic: &str, partitions: &BTreeSet<u32>) -> Bytes {
     bytes.freeze()
 }
 
-/// The partitions of `topic` that an assignment gives. Nothing, for one that is empty or not understood.
-pub(super) fn assigned(topic: &str, assignment: Bytes) -> BTreeSet<u32> {
+/// The partitions that an assignment gives. Nothing, for one that is empty or not understood.
+pub(super) fn assigned(assignment: Bytes) -> BTreeSet<ClusterPartition> {
     let Ok((_, given)) = super::wire::schema::decode_consumer_protocol_assignment(assignment, limits()) else {
         return BTreeSet::new();
     };
-    let of_topic = given.assigned_partitions.iter().filter(|assigned| &*assigned.topic == topic);
-    of_topic.flat_map(|assigned| &assigned.partitions).filter_map(|number| u32::try_from(*number).ok()).collect()
+    partitions(given.assigned_partitions.iter().map(|assigned| (&*assigned.topic, assigned.partitions.as_slice())))
 }
 
-/// Shares `count` partitions among members: as evenly as possible, moving as few as that takes. What moves is given to nobody
-/// until its owner has let go of it; in that case an owner who keeps less than he has joins again by himself.
-pub(super) fn share(count: u32, members: &BTreeMap<String, Owned>) -> BTreeMap<String, BTreeSet<u32>> {
-    let owners = owners(count, members);
-    let mut shares: BTreeMap<String, BTreeSet<u32>> =
-        members.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
+/// What stands in a message under the names of topics.
+fn partitions<'a>(of_topics: impl Iterator<Item = (&'a str, &'a [i32])>) -> BTreeSet<ClusterPartition> {
+    let of_topic = |(topic, numbers): (&'a str, &'a [i32])| {
+        let numbers = numbers.iter().filter_map(|number| u32::try_from(*number).ok());
+        numbers.map(|number| ClusterPartition::new(topic, number)).collect::<Vec<_>>()
+    };
+    of_topics.flat_map(of_topic).collect()
+}
+
+/// Who gets what.
+pub(super) type Shares = BTreeMap<String, BTreeSet<ClusterPartition>>;
+
+/// Shares the partitions of topics, which have so many each, among the members that want them: as evenly as possible, moving as
+/// few as that takes. What moves is given to nobody until its owner has let go of it; in that case an owner who keeps less than
+/// he has joins again by himself.
+pub(super) fn share(counts: &BTreeMap<String, u32>, members: &BTreeMap<String, Said>) -> Shares {
+    let owners = owners(counts, members);
+    let mut shares: Shares = members.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
     // What has an owner first: what is free evens out what that leaves uneven, and less has to move.
     for (partition, owner) in &owners {
-        shares.get_mut(*owner).into_iter().for_each(|share| share.extend([*partition]));
+        shares.get_mut(*owner).into_iter().for_each(|share| share.extend([partition.clone()]));
     }
-    for partition in (0..count).filter(|partition| !owners.contains_key(partition)) {
-        let owner = emptiest(&shares).cloned();
-        owner.and_then(|owner| shares.get_mut(&owner)).into_iter().for_each(|share| share.extend([partition]));
-    }
-    while let (Some(from), Some(to)) = (fullest(&shares).cloned(), emptiest(&shares).cloned()) {
-        if shares[&from].len() <= shares[&to].len() + 1 {
-            break;
+    let all = counts.iter().flat_map(|(topic, count)| (0..*count).map(|number| ClusterPartition::new(topic, number)));
+    for partition in all.filter(|partition| !owners.contains_key(partition)) {
+        let wanting = shares.iter_mut().filter(|(member, _)| members[*member].wants(&partition));
+        if let Some((_, share)) = wanting.min_by_key(|(_, share)| share.len()) {
+            share.insert(partition);
         }
-        let moved = shares.get_mut(&from).and_then(BTreeSet::pop_last);
-        shares.entry(to).or_default().extend(moved);
+    }
+    while let Some((partition, from, to)) = move_that_evens_out(&shares, members) {
+        shares.entry(from).or_default().remove(&partition);
+        shares.entry(to).or_default().insert(partition);
     }
     for (member, share) in &mut shares {
         share.retain(|partition| owners.get(partition).is_none_or(|owner| *owner == member));
@@ -110,20 +147,36 @@ pub(super) fn share(count: u32, members: &BTreeMap<String, Owned>) -> BTreeMap<S
     shares
 }
 
-fn fullest(shares: &BTreeMap<String, BTreeSet<u32>>) -> Option<&String> {
-    shares.iter().max_by_key(|(_, share)| share.len()).map(|(member, _)| member)
+/// The partition that a member with more gives to the one with the least who wants it, if the one has two more than the other:
+/// each such move makes shares more even, so there is a last one.
+fn move_that_evens_out(
+    shares: &Shares,
+    members: &BTreeMap<String, Said>,
+) -> Option<(ClusterPartition, String, String)> {
+    let mut by_size: Vec<(&String, &BTreeSet<ClusterPartition>)> = shares.iter().collect();
+    by_size.sort_by_key(|(_, share)| share.len());
+    for (from, share) in by_size.iter().rev() {
+        for (to, _) in by_size.iter().take_while(|(_, other)| other.len() + 1 < share.len()) {
+            if let Some(partition) = share.iter().rev().find(|partition| members[*to].wants(partition)) {
+                return Some((partition.clone(), (*from).clone(), (*to).clone()));
+            }
+        }
+    }
+    None
 }
 
-fn emptiest(shares: &BTreeMap<String, BTreeSet<u32>>) -> Option<&String> {
-    shares.iter().min_by_key(|(_, share)| share.len()).map(|(member, _)| member)
-}
-
-/// Who has each partition: of several who say so, the one whose assignment is the latest.
-fn owners(count: u32, members: &BTreeMap<String, Owned>) -> BTreeMap<u32, &String> {
-    let mut owners: BTreeMap<u32, (i32, &String)> = BTreeMap::new();
-    for (member, owned) in members {
-        for &partition in owned.partitions.iter().filter(|partition| **partition < count) {
-            let known = owners.entry(partition).or_insert((owned.generation, member));
+/// Who has each partition that there is: of several who say so and want it, the one whose assignment is the latest.
+fn owners<'m>(
+    counts: &BTreeMap<String, u32>,
+    members: &'m BTreeMap<String, Said>,
+) -> BTreeMap<ClusterPartition, &'m String> {
+    let is_there =
+        |partition: &ClusterPartition| counts.get(partition.topic()).is_some_and(|count| partition.number() < *count);
+    let mut owners: BTreeMap<ClusterPartition, (i32, &String)> = BTreeMap::new();
+    for (member, said) in members {
+        let owned = &said.owned;
+        for partition in owned.partitions.iter().filter(|partition| is_there(partition) && said.wants(partition)) {
+            let known = owners.entry(partition.clone()).or_insert((owned.generation, member));
             if known.0 < owned.generation {
                 *known = (owned.generation, member);
             }
@@ -138,71 +191,140 @@ mod tests {
 
     use super::*;
 
-    fn owned_by(generation: i32, partitions: &[u32]) -> Owned {
-        Owned { generation, partitions: partitions.iter().copied().collect() }
+    fn counts(counts: &[(&str, u32)]) -> BTreeMap<String, u32> {
+        counts.iter().map(|(topic, count)| ((*topic).to_owned(), *count)).collect()
     }
 
-    fn members(members: &[(&str, Owned)]) -> BTreeMap<String, Owned> {
-        members.iter().map(|(member, owned)| ((*member).to_owned(), owned.clone())).collect()
+    fn partitions_of(places: &[(&str, u32)]) -> BTreeSet<ClusterPartition> {
+        places.iter().map(|(topic, number)| ClusterPartition::new(topic, *number)).collect()
     }
 
-    fn shares(count: u32, said: &[(&str, Owned)]) -> Vec<Vec<u32>> {
-        share(count, &members(said)).into_values().map(|share| share.into_iter().collect()).collect()
+    /// Who wants the topics whose names are these letters, and has this.
+    fn says(topics: &str, generation: i32, owned: &[(&str, u32)]) -> Said {
+        let owned = Owned { generation, partitions: partitions_of(owned) };
+        Said { topics: topics.chars().map(String::from).collect(), owned }
+    }
+
+    fn shares(counts: &BTreeMap<String, u32>, said: &[(&str, Said)]) -> Vec<BTreeSet<ClusterPartition>> {
+        let members = said.iter().map(|(member, said)| ((*member).to_owned(), said.clone())).collect();
+        share(counts, &members).into_values().collect()
     }
 
     #[test]
     fn what_moves_is_nobodys_until_its_owner_has_let_go() {
-        let alone = owned_by(1, &[0, 1, 2, 3]);
-        let none = owned_by(-1, &[]);
-        assert_eq!(shares(4, &[("a", alone), ("b", none.clone())]), [vec![0, 1], vec![]]);
-        assert_eq!(shares(4, &[("a", owned_by(2, &[0, 1])), ("b", none)]), [vec![0, 1], vec![2, 3]]);
+        let there = counts(&[("t", 4)]);
+        let alone = says("t", 1, &[("t", 0), ("t", 1), ("t", 2), ("t", 3)]);
+        let none = says("t", -1, &[]);
+        let half = [("t", 0), ("t", 1)];
+        assert_eq!(shares(&there, &[("a", alone), ("b", none.clone())]), [partitions_of(&half), BTreeSet::new()]);
+        let rest = partitions_of(&[("t", 2), ("t", 3)]);
+        assert_eq!(shares(&there, &[("a", says("t", 2, &half)), ("b", none)]), [partitions_of(&half), rest]);
     }
 
     #[test]
     fn the_latest_generation_owns_what_two_claim() {
-        assert_eq!(shares(2, &[("a", owned_by(3, &[0, 1])), ("b", owned_by(4, &[0]))]), [vec![1], vec![0]]);
+        let claims = [("a", says("t", 3, &[("t", 0), ("t", 1)])), ("b", says("t", 4, &[("t", 0)]))];
+        assert_eq!(shares(&counts(&[("t", 2)]), &claims), [partitions_of(&[("t", 1)]), partitions_of(&[("t", 0)])]);
+    }
+
+    #[test]
+    fn a_member_gets_only_of_topics_that_it_wants_and_those_of_several_even_that_out() {
+        let there = counts(&[("a", 2), ("b", 2), ("gone", 0)]);
+        let none = |topics| says(topics, -1, &[]);
+        let shared = shares(&there, &[("x", none("ab")), ("y", none("b"))]);
+        assert_eq!(shared, [partitions_of(&[("a", 0), ("a", 1)]), partitions_of(&[("b", 0), ("b", 1)])]);
+        // One that it does not want any more is not its own, and nobody else wants it.
+        let shared = shares(&there, &[("x", says("b", 5, &[("a", 0), ("b", 0), ("b", 9), ("gone", 0)]))]);
+        assert_eq!(shared, [partitions_of(&[("b", 0), ("b", 1)])]);
     }
 
     #[test]
     fn a_subscription_and_an_assignment_read_back() {
-        let owned_here = owned_by(7, &[2, 5]);
-        assert_eq!(owned("t", subscription("t", &owned_here)), owned_here);
-        assert_eq!(owned("u", subscription("t", &owned_here)).partitions, BTreeSet::new());
-        assert_eq!(assigned("t", assignment("t", &owned_here.partitions)), owned_here.partitions);
-        assert_eq!(assigned("t", Bytes::new()), BTreeSet::new());
-        assert_eq!(owned("t", Bytes::from_static(b"what")).partitions, BTreeSet::new());
+        for owned in [&[("t", 2), ("t", 5), ("u", 0)][..], &[]] {
+            let here = says("tuv", 7, owned);
+            assert_eq!(said(subscription(&here)), here);
+            assert_eq!(assigned(assignment(&here.owned.partitions)), here.owned.partitions);
+        }
+        assert_eq!(assigned(Bytes::new()), BTreeSet::new());
+        assert_eq!(said(Bytes::from_static(b"what")), says("", -1, &[]));
+    }
+
+    prop_compose! {
+        /// Partitions of topics `a` to `d`, some of which there are not.
+        fn any_owned()(owned in proptest::collection::btree_set(("[a-d]", 0u32..15), 0..40)) -> BTreeSet<ClusterPartition> {
+            owned.iter().map(|(topic, number)| ClusterPartition::new(topic, *number)).collect()
+        }
+    }
+
+    prop_compose! {
+        /// Members, and the topics that they want, where those are the same for all or not.
+        fn any_members(same: bool)(
+            said in proptest::collection::btree_map(
+                "[a-h]",
+                (any_owned(), proptest::collection::btree_set("[a-d]", 0..4)),
+                1..8,
+            ),
+        ) -> BTreeMap<String, Said> {
+            let all: BTreeSet<String> = ["a", "b", "c", "d"].map(str::to_owned).into();
+            let said = said.into_iter().map(|(member, (partitions, wanted))| {
+                let topics = if same { all.clone() } else { wanted };
+                (member, Said { topics, owned: Owned { generation: 1, partitions } })
+            });
+            said.collect()
+        }
+    }
+
+    /// Shares until nothing moves any more, which takes two rounds; nobody is ever given what another has.
+    fn settled(
+        counts: &BTreeMap<String, u32>,
+        mut members: BTreeMap<String, Said>,
+    ) -> Result<(BTreeMap<String, Said>, Shares), TestCaseError> {
+        let mut shared = Shares::new();
+        for generation in 2..4 {
+            let before: BTreeMap<_, _> =
+                owners(counts, &members).into_iter().map(|(at, owner)| (at, owner.clone())).collect();
+            shared = share(counts, &members);
+            let mut seen = BTreeSet::new();
+            for (member, share) in &shared {
+                for partition in share {
+                    prop_assert!(seen.insert(partition.clone()), "{partition} twice");
+                    prop_assert!(before.get(partition).is_none_or(|owner| owner == member), "taken from its owner");
+                    prop_assert!(members[member].wants(partition), "{partition} is not wanted");
+                }
+            }
+            for (member, partitions) in &shared {
+                let said = members.get_mut(member).expect("nobody else gets something");
+                said.owned = Owned { generation, partitions: partitions.clone() };
+            }
+        }
+        Ok((members, shared))
     }
 
     proptest! {
         #[test]
         fn after_at_most_two_rounds_everything_is_shared_evenly_and_nothing_twice(
-            count in 0u32..40,
-            said in proptest::collection::btree_map("[a-h]", proptest::collection::btree_set(0u32..45, 0..40), 1..8),
+            sizes in proptest::collection::vec(0u32..12, 4),
+            members in any_members(true),
         ) {
-            let mut members: BTreeMap<String, Owned> = said
-                .into_iter()
-                .map(|(member, partitions)| (member, Owned { generation: 1, partitions }))
-                .collect();
-            let mut shared = BTreeMap::new();
-            for generation in 2..4 {
-                let before = owners(count, &members).into_iter().map(|(at, owner)| (at, owner.clone())).collect::<BTreeMap<_, _>>();
-                shared = share(count, &members);
-                let mut seen = BTreeSet::new();
-                for (member, share) in &shared {
-                    for partition in share {
-                        prop_assert!(seen.insert(*partition), "{partition} twice");
-                        prop_assert!(before.get(partition).is_none_or(|owner| owner == member), "taken from its owner");
-                    }
-                }
-                members = shared.iter().map(|(member, partitions)| {
-                    (member.clone(), Owned { generation, partitions: partitions.clone() })
-                }).collect();
-            }
+            let counts: BTreeMap<String, u32> = ["a", "b", "c", "d"].map(str::to_owned).into_iter().zip(sizes).collect();
+            let (members, shared) = settled(&counts, members)?;
             let sizes: Vec<usize> = shared.values().map(BTreeSet::len).collect();
-            prop_assert_eq!(sizes.iter().sum::<usize>(), count as usize);
+            prop_assert_eq!(sizes.iter().sum::<usize>(), counts.values().sum::<u32>() as usize);
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
-            let again = share(count, &members);
-            prop_assert_eq!(again, shared, "what is shared evenly stays");
+            prop_assert_eq!(share(&counts, &members), shared, "what is shared evenly stays");
+        }
+
+        #[test]
+        fn members_that_want_different_topics_leave_nothing_that_somebody_wants(
+            sizes in proptest::collection::vec(0u32..12, 4),
+            members in any_members(false),
+        ) {
+            let counts: BTreeMap<String, u32> = ["a", "b", "c", "d"].map(str::to_owned).into_iter().zip(sizes).collect();
+            let (members, shared) = settled(&counts, members)?;
+            let is_wanted = |topic: &&String| members.values().any(|said| said.topics.contains(*topic));
+            let wanted: u32 = counts.keys().filter(is_wanted).map(|topic| counts[topic]).sum();
+            prop_assert_eq!(shared.values().map(BTreeSet::len).sum::<usize>(), wanted as usize);
+            prop_assert_eq!(share(&counts, &members), shared, "what is shared stays");
         }
     }
 }

@@ -1,19 +1,20 @@
 //! What a cluster is asked besides records: where partitions live, which offsets there are, who coordinates a group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{
     CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest, create_topics_request, list_offsets_request, metadata_request,
-    offset_commit_request, offset_fetch_request,
+    MetadataResponse, OffsetCommitRequest, OffsetFetchRequest, OffsetFetchResponse, create_topics_request,
+    list_offsets_request, metadata_request, offset_commit_request, offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
+use super::place::{ClusterPartition, Selection, by_topic};
 use super::produce::Writers;
 use super::wire::{CallError, Link, PATIENCE, message};
 use crate::input::ClusterAddress;
@@ -206,25 +207,70 @@ impl Client {
     /// # Errors
     /// See [`ClusterError`].
     pub async fn topic(&self, name: &str) -> Result<ClusterTopic, ClusterError> {
-        let asked = message!(metadata_request::MetadataRequestTopic { name: Some(StrBytes::from(name.to_owned())) });
-        let request = message!(MetadataRequest { topics: Some(vec![asked]), allow_auto_topic_creation: false });
-        for _ in 0..TRIES {
-            let answer = self.ask(1..=12, &request).await?;
-            let brokers: HashMap<i32, String> = answer
-                .brokers
-                .iter()
-                .map(|broker| (broker.node_id, host_and_port(&broker.host, broker.port)))
-                .collect();
-            *self.heard_of.lock() = brokers.values().take(16).cloned().collect();
-            let topic = answer.topics.first().ok_or_else(|| ClusterError::NoTopic(name.to_owned()))?;
-            match topic.error_code {
-                code::NONE => return Ok(described(&answer, topic, &brokers)),
-                code::UNKNOWN_TOPIC_OR_PARTITION => return Err(ClusterError::NoTopic(name.to_owned())),
-                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
-                code => return Err(ClusterError::refused(format!("a description of topic {name}"), code)),
+        let mut found = self.topics_named([name]).await?;
+        found.remove(name).ok_or_else(|| ClusterError::NoTopic(name.to_owned()))
+    }
+
+    /// The topics that a member with this selection reads, as they are now.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn selected(&self, selection: &Selection) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
+        match selection {
+            Selection::Named(names) => self.topics_named(names.iter().map(String::as_str)).await,
+            Selection::Matching(matches) => {
+                let answer = self.metadata(None).await?;
+                let brokers = brokers(&answer);
+                let usable = answer.topics.iter().filter(|topic| topic.error_code == code::NONE);
+                let named = usable.filter_map(|topic| Some((topic.name.as_deref()?.to_owned(), topic)));
+                let selected = named.filter(|(name, _)| matches(name));
+                Ok(selected.map(|(name, topic)| (name, described(&answer, topic, &brokers))).collect())
             }
         }
-        Err(ClusterError::NoLeader { topic: name.to_owned(), partition: 0 })
+    }
+
+    /// Those of these topics that there are.
+    pub(super) async fn topics_named<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
+        let names: Vec<&str> = names.into_iter().collect();
+        // None named would mean all.
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        for _ in 0..TRIES {
+            let answer = self.metadata(Some(&names)).await?;
+            let brokers = brokers(&answer);
+            let mut found = BTreeMap::new();
+            let mut moves = false;
+            for topic in &answer.topics {
+                let name = topic.name.as_deref().unwrap_or_default();
+                match topic.error_code {
+                    code::NONE => drop(found.insert(name.to_owned(), described(&answer, topic, &brokers))),
+                    code::UNKNOWN_TOPIC_OR_PARTITION => {}
+                    code if code::moves(code) => moves = true,
+                    code => return Err(ClusterError::refused(format!("a description of topic {name}"), code)),
+                }
+            }
+            if !moves {
+                return Ok(found);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(ClusterError::NoLeader { topic: names[0].to_owned(), partition: 0 })
+    }
+
+    /// What a broker says of these topics, or of all.
+    async fn metadata(&self, names: Option<&[&str]>) -> Result<MetadataResponse, ClusterError> {
+        let asked = |name: &&str| {
+            message!(metadata_request::MetadataRequestTopic { name: Some(StrBytes::from((*name).to_owned())) })
+        };
+        let topics = names.map(|names| names.iter().map(asked).collect());
+        let request = message!(MetadataRequest { topics: topics, allow_auto_topic_creation: false });
+        let answer = self.ask(1..=12, &request).await?;
+        *self.heard_of.lock() = brokers(&answer).into_values().take(16).collect();
+        Ok(answer)
     }
 
     pub(super) async fn leader(&self, topic: &str, partition: u32) -> Result<String, ClusterError> {
@@ -297,7 +343,7 @@ impl Client {
         }
     }
 
-    /// What a group has committed, by partition.
+    /// What a group has committed for partitions of a topic.
     ///
     /// # Errors
     /// See [`ClusterError`].
@@ -307,12 +353,32 @@ impl Client {
         topic: &str,
         partitions: &[u32],
     ) -> Result<HashMap<u32, Committed>, ClusterError> {
-        let asked = message!(offset_fetch_request::OffsetFetchRequestTopic {
-            name: StrBytes::from(topic.to_owned()),
-            partition_indexes: partitions.iter().map(|partition| partition.cast_signed()).collect(),
+        let asked: Vec<_> = partitions.iter().map(|number| ClusterPartition::new(topic, *number)).collect();
+        let committed = self.committed_of(group, &asked).await?;
+        Ok(committed.into_iter().map(|(partition, committed)| (partition.number(), committed)).collect())
+    }
+
+    /// What a group has committed, by partition.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn committed_of(
+        &self,
+        group: &str,
+        partitions: &[ClusterPartition],
+    ) -> Result<HashMap<ClusterPartition, Committed>, ClusterError> {
+        // None named would mean all.
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let asked = by_topic(partitions).into_iter().map(|(topic, partition_indexes)| {
+            message!(offset_fetch_request::OffsetFetchRequestTopic {
+                name: StrBytes::from(topic.to_owned()),
+                partition_indexes: partition_indexes,
+            })
         });
         let request =
-            message!(OffsetFetchRequest { group_id: StrBytes::from(group.to_owned()), topics: Some(vec![asked]) });
+            message!(OffsetFetchRequest { group_id: StrBytes::from(group.to_owned()), topics: Some(asked.collect()) });
         let mut refused = code::NONE;
         for _ in 0..TRIES {
             let coordinator = match self.coordinator(group).await {
@@ -324,19 +390,11 @@ impl Client {
                 coordinator => coordinator?,
             };
             let answer = self.ask_at(&coordinator, 1..=7, &request).await?;
-            let found = answer.topics.iter().flat_map(|topic| &topic.partitions);
-            let of_partition = found.clone().map(|partition| partition.error_code);
-            refused = Some(answer.error_code).into_iter().chain(of_partition).find(|code| *code != 0).unwrap_or(0);
-            if refused != code::NONE {
-                tokio::time::sleep(PAUSE).await;
-                continue;
+            match committed_in(&answer) {
+                Ok(committed) => return Ok(committed),
+                Err(code) => refused = code,
             }
-            let committed = found.filter_map(|partition| {
-                let offset = Offset::new(partition.committed_offset)?;
-                let metadata = partition.metadata.as_deref().unwrap_or_default().to_owned();
-                Some((u32::try_from(partition.partition_index).ok()?, Committed { offset, metadata }))
-            });
-            return Ok(committed.collect());
+            tokio::time::sleep(PAUSE).await;
         }
         Err(ClusterError::refused(format!("committed offsets of group {group}"), refused))
     }
@@ -348,24 +406,13 @@ impl Client {
     pub async fn commit_outside(
         &self,
         group: &str,
-        topic: &str,
-        offsets: &[(u32, Offset)],
+        offsets: &BTreeMap<ClusterPartition, Offset>,
     ) -> Result<bool, ClusterError> {
-        let partitions = offsets.iter().map(|&(partition, offset)| {
-            message!(offset_commit_request::OffsetCommitRequestPartition {
-                partition_index: partition.cast_signed(),
-                committed_offset: offset.get(),
-                committed_metadata: Some(StrBytes::default()),
-            })
-        });
-        let asked = message!(offset_commit_request::OffsetCommitRequestTopic {
-            name: StrBytes::from(topic.to_owned()),
-            partitions: partitions.collect(),
-        });
+        let topics = committing(offsets.iter().map(|(partition, offset)| (partition, *offset, "")));
         let request = message!(OffsetCommitRequest {
             group_id: StrBytes::from(group.to_owned()),
             generation_id_or_member_epoch: -1,
-            topics: vec![asked],
+            topics: topics,
         });
         let mut refused = code::COORDINATOR_NOT_AVAILABLE;
         for _ in 0..TRIES {
@@ -429,8 +476,59 @@ impl Client {
     }
 }
 
+/// Addresses of the brokers that an answer names, by number.
+fn brokers(answer: &MetadataResponse) -> HashMap<i32, String> {
+    let brokers = answer.brokers.iter();
+    brokers.map(|broker| (broker.node_id, host_and_port(&broker.host, broker.port))).collect()
+}
+
+/// What was committed, by an answer; or Kafka's error code in it.
+fn committed_in(answer: &OffsetFetchResponse) -> Result<HashMap<ClusterPartition, Committed>, i16> {
+    let mut committed = HashMap::new();
+    if answer.error_code != code::NONE {
+        return Err(answer.error_code);
+    }
+    for topic in &answer.topics {
+        for partition in &topic.partitions {
+            match partition.error_code {
+                // Of a topic that was deleted a moment ago.
+                code::NONE | code::UNKNOWN_TOPIC_OR_PARTITION => {}
+                refused => return Err(refused),
+            }
+            let number = u32::try_from(partition.partition_index).ok();
+            if let (Some(number), Some(offset)) = (number, Offset::new(partition.committed_offset)) {
+                let metadata = partition.metadata.as_deref().unwrap_or_default().to_owned();
+                committed.insert(ClusterPartition::new(&topic.name, number), Committed { offset, metadata });
+            }
+        }
+    }
+    Ok(committed)
+}
+
+/// What to commit, as requests have it.
+pub(super) fn committing<'a>(
+    commits: impl Iterator<Item = (&'a ClusterPartition, Offset, &'a str)>,
+) -> Vec<offset_commit_request::OffsetCommitRequestTopic> {
+    let mut topics: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for (partition, offset, metadata) in commits {
+        let commit = message!(offset_commit_request::OffsetCommitRequestPartition {
+            partition_index: partition.number().cast_signed(),
+            committed_offset: offset.get(),
+            committed_metadata: Some(StrBytes::from(metadata.to_owned())),
+        });
+        topics.entry(partition.topic()).or_default().push(commit);
+    }
+    let of_topic = |(name, partitions): (&str, Vec<_>)| {
+        message!(offset_commit_request::OffsetCommitRequestTopic {
+            name: StrBytes::from(name.to_owned()),
+            partitions: partitions,
+        })
+    };
+    topics.into_iter().map(of_topic).collect()
+}
+
 fn described(
-    answer: &super::wire::schema::MetadataResponse,
+    answer: &MetadataResponse,
     topic: &super::wire::schema::metadata_response::MetadataResponseTopic,
     brokers: &HashMap<i32, String>,
 ) -> ClusterTopic {

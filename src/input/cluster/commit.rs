@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::wire::StrBytes;
-use super::wire::schema::{OffsetCommitRequest, offset_commit_request};
+use super::wire::schema::OffsetCommitRequest;
+use super::wire::schema::offset_commit_response::OffsetCommitResponseTopic;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tripline_storage::Offset;
 
-use super::client::{Client, ClusterError, code};
+use super::client::{Client, ClusterError, code, committing};
 use super::member::Identity;
+use super::place::ClusterPartition;
 use super::wire::{Link, PATIENCE, message};
 
 /// Commits that go out together at most.
@@ -39,9 +41,11 @@ pub struct Committer {
 
 #[derive(Debug)]
 struct Pending {
-    partition: u32,
+    partition: ClusterPartition,
     offset: Offset,
     metadata: String,
+    /// How often it was tried.
+    tries: u32,
     done: oneshot::Sender<Result<(), CommitError>>,
 }
 
@@ -51,29 +55,42 @@ impl Committer {
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub async fn commit(&self, partition: u32, offset: Offset, metadata: String) -> Result<(), CommitError> {
+    pub async fn commit(
+        &self,
+        partition: ClusterPartition,
+        offset: Offset,
+        metadata: String,
+    ) -> Result<(), CommitError> {
         let (done, answer) = oneshot::channel();
-        let _ = self.pending.send(Pending { partition, offset, metadata, done });
+        let _ = self.pending.send(Pending { partition, offset, metadata, tries: 0, done });
         answer.await.unwrap_or(Err(CommitError::Fenced))
     }
+}
+
+/// Whom commits tell that something is not as the member knows it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    /// The coordinator does not know the member any more.
+    pub(super) fenced: Arc<Notify>,
+    /// A topic may have been deleted.
+    pub(super) look_at_topics: Arc<Notify>,
 }
 
 pub(super) fn spawn(
     client: Arc<Client>,
     group: &str,
-    topic: &str,
     identity: watch::Receiver<Identity>,
-    fenced: Arc<Notify>,
+    signals: Signals,
 ) -> Committer {
     let (pending, inbox) = mpsc::unbounded_channel();
     let commits = Commits {
         client,
         group: group.to_owned(),
-        topic: topic.to_owned(),
         identity,
-        fenced,
+        signals,
         link: Link::default(),
         coordinator: None,
+        failed: String::new(),
     };
     tokio::spawn(commits.run(inbox));
     Committer { pending }
@@ -82,73 +99,80 @@ pub(super) fn spawn(
 struct Commits {
     client: Arc<Client>,
     group: String,
-    topic: String,
     identity: watch::Receiver<Identity>,
-    fenced: Arc<Notify>,
+    signals: Signals,
     link: Link,
     coordinator: Option<String>,
+    /// Why the last one failed that did.
+    failed: String,
 }
 
 impl Commits {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Pending>) {
-        while let Some(first) = inbox.recv().await {
-            let mut together = vec![first];
+        // Those that are tried again hold up nobody: a topic that was deleted takes no commits ever.
+        let mut again: Vec<Pending> = Vec::new();
+        loop {
+            let mut together = Vec::new();
+            if again.is_empty() {
+                let Some(first) = inbox.recv().await else { return };
+                together.push(first);
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => together = std::mem::take(&mut again),
+                    // A new generation ends the wait.
+                    Ok(()) = self.identity.changed() => together = std::mem::take(&mut again),
+                    Some(more) = inbox.recv() => together.push(more),
+                }
+            }
             while together.len() < TOGETHER_MAX
                 && let Ok(more) = inbox.try_recv()
             {
                 together.push(more);
             }
-            self.settle(together).await;
+            again.extend(self.settle(together).await);
         }
     }
 
-    /// Answers each of them.
-    async fn settle(&mut self, mut waiting: Vec<Pending>) {
-        let mut failed = String::new();
-        for _ in 0..TRIES {
-            let identity = self.identity.borrow_and_update().clone();
-            let (owned, foreign): (Vec<_>, Vec<_>) =
-                waiting.into_iter().partition(|commit| identity.owned.contains(&commit.partition));
-            answer(foreign, &Err(CommitError::Fenced));
-            waiting = owned;
-            if waiting.is_empty() {
-                return;
-            }
-            match self.send(&identity, &waiting).await {
-                Ok(codes) => {
-                    let mut again = Vec::new();
-                    for mut commit in waiting {
-                        let code = codes.get(&commit.partition).copied().unwrap_or(code::NOT_COORDINATOR);
-                        match self.judge(code, &identity) {
-                            Judged::Done(result) => answer(vec![commit], &result),
-                            Judged::Again => again.push(commit),
-                            Judged::Shorter => {
-                                // The offset alone: records are delivered again, and attempts begin anew.
-                                tracing::warn!(
-                                    group = self.group,
-                                    partition = commit.partition,
-                                    "the cluster takes no metadata of this length"
-                                );
-                                commit.metadata.clear();
-                                again.push(commit);
-                            }
-                        }
-                        failed = format!("Kafka's error {code}");
-                    }
-                    waiting = again;
-                    if waiting.is_empty() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    failed = error.to_string();
-                    (self.coordinator, self.link) = (None, Link::default());
-                }
-            }
-            // A new generation ends the wait.
-            let _ = tokio::time::timeout(PAUSE, self.identity.changed()).await;
+    /// Answers those of which it is known what became of them; the others are to be tried again.
+    async fn settle(&mut self, waiting: Vec<Pending>) -> Vec<Pending> {
+        let identity = self.identity.borrow_and_update().clone();
+        let (waiting, foreign): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|commit| identity.owned.contains(&commit.partition));
+        answer(foreign, &Err(CommitError::Fenced));
+        if waiting.is_empty() {
+            return waiting;
         }
-        answer(waiting, &Err(CommitError::Failed(failed)));
+        let mut again = Vec::new();
+        match self.send(&identity, &waiting).await {
+            Ok(codes) => {
+                for mut commit in waiting {
+                    let code = codes.get(&commit.partition).copied().unwrap_or(code::NOT_COORDINATOR);
+                    match self.judge(code, &identity) {
+                        Judged::Done(result) => answer(vec![commit], &result),
+                        Judged::Again => again.push(commit),
+                        Judged::Shorter => {
+                            // The offset alone: records are delivered again, and attempts begin anew.
+                            let (group, partition) = (&self.group, &commit.partition);
+                            tracing::warn!(group, %partition, "the cluster takes no metadata of this length");
+                            commit.metadata.clear();
+                            again.push(commit);
+                        }
+                    }
+                    if code != code::NONE {
+                        self.failed = format!("Kafka's error {code}");
+                    }
+                }
+            }
+            Err(error) => {
+                self.failed = error.to_string();
+                (self.coordinator, self.link) = (None, Link::default());
+                again = waiting;
+            }
+        }
+        again.iter_mut().for_each(|commit| commit.tries += 1);
+        let (again, spent): (Vec<_>, Vec<_>) = again.into_iter().partition(|commit| commit.tries < TRIES);
+        answer(spent, &Err(CommitError::Failed(self.failed.clone())));
+        again
     }
 
     fn judge(&mut self, code: i16, sent_as: &Identity) -> Judged {
@@ -161,7 +185,7 @@ impl Commits {
                 if current != *sent_as || current.joining {
                     return Judged::Again;
                 }
-                self.fenced.notify_one();
+                self.signals.fenced.notify_one();
                 Judged::Done(Err(CommitError::Fenced))
             }
             code if code::coordinator_moves(code) => {
@@ -169,29 +193,27 @@ impl Commits {
                 Judged::Again
             }
             code::REBALANCE_IN_PROGRESS => Judged::Again,
+            code::UNKNOWN_TOPIC_OR_PARTITION => {
+                self.signals.look_at_topics.notify_one();
+                Judged::Again
+            }
             code if code::moves(code) => Judged::Again,
             code => Judged::Done(Err(CommitError::Failed(format!("Kafka's error {code}")))),
         }
     }
 
     /// Kafka's answer for each partition.
-    async fn send(&mut self, identity: &Identity, commits: &[Pending]) -> Result<HashMap<u32, i16>, ClusterError> {
-        let partitions = commits.iter().map(|commit| {
-            message!(offset_commit_request::OffsetCommitRequestPartition {
-                partition_index: commit.partition.cast_signed(),
-                committed_offset: commit.offset.get(),
-                committed_metadata: Some(StrBytes::from(commit.metadata.clone())),
-            })
-        });
-        let topic = message!(offset_commit_request::OffsetCommitRequestTopic {
-            name: StrBytes::from(self.topic.clone()),
-            partitions: partitions.collect(),
-        });
+    async fn send(
+        &mut self,
+        identity: &Identity,
+        commits: &[Pending],
+    ) -> Result<HashMap<ClusterPartition, i16>, ClusterError> {
+        let commits = commits.iter().map(|commit| (&commit.partition, commit.offset, commit.metadata.as_str()));
         let request = message!(OffsetCommitRequest {
             group_id: StrBytes::from(self.group.clone()),
             generation_id_or_member_epoch: identity.generation,
             member_id: StrBytes::from(identity.member_id.clone()),
-            topics: vec![topic],
+            topics: committing(commits),
         });
         let coordinator = match self.coordinator.take() {
             Some(coordinator) => coordinator,
@@ -200,8 +222,14 @@ impl Commits {
         let at = (coordinator.as_str(), self.client.client_id.as_str());
         let answer = self.link.call(at, 2..=8, &request, PATIENCE).await?;
         self.coordinator = Some(coordinator);
-        let codes = answer.topics.iter().flat_map(|topic| &topic.partitions);
-        Ok(codes.filter_map(|at| Some((u32::try_from(at.partition_index).ok()?, at.error_code))).collect())
+        let of_topic = |topic: &OffsetCommitResponseTopic| {
+            let codes = topic.partitions.iter().filter_map(|at| {
+                let number = u32::try_from(at.partition_index).ok()?;
+                Some((ClusterPartition::new(&topic.name, number), at.error_code))
+            });
+            codes.collect::<Vec<_>>()
+        };
+        Ok(answer.topics.iter().flat_map(of_topic).collect())
     }
 }
 

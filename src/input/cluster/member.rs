@@ -4,6 +4,9 @@
 //! *assigned*; they are *revoked*, and the member joins again only when told that nothing reads them any more and their progress
 //! is committed; or they are *lost*, because the coordinator has given this member up: then nothing may be done about them any
 //! more, and nothing can be committed.
+//!
+//! Which topics its selection means is looked up before it joins, and again every now and then: what was made meanwhile makes
+//! it join anew; what was deleted is told, and lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,14 +17,16 @@ use super::wire::schema::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest, join_group_request,
     leave_group_request, sync_group_request,
 };
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::assign::{self, Owned, PROTOCOL};
-use super::client::{Client, ClusterError, code};
-use super::commit::{self, Committer};
+use super::assign::{self, Owned, PROTOCOL, Said};
+use super::client::{Client, ClusterError, ClusterTopic, code};
+use super::commit::{self, Committer, Signals};
+use super::place::{ClusterPartition, Selection};
 use super::wire::{Link, PATIENCE, message};
 
 const PROTOCOL_TYPE: &str = "consumer";
@@ -30,8 +35,9 @@ const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time between two signs of life, and how many of them fit into a session.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 const HEARTBEATS_PER_SESSION: u32 = 4;
-/// How often the leader looks whether the topic has more partitions.
-const LOOK_AT_TOPIC_EVERY: Duration = Duration::from_secs(30);
+/// How often a member looks whether topics came or went, and the leader whether one has more partitions. It is one request; a
+/// topic that was just made waits so long for its first reader, at most.
+const LOOK_AT_TOPICS_EVERY: Duration = Duration::from_secs(30);
 /// The pause after something failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,15 +45,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub enum GroupEvent {
     /// These partitions are its own from now on.
-    Assigned(BTreeSet<u32>),
+    Assigned(BTreeSet<ClusterPartition>),
     /// These are to be another's: commit what is done, read no more, then answer.
-    Revoked(BTreeSet<u32>, oneshot::Sender<()>),
+    Revoked(BTreeSet<ClusterPartition>, oneshot::Sender<()>),
     /// These may be another's already.
-    Lost(BTreeSet<u32>),
+    Lost(BTreeSet<ClusterPartition>),
+    /// These topics were deleted, or are others of the same name now.
+    Deleted(BTreeSet<String>),
     /// It is not in the group for now, and why; it keeps trying.
     Trouble(String),
-    /// It is in the group.
-    Joined,
+    /// It is in the group; these of the topics that it names are not there.
+    Joined(BTreeSet<String>),
 }
 
 /// Who a member is at the moment, as far as commits must know.
@@ -58,13 +66,14 @@ pub(super) struct Identity {
     pub(super) generation: i32,
     /// Whether it waits for a new generation.
     pub(super) joining: bool,
-    pub(super) owned: BTreeSet<u32>,
+    pub(super) owned: BTreeSet<ClusterPartition>,
 }
 
 /// A member at work; it leaves when told to. Dropped, it is gone without a word, and the group finds out by itself.
 #[derive(Debug)]
 pub struct Member {
     stop: CancellationToken,
+    selection: watch::Sender<Selection>,
     task: JoinHandle<()>,
 }
 
@@ -75,37 +84,45 @@ impl Drop for Member {
 }
 
 impl Member {
-    /// Joins `group` for the partitions of `topic`, and keeps trying until told to leave. Needs a tokio runtime.
+    /// Joins `group` for the partitions of these topics, and keeps trying until told to leave. Needs a tokio runtime.
     #[must_use]
     pub fn join(
         client: Arc<Client>,
         group: &str,
-        topic: &str,
+        selection: Selection,
     ) -> (Self, mpsc::UnboundedReceiver<GroupEvent>, Committer) {
         let (events, receiver) = mpsc::unbounded_channel();
         let (identity, seen) = watch::channel(Identity { generation: -1, ..Identity::default() });
-        let fenced = Arc::new(Notify::new());
-        let committer = commit::spawn(Arc::clone(&client), group, topic, seen, Arc::clone(&fenced));
+        let signals = Signals::default();
+        let committer = commit::spawn(Arc::clone(&client), group, seen, signals.clone());
         let stop = CancellationToken::new();
         let session = client.address().session_timeout;
+        let (selection, selected) = watch::channel(selection);
         let membership = Membership {
             client,
             group: group.to_owned(),
-            topic: topic.to_owned(),
+            selection: selected,
+            topics: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             session,
             link: Link::default(),
             coordinator: String::new(),
             member_id: String::new(),
             generation: -1,
-            owned: Owned { generation: -1, ..Owned::default() },
+            owned: Owned::nothing(),
             leads: None,
             heard: Instant::now(),
             identity,
             events,
-            fenced,
+            signals,
             stop: stop.clone(),
         };
-        (Self { stop, task: tokio::spawn(membership.run()) }, receiver, committer)
+        (Self { stop, selection, task: tokio::spawn(membership.run()) }, receiver, committer)
+    }
+
+    /// Reads these topics from now on.
+    pub fn select(&self, selection: Selection) {
+        self.selection.send_replace(selection);
     }
 
     /// Gives everything back and leaves the group, within `grace`.
@@ -118,22 +135,29 @@ impl Member {
 struct Membership {
     client: Arc<Client>,
     group: String,
-    topic: String,
+    selection: watch::Receiver<Selection>,
+    /// The topics that it reads, as they were when it last looked, with their ids.
+    topics: BTreeMap<String, Uuid>,
+    /// The topics that it says it wants: also those that it names and that are not there.
+    wanted: BTreeSet<String>,
     session: Duration,
     link: Link,
     coordinator: String,
     member_id: String,
     generation: i32,
     owned: Owned,
-    /// Of how many partitions it gave out the assignment, if it leads.
-    leads: Option<u32>,
+    /// Of how many partitions of which topics it gave out the assignment, if it leads.
+    leads: Option<Counts>,
     /// When the coordinator last took it for a member.
     heard: Instant,
     identity: watch::Sender<Identity>,
     events: mpsc::UnboundedSender<GroupEvent>,
-    fenced: Arc<Notify>,
+    signals: Signals,
     stop: CancellationToken,
 }
+
+/// How many partitions each topic has that members want; 0 for those that are not there.
+type Counts = BTreeMap<String, u32>;
 
 /// How a generation ends.
 enum Next {
@@ -169,6 +193,7 @@ impl Membership {
         self.coordinator = self.client.coordinator(&self.group).await?;
         loop {
             self.publish(true);
+            self.look_up().await?;
             let stop = self.stop.clone();
             let joined = tokio::select! {
                 joined = self.join_and_sync() => joined?,
@@ -180,9 +205,10 @@ impl Membership {
             };
             let Some(assigned) = joined else { continue };
             self.heard = Instant::now();
-            self.tell(GroupEvent::Joined);
-            let revoked: BTreeSet<u32> = self.owned.partitions.difference(&assigned).copied().collect();
-            let added: BTreeSet<u32> = assigned.difference(&self.owned.partitions).copied().collect();
+            let missing = self.wanted.iter().filter(|topic| !self.topics.contains_key(*topic)).cloned();
+            self.tell(GroupEvent::Joined(missing.collect()));
+            let revoked: BTreeSet<_> = self.owned.partitions.difference(&assigned).cloned().collect();
+            let added: BTreeSet<_> = assigned.difference(&self.owned.partitions).cloned().collect();
             self.owned.generation = self.generation;
             let joins_again = !revoked.is_empty();
             self.publish(false);
@@ -190,7 +216,7 @@ impl Membership {
                 self.release(revoked).await;
             }
             if !added.is_empty() {
-                self.owned.partitions.extend(added.iter().copied());
+                self.owned.partitions.extend(added.iter().cloned());
                 self.publish(false);
                 self.tell(GroupEvent::Assigned(added));
             }
@@ -204,11 +230,49 @@ impl Membership {
         }
     }
 
+    /// Finds out which topics its selection means now. What it does not read any more is given up before others may have it.
+    async fn look_up(&mut self) -> Result<(), ClusterError> {
+        let selection = self.selection.borrow_and_update().clone();
+        let topics = self.selected(&selection).await?;
+        let is_deleted = |(name, id): &(&String, &Uuid)| topics.get(*name).is_none_or(|now| now != *id);
+        let deleted: BTreeSet<String> = self.topics.iter().filter(is_deleted).map(|(name, _)| name.clone()).collect();
+        // Those that are left out by a new selection were not deleted.
+        let deleted: BTreeSet<String> = deleted.into_iter().filter(|name| selection.selects(name)).collect();
+        self.wanted = match selection {
+            Selection::Named(names) => names,
+            Selection::Matching(_) => topics.keys().cloned().collect(),
+        };
+        self.topics = topics;
+        if !deleted.is_empty() {
+            tracing::warn!(group = self.group, topics = ?deleted, "topics of the cluster were deleted");
+            self.owned.partitions.retain(|partition| !deleted.contains(partition.topic()));
+            self.publish(true);
+            self.tell(GroupEvent::Deleted(deleted));
+        }
+        let left: BTreeSet<_> = self
+            .owned
+            .partitions
+            .iter()
+            .filter(|partition| !self.wanted.contains(partition.topic()))
+            .cloned()
+            .collect();
+        if !left.is_empty() {
+            self.release(left).await;
+        }
+        Ok(())
+    }
+
+    async fn selected(&self, selection: &Selection) -> Result<BTreeMap<String, Uuid>, ClusterError> {
+        let topics = self.client.selected(selection).await?;
+        Ok(topics.into_iter().map(|(name, topic)| (name, topic.id)).collect())
+    }
+
     /// `None`: once more.
-    async fn join_and_sync(&mut self) -> Result<Option<BTreeSet<u32>>, ClusterError> {
+    async fn join_and_sync(&mut self) -> Result<Option<BTreeSet<ClusterPartition>>, ClusterError> {
+        let said = Said { topics: self.wanted.clone(), owned: self.owned.clone() };
         let protocol = message!(join_group_request::JoinGroupRequestProtocol {
             name: StrBytes::from(PROTOCOL),
-            metadata: assign::subscription(&self.topic, &self.owned),
+            metadata: assign::subscription(&said),
         });
         let request = message!(JoinGroupRequest {
             group_id: StrBytes::from(self.group.clone()),
@@ -245,7 +309,7 @@ impl Membership {
         &mut self,
         joined: &JoinGroupResponse,
         assignments: Vec<sync_group_request::SyncGroupRequestAssignment>,
-    ) -> Result<Option<BTreeSet<u32>>, ClusterError> {
+    ) -> Result<Option<BTreeSet<ClusterPartition>>, ClusterError> {
         let request = message!(SyncGroupRequest {
             group_id: StrBytes::from(self.group.clone()),
             generation_id: joined.generation_id,
@@ -257,7 +321,7 @@ impl Membership {
         let at = (self.coordinator.as_str(), self.client.client_id.as_str());
         let synced = self.link.call(at, 1..=5, &request, REBALANCE_TIMEOUT + PATIENCE).await?;
         match synced.error_code {
-            code::NONE => Ok(Some(assign::assigned(&self.topic, synced.assignment))),
+            code::NONE => Ok(Some(assign::assigned(synced.assignment))),
             code::REBALANCE_IN_PROGRESS | code::ILLEGAL_GENERATION => Ok(None),
             code::UNKNOWN_MEMBER_ID | code::FENCED_INSTANCE_ID => {
                 self.forget_membership();
@@ -276,31 +340,51 @@ impl Membership {
         if joined.leader.as_str() != self.member_id || joined.skip_assignment {
             return Ok(Vec::new());
         }
-        let count = self.client.topic(&self.topic).await?.partition_count();
-        self.leads = Some(count);
-        let said: BTreeMap<String, Owned> = joined
-            .members
-            .iter()
-            .map(|member| (member.member_id.to_string(), assign::owned(&self.topic, member.metadata.clone())))
-            .collect();
-        let shares = assign::share(count, &said).into_iter();
-        let assignment = |(member, share): (String, BTreeSet<u32>)| {
+        let members = joined.members.iter();
+        let said: BTreeMap<String, Said> =
+            members.map(|member| (member.member_id.to_string(), assign::said(member.metadata.clone()))).collect();
+        let wanted: BTreeSet<&str> = said.values().flat_map(|said| &said.topics).map(String::as_str).collect();
+        let counts = self.counts(&wanted).await?;
+        let shares = assign::share(&counts, &said).into_iter();
+        self.leads = Some(counts);
+        let assignment = |(member, share): (String, BTreeSet<ClusterPartition>)| {
             message!(sync_group_request::SyncGroupRequestAssignment {
                 member_id: StrBytes::from(member),
-                assignment: assign::assignment(&self.topic, &share),
+                assignment: assign::assignment(&share),
             })
         };
         Ok(shares.map(assignment).collect())
     }
 
+    async fn counts(&self, topics: &BTreeSet<&str>) -> Result<Counts, ClusterError> {
+        let found = self.client.topics_named(topics.iter().copied()).await?;
+        let count = |topic: &str| found.get(topic).map_or(0, ClusterTopic::partition_count);
+        Ok(topics.iter().map(|topic| ((*topic).to_owned(), count(topic))).collect())
+    }
+
+    /// Whether there is something new about topics, so that it is time to join anew.
+    async fn topics_have_changed(&self) -> Result<bool, ClusterError> {
+        let selection = self.selection.borrow().clone();
+        if self.selected(&selection).await? != self.topics {
+            return Ok(true);
+        }
+        let Some(given) = &self.leads else { return Ok(false) };
+        let topics = given.keys().map(String::as_str).collect();
+        Ok(self.counts(&topics).await? != *given)
+    }
+
     /// Says that it lives until the group comes together anew.
     async fn stay(&mut self) -> Result<Next, ClusterError> {
-        let (stop, fenced) = (self.stop.clone(), Arc::clone(&self.fenced));
-        let mut look_at_topic = Instant::now() + LOOK_AT_TOPIC_EVERY;
+        let (stop, signals) = (self.stop.clone(), self.signals.clone());
+        let mut selection = self.selection.clone();
+        let mut looked = Instant::now();
+        let mut look_at_topics = looked + LOOK_AT_TOPICS_EVERY;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.heartbeat_every()) => {}
-                () = fenced.notified() => {
+                () = signals.look_at_topics.notified() => look_at_topics = look_at_topics.min(looked + PAUSE),
+                Ok(()) = selection.changed() => return Ok(Next::Join),
+                () = signals.fenced.notified() => {
                     self.forget_membership();
                     return Ok(Next::Join);
                 }
@@ -320,9 +404,10 @@ impl Membership {
                     ));
                 }
             }
-            if let Some(count) = self.leads.filter(|_| look_at_topic <= Instant::now()) {
-                look_at_topic = Instant::now() + LOOK_AT_TOPIC_EVERY;
-                if self.client.topic(&self.topic).await?.partition_count() != count {
+            if look_at_topics <= Instant::now() {
+                looked = Instant::now();
+                look_at_topics = looked + LOOK_AT_TOPICS_EVERY;
+                if self.topics_have_changed().await? {
                     return Ok(Next::Join);
                 }
             }
@@ -344,7 +429,7 @@ impl Membership {
     }
 
     /// Has partitions given up, and says meanwhile that it lives.
-    async fn release(&mut self, partitions: BTreeSet<u32>) {
+    async fn release(&mut self, partitions: BTreeSet<ClusterPartition>) {
         let (done, mut released) = oneshot::channel();
         self.tell(GroupEvent::Revoked(partitions.clone(), done));
         loop {
@@ -396,7 +481,7 @@ impl Membership {
 
     fn lose_everything(&mut self) {
         self.generation = -1;
-        let lost = std::mem::replace(&mut self.owned, Owned { generation: -1, ..Owned::default() }).partitions;
+        let lost = std::mem::replace(&mut self.owned, Owned::nothing()).partitions;
         self.publish(true);
         if !lost.is_empty() {
             tracing::warn!(group = self.group, partitions = ?lost, "lost to the group");

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Message, Poller, PollerHandle, Starting};
 use crate::function::{ErrorClass, InvocationError};
-use crate::input::cluster::{Client, CommitError, Committer};
+use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
 use crate::trigger::commit_metadata::{self, Verdicts};
 use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
@@ -145,7 +145,8 @@ impl Poller {
                 continue;
             }
             let (committed, metadata) = entry.next_commit();
-            let (handle, partition, committer) = (self.handle.clone(), entry.id.partition, group.committer.clone());
+            let (handle, committer) = (self.handle.clone(), group.committer.clone());
+            let partition = ClusterPartition::new(&self.input.origin().topic, entry.id.partition);
             tokio::spawn(async move {
                 let result = committer.commit(partition, committed, metadata).await;
                 handle.send(Message::Committed(trigger, result));

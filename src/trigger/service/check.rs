@@ -46,13 +46,31 @@ impl TriggerService {
         if old.input.cluster.is_some() != on_cluster {
             return Err(ApplyTriggerError::OtherPlace);
         }
-        let joined = self.topics_of(old.name.as_str());
-        let stays = joined.iter().any(|topic| new.input.topics.selects(topic.name().as_str()));
-        if old.input.topics == new.input.topics || stays || (joined.is_empty() && !on_cluster) {
+        let stays = if on_cluster { self.stays_there(old, new) } else { self.stays_here(old, new) };
+        if old.input.topics == new.input.topics || stays {
             return Ok(());
         }
         let (found, current) = (new.input.topics.to_string(), old.input.topics.to_string());
         Err(ApplyTriggerError::OtherTopic { field: new.input.topics.field(), found, current })
+    }
+
+    /// Also where nothing is read yet.
+    fn stays_here(&self, old: &TriggerSpec, new: &TriggerSpec) -> bool {
+        let joined = self.topics_of(old.name.as_str());
+        joined.is_empty() || joined.iter().any(|topic| new.input.topics.selects(topic.name().as_str()))
+    }
+
+    /// By the names in the definitions; where both have patterns, by what this process reads.
+    fn stays_there(&self, old: &TriggerSpec, new: &TriggerSpec) -> bool {
+        let (before, after) = (&old.input.topics, &new.input.topics);
+        let both = |name: &str| before.selects(name) && after.selects(name);
+        let mut named = before.named().iter().chain(after.named()).peekable();
+        if named.peek().is_some() {
+            return named.any(|name| both(name.as_str()));
+        }
+        let running = self.inner.running.read();
+        let lanes = running.get(old.name.as_str()).map(|running| running.lanes.as_slice()).unwrap_or_default();
+        lanes.is_empty() || lanes.iter().any(|lane| both(&lane.origin().topic))
     }
 
     fn check_input(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {

@@ -3,12 +3,12 @@
 //! Definitions, pauses and functions are this process's own; progress is the group's. Processes that run the same trigger share
 //! its partitions, and each limits its own invocations.
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -16,20 +16,23 @@ use tokio_util::task::TaskTracker;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
-use super::apply::Remembered;
+use super::apply::{Remembered, warnings};
 use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
 use crate::broker::record::LaneId;
 use crate::broker::state::LaneState;
 use crate::config::planned::Planned;
 use crate::input::EventInput;
-use crate::input::cluster::{Client, ClusterError, ClusterInput, ClusterTopic, Committed, GroupEvent, Member};
+use crate::input::cluster::{
+    Client, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member, Selection, Start,
+};
+use crate::topic::name::TopicName;
 use crate::trigger::commit_metadata;
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::cluster::{GroupPlace, Kept};
 use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
-use crate::trigger::spec::{StartPosition, TriggerSpec};
+use crate::trigger::spec::{StartPosition, TopicSelection, TriggerSpec};
 use crate::trigger::status::set;
 
 /// How long attempts may go on after the group took their partition away.
@@ -44,17 +47,24 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Place {
     member: Member,
     driver: JoinHandle<()>,
+    starts: Arc<Mutex<Starts>>,
 }
 
 impl Place {
     /// Gives everything back and leaves; what is in flight has `grace`.
     pub(super) async fn leave(self, grace: Duration) {
-        let Self { member, mut driver } = self;
+        let Self { member, mut driver, .. } = self;
         // Longer than what is in flight has: the last commit and the farewell come after it.
         member.leave(grace + REVOKED_GRACE).await;
         if tokio::time::timeout(REVOKED_GRACE, &mut driver).await.is_err() {
             driver.abort();
         }
+    }
+
+    /// Reads what this definition selects from now on; what it begins to read, where that starts.
+    fn select(&self, spec: &TriggerSpec, begins: BTreeMap<ClusterPartition, Offset>) {
+        self.starts.lock().redefine(spec, begins);
+        self.member.select(selection(&spec.input.topics));
     }
 }
 
@@ -63,22 +73,26 @@ impl TriggerService {
         let refused = |error: ClusterError| ApplyTriggerError::Cluster(error.to_string());
         let client = client(&spec).ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
         // The cluster takes its time: nobody else waits for it.
-        let name = topic_name(&spec);
-        let topic = client.topic(&name).await.map_err(refused)?;
-        make_outputs(&client, &spec, topic.partition_count()).await.map_err(refused)?;
-        if self.runner(spec.name.as_str()).is_none() {
-            commit_start(&client, &group(&spec), &spec, &topic).await.map_err(refused)?;
+        let topics = client.selected(&selection(&spec.input.topics)).await.map_err(refused)?;
+        if let Some(missing) = spec.input.topics.named().iter().find(|name| !topics.contains_key(name.as_str())) {
+            return Err(refused(ClusterError::NoTopic(missing.to_string())));
         }
+        let widest = topics.values().map(ClusterTopic::partition_count).max().unwrap_or(1);
+        make_outputs(&client, &spec, widest).await.map_err(refused)?;
+        let running = self.runner(spec.name.as_str()).map(|runner| runner.spec());
+        // In another cluster it is in another group.
+        let running = running.filter(|running| running.input.cluster == spec.input.cluster);
+        let begins = begins(&client, &spec, &topics, running.as_deref()).await.map_err(refused)?;
         let changing = self.inner.changing.lock().await;
         changing.goes_on()?;
         let current = self.check_change(&spec, &Planned::default()).await?;
-        let warnings = spec.warnings();
+        let warnings = warnings(&spec, topics.is_empty());
         let Some(runner) = current else {
             let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
             self.deploy_inline(&spec).await?;
-            self.run_on_cluster(id, spec, self.is_paused(id));
+            self.run_on_cluster(id, spec, self.is_paused(id), begins);
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
@@ -88,21 +102,24 @@ impl TriggerService {
             self.change(&runner, spec.clone(), Remembered::default()).await?;
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
-                self.run_on_cluster(runner.id, spec, paused);
+                self.run_on_cluster(runner.id, spec, paused, begins);
+            } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
+                place.select(&spec, begins);
             }
         }
         Ok(Applied { created: false, changed, warnings })
     }
 
     /// Joins the group; partitions come when the group gives them.
-    pub(super) fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) {
+    fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool, begins: BTreeMap<ClusterPartition, Offset>) {
         let Some(client) = client(&spec) else { return };
-        let (name, topic, group) = (spec.name.to_string(), topic_name(&spec), group(&spec));
+        let (name, group) = (spec.name.to_string(), group(&spec));
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
-        let start = spec.input.start;
+        let starts = Arc::new(Mutex::new(Starts::new(&spec, begins)));
+        let selection = selection(&spec.input.topics);
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
         let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
-        let (member, events, committer) = Member::join(Arc::clone(&client), &group, &topic);
+        let (member, events, committer) = Member::join(Arc::clone(&client), &group, selection);
         let driver = Driver {
             service: Arc::downgrade(&self.inner),
             tracker: self.inner.tracker.clone(),
@@ -110,12 +127,12 @@ impl TriggerService {
             name: name.clone(),
             place: GroupPlace { client, committer },
             group,
-            topic,
-            start,
+            starts: Arc::clone(&starts),
+            missing: None,
             lanes: HashMap::new(),
             waiting: BTreeSet::new(),
         };
-        let place = Some(Place { member, driver: tokio::spawn(driver.run(events)) });
+        let place = Some(Place { member, driver: tokio::spawn(driver.run(events)), starts });
         self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
     }
 
@@ -123,8 +140,14 @@ impl TriggerService {
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run_on_cluster(id, spec, paused);
+        self.run_on_cluster(id, spec, paused, BTreeMap::new());
         Ok(())
+    }
+}
+
+impl Running {
+    const fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 }
 
@@ -133,9 +156,14 @@ fn client(spec: &TriggerSpec) -> Option<Arc<Client>> {
     Some(Arc::new(Client::new(address, &format!("tripline-{}", spec.name))))
 }
 
-/// The one topic that a trigger reads there.
-fn topic_name(spec: &TriggerSpec) -> String {
-    spec.input.topics.to_string()
+fn selection(topics: &TopicSelection) -> Selection {
+    match topics {
+        TopicSelection::Pattern(pattern) => {
+            let pattern = pattern.clone();
+            Selection::Matching(Arc::new(move |name| pattern.matches(name)))
+        }
+        named => Selection::named(named.named().iter().map(TopicName::as_str)),
+    }
 }
 
 /// Topics of the cluster that the trigger writes to are made where they are missing.
@@ -157,33 +185,97 @@ fn group(spec: &TriggerSpec) -> String {
     format!("trigger.{}", spec.name)
 }
 
-/// Where a trigger starts is decided when it is made, by the first process that makes it.
-async fn commit_start(
+/// Where a trigger starts is decided when it is made, or begins to read a topic, by the first process that says so. Answers
+/// what could not be committed, because the group has members: whoever gets such a partition does that.
+async fn begins(
     client: &Client,
-    group: &str,
     spec: &TriggerSpec,
-    topic: &ClusterTopic,
-) -> Result<(), ClusterError> {
-    let name = &topic_name(spec);
-    let partitions: Vec<u32> = (0..topic.partition_count()).collect();
-    if !client.committed(group, name, &partitions).await?.is_empty() {
-        return Ok(());
+    topics: &BTreeMap<String, ClusterTopic>,
+    running: Option<&TriggerSpec>,
+) -> Result<BTreeMap<ClusterPartition, Offset>, ClusterError> {
+    let group = group(spec);
+    let committed = client.committed_of(&group, &partitions_of(topics)).await?;
+    let knows = |topic: &str| committed.keys().any(|partition| partition.topic() == topic);
+    let is_begun = |topic: &str| match running {
+        Some(running) => !running.input.topics.selects(topic),
+        // What a pattern has selected since the group began is read from its first record.
+        None => committed.is_empty() || !matches!(spec.input.topics, TopicSelection::Pattern(_)),
+    };
+    let mut begins = BTreeMap::new();
+    for (name, topic) in topics.iter().filter(|(name, _)| !knows(name) && is_begun(name)) {
+        for partition in 0..topic.partition_count() {
+            let start = client.start_of(name, partition, at(spec.input.start)).await?;
+            begins.insert(ClusterPartition::new(name, partition), start);
+        }
     }
-    let mut starts = Vec::with_capacity(partitions.len());
-    for partition in partitions {
-        starts.push((partition, client.start_of(name, partition, at(spec.input.start)).await?));
+    if running.is_none() && !begins.is_empty() && client.commit_outside(&group, &begins).await? {
+        begins.clear();
     }
-    // If others are in the group already, theirs count.
-    client.commit_outside(group, name, &starts).await.map(|_| ())
+    Ok(begins)
 }
 
-fn at(start: StartPosition) -> crate::input::cluster::Start {
-    use crate::input::cluster::Start;
+fn partitions_of(topics: &BTreeMap<String, ClusterTopic>) -> Vec<ClusterPartition> {
+    let of_topic = |(name, topic): (&String, &ClusterTopic)| {
+        (0..topic.partition_count()).map(|number| ClusterPartition::new(name, number)).collect::<Vec<_>>()
+    };
+    topics.iter().flat_map(of_topic).collect()
+}
+
+fn at(start: StartPosition) -> Start {
     match start {
         StartPosition::Earliest => Start::Earliest,
         StartPosition::Latest => Start::Latest,
         StartPosition::Offset(offset) => Start::Offset(offset),
         StartPosition::Time(time) => Start::Time(time.as_millisecond()),
+    }
+}
+
+/// Where partitions begin of which the group knows nothing.
+#[derive(Debug)]
+struct Starts {
+    start: StartPosition,
+    is_pattern: bool,
+    /// Decided when the definition began to select their topics.
+    decided: BTreeMap<ClusterPartition, Offset>,
+    /// Topics that were not there at a time since then.
+    later: BTreeSet<String>,
+}
+
+/// Where a partition begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    At(Offset),
+    From(Start),
+}
+
+impl Starts {
+    fn new(spec: &TriggerSpec, decided: BTreeMap<ClusterPartition, Offset>) -> Self {
+        let is_pattern = matches!(spec.input.topics, TopicSelection::Pattern(_));
+        Self { start: spec.input.start, is_pattern, decided, later: BTreeSet::new() }
+    }
+
+    fn redefine(&mut self, spec: &TriggerSpec, decided: BTreeMap<ClusterPartition, Offset>) {
+        let later = std::mem::take(&mut self.later);
+        *self = Self { later, ..Self::new(spec, decided) };
+    }
+
+    /// These topics are not there: should there be one of their name again, none of its records is to be missed.
+    fn are_gone(&mut self, topics: BTreeSet<String>) {
+        self.decided.retain(|partition, _| !topics.contains(partition.topic()));
+        self.later.extend(topics);
+    }
+
+    /// `committed`: what the group knows of the topics that are read.
+    fn of(&self, partition: &ClusterPartition, committed: &HashMap<ClusterPartition, Committed>) -> Begin {
+        if let Some(decided) = self.decided.get(partition) {
+            return Begin::At(*decided);
+        }
+        let topic = partition.topic();
+        // A partition, or a topic, that came later is read from its beginning. What a pattern selected when it was applied has
+        // been decided.
+        let came_later =
+            self.is_pattern || self.later.contains(topic) || committed.keys().any(|known| known.topic() == topic);
+        Begin::From(if came_later { Start::Earliest } else { at(self.start) })
     }
 }
 
@@ -196,11 +288,19 @@ struct Driver {
     name: String,
     place: GroupPlace,
     group: String,
-    topic: String,
-    start: StartPosition,
-    lanes: HashMap<u32, (PollerHandle, JoinHandle<()>)>,
+    starts: Arc<Mutex<Starts>>,
+    /// Topics that are named and not there, in a sentence.
+    missing: Option<String>,
+    lanes: HashMap<ClusterPartition, DrivenLane>,
     /// Partitions that are ours and could not be opened yet.
-    waiting: BTreeSet<u32>,
+    waiting: BTreeSet<ClusterPartition>,
+}
+
+/// Who drives a lane, and the id of its topic.
+struct DrivenLane {
+    topic: Uuid,
+    poller: PollerHandle,
+    task: JoinHandle<()>,
 }
 
 impl Driver {
@@ -218,8 +318,12 @@ impl Driver {
 
     async fn follow(&mut self, event: GroupEvent) {
         match event {
-            GroupEvent::Joined => self.runner.change(|holds| set(&mut holds.cluster, None)),
-            GroupEvent::Trouble(reason) => self.runner.change(|holds| set(&mut holds.cluster, Some(reason))),
+            GroupEvent::Joined(missing) => {
+                self.missing = missing.first().map(|topic| ClusterError::NoTopic(topic.clone()).to_string());
+                self.starts.lock().are_gone(missing);
+                self.shows(self.missing.clone());
+            }
+            GroupEvent::Trouble(reason) => self.shows(Some(reason)),
             GroupEvent::Assigned(partitions) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
                 self.waiting.extend(partitions);
@@ -231,59 +335,70 @@ impl Driver {
                 // The member may be gone.
                 let _ = done.send(());
             }
-            GroupEvent::Lost(partitions) => {
-                let lost = self.take(&partitions);
-                join_all(lost.into_iter().map(|(poller, task)| cut_off(self.runner.id, poller, task))).await;
-                self.forget(&partitions);
+            GroupEvent::Lost(partitions) => self.cut_off(&partitions).await,
+            GroupEvent::Deleted(topics) => {
+                let known = self.lanes.keys().chain(&self.waiting);
+                let gone = known.filter(|partition| topics.contains(partition.topic())).cloned().collect();
+                self.starts.lock().are_gone(topics);
+                self.cut_off(&gone).await;
             }
         }
+    }
+
+    fn shows(&self, trouble: Option<String>) {
+        self.runner.change(|holds| set(&mut holds.cluster, trouble));
     }
 
     /// Opens what waits for it.
     async fn open(&mut self) {
         match self.open_waiting().await {
-            Ok(()) => self.runner.change(|holds| set(&mut holds.cluster, None)),
+            Ok(()) => self.shows(self.missing.clone()),
             Err(error) => {
                 tracing::warn!(trigger = self.name, %error, "partitions of the cluster cannot be opened yet");
-                self.runner.change(|holds| set(&mut holds.cluster, Some(error.to_string())));
+                self.shows(Some(error.to_string()));
             }
         }
     }
 
+    /// Each as far as it goes: one whose topic is not there holds up no other.
     async fn open_waiting(&mut self) -> Result<(), ClusterError> {
-        let topic = self.place.client.topic(&self.topic).await?;
-        let all: Vec<u32> = (0..topic.partition_count()).collect();
-        let committed = self.place.client.committed(&self.group, &self.topic, &all).await?;
-        while let Some(partition) = self.waiting.first().copied() {
-            self.open_one(&topic, partition, &committed).await?;
-            self.waiting.remove(&partition);
+        let client = Arc::clone(&self.place.client);
+        let names: BTreeSet<String> = self.waiting.iter().map(|partition| partition.topic().to_owned()).collect();
+        let waited = client.selected(&Selection::Named(names)).await?;
+        // Also of those that are not waited for: what the group knows of the others says where these begin.
+        let read = client.selected(&selection(&self.runner.spec().input.topics)).await?;
+        let asked = partitions_of(&read.into_iter().chain(waited.clone()).collect());
+        let committed = client.committed_of(&self.group, &asked).await?;
+        let mut failed = None;
+        for partition in self.waiting.clone() {
+            match self.open_one(waited.get(partition.topic()).cloned(), &partition, &committed).await {
+                Ok(()) => {
+                    self.waiting.remove(&partition);
+                }
+                Err(error @ ClusterError::Call(_)) => return Err(error),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn open_one(
         &mut self,
-        topic: &ClusterTopic,
-        partition: u32,
-        committed: &HashMap<u32, Committed>,
+        topic: Option<ClusterTopic>,
+        partition: &ClusterPartition,
+        committed: &HashMap<ClusterPartition, Committed>,
     ) -> Result<(), ClusterError> {
-        let client = &self.place.client;
-        let (progress, verdicts) = match committed.get(&partition) {
+        let topic = topic.ok_or_else(|| ClusterError::NoTopic(partition.topic().to_owned()))?;
+        let (name, number) = (partition.topic(), partition.number());
+        let (progress, verdicts) = match committed.get(partition) {
             Some(committed) => goes_on(committed),
-            None => {
-                // One that was added later is read from its beginning.
-                let start = if committed.is_empty() { self.start } else { StartPosition::Earliest };
-                (
-                    Progress::start(client.start_of(&self.topic, partition, at(start)).await?),
-                    commit_metadata::Verdicts::new(),
-                )
-            }
+            None => (self.begin(partition, committed).await?, commit_metadata::Verdicts::new()),
         };
-        let input =
-            ClusterInput::open(Arc::clone(client), &self.topic, topic, partition, progress.reading_point()).await?;
+        let client = Arc::clone(&self.place.client);
+        let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
         let input = EventInput::Cluster(input);
         let progress = set_back(progress, &input);
-        let id = LaneId { trigger: self.runner.id, topic: topic.id, partition };
+        let id = LaneId { trigger: self.runner.id, topic: topic.id, partition: number };
         let status = Arc::new(LaneStatus::new(input.clone(), progress.committed(), None));
         let lane = NewLane {
             runner: Arc::clone(&self.runner),
@@ -298,28 +413,65 @@ impl Driver {
         let (poller, task) = poller::spawn(input, self.tracker.clone());
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
-        self.lanes.insert(partition, (poller, task));
+        self.lanes.insert(partition.clone(), DrivenLane { topic: topic.id, poller, task });
         Ok(())
     }
 
+    /// Where a partition begins of which the group knows nothing: from now on it knows.
+    async fn begin(
+        &self,
+        partition: &ClusterPartition,
+        committed: &HashMap<ClusterPartition, Committed>,
+    ) -> Result<Progress, ClusterError> {
+        let begin = self.starts.lock().of(partition, committed);
+        let at = match begin {
+            Begin::At(offset) => offset,
+            Begin::From(start) => self.place.client.start_of(partition.topic(), partition.number(), start).await?,
+        };
+        // What cannot be committed now is committed with the first progress, which begins there too.
+        if let Err(error) = self.place.committer.commit(partition.clone(), at, String::new()).await {
+            tracing::warn!(trigger = self.name, %partition, %error, "the start is not committed yet");
+        }
+        Ok(Progress::start(at))
+    }
+
     /// Ends lanes: what is in flight may end, what is done is committed.
-    async fn give_back(&mut self, partitions: &BTreeSet<u32>) {
+    async fn give_back(&mut self, partitions: &BTreeSet<ClusterPartition>) {
         let ending = self.take(partitions);
-        ending.iter().for_each(|(poller, _)| poller.send(Message::Stop));
+        ending.iter().for_each(|lane| lane.poller.send(Message::Stop));
+        let topics: BTreeSet<Uuid> = ending.iter().map(|lane| lane.topic).collect();
         let deadline = Instant::now() + REVOKED_GRACE;
-        let end = async |(poller, mut task): (PollerHandle, JoinHandle<()>)| {
-            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                cut_off(self.runner.id, poller, task).await;
+        let end = async |mut lane: DrivenLane| {
+            if tokio::time::timeout_at(deadline, &mut lane.task).await.is_err() {
+                cut_off(self.runner.id, lane).await;
             }
         };
         join_all(ending.into_iter().map(end)).await;
-        self.forget(partitions);
+        self.forget(partitions, &topics);
+    }
+
+    /// Ends lanes at once.
+    async fn cut_off(&mut self, partitions: &BTreeSet<ClusterPartition>) {
+        let lost = self.take(partitions);
+        let topics: BTreeSet<Uuid> = lost.iter().map(|lane| lane.topic).collect();
+        join_all(lost.into_iter().map(|lane| cut_off(self.runner.id, lane))).await;
+        self.forget(partitions, &topics);
     }
 
     /// These partitions are not ours any more; answers who drives those that were open.
-    fn take(&mut self, partitions: &BTreeSet<u32>) -> Vec<(PollerHandle, JoinHandle<()>)> {
+    fn take(&mut self, partitions: &BTreeSet<ClusterPartition>) -> Vec<DrivenLane> {
         self.waiting.retain(|partition| !partitions.contains(partition));
         partitions.iter().filter_map(|partition| self.lanes.remove(partition)).collect()
+    }
+
+    /// They are shown no more.
+    fn forget(&self, partitions: &BTreeSet<ClusterPartition>, topics: &BTreeSet<Uuid>) {
+        let numbers: BTreeSet<u32> = partitions.iter().map(ClusterPartition::number).collect();
+        self.runner.change(|holds| holds.unblock(|(topic, number)| topics.contains(topic) && numbers.contains(number)));
+        let Some(service) = self.service.upgrade() else { return };
+        if let Some(running) = service.running.write().get_mut(&self.name) {
+            running.take(|lane| partitions.contains(&ClusterPartition::new(&lane.origin().topic, lane.number())));
+        }
     }
 
     fn show(&self, status: Arc<LaneStatus>, poller: PollerHandle) {
@@ -328,19 +480,11 @@ impl Driver {
             running.insert(status, poller);
         }
     }
-
-    /// They are shown no more.
-    fn forget(&self, partitions: &BTreeSet<u32>) {
-        self.runner.change(|holds| holds.unblock(|(_, partition)| partitions.contains(partition)));
-        let Some(service) = self.service.upgrade() else { return };
-        if let Some(running) = service.running.write().get_mut(&self.name) {
-            running.take(|lane| partitions.contains(&lane.number()));
-        }
-    }
 }
 
 /// Ends a partition's lane at once: whoever goes on finds that its attempts were interrupted. The group does not wait for long.
-async fn cut_off(trigger: Uuid, poller: PollerHandle, mut task: JoinHandle<()>) {
+async fn cut_off(trigger: Uuid, lane: DrivenLane) {
+    let DrivenLane { poller, mut task, .. } = lane;
     let ends = async {
         poller.remove(trigger).await;
         poller.send(Message::Stop);
@@ -375,6 +519,37 @@ fn set_back(progress: Progress, input: &EventInput) -> Progress {
 mod tests {
     use super::*;
     use crate::trigger::progress::Span;
+
+    #[test]
+    fn what_the_group_does_not_know_begins_where_the_definition_says_or_came_later() {
+        let spec = |input: &str| {
+            let definition = format!(
+                r#"{{"trigger": "t", "input": {{{input}, "start": "latest", "cluster": {{"bootstrap_servers": "h:1"}}}}, "function": "f"}}"#
+            );
+            TriggerSpec::from_json(&serde_json::from_str(&definition).unwrap()).unwrap()
+        };
+        let at = |topic: &str, number| ClusterPartition::new(topic, number);
+        let knows =
+            |partition| HashMap::from([(partition, Committed { offset: Offset::ZERO, metadata: String::new() })]);
+        let (named, pattern) = (spec(r#""topics": ["a", "b"]"#), spec(r#""pattern": "*""#));
+        let (latest, earliest) = (Begin::From(Start::Latest), Begin::From(Start::Earliest));
+        for (spec, new) in [(&named, latest), (&pattern, earliest)] {
+            let starts = Starts::new(spec, BTreeMap::new());
+            assert_eq!(starts.of(&at("a", 1), &HashMap::new()), new, "nobody has read anything yet");
+            assert_eq!(starts.of(&at("a", 1), &knows(at("a", 0))), earliest, "a partition that was added");
+        }
+        let mut starts = Starts::new(&named, BTreeMap::new());
+        assert_eq!(starts.of(&at("b", 0), &knows(at("a", 0))), latest, "a topic that is named by now");
+        starts.are_gone(["b".to_owned()].into());
+        assert_eq!(starts.of(&at("b", 0), &knows(at("a", 0))), earliest, "one that was not there");
+        let mut starts = Starts::new(&pattern, BTreeMap::new());
+        assert_eq!(starts.of(&at("b", 0), &knows(at("a", 0))), earliest, "a topic that came later");
+        let seven = Offset::new(7).unwrap();
+        starts.redefine(&pattern, BTreeMap::from([(at("b", 0), seven)]));
+        assert_eq!(starts.of(&at("b", 0), &knows(at("a", 0))), Begin::At(seven), "decided with the definition");
+        starts.are_gone(["b".to_owned()].into());
+        assert_eq!(starts.of(&at("b", 0), &knows(at("a", 0))), earliest, "and then deleted");
+    }
 
     #[test]
     fn a_partition_goes_on_from_our_metadata_and_from_the_offset_where_that_is_anothers() {

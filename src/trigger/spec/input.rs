@@ -153,9 +153,6 @@ pub(super) fn input(fields: &mut Fields<'_>) -> Option<InputSpec> {
             if matches!(start, StartPosition::Offset(_)) && !matches!(topics, TopicSelection::One(_)) {
                 fields.wrong("start", "earliest, latest or {time: …}: an offset means something in one `topic` only");
             }
-            if cluster.is_some() && !matches!(topics, TopicSelection::One(_)) {
-                fields.wrong(topics.field(), "nothing, for an input on a cluster: name one topic there as `topic`");
-            }
             Some(InputSpec { topics, start, cluster })
         }),
     }
@@ -378,12 +375,13 @@ mod tests {
 
     #[cfg(feature = "cluster")]
     #[test]
-    fn on_a_cluster_it_is_one_topic() {
+    fn what_is_read_on_a_cluster_is_selected_in_the_same_ways() {
         let cluster = json!({"bootstrap_servers": "h:1"});
-        for (field, value) in [("topics", json!(["a", "b"])), ("pattern", json!("a*"))] {
-            let errors = wrong(&json!({ field: value, "cluster": cluster }), &json!({}));
-            assert_eq!(errors[0].0, format!("trigger.input.{field}"));
-            assert!(errors[0].1.contains("cluster"));
+        for (field, value) in [("topic", json!("a")), ("topics", json!(["a", "b"])), ("pattern", json!("a*"))] {
+            let written = with(&json!({ field: value, "cluster": cluster }), &json!({}));
+            let spec = TriggerSpec::from_json(&written).unwrap();
+            assert!(spec.input.topics.selects("a") && spec.input.cluster.is_some());
+            assert_eq!(TriggerSpec::from_json(&spec.to_json()).unwrap(), spec);
         }
     }
 }
