@@ -5,8 +5,8 @@
 //!    ▲                                                                                            │
 //!    └── coordinator ◀── committer ◀────────── offset + progress as metadata ◀────────────────────┘
 //! ```
-//! - [`Client`] asks the cluster, and appends to its topics; [`Member`] holds the place in the group; [`Committer`] brings progress there; [`ClusterInput`]
-//!   reads a partition.
+//! - [`Client`] asks the cluster, and appends to its topics; [`Member`] holds the place in the group; [`Committer`] brings progress
+//!   there; [`ClusterInput`] reads a partition.
 //! - The client is our own, over the schemas that the Kafka listener uses too. It hands on the record batches as their producers
 //!   made them, reads any offset again at the cost of one request, and needs no C library. A client that gives out records one
 //!   by one (librdkafka) would have them packed into batches again, and needs a second consumer for each retry.
@@ -21,12 +21,14 @@ mod member;
 mod partition;
 mod place;
 mod produce;
+mod topics;
 mod wire;
 
-pub use client::{Client, ClusterError, ClusterTopic, Committed, Start};
+pub use client::{Client, ClusterError, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;
 pub use place::{ClusterPartition, Selection};
 pub use produce::Takes;
+pub use topics::ClusterTopic;
 pub use wire::CallError;

@@ -1,20 +1,18 @@
-//! What a cluster is asked besides records: where partitions live, which offsets there are, who coordinates a group.
+//! What a cluster is asked besides records: which offsets there are, who coordinates a group, what that has committed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{
-    CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse, OffsetCommitRequest, OffsetFetchRequest, OffsetFetchResponse, create_topics_request,
-    list_offsets_request, metadata_request, offset_commit_request, offset_fetch_request,
+    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
+    OffsetFetchResponse, list_offsets_request, offset_commit_request, offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tripline_storage::Offset;
-use uuid::Uuid;
 
-use super::place::{ClusterPartition, Selection, by_topic};
+use super::place::{ClusterPartition, by_topic};
 use super::produce::Writers;
 use super::wire::{CallError, Link, PATIENCE, message};
 use crate::input::ClusterAddress;
@@ -115,25 +113,6 @@ pub enum Start {
     Time(i64),
 }
 
-/// A topic as the cluster describes it.
-#[derive(Clone, Debug)]
-pub struct ClusterTopic {
-    /// The id of the cluster; empty if it has none.
-    pub cluster_id: String,
-    /// The topic's id; nil in clusters that give none.
-    pub id: Uuid,
-    /// Addresses of the leaders, by partition.
-    pub(super) leaders: Vec<Option<String>>,
-}
-
-impl ClusterTopic {
-    /// How many partitions it has.
-    #[must_use]
-    pub fn partition_count(&self) -> u32 {
-        u32::try_from(self.leaders.len()).unwrap_or(u32::MAX)
-    }
-}
-
 /// What was committed for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
@@ -152,7 +131,7 @@ pub struct Client {
     ask: AsyncMutex<Link>,
     /// What is written to.
     pub(super) writers: Writers,
-    heard_of: Mutex<Vec<String>>,
+    pub(super) heard_of: Mutex<Vec<String>>,
 }
 
 impl Client {
@@ -200,83 +179,6 @@ impl Client {
         request: &R,
     ) -> Result<R::Response, ClusterError> {
         Ok(self.ask.lock().await.call((broker, &self.client_id), versions, request, PATIENCE).await?)
-    }
-
-    /// A topic, as it is now.
-    ///
-    /// # Errors
-    /// See [`ClusterError`].
-    pub async fn topic(&self, name: &str) -> Result<ClusterTopic, ClusterError> {
-        let mut found = self.topics_named([name]).await?;
-        found.remove(name).ok_or_else(|| ClusterError::NoTopic(name.to_owned()))
-    }
-
-    /// The topics that a member with this selection reads, as they are now.
-    ///
-    /// # Errors
-    /// See [`ClusterError`].
-    pub async fn selected(&self, selection: &Selection) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
-        match selection {
-            Selection::Named(names) => self.topics_named(names.iter().map(String::as_str)).await,
-            Selection::Matching(matches) => {
-                let answer = self.metadata(None).await?;
-                let brokers = brokers(&answer);
-                let usable = answer.topics.iter().filter(|topic| topic.error_code == code::NONE);
-                let named = usable.filter_map(|topic| Some((topic.name.as_deref()?.to_owned(), topic)));
-                let selected = named.filter(|(name, _)| matches(name));
-                Ok(selected.map(|(name, topic)| (name, described(&answer, topic, &brokers))).collect())
-            }
-        }
-    }
-
-    /// Those of these topics that there are.
-    pub(super) async fn topics_named<'n>(
-        &self,
-        names: impl IntoIterator<Item = &'n str>,
-    ) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
-        let names: Vec<&str> = names.into_iter().collect();
-        // None named would mean all.
-        if names.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        for _ in 0..TRIES {
-            let answer = self.metadata(Some(&names)).await?;
-            let brokers = brokers(&answer);
-            let mut found = BTreeMap::new();
-            let mut moves = false;
-            for topic in &answer.topics {
-                let name = topic.name.as_deref().unwrap_or_default();
-                match topic.error_code {
-                    code::NONE => drop(found.insert(name.to_owned(), described(&answer, topic, &brokers))),
-                    code::UNKNOWN_TOPIC_OR_PARTITION => {}
-                    code if code::moves(code) => moves = true,
-                    code => return Err(ClusterError::refused(format!("a description of topic {name}"), code)),
-                }
-            }
-            if !moves {
-                return Ok(found);
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(ClusterError::NoLeader { topic: names[0].to_owned(), partition: 0 })
-    }
-
-    /// What a broker says of these topics, or of all.
-    async fn metadata(&self, names: Option<&[&str]>) -> Result<MetadataResponse, ClusterError> {
-        let asked = |name: &&str| {
-            message!(metadata_request::MetadataRequestTopic { name: Some(StrBytes::from((*name).to_owned())) })
-        };
-        let topics = names.map(|names| names.iter().map(asked).collect());
-        let request = message!(MetadataRequest { topics: topics, allow_auto_topic_creation: false });
-        let answer = self.ask(1..=12, &request).await?;
-        *self.heard_of.lock() = brokers(&answer).into_values().take(16).collect();
-        Ok(answer)
-    }
-
-    pub(super) async fn leader(&self, topic: &str, partition: u32) -> Result<String, ClusterError> {
-        let described = self.topic(topic).await?;
-        let leader = described.leaders.get(partition as usize).cloned().flatten();
-        leader.ok_or_else(|| ClusterError::NoLeader { topic: topic.to_owned(), partition })
     }
 
     /// Who coordinates a group.
@@ -455,31 +357,6 @@ impl Client {
         }
         Err(ClusterError::refused("a producer id", refused))
     }
-
-    /// Makes a topic with so many partitions, if there is none of that name.
-    ///
-    /// # Errors
-    /// See [`ClusterError`].
-    pub async fn create_topic(&self, name: &str, partitions: u32) -> Result<(), ClusterError> {
-        let topic = message!(create_topics_request::CreatableTopic {
-            name: StrBytes::from(name.to_owned()),
-            num_partitions: partitions.cast_signed(),
-            replication_factor: -1,
-        });
-        let request = message!(CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000 });
-        // From version 4 on, the cluster's own replication factor can be asked for.
-        let answer = self.ask(4..=7, &request).await?;
-        match answer.topics.first().map_or(code::NONE, |topic| topic.error_code) {
-            code::NONE | code::TOPIC_ALREADY_EXISTS => Ok(()),
-            code => Err(ClusterError::refused(format!("topic {name}"), code)),
-        }
-    }
-}
-
-/// Addresses of the brokers that an answer names, by number.
-fn brokers(answer: &MetadataResponse) -> HashMap<i32, String> {
-    let brokers = answer.brokers.iter();
-    brokers.map(|broker| (broker.node_id, host_and_port(&broker.host, broker.port))).collect()
 }
 
 /// What was committed, by an answer; or Kafka's error code in it.
@@ -527,28 +404,6 @@ pub(super) fn committing<'a>(
     topics.into_iter().map(of_topic).collect()
 }
 
-fn described(
-    answer: &MetadataResponse,
-    topic: &super::wire::schema::metadata_response::MetadataResponseTopic,
-    brokers: &HashMap<i32, String>,
-) -> ClusterTopic {
-    let count = topic.partitions.iter().filter_map(|at| usize::try_from(at.partition_index).ok()).max();
-    // As many as are described, whatever numbers they claim.
-    let count = count.map_or(0, |last| (last + 1).min(topic.partitions.len()));
-    let mut leaders = vec![None; count];
-    for partition in &topic.partitions {
-        let place = usize::try_from(partition.partition_index).ok().and_then(|index| leaders.get_mut(index));
-        if let Some(place) = place {
-            *place = brokers.get(&partition.leader_id).cloned();
-        }
-    }
-    ClusterTopic {
-        cluster_id: answer.cluster_id.as_deref().unwrap_or_default().to_owned(),
-        id: Uuid::from_bytes(topic.topic_id.to_bytes()),
-        leaders,
-    }
-}
-
-fn host_and_port(host: &str, port: i32) -> String {
+pub(super) fn host_and_port(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

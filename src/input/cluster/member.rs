@@ -24,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::assign::{self, Owned, PROTOCOL, Said};
-use super::client::{Client, ClusterError, ClusterTopic, code};
+use super::client::{Client, ClusterError, code};
 use super::commit::{self, Committer, Signals};
 use super::place::{ClusterPartition, Selection};
+use super::topics::ClusterTopic;
 use super::wire::{Link, PATIENCE, message};
 
 const PROTOCOL_TYPE: &str = "consumer";

@@ -23,7 +23,8 @@ use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 
 use super::aborted::{Broken, keep_decided};
-use super::client::{Client, ClusterError, ClusterTopic, EARLIEST, LATEST, READ_COMMITTED, code};
+use super::client::{Client, ClusterError, EARLIEST, LATEST, READ_COMMITTED, code};
+use super::topics::ClusterTopic;
 use super::wire::{Link, PATIENCE, message};
 use crate::input::Origin;
 
