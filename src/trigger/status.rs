@@ -94,7 +94,11 @@ impl Holds {
             return shown(TriggerState::Outage, &outage.reason, "a probe of the target succeeds");
         }
         if let Some(reason) = &self.cluster {
-            return shown(TriggerState::Blocked, reason, "the cluster answers and the group takes this process in");
+            return shown(
+                TriggerState::Blocked,
+                reason,
+                "the cluster answers, its topics are there, and the group takes this process in",
+            );
         }
         if let Some(((_, partition), Blocked { topic, reason })) = self.blocked.first_key_value() {
             let reason = format!("partition {topic}/{partition}: {reason}");

@@ -8,6 +8,7 @@ use super::wire::StrBytes;
 use super::wire::schema::OffsetCommitRequest;
 use super::wire::schema::offset_commit_response::OffsetCommitResponseTopic;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tripline_storage::Offset;
 
 use super::client::{Client, ClusterError, code, committing};
@@ -110,7 +111,7 @@ struct Commits {
 impl Commits {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Pending>) {
         // Those that are tried again hold up nobody: a topic that was deleted takes no commits ever.
-        let mut again: Vec<Pending> = Vec::new();
+        let (mut again, mut again_at): (Vec<Pending>, _) = (Vec::new(), Instant::now());
         loop {
             let mut together = Vec::new();
             if again.is_empty() {
@@ -118,7 +119,7 @@ impl Commits {
                 together.push(first);
             } else {
                 tokio::select! {
-                    () = tokio::time::sleep(PAUSE) => together = std::mem::take(&mut again),
+                    () = tokio::time::sleep_until(again_at) => together = std::mem::take(&mut again),
                     // A new generation ends the wait.
                     Ok(()) = self.identity.changed() => together = std::mem::take(&mut again),
                     Some(more) = inbox.recv() => together.push(more),
@@ -128,6 +129,9 @@ impl Commits {
                 && let Ok(more) = inbox.try_recv()
             {
                 together.push(more);
+            }
+            if again.is_empty() {
+                again_at = Instant::now() + PAUSE;
             }
             again.extend(self.settle(together).await);
         }

@@ -234,11 +234,17 @@ impl Membership {
     /// Finds out which topics its selection means now. What it does not read any more is given up before others may have it.
     async fn look_up(&mut self) -> Result<(), ClusterError> {
         let selection = self.selection.borrow_and_update().clone();
-        let topics = self.selected(&selection).await?;
-        let is_deleted = |(name, id): &(&String, &Uuid)| topics.get(*name).is_none_or(|now| now != *id);
+        let mut topics = self.selected(&selection).await?;
+        if self.topics.keys().any(|name| selection.selects(name) && !topics.contains_key(name)) {
+            // It may be a broker that hears of things late.
+            tokio::time::sleep(PAUSE).await;
+            topics = self.selected(&selection).await?;
+        }
+        let is_deleted = |(name, id): &(&String, &Uuid)| {
+            // One that a new selection leaves out was not deleted.
+            selection.selects(name) && topics.get(*name).is_none_or(|now| now != *id)
+        };
         let deleted: BTreeSet<String> = self.topics.iter().filter(is_deleted).map(|(name, _)| name.clone()).collect();
-        // Those that are left out by a new selection were not deleted.
-        let deleted: BTreeSet<String> = deleted.into_iter().filter(|name| selection.selects(name)).collect();
         self.wanted = match selection {
             Selection::Named(names) => names,
             Selection::Matching(_) => topics.keys().cloned().collect(),

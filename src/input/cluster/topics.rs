@@ -48,14 +48,7 @@ impl Client {
     pub async fn selected(&self, selection: &Selection) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
         match selection {
             Selection::Named(names) => self.topics_named(names.iter().map(String::as_str)).await,
-            Selection::Matching(matches) => {
-                let answer = self.metadata(None).await?;
-                let brokers = brokers(&answer);
-                let usable = answer.topics.iter().filter(|topic| topic.error_code == code::NONE);
-                let named = usable.filter_map(|topic| Some((topic.name.as_deref()?.to_owned(), topic)));
-                let selected = named.filter(|(name, _)| matches(name));
-                Ok(selected.map(|(name, topic)| (name, described(&answer, topic, &brokers))).collect())
-            }
+            Selection::Matching(matches) => self.found(None, &**matches).await,
         }
     }
 
@@ -69,26 +62,27 @@ impl Client {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
+        self.found(Some(&names), &|_| true).await
+    }
+
+    async fn found(
+        &self,
+        names: Option<&[&str]>,
+        is_wanted: &(dyn Fn(&str) -> bool + Send + Sync),
+    ) -> Result<BTreeMap<String, ClusterTopic>, ClusterError> {
+        let mut moves = String::new();
         for _ in 0..TRIES {
-            let answer = self.metadata(Some(&names)).await?;
-            let brokers = brokers(&answer);
-            let mut found = BTreeMap::new();
-            let mut moves = false;
-            for topic in &answer.topics {
-                let name = topic.name.as_deref().unwrap_or_default();
-                match topic.error_code {
-                    code::NONE => drop(found.insert(name.to_owned(), described(&answer, topic, &brokers))),
-                    code::UNKNOWN_TOPIC_OR_PARTITION => {}
-                    code if code::moves(code) => moves = true,
-                    code => return Err(ClusterError::refused(format!("a description of topic {name}"), code)),
+            let answer = self.metadata(names).await?;
+            match wanted_in(&answer, is_wanted) {
+                Ok(found) => return Ok(found),
+                Err((topic, code)) if code::moves(code) => topic.clone_into(&mut moves),
+                Err((topic, code)) => {
+                    return Err(ClusterError::refused(format!("a description of topic {topic}"), code));
                 }
-            }
-            if !moves {
-                return Ok(found);
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Err(ClusterError::NoLeader { topic: names[0].to_owned(), partition: 0 })
+        Err(ClusterError::NoLeader { topic: moves, partition: 0 })
     }
 
     /// What a broker says of these topics, or of all.
@@ -127,6 +121,25 @@ impl Client {
             code => Err(ClusterError::refused(format!("topic {name}"), code)),
         }
     }
+}
+
+/// The wanted ones of the topics that an answer describes; or one that it cannot, and Kafka's error code for that.
+fn wanted_in<'a>(
+    answer: &'a MetadataResponse,
+    is_wanted: &(dyn Fn(&str) -> bool + Send + Sync),
+) -> Result<BTreeMap<String, ClusterTopic>, (&'a str, i16)> {
+    let brokers = brokers(answer);
+    let mut found = BTreeMap::new();
+    for topic in &answer.topics {
+        let name = topic.name.as_deref().unwrap_or_default();
+        match topic.error_code {
+            _ if !is_wanted(name) => {}
+            code::NONE => drop(found.insert(name.to_owned(), described(answer, topic, &brokers))),
+            code::UNKNOWN_TOPIC_OR_PARTITION => {}
+            code => return Err((name, code)),
+        }
+    }
+    Ok(found)
 }
 
 /// Addresses of the brokers that an answer names, by number.
