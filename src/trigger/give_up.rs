@@ -199,7 +199,28 @@ impl Told<'_> {
             }
         }
     }
+
+    /// History tells of it.
+    fn trace(&self, runner: &Runner, input: &EventInput, reason: &str, letters: Option<LetterPlaces>) {
+        let spec = runner.spec();
+        if spec.keeps_trace(&input.origin().topic, true) {
+            runner.traces.verdict(Box::new(Settled {
+                spec,
+                trigger: runner.id,
+                run: runner.run,
+                input: input.clone(),
+                offsets: Ranges::of(self.offsets.iter().copied()),
+                reason: reason.to_owned(),
+                state: self.state.clone(),
+                at_ms: runner.clock.now_ms(),
+                letters,
+            }));
+        }
+    }
 }
+
+/// Topic, partition and offsets of dead letters.
+type LetterPlaces = (String, u32, Ranges);
 
 struct GiveUp {
     runner: Arc<Runner>,
@@ -268,25 +289,8 @@ impl GiveUp {
         let letters = self.dead_letters(verdict, &offsets, hold_up).await?;
         let told = Told { offsets: &offsets, function: &verdict.function, state: &attempts_of(verdict) };
         told.tell(&self.runner, &self.input, &verdict.reason, hold_up).await?;
-        self.trace(verdict, offsets, letters);
+        told.trace(&self.runner, &self.input, &verdict.reason, letters);
         Ok(())
-    }
-
-    fn trace(&self, verdict: &TriggerVerdict, offsets: Vec<Offset>, letters: Option<(String, u32, Ranges)>) {
-        let spec = self.runner.spec();
-        if spec.keeps_trace(&self.input.origin().topic, true) {
-            self.runner.traces.verdict(Box::new(Settled {
-                spec,
-                trigger: self.lane.trigger,
-                run: self.runner.run,
-                input: self.input.clone(),
-                offsets: Ranges::of(offsets),
-                reason: verdict.reason.clone(),
-                state: attempts_of(verdict),
-                at_ms: self.runner.clock.now_ms(),
-                letters,
-            }));
-        }
     }
 
     /// Answers topic, partition and offsets of the letters, where there are any.
@@ -295,7 +299,7 @@ impl GiveUp {
         verdict: &TriggerVerdict,
         offsets: &[Offset],
         hold_up: &mut HoldUp,
-    ) -> Result<Option<(String, u32, Ranges)>, Stopped> {
+    ) -> Result<Option<LetterPlaces>, Stopped> {
         let counters = &self.runner.counters;
         let Some(target) = verdict.dead_letters else {
             Counters::add(&counters.dropped, offsets.len());

@@ -61,6 +61,11 @@ impl LaneStatus {
         (&self.origin().topic, self.number)
     }
 
+    /// What it reads.
+    pub(super) const fn input(&self) -> &EventInput {
+        &self.input
+    }
+
     /// The partition that it reads.
     pub(super) fn origin(&self) -> &Origin {
         self.input.origin()

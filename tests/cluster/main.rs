@@ -191,6 +191,18 @@ async fn attempts_move(cluster: &Cluster) {
         assert_eq!(letter.headers["tripline-dlq-topic"], "in");
     }
     assert_eq!(receiver.deliveries().len(), 6, "nothing is invoked after the verdict");
+    let (found, story) = second.command(&["trace", "in/0/1", "--json"]);
+    assert!(found, "{story}");
+    let story: serde_json::Value = serde_json::from_str(&story).unwrap();
+    assert_eq!(story["event"]["key"], "k", "{story:#}");
+    let (found, story) = second.command(&["trace", "in/0/1"]);
+    for expected in
+        ["trigger far: dead lettered: dead letter in in.dlq/0", "attempt 3", "attempt 6", "far/in/0/0 (3 record(s))"]
+    {
+        assert!(found && story.contains(expected), "no {expected:?} in {story}");
+    }
+    let (found, said) = second.command(&["trace", "in/0/3"]);
+    assert!(!found && said.contains("there is nothing at 3 yet"), "{said}");
 }
 
 async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
 
-use super::{HoldUp, Told, Waited};
+use super::{HoldUp, LetterPlaces, Told, Waited};
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::deliver::{DeadLetters, RecordsError, read_offsets};
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::{Counters, Runner, Stopped};
+use crate::trigger::trace::ranges::Ranges;
 
 /// A batch is full with so many bytes of records…
 const BATCH_BYTES: usize = 512 << 10;
@@ -47,6 +48,16 @@ enum LetterError {
     Cluster(#[from] ClusterError),
 }
 
+/// What became of dead letters.
+enum Letters {
+    /// They are there.
+    At(LetterPlaces),
+    /// There are none.
+    None,
+    /// The partition is somebody else's now, and so are they.
+    SomebodyElses,
+}
+
 impl GiveUp {
     /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now, or the trigger
     /// has ended.
@@ -55,45 +66,48 @@ impl GiveUp {
     }
 
     async fn carry_out(&mut self) -> Result<bool, Stopped> {
-        if !self.dead_letters().await? {
-            return Ok(false);
-        }
+        let letters = match self.dead_letters().await? {
+            Letters::SomebodyElses => return Ok(false),
+            Letters::None => None,
+            Letters::At(places) => Some(places),
+        };
         let (spec, hold_up) = (self.runner.spec(), &mut self.hold_up);
         let told = Told { offsets: &self.offsets, function: spec.function.label(), state: &self.state };
         told.tell(&self.runner, &self.input, self.reason.as_str(), hold_up).await?;
+        told.trace(&self.runner, &self.input, self.reason.as_str(), letters);
         Ok(true)
     }
 
-    /// `false`: the partition is somebody else's now.
-    async fn dead_letters(&mut self) -> Result<bool, Stopped> {
+    async fn dead_letters(&mut self) -> Result<Letters, Stopped> {
         let Some(topic) = self.runner.spec().dead_letter.clone() else {
             self.drop_records();
-            return Ok(true);
+            return Ok(Letters::None);
         };
         let producer_id = match self.known {
             Some(known) => known,
             None => {
                 let producer_id = self.producer_id().await?;
                 if !self.poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await {
-                    return Ok(false);
+                    return Ok(Letters::SomebodyElses);
                 }
                 producer_id
             }
         };
         loop {
             match self.write(topic.as_str(), producer_id).await {
-                Ok(written) => {
+                Ok((written, partition)) => {
                     self.hold_up.over();
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
-                    return Ok(true);
+                    // The cluster does not say where those are that it had already.
+                    return Ok(Letters::At((topic.to_string(), partition, Ranges::default())));
                 }
                 Err(error) => {
                     let (origin, reason) = (self.input.origin(), format!("dead letters: {error}"));
                     if self.hold_up.wait(&self.runner, origin, &reason).await? == Waited::Skipped {
                         tracing::error!(%error, "skipped without dead letters");
                         self.drop_records();
-                        return Ok(true);
+                        return Ok(Letters::None);
                     }
                 }
             }
@@ -120,8 +134,8 @@ impl GiveUp {
         self.runner.blocked(self.input.origin(), &format!("dead letters: {error}")).await
     }
 
-    /// Answers how many there are; those that retention took meanwhile are not.
-    async fn write(&self, topic: &str, producer_id: i64) -> Result<usize, LetterError> {
+    /// Answers how many there are, and in which partition; those that retention took meanwhile are not.
+    async fn write(&self, topic: &str, producer_id: i64) -> Result<(usize, u32), LetterError> {
         let partitions = self.client.topic(topic).await?.partition_count().max(1);
         let partition = self.input.origin().partition % partitions;
         let mut written = 0;
@@ -130,7 +144,7 @@ impl GiveUp {
             // Whether it is new or was there: it is there.
             self.client.produce(topic, partition, &batch).await?;
         }
-        Ok(written)
+        Ok((written, partition))
     }
 
     async fn batches(&self, producer_id: i64) -> Result<Vec<CheckedBatch>, RecordsError> {

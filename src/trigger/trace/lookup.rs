@@ -16,7 +16,7 @@ use super::writer::{TRACE_TOPIC, TraceLog};
 use crate::broker::{Broker, Topic};
 use crate::event::MatchEvent;
 use crate::event::trace::TraceContext;
-use crate::input::LogInput;
+use crate::input::{EventInput, LogInput, Origin};
 use crate::topic::name::TopicName;
 use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 use crate::trigger::key_hash;
@@ -152,6 +152,16 @@ impl Searched {
 pub(in crate::trigger) struct Reader {
     pub(in crate::trigger) runner: Arc<Runner>,
     pub(in crate::trigger) poller: PollerHandle,
+    pub(in crate::trigger) input: EventInput,
+}
+
+/// Who reads what.
+pub(in crate::trigger) trait Readers: Sync {
+    /// The triggers that read a partition of this broker, by the id of its topic.
+    fn here(&self, topic: Uuid, partition: u32) -> Vec<Reader>;
+
+    /// Those that read a partition of one cluster, by the name of its topic, as far as it is read by this process.
+    fn on_cluster(&self, topic: &str, partition: u32) -> Vec<Reader>;
 }
 
 /// The story of one event.
@@ -161,11 +171,15 @@ pub(in crate::trigger) async fn story(
     wanted: &Wanted,
     limits: SearchLimits,
     now_ms: i64,
-    readers: impl FnOnce(Uuid, u32) -> Vec<Reader> + Send,
+    readers: &impl Readers,
 ) -> Result<Story, TraceError> {
     let (place, search) = match wanted {
-        // An id of its own may look like a place.
         Wanted::Place { topic, partition, offset } if broker.topic(topic.as_str()).is_none() => {
+            let there = readers.on_cluster(topic.as_str(), *partition);
+            if let Some(input) = there.first().map(|reader| reader.input.clone()) {
+                return told_of(broker, traces, (&input, *offset), &there, (limits, now_ms), None).await;
+            }
+            // An id of its own may look like a place.
             let id = format!("{topic}/{partition}/{offset}");
             match find(broker, traces, &id, None, limits).await {
                 Err(TraceError::NotFound { .. }) => return Err(TraceError::UnknownTopic(topic.to_string())),
@@ -177,18 +191,33 @@ pub(in crate::trigger) async fn story(
     };
     let (name, partition, offset) = place;
     let topic = broker.topic(&name).ok_or_else(|| TraceError::UnknownTopic(name.clone()))?;
-    let input = input(broker, &topic, partition)?;
+    let input = EventInput::Log(input(broker, &topic, partition)?);
+    let here = readers.here(topic.id(), partition);
+    told_of(broker, traces, (&input, offset), &here, (limits, now_ms), search).await
+}
+
+/// The story of the record at a place.
+async fn told_of(
+    broker: &Broker,
+    traces: &TraceLog,
+    (input, offset): (&EventInput, Offset),
+    readers: &[Reader],
+    (limits, now_ms): (SearchLimits, i64),
+    search: Option<Searched>,
+) -> Result<Story, TraceError> {
+    let origin = input.origin();
     if offset >= input.tail() {
-        return Err(TraceError::NotProduced { topic: name, partition, offset, tail: input.tail() });
+        let (topic, partition, tail) = (origin.topic.clone(), origin.partition, input.tail());
+        return Err(TraceError::NotProduced { topic, partition, offset, tail });
     }
-    let seen = see(&input, offset).await?;
+    let seen = see(input, offset).await?;
     // Where it stands before what is on record: whatever has left a lane is in the queue of history by then.
     let mut facts = Vec::new();
-    for reader in readers(topic.id(), partition) {
-        facts.push(trigger_facts(&reader, offset, &seen).await);
+    for reader in readers {
+        facts.push(trigger_facts(reader, offset, &seen).await);
     }
     traces.flush().await;
-    let (told, mut history) = history(broker, &topic, partition, offset, limits).await?;
+    let (told, mut history) = history(broker, origin, offset, limits).await?;
     history.dropped = traces.counts().dropped;
     let triggers = story::triggers(facts, &told, offset.get());
     Ok(Story { now_ms, event: seen.facts, triggers, history, search })
@@ -209,7 +238,7 @@ struct Seen {
     key_hash: u64,
 }
 
-async fn see(input: &LogInput, offset: Offset) -> Result<Seen, TraceError> {
+async fn see(input: &EventInput, offset: Offset) -> Result<Seen, TraceError> {
     let origin = input.origin();
     let facts = EventFacts {
         topic: origin.topic.clone(),
@@ -248,7 +277,7 @@ async fn see(input: &LogInput, offset: Offset) -> Result<Seen, TraceError> {
 }
 
 impl Seen {
-    fn take(&mut self, input: &LogInput, record: &StoredRecord<'_>, epoch: LeaderEpoch) {
+    fn take(&mut self, input: &EventInput, record: &StoredRecord<'_>, epoch: LeaderEpoch) {
         let headers: usize =
             record.headers().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len)).sum();
         let bytes = record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len) + headers;
@@ -297,15 +326,14 @@ async fn trigger_facts(reader: &Reader, offset: Offset, seen: &Seen) -> TriggerF
 /// All that history has of one event, and how far it goes back.
 async fn history(
     broker: &Broker,
-    topic: &Topic,
-    partition: u32,
+    origin: &Origin,
     offset: Offset,
     limits: SearchLimits,
 ) -> Result<(Vec<Told>, History), TraceError> {
     let mut spent = Spent::new(limits);
     let mut history = History { topic: TRACE_TOPIC.to_owned(), ..History::default() };
     let Some(mut backwards) = Backwards::of_traces(broker)? else { return Ok((Vec::new(), history)) };
-    let key = format!("{}/{partition}/", topic.name());
+    let key = format!("{}/{}/", origin.topic, origin.partition);
     let mut records = Vec::new();
     loop {
         let more = backwards.step(&mut spent, |record, _| {
@@ -317,7 +345,7 @@ async fn history(
             let told = record.value().and_then(|value| serde_json::from_slice::<TraceRecord<'static>>(value).ok());
             let concerned = told.filter(|told| {
                 let subject = told.subject();
-                subject.topic_id == topic.id() && subject.offsets.contains(offset.get())
+                subject.topic_id == origin.topic_id && subject.offsets.contains(offset.get())
             });
             records.extend(concerned);
         });
@@ -330,7 +358,7 @@ async fn history(
     for record in records {
         let letter = match &record {
             TraceRecord::Verdict(verdict) => match &verdict.dead_letters {
-                Some(letters) => Some(letter_place(broker, letters, topic, partition, offset).await),
+                Some(letters) => Some(letter_place(broker, letters, origin, offset).await),
                 None => None,
             },
             TraceRecord::Attempt(_) => None,
@@ -341,19 +369,13 @@ async fn history(
 }
 
 /// Where among a window's dead letters that of one record is, by what it says of itself.
-async fn letter_place(
-    broker: &Broker,
-    letters: &Letters<'_>,
-    topic: &Topic,
-    partition: u32,
-    offset: Offset,
-) -> LetterPlace {
+async fn letter_place(broker: &Broker, letters: &Letters<'_>, origin: &Origin, offset: Offset) -> LetterPlace {
     let mut place = LetterPlace { topic: letters.topic.to_string(), partition: letters.partition, offset: None };
     let input = broker.topic(&letters.topic).and_then(|found| LogInput::new(broker, &found, letters.partition));
     let Some(input) = input else { return place };
     let wanted = [
-        ("tripline-dlq-topic", topic.name().to_string()),
-        ("tripline-dlq-partition", partition.to_string()),
+        ("tripline-dlq-topic", origin.topic.clone()),
+        ("tripline-dlq-partition", origin.partition.to_string()),
         ("tripline-dlq-offset", offset.to_string()),
     ];
     for (first, last) in letters.offsets.iter() {
