@@ -137,9 +137,18 @@ pub(super) fn share(counts: &BTreeMap<String, u32>, members: &BTreeMap<String, S
             share.insert(partition);
         }
     }
+    let mut topics = members.values().map(|said| &said.topics);
+    let all_want_the_same = topics.next().is_none_or(|first| topics.all(|topics| topics == first));
     while let Some((partition, from, to)) = move_that_evens_out(&shares, members) {
+        let has_owner = owners.contains_key(&partition);
         shares.entry(from).or_default().remove(&partition);
         shares.entry(to).or_default().insert(partition);
+        // Where anybody may have anything, what is let go of finds the same places the next time. Else it may find another way, and
+        // members could pass partitions around for ever. One at a time finds a place that is as good, or better: each time
+        // shares are more even than before.
+        if has_owner && !all_want_the_same {
+            break;
+        }
     }
     for (member, share) in &mut shares {
         share.retain(|partition| owners.get(partition).is_none_or(|owner| *owner == member));
@@ -274,13 +283,14 @@ mod tests {
         }
     }
 
-    /// Shares until nothing moves any more, which takes two rounds; nobody is ever given what another has.
-    fn settled(
+    /// Shares so often; nobody is ever given what another has.
+    fn shared(
+        rounds: i32,
         counts: &BTreeMap<String, u32>,
         mut members: BTreeMap<String, Said>,
     ) -> Result<(BTreeMap<String, Said>, Shares), TestCaseError> {
         let mut shared = Shares::new();
-        for generation in 2..4 {
+        for generation in 2..2 + rounds {
             let before: BTreeMap<_, _> =
                 owners(counts, &members).into_iter().map(|(at, owner)| (at, owner.clone())).collect();
             shared = share(counts, &members);
@@ -292,9 +302,13 @@ mod tests {
                     prop_assert!(members[member].wants(partition), "{partition} is not wanted");
                 }
             }
+            let are_settled = members.iter().all(|(member, said)| said.owned.partitions == shared[member]);
             for (member, partitions) in &shared {
                 let said = members.get_mut(member).expect("nobody else gets something");
                 said.owned = Owned { generation, partitions: partitions.clone() };
+            }
+            if are_settled {
+                break;
             }
         }
         Ok((members, shared))
@@ -307,7 +321,7 @@ mod tests {
             members in any_members(true),
         ) {
             let counts: BTreeMap<String, u32> = ["a", "b", "c", "d"].map(str::to_owned).into_iter().zip(sizes).collect();
-            let (members, shared) = settled(&counts, members)?;
+            let (members, shared) = shared(2, &counts, members)?;
             let sizes: Vec<usize> = shared.values().map(BTreeSet::len).collect();
             prop_assert_eq!(sizes.iter().sum::<usize>(), counts.values().sum::<u32>() as usize);
             prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{:?}", sizes);
@@ -315,12 +329,13 @@ mod tests {
         }
 
         #[test]
-        fn members_that_want_different_topics_leave_nothing_that_somebody_wants(
+        fn members_that_want_different_topics_come_to_rest_and_leave_nothing_that_somebody_wants(
             sizes in proptest::collection::vec(0u32..12, 4),
             members in any_members(false),
         ) {
             let counts: BTreeMap<String, u32> = ["a", "b", "c", "d"].map(str::to_owned).into_iter().zip(sizes).collect();
-            let (members, shared) = settled(&counts, members)?;
+            // Far fewer than the moves that a worst order could take.
+            let (members, shared) = shared(100, &counts, members)?;
             let is_wanted = |topic: &&String| members.values().any(|said| said.topics.contains(*topic));
             let wanted: u32 = counts.keys().filter(is_wanted).map(|topic| counts[topic]).sum();
             prop_assert_eq!(shared.values().map(BTreeSet::len).sum::<usize>(), wanted as usize);
