@@ -10,7 +10,7 @@
 //!
 //! Outputs are in their topics before progress passes their window, and durable before that is, so none is lost; a crash
 //! between the two repeats the window, and its outputs. What records they are, and in which batches, is decided here; the
-//! [`Outlet`] is the one way to their topics, which are the cluster's where the trigger reads a cluster.
+//! `Outlet` is the one way to their topics, which are the cluster's where the trigger reads a cluster.
 
 use std::collections::VecDeque;
 
