@@ -129,9 +129,18 @@ pub(super) struct Outputs {
 #[derive(Debug)]
 struct OfTopic {
     name: TopicName,
+    /// Those in no batch yet: it is not known what the topic takes.
+    uncut: Vec<Output>,
+    /// What is not appended yet.
+    batches: VecDeque<Cut>,
+}
+
+/// Records of one partition as they are appended.
+#[derive(Debug)]
+struct Cut {
+    partition: u32,
+    batch: CheckedBatch,
     records: Vec<Output>,
-    /// What is not appended yet; `None` until it is known what the topic takes.
-    batches: Option<VecDeque<(u32, CheckedBatch)>>,
 }
 
 impl Outputs {
@@ -167,41 +176,47 @@ impl Outputs {
     }
 
     fn new<'a>(outputs: impl Iterator<Item = (&'a TopicName, Vec<Output>)>) -> Self {
-        let of_topic = |(name, records): (&TopicName, Vec<_>)| OfTopic { name: name.clone(), records, batches: None };
+        let of_topic =
+            |(name, uncut): (&TopicName, Vec<_>)| OfTopic { name: name.clone(), uncut, batches: VecDeque::new() };
         Self { topics: outputs.map(of_topic).collect() }
     }
 
-    /// Appends what is not in its topic yet. After an error it may be called again, and repeats nothing that is there.
+    /// Appends what is not in its topic yet. All is cut into batches before the first is appended: an attempt that fails because
+    /// one record does not fit leaves nothing behind. After an error it may be called again, and repeats nothing that is there.
     ///
     /// # Errors
     /// See [`OutputError`].
     pub(super) async fn leave(&mut self, outlet: &Outlet<'_>, invoked: &Invoked<'_>) -> Result<(), OutputError> {
-        while let Some(next) = self.topics.front_mut() {
-            next.leave(outlet, invoked).await?;
-            self.topics.pop_front();
+        for topic in self.topics.iter_mut().filter(|topic| !topic.is_left()) {
+            let takes = outlet.takes(&topic.name).await?;
+            topic.cut(takes, invoked)?;
+        }
+        for topic in &mut self.topics {
+            while let Some(next) = topic.batches.front_mut() {
+                outlet.append(&topic.name, next.partition, &mut next.batch).await?;
+                topic.batches.pop_front();
+            }
         }
         Ok(())
     }
 }
 
 impl OfTopic {
-    async fn leave(&mut self, outlet: &Outlet<'_>, invoked: &Invoked<'_>) -> Result<(), OutputError> {
-        let takes = outlet.takes(&self.name).await?;
-        // The topic may be another by now, or have other settings.
-        let fits = |batches: &VecDeque<(u32, CheckedBatch)>| {
-            batches.iter().all(|(partition, batch)| {
-                *partition < takes.partition_count && batch.size_bytes() <= takes.max_message_bytes
-            })
-        };
-        let batches = match self.batches.take().filter(fits) {
-            Some(batches) => batches,
-            None => batches(&self.name, takes, invoked, &self.records)?,
-        };
-        let batches = self.batches.insert(batches);
-        while let Some((partition, batch)) = batches.front_mut() {
-            outlet.append(&self.name, *partition, batch).await?;
-            batches.pop_front();
+    /// Nothing of it is to be appended any more.
+    fn is_left(&self) -> bool {
+        self.uncut.is_empty() && self.batches.is_empty()
+    }
+
+    /// Cuts what is not appended into batches, also anew: the topic may be another by now, or have other settings.
+    fn cut(&mut self, takes: Takes, invoked: &Invoked<'_>) -> Result<(), OutputError> {
+        let fits =
+            |cut: &Cut| cut.partition < takes.partition_count && cut.batch.size_bytes() <= takes.max_message_bytes;
+        if self.uncut.is_empty() && self.batches.iter().all(fits) {
+            return Ok(());
         }
+        let cut = std::mem::take(&mut self.batches).into_iter().flat_map(|cut| cut.records);
+        let left: Vec<Output> = cut.chain(std::mem::take(&mut self.uncut)).collect();
+        self.batches = batches(&self.name, takes, invoked, left)?;
         Ok(())
     }
 }
@@ -219,40 +234,54 @@ fn batches(
     name: &TopicName,
     takes: Takes,
     invoked: &Invoked<'_>,
-    outputs: &[Output],
-) -> Result<VecDeque<(u32, CheckedBatch)>, OutputError> {
+    outputs: Vec<Output>,
+) -> Result<VecDeque<Cut>, OutputError> {
     let Takes { partition_count: count, max_message_bytes: allowed } = takes;
     let mut full = Vec::new();
-    let mut open: Vec<(u32, BatchBuilder)> = Vec::new();
+    let mut open: Vec<Open> = Vec::new();
     for output in outputs {
         let partition =
             output.key.as_ref().map_or(invoked.partition % count, |key| partition_of_key(key.as_bytes(), count));
-        let headers = headers(invoked, output);
+        let headers = headers(invoked, &output);
         let record = NewRecord {
             timestamp_ms: invoked.now_ms,
             key: output.key.as_deref().map(str::as_bytes),
             value: Some(&output.value),
             headers: &headers,
         };
-        let index = open.iter().position(|(number, _)| *number == partition).unwrap_or_else(|| {
-            open.push((partition, BatchBuilder::new(BatchOptions::default())));
+        let index = open.iter().position(|open| open.partition == partition).unwrap_or_else(|| {
+            open.push(Open::new(partition));
             open.len() - 1
         });
-        let builder = &mut open[index].1;
-        if !builder.is_empty() && builder.size_bytes_with(&record) > allowed {
-            full.push((partition, std::mem::replace(builder, BatchBuilder::new(BatchOptions::default()))));
+        let batch = &mut open[index];
+        if !batch.builder.is_empty() && batch.builder.size_bytes_with(&record) > allowed {
+            full.push(std::mem::replace(batch, Open::new(partition)));
         }
-        let size_bytes = open[index].1.size_bytes_with(&record);
-        if size_bytes > allowed || open[index].1.push(&record).is_err() {
+        let size_bytes = batch.builder.size_bytes_with(&record);
+        if size_bytes > allowed || batch.builder.push(&record).is_err() {
             return Err(OutputError::TooLarge { topic: name.clone(), size_bytes, allowed });
         }
+        batch.records.push(output);
     }
-    let built = full.into_iter().chain(open).map(|(partition, builder)| {
+    let built = full.into_iter().chain(open).map(|Open { partition, builder, records }| {
         let size_bytes = builder.size_bytes();
         let batch = builder.finish().map_err(|_| OutputError::TooLarge { topic: name.clone(), size_bytes, allowed })?;
-        Ok((partition, batch))
+        Ok(Cut { partition, batch, records })
     });
     built.collect()
+}
+
+/// A batch that takes more.
+struct Open {
+    partition: u32,
+    builder: BatchBuilder,
+    records: Vec<Output>,
+}
+
+impl Open {
+    fn new(partition: u32) -> Self {
+        Self { partition, builder: BatchBuilder::new(BatchOptions::default()), records: Vec::new() }
+    }
 }
 
 #[cfg(test)]
@@ -296,8 +325,8 @@ mod tests {
         let value = |record: &tripline_storage::batch::RecordView<'_>| {
             String::from_utf8(record.value().unwrap_or_default().to_vec()).unwrap()
         };
-        let batches = batches(&TopicName::new("out").unwrap(), takes, &INVOKED, outputs)?;
-        let of_batch = |(partition, batch): (u32, CheckedBatch)| {
+        let batches = batches(&TopicName::new("out").unwrap(), takes, &INVOKED, outputs.to_vec())?;
+        let of_batch = |Cut { partition, batch, .. }: Cut| {
             assert!(batch.size_bytes() <= takes.max_message_bytes);
             let set = batch.view().records(&tripline_storage::batch::BatchLimits::default()).unwrap();
             (partition, set.iter().map(|record| value(&record.unwrap())).collect())
@@ -329,6 +358,25 @@ mod tests {
         let takes = Takes { max_message_bytes: 150, ..takes };
         let refused = cut(takes, &outputs).unwrap_err();
         assert!(matches!(refused, OutputError::TooLarge { size_bytes: 151.., allowed: 150, .. }), "{refused}");
+    }
+
+    #[test]
+    fn what_is_cut_anew_is_what_is_not_appended() {
+        let values = ["a", "b", "c"].map(|value| value.repeat(100));
+        let uncut = values.iter().map(|value| output(None, value)).collect();
+        let mut topic = OfTopic { name: TopicName::new("out").unwrap(), uncut, batches: VecDeque::new() };
+        let takes = Takes { partition_count: 3, max_message_bytes: 300 };
+        topic.cut(takes, &INVOKED).unwrap();
+        let appended = topic.batches.pop_front().unwrap();
+        assert_eq!((appended.partition, appended.records.len()), (4 % 3, 2));
+        // The same again changes nothing, fewer partitions do.
+        topic.cut(takes, &INVOKED).unwrap();
+        assert_eq!(topic.batches[0].partition, 1);
+        topic.cut(Takes { partition_count: 1, ..takes }, &INVOKED).unwrap();
+        let left: Vec<_> = topic.batches.iter().map(|cut| (cut.partition, cut.records.clone())).collect();
+        assert_eq!(left, [(0, vec![output(None, &values[2])])]);
+        topic.batches.clear();
+        assert!(topic.is_left());
     }
 
     #[test]

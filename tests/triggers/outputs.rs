@@ -65,3 +65,20 @@ async fn a_result_that_its_topic_does_not_take_fails_the_window_and_says_so() {
     let told = failed["responsePayload"].as_str().unwrap();
     assert!(told.contains("topic results takes 1048588"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_all_fit_leaves_nothing_behind() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    // Each result fits; the record of the invocation has all of them.
+    let answer = json!(vec!["x".repeat(400 << 10); 4]).to_string();
+    let receiver = Receiver::start(move |_| answer.clone().into_response()).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.apply(trigger(&receiver)).await;
+    world.until_committed("t", 0, 1).await;
+    assert_eq!(receiver.invoked().len(), 2);
+    assert_eq!((world.records("results", 0).len(), world.records("done", 0).len()), (0, 0));
+    let failed: Value = serde_json::from_str(&world.records("failed", 0)[0].value).unwrap();
+    let told = failed["responsePayload"].as_str().unwrap();
+    assert!(told.contains("topic done takes 1048588"), "{told}");
+}
