@@ -223,6 +223,9 @@ impl Lane {
             if held.is_tried() {
                 return Some(Turn { ready: Some(0), open: 0, records_max: usize::MAX });
             }
+            if let Some(turn) = self.older_open(held.name).filter(|_| !more) {
+                return Some(turn);
+            }
             if let records_max @ 1.. = self.fitting(&held.places) {
                 return Some(Turn { ready: Some(0), open: 0, records_max });
             }
@@ -236,6 +239,15 @@ impl Lane {
             0 => self.tight_turn(more),
             records_max => Some(Turn { ready: None, open: 0, records_max }),
         }
+    }
+
+    /// The first open window, where its records are older than a closed one: keys with many records do not keep those with few
+    /// from their turn.
+    fn older_open(&self, closed: Offset) -> Option<Turn> {
+        let queue = self.open_idle.front().and_then(|key| self.queues.get(key)).filter(|queue| queue.is_idle())?;
+        let older = queue.places.first().is_some_and(|place| place.offset < closed);
+        let records_max = if older { self.fitting(&queue.places) } else { 0 };
+        (records_max > 0).then_some(Turn { ready: None, open: 0, records_max })
     }
 
     /// Nothing more fits: what was tried goes on; when there is none, the oldest record, whose end only frees bytes, and

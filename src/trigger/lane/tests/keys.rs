@@ -212,3 +212,22 @@ fn a_clock_that_stood_elsewhere_holds_nothing_up() {
     lane.take(&scene.facts(Offset::ZERO, offset(1)), offset(1), 1_000);
     assert!(lane.start(false, usize::MAX, 1_000 + 3_600_000).is_some(), "no pause is longer than an hour: {lane:?}");
 }
+
+#[test]
+fn a_key_with_few_records_has_its_turn_before_younger_windows_of_one_with_many() {
+    let limits = LaneLimits::default();
+    // Windows of ten of the first key are full; the one record of the other, in the middle of them, waits for no more.
+    let mut keys = vec![7; 55];
+    keys.insert(15, 8);
+    let mut scene = Scene::new(spec(10, limits), keys);
+    let (tail, facts) = (scene.tail(), scene.facts(Offset::ZERO, scene.tail()));
+    let lane = &mut scene.lane;
+    lane.take(&facts, tail, 0);
+    let mut order = Vec::new();
+    // One at a time.
+    while let Some(window) = lane.start(false, usize::MAX, 0) {
+        order.push(lane.offsets(window)[0].get());
+        lane.end(window, Outcome::done(), 0, 0);
+    }
+    assert_eq!(order, [0, 10, 15, 21, 31, 41, 51]);
+}
