@@ -212,6 +212,9 @@ pub struct Lane {
     surveyed: Offset,
     /// Not above the first unfinished offset.
     low: Offset,
+    /// Behind the last record that was finished, in order `key`, in a window made without keys: below, some records of a key may
+    /// be finished in front of others that were not tried.
+    keyless_to: Offset,
     written_coarsely: bool,
     suspended: bool,
     withheld: Withheld,
@@ -250,6 +253,7 @@ impl Lane {
             reserved: fit::Reserved::default(),
             surveyed: at,
             low: progress.committed(),
+            keyless_to: Offset::ZERO,
             written_coarsely: false,
             suspended: false,
             withheld: Withheld::default(),

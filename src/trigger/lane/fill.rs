@@ -132,7 +132,7 @@ impl Lane {
         let closed = untried.iter().flat_map(|id| &self.windows[id].places);
         let places: Vec<Place> = closed.chain(&queue.places).copied().collect();
         let Some(first) = places.first().map(|place| place.offset) else { return };
-        if self.is_tried_behind(first, key) {
+        if first < self.keyless_to || self.is_tried_behind(first, key) {
             return;
         }
         let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();

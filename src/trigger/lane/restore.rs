@@ -189,6 +189,7 @@ impl Lane {
         });
         let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
         (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
+        lane.keyless_to = self.keyless_to;
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));

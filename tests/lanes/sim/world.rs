@@ -80,6 +80,8 @@ pub(crate) struct World {
     records_max: usize,
     /// Below this offset another order was in force.
     ordered_from: Offset,
+    /// There was a crash since then.
+    crashed_since: bool,
     /// Whose windows go on beside those of the new order.
     own_queues: Vec<u64>,
     /// From now on everything succeeds.
@@ -121,6 +123,7 @@ impl World {
             withheld: 0,
             records_max: 0,
             ordered_from: Offset::ZERO,
+            crashed_since: false,
             own_queues: Vec::new(),
             calm: false,
             told: tell.then(String::new),
@@ -660,7 +663,7 @@ impl World {
         let line = format!("redefine: {spec:?}");
         self.tell(&line);
         if spec.order != self.spec.order {
-            self.ordered_from = self.model.tail;
+            (self.ordered_from, self.crashed_since) = (self.model.tail, false);
             let keys = self.lane.progress().blocked_keys().iter().map(|key| key.hash).collect::<Vec<_>>();
             self.own_queues = if spec.order == Order::Key { Vec::new() } else { keys };
         }
@@ -737,6 +740,15 @@ impl World {
                 Fate::Delivered if growing.contains(&record.group) && record.group != 0 => {}
                 // Its key was given back from a record in front of it on, and decides anew when that is read again.
                 Fate::Withheld if covered && written.is_behind_key(record) => again.push(index),
+                // That it was finished in a window of another order, in front of others of its key, is forgotten in a crash.
+                Fate::Delivered
+                    if covered
+                        && self.crashed_since
+                        && record.offset < self.ordered_from
+                        && written.is_behind_key(record) =>
+                {
+                    again.push(index);
+                }
                 _ => ensure!(!covered, "finished and written as unfinished: {record:?}"),
             }
         }
@@ -758,6 +770,7 @@ impl World {
     pub(crate) fn crash(&mut self) -> Checked {
         self.tell("crash");
         self.crashes += 1;
+        self.crashed_since = true;
         let written = Written::decode(&self.written)?;
         if self.spec.order != Order::Key {
             // What was written before the order changed may set more keys aside than were when it did.
