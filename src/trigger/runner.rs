@@ -183,14 +183,15 @@ impl Slots {
 }
 
 impl SlotCounts {
-    fn wake_one(&mut self, trigger: Uuid) {
+    /// Promises a free slot to the next that waits. Answers whether there was one of each.
+    fn wake_one(&mut self, trigger: Uuid) -> bool {
         if self.in_flight as usize + self.promised.len() >= self.limit as usize {
-            return;
+            return false;
         }
-        if let Some(poller) = self.waiting.pop_front() {
-            poller.wake(trigger);
-            self.promised.push(poller);
-        }
+        let Some(poller) = self.waiting.pop_front() else { return false };
+        poller.wake(trigger);
+        self.promised.push(poller);
+        true
     }
 }
 
@@ -207,7 +208,8 @@ impl Drop for Slot {
         let mut counts = self.slots.counts.lock();
         counts.in_flight -= 1;
         counts.bytes = counts.bytes.saturating_sub(self.bytes);
-        counts.wake_one(self.trigger);
+        // A large one may have stood in the way of several.
+        while counts.wake_one(self.trigger) {}
     }
 }
 
