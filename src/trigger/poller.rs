@@ -380,14 +380,23 @@ impl Poller {
                 poller.sync(entry);
                 poller.advance(entry, tail);
                 poller.place(entry);
-                if let (Some(to), Some(_)) = (entry.fills_to, entry.at_head) {
-                    poller.filling_at_head.insert((to, trigger));
-                }
+                poller.await_filling(entry, tail);
                 poller.set_timer(entry);
                 if entry.dirty {
                     poller.changed.insert(trigger);
                 }
             });
+        }
+    }
+
+    /// Has a lane at the head looked at again when its open window has seen what it waits for. Where that is, is asked last: the
+    /// turn of a throttled key may have come just now.
+    fn await_filling(&mut self, entry: &mut Entry, tail: Offset) {
+        if entry.at_head.is_some()
+            && entry.fills(tail)
+            && let Some(to) = entry.fills_to
+        {
+            self.filling_at_head.insert((to, entry.id.trigger));
         }
     }
 
@@ -444,7 +453,7 @@ impl Poller {
         }
         loop {
             let now_ms = entry.runner.clock.now_ms();
-            let more = entry.fills(tail);
+            let more = entry.fills(tail) && !(entry.at_head.is_some() && self.head_failed);
             let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
             let permit = match entry.runner.permit(size_bytes, now_ms, &self.handle) {
                 Ok(permit) => permit,

@@ -150,6 +150,15 @@ fn spoil(path: &PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_range_blocks_its_partition_until_it_is_skipped_and_costs_nothing_else() {
+    skip_damage(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_not_full_does_not_wait_for_what_is_damaged() {
+    skip_damage(100).await;
+}
+
+async fn skip_damage(count: u32) {
     let world = World::start();
     let topic = small_segments(&world, TopicConfig::default()).await;
     for n in 0..30 {
@@ -162,7 +171,7 @@ async fn a_damaged_range_blocks_its_partition_until_it_is_skipped_and_costs_noth
     spoil(&spoiled);
     let world = World::start_in(dir, &[]);
     let receiver = Receiver::start(|_| ok()).await;
-    world.apply(trigger(&receiver, json!({"order": "partition"}))).await;
+    world.apply(trigger(&receiver, json!({"order": "partition", "window": {"count": count}}))).await;
     let report = world.until_state("t", TriggerState::Blocked).await;
     assert!(report.reason.contains("damaged"), "{report:?}");
     // What is ahead of it is delivered and noted all the same.

@@ -174,7 +174,12 @@ impl Entry {
     pub(super) fn fills(&mut self, tail: Offset) -> bool {
         self.fills_to = self.lane.waits_for_more().then(|| self.fills_to.unwrap_or_else(|| self.end(tail)));
         let to = self.fills_to.unwrap_or_else(|| self.end(tail));
-        self.lane.read_at().is_some_and(|at| at < to)
+        !self.reads_nothing_new() && self.lane.read_at().is_some_and(|at| at < to)
+    }
+
+    /// What comes next cannot be read for now; what is in hand goes on meanwhile.
+    fn reads_nothing_new(&self) -> bool {
+        self.reads_again_at.is_some() && self.damage.is_none_or(|damage| damage.catch_up.is_none())
     }
 
     /// The partition as its attempts see it.
@@ -305,6 +310,8 @@ impl Entry {
         if !matches!(step, Step::Throttled { .. } | Step::Outage { .. } | Step::BrokenCode) {
             self.blocked.remove(&window);
         }
+        // A nudge counts before it clears what holds the trigger: what is out of date by then is not put in its place.
+        let is_current = |runner: &Runner| nudges == runner.nudges();
         match step {
             Step::Done => {
                 if took.is_some() {
@@ -314,11 +321,15 @@ impl Entry {
             }
             Step::Throttled { .. } => runner.slots.halve(),
             Step::Outage { probe_at_ms } => {
-                runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms })));
+                // It may be over, by the success of another, before anybody looks.
+                self.in_outage = true;
+                runner.change(|holds| {
+                    is_current(&runner) && set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms }))
+                });
                 return;
             }
             Step::BrokenCode => {
-                runner.change(|holds| set(&mut holds.failed, Some(message)));
+                runner.change(|holds| is_current(&runner) && set(&mut holds.failed, Some(message)));
                 return;
             }
             Step::Blocked { .. } => {

@@ -127,6 +127,8 @@ impl Poller {
                 for trigger in self.at_head.clone() {
                     self.lanes[&trigger].show_blocked(&error.to_string());
                 }
+                // Windows that wait for what comes next go on without it.
+                self.touched.extend(std::mem::take(&mut self.filling_at_head).into_iter().map(|(_, trigger)| trigger));
             }
         }
     }
@@ -158,11 +160,11 @@ impl Poller {
 
     /// Puts a lane to the head, or takes it away from there.
     pub(super) fn place(&mut self, entry: &mut Entry) {
+        let redefined = std::mem::take(&mut entry.redefined);
         if entry.run.is_some() {
             // It reads by itself to its end: what comes at the head is not for it.
             return;
         }
-        let redefined = std::mem::take(&mut entry.redefined);
         let trigger = entry.id.trigger;
         let wants = entry.runner.may_run() && entry.reads_again_at.is_none() && entry.lane.catch_up_at().is_none();
         let at = entry.lane.read_at().filter(|_| wants);
