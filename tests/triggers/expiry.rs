@@ -150,12 +150,12 @@ fn spoil(path: &PathBuf) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_range_blocks_its_partition_until_it_is_skipped_and_costs_nothing_else() {
-    skip_damage(1).await;
+    Box::pin(skip_damage(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_is_not_full_does_not_wait_for_what_is_damaged() {
-    skip_damage(100).await;
+    Box::pin(skip_damage(100)).await;
 }
 
 async fn skip_damage(count: u32) {
