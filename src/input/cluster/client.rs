@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{
-    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    OffsetFetchResponse, list_offsets_request, offset_commit_request, offset_fetch_request,
+    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, list_offsets_request, offset_commit_request, offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -320,8 +320,7 @@ impl Client {
         for _ in 0..TRIES {
             if let Ok(coordinator) = self.coordinator(group).await {
                 let answer = self.ask_at(&coordinator, 2..=8, &request).await?;
-                let codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|asked| asked.error_code);
-                refused = codes.max().unwrap_or(code::NONE);
+                refused = refusal_in(&answer, offsets.keys());
                 match refused {
                     code::NONE => return Ok(true),
                     code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::REBALANCE_IN_PROGRESS => {
@@ -382,6 +381,21 @@ fn committed_in(answer: &OffsetFetchResponse) -> Result<HashMap<ClusterPartition
     Ok(committed)
 }
 
+/// Kafka's error code of the first of these partitions that was not committed; of one that the answer leaves out, it is not
+/// known whether it was.
+fn refusal_in<'a>(answer: &OffsetCommitResponse, sent: impl Iterator<Item = &'a ClusterPartition>) -> i16 {
+    let told: HashMap<_, _> = answer
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|at| ((&*topic.name, at.partition_index), at.error_code)))
+        .collect();
+    let code_of = |partition: &ClusterPartition| {
+        let told = told.get(&(partition.topic(), partition.number().cast_signed()));
+        told.copied().unwrap_or(code::COORDINATOR_NOT_AVAILABLE)
+    };
+    sent.map(code_of).find(|code| *code != code::NONE).unwrap_or(code::NONE)
+}
+
 /// What to commit, as requests have it.
 pub(super) fn committing<'a>(
     commits: impl Iterator<Item = (&'a ClusterPartition, Offset, &'a str)>,
@@ -406,4 +420,36 @@ pub(super) fn committing<'a>(
 
 pub(super) fn host_and_port(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::schema::offset_commit_response;
+    use super::*;
+
+    #[test]
+    fn a_commit_is_there_when_every_partition_that_was_sent_is_answered_so() {
+        let answer = |codes: &[(i32, i16)]| {
+            let partition = |&(partition_index, error_code): &(i32, i16)| {
+                message!(offset_commit_response::OffsetCommitResponsePartition {
+                    partition_index: partition_index,
+                    error_code: error_code,
+                })
+            };
+            let topic = message!(offset_commit_response::OffsetCommitResponseTopic {
+                name: StrBytes::from("in"),
+                partitions: codes.iter().map(partition).collect(),
+            });
+            message!(OffsetCommitResponse { topics: vec![topic] })
+        };
+        let sent = [ClusterPartition::new("in", 0), ClusterPartition::new("in", 1)];
+        let refusal = |codes: &[(i32, i16)]| refusal_in(&answer(codes), sent.iter());
+        assert_eq!(refusal(&[(0, 0), (1, 0)]), code::NONE);
+        assert_eq!(refusal(&[(1, 0), (0, -1)]), -1, "an unknown error of the broker");
+        assert_eq!(refusal(&[(0, 0), (1, code::UNKNOWN_MEMBER_ID)]), code::UNKNOWN_MEMBER_ID);
+        assert_eq!(refusal(&[(0, -1), (1, code::UNKNOWN_MEMBER_ID)]), -1, "the first that tells");
+        assert_eq!(refusal(&[(0, 0)]), code::COORDINATOR_NOT_AVAILABLE, "half an answer");
+        assert_eq!(refusal(&[(0, 0), (2, 0)]), code::COORDINATOR_NOT_AVAILABLE, "an answer about others");
+        assert_eq!(refusal_in(&OffsetCommitResponse::default(), sent.iter()), code::COORDINATOR_NOT_AVAILABLE);
+    }
 }
