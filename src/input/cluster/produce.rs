@@ -164,10 +164,12 @@ impl Client {
         Ok(self.send(&mut writer, (topic, partition), batch).await? == Sent::Appended)
     }
 
-    /// Sends a batch until it is answered for good, and follows the partition to its leader.
+    /// Sends a batch until it is answered for good, and follows the partition to its leader. A connection that breaks is made
+    /// anew once, at once.
     async fn send(&self, writer: &mut Writer, to: (&str, u32), batch: &CheckedBatch) -> Result<Sent, ClusterError> {
         let (topic, partition) = to;
         let request = request(to, batch);
+        let mut was_lost = false;
         for _ in 0..TRIES {
             let known = writer.leader.take().filter(|known| (known.0.as_str(), known.1) == to);
             let leader = match known {
@@ -175,7 +177,15 @@ impl Client {
                 None => self.leader(topic, partition).await?,
             };
             let at = (leader.as_str(), self.client_id.as_str());
-            let answer = writer.link.call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await?;
+            let answer = match writer.link.call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
+                // Brokers close connections that were idle for long, which shows when one is written to. The batch is there
+                // once, however often it is sent.
+                Err(CallError::Io { .. } | CallError::Timeout { .. }) if !was_lost => {
+                    was_lost = true;
+                    continue;
+                }
+                answer => answer?,
+            };
             let answer = answer.responses.first().and_then(|topic| topic.partition_responses.first());
             let sent = match answer.map_or(code::UNKNOWN_TOPIC_OR_PARTITION, |partition| partition.error_code) {
                 code::NONE => Sent::Appended,
