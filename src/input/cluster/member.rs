@@ -6,9 +6,11 @@
 //! more, and nothing can be committed.
 //!
 //! Which topics its selection means is looked up before it joins, and again every now and then: what was made meanwhile makes
-//! it join anew; what was deleted is told, and lost.
+//! it join anew; what was deleted is told, and lost. Signs of life go on meanwhile, and while a look fails, what was known last
+//! stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use super::wire::schema::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest, join_group_request,
     leave_group_request, sync_group_request,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -103,8 +105,9 @@ impl Member {
             client,
             group: group.to_owned(),
             selection: selected,
-            topics: BTreeMap::new(),
+            topics: Topics::new(),
             wanted: BTreeSet::new(),
+            knows_topics: false,
             session,
             link: Link::default(),
             coordinator: String::new(),
@@ -138,9 +141,11 @@ struct Membership {
     group: String,
     selection: watch::Receiver<Selection>,
     /// The topics that it reads, as they were when it last looked, with their ids.
-    topics: BTreeMap<String, Uuid>,
+    topics: Topics,
     /// The topics that it says it wants: also those that it names and that are not there.
     wanted: BTreeSet<String>,
+    /// Whether those are the topics of its selection.
+    knows_topics: bool,
     session: Duration,
     link: Link,
     coordinator: String,
@@ -156,6 +161,9 @@ struct Membership {
     signals: Signals,
     stop: CancellationToken,
 }
+
+/// Topics that there are, and their ids.
+type Topics = BTreeMap<String, Uuid>;
 
 /// How many partitions each topic has that members want; 0 for those that are not there.
 type Counts = BTreeMap<String, u32>;
@@ -233,13 +241,19 @@ impl Membership {
 
     /// Finds out which topics its selection means now. What it does not read any more is given up before others may have it.
     async fn look_up(&mut self) -> Result<(), ClusterError> {
+        self.knows_topics &= !self.selection.has_changed().unwrap_or(false);
         let selection = self.selection.borrow_and_update().clone();
-        let mut topics = self.selected(&selection).await?;
-        if self.topics.keys().any(|name| selection.selects(name) && !topics.contains_key(name)) {
-            // It may be a broker that hears of things late.
-            tokio::time::sleep(PAUSE).await;
-            topics = self.selected(&selection).await?;
-        }
+        let look = look_twice(Arc::clone(&self.client), selection.clone(), self.topics.clone());
+        let topics = match self.alive_during(look).await {
+            Ok(topics) => topics,
+            // One topic that cannot be described does not take away the others.
+            Err(error) if self.knows_topics => {
+                tracing::warn!(group = self.group, %error, "which topics there are is not known at the moment");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.knows_topics = true;
         let is_deleted = |(name, id): &(&String, &Uuid)| {
             // One that a new selection leaves out was not deleted.
             selection.selects(name) && topics.get(*name).is_none_or(|now| now != *id)
@@ -267,11 +281,6 @@ impl Membership {
             self.release(left).await;
         }
         Ok(())
-    }
-
-    async fn selected(&self, selection: &Selection) -> Result<BTreeMap<String, Uuid>, ClusterError> {
-        let topics = self.client.selected(selection).await?;
-        Ok(topics.into_iter().map(|(name, topic)| (name, topic.id)).collect())
     }
 
     /// `None`: once more.
@@ -343,7 +352,7 @@ impl Membership {
         &mut self,
         joined: &JoinGroupResponse,
     ) -> Result<Vec<sync_group_request::SyncGroupRequestAssignment>, ClusterError> {
-        self.leads = None;
+        let given = self.leads.take();
         if joined.leader.as_str() != self.member_id || joined.skip_assignment {
             return Ok(Vec::new());
         }
@@ -351,7 +360,14 @@ impl Membership {
         let said: BTreeMap<String, Said> =
             members.map(|member| (member.member_id.to_string(), assign::said(member.metadata.clone()))).collect();
         let wanted: BTreeSet<&str> = said.values().flat_map(|said| &said.topics).map(String::as_str).collect();
-        let counts = self.counts(&wanted).await?;
+        let counts = match (counts(&self.client, &wanted).await, given) {
+            (Ok(counts), _) => counts,
+            (Err(error), Some(given)) if wanted.iter().all(|topic| given.contains_key(*topic)) => {
+                tracing::warn!(group = self.group, %error, "topics are shared as they were before");
+                given.into_iter().filter(|(topic, _)| wanted.contains(topic.as_str())).collect()
+            }
+            (Err(error), _) => return Err(error),
+        };
         let shares = assign::share(&counts, &said).into_iter();
         self.leads = Some(counts);
         let assignment = |(member, share): (String, BTreeSet<ClusterPartition>)| {
@@ -363,33 +379,22 @@ impl Membership {
         Ok(shares.map(assignment).collect())
     }
 
-    async fn counts(&self, topics: &BTreeSet<&str>) -> Result<Counts, ClusterError> {
-        let found = self.client.topics_named(topics.iter().copied()).await?;
-        let count = |topic: &str| found.get(topic).map_or(0, ClusterTopic::partition_count);
-        Ok(topics.iter().map(|topic| ((*topic).to_owned(), count(topic))).collect())
-    }
-
-    /// Whether there is something new about topics, so that it is time to join anew.
-    async fn topics_have_changed(&self) -> Result<bool, ClusterError> {
-        let selection = self.selection.borrow().clone();
-        if self.selected(&selection).await? != self.topics {
-            return Ok(true);
-        }
-        let Some(given) = &self.leads else { return Ok(false) };
-        let topics = given.keys().map(String::as_str).collect();
-        Ok(self.counts(&topics).await? != *given)
-    }
-
     /// Says that it lives until the group comes together anew.
     async fn stay(&mut self) -> Result<Next, ClusterError> {
         let (stop, signals) = (self.stop.clone(), self.signals.clone());
         let mut selection = self.selection.clone();
-        let mut looked = Instant::now();
-        let mut look_at_topics = looked + LOOK_AT_TOPICS_EVERY;
+        let look = Look {
+            client: Arc::clone(&self.client),
+            group: self.group.clone(),
+            selection: self.selection.borrow().clone(),
+            topics: self.topics.clone(),
+            leads: self.leads.clone(),
+        };
+        let mut news = pin!(look.until_topics_change(&signals.look_at_topics));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.heartbeat_every()) => {}
-                () = signals.look_at_topics.notified() => look_at_topics = look_at_topics.min(looked + PAUSE),
+                () = &mut news => return Ok(Next::Join),
                 Ok(()) = selection.changed() => return Ok(Next::Join),
                 () = signals.fenced.notified() => {
                     self.forget_membership();
@@ -411,13 +416,6 @@ impl Membership {
                     ));
                 }
             }
-            if look_at_topics <= Instant::now() {
-                looked = Instant::now();
-                look_at_topics = looked + LOOK_AT_TOPICS_EVERY;
-                if self.topics_have_changed().await? {
-                    return Ok(Next::Join);
-                }
-            }
         }
     }
 
@@ -437,22 +435,30 @@ impl Membership {
 
     /// Has partitions given up, and says meanwhile that it lives.
     async fn release(&mut self, partitions: BTreeSet<ClusterPartition>) {
-        let (done, mut released) = oneshot::channel();
+        let (done, released) = oneshot::channel();
         self.tell(GroupEvent::Revoked(partitions.clone(), done));
+        let _ = self.alive_during(released).await;
+        self.owned.partitions.retain(|partition| !partitions.contains(partition));
+        let joining = self.identity.borrow().joining;
+        self.publish(joining);
+    }
+
+    /// Says that it lives for as long as something takes.
+    async fn alive_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
         loop {
             tokio::select! {
-                _ = &mut released => break,
-                () = tokio::time::sleep(self.heartbeat_every()) => {
-                    // Whatever is answered: what comes of it shows when it joins again.
-                    if let Err(error) = self.heartbeat().await {
-                        tracing::debug!(group = self.group, %error, "no sign of life while partitions are given up");
+                done = &mut work => return done,
+                () = tokio::time::sleep(self.heartbeat_every()), if !self.member_id.is_empty() => {
+                    match self.heartbeat().await {
+                        Ok(code::NONE | code::REBALANCE_IN_PROGRESS) => self.heard = Instant::now(),
+                        // What comes of it shows when it joins again.
+                        Ok(code) => tracing::debug!(group = self.group, code, "not known between generations"),
+                        Err(error) => tracing::debug!(group = self.group, %error, "no sign of life between generations"),
                     }
                 }
             }
         }
-        self.owned.partitions.retain(|partition| !partitions.contains(partition));
-        let joining = self.identity.borrow().joining;
-        self.publish(joining);
     }
 
     async fn leave(&mut self) {
@@ -509,6 +515,68 @@ impl Membership {
     fn tell(&self, event: GroupEvent) {
         let _ = self.events.send(event);
     }
+}
+
+/// Looks at topics while a member says that it lives.
+struct Look {
+    client: Arc<Client>,
+    group: String,
+    selection: Selection,
+    /// As they were before.
+    topics: Topics,
+    leads: Option<Counts>,
+}
+
+impl Look {
+    /// Ends when there is something new, so that it is time to join anew. Looks early when told that it may be.
+    async fn until_topics_change(self, early: &Notify) {
+        loop {
+            let looked = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AT_TOPICS_EVERY) => {}
+                () = early.notified() => tokio::time::sleep_until(looked + PAUSE).await,
+            }
+            match self.topics_have_changed().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    let group = &self.group;
+                    tracing::warn!(group, %error, "which topics there are is not known at the moment");
+                }
+            }
+        }
+    }
+
+    async fn topics_have_changed(&self) -> Result<bool, ClusterError> {
+        if selected(&self.client, &self.selection).await? != self.topics {
+            return Ok(true);
+        }
+        let Some(given) = &self.leads else { return Ok(false) };
+        let topics = given.keys().map(String::as_str).collect();
+        Ok(counts(&self.client, &topics).await? != *given)
+    }
+}
+
+async fn selected(client: &Client, selection: &Selection) -> Result<Topics, ClusterError> {
+    let topics = client.selected(selection).await?;
+    Ok(topics.into_iter().map(|(name, topic)| (name, topic.id)).collect())
+}
+
+/// The topics of a selection; one that was there before is believed to be gone when that is said twice.
+async fn look_twice(client: Arc<Client>, selection: Selection, before: Topics) -> Result<Topics, ClusterError> {
+    let topics = selected(&client, &selection).await?;
+    if before.keys().any(|name| selection.selects(name) && !topics.contains_key(name)) {
+        // It may be a broker that hears of things late.
+        tokio::time::sleep(PAUSE).await;
+        return selected(&client, &selection).await;
+    }
+    Ok(topics)
+}
+
+async fn counts(client: &Client, topics: &BTreeSet<&str>) -> Result<Counts, ClusterError> {
+    let found = client.topics_named(topics.iter().copied()).await?;
+    let count = |topic: &str| found.get(topic).map_or(0, ClusterTopic::partition_count);
+    Ok(topics.iter().map(|topic| ((*topic).to_owned(), count(topic))).collect())
 }
 
 fn milliseconds(duration: Duration) -> i32 {
