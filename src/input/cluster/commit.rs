@@ -71,10 +71,24 @@ impl Committer {
 /// Whom commits tell that something is not as the member knows it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signals {
-    /// The coordinator does not know the member any more.
-    pub(super) fenced: Arc<Notify>,
+    /// The last one whom the coordinator did not know any more: a member's id and its generation.
+    fenced: Arc<watch::Sender<(String, i32)>>,
     /// A topic may have been deleted.
     pub(super) look_at_topics: Arc<Notify>,
+}
+
+impl Signals {
+    /// Waits until commits find that the coordinator does not know this member any more. That it did not know a former one is
+    /// nothing to whoever came back since.
+    pub(super) async fn fenced_as(&self, member_id: &str, generation: i32) {
+        let mut fenced = self.fenced.subscribe();
+        let told = fenced.wait_for(|fenced| fenced.0 == member_id && fenced.1 == generation).await;
+        told.expect("the sender is a part of this");
+    }
+
+    fn fence(&self, identity: &Identity) {
+        self.fenced.send_replace((identity.member_id.clone(), identity.generation));
+    }
 }
 
 pub(super) fn spawn(
@@ -189,7 +203,7 @@ impl Commits {
                 if current != *sent_as || current.joining {
                     return Judged::Again;
                 }
-                self.signals.fenced.notify_one();
+                self.signals.fence(sent_as);
                 Judged::Done(Err(CommitError::Fenced))
             }
             code if code::coordinator_moves(code) => {
@@ -247,5 +261,30 @@ fn answer(commits: Vec<Pending>, result: &Result<(), CommitError>) {
     for commit in commits {
         // Who asked may be gone.
         let _ = commit.done.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_the_member_that_it_is_about_hears_that_it_is_fenced() {
+        let identity = |member_id: &str, generation| Identity {
+            member_id: member_id.to_owned(),
+            generation,
+            ..Identity::default()
+        };
+        let signals = Signals::default();
+        signals.fence(&identity("before", 3));
+        for (member_id, generation) in [("after", 5), ("after", 3), ("before", 5)] {
+            assert_eq!(signals.fenced_as(member_id, generation).now_or_never(), None, "{member_id} {generation}");
+        }
+        assert_eq!(signals.fenced_as("before", 3).now_or_never(), Some(()));
+        let waits = signals.fenced_as("after", 5);
+        signals.fence(&identity("after", 5));
+        assert_eq!(waits.now_or_never(), Some(()));
     }
 }

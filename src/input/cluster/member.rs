@@ -382,6 +382,7 @@ impl Membership {
     /// Says that it lives until the group comes together anew.
     async fn stay(&mut self) -> Result<Next, ClusterError> {
         let (stop, signals) = (self.stop.clone(), self.signals.clone());
+        let (member_id, generation) = (self.member_id.clone(), self.generation);
         let mut selection = self.selection.clone();
         let look = Look {
             client: Arc::clone(&self.client),
@@ -396,7 +397,7 @@ impl Membership {
                 () = tokio::time::sleep(self.heartbeat_every()) => {}
                 () = &mut news => return Ok(Next::Join),
                 Ok(()) = selection.changed() => return Ok(Next::Join),
-                () = signals.fenced.notified() => {
+                () = signals.fenced_as(&member_id, generation) => {
                     self.forget_membership();
                     return Ok(Next::Join);
                 }
