@@ -12,7 +12,7 @@ mod until;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +22,7 @@ use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 
-use harness::{Cluster, Delivery, Kafka, Process, Receiver, batch, read_all, until};
+use harness::{Cluster, Delivery, Kafka, LOOK, PATIENCE, Process, Receiver, batch, read_all};
 
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -64,9 +64,16 @@ fn trigger(cluster: &Cluster, receiver: &Receiver, more: &str) -> String {
     let (address, url) = (cluster.address(), &receiver.url);
     format!(
         "trigger: far\n\
-         input: {{ topic: in, start: earliest, cluster: {{ bootstrap_servers: \"{address}\", session_timeout: 6s }} }}\n\
+         input: {{ topic: in, start: earliest, cluster: {{ bootstrap_servers: \"{address}\", session_timeout: 30s }} }}\n\
          function: {{ http: {{ url: \"{url}\" }} }}\n{more}"
     )
+}
+
+/// The same for processes that are killed or stand still, so that their partitions are soon another's.
+fn soon_lost(definition: &str) -> String {
+    let soon = definition.replace("session_timeout: 30s", "session_timeout: 6s");
+    assert_ne!(soon, definition);
+    soon
 }
 
 fn values(range: std::ops::Range<i64>) -> Vec<String> {
@@ -114,7 +121,7 @@ async fn a_killed_process_is_replaced(cluster: &Cluster) {
     const WINDOW: usize = 5;
     let client = cluster.topic("in", 4).await;
     let receiver = Receiver::start(|_| (200, Duration::from_millis(10)));
-    let definition = trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}"));
+    let definition = soon_lost(&trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}")));
     let (mut first, second) = (Process::start(), Process::start());
     first.apply(&definition);
     first.wait_for_partitions("far", 4);
@@ -160,18 +167,14 @@ async fn attempts_move(cluster: &Cluster) {
     let more = "window: { count: 3 }\n\
                 retry: { initial: 1s, factor: 1, jitter: none, max_attempts: 6 }\n\
                 dead_letter: { topic: in.dlq }";
-    let definition = trigger(cluster, &receiver, more);
+    let definition = soon_lost(&trigger(cluster, &receiver, more));
     let mut first = Process::start();
     first.apply(&definition);
     first.wait_for_partitions("far", 1);
     assert!(client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap());
     receiver.wait_for("2 attempts", |deliveries| deliveries.len() >= 2);
-    // The outcome of the second attempt is in the group when the metadata says so; it is then not one that was interrupted.
-    until("two attempts spent", || {
-        let described = first.trigger("far");
-        if described["lanes"][0]["attempts"] == 2 { Ok(()) } else { Err(described.to_string()) }
-    });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Otherwise the second attempt would be one that was interrupted.
+    wait_for_spent_attempts(&client, 2).await;
     first.kill();
     let second = Process::start();
     second.apply(&definition);
@@ -209,7 +212,7 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
     const WINDOW: usize = 5;
     let client = cluster.topic("in", 2).await;
     let receiver = Receiver::start(|_| (200, Duration::from_millis(10)));
-    let definition = trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}"));
+    let definition = soon_lost(&trigger(cluster, &receiver, &format!("window: {{ count: {WINDOW} }}")));
     let (first, second) = (Process::start(), Process::start());
     first.apply(&definition);
     second.apply(&definition);
@@ -283,16 +286,42 @@ async fn verdicts_move(cluster: &Cluster) {
 
 /// Waits until all partitions are committed to `offset`; answers what is committed instead.
 async fn wait_for_commits(client: &Client, partitions: u32, offset: i64) -> Result<(), String> {
-    let partitions: Vec<u32> = (0..partitions).collect();
-    let mut committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
-    for _ in 0..1000 {
-        if committed.len() == partitions.len() && committed.values().all(|at| at.offset.get() == offset) {
+    wait_for_some_commits(client, &(0..partitions).map(|partition| (partition, offset)).collect::<Vec<_>>()).await
+}
+
+/// Waits until these partitions, by number, are committed to these offsets; answers what is committed instead.
+async fn wait_for_some_commits(client: &Client, expected: &[(u32, i64)]) -> Result<(), String> {
+    let partitions: Vec<u32> = expected.iter().map(|(partition, _)| *partition).collect();
+    let begin = Instant::now();
+    loop {
+        let committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
+        let mut found: Vec<_> = committed.iter().map(|(partition, at)| (*partition, at.offset.get())).collect();
+        found.sort_unstable();
+        if found == expected {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
+        if begin.elapsed() > PATIENCE {
+            return Err(format!("{committed:?}"));
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    Err(format!("{committed:?}"))
+}
+
+/// Waits until the group knows that so many attempts were spent on the first window, and that none is under way.
+async fn wait_for_spent_attempts(client: &Client, attempts: u32) {
+    let begin = Instant::now();
+    loop {
+        let committed = client.committed("trigger.far", "in", &[0]).await.unwrap();
+        let metadata = committed.get(&0).map_or("", |at| at.metadata.as_str());
+        let progress = metadata.split(['~', '.']).next().unwrap();
+        let progress = STANDARD.decode(progress).ok().and_then(|bytes| Progress::decode(&bytes).ok());
+        let tried = progress.as_ref().and_then(|progress| progress.windows().first()).map(|window| window.attempts);
+        if tried.is_some_and(|tried| tried.attempts == attempts && !tried.running) {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{tried:?} in {committed:?}");
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn batches_are_recognised(cluster: &Cluster) {

@@ -10,7 +10,7 @@ use tripline::topic::partitioner::partition_of_key;
 use tripline_storage::batch::BatchProducer;
 
 use crate::harness::{Cluster, Delivery, Letter, Process, Receiver, batch, read_all, until};
-use crate::{AT_ONCE, distinct, trigger, values, wait_for_commits};
+use crate::{AT_ONCE, distinct, soon_lost, trigger, values, wait_for_commits, wait_for_some_commits};
 
 const TO_TOPICS: &str = "destinations:\n  results: { topic: out }\n  on_success: { topic: out.done }\n  on_failure: { topic: out.failed }\n";
 
@@ -89,7 +89,7 @@ pub(crate) async fn survive_a_kill(cluster: &Cluster) {
     const WINDOW: i64 = 5;
     let client = cluster.topic("in", 2).await;
     let receiver = Receiver::returning(|delivery| (200, Duration::from_millis(5), places(delivery)));
-    let definition = trigger(cluster, &receiver, &format!("{TO_TOPICS}window: {{ count: {WINDOW} }}\n"));
+    let definition = soon_lost(&trigger(cluster, &receiver, &format!("{TO_TOPICS}window: {{ count: {WINDOW} }}\n")));
     let (mut first, second) = (Process::start(), Process::start());
     first.apply(&definition);
     second.apply(&definition);
@@ -138,22 +138,6 @@ pub(crate) async fn are_there_once(cluster: &Cluster) {
     assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..8));
     let refused = client.append("out", 0, &mut batch(&["x".repeat(2 << 20)], None)).await.unwrap_err();
     assert!(refused.to_string().contains("takes no batch of"), "{refused}");
-}
-
-/// Waits until the group has committed these offsets; answers what is committed instead.
-async fn wait_for_some_commits(client: &Client, expected: &[(u32, i64)]) -> Result<(), String> {
-    let partitions: Vec<u32> = expected.iter().map(|(partition, _)| *partition).collect();
-    let mut found = Vec::new();
-    for _ in 0..1000 {
-        let committed = client.committed("trigger.far", "in", &partitions).await.unwrap();
-        found = committed.into_iter().map(|(partition, at)| (partition, at.offset.get())).collect();
-        found.sort_unstable();
-        if found == expected {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Err(format!("{found:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

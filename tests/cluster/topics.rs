@@ -6,13 +6,13 @@ use std::time::Duration;
 use tripline::input::cluster::Client;
 
 use crate::harness::{Cluster, Delivery, Process, Receiver, batch, until};
-use crate::{AT_ONCE, values};
+use crate::{AT_ONCE, soon_lost, values};
 
 fn trigger(cluster: &Cluster, receiver: &Receiver, input: &str) -> String {
     let (address, url) = (cluster.address(), &receiver.url);
     format!(
         "trigger: far\n\
-         input: {{ {input}, cluster: {{ bootstrap_servers: \"{address}\", session_timeout: 6s }} }}\n\
+         input: {{ {input}, cluster: {{ bootstrap_servers: \"{address}\", session_timeout: 30s }} }}\n\
          window: {{ count: 5 }}\n\
          function: {{ http: {{ url: \"{url}\" }} }}\n"
     )
@@ -54,7 +54,7 @@ pub(crate) async fn are_shared(cluster: &Cluster) {
     let receiver = Receiver::start(|_| (200, Duration::from_millis(5)));
     let client = cluster.topic("a", 3).await;
     cluster.topic("b", 3).await;
-    let definition = trigger(cluster, &receiver, "topics: [a, b], start: earliest");
+    let definition = soon_lost(&trigger(cluster, &receiver, "topics: [a, b], start: earliest"));
     let (mut first, second) = (Process::start(), Process::start());
     first.apply(&definition);
     first.wait_for_partitions("far", 6);
