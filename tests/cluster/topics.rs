@@ -1,6 +1,8 @@
 //! Triggers that read several topics of a cluster, by name or by a pattern.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use tripline::input::cluster::Client;
@@ -203,4 +205,41 @@ async fn a_topic_that_is_deleted_holds_up_no_other_and_is_read_from_its_first_re
     let deliveries = receiver.wait_for("5 of the new topic", |deliveries| came(deliveries, "b") == 5);
     assert_eq!(by_place(&deliveries)[&("b".to_owned(), 0)], [0, 1, 2, 0, 1, 2, 3, 4], "it is another topic");
     assert_eq!(process.trigger("far")["state"], "Running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_again_before_anybody_looks_is_read_from_its_first_record() {
+    let cluster = Cluster::Tripline(Process::start());
+    let (in_flight, is_first) = (Arc::new(Barrier::new(2)), AtomicBool::new(true));
+    let receiver = Receiver::start({
+        let in_flight = Arc::clone(&in_flight);
+        move |_| {
+            if is_first.swap(false, Ordering::Relaxed) {
+                in_flight.wait();
+            }
+            (200, AT_ONCE)
+        }
+    });
+    let client = cluster.topic("b", 1).await;
+    let process = Process::start();
+    process.apply(&trigger(&cluster, &receiver, "topic: b, start: latest"));
+    process.wait_for_partitions("far", 1);
+    produce(&client, "b", 1, 0..5).await;
+    let offsets = |deliveries: &[Delivery]| by_place(deliveries).remove(&("b".to_owned(), 0)).unwrap_or_default();
+    receiver.wait_for("5 records", |deliveries| offsets(deliveries).len() == 5);
+    let Cluster::Tripline(broker) = &cluster else { unreachable!() };
+    let (deleted, said) = broker.command(&["topic", "delete", "b"]);
+    assert!(deleted, "{said}");
+    cluster.topic("b", 1).await;
+    produce(&client, "b", 1, 0..3).await;
+    // Its progress is committed for whatever has the name now.
+    in_flight.wait();
+    until("progress in the topic before", || {
+        let described = process.trigger("far");
+        if described["lanes"][0]["committed"] == 5 { Ok(()) } else { Err(described.to_string()) }
+    });
+    let committed = client.committed("trigger.far", "b", &[0]).await.unwrap();
+    assert_eq!(committed[&0].offset.get(), 5, "{committed:?}");
+    let deliveries = receiver.wait_for("3 of the new topic", |deliveries| offsets(deliveries).len() >= 8);
+    assert_eq!(offsets(&deliveries), [0, 1, 2, 3, 4, 0, 1, 2], "each once: it is another topic");
 }

@@ -308,9 +308,10 @@ impl Client {
     pub async fn commit_outside(
         &self,
         group: &str,
-        offsets: &BTreeMap<ClusterPartition, Offset>,
+        offsets: &BTreeMap<ClusterPartition, Committed>,
     ) -> Result<bool, ClusterError> {
-        let topics = committing(offsets.iter().map(|(partition, offset)| (partition, *offset, "")));
+        let commits = offsets.iter().map(|(partition, commit)| (partition, commit.offset, commit.metadata.as_str()));
+        let topics = committing(commits);
         let request = message!(OffsetCommitRequest {
             group_id: StrBytes::from(group.to_owned()),
             generation_id_or_member_epoch: -1,

@@ -236,7 +236,7 @@ impl Entry {
         // Of windows that were made otherwise meanwhile nothing is left to carry out.
         self.kept.verdicts.retain(|first, _| *first >= committed.get());
         let verdicts = self.kept.verdicts.iter().map(|(first, verdict)| (*first, verdict.producer_id));
-        let (metadata, included) = commit_metadata::encode(&progress, verdicts);
+        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, verdicts);
         let starting = std::mem::take(&mut self.starting);
         self.kept.committing = Some(Committing { committed, starting, verdicts: included });
         self.dirty = false;

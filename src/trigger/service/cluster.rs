@@ -23,7 +23,7 @@ use crate::broker::state::LaneState;
 use crate::config::planned::Planned;
 use crate::input::EventInput;
 use crate::input::cluster::{
-    Client, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member, Selection,
+    Client, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member, Selection, Start,
 };
 use crate::topic::name::TopicName;
 use crate::trigger::commit_metadata;
@@ -300,9 +300,17 @@ impl Driver {
     ) -> Result<(), ClusterError> {
         let topic = topic.ok_or_else(|| ClusterError::NoTopic(partition.topic().to_owned()))?;
         let (name, number) = (partition.topic(), partition.number());
-        let (progress, verdicts) = match committed.get(partition) {
-            Some(committed) => goes_on(committed),
-            None => (self.begin(partition, committed).await?, commit_metadata::Verdicts::new()),
+        let known = committed.get(partition);
+        let (progress, verdicts) = match known.and_then(|known| goes_on(known, topic.id)) {
+            Some(goes_on) => goes_on,
+            None => {
+                let begin = match known {
+                    // It was another topic. None of the records of this one is to be missed.
+                    Some(_) => Begin::From(Start::Earliest),
+                    None => self.starts.lock().of(partition, committed),
+                };
+                (self.begin(partition, topic.id, begin).await?, commit_metadata::Verdicts::new())
+            }
         };
         let client = Arc::clone(&self.place.client);
         let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
@@ -327,19 +335,15 @@ impl Driver {
         Ok(())
     }
 
-    /// Where a partition begins of which the group knows nothing: from now on it knows.
-    async fn begin(
-        &self,
-        partition: &ClusterPartition,
-        committed: &HashMap<ClusterPartition, Committed>,
-    ) -> Result<Progress, ClusterError> {
-        let begin = self.starts.lock().of(partition, committed);
+    /// Begins a partition of which the group knows nothing: from now on it knows.
+    async fn begin(&self, partition: &ClusterPartition, topic: Uuid, begin: Begin) -> Result<Progress, ClusterError> {
         let at = match begin {
             Begin::At(offset) => offset,
             Begin::From(start) => self.place.client.start_of(partition.topic(), partition.number(), start).await?,
         };
         // What cannot be committed now is committed with the first progress, which begins there too.
-        if let Err(error) = self.place.committer.commit(partition.clone(), at, String::new()).await {
+        let metadata = commit_metadata::of_start(topic, at);
+        if let Err(error) = self.place.committer.commit(partition.clone(), at, metadata).await {
             tracing::warn!(trigger = self.name, %partition, %error, "the start is not committed yet");
         }
         Ok(Progress::start(at))
@@ -407,11 +411,15 @@ async fn cut_off(trigger: Uuid, lane: DrivenLane) {
     }
 }
 
-/// Where a partition goes on, by what was committed. An offset that somebody else committed (a reset by Kafka's tools) counts;
-/// what stands beside it then is not ours.
-fn goes_on(committed: &Committed) -> (Progress, commit_metadata::Verdicts) {
-    let ours = commit_metadata::decode(&committed.metadata).filter(|(at, _)| at.committed() == committed.offset);
-    ours.unwrap_or_else(|| (Progress::start(committed.offset), commit_metadata::Verdicts::new()))
+/// Where a partition goes on, by what was committed; `None`: that was for another topic of its name. An offset that somebody
+/// else committed (a reset by Kafka's tools) counts; what stands beside it then is not ours.
+fn goes_on(committed: &Committed, topic: Uuid) -> Option<(Progress, commit_metadata::Verdicts)> {
+    let ours = commit_metadata::decode(&committed.metadata);
+    match ours.filter(|ours| ours.progress.committed() == committed.offset) {
+        Some(ours) if ours.is_of(topic) => Some((ours.progress, ours.verdicts)),
+        Some(_) => None,
+        None => Some((Progress::start(committed.offset), commit_metadata::Verdicts::new())),
+    }
 }
 
 /// What was committed beyond the tail speaks of records that the cluster has lost.
@@ -435,11 +443,16 @@ mod tests {
         let offset = |value| Offset::new(value).unwrap();
         let hole = Span::new(offset(5), offset(7)).unwrap();
         let progress = Progress::new(offset(9), vec![hole], Vec::new(), Vec::new());
-        let (metadata, _) = commit_metadata::encode(&progress.encode().unwrap(), [(5, 70)].into_iter());
-        let of = |at, metadata: &str| goes_on(&Committed { offset: offset(at), metadata: metadata.to_owned() });
-        assert_eq!(of(5, &metadata), (progress, [(5, 70)].into()));
+        let (topic, another) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (metadata, _) = commit_metadata::encode(topic, &progress.encode().unwrap(), [(5, 70)].into_iter());
+        let of = |topic, at, metadata: &str| {
+            goes_on(&Committed { offset: offset(at), metadata: metadata.to_owned() }, topic)
+        };
+        assert_eq!(of(topic, 5, &metadata), Some((progress, [(5, 70)].into())));
+        assert_eq!(of(another, 5, &metadata), None, "a topic that was made again");
         for (at, metadata) in [(3, metadata.as_str()), (5, ""), (5, "by hand")] {
-            assert_eq!(of(at, metadata), (Progress::start(offset(at)), commit_metadata::Verdicts::new()), "{metadata}");
+            let expected = (Progress::start(offset(at)), commit_metadata::Verdicts::new());
+            assert_eq!(of(another, at, metadata), Some(expected), "{metadata}");
         }
     }
 }

@@ -6,6 +6,7 @@ use tripline_storage::Offset;
 
 use super::group;
 use crate::input::cluster::{Client, ClusterError, ClusterPartition, ClusterTopic, Committed, Start};
+use crate::trigger::commit_metadata;
 use crate::trigger::spec::{StartPosition, TopicSelection, TriggerSpec};
 
 /// Where a trigger starts is decided when it is made, or begins to read a topic, by the first process that says so. Answers
@@ -31,8 +32,14 @@ pub(super) async fn begins(
             begins.insert(ClusterPartition::new(name, partition), start);
         }
     }
-    if running.is_none() && !begins.is_empty() && client.commit_outside(&group, &begins).await? {
-        begins.clear();
+    if running.is_none() && !begins.is_empty() {
+        let commit = |(partition, offset): (&ClusterPartition, &Offset)| {
+            let metadata = commit_metadata::of_start(topics[partition.topic()].id, *offset);
+            (partition.clone(), Committed { offset: *offset, metadata })
+        };
+        if client.commit_outside(&group, &begins.iter().map(commit).collect()).await? {
+            begins.clear();
+        }
     }
     Ok(begins)
 }
