@@ -201,6 +201,19 @@ impl EventInput {
         }
     }
 
+    /// One after the last offset there is, asked for where the records are kept.
+    ///
+    /// # Errors
+    /// When a cluster does not answer.
+    pub async fn ask_tail(&self) -> Result<Offset, ReadError> {
+        match self {
+            Self::Log(log) => Ok(log.tail()),
+            #[cfg(feature = "cluster")]
+            // Boxed: it is rare, and would make every trace larger.
+            Self::Cluster(partition) => Box::pin(partition.ask_tail()).await,
+        }
+    }
+
     /// Notified when there is more. Listen first, look at the tail then, wait last.
     #[must_use]
     pub fn listen(&self) -> EventListener {

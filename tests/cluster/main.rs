@@ -206,6 +206,16 @@ async fn attempts_move(cluster: &Cluster) {
     }
     let (found, said) = second.command(&["trace", "in/0/3"]);
     assert!(!found && said.contains("there is nothing at 3 yet"), "{said}");
+    let (found, said) = second.command(&["trace", "in/1/0"]);
+    assert!(!found && said.contains("no trigger of this process reads in/1 of a cluster"), "{said}");
+    // While it reads nothing, nobody but the cluster knows the tail.
+    let (paused, said) = second.command(&["trigger", "pause", "far"]);
+    assert!(paused, "{said}");
+    for number in 3..6 {
+        assert!(client.produce("in", 0, &batch(&values(number..number + 1), None)).await.unwrap());
+    }
+    let (found, story) = second.command(&["trace", "in/0/5"]);
+    assert!(found, "{story}");
 }
 
 async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {

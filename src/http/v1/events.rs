@@ -52,7 +52,9 @@ impl From<TraceError> for Problem {
     fn from(error: TraceError) -> Self {
         let detail = error.to_string();
         match error {
-            TraceError::UnknownTopic(_) => Self::new(StatusCode::NOT_FOUND, "unknown-topic", detail),
+            TraceError::UnknownTopic(_) | TraceError::NotRead { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "unknown-topic", detail)
+            }
             TraceError::UnknownPartition { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-partition", detail),
             TraceError::NotProduced { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-event", detail),
             TraceError::NotFound { searched, .. } => Self::new(StatusCode::NOT_FOUND, "unknown-event", detail)

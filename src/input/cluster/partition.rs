@@ -172,6 +172,13 @@ impl ClusterInput {
         self.partition().known.lock().tail
     }
 
+    /// The tail as the cluster knows it: what was fetched last tells little where nobody has read to the tail.
+    pub(in crate::input) async fn ask_tail(&self) -> Result<Offset, ReadError> {
+        let Origin { topic, partition, .. } = self.origin();
+        let tail = self.client().offset_at(topic, *partition, LATEST).await.map_err(io::Error::other)?;
+        Ok(tail.unwrap_or_else(|| self.tail()))
+    }
+
     pub(in crate::input) fn listen(&self) -> EventListener {
         self.partition().more.listen()
     }

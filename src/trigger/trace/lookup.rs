@@ -95,6 +95,14 @@ pub enum TraceError {
     /// The topic does not exist.
     #[error("topic {0} does not exist")]
     UnknownTopic(String),
+    /// The topic does not exist on this broker, and if it is one of a cluster, nobody here reads that partition of it.
+    #[error("topic {topic} does not exist here, and no trigger of this process reads {topic}/{partition} of a cluster")]
+    NotRead {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: u32,
+    },
     /// The topic has no such partition.
     #[error("topic {topic} has partitions 0 to {last}, found {found}")]
     UnknownPartition {
@@ -182,7 +190,7 @@ pub(in crate::trigger) async fn story(
             // An id of its own may look like a place.
             let id = format!("{topic}/{partition}/{offset}");
             match find(broker, traces, &id, None, limits).await {
-                Err(TraceError::NotFound { .. }) => return Err(TraceError::UnknownTopic(topic.to_string())),
+                Err(TraceError::NotFound { .. }) => return Err(nobody_reads(topic.as_str(), *partition)),
                 found => found?,
             }
         }
@@ -196,6 +204,13 @@ pub(in crate::trigger) async fn story(
     told_of(broker, traces, (&input, offset), &here, (limits, now_ms), search).await
 }
 
+fn nobody_reads(topic: &str, partition: u32) -> TraceError {
+    match cfg!(feature = "cluster") {
+        true => TraceError::NotRead { topic: topic.to_owned(), partition },
+        false => TraceError::UnknownTopic(topic.to_owned()),
+    }
+}
+
 /// The story of the record at a place.
 async fn told_of(
     broker: &Broker,
@@ -207,8 +222,11 @@ async fn told_of(
 ) -> Result<Story, TraceError> {
     let origin = input.origin();
     if offset >= input.tail() {
-        let (topic, partition, tail) = (origin.topic.clone(), origin.partition, input.tail());
-        return Err(TraceError::NotProduced { topic, partition, offset, tail });
+        let tail = input.ask_tail().await.map_err(|error| TraceError::Unreadable(error.to_string()))?;
+        if offset >= tail {
+            let (topic, partition) = (origin.topic.clone(), origin.partition);
+            return Err(TraceError::NotProduced { topic, partition, offset, tail });
+        }
     }
     let seen = see(input, offset).await?;
     // Where it stands before what is on record: whatever has left a lane is in the queue of history by then.
