@@ -123,6 +123,11 @@ impl FunctionRegistry {
     /// # Errors
     /// See [`UnregisterError`].
     pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
+        let (registry, name) = (self.clone(), name.to_owned());
+        self.broker.to_the_end(async move { registry.remove_now(&name, grace).await }).await
+    }
+
+    async fn remove_now(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
         let _one_at_a_time = self.changing.lock().await;
         let known = self.broker.journal().look(|state| state.functions.contains_key(name));
         if known {

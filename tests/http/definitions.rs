@@ -67,6 +67,23 @@ async fn a_function_is_deployed_invoked_and_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_while_code_is_loaded_leaves_no_deployment_half_done() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/functions/f", &function("raise ValueError('broken')\n")).await;
+    stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    stage.json("POST", "/v1/topics/in/records", &json!({ "records": [{ "value": 1 }] })).await;
+    stage.until("/v1/triggers/g", |trigger| trigger["state"] == "Failed").await;
+    let slow = function(&format!("import time\ntime.sleep(1)\n{ECHO}"));
+    tokio::select! {
+        _ = stage.json("PUT", "/v1/functions/f", &slow) => panic!("loading takes longer than that"),
+        _ = stage.until("/v1/functions/f", |function| function["version"] == 2) => {}
+    }
+    stage.until("/v1/triggers/g", |trigger| trigger["counts"]["delivered"] == 1).await;
+    let stage = stage.restart().await;
+    assert_eq!(stage.get("/v1/functions/f").await.json()["version"], 2);
+}
+
+#[tokio::test]
 async fn functions_that_cannot_run_say_why() {
     let stage = Stage::new().await;
     let broken = stage.json("PUT", "/v1/functions/f", &function("def handler(:\n")).await.json();

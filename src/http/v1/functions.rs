@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
+use crate::function::registry::RegisterError;
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
 use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
@@ -117,8 +118,14 @@ pub(crate) async fn put(
         };
         (!before.as_ref().is_some_and(is_as_before) || code_differs, code_differs)
     } else {
-        let deployed = rooms.functions.deploy(spec, code).await?;
-        rooms.triggers.function_deployed(name.as_str());
+        let (functions, triggers, function) = (rooms.functions.clone(), rooms.triggers.clone(), name.clone());
+        // A client that hangs up while code is loaded does not leave triggers waiting for code that is there.
+        let deploy = async move {
+            let deployed = functions.deploy(spec, code).await?;
+            triggers.function_deployed(function.as_str());
+            Ok::<_, RegisterError>(deployed)
+        };
+        let deployed = rooms.broker.to_the_end(deploy).await?;
         answer["version"] = json!(deployed.version);
         put_state(&mut answer, &deployed.state);
         let is_other_version = before.as_ref().is_some_and(|before| before.version != deployed.version);
