@@ -252,7 +252,16 @@ impl Partition {
         let mut at = from;
         loop {
             let fetched = self.fetch(&mut link, at, max_bytes.min(FETCH_BYTES), Duration::ZERO).await?;
-            self.known.lock().learn(at, &fetched);
+            let learnt = {
+                let mut known = self.known.lock();
+                let before = known.tail;
+                known.learn(at, &fetched);
+                known.tail > before
+            };
+            if learnt {
+                // The watch does not tell what somebody else has learnt before it.
+                self.more.notify(usize::MAX);
+            }
             let Fetched { bytes, next, tail, log_start } = fetched;
             // Where everything was left out, what follows stands for it.
             if !bytes.is_empty() || next >= tail || next == at {
