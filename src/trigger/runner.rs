@@ -595,6 +595,23 @@ mod tests {
     }
 
     #[test]
+    fn a_large_window_that_ends_makes_room_for_all_that_it_kept_waiting() {
+        let slots = slots(json!({"limits": {"bytes": "1KiB"}}));
+        let id = Uuid::from_u128(1);
+        let (first, mut to_first) = PollerHandle::for_test();
+        let (second, mut to_second) = PollerHandle::for_test();
+        let large = slots.take(1024, NOW, &first, id).unwrap();
+        for poller in [&first, &second] {
+            assert_eq!(slots.take(512, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        drop(large);
+        for told in [&mut to_first, &mut to_second] {
+            assert!(matches!(told.try_recv(), Ok(Message::Wake(_))));
+        }
+        let _held = [&first, &second].map(|poller| slots.take(512, NOW, poller, id).unwrap());
+    }
+
+    #[test]
     fn a_free_slot_goes_from_one_who_waits_to_the_next_until_somebody_takes_it() {
         let slots = slots(json!({}));
         let id = Uuid::from_u128(1);

@@ -1,9 +1,9 @@
 //! What a trigger does while its function works.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tripline::broker::Topic;
 use tripline::trigger::service::TriggerState;
 
@@ -53,14 +53,19 @@ async fn only_matching_records_reach_the_function_and_progress_passes_the_others
 }
 
 /// A trigger that has read all there is, and that few records concern.
-async fn rare(world: &World, receiver: &Receiver) -> Arc<Topic> {
+async fn rare(more: Value) -> (World, Receiver, Arc<Topic>) {
+    let world = World::start();
+    let receiver = Receiver::start(|_| ok()).await;
     let topic = world.topic("in", 1).await;
-    let function = json!({"http": {"url": receiver.url}});
-    let filter = json!({"data": ["rare"]});
+    let mut definition = json!({
+        "trigger": "t", "input": {"topic": "in", "start": "earliest"},
+        "function": {"http": {"url": receiver.url}}, "filter": {"data": ["rare"]},
+    });
+    definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     world.produce_keyed(&topic, 0, &[("k", "\"first\"")]).await;
-    world.apply(json!({"trigger": "t", "input": {"topic": "in", "start": "earliest"}, "function": function, "filter": filter})).await;
+    world.apply(definition).await;
     world.until_committed("t", 0, 1).await;
-    topic
+    (world, receiver, topic)
 }
 
 /// More than is read in a turn.
@@ -68,13 +73,13 @@ fn many() -> String {
     format!("\"{}\"", "x".repeat(300 << 10))
 }
 
+const RARE: [(&str, &str); 1] = [("k", "\"rare\"")];
+
 /// On one thread, so that nothing is read before all is there.
 #[tokio::test]
 async fn a_record_is_delivered_when_everything_behind_it_was_read_though_none_of_that_matches() {
-    let world = World::start();
-    let receiver = Receiver::start(|_| ok()).await;
-    let topic = rare(&world, &receiver).await;
-    world.produce_keyed(&topic, 0, &[("k", "\"rare\"")]).await;
+    let (world, receiver, topic) = rare(json!({})).await;
+    world.produce_keyed(&topic, 0, &RARE).await;
     for _ in 0..4 {
         world.produce_keyed(&topic, 0, &[("k", &many())]).await;
     }
@@ -84,10 +89,8 @@ async fn a_record_is_delivered_when_everything_behind_it_was_read_though_none_of
 
 #[tokio::test]
 async fn a_record_does_not_wait_for_the_end_of_what_comes_faster_than_it_is_read() {
-    let world = World::start();
-    let receiver = Receiver::start(|_| ok()).await;
-    let topic = rare(&world, &receiver).await;
-    world.produce_keyed(&topic, 0, &[("k", "\"rare\"")]).await;
+    let (world, receiver, topic) = rare(json!({})).await;
+    world.produce_keyed(&topic, 0, &RARE).await;
     let many = many();
     for _ in 0..300 {
         // One turn of the reader, two chunks for it.
@@ -100,6 +103,28 @@ async fn a_record_does_not_wait_for_the_end_of_what_comes_faster_than_it_is_read
         }
     }
     panic!("it waits: {:?}", world.triggers.describe("t"));
+}
+
+#[tokio::test]
+async fn a_throttled_key_whose_turn_comes_while_there_is_more_to_read_has_it_at_the_end_of_that() {
+    let period = Duration::from_millis(300);
+    let throttle = json!({"throttle": {"limit": 1, "period": format!("{}ms", period.as_millis())}});
+    let (world, receiver, topic) = rare(json!({"order": "key", "per_key": throttle})).await;
+    world.produce_keyed(&topic, 0, &RARE).await;
+    receiver.until(|invoked| invoked.len() == 1).await;
+    world.until_committed("t", 0, 2).await;
+    world.produce_keyed(&topic, 0, &RARE).await;
+    // It is read, and waits for the key's turn.
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    // The only thread stands still meanwhile: the turn has come when the reader finds what is more than it reads at once.
+    std::thread::sleep(period);
+    for _ in 0..4 {
+        world.produce_keyed(&topic, 0, &[("k", &many())]).await;
+    }
+    receiver.until(|invoked| invoked.len() == 2).await;
+    world.until_committed("t", 0, 7).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
