@@ -147,6 +147,8 @@ pub(super) struct Held {
     decided: bool,
     /// Behind the marker of its key: its records are in no hole. Only before the first attempt.
     spilled: bool,
+    /// What was cut off a window whose turn it was: the turn is not over.
+    is_rest: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -317,6 +317,7 @@ impl Lane {
             name,
             decided: false,
             spilled,
+            is_rest: false,
             places,
             done: Vec::new(),
             cuts: 0,

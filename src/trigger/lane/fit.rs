@@ -223,7 +223,9 @@ impl Lane {
             if held.is_tried() {
                 return Some(Turn { ready: Some(0), open: 0, records_max: usize::MAX });
             }
-            if let Some(turn) = self.older_open(held.name).filter(|_| !more) {
+            // To end what was begun frees bytes; to begin more while there are few leaves ever smaller windows.
+            let may_wait = !more && !held.is_rest;
+            if let Some(turn) = may_wait.then(|| self.older_open(held.name)).flatten() {
                 return Some(turn);
             }
             if let records_max @ 1.. = self.fitting(&held.places) {

@@ -38,6 +38,7 @@ impl Carried {
             name: offsets[0],
             decided: true,
             spilled: false,
+            is_rest: false,
         };
         Self { id: None, held }
     }
@@ -383,6 +384,7 @@ impl Lane {
             name,
             decided: false,
             spilled: false,
+            is_rest: false,
         };
         self.held_records += records;
         self.queues.entry(queue).or_default().records += records;

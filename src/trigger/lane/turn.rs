@@ -44,7 +44,7 @@ impl Lane {
             }
             None => {
                 held.phase = Phase::Ready;
-                self.ready.push_back(id);
+                if held.is_rest && !held.is_tried() { self.ready.push_front(id) } else { self.ready.push_back(id) }
             }
         }
     }
@@ -187,7 +187,7 @@ impl Lane {
             return;
         };
         let rest: Vec<Place> = held.places.split_off(records_max.max(1));
-        let mut rest = Held { phase: Phase::Queued, ..held.part(rest) };
+        let mut rest = Held { phase: Phase::Queued, is_rest: true, ..held.part(rest) };
         held.size_bytes -= rest.size_bytes;
         let cuts = groups(&rest.places);
         if rest.is_tried() && !self.fits(More { windows: 1, cuts, from: rest.name }) {

@@ -1,5 +1,6 @@
 //! What a lane takes in hand, and what holds it back.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::*;
@@ -217,4 +218,39 @@ fn a_debounced_key_stays_quiet_also_when_its_newest_record_comes_from_behind_its
     lane.end(last, Outcome::done(), 750, 0);
     assert!(lane.is_empty(), "{lane:?}");
     assert_eq!(lane.committed(), offset(5));
+}
+
+#[test]
+fn windows_that_cannot_be_written_down_whole_are_not_cut_ever_smaller() {
+    // Every other stretch of 60 records matches; a thousand keys in turn, so that each window lies in many ranges.
+    const TAIL: usize = 60_000;
+    let matching = |from: usize, to: usize| (from..to).filter(|at| at % 120 >= 60);
+    let mut lane = fresh(spec(Order::Key, 100));
+    let (mut in_flight, mut windows) = (VecDeque::new(), 0);
+    loop {
+        while let Some(from) = lane.read_at().map(|at| at.get() as usize).filter(|&from| from < TAIL) {
+            let to = (from + 2_500).min(TAIL);
+            let record = |at: usize| RecordFacts {
+                offset: offset(at),
+                key: (at % 1_000) as u64,
+                size_bytes: 200,
+                age: Duration::ZERO,
+                spot: Spot::UNKNOWN,
+            };
+            let records: Vec<RecordFacts> = matching(from, to).map(record).collect();
+            lane.take(&records, offset(to), 0);
+        }
+        let more = lane.read_at().is_some_and(|at| at < offset(TAIL));
+        while in_flight.len() < 8
+            && let Some(window) = lane.start(more, usize::MAX, 0)
+        {
+            windows += 1;
+            in_flight.push_back(window);
+        }
+        let Some(window) = in_flight.pop_front() else { break };
+        lane.end(window, Outcome::done(), 0, 0);
+    }
+    assert_eq!(lane.committed(), offset(TAIL), "{lane:?}");
+    let records = matching(0, TAIL).count();
+    assert!(records / windows >= 10, "{records} records in {windows} windows");
 }
