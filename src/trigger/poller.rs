@@ -36,7 +36,6 @@ use super::give_up::{self, HoldUp};
 use super::invoke::Ended;
 use super::lane::{Carried, WindowId};
 use super::runner::{Counters, NotNow, Runner, Stopped};
-use super::status::set;
 use crate::function::Payload;
 use crate::input::EventInput;
 
@@ -151,9 +150,8 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
     let task = tokio::spawn(async move {
         // A bug of ours: its triggers show it instead of standing still in silence.
         if AssertUnwindSafe(poller.run()).catch_unwind().await.is_err() {
-            let broken = "a partition's worker broke down; restart the broker, and report this";
             let runners: Vec<Arc<Runner>> = runners.lock().values().filter_map(Weak::upgrade).collect();
-            runners.iter().for_each(|runner| runner.change(|holds| set(&mut holds.failed, Some(broken.to_owned()))));
+            runners.iter().for_each(|runner| runner.broke_down());
         }
     });
     (handle, task)
@@ -436,11 +434,12 @@ impl Poller {
         }
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
         let hold_up = HoldUp::new(handle.clone(), trigger, window);
-        let work = give_up::run(Arc::clone(&entry.runner), entry.input(&self.input).clone(), entry.id, task, hold_up);
+        let runner = Arc::clone(&entry.runner);
+        let work = give_up::run(Arc::clone(&runner), entry.input(&self.input).clone(), entry.id, task, hold_up);
         let running = self.tracker.spawn(async move {
-            handle.send(match work.await {
-                Ok(first) => Message::Settled(trigger, window, first),
-                Err(Stopped) => Message::Abandoned(trigger, window),
+            handle.send(match runner.watch(work).await {
+                Some(Ok(first)) => Message::Settled(trigger, window, first),
+                Some(Err(Stopped)) | None => Message::Abandoned(trigger, window),
             });
         });
         entry.runs(window, running);

@@ -1,11 +1,13 @@
 //! What the lanes of one trigger share: its definition, its switches, its concurrency and its state.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use event_listener::{Event, EventListener};
+use futures_util::FutureExt;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use tripline_storage::Offset;
@@ -497,7 +499,7 @@ impl Runner {
 
     /// Whether time counts towards the age of windows.
     pub(super) fn time_counts(&self) -> bool {
-        self.holds(|holds| !holds.paused && holds.failed.is_none() && holds.outage.is_none())
+        self.holds(|holds| !holds.paused && !holds.broken && holds.failed.is_none() && holds.outage.is_none())
     }
 
     pub(super) fn holds<T>(&self, look: impl FnOnce(&Holds) -> T) -> T {
@@ -519,7 +521,7 @@ impl Runner {
 
     /// Whether lanes may read and invoke.
     pub(super) fn may_run(&self) -> bool {
-        self.holds(|holds| !holds.paused && !holds.stopped && holds.failed.is_none())
+        self.holds(|holds| !holds.paused && !holds.stopped && !holds.broken && holds.failed.is_none())
     }
 
     /// Shows why a partition cannot go on, and waits a little, or until somebody changes something.
@@ -542,6 +544,21 @@ impl Runner {
                 () = changed => {}
             }
         }
+    }
+
+    /// What `work` comes to; `None` where it breaks down, which is a bug of ours: the trigger shows that instead of standing
+    /// still in silence.
+    pub(super) async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let done = AssertUnwindSafe(work).catch_unwind().await.ok();
+        if done.is_none() {
+            self.broke_down();
+        }
+        done
+    }
+
+    /// What worked for it has ended by a bug of ours.
+    pub(super) fn broke_down(&self) {
+        self.change(|holds| set(&mut holds.broken, true));
     }
 
     /// Notified when the definition or what holds the trigger changes. Listen first, look then, wait last.
@@ -670,6 +687,18 @@ mod tests {
         let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 1});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         Runner::for_test(&definition)
+    }
+
+    #[tokio::test]
+    async fn a_trigger_whose_work_breaks_down_stands_still_and_says_so() {
+        let runner = runner(json!({}));
+        assert_eq!(runner.watch(async { 7 }).await, Some(7));
+        assert!(runner.may_run());
+        assert_eq!(runner.watch(async { panic!("a bug of ours") }).await, None::<()>);
+        // What nobody works for does not begin anew when a person resumes it.
+        runner.nudge();
+        assert!(!runner.may_run());
+        assert_eq!(runner.state(), TriggerState::Failed);
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub(super) struct Holds {
     pub(super) stopped: bool,
     /// It has begun to read.
     pub(super) started: bool,
+    /// A bug of ours ended what worked for it: nobody works for it any more.
+    pub(super) broken: bool,
     /// The code cannot run, and why.
     pub(super) failed: Option<String>,
     /// The target cannot be reached.
@@ -84,6 +86,10 @@ impl Holds {
         if self.stopped {
             return shown(TriggerState::Stopped, "the broker stops", "the broker starts again");
         }
+        if self.broken {
+            let reason = "a worker of the broker broke down; its log says where: please report this";
+            return shown(TriggerState::Failed, reason, "the broker starts again");
+        }
         if self.paused {
             return shown(TriggerState::Paused, "paused by a person", "someone resumes it");
         }
@@ -135,6 +141,8 @@ mod tests {
         assert_eq!(holds.shown().state, TriggerState::Failed);
         holds.paused = true;
         assert_eq!(holds.shown().state, TriggerState::Paused);
+        holds.broken = true;
+        assert_eq!(holds.shown().state, TriggerState::Failed);
         holds.stopped = true;
         assert_eq!(holds.shown().state, TriggerState::Stopped);
     }

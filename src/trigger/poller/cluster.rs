@@ -211,11 +211,11 @@ impl Poller {
             reason,
             known: entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id),
         };
+        let runner = Arc::clone(&entry.runner);
         let running = self.tracker.spawn(async move {
-            let done = work.run().await;
-            handle.send(match done {
-                true => Message::Settled(trigger, window, first),
-                false => Message::Abandoned(trigger, window),
+            handle.send(match runner.watch(work.run()).await {
+                Some(true) => Message::Settled(trigger, window, first),
+                Some(false) | None => Message::Abandoned(trigger, window),
             });
         });
         entry.runs(window, running);
