@@ -8,14 +8,13 @@
 //!
 //! `FIRST` is the first offset of the window that was given up, `PRODUCER` the producer id of its dead letters: whoever takes
 //! over invokes nothing for it and sends the same batches again, which the cluster recognises. Decimal numbers. At most 4,096
-//! characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40. Verdicts that find no room wait for others to
-//! be carried out.
+//! characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40. Verdicts that find no room wait
+//! for others to be carried out.
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-
 use tripline_storage::Offset;
 use uuid::Uuid;
 
@@ -94,10 +93,11 @@ pub(super) fn decode(metadata: &str) -> Option<Decoded> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::trigger::progress::ENCODED_BYTES_MAX;
     use crate::trigger::progress::tests::any_progress;
-    use proptest::prelude::*;
 
     const TOPIC: Uuid = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
 

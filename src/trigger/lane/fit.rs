@@ -223,9 +223,12 @@ impl Lane {
             if held.is_tried() {
                 return Some(Turn { ready: Some(0), open: 0, records_max: usize::MAX });
             }
-            // To end what was begun frees bytes; to begin more while there are few leaves ever smaller windows.
-            let may_wait = !more && !held.is_rest;
-            if let Some(turn) = may_wait.then(|| self.older_open(held.name)).flatten() {
+            // A turn that has begun is ended first: that frees bytes. To begin another while they are few leaves ever smaller
+            // windows.
+            if !more
+                && !held.is_rest
+                && let Some(turn) = self.older_open(held.name)
+            {
                 return Some(turn);
             }
             if let records_max @ 1.. = self.fitting(&held.places) {
