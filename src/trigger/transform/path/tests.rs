@@ -251,6 +251,17 @@ fn any_filter() -> BoxedStrategy<String> {
     prop_oneof![3 => leaf, 1 => nested].boxed()
 }
 
+#[test]
+fn white_space_may_stand_before_a_segment_of_all_descendants() {
+    // RFC 9535, 2.5: segments = *(S segment); 2.5.2: no white space between the dots and what follows.
+    let event = json!({"a": {"b": [{"a": 1}]}});
+    assert_eq!(nodes("$ ..a", &event), nodes("$..a", &event));
+    assert_eq!(nodes("$.a\n..b", &event), [json!([{"a": 1}])]);
+    for path in ["$.. a", "$. .a"] {
+        assert!(Path::parse(path).is_err(), "{path}");
+    }
+}
+
 /// How many random paths: `PROPTEST_CASES`, or enough for every run.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000)
@@ -268,6 +279,8 @@ proptest! {
 
     #[test]
     fn any_text_is_read_or_refused_as_the_other_reading_does(path in "\\$[\\[\\]().*?@$'\"a-c0-2,: !=<>|&\\\\-]{0,12}") {
+        // The other reading departs from the standard there; a test of its own holds ours.
+        prop_assume!(!path.contains(" .."));
         let (ours, theirs) = (Path::parse(&path), JsonPath::parse(&path));
         prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{}: {:?} {:?}", path, ours, theirs);
     }
