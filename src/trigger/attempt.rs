@@ -198,6 +198,7 @@ impl AttemptState {
             *time_ms = time_ms.map(|time_ms| time_ms.min(latest_ms));
         };
         not_after(&mut self.first_attempt_ms, now_ms);
+        not_after(&mut self.last_attempt_ms, now_ms);
         not_after(&mut self.excluded_since_ms, now_ms);
         not_after(&mut self.next_attempt_ms, latest_ms);
     }
@@ -323,6 +324,13 @@ impl LastError {
             message: cut(&error.message, LAST_MESSAGE_BYTES_MAX).to_owned(),
         }
     }
+
+    /// What is known of an attempt that failed in an earlier run of the broker: progress keeps the class alone.
+    #[must_use]
+    pub fn before_restart(class: ErrorClass) -> Self {
+        let message = "the attempt failed before the broker was started again; the event's trace tells more";
+        Self { class, code: String::new(), message: message.to_owned() }
+    }
 }
 
 /// The longest beginning of `text` that is at most `max_bytes` long and ends between characters.
@@ -340,8 +348,8 @@ fn duration_ms(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Numbers of the classes in the journal; never used for another class.
-mod class_number {
+/// Numbers of the classes in what is written down; never used for another class.
+pub(super) mod class_number {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -357,16 +365,23 @@ mod class_number {
         ErrorClass::Interrupted,
     ];
 
+    pub(in crate::trigger) fn of(class: ErrorClass) -> u8 {
+        let number = CLASSES.iter().position(|known| *known == class).and_then(|index| u8::try_from(index).ok());
+        number.expect("every class has a number")
+    }
+
+    pub(in crate::trigger) fn class(number: u8) -> Option<ErrorClass> {
+        CLASSES.get(usize::from(number)).copied()
+    }
+
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde names this signature")]
     pub(super) fn serialize<S: Serializer>(class: &ErrorClass, serializer: S) -> Result<S::Ok, S::Error> {
-        let number = CLASSES.iter().position(|known| known == class).and_then(|index| u8::try_from(index).ok());
-        serializer.serialize_u8(number.expect("every class has a number"))
+        serializer.serialize_u8(of(*class))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ErrorClass, D::Error> {
         let number = u8::deserialize(deserializer)?;
-        let class = CLASSES.get(usize::from(number)).copied();
-        class.ok_or_else(|| D::Error::custom(format_args!("{number} is the number of no error class")))
+        class(number).ok_or_else(|| D::Error::custom(format_args!("{number} is the number of no error class")))
     }
 }
 

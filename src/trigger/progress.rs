@@ -16,7 +16,7 @@
 //! 1970.
 //!
 //! ```text
-//! version       u8      3 (1 and 2 were never released)
+//! version       u8      4 (1 to 3 were never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
 //! holes         varint  how many stand before the map; then for each, ascending:
@@ -31,12 +31,14 @@
 //!   first       varint    distance from the first offset of the window before, for the first from committed
 //!   length      varint    offsets of its range, at least 1
 //!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still; 8: it is
-//!                         given up
+//!                         given up; from bit 4 on how the last attempt failed: 0 not yet, 1 failed, 2 rejected,
+//!                         3 throttled, 4 unavailable, 5 broken code, 6 crashed, 7 interrupted; bit 7 is 0
 //!   key         u64       little-endian hash, with flag 1
 //!   attempts    varint    spent
 //!   interrupted varint    attempts that the broker did not survive
 //!   first       varint    the first attempt, since base
-//!   next        varint    the next attempt, since the first, plus 1; 0 = none is planned
+//!   last        varint    the last attempt, since the first
+//!   next        varint    the next attempt, since the last, plus 1; 0 = none is planned
 //!   excluded    varint    milliseconds that do not count towards max_age
 //!   suspended   varint    since when its age stands still, since the first attempt, with flag 4
 //!   reason      u8        why it is given up: 0 attempts, 1 age, 2 rejected, 3 skipped; with flag 8
@@ -52,7 +54,8 @@
 
 use tripline_storage::Offset;
 
-use super::attempt::{AttemptState, ExhaustedReason};
+use super::attempt::{AttemptState, ExhaustedReason, LastError};
+use crate::function::ErrorClass;
 
 mod codec;
 
@@ -93,12 +96,16 @@ pub struct TriedAttempts {
     pub running: bool,
     /// When the first attempt began.
     pub first_attempt_ms: u64,
-    /// When the next one may begin; not before the first.
+    /// When the last attempt began; not before the first.
+    pub last_attempt_ms: u64,
+    /// When the next one may begin; not before the last.
     pub next_attempt_ms: Option<u64>,
     /// Time that does not count towards `max_age`.
     pub excluded_ms: u64,
     /// Since when time does not count, while it does not; not before the first attempt.
     pub excluded_since_ms: Option<u64>,
+    /// How the last attempt that has an outcome failed.
+    pub failed: Option<ErrorClass>,
 }
 
 /// A key whose records wait, from an offset on.
@@ -219,19 +226,22 @@ impl TriedAttempts {
     #[must_use]
     pub fn of(state: &AttemptState) -> Option<Self> {
         let kept = |time_ms: i64| u64::try_from(time_ms).unwrap_or(0);
+        let first_attempt_ms = state.first_attempt_ms?;
         let tried = Self {
             attempts: state.attempts,
             interrupted: state.interrupted,
             running: state.running,
-            first_attempt_ms: kept(state.first_attempt_ms?),
+            first_attempt_ms: kept(first_attempt_ms),
+            last_attempt_ms: kept(state.last_attempt_ms.unwrap_or(first_attempt_ms)),
             next_attempt_ms: state.next_attempt_ms.map(kept),
             excluded_ms: state.excluded_ms,
             excluded_since_ms: state.excluded_since_ms.map(kept),
+            failed: state.last_error.as_ref().map(|error| error.class),
         };
         Some(tried.normal())
     }
 
-    /// The state that goes on from what was kept; the last error is not part of it.
+    /// The state that goes on from what was kept; of the last error that is its class.
     #[must_use]
     pub fn to_state(self) -> AttemptState {
         let time = |time_ms: u64| i64::try_from(time_ms).unwrap_or(i64::MAX);
@@ -240,19 +250,23 @@ impl TriedAttempts {
             interrupted: self.interrupted,
             running: self.running,
             first_attempt_ms: Some(time(self.first_attempt_ms)),
+            last_attempt_ms: Some(time(self.last_attempt_ms)),
             next_attempt_ms: self.next_attempt_ms.map(time),
             excluded_ms: self.excluded_ms,
             excluded_since_ms: self.excluded_since_ms.map(time),
+            last_error: self.failed.map(LastError::before_restart),
             ..AttemptState::default()
         }
     }
 
-    /// Nothing happens before the first attempt.
+    /// Nothing happens before the first attempt, and no next one before the last.
     fn normal(self) -> Self {
-        let not_before = |time_ms: u64| time_ms.min(u64::MAX - 1).max(self.first_attempt_ms);
+        let not_before = |time_ms: u64, earliest_ms: u64| time_ms.min(u64::MAX - 1).max(earliest_ms);
+        let last_attempt_ms = not_before(self.last_attempt_ms, self.first_attempt_ms);
         Self {
-            next_attempt_ms: self.next_attempt_ms.map(not_before),
-            excluded_since_ms: self.excluded_since_ms.map(not_before),
+            last_attempt_ms,
+            next_attempt_ms: self.next_attempt_ms.map(|time_ms| not_before(time_ms, last_attempt_ms)),
+            excluded_since_ms: self.excluded_since_ms.map(|time_ms| not_before(time_ms, self.first_attempt_ms)),
             ..self
         }
     }
@@ -262,7 +276,10 @@ impl TriedAttempts {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    use super::codec::VERSION;
     use super::*;
+    use crate::function::InvocationError;
+    use crate::trigger::attempt::class_number;
 
     fn offset(value: u64) -> Offset {
         Offset::ZERO.checked_add(value).unwrap()
@@ -289,12 +306,17 @@ pub(super) mod tests {
             interrupted: 1,
             running: true,
             first_attempt_ms: Some(1000),
+            last_attempt_ms: Some(4000),
             next_attempt_ms: Some(5000),
             excluded_ms: 7,
             excluded_since_ms: Some(2000),
             ..AttemptState::default()
         };
-        assert_eq!(TriedAttempts::of(&state).map(TriedAttempts::to_state), Some(state));
+        assert_eq!(TriedAttempts::of(&state).map(TriedAttempts::to_state), Some(state.clone()));
+        let error = InvocationError::new(ErrorClass::Crashed, "signal-9", "killed");
+        let failed = AttemptState { last_error: Some(LastError::of(&error)), ..state };
+        let kept = TriedAttempts::of(&failed).map(TriedAttempts::to_state).and_then(|state| state.last_error);
+        assert_eq!(kept, Some(LastError::before_restart(ErrorClass::Crashed)));
         assert_eq!(TriedAttempts::of(&AttemptState::default()), None);
         let before_1970 = AttemptState { first_attempt_ms: Some(-5), ..AttemptState::default() };
         assert_eq!(TriedAttempts::of(&before_1970).map(|tried| tried.first_attempt_ms), Some(0));
@@ -308,11 +330,15 @@ pub(super) mod tests {
     }
 
     prop_compose! {
-        fn attempts()(attempts: u32, interrupted in 0u32..9, running: bool, first in 0..1u64 << 50, next: Option<u32>, excluded_ms: u64, since: Option<u16>) -> TriedAttempts {
+        fn attempts()(
+            counts in any::<(u32, u8)>(), running: bool, first in 0..1u64 << 50, last: u32, next: Option<u32>, excluded_ms: u64,
+            since: Option<u16>, failed: u8,
+        ) -> TriedAttempts {
+            let last_attempt_ms = first + u64::from(last);
             TriedAttempts {
-                attempts, interrupted, running, first_attempt_ms: first,
-                next_attempt_ms: next.map(|wait| first + u64::from(wait)), excluded_ms,
-                excluded_since_ms: since.map(|wait| first + u64::from(wait)),
+                attempts: counts.0, interrupted: u32::from(counts.1), running, first_attempt_ms: first, last_attempt_ms,
+                next_attempt_ms: next.map(|wait| last_attempt_ms + u64::from(wait)), excluded_ms,
+                excluded_since_ms: since.map(|wait| first + u64::from(wait)), failed: class_number::class(failed % 8),
             }
         }
     }
@@ -364,7 +390,7 @@ pub(super) mod tests {
         ) {
             let mut bytes = bytes;
             if version_is_right && !bytes.is_empty() {
-                bytes[0] = 2;
+                bytes[0] = VERSION;
             }
             if let Ok(progress) = Progress::decode(&bytes) {
                 prop_assert_eq!(progress.encode().unwrap(), bytes);

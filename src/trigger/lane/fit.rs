@@ -18,8 +18,8 @@ use crate::trigger::unfinished::{Place, Ranges, groups};
 /// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys, the
 /// earliest time, and what a map that begins and ends within a byte takes more.
 const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 6 + 8;
-/// Of a tried window: flags, attempts, interruptions, four times and the reason; spans and key come on top.
-const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 4 * 5 + 1;
+/// Of a tried window: flags, attempts, interruptions, five times and the reason; spans and key come on top.
+const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
 const KEY_BYTES: usize = 8;
 /// Ranges that came, went or changed, and offsets that were read, before it is looked again where bits should begin.
 const CHANGES_MIN: usize = 64;

@@ -5,18 +5,21 @@ use std::ops::Range;
 use tripline_storage::Offset;
 
 use super::{BlockedKey, Progress, Span, TriedAttempts, TriedWindow};
-use crate::trigger::attempt::ExhaustedReason;
+use crate::trigger::attempt::{ExhaustedReason, class_number};
 
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 /// What a map must save to be written: its length, and what its last byte leaves empty.
 const MAP_BITS_MIN: i64 = 32;
 const HAS_KEY: u8 = 1;
 const RUNNING: u8 = 2;
 const SUSPENDED: u8 = 4;
 const GIVEN_UP: u8 = 8;
+/// Above the flags stands how the last attempt failed: 0 for not yet, or the class's number from 1 on.
+const FAILED_SHIFT: u8 = 4;
+const FAILED_MAX: u8 = 7;
 /// By number; a number is never used for another reason.
 const REASONS: [ExhaustedReason; 4] =
     [ExhaustedReason::Attempts, ExhaustedReason::Age, ExhaustedReason::Rejected, ExhaustedReason::Skipped];
@@ -211,20 +214,22 @@ fn put_windows(bytes: &mut Vec<u8>, committed: Offset, windows: &[TriedWindow]) 
 }
 
 fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
-    let TriedAttempts { first_attempt_ms, .. } = window.attempts;
+    let TriedAttempts { first_attempt_ms, last_attempt_ms, .. } = window.attempts;
     let flag = |set: bool, flag| if set { flag } else { 0 };
     let tried = &window.attempts;
     bytes.push(
         flag(window.key.is_some(), HAS_KEY)
             | flag(tried.running, RUNNING)
             | flag(tried.excluded_since_ms.is_some(), SUSPENDED)
-            | flag(window.given_up.is_some(), GIVEN_UP),
+            | flag(window.given_up.is_some(), GIVEN_UP)
+            | tried.failed.map_or(0, |class| class_number::of(class) + 1) << FAILED_SHIFT,
     );
     bytes.extend(window.key.iter().flat_map(|key| key.to_le_bytes()));
     put(bytes, u64::from(tried.attempts));
     put(bytes, u64::from(tried.interrupted));
     put(bytes, first_attempt_ms - base_ms);
-    put(bytes, tried.next_attempt_ms.map_or(0, |next_ms| next_ms - first_attempt_ms + 1));
+    put(bytes, last_attempt_ms - first_attempt_ms);
+    put(bytes, tried.next_attempt_ms.map_or(0, |next_ms| next_ms - last_attempt_ms + 1));
     put(bytes, tried.excluded_ms);
     if let Some(since_ms) = tried.excluded_since_ms {
         put(bytes, since_ms - first_attempt_ms);
@@ -355,17 +360,20 @@ impl Reader<'_> {
 
     fn window(&mut self, span: Span, base_ms: u64) -> Result<TriedWindow, DecodeError> {
         let flags = self.byte()?;
-        if flags & !(HAS_KEY | RUNNING | SUSPENDED | GIVEN_UP) != 0 {
-            return Err(self.wrong());
-        }
+        let failed = match flags >> FAILED_SHIFT {
+            0 => None,
+            number @ 1..=FAILED_MAX => class_number::class(number - 1),
+            _ => return Err(self.wrong()),
+        };
         let key = if flags & HAS_KEY != 0 { Some(self.hash()?) } else { None };
         let attempts = self.small()?;
         let interrupted = self.small()?;
         let first_attempt_ms = self.time_after(base_ms)?;
+        let last_attempt_ms = self.time_after(first_attempt_ms)?;
         let next_attempt_ms = match self.number()? {
             0 => None,
             later => {
-                let next_ms = first_attempt_ms.checked_add(later - 1).filter(|time_ms| *time_ms < u64::MAX);
+                let next_ms = last_attempt_ms.checked_add(later - 1).filter(|time_ms| *time_ms < u64::MAX);
                 Some(next_ms.ok_or_else(|| self.wrong())?)
             }
         };
@@ -383,9 +391,11 @@ impl Reader<'_> {
             interrupted,
             running,
             first_attempt_ms,
+            last_attempt_ms,
             next_attempt_ms,
             excluded_ms,
             excluded_since_ms,
+            failed,
         };
         Ok(TriedWindow { span, key, attempts, given_up })
     }
@@ -404,6 +414,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::function::ErrorClass;
 
     fn offset(value: i64) -> Offset {
         Offset::new(value).unwrap()
@@ -415,22 +426,26 @@ mod tests {
 
     #[test]
     fn the_bytes_are_these() {
-        assert_eq!(Progress::start(offset(300)).encode().unwrap(), [3, 0xac, 2, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Progress::start(offset(300)).encode().unwrap(), [VERSION, 0xac, 2, 0, 0, 0, 0, 0, 0]);
         let tried = TriedAttempts {
             attempts: 2,
             interrupted: 1,
             running: true,
             first_attempt_ms: 1000,
-            next_attempt_ms: Some(1127),
+            last_attempt_ms: 1200,
+            next_attempt_ms: Some(1327),
             excluded_ms: 5,
             excluded_since_ms: None,
+            failed: Some(ErrorClass::Rejected),
         };
         let suspended = TriedAttempts {
             attempts: 0,
             running: false,
             first_attempt_ms: 1003,
+            last_attempt_ms: 1003,
             next_attempt_ms: None,
             excluded_since_ms: Some(1010),
+            failed: None,
             ..tried
         };
         let windows = vec![
@@ -440,12 +455,12 @@ mod tests {
         let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
         let expected = [
-            3, 0xac, 2, 6, // version, committed 300, reading point 306
+            4, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
             2, 0xe8, 7, // two windows, times since 1000
-            0, 2, 10, 2, 1, 0, 0x80, 1, 5,
-            2, // 300..302: running, rejected, two attempts, one interrupted, next at 1127
-            5, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 5, 7, // 305..306 of key 9: suspended since 1010
+            0, 2, 0x2a, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
+            2, // 300..302: running, rejected, two attempts, one interrupted, last at 1200, next at 1327
+            5, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 5, 7, // 305..306 of key 9: suspended since 1010
             1, 8, 7, 6, 5, 4, 3, 2, 1, 1, // one blocked key from 301
         ];
         assert_eq!(progress.encode().unwrap(), expected);
@@ -457,30 +472,30 @@ mod tests {
         let decode = Progress::decode;
         assert_eq!(decode(&[]), Err(DecodeError::Truncated { at: 0 }));
         assert_eq!(decode(&[1]), Err(DecodeError::Version { found: 1 }));
-        assert_eq!(decode(&[3, 5, 0, 0, 0, 0, 0]), Err(DecodeError::Truncated { at: 7 }));
-        assert_eq!(decode(&[3, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
+        assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0]), Err(DecodeError::Truncated { at: 7 }));
+        assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a window
         // beyond the reading point; a flag not known; a reason not known; another base than the earliest attempt; holes that
         // touch; a map that saves nothing; one that ends with zeros; one beyond the last offset.
         for bytes in [
-            &[3, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
-            &[3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
-            &[3, 5, 1, 1, 0, 2, 0, 0, 0, 0],
-            &[3, 5, 1, 1, 0, 0, 0, 0, 0, 0],
-            &[3, 5, 3, 1, 1, 1, 0, 0, 0, 0],
-            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 16, 0, 0, 0, 0, 0, 0],
-            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 4, 0],
-            &[3, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0],
-            &[3, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
-            &[3, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
-            &[3, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],
-            &[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 1, 0, 1, 0, 0, 0],
+            &[VERSION, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
+            &[VERSION, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 2, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 3, 1, 1, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 128, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
+            &[VERSION, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],
+            &[VERSION, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 1, 0, 1, 0, 0, 0],
         ] {
             assert!(matches!(decode(bytes), Err(DecodeError::Number { .. })), "{bytes:?}: {:?}", decode(bytes));
         }
-        let huge_count = [3, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
+        let huge_count = [VERSION, 5, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert_eq!(decode(&huge_count), Err(DecodeError::Truncated { at: 13 }));
     }
 
@@ -491,7 +506,7 @@ mod tests {
         holes.extend((0..32).map(|index| span(110 + index * 2, 111 + index * 2)));
         holes.push(span(300, 310));
         let progress = Progress::new(offset(310), holes, Vec::new(), Vec::new());
-        let mut expected = vec![3, 0, 0xb6, 2, 1, 0, 100, 8, 10];
+        let mut expected = vec![VERSION, 0, 0xb6, 2, 1, 0, 100, 8, 10];
         expected.extend([0x55; 8]);
         expected.extend([1, 0x7f, 10, 0, 0]);
         assert_eq!(progress.encode().unwrap(), expected);
