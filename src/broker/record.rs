@@ -95,7 +95,7 @@ journal_records! {
     22, 1 => TriggerSwitched,
     /// How far a trigger has come in a partition.
     23, 1 => TriggerProgress,
-    /// A window is given up; its dead letters follow, then it is settled.
+    /// A window is given up. Once more when it is known where its dead letters go; they follow, then it is settled.
     25, 1 => TriggerVerdict,
     /// Verdicts are carried out, and progress has passed their records.
     26, 1 => TriggerSettled,
@@ -255,8 +255,19 @@ pub struct TriggerVerdict {
     pub function: String,
     /// The attempts that led here, with the last error, in the encoding of the trigger room.
     pub attempts: Vec<u8>,
-    /// Where the dead letters go; `None` drops them.
-    pub dead_letters: Option<DeadLetterTarget>,
+    /// Where its dead letters go.
+    pub dead_letters: LettersGo,
+}
+
+/// Where the dead letters of a verdict go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LettersGo {
+    /// Nowhere: the records are dropped.
+    Nowhere,
+    /// There.
+    To(DeadLetterTarget),
+    /// That is not decided yet, and none was written.
+    Undecided,
 }
 
 /// Where the dead letters of a verdict go, and the internal idempotent producer that writes them.

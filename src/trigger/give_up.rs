@@ -20,27 +20,32 @@ use super::runner::{Counters, Runner, Stopped};
 use super::trace::Settled;
 use super::trace::ranges::Ranges;
 use crate::broker::codec;
-use crate::broker::record::{DeadLetterTarget, LaneId, TriggerVerdict};
+use crate::broker::record::{DeadLetterTarget, LaneId, LettersGo, TriggerVerdict};
 use crate::broker::{Acks, ProduceError};
 use crate::input::{EventInput, Origin};
 
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
 
-/// What to do.
-#[derive(Debug)]
-pub(super) enum Task {
-    /// Decide, write that down, and carry it out.
-    Decide {
-        /// The records, ascending, at least one.
-        offsets: Vec<Offset>,
-        /// Their attempts.
-        state: AttemptState,
-        /// Why they are given up.
-        reason: ExhaustedReason,
-    },
-    /// Carry out what was decided before a restart.
-    Known(TriggerVerdict),
+/// The verdict on a window whose attempts are spent: these records, ascending and at least one. It is written down with the
+/// first progress that says so, while what the last attempt said is still known.
+pub(super) fn verdict(
+    lane: LaneId,
+    function: &str,
+    offsets: &[Offset],
+    state: &AttemptState,
+    reason: ExhaustedReason,
+) -> TriggerVerdict {
+    TriggerVerdict {
+        lane,
+        first: offsets[0].get(),
+        next: offsets[offsets.len() - 1].next().get(),
+        offsets: offsets.iter().map(|offset| offset.get()).collect(),
+        reason: reason.as_str().to_owned(),
+        function: function.to_owned(),
+        attempts: codec::encode_part(state),
+        dead_letters: LettersGo::Undecided,
+    }
 }
 
 /// Why dead letters could not be written yet.
@@ -74,22 +79,19 @@ fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
     })
 }
 
-/// Goes on until the records are dead letters, or dropped. Answers the first offset of the verdict's range.
+/// Goes on until the records of a verdict that is written down are dead letters, or dropped. Answers the first offset of its
+/// range.
 ///
 /// # Errors
 /// [`Stopped`]: the trigger ended first.
 pub(super) async fn run(
     runner: Arc<Runner>,
     input: EventInput,
-    lane: LaneId,
-    task: Task,
+    mut verdict: TriggerVerdict,
     mut hold_up: HoldUp,
 ) -> Result<i64, Stopped> {
-    let work = GiveUp { runner, input, lane };
-    let verdict = match task {
-        Task::Known(verdict) => verdict,
-        Task::Decide { offsets, state, reason } => work.decide(&offsets, &state, reason, &mut hold_up).await?,
-    };
+    let work = GiveUp { runner, input };
+    work.decide(&mut verdict, &mut hold_up).await?;
     work.carry_out(&verdict, &mut hold_up).await?;
     Ok(verdict.first)
 }
@@ -225,35 +227,22 @@ type LetterPlaces = (String, u32, Ranges);
 struct GiveUp {
     runner: Arc<Runner>,
     input: EventInput,
-    lane: LaneId,
 }
 
 impl GiveUp {
-    async fn decide(
-        &self,
-        offsets: &[Offset],
-        state: &AttemptState,
-        reason: ExhaustedReason,
-        hold_up: &mut HoldUp,
-    ) -> Result<TriggerVerdict, Stopped> {
-        let dead_letters = self.target(hold_up).await?;
-        let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
-        let verdict = TriggerVerdict {
-            lane: self.lane,
-            first: first.get(),
-            next: last.next().get(),
-            offsets: offsets.iter().map(|offset| offset.get()).collect(),
-            reason: reason.as_str().to_owned(),
-            function: self.runner.spec().function.label().to_owned(),
-            attempts: codec::encode_part(state),
-            dead_letters,
-        };
-        let source = self.input.sources(last.next());
+    /// Decides where the dead letters go, and writes that down.
+    async fn decide(&self, verdict: &mut TriggerVerdict, hold_up: &mut HoldUp) -> Result<(), Stopped> {
+        if verdict.dead_letters != LettersGo::Undecided {
+            return Ok(());
+        }
+        let target = self.target(verdict.lane.partition, hold_up).await?;
+        verdict.dead_letters = target.map_or(LettersGo::Nowhere, LettersGo::To);
+        let source = Offset::new(verdict.next).map(|next| self.input.sources(next)).unwrap_or_default();
         loop {
             let now_ms = crate::broker::now_ms();
             // Durable before the first letter: one whose verdict a power cut took would be written a second time.
             match self.runner.broker.journal().commit(&[verdict.clone().into()], &source, now_ms).await {
-                Ok(()) => return Ok(verdict),
+                Ok(()) => return Ok(()),
                 Err(error) => self.runner.blocked(self.input.origin(), &error.to_string()).await?,
             }
         }
@@ -261,7 +250,7 @@ impl GiveUp {
 
     /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
     /// held up by it. `None`: nowhere.
-    async fn target(&self, hold_up: &mut HoldUp) -> Result<Option<DeadLetterTarget>, Stopped> {
+    async fn target(&self, partition: u32, hold_up: &mut HoldUp) -> Result<Option<DeadLetterTarget>, Stopped> {
         loop {
             // Read anew each time: a person may name another topic to end the wait.
             let Some(name) = self.runner.spec().dead_letter.clone() else { return Ok(None) };
@@ -275,7 +264,7 @@ impl GiveUp {
             match self.runner.broker.next_producer_id().await {
                 Ok(producer_id) => {
                     hold_up.over();
-                    let partition = self.lane.partition % topic.partition_count();
+                    let partition = partition % topic.partition_count();
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
                     return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
                 }
@@ -301,11 +290,11 @@ impl GiveUp {
         hold_up: &mut HoldUp,
     ) -> Result<Option<LetterPlaces>, Stopped> {
         let counters = &self.runner.counters;
-        let Some(target) = verdict.dead_letters else {
+        let LettersGo::To(target) = verdict.dead_letters else {
             Counters::add(&counters.dropped, offsets.len());
             let spec = self.runner.spec();
             let (topic, first, reason) = (&self.input.origin().topic, verdict.first, &verdict.reason);
-            tracing::warn!(trigger = %spec.name, topic, partition = self.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
+            tracing::warn!(trigger = %spec.name, topic, partition = verdict.lane.partition, first, records = offsets.len(), reason, "records dropped: there is no dead-letter topic");
             return Ok(None);
         };
         // Whoever skips what cannot be read has seen the range.
@@ -412,8 +401,7 @@ mod tests {
             };
             let (topic, letters) = (make("in").await, make("dlq").await);
             let input = EventInput::Log(LogInput::new(&runner.broker, &topic, 0).unwrap());
-            let lane = LaneId { trigger: Uuid::from_u128(1), topic: topic.id(), partition: 0 };
-            Self { work: GiveUp { runner, input, lane }, topic, letters }
+            Self { work: GiveUp { runner, input }, topic, letters }
         }
 
         fn append(&self, values: &[Vec<u8>], compression: Compression) {
@@ -430,14 +418,14 @@ mod tests {
             let target =
                 DeadLetterTarget { topic: self.letters.id(), partition: 0, producer_id: 77, batch_bytes: 2_000 };
             let verdict = TriggerVerdict {
-                lane: self.work.lane,
+                lane: LaneId { trigger: Uuid::from_u128(1), topic: self.topic.id(), partition: 0 },
                 first: 0,
                 next,
                 offsets: (0..next).collect(),
                 reason: "attempts".to_owned(),
                 function: "f".to_owned(),
                 attempts: codec::encode_part(&AttemptState::default()),
-                dead_letters: Some(target),
+                dead_letters: LettersGo::To(target),
             };
             self.work.write(&verdict, &offsets, target, false).await.unwrap().0
         }

@@ -36,6 +36,7 @@ use super::give_up::{self, HoldUp};
 use super::invoke::Ended;
 use super::lane::{Carried, WindowId};
 use super::runner::{Counters, NotNow, Runner, Stopped};
+use crate::broker::record::TriggerVerdict;
 use crate::function::Payload;
 use crate::input::EventInput;
 
@@ -249,7 +250,7 @@ impl Poller {
             let name = entry.lane.name(window);
             let verdict = verdicts.iter().find(|verdict| verdict.offsets.first() == Some(&name.get()));
             let Some(verdict) = verdict else { continue };
-            self.carry_out(&mut entry, window, give_up::Task::Known((*verdict).clone()));
+            self.carry_out(&mut entry, window, (*verdict).clone());
         }
         // Also the window count that applies: its first chunk is read before it is looked at.
         entry.take_over_changes();
@@ -401,12 +402,12 @@ impl Poller {
     fn advance(&mut self, entry: &mut Entry, tail: Offset) {
         entry.take_over_changes();
         self.filters.changed |= entry.redefined;
+        self.give_up(entry);
         if self.stopping {
             return;
         }
         if entry.runner.may_run() {
             entry.runner.started();
-            self.give_up(entry);
             self.start(entry, tail);
         }
         entry.runner.slots.pass_on(&self.handle, entry.id.trigger);
@@ -415,27 +416,21 @@ impl Poller {
         entry.complete();
     }
 
-    /// Windows whose attempts are spent get their verdict.
-    fn give_up(&mut self, entry: &mut Entry) {
-        while let Some((window, reason)) = entry.lane.next_given_up() {
-            let task = give_up::Task::Decide {
-                offsets: entry.lane.offsets(window),
-                state: entry.lane.state(window).clone(),
-                reason,
-            };
-            self.carry_out(entry, window, task);
-        }
-    }
-
-    fn carry_out(&self, entry: &mut Entry, window: WindowId, task: give_up::Task) {
+    /// Windows whose attempts are spent get their verdict: it is written down with the progress that says so, and carried out
+    /// then. It invokes nothing, so a pause does not hold it up.
+    fn give_up(&self, entry: &mut Entry) {
         #[cfg(feature = "cluster")]
         if let Some(group) = &self.group {
-            return self.carry_out_there(group, entry, window, task);
+            return self.give_up_there(group, entry);
         }
+        entry.take_verdicts();
+    }
+
+    fn carry_out(&self, entry: &mut Entry, window: WindowId, verdict: TriggerVerdict) {
         let (handle, trigger) = (self.handle.clone(), entry.id.trigger);
         let hold_up = HoldUp::new(handle.clone(), trigger, window);
         let runner = Arc::clone(&entry.runner);
-        let work = give_up::run(Arc::clone(&runner), entry.input(&self.input).clone(), entry.id, task, hold_up);
+        let work = give_up::run(Arc::clone(&runner), entry.input(&self.input).clone(), verdict, hold_up);
         let running = self.tracker.spawn(async move {
             handle.send(match runner.watch(work).await {
                 Some(Ok(first)) => Message::Settled(trigger, window, first),

@@ -524,6 +524,11 @@ impl Runner {
         self.holds(|holds| !holds.paused && !holds.stopped && !holds.broken && holds.failed.is_none())
     }
 
+    /// Whether nothing of it goes on before the broker starts again, or ever.
+    pub(super) fn is_over(&self) -> bool {
+        self.holds(|holds| holds.stopped || holds.broken)
+    }
+
     /// Shows why a partition cannot go on, and waits a little, or until somebody changes something.
     ///
     /// # Errors

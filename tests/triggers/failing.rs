@@ -3,11 +3,11 @@
 use serde_json::json;
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
-use tripline::trigger::service::{ApplyTriggerError, TriggerState};
+use tripline::trigger::service::{ApplyTriggerError, LaneChoice, TriggerState};
 use tripline::trigger::spec::TriggerSpec;
 
-use crate::harness::{World, python_definition};
-use crate::receiver::{Receiver, ok};
+use crate::harness::{Stored, World, python_definition};
+use crate::receiver::{Receiver, ok, status};
 
 const RAISE: &str = "
 def handler(event, context):
@@ -273,6 +273,65 @@ async fn dead_letters_of_two_windows_follow_each_other_over_a_restart() {
     world.until_committed("x", 0, 3).await;
     let values: Vec<String> = world.records("t.dlq", 0).into_iter().map(|letter| letter.value).collect();
     assert_eq!(values, ["1", "2", "3"]);
+}
+
+/// What a dead letter says of its last attempt: class, code, and that it began before `until_ms`.
+fn last_attempt(letter: &Stored, until_ms: i64) -> (String, String) {
+    let header = |name: &str| {
+        let found = letter.headers.iter().find(|(found, _)| found == &format!("tripline-dlq-{name}"));
+        found.and_then(|(_, value)| value.clone()).unwrap()
+    };
+    let began: jiff::Timestamp = header("last-attempt").parse().unwrap();
+    let first: jiff::Timestamp = header("first-attempt").parse().unwrap();
+    assert!(first <= began && (1..=until_ms).contains(&began.as_millisecond()), "{letter:?}");
+    (header("error-class"), header("error-code"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_waits_for_its_topic_over_a_kill_says_what_the_last_attempt_said() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let receiver = Receiver::start(|_| status(418)).await;
+    let function = json!({"http": {"url": receiver.url}});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": function, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.broker.delete_topic("t.dlq").await.unwrap();
+    world.produce(&topic, 0, &["1"]).await;
+    drop(topic);
+    world.until_state("x", TriggerState::Blocked).await;
+    let until_ms = tripline::broker::now_ms();
+    let dir = world.kill().await;
+    let world = World::start_in(dir, &[]);
+    world.topic("t.dlq", 1).await;
+    world.until_committed("x", 0, 1).await;
+    let letters = world.records("t.dlq", 0);
+    assert_eq!(letters.len(), 1);
+    assert_eq!(last_attempt(&letters[0], until_ms), ("rejected".to_owned(), "418".to_owned()));
+    assert_eq!(receiver.invoked().len(), 1, "what was given up is not invoked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_after_a_restart_or_while_paused_says_when_and_how_it_failed_the_last_time() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let receiver = Receiver::start(|_| status(500)).await;
+    let function = json!({"http": {"url": receiver.url}});
+    let retry = json!({"initial": "1h", "max_interval": "1h", "jitter": "none"});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": function, "retry": retry, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    drop(topic);
+    world.until("x", |report| report.lanes[0].next_attempt_ms.is_some()).await;
+    let until_ms = tripline::broker::now_ms();
+    let dir = world.kill().await;
+    let world = World::start_in(dir, &[]);
+    world.until("x", |report| report.lanes[0].in_flight_records == 1).await;
+    world.triggers.pause("x").await.unwrap();
+    assert_eq!(world.triggers.skip("x", LaneChoice::ALL).await.unwrap(), 1);
+    // Nothing is invoked for that: a pause does not hold it up.
+    world.until_committed("x", 0, 1).await;
+    let letters = world.records("t.dlq", 0);
+    assert_eq!(letters.len(), 1);
+    // Progress has no room for what the target said.
+    assert_eq!(last_attempt(&letters[0], until_ms), ("failed".to_owned(), String::new()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{Message, Poller, PollerHandle, Starting};
 use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
+use crate::trigger::attempt::ExhaustedReason;
 use crate::trigger::commit_metadata::{self, Verdicts};
 use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
@@ -197,8 +198,18 @@ impl Poller {
         other
     }
 
-    pub(super) fn carry_out_there(&self, group: &GroupPlace, entry: &mut Entry, window: WindowId, task: give_up::Task) {
-        let give_up::Task::Decide { offsets, state, reason } = task else { return };
+    /// Windows whose attempts are spent get their verdict, which is committed before anything of it is done.
+    pub(super) fn give_up_there(&self, group: &GroupPlace, entry: &mut Entry) {
+        if self.stopping || entry.runner.is_over() {
+            return;
+        }
+        while let Some((window, reason)) = entry.lane.next_given_up() {
+            self.carry_out_there(group, entry, window, reason);
+        }
+    }
+
+    fn carry_out_there(&self, group: &GroupPlace, entry: &mut Entry, window: WindowId, reason: ExhaustedReason) {
+        let (offsets, state) = (entry.lane.offsets(window), entry.lane.state(window).clone());
         let (handle, trigger, first) = (self.handle.clone(), entry.id.trigger, offsets[0].get());
         let work = give_up::cluster::GiveUp {
             runner: Arc::clone(&entry.runner),

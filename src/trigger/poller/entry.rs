@@ -9,10 +9,11 @@ use tokio::time::Instant;
 use tripline_storage::Offset;
 
 use super::{NewLane, RunLane};
-use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled};
+use crate::broker::record::{JournalRecord, LaneId, TriggerProgress, TriggerSettled, TriggerVerdict};
 use crate::function::{ErrorClass, InvocationError};
 use crate::input::EventInput;
 use crate::trigger::attempt::Step;
+use crate::trigger::give_up;
 use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Carried, Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
@@ -49,6 +50,8 @@ pub(super) struct Entry {
     pub(super) matched_at_head: usize,
     /// Verdicts that were carried out and are not written down as settled.
     pub(super) settled: Vec<i64>,
+    /// Verdicts that are carried out when they are written down.
+    pub(super) verdicts: Vec<(WindowId, TriggerVerdict)>,
     /// Windows that begin when their start is written down.
     pub(super) starting: Vec<Starting>,
     pub(super) tasks: HashMap<WindowId, Running>,
@@ -130,6 +133,7 @@ impl Entry {
             dirty: false,
             matched_at_head: 0,
             settled: Vec::new(),
+            verdicts: Vec::new(),
             starting: Vec::new(),
             tasks: HashMap::new(),
             stuck: HashMap::new(),
@@ -376,12 +380,25 @@ impl Entry {
         self.runner.change(|holds| holds.blocked.remove(&place).is_some());
     }
 
-    pub(super) fn record(&mut self) -> JournalRecord {
-        let progress = self.lane.encoded_progress();
-        if self.settled.is_empty() {
-            return TriggerProgress { lane: self.id, progress }.into();
+    /// Windows whose attempts are spent get their verdict.
+    pub(super) fn take_verdicts(&mut self) {
+        while let Some((window, reason)) = self.lane.next_given_up() {
+            let (offsets, state) = (self.lane.offsets(window), self.lane.state(window));
+            let verdict = give_up::verdict(self.id, self.spec.function.label(), &offsets, state, reason);
+            self.verdicts.push((window, verdict));
+            self.dirty = true;
         }
-        TriggerSettled { lane: self.id, progress, verdicts: self.settled.clone() }.into()
+    }
+
+    /// What is to be written down: progress, and verdicts that are new.
+    pub(super) fn add_records(&mut self, records: &mut Vec<JournalRecord>) {
+        let progress = self.lane.encoded_progress();
+        records.push(if self.settled.is_empty() {
+            TriggerProgress { lane: self.id, progress }.into()
+        } else {
+            TriggerSettled { lane: self.id, progress, verdicts: self.settled.clone() }.into()
+        });
+        records.extend(self.verdicts.iter().map(|(_, verdict)| verdict.clone().into()));
     }
 
     pub(super) fn written(&mut self) {

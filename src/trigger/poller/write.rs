@@ -43,7 +43,7 @@ impl Poller {
                 self.changed.insert(trigger);
                 continue;
             }
-            records.push(entry.record());
+            entry.add_records(&mut records);
             written.push(trigger);
         }
         let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else { return };
@@ -68,6 +68,13 @@ impl Poller {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
         entry.written();
         let starting = std::mem::take(&mut entry.starting);
+        let verdicts = std::mem::take(&mut entry.verdicts);
+        // Where nothing goes on they are carried out after the next start.
+        if !verdicts.is_empty() && !self.stopping && !entry.runner.is_over() {
+            self.with_lane(trigger, |poller, entry| {
+                verdicts.into_iter().for_each(|(window, verdict)| poller.carry_out(entry, window, verdict));
+            });
+        }
         self.begin_windows(trigger, starting);
     }
 

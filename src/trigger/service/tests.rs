@@ -9,7 +9,7 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 use super::*;
 use crate::broker::BrokerConfig;
 use crate::broker::record::{
-    DeadLetterTarget, LaneId, LettersDiscarded, RunDefined, TriggerDefined, TriggerSwitched, TriggerVerdict,
+    DeadLetterTarget, LaneId, LettersDiscarded, LettersGo, RunDefined, TriggerDefined, TriggerSwitched, TriggerVerdict,
 };
 use crate::function::FunctionOptions;
 use crate::function::spec::FunctionDefinition;
@@ -129,7 +129,7 @@ async fn a_reset_forgets_the_verdict_that_is_written_while_a_lane_ends() {
         function: "f".to_owned(),
         attempts: Vec::new(),
         // A topic that is gone: it would wait for a person.
-        dead_letters: Some(DeadLetterTarget {
+        dead_letters: LettersGo::To(DeadLetterTarget {
             topic: Uuid::from_u128(9),
             partition: 0,
             producer_id: 1,
