@@ -19,7 +19,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::client::legacy::{Client, Error as ClientError, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
@@ -164,15 +164,28 @@ impl HttpInvoker {
         let begun = Instant::now();
         self.stats.queue_wait.observe(begun - called);
         let busy = Counted::new(&self.status, |status| &mut status.instances.busy);
-        let (inner, stats, cancel) = (Arc::clone(&self.inner), Arc::clone(&self.stats), self.cancel.clone());
+        self.attempt(invocation, begun, (slot, busy)).await
+    }
+
+    /// The request, while it keeps `held`. What it needs is made outside of its future, which would have room for all of it
+    /// until its end.
+    fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
+        let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.inner.timeout);
+        let response = self.inner.client.request(self.inner.build(invocation));
         let attempt = async move {
-            let _held = (slot, busy);
-            let result =
-                cancel.run_until_cancelled(inner.request(invocation)).await.unwrap_or_else(|| Err(interrupted()));
+            let _held = held;
+            let result = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(interrupted()),
+                result = timeout_at(begun + timeout, exchange(response)) => result.unwrap_or_else(|_| {
+                    let message = format!("no complete answer within {timeout:?}");
+                    Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
+                }),
+            };
             stats.run.observe(begun.elapsed());
             result
         };
-        ToTheEnd(Some(attempt.boxed())).await
+        ToTheEnd(Some(attempt.boxed()))
     }
 
     /// `None` when the function is stopped.
@@ -276,21 +289,6 @@ impl Drop for Counted {
 }
 
 impl Inner {
-    async fn request(&self, invocation: Invocation) -> InvocationResult {
-        let deadline = Instant::now() + self.timeout;
-        let timed_out = || {
-            let message = format!("no complete answer within {:?}", self.timeout);
-            InvocationError::new(ErrorClass::Failed, "timeout", message)
-        };
-        timeout_at(deadline, self.exchange(invocation)).await.unwrap_or_else(|_| Err(timed_out()))
-    }
-
-    async fn exchange(&self, invocation: Invocation) -> InvocationResult {
-        let response = self.client.request(self.build(invocation)).await.map_err(|error| describe(&error))?;
-        answer::classify(response.status(), response.headers(), now_s())?;
-        read_body(response).await
-    }
-
     fn build(&self, invocation: Invocation) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(invocation.payload));
         *request.method_mut() = http::Method::POST;
@@ -308,6 +306,12 @@ impl Inner {
         }
         request
     }
+}
+
+async fn exchange(response: ResponseFuture) -> InvocationResult {
+    let response = response.await.map_err(|error| describe(&error))?;
+    answer::classify(response.status(), response.headers(), now_s())?;
+    read_body(response).await
 }
 
 /// `text` as a header, whatever it holds: what is not printable ASCII, and `%`, is percent-encoded.

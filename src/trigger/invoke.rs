@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tripline_storage::Offset;
 
@@ -76,7 +78,12 @@ impl Ended {
 }
 
 impl Work {
-    pub(super) async fn run(self) -> Ended {
+    /// Boxed: a task is copied where it begins, and aligned in a way that makes large ones dear.
+    pub(super) fn run(self) -> BoxFuture<'static, Ended> {
+        async move { self.attempt().await }.boxed()
+    }
+
+    async fn attempt(&self) -> Ended {
         let id = self.id();
         let recipe = Recipe {
             transform: &self.spec.transform,
@@ -115,7 +122,8 @@ impl Work {
         {
             return Ok(parcel);
         }
-        Parcel::build(&self.input, &self.offsets, &self.spots, recipe).await
+        // Boxed: what is rare takes no room in the task of each attempt, which is copied where it begins.
+        Box::pin(Parcel::build(&self.input, &self.offsets, &self.spots, recipe)).await
     }
 
     /// What history tells of this attempt.
@@ -175,12 +183,17 @@ impl Work {
                 return outcome;
             }
             if let Some(body) = body
-                && let Err(error) = self.leave_behind(parcel, &body, cause).await
+                && self.leaves_behind()
+                && let Err(error) = Box::pin(self.leave_behind(parcel, &body, cause)).await
             {
                 return Outcome::failed(parcel.offsets(), error);
             }
         }
         Outcome::done()
+    }
+
+    fn leaves_behind(&self) -> bool {
+        self.spec.destinations.results.is_some() || self.spec.destinations.on_success.is_some()
     }
 
     /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk, or the
@@ -191,9 +204,6 @@ impl Work {
         body: &[u8],
         cause: Option<&TraceContext>,
     ) -> Result<(), InvocationError> {
-        if self.spec.destinations.results.is_none() && self.spec.destinations.on_success.is_none() {
-            return Ok(());
-        }
         let (id, offsets): (String, Vec<Offset>) = (self.id(), parcel.offsets().collect());
         let origin = self.input.origin();
         let invoked = Invoked {

@@ -32,6 +32,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use tripline_storage::Offset;
 
 use super::attempt::{AttemptState, ExhaustedReason, Policies};
@@ -191,7 +192,8 @@ pub struct Lane {
     /// The effective window count, where it adapts.
     count: u32,
     unfinished: Unfinished,
-    windows: HashMap<WindowId, Held>,
+    /// Nobody outside chooses ids: they need no hash that holds out against it, as keys do.
+    windows: FxHashMap<WindowId, Held>,
     queues: HashMap<QueueKey, Queue>,
     ready: VecDeque<WindowId>,
     given_up: VecDeque<WindowId>,
@@ -239,7 +241,7 @@ impl Lane {
             spec,
             count,
             unfinished: Unfinished::default(),
-            windows: HashMap::new(),
+            windows: FxHashMap::default(),
             queues: HashMap::new(),
             ready: VecDeque::new(),
             given_up: VecDeque::new(),

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -64,7 +65,8 @@ pub(super) struct Poller {
     input: EventInput,
     handle: PollerHandle,
     inbox: mpsc::UnboundedReceiver<Message>,
-    lanes: HashMap<Uuid, Box<Entry>>,
+    /// By trigger or run; such ids are our own.
+    lanes: FxHashMap<Uuid, Box<Entry>>,
     /// Where the lanes at the head read next.
     head: Offset,
     at_head: Vec<Uuid>,
@@ -120,7 +122,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         input,
         handle: handle.clone(),
         inbox,
-        lanes: HashMap::new(),
+        lanes: FxHashMap::default(),
         head,
         at_head: Vec::new(),
         filling_at_head: BTreeSet::new(),

@@ -74,11 +74,14 @@ impl Share {
     /// since. The recipe has no steps that are functions.
     pub(super) async fn take(&self, input: &EventInput, recipe: Recipe<'_>) -> Option<Parcel> {
         let Self { group, place } = self;
-        let read = async {
-            let read = AssertUnwindSafe(group.read(input, recipe)).catch_unwind().await;
-            (recipe.shape, read.ok().and_then(Result::ok).unwrap_or_default())
+        // Boxed: one of the group reads, and the tasks of the others have no room for it.
+        let read = || {
+            Box::pin(async {
+                let read = AssertUnwindSafe(group.read(input, recipe)).catch_unwind().await;
+                (recipe.shape, read.ok().and_then(Result::ok).unwrap_or_default())
+            })
         };
-        let (shape, parcels) = group.parcels.get_or_init(|| read).await;
+        let (shape, parcels) = group.parcels.get_or_init(read).await;
         if *shape != recipe.shape {
             return None;
         }

@@ -1,8 +1,8 @@
 //! A trigger's lane in the hands of its poller: what it waits for besides its own decisions.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -54,9 +54,9 @@ pub(super) struct Entry {
     pub(super) verdicts: Vec<(WindowId, TriggerVerdict)>,
     /// Windows that begin when their start is written down.
     pub(super) starting: Vec<Starting>,
-    pub(super) tasks: HashMap<WindowId, Running>,
+    pub(super) tasks: FxHashMap<WindowId, Running>,
     /// Verdicts that cannot be carried out for now, and who to tell that a person skips them.
-    pub(super) stuck: HashMap<WindowId, oneshot::Sender<()>>,
+    pub(super) stuck: FxHashMap<WindowId, oneshot::Sender<()>>,
     /// What could not be read is tried again then; what is in hand goes on meanwhile.
     pub(super) reads_again_at: Option<Instant>,
     /// What could not be written down is tried again then; nothing begins before.
@@ -64,7 +64,7 @@ pub(super) struct Entry {
     /// A damaged range that stands in the way.
     pub(super) damage: Option<Damage>,
     /// Windows that would be given up, were errors tolerated.
-    pub(super) blocked: HashSet<WindowId>,
+    pub(super) blocked: FxHashSet<WindowId>,
     pub(super) nudges: u64,
     pub(super) in_outage: bool,
     /// Its filter's number in the partition's set.
@@ -135,12 +135,12 @@ impl Entry {
             settled: Vec::new(),
             verdicts: Vec::new(),
             starting: Vec::new(),
-            tasks: HashMap::new(),
-            stuck: HashMap::new(),
+            tasks: FxHashMap::default(),
+            stuck: FxHashMap::default(),
             reads_again_at: None,
             writes_again_at: None,
             damage: None,
-            blocked: HashSet::new(),
+            blocked: FxHashSet::default(),
             in_outage: false,
             slot,
             redefined: false,
