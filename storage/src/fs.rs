@@ -141,9 +141,9 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`File::read_exact_at`].
     fn slice(&self, range: Range<u64>) -> io::Result<Bytes>;
-    /// Whether a [`File::slice`] of `range` would neither wait for the disk nor copy; false where nobody can tell.
-    fn is_resident(&self, _range: Range<u64>) -> bool {
-        false
+    /// [`File::slice`], where that neither waits for the disk nor copies; `None` where it might, or nobody can tell.
+    fn resident(&self, _range: Range<u64>) -> Option<Bytes> {
+        None
     }
     /// Reserves disk space so that the file is at least `len_bytes` long; new bytes read as zero.
     ///

@@ -35,8 +35,13 @@ impl Map {
         Ok(Self { raw, tells_residence })
     }
 
+    /// The bytes of `range`, as [`Map::slice`], if all of them are in memory now.
+    pub(crate) fn resident(self: &Arc<Self>, range: Range<usize>) -> Option<Bytes> {
+        self.is_resident(range.clone()).then(|| self.bytes(range))
+    }
+
     /// Whether every page of `range` is in memory now, so that no load in it waits for the disk.
-    pub(crate) fn is_resident(&self, range: Range<usize>) -> bool {
+    fn is_resident(&self, range: Range<usize>) -> bool {
         let inside = range.start < range.end && range.end <= self.capacity_bytes();
         self.tells_residence && inside && residence::is_whole(&self.raw, range)
     }
@@ -62,7 +67,12 @@ impl Map {
         if !self.is_resident(range.clone()) {
             populate(&self.raw, range.start, len)?;
         }
-        Ok(Bytes::from_owner(MapSlice { map: Arc::clone(self), start: range.start, len }))
+        Ok(self.bytes(range))
+    }
+
+    /// `range` lies inside of the map and was looked at.
+    fn bytes(self: &Arc<Self>, range: Range<usize>) -> Bytes {
+        Bytes::from_owner(MapSlice { map: Arc::clone(self), start: range.start, len: range.end - range.start })
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
@@ -87,6 +88,33 @@ fn fresh_bytes_are_hot_and_those_of_an_earlier_process_are_cold() {
     }
     append_records(&partition, 30, 33);
     assert_records(&partition, 0, 33);
+}
+
+#[test]
+fn a_read_waits_for_nothing_where_all_of_it_is_in_memory_and_is_cold_where_a_part_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig { hot_bytes: 0, reserve_bytes: 0, ..StoreConfig::default() };
+    let store = Store::open(Arc::new(OsFs), dir.path(), config, Uuid::from_u128(1)).unwrap();
+    let (partition, _) = open(&store, LogConfig::default());
+    // Larger than what a read of a few bytes looks at.
+    let large = batch(0, 20_000);
+    partition.append(&large, NOW_MS).unwrap();
+    append_records(&partition, 20_000, 20_030);
+    let ready = |from: i64| match partition.read(offset(from), 100).unwrap() {
+        ReadStart::Ready(outcome) => Ok(outcome.bytes),
+        ReadStart::Cold(cold) => Err(cold),
+    };
+    // Its pages are not touched: what is mapped would stay in memory.
+    assert!(ready(7).is_ok_and(|bytes| bytes.len() == large.size_bytes()));
+    assert!(ready(20_001).is_ok_and(|bytes| numbers(&bytes).len() == 3));
+    partition.flush().unwrap();
+    let log = dir.path().join(format!("topics/{TOPIC}/0/00000000000000000000.log"));
+    rustix::fs::fadvise(std::fs::File::open(log).unwrap(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    match ready(7) {
+        Ok(_) => println!("SKIP: what is not in memory: this file system is memory"),
+        Err(cold) => assert_eq!(numbers(&cold.run().unwrap().bytes).len(), 20_000),
+    }
+    assert!(ready(7).is_ok_and(|bytes| numbers(&bytes).len() == 20_000), "brought in by then");
 }
 
 #[test]

@@ -191,9 +191,8 @@ impl File for OsFile {
         }
     }
 
-    fn is_resident(&self, range: Range<u64>) -> bool {
-        let map = self.map().zip(Self::places(&range));
-        map.is_some_and(|(map, places)| map.is_resident(places))
+    fn resident(&self, range: Range<u64>) -> Option<Bytes> {
+        self.map()?.resident(Self::places(&range)?)
     }
 
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Reading a partition by offset and by time.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -78,9 +79,6 @@ enum Searched {
     Replaced,
 }
 
-/// So much must be in memory at least for a read that does not wait: its first batch may be larger than what it asks for.
-const READY_BYTES_MIN: u64 = 2 << 20;
-
 /// One segment as a reader sees it.
 struct View<'a> {
     base: Offset,
@@ -88,6 +86,8 @@ struct View<'a> {
     /// is published beyond belongs to an append that has not ended, and its offset may not be given to anybody yet.
     next: Offset,
     file: &'a dyn File,
+    /// Whether to wait for the disk, and to verify; otherwise what needs that is `WouldBlock`.
+    may_wait: bool,
     end: u64,
     trust: &'a Trust,
     index: IndexOf<'a>,
@@ -109,7 +109,8 @@ impl View<'_> {
     /// A walk from `entry` on, or from the beginning when that is not where the index says.
     fn walk_from(&self, entry: IndexEntry, window_bytes: u64) -> std::io::Result<DenseWalk<'_>> {
         let walk = |entry: IndexEntry| {
-            let walk = BatchWalk::new(self.file, entry.position.into(), self.end).with_window(window_bytes);
+            let walk = BatchWalk::new(self.file, entry.position.into(), self.end);
+            let walk = walk.with_window(window_bytes).waiting(self.may_wait);
             let expected = self.base.checked_add(entry.relative_offset.into()).unwrap_or(self.next);
             DenseWalk::new(walk, expected, self.next)
         };
@@ -314,11 +315,13 @@ impl Partition {
         let view = view_active(active, tail);
         let start = view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position;
         let range = u64::from(start)..view.end;
-        let is_recent = range.end - range.start <= self.shared.hot_bytes;
-        if view.trust.is_appended(&range) && (is_recent || self.is_ready(&view, from, max_bytes)) {
+        if !view.trust.is_appended(&range) {
+            return Ok(None);
+        }
+        if range.end - range.start <= self.shared.hot_bytes {
             return self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX)).map(Some);
         }
-        Ok(None)
+        self.read_now(view, from, max_bytes)
     }
 
     /// A read of an open sealed segment that has nothing to wait for.
@@ -331,21 +334,22 @@ impl Partition {
         let Some(open) = self.shared.open_segments.get(&(self.id(), sealed.base), sealed.edition) else {
             return Ok(None);
         };
-        let view = view_sealed(sealed, &open);
-        if !self.is_ready(&view, from, max_bytes) {
-            return Ok(None);
-        }
-        let read = self.read_view(&view, from, max_bytes.min(READ_BYTES_MAX))?;
+        let read = self.read_now(view_sealed(sealed, &open), from, max_bytes)?;
         // Behind batches that compaction has emptied the read goes on, who knows how far.
-        Ok(holds_records(&read.bytes).then_some(read))
+        Ok(read.filter(|read| holds_records(&read.bytes)))
     }
 
-    /// Whether everything that a read looks at was verified and is in memory.
-    fn is_ready(&self, view: &View<'_>, from: Offset, max_bytes: usize) -> bool {
+    /// A read that waits for nothing; `None` when something that it looks at was not verified, or is not in memory.
+    fn read_now(&self, view: View<'_>, from: Offset, max_bytes: usize) -> Result<Option<ReadOutcome>, ReadError> {
+        let max_bytes = max_bytes.min(READ_BYTES_MAX);
         let start = u64::from(view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position);
-        let window_bytes = self.window_bytes(max_bytes.min(READ_BYTES_MAX));
-        let range = |bytes: u64| start..view.end.min(start + bytes);
-        view.trust.covers(&range(window_bytes)) && view.file.is_resident(range(window_bytes.max(READY_BYTES_MIN)))
+        if !view.trust.covers(&(start..view.end.min(start + self.window_bytes(max_bytes)))) {
+            return Ok(None);
+        }
+        match self.read_view(&View { may_wait: false, ..view }, from, max_bytes) {
+            Err(ReadError::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// How much a read looks at, but for batches that are larger.
@@ -395,6 +399,9 @@ impl Partition {
         limit: u64,
     ) -> Result<Step, ReadError> {
         let mut last = first;
+        if first.end() >= limit {
+            return Ok(last);
+        }
         // Headers passed over by the jump are looked at when the bytes are not trusted anyway.
         if indexed > walk.position() && view.trust.covers(&(first.position..indexed)) {
             walk.skip_to(indexed);
@@ -422,6 +429,9 @@ impl Partition {
         let range = first.position..last.end();
         if view.trust.covers(&range) {
             return Ok((bytes, last));
+        }
+        if !view.may_wait {
+            return Err(std::io::Error::from(ErrorKind::WouldBlock).into());
         }
         let mut walk = BatchWalk::new(view.file, range.start, range.end);
         let mut good: Option<Step> = None;
@@ -492,6 +502,7 @@ fn view_active(segment: &ActiveSegment, tail: Offset) -> View<'_> {
         base: segment.base,
         next: tail,
         file: &*segment.file,
+        may_wait: true,
         end,
         trust: &segment.trust,
         index: IndexOf::Active(segment),
@@ -503,6 +514,7 @@ fn view_sealed<'a>(segment: &'a SealedSegment, open: &'a OpenSegment) -> View<'a
         base: segment.base,
         next: segment.next,
         file: &*open.file,
+        may_wait: true,
         end: segment.len_bytes,
         trust: &segment.trust,
         index: IndexOf::Sealed(&open.index),

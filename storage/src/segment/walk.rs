@@ -47,6 +47,8 @@ pub(crate) struct BatchWalk<'a> {
     window: Bytes,
     window_at: u64,
     window_bytes: u64,
+    /// Whether the disk is waited for; otherwise what is not in memory is `WouldBlock`.
+    may_wait: bool,
     /// Size of the batch that was met last.
     last_bytes: u64,
 }
@@ -57,12 +59,18 @@ const PAGE_BYTES: u64 = 4096;
 impl<'a> BatchWalk<'a> {
     /// A walk over `file[position..end]`, which must be published bytes (or the whole file before anyone appends).
     pub(crate) fn new(file: &'a dyn File, position: u64, end: u64) -> Self {
-        Self { file, position, end, window: Bytes::new(), window_at: position, window_bytes: SCAN_BYTES, last_bytes: 0 }
+        Self { file, position, end, window: Bytes::new(), window_at: position, window_bytes: SCAN_BYTES, may_wait: true, last_bytes: 0 }
     }
 
     /// Sets how much is read at a time.
     pub(crate) fn with_window(mut self, window_bytes: u64) -> Self {
         self.window_bytes = window_bytes.max(HEADER_BYTES as u64);
+        self
+    }
+
+    /// Says whether the disk is waited for.
+    pub(crate) const fn waiting(mut self, may_wait: bool) -> Self {
+        self.may_wait = may_wait;
         self
     }
 
@@ -113,7 +121,14 @@ impl<'a> BatchWalk<'a> {
             let (from, to) = ((start - self.window_at) as usize, (end - self.window_at) as usize);
             return Ok(self.window.slice(from..to));
         }
-        self.file.slice(start..end)
+        self.slice(start..end)
+    }
+
+    fn slice(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if self.may_wait {
+            return self.file.slice(range);
+        }
+        self.file.resident(range).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn left(&self) -> usize {
@@ -143,7 +158,7 @@ impl<'a> BatchWalk<'a> {
                 let small = self.last_bytes < self.window_bytes;
                 let ahead_bytes = if small { self.window_bytes } else { PAGE_BYTES };
                 let window_end = self.end.min(self.position + ahead_bytes.max(wanted as u64));
-                self.window = self.file.slice(self.position..window_end)?;
+                self.window = self.slice(self.position..window_end)?;
                 self.window_at = self.position;
                 0
             }
