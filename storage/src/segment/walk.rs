@@ -59,7 +59,16 @@ const PAGE_BYTES: u64 = 4096;
 impl<'a> BatchWalk<'a> {
     /// A walk over `file[position..end]`, which must be published bytes (or the whole file before anyone appends).
     pub(crate) fn new(file: &'a dyn File, position: u64, end: u64) -> Self {
-        Self { file, position, end, window: Bytes::new(), window_at: position, window_bytes: SCAN_BYTES, may_wait: true, last_bytes: 0 }
+        Self {
+            file,
+            position,
+            end,
+            window: Bytes::new(),
+            window_at: position,
+            window_bytes: SCAN_BYTES,
+            may_wait: true,
+            last_bytes: 0,
+        }
     }
 
     /// Sets how much is read at a time.
