@@ -29,7 +29,7 @@ impl Poller {
         let in_flight =
             |trigger| self.lanes.get(trigger).map(|entry| entry.tasks.len().saturating_sub(entry.stuck.len()));
         let in_flight = self.ended.iter().filter_map(in_flight).max();
-        let wanted = (in_flight.unwrap_or(0) / 4).min(ENDED_PER_TURN_MAX);
+        let wanted = in_flight.unwrap_or(0).div_ceil(4).min(ENDED_PER_TURN_MAX);
         if often && self.ended.len() < wanted {
             match self.unawaited.checked_sub(1) {
                 Some(left) => self.unawaited = left,
