@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tripline::event::{EventView, Header, RecordView};
 use tripline::trigger::filter::{FilterSet, Pattern, Scratch};
 
+#[path = "support/allocator.rs"]
+mod allocator;
 #[path = "../src/event/testing.rs"]
 mod testing;
 

@@ -10,6 +10,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use serde_json::{Value, json};
 use tripline::trigger::transform::{Origin, Stage, Transform};
 
+#[path = "support/allocator.rs"]
+mod allocator;
+
 /// Elements of the list in the event; the largest event has about a megabyte.
 const ELEMENTS: [usize; 3] = [1, 100, 10_000];
 

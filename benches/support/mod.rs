@@ -12,9 +12,7 @@ use tripline::function::spec::FunctionDefinition;
 use tripline::function::{FunctionService, Invocation, InvocationError, InvocationSuccess, Invoker, InvokerStatus};
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 
-/// As in the broker.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+mod allocator;
 
 /// Thousand keys, one after the other.
 pub(crate) const fn in_turn(number: u64) -> u64 {
