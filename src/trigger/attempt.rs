@@ -355,7 +355,7 @@ pub(super) mod class_number {
 
     use crate::function::outcome::ErrorClass;
 
-    const CLASSES: [ErrorClass; 7] = [
+    pub(in crate::trigger) const CLASSES: [ErrorClass; 7] = [
         ErrorClass::Failed,
         ErrorClass::Rejected,
         ErrorClass::Throttled,

@@ -106,8 +106,8 @@ mod tests {
         let progress = Progress::start(Offset::new(300).unwrap());
         let verdicts = BTreeMap::from([(300, 4000), (305, 7)]);
         for (topic, known, expected) in [
-            (Uuid::nil(), None, "A6wCAAAAAAAA.300.4000.305.7"),
-            (TOPIC, Some(0x0b0c_0d0e_0f10), "A6wCAAAAAAAA~0b0c0d0e0f10.300.4000.305.7"),
+            (Uuid::nil(), None, "BKwCAAAAAAAA.300.4000.305.7"),
+            (TOPIC, Some(0x0b0c_0d0e_0f10), "BKwCAAAAAAAA~0b0c0d0e0f10.300.4000.305.7"),
         ] {
             let (text, included) = encode(topic, &progress.encode().unwrap(), verdicts.clone().into_iter());
             assert_eq!((text.as_str(), included), (expected, vec![300, 305]));
@@ -138,12 +138,12 @@ mod tests {
             "",
             "hello",
             "{}",
-            "A6wCAAAAAAAA~",
-            "A6wCAAAAAAAA~0b0c0d0e0f1g",
-            "A6wCAAAAAAAA.300",
-            "A6wCAAAAAAAA.300.x",
-            "A6wCAAAAAAAA.300.-4",
-            "A6wCAAAAAAAA.",
+            "BKwCAAAAAAAA~",
+            "BKwCAAAAAAAA~0b0c0d0e0f1g",
+            "BKwCAAAAAAAA.300",
+            "BKwCAAAAAAAA.300.x",
+            "BKwCAAAAAAAA.300.-4",
+            "BKwCAAAAAAAA.",
         ] {
             assert_eq!(decode(text), None, "{text}");
         }

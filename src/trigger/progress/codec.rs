@@ -20,6 +20,7 @@ const GIVEN_UP: u8 = 8;
 /// Above the flags stands how the last attempt failed: 0 for not yet, or the class's number from 1 on.
 const FAILED_SHIFT: u8 = 4;
 const FAILED_MAX: u8 = 7;
+const _: () = assert!(class_number::CLASSES.len() <= FAILED_MAX as usize, "the classes fit into three bits");
 /// By number; a number is never used for another reason.
 const REASONS: [ExhaustedReason; 4] =
     [ExhaustedReason::Attempts, ExhaustedReason::Age, ExhaustedReason::Rejected, ExhaustedReason::Skipped];
