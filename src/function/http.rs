@@ -175,12 +175,15 @@ impl HttpInvoker {
         let attempt = async move {
             let _held = held;
             let result = tokio::select! {
+                // An answer that is there counts, also when nobody waits for it any longer.
                 biased;
+                result = timeout_at(begun + timeout, exchange(response)), if !cancel.is_cancelled() => {
+                    result.unwrap_or_else(|_| {
+                        let message = format!("no complete answer within {timeout:?}");
+                        Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
+                    })
+                }
                 () = cancel.cancelled() => Err(interrupted()),
-                result = timeout_at(begun + timeout, exchange(response)) => result.unwrap_or_else(|_| {
-                    let message = format!("no complete answer within {timeout:?}");
-                    Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
-                }),
             };
             stats.run.observe(begun.elapsed());
             result
