@@ -390,15 +390,21 @@ impl Entry {
         }
     }
 
-    /// What is to be written down: progress, and verdicts that are new.
-    pub(super) fn add_records(&mut self, records: &mut Vec<JournalRecord>) {
+    /// What is to be written down: progress, and verdicts that are new. Answers how many bytes that takes, about.
+    pub(super) fn add_records(&mut self, records: &mut Vec<JournalRecord>) -> usize {
         let progress = self.lane.encoded_progress();
+        let verdict_bytes = |verdict: &TriggerVerdict| {
+            verdict.offsets.len() * size_of::<i64>() + verdict.attempts.len() + verdict.function.len()
+        };
+        let size_bytes =
+            progress.len() + self.verdicts.iter().map(|(_, verdict)| verdict_bytes(verdict)).sum::<usize>();
         records.push(if self.settled.is_empty() {
             TriggerProgress { lane: self.id, progress }.into()
         } else {
             TriggerSettled { lane: self.id, progress, verdicts: self.settled.clone() }.into()
         });
         records.extend(self.verdicts.iter().map(|(_, verdict)| verdict.clone().into()));
+        size_bytes
     }
 
     pub(super) fn written(&mut self) {

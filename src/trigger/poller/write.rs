@@ -11,6 +11,10 @@ use super::{Message, Poller, Starting};
 use crate::broker::record::JournalRecord;
 use crate::trigger::invoke::{self, Ended};
 
+/// An append to the journal is full with so many bytes. One lane comes to some hundred kilobytes at most, and a batch may have
+/// 32 MiB: whatever many lanes have to say at once, none makes it too large for the others.
+const APPEND_BYTES: usize = 1 << 20;
+
 impl Poller {
     /// Notes the lanes whose progress over filtered records is due.
     fn note_filtered(&mut self) {
@@ -35,23 +39,35 @@ impl Poller {
         if let Some(group) = self.group.clone() {
             return self.commit(&group);
         }
+        let mut changed = std::mem::take(&mut self.changed).into_iter();
+        while self.write_some(&mut changed) {}
+    }
+
+    /// Writes down some of the lanes that have changed, in one append. Answers whether there were any.
+    fn write_some(&mut self, changed: &mut impl Iterator<Item = Uuid>) -> bool {
         let mut records: Vec<JournalRecord> = Vec::new();
         let mut written: Vec<Uuid> = Vec::new();
-        for trigger in std::mem::take(&mut self.changed) {
+        let mut size_bytes = 0;
+        while size_bytes < APPEND_BYTES
+            && let Some(trigger) = changed.next()
+        {
             let Some(entry) = self.lanes.get_mut(&trigger) else { continue };
             if entry.is_held_up() {
                 self.changed.insert(trigger);
                 continue;
             }
-            entry.add_records(&mut records);
+            size_bytes += entry.add_records(&mut records);
             written.push(trigger);
         }
-        let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else { return };
+        let Some(broker) = written.first().map(|trigger| self.lanes[trigger].runner.broker.clone()) else {
+            return false;
+        };
         let source = self.input.sources(self.input.tail());
         match broker.journal().append_after(&records, &source, crate::broker::now_ms()) {
             Ok(_) => written.iter().for_each(|trigger| self.begin(*trigger)),
             Err(error) => written.iter().for_each(|trigger| self.not_written(*trigger, &error.to_string())),
         }
+        true
     }
 
     /// What the journal refused is offered to it again in a moment; nothing begins before.
