@@ -557,9 +557,7 @@ impl World {
 
     /// One step on the way of a window that was given up. Answers whether there was one to make.
     pub(crate) fn settle(&mut self) -> Result<bool, String> {
-        if self.may_run()
-            && let Some((window, reason)) = self.lane.next_given_up()
-        {
+        if let Some((window, reason)) = self.lane.next_given_up() {
             self.given_up(window, reason)?;
             return Ok(true);
         }
@@ -568,17 +566,9 @@ impl World {
         }
         let index = self.rng.usize(..self.settling.len());
         let Settling { window, first, decide, offsets } = self.settling[index].clone();
-        if let Some((state, reason)) = decide {
-            let line = format!("verdict on {offsets:?}");
-            self.tell(&line);
-            self.settling[index].decide = None;
-            for &offset in &offsets {
-                let record = self.model.get_mut(offset);
-                ensure!(!record.verdict, "T1: two verdicts on {record:?}");
-                record.verdict = true;
-            }
-            let before = self.verdicts.insert(first, Verdict { offsets, state, reason, lettered: false });
-            ensure!(before.is_none(), "two verdicts from {first}");
+        if decide.is_some() {
+            // It is carried out when it is written down.
+            self.dirty = true;
             return Ok(true);
         }
         let verdict = self.verdicts.get_mut(&first).ok_or("a verdict is in the journal until it is settled")?;
@@ -605,6 +595,24 @@ impl World {
         Ok(true)
     }
 
+    /// Verdicts are written down with the progress that says so.
+    fn write_verdicts(&mut self) -> Checked {
+        for index in 0..self.settling.len() {
+            let Some((state, reason)) = self.settling[index].decide.take() else { continue };
+            let Settling { first, offsets, .. } = self.settling[index].clone();
+            let line = format!("verdict on {offsets:?}");
+            self.tell(&line);
+            for &offset in &offsets {
+                let record = self.model.get_mut(offset);
+                ensure!(!record.verdict, "T1: two verdicts on {record:?}");
+                record.verdict = true;
+            }
+            let before = self.verdicts.insert(first, Verdict { offsets, state, reason, lettered: false });
+            ensure!(before.is_none(), "two verdicts from {first}");
+        }
+        Ok(())
+    }
+
     fn given_up(&mut self, window: WindowId, reason: ExhaustedReason) -> Checked {
         let offsets = self.lane.offsets(window);
         let line = format!("give up {window:?} {offsets:?}, {reason:?}");
@@ -618,6 +626,7 @@ impl World {
             ensure!(gone || record.fate == Fate::Unfinished, "T1: {record:?} is finished and given up");
         }
         let decide = (!written).then_some((state, reason));
+        self.dirty |= !written;
         self.settling.push(Settling { window, first: offsets[0], decide, offsets });
         Ok(())
     }
@@ -684,6 +693,9 @@ impl World {
             return Ok(());
         }
         self.took()?;
+        while let Some((window, reason)) = self.lane.next_given_up() {
+            self.given_up(window, reason)?;
+        }
         let bytes = self.lane.encoded_progress();
         ensure!(
             bytes.len() <= self.spec.limits.progress_bytes.min(ENCODED_BYTES_MAX),
@@ -701,6 +713,7 @@ impl World {
         for first in std::mem::take(&mut self.settled) {
             self.verdicts.remove(&first);
         }
+        self.write_verdicts()?;
         let starting = std::mem::take(&mut self.starting);
         self.in_flight.extend(starting);
         Ok(())
