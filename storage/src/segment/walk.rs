@@ -248,6 +248,10 @@ impl<'a> DenseWalk<'a> {
             Err(WalkError::NoBatch { reason, .. }) => reason,
             Err(WalkError::Io(e)) => return Err(e),
         };
+        if !self.walk.may_wait {
+            // What follows is looked for, and told, by a walk that may wait.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let from = self.expected;
         let behind = next_intact(self.walk.file, self.suspect(position)?, self.walk.end, from..self.limit)?;
         self.walk.position = behind.map_or(self.walk.end, |step| step.position);
