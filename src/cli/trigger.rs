@@ -345,7 +345,7 @@ fn describe(trigger: &Value) -> String {
     for lane in array(&trigger["lanes"]).iter().filter(|lane| lane["full"] == true) {
         let (topic, partition) = (cell(&lane["topic"]), cell(&lane["partition"]));
         text.push_str(&format!(
-            "partition {topic}/{partition} reads no further until some of what is held is finished\n"
+            "partition {topic}/{partition} reads or begins nothing more until some of what is held is finished\n"
         ));
     }
     for run in array(&trigger["runs"]) {

@@ -1,7 +1,9 @@
 //! What becomes of records whose attempts are spent: the verdict, then their dead letters.
 //!
-//! After a crash between them, what is missing is done and nothing twice: the verdict names the records, the topic and the
-//! producer id of their letters, and what the topic's partition remembers of that producer says how far it came.
+//! A verdict is written down twice: with the first progress that says that its window is given up, so that nothing of it is
+//! invoked again and what its last attempt said is kept; and when it is known where its letters go. The second one names their
+//! topic and their producer id, and what the topic's partition remembers of that producer says how far it came: so after a
+//! crash what is missing is done and nothing twice.
 
 use std::sync::Arc;
 
@@ -91,8 +93,8 @@ pub(super) async fn run(
     mut hold_up: HoldUp,
 ) -> Result<i64, Stopped> {
     let work = GiveUp { runner, input };
-    work.decide(&mut verdict, &mut hold_up).await?;
-    work.carry_out(&verdict, &mut hold_up).await?;
+    let target = work.decide(&mut verdict, &mut hold_up).await?;
+    work.carry_out(&verdict, target, &mut hold_up).await?;
     Ok(verdict.first)
 }
 
@@ -230,10 +232,16 @@ struct GiveUp {
 }
 
 impl GiveUp {
-    /// Decides where the dead letters go, and writes that down.
-    async fn decide(&self, verdict: &mut TriggerVerdict, hold_up: &mut HoldUp) -> Result<(), Stopped> {
-        if verdict.dead_letters != LettersGo::Undecided {
-            return Ok(());
+    /// Decides where the dead letters go, and writes that down, unless that was done before. `None`: nowhere.
+    async fn decide(
+        &self,
+        verdict: &mut TriggerVerdict,
+        hold_up: &mut HoldUp,
+    ) -> Result<Option<DeadLetterTarget>, Stopped> {
+        match verdict.dead_letters {
+            LettersGo::Undecided => {}
+            LettersGo::Nowhere => return Ok(None),
+            LettersGo::To(target) => return Ok(Some(target)),
         }
         let target = self.target(verdict.lane.partition, hold_up).await?;
         verdict.dead_letters = target.map_or(LettersGo::Nowhere, LettersGo::To);
@@ -242,7 +250,7 @@ impl GiveUp {
             let now_ms = crate::broker::now_ms();
             // Durable before the first letter: one whose verdict a power cut took would be written a second time.
             match self.runner.broker.journal().commit(&[verdict.clone().into()], &source, now_ms).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(target),
                 Err(error) => self.runner.blocked(self.input.origin(), &error.to_string()).await?,
             }
         }
@@ -273,9 +281,14 @@ impl GiveUp {
         }
     }
 
-    async fn carry_out(&self, verdict: &TriggerVerdict, hold_up: &mut HoldUp) -> Result<(), Stopped> {
+    async fn carry_out(
+        &self,
+        verdict: &TriggerVerdict,
+        target: Option<DeadLetterTarget>,
+        hold_up: &mut HoldUp,
+    ) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
-        let letters = self.dead_letters(verdict, &offsets, hold_up).await?;
+        let letters = self.dead_letters(verdict, target, &offsets, hold_up).await?;
         let told = Told { offsets: &offsets, function: &verdict.function, state: &attempts_of(verdict) };
         told.tell(&self.runner, &self.input, &verdict.reason, hold_up).await?;
         told.trace(&self.runner, &self.input, &verdict.reason, letters);
@@ -286,11 +299,12 @@ impl GiveUp {
     async fn dead_letters(
         &self,
         verdict: &TriggerVerdict,
+        target: Option<DeadLetterTarget>,
         offsets: &[Offset],
         hold_up: &mut HoldUp,
     ) -> Result<Option<LetterPlaces>, Stopped> {
         let counters = &self.runner.counters;
-        let LettersGo::To(target) = verdict.dead_letters else {
+        let Some(target) = target else {
             Counters::add(&counters.dropped, offsets.len());
             let spec = self.runner.spec();
             let (topic, first, reason) = (&self.input.origin().topic, verdict.first, &verdict.reason);

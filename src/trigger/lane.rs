@@ -405,7 +405,7 @@ impl Lane {
     pub fn look(&self) -> LaneLook {
         let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
         let mut look = LaneLook { blocked_keys: self.markers.len(), ..LaneLook::default() };
-        let mut waiting_windows = 0;
+        let mut runs_one = false;
         for held in tried {
             look.in_flight_records += held.places.len();
             look.in_flight_windows += 1;
@@ -415,13 +415,13 @@ impl Lane {
                     look.last_error = Some(error.message.clone());
                 }
             }
+            runs_one |= matches!(held.phase, Phase::Ready | Phase::InFlight);
             if let Phase::Waiting(at_ms) = held.phase {
-                waiting_windows += 1;
                 look.next_attempt_ms = Some(look.next_attempt_ms.map_or(at_ms, |next| next.min(at_ms)));
             }
         }
-        // Among windows whose attempts run, one ends soon and makes room.
-        let stands = waiting_windows > 0 && waiting_windows == look.in_flight_windows;
+        // A window whose attempt runs, or is about to, ends soon and makes room.
+        let stands = look.in_flight_windows > 0 && !runs_one;
         let begins_nothing = stands && !self.fits(fit::More { windows: 1, cuts: 1, from: self.at });
         look.full = self.restoring.is_none() && (self.is_full() || begins_nothing);
         look
@@ -449,8 +449,8 @@ pub struct LaneLook {
     pub last_error: Option<String>,
     /// Keys whose further records wait in the log.
     pub blocked_keys: usize,
-    /// Nothing more is read or begun: what is unfinished is too scattered, or in too many windows that wait for their next
-    /// attempt, for more to be written down.
+    /// Nothing more is read or begun: what is unfinished is too scattered, or in too many windows that wait for something,
+    /// for more to be written down.
     pub full: bool,
 }
 

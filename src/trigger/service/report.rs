@@ -91,7 +91,7 @@ pub struct LaneReport {
     pub last_error: Option<String>,
     /// Keys whose further records wait in the log, because the key fails or floods.
     pub blocked_keys: usize,
-    /// It reads no further until some of what is unfinished is finished: more could not be written down.
+    /// It reads or begins nothing more until some of what is unfinished is finished: more could not be written down.
     pub full: bool,
 }
 
