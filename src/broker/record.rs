@@ -249,7 +249,7 @@ pub struct TriggerVerdict {
     pub next: i64,
     /// The offsets given up, ascending: those of the range that matched the filter and failed.
     pub offsets: Vec<i64>,
-    /// Why: `attempts`, `age` or `rejected`.
+    /// Why: `attempts`, `age`, `rejected` or `skipped`.
     pub reason: String,
     /// The function that failed, as dead letters call it.
     pub function: String,

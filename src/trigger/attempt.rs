@@ -325,10 +325,11 @@ impl LastError {
         }
     }
 
-    /// What is known of an attempt that failed in an earlier run of the broker: progress keeps the class alone.
+    /// What is known of an attempt that failed in an earlier run of the broker, or in another process: progress keeps the class
+    /// alone.
     #[must_use]
     pub fn before_restart(class: ErrorClass) -> Self {
-        let message = "the attempt failed before the broker was started again; the event's trace tells more";
+        let message = "the attempt failed before the broker was started again, or another took over; where a trace is kept, it tells more";
         Self { class, code: String::new(), message: message.to_owned() }
     }
 }

@@ -3,8 +3,8 @@
 //! A [`Map`] covers a file's whole capacity from the start, so that growing the file needs no new map. Pages beyond
 //! the end of the file may be mapped but not touched: a load there raises SIGBUS. Two rules keep every load inside:
 //!
-//! 1. [`Map::slice`] and [`Map::resident`] are only asked for ranges below the published length of an append-only file. Those bytes never
-//!    change and the file is never cut below them while the map lives (invariants S1 and S6).
+//! 1. [`Map::slice`] and [`Map::resident`] are only asked for ranges below the published length of an append-only file.
+//!    Those bytes never change and the file is never cut below them while the map lives (invariants S1 and S6).
 //! 2. The range is in memory, as `mincore` tells, or is faulted in by `MADV_POPULATE_READ` first, which answers an error
 //!    where a load would raise SIGBUS (a bad sector, a file cut by somebody else). Populating what is mapped already goes
 //!    over each page, 150 us for 4 MiB; to ask takes 2 us.
@@ -143,11 +143,11 @@ struct MapSlice {
 impl AsRef<[u8]> for MapSlice {
     fn as_ref(&self) -> &[u8] {
         let base = self.map.raw.as_ptr();
-        // SAFETY: `Map::slice` and `Map::resident`, by `Map::is_resident`, checked start + len <= capacity, so the range lies in one live mapping, which `self.map`
-        // keeps. `MmapRaw` never hands out a mutable view of a read-only map. The bytes are initialised file content;
-        // they do not change and stay within the file for the life of the slice, because callers ask only for ranges
-        // below the published length of a file that is only appended to (module rule 1), and they were in memory or faulted
-        // in once (rule 2). u8 has no alignment.
+        // SAFETY: `Map::slice`, and `Map::resident` by `Map::is_resident`, checked start + len <= capacity, so the range lies
+        // in one live mapping, which `self.map` keeps. `MmapRaw` never hands out a mutable view of a read-only map. The bytes
+        // are initialised file content; they do not change and stay within the file for the life of the slice, because
+        // callers ask only for ranges below the published length of a file that is only appended to (module rule 1), and they
+        // were in memory or faulted in once (rule 2). u8 has no alignment.
         #[expect(unsafe_code, reason = "the only view into mapped memory; argued above")]
         unsafe {
             std::slice::from_raw_parts(base.add(self.start), self.len)
