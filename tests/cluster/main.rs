@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
+use tripline::function::ErrorClass;
 use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Selection};
+use tripline::trigger::attempt::ExhaustedReason;
 use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
@@ -254,13 +256,19 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
 async fn verdicts_move(cluster: &Cluster) {
     let client = cluster.topic("in", 1).await;
     cluster.topic("in.dlq", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap());
-    let producer = client.producer_id().await.unwrap();
+    assert!(client.produce("in", 0, &batch(&values(0..5), None)).await.unwrap());
+    let (producer, other) = (client.producer_id().await.unwrap(), client.producer_id().await.unwrap());
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
     let window = TriedWindow { span, key: None, attempts, given_up: None };
-    let progress = Progress::new(span.next, vec![span], vec![window], Vec::new());
-    let metadata = format!("{}.0.{producer}", STANDARD.encode(progress.encode().unwrap()));
+    // Of this one no letter is there.
+    let span = Span::new(span.next, Offset::new(5).unwrap()).unwrap();
+    let failed = Some(ErrorClass::Crashed);
+    let attempts = TriedAttempts { last_attempt_ms: attempts.first_attempt_ms + 1000, failed, ..attempts };
+    let given_up = TriedWindow { span, attempts, given_up: Some(ExhaustedReason::Attempts), ..window };
+    let hole = Span::new(Offset::ZERO, span.next).unwrap();
+    let progress = Progress::new(span.next, vec![hole], vec![window, given_up], Vec::new());
+    let metadata = format!("{}.0.{producer}.3.{other}", STANDARD.encode(progress.encode().unwrap()));
     let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", Selection::named(["in"]));
     let (assigned, committed) = oneshot::channel();
     let mut assigned = Some(assigned);
@@ -287,11 +295,16 @@ async fn verdicts_move(cluster: &Cluster) {
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
     process.apply(&trigger(cluster, &receiver, "dead_letter: { topic: in.dlq }"));
-    assert_eq!(wait_for_commits(&client, 1, 3).await, Ok(()), "{}", process.trigger("far"));
+    assert_eq!(wait_for_commits(&client, 1, 5).await, Ok(()), "{}", process.trigger("far"));
     assert_eq!(receiver.deliveries().len(), 0, "nothing is invoked after a verdict");
     let letters = read_all(&client, "in.dlq", 0).await;
-    assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..3), "none is doubled");
-    assert_eq!(process.trigger("far")["counts"]["dead_lettered"], 3, "{:#}", process.trigger("far"));
+    assert_eq!(letters.iter().map(|letter| letter.value.as_str()).collect::<Vec<_>>(), values(0..5), "none is doubled");
+    for letter in &letters[3..] {
+        let names = ["error-class", "attempts", "last-attempt"];
+        let told = names.map(|name| letter.headers[&format!("tripline-dlq-{name}")].as_str());
+        assert_eq!(told, ["crashed", "6", "2023-11-14T22:13:21.000Z"]);
+    }
+    assert_eq!(process.trigger("far")["counts"]["dead_lettered"], 5, "{:#}", process.trigger("far"));
 }
 
 /// Waits until all partitions are committed to `offset`; answers what is committed instead.
