@@ -111,7 +111,7 @@ pub fn check_target(url: &str, policy: &EgressPolicy) -> Result<Uri, TargetError
 
 /// Runs the invocations of an http function. `instances.max × instances.concurrency` requests run at a time.
 pub(super) struct HttpInvoker {
-    inner: Arc<Inner>,
+    inner: Inner,
     slots: Arc<Semaphore>,
     status: watch::Sender<InvokerStatus>,
     stats: Arc<Stats>,
@@ -145,7 +145,7 @@ impl HttpInvoker {
             .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
             .build(Connector::new(policy, resolver));
         Self {
-            inner: Arc::new(Inner { uri, timeout: spec.timeout, client }),
+            inner: Inner { uri, timeout: spec.timeout, client },
             slots: Arc::new(Semaphore::new(slots)),
             status: watch::Sender::new(InvokerStatus::default()),
             stats,
