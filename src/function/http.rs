@@ -3,8 +3,8 @@
 pub mod address;
 mod answer;
 mod connect;
+mod connections;
 
-use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,12 +15,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, Error as ClientError, ResponseFuture};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tokio::time::{Instant, timeout_at};
@@ -28,18 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::address::EgressPolicy;
 use self::connect::{ConnectError, Connector, Resolver, host_and_port, system_resolver};
+use self::connections::{Connections, SendError};
 use super::frame::{OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use super::instance::{InvocationResult, interrupted};
 use super::invoker::{Invoker, InvokerStatus};
 use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
 use super::spec::FunctionSpec;
 use super::stats::Stats;
-
-/// How long an unused connection is kept.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
-
-/// Bytes of an answer's head, and of what is read ahead of its body.
-const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// The longest URL.
 const URL_BYTES_MAX: usize = 2048;
@@ -111,18 +104,20 @@ pub fn check_target(url: &str, policy: &EgressPolicy) -> Result<Uri, TargetError
 
 /// Runs the invocations of an http function. `instances.max × instances.concurrency` requests run at a time.
 pub(super) struct HttpInvoker {
-    inner: Inner,
+    target: Target,
+    timeout: Duration,
+    connections: Arc<Connections>,
     slots: Arc<Semaphore>,
     status: watch::Sender<InvokerStatus>,
     stats: Arc<Stats>,
     cancel: CancellationToken,
 }
 
-/// What one request needs.
-struct Inner {
-    uri: Uri,
-    timeout: Duration,
-    client: Client<Connector, Full<Bytes>>,
+/// What every request to it says.
+struct Target {
+    /// Path and query.
+    origin_form: Uri,
+    host: HeaderValue,
 }
 
 impl HttpInvoker {
@@ -138,14 +133,10 @@ impl HttpInvoker {
         resolver: Resolver,
     ) -> Self {
         let slots = spec.instances.max as usize * spec.instances.concurrency as usize;
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(KEEP_ALIVE)
-            .pool_max_idle_per_host(slots)
-            .http1_max_buf_size(READ_BUFFER_BYTES_MAX)
-            .build(Connector::new(policy, resolver));
         Self {
-            inner: Inner { uri, timeout: spec.timeout, client },
+            target: Target::of(&uri),
+            timeout: spec.timeout,
+            connections: Arc::new(Connections::new(uri, Connector::new(policy, resolver))),
             slots: Arc::new(Semaphore::new(slots)),
             status: watch::Sender::new(InvokerStatus::default()),
             stats,
@@ -170,14 +161,14 @@ impl HttpInvoker {
     /// The request, while it keeps `held`. What it needs is made outside of its future, which would have room for all of it
     /// until its end.
     fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
-        let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.inner.timeout);
-        let response = self.inner.client.request(self.inner.build(invocation));
+        let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.timeout);
+        let exchange = exchange(Arc::clone(&self.connections), self.target.request(invocation));
         let attempt = async move {
             let _held = held;
             let result = tokio::select! {
                 // An answer that is there counts, also when nobody waits for it any longer.
                 biased;
-                result = timeout_at(begun + timeout, exchange(response)), if !cancel.is_cancelled() => {
+                result = timeout_at(begun + timeout, exchange), if !cancel.is_cancelled() => {
                     result.unwrap_or_else(|_| {
                         let message = format!("no complete answer within {timeout:?}");
                         Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
@@ -291,12 +282,24 @@ impl Drop for Counted {
     }
 }
 
-impl Inner {
-    fn build(&self, invocation: Invocation) -> Request<Full<Bytes>> {
+impl Target {
+    /// Of a URL that [`check_target`] has accepted.
+    fn of(url: &Uri) -> Self {
+        let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let origin_form = format!("{}{query}", url.path()).parse().expect("it was parsed before");
+        let host = url.host().unwrap_or_default();
+        // 80 goes without saying.
+        let port = url.port_u16().filter(|port| *port != 80).map(|port| format!(":{port}")).unwrap_or_default();
+        let host = HeaderValue::try_from(format!("{host}{port}")).expect("the host of a URL is a header");
+        Self { origin_form, host }
+    }
+
+    fn request(&self, invocation: Invocation) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(invocation.payload));
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.origin_form.clone();
         let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(invocation.content_type));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tripline/", env!("CARGO_PKG_VERSION"))));
         headers.insert(INVOCATION_ID, header_text(&invocation.id));
@@ -311,10 +314,17 @@ impl Inner {
     }
 }
 
-async fn exchange(response: ResponseFuture) -> InvocationResult {
-    let response = response.await.map_err(|error| describe(&error))?;
-    answer::classify(response.status(), response.headers(), now_s())?;
-    read_body(response).await
+async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>) -> InvocationResult {
+    let (mut connection, response) = connections.send(request).await.map_err(|error| describe(&error))?;
+    let result = match answer::classify(response.status(), response.headers(), now_s()) {
+        Ok(()) => connection.drive(read_body(response)).await,
+        Err(error) => {
+            drop(response);
+            Err(error)
+        }
+    };
+    connections.give_back(connection).await;
+    result
 }
 
 /// `text` as a header, whatever it holds: what is not printable ASCII, and `%`, is percent-encoded.
@@ -340,10 +350,9 @@ async fn read_body(response: Response<Incoming>) -> InvocationResult {
     }
 }
 
-fn describe(error: &ClientError) -> InvocationError {
-    let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
-    match connect {
-        Some(problem) => {
+fn describe(error: &SendError) -> InvocationError {
+    match error {
+        SendError::Connect(problem) => {
             let code = match problem {
                 ConnectError::Resolve { .. } => "dns",
                 ConnectError::Refused { .. } => "address-refused",
@@ -351,7 +360,7 @@ fn describe(error: &ClientError) -> InvocationError {
             };
             InvocationError::new(ErrorClass::Unavailable, code, problem.to_string())
         }
-        None => lost(error),
+        SendError::Lost(error) => lost(error),
     }
 }
 

@@ -3,13 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::Uri;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -41,7 +39,6 @@ pub(super) fn system_resolver() -> Resolver {
 }
 
 /// Resolves once, checks, and connects to an address that passed.
-#[derive(Clone)]
 pub(super) struct Connector {
     policy: Arc<EgressPolicy>,
     resolver: Resolver,
@@ -52,8 +49,8 @@ impl Connector {
         Self { policy, resolver }
     }
 
-    async fn connect(self, uri: Uri) -> Result<TokioIo<TcpStream>, ConnectError> {
-        let (host, port) = host_and_port(&uri);
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<TcpStream, ConnectError> {
+        let (host, port) = host_and_port(uri);
         let addresses = match host.parse::<IpAddr>() {
             Ok(ip) => vec![SocketAddr::new(ip, port)],
             Err(_) => (self.resolver)(host.clone(), port)
@@ -64,7 +61,7 @@ impl Connector {
         let mut last = ConnectError::Resolve { host: host.clone(), source: none };
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
             match self.connect_to(&host, address).await {
-                Ok(stream) => return Ok(TokioIo::new(stream)),
+                Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
         }
@@ -88,18 +85,4 @@ pub(super) fn host_and_port(uri: &Uri) -> (String, u16) {
     let host = uri.host().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     (host.to_owned(), uri.port_u16().unwrap_or(80))
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
-    type Error = ConnectError;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        self.clone().connect(uri).boxed()
-    }
 }

@@ -381,3 +381,97 @@ async fn a_caller_that_goes_away_does_not_cut_a_request_that_has_begun() {
     assert_eq!(invoke(&invoker).await.unwrap().body, "done");
     assert_eq!(server.connections.load(Relaxed), 1, "a request that is cut takes its connection along");
 }
+
+#[tokio::test]
+async fn what_a_closed_connection_did_not_take_goes_over_another_one() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (close, is_to_close) = std::sync::mpsc::channel();
+    let (closed, is_closed) = tokio::sync::oneshot::channel();
+    // In a thread of its own: the runtime sleeps while it waits for the close, and so learns of it.
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let serve = || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            stream.write_all(answer("200 OK", "done").as_bytes()).unwrap();
+            stream
+        };
+        let stream = serve();
+        is_to_close.recv().unwrap();
+        drop(stream);
+        closed.send(()).unwrap();
+        serve();
+    });
+    let invoker = invoker(&url, local(), system_resolver());
+    assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+    close.send(()).unwrap();
+    is_closed.await.unwrap();
+    assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+    server.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_when_it_was_not_used_for_a_minute() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut served = 0;
+        while read_request(&mut stream).await.unwrap().is_some() {
+            stream.write_all(answer("200 OK", "done").as_bytes()).await.unwrap();
+            served += 1;
+        }
+        served
+    });
+    // The clock stands still only where it is moved: otherwise it runs on while the network is waited for.
+    let pass = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    for _ in 0..3 {
+        assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+        pass(50).await;
+    }
+    assert!(!served.is_finished());
+    pass(11).await;
+    assert_eq!(served.await.unwrap(), 3, "it is the same connection until then");
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let accepted = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(answer("413 Too much", "").as_bytes()).await.unwrap();
+            streams.push(stream);
+        }
+    });
+    let large = Bytes::from(vec![b'x'; PAYLOAD_BYTES_MAX]);
+    for _ in 0..2 {
+        let result = invoker.invoke(Invocation { payload: large.clone(), ..invocation("t/0/5") }).await;
+        assert_eq!(class_and_code(&result), (ErrorClass::Rejected, "413"));
+    }
+    accepted.await.unwrap();
+}
+
+#[test]
+fn a_request_says_path_query_and_host_as_the_url_does() {
+    for (url, origin_form, host) in [
+        ("http://one.example", "/", "one.example"),
+        ("http://one.example:80/", "/", "one.example"),
+        ("http://one.example:8080/a/b?c=d&e", "/a/b?c=d&e", "one.example:8080"),
+        ("http://one.example?c=d", "/?c=d", "one.example"),
+        ("http://[2001:db8::1]:81//a", "//a", "[2001:db8::1]:81"),
+    ] {
+        let target = Target::of(&url.parse().unwrap());
+        let request = target.request(invocation("t/0/5"));
+        assert_eq!(request.uri().to_string(), origin_form, "{url}");
+        assert_eq!(request.headers()[HOST], host, "{url}");
+    }
+}

@@ -1,0 +1,172 @@
+//! The connections to one target.
+//!
+//! A connection belongs to one request at a time, which also drives it: nothing runs besides, so an answer that arrives wakes
+//! the request itself and no go-between. One that waits for the next request is driven by nobody; that its target has closed
+//! it meanwhile is seen when the next request takes it, before anything is sent. How many there are is bounded by who asks:
+//! a connection is made only for a request that finds none waiting.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::connect::{ConnectError, Connector};
+
+/// How long an unused connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer's head, and of what is read ahead of its body.
+const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// There is no connection: nothing was sent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection broke: the request may have been sent.
+    #[error(transparent)]
+    Lost(#[from] hyper::Error),
+}
+
+/// Those to one target: what waits for a request, and how to come to more.
+pub(super) struct Connections {
+    target: Uri,
+    connector: Connector,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// With the moment since when each waits, ascending.
+    connections: Vec<(Instant, Box<Connection>)>,
+    /// A task closes those that wait for too long.
+    is_watched: bool,
+}
+
+type Driver = http1::Connection<TokioIo<TcpStream>, Full<Bytes>>;
+
+/// In the hands of one request.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// `None` when it is closed.
+    driver: Option<Driver>,
+}
+
+impl Connections {
+    pub(super) fn new(target: Uri, connector: Connector) -> Self {
+        Self { target, connector, idle: Mutex::default() }
+    }
+
+    /// Sends a request, in origin form and with a `host`, over a connection that waits for one, or a new one. Whoever has read
+    /// the answer [gives the connection back](Connections::give_back).
+    ///
+    /// # Errors
+    /// [`SendError`]. What a target did not begin to read, because it had closed the connection, is sent over another one.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(Box<Connection>, Response<Incoming>), SendError> {
+        loop {
+            let (mut connection, waited) = match self.take() {
+                Some(connection) => (connection, true),
+                None => (Box::new(self.connect().await?), false),
+            };
+            let Connection { sender, driver } = &mut *connection;
+            let sent = sender.try_send_request(request);
+            match drive(driver, sent).await {
+                Ok(response) => return Ok((connection, response)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if waited => request = unsent,
+                    _ => return Err(SendError::Lost(error.into_error())),
+                },
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request, if it can have one: the answer was read to its end, or that is here, and the
+    /// target does not close it.
+    pub(super) async fn give_back(self: &Arc<Self>, mut connection: Box<Connection>) {
+        poll_fn(|context| {
+            if let Some(driver) = &mut connection.driver
+                && Pin::new(driver).poll(context).is_ready()
+            {
+                connection.driver = None;
+            }
+            Poll::Ready(())
+        })
+        .await;
+        if connection.driver.is_none() || !connection.sender.is_ready() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        idle.connections.push((Instant::now(), connection));
+        if !std::mem::replace(&mut idle.is_watched, true) {
+            tokio::spawn(close_unused(Arc::downgrade(self)));
+        }
+    }
+
+    /// The one that was used last: what a few can do is not spread over many.
+    fn take(&self) -> Option<Box<Connection>> {
+        self.idle.lock().connections.pop().map(|(_, connection)| connection)
+    }
+
+    async fn connect(&self) -> Result<Connection, SendError> {
+        let stream = self.connector.connect(&self.target).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(READ_BUFFER_BYTES_MAX);
+        let (sender, driver) = builder.handshake(TokioIo::new(stream)).await?;
+        Ok(Connection { sender, driver: Some(driver) })
+    }
+}
+
+impl Connection {
+    /// Has what reads the answer run, with the connection that brings it.
+    pub(super) async fn drive<T>(&mut self, reading: impl Future<Output = T>) -> T {
+        drive(&mut self.driver, reading).await
+    }
+}
+
+/// Runs `exchange` and the connection that it needs. When the connection is closed, `exchange` comes to its end by itself.
+async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
+    let mut exchange = pin!(exchange);
+    poll_fn(|context| {
+        // What this brings, or why it brings no more, `exchange` learns; the error it ends with is the same.
+        if let Some(open) = driver
+            && Pin::new(open).poll(context).is_ready()
+        {
+            *driver = None;
+        }
+        exchange.as_mut().poll(context)
+    })
+    .await
+}
+
+/// Closes what waits for too long; ends when nothing waits.
+async fn close_unused(connections: Weak<Connections>) {
+    let mut wait = KEEP_ALIVE;
+    loop {
+        sleep(wait).await;
+        let Some(connections) = connections.upgrade() else { return };
+        let mut idle = connections.idle.lock();
+        let now = Instant::now();
+        let unused = idle.connections.partition_point(|(since, _)| now - *since >= KEEP_ALIVE);
+        idle.connections.drain(..unused);
+        let Some((since, _)) = idle.connections.first() else {
+            idle.is_watched = false;
+            return;
+        };
+        wait = KEEP_ALIVE - (now - *since);
+    }
+}
