@@ -303,7 +303,12 @@ impl Target {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(invocation.content_type));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("tripline/", env!("CARGO_PKG_VERSION"))));
         headers.insert(INVOCATION_ID, header_text(&invocation.id));
-        headers.insert(ATTEMPT, HeaderValue::from(invocation.attempt));
+        let attempt = match invocation.attempt {
+            // Nearly all are.
+            1 => HeaderValue::from_static("1"),
+            attempt => HeaderValue::from(attempt),
+        };
+        headers.insert(ATTEMPT, attempt);
         if let Some(trace) = &invocation.trace {
             headers.insert(TRACEPARENT, header_text(trace.parent()));
             // Printable ASCII, which is what a context has.
@@ -336,7 +341,7 @@ fn header_text(text: &str) -> HeaderValue {
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
-    HeaderValue::from_str(&encoded).expect("printable ASCII is a header")
+    HeaderValue::try_from(encoded).expect("printable ASCII is a header")
 }
 
 async fn read_body(response: Response<Incoming>) -> InvocationResult {

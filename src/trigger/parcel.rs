@@ -23,6 +23,8 @@ use crate::input::{EventInput, Origin};
 const RAW_TYPE: &str = "application/octet-stream";
 /// Media type of events that a transform made.
 const JSON_TYPE: &str = "application/json";
+/// What the attributes of most events take, in bytes.
+const EVENT_ROOM: usize = 320;
 /// How many events of a window a function that is a transform step gets at the same time.
 const STEP_CONCURRENCY: usize = 8;
 
@@ -300,6 +302,9 @@ impl Writer {
         trace: Option<&TraceContext>,
     ) -> Result<(), TransformError> {
         let Some(Stage::Pure(chain)) = transform.stages().first() else {
+            let record = event.record();
+            let told = [record.key, record.value].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
+            self.array.reserve(told + EVENT_ROOM);
             self.separator();
             let begin = self.array.len();
             event.write_json(&mut self.array);

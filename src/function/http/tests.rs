@@ -388,7 +388,6 @@ async fn what_a_closed_connection_did_not_take_goes_over_another_one() {
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let (close, is_to_close) = std::sync::mpsc::channel();
     let (closed, is_closed) = tokio::sync::oneshot::channel();
-    // In a thread of its own: the runtime sleeps while it waits for the close, and so learns of it.
     let server = std::thread::spawn(move || {
         use std::io::{Read, Write};
         let serve = || {
@@ -408,6 +407,8 @@ async fn what_a_closed_connection_did_not_take_goes_over_another_one() {
     assert_eq!(invoke(&invoker).await.unwrap().body, "done");
     close.send(()).unwrap();
     is_closed.await.unwrap();
+    // The runtime looks at its sockets before it goes on here.
+    tokio::task::yield_now().await;
     assert_eq!(invoke(&invoker).await.unwrap().body, "done");
     server.join().unwrap();
 }
