@@ -98,7 +98,7 @@ impl Work {
             Err(NoParcel::Records(error)) => return Ended::unread(error.to_string()),
             Err(NoParcel::Step(error)) => {
                 let outcome = Outcome::failed(self.offsets.clone(), error);
-                let made = self.made(id, began_ms, Duration::ZERO, &outcome, None, TracedEvents::default());
+                let made = self.made(began_ms, Duration::ZERO, &outcome, None, TracedEvents::default());
                 return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took: Some(Duration::ZERO), made };
             }
         };
@@ -112,7 +112,7 @@ impl Work {
         let outcome = parcel.outcome(sent);
         let took = started.elapsed();
         let traced = std::mem::take(&mut parcel.traced);
-        let made = self.made(id, began_ms, took, &outcome, span, traced);
+        let made = self.made(began_ms, took, &outcome, span, traced);
         Ended { outcome: Ok(outcome), delivered, expired, took: parcel.is_asked().then_some(took), made }
     }
 
@@ -129,7 +129,6 @@ impl Work {
     /// What history tells of this attempt.
     fn made(
         &self,
-        window: String,
         began_ms: i64,
         took: Duration,
         outcome: &Outcome,
@@ -143,7 +142,7 @@ impl Work {
                 trigger: self.runner.id,
                 run: self.runner.run,
                 input: self.input.clone(),
-                window,
+                name: self.name,
                 attempt: self.attempt,
                 interrupted: self.interrupted,
                 began_ms,

@@ -362,14 +362,10 @@ impl Runner {
         self
     }
 
-    /// What the invocations of a window are called. Those of a run have names of their own: a target that knows what it
-    /// did must not take them for the live ones.
+    /// What the invocations of a window are called.
     pub(super) fn invocation_id(&self, origin: &Origin, window: Offset) -> String {
-        let (name, Origin { topic, partition, .. }) = (&self.spec().name, origin);
-        match self.run {
-            None => format!("{name}/{topic}/{partition}/{window}"),
-            Some(run) => format!("{name}/{topic}/{partition}/{window}/{run}"),
-        }
+        let name = &self.spec().name;
+        super::trace::invocation_id(name.as_str(), (&origin.topic, origin.partition), window.get(), self.run)
     }
 
     /// The definition in force.

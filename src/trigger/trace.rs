@@ -5,8 +5,8 @@
 //! verdict done ─┴─▶ bounded queue ─▶ __tripline.traces ─┼─ what lanes have in hand  ─▶ story of one event
 //!                   (never waited for)                ┴─ filters, asked again
 //! ```
-//! One record tells of an attempt, with all its events, or of a verdict; see [`record`] for their fields. A lane hands
-//! them over without waiting; what does not fit into the queue is dropped and counted. So history may miss what a crash
+//! One record tells of an attempt, with all its events, of many that just succeeded, or of a verdict; see [`record`] for their
+//! fields. A lane hands them over without waiting; what does not fit into the queue is dropped and counted. So history may miss what a crash
 //! took or a flood drowned, and the story says so; progress never depends on it. What a trigger does with records of that
 //! topic itself leaves no trace: each attempt would be the cause of the next.
 //!
@@ -23,6 +23,7 @@ mod writer;
 pub use lookup::{SearchLimits, TraceError, Wanted};
 pub use writer::{TRACE_TOPIC, TraceCounts};
 
+pub(super) use record::invocation_id;
 pub(super) use writer::{Made, Settled, TraceLog, TracedEvents};
 
 /// Of which attempts a trigger keeps a history.

@@ -10,6 +10,7 @@ use tripline::trigger::service::TriggerReport;
 use tripline::trigger::spec::TriggerSpec;
 use tripline::trigger::trace::story::{Story, TriggerOutcome, TriggerStory};
 use tripline::trigger::trace::{SearchLimits, TRACE_TOPIC, TraceError, Wanted};
+use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 
 use crate::harness::World;
@@ -86,6 +87,53 @@ async fn an_event_that_was_delivered_tells_its_window_and_its_attempt() {
     let by_id = Wanted::parse("0-1", Some(TopicName::new("in").unwrap()));
     let same = world.triggers.trace(&by_id, SearchLimits::default()).await.unwrap();
     assert_eq!((same.event, &same.triggers[0].attempts), (story.event, &told.attempts));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_were_just_delivered_each_tells_its_own() {
+    let world = World::start();
+    let topic = world.topic("in", 2).await;
+    let receiver = Receiver::start(|invoked: &Invoked| {
+        let fails = invoked.attempt == 1 && invoked.body_json()[0]["data"] == 7;
+        if fails { status(500) } else { ok() }
+    })
+    .await;
+    let values: Vec<String> = (0..150).map(|number| number.to_string()).collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    world.produce(&topic, 0, &values).await;
+    world.produce(&topic, 1, &values[..30]).await;
+    world.apply(trigger(&receiver, json!({"order": "none"}))).await;
+    world.apply(trigger(&receiver, json!({"trigger": "u"}))).await;
+    for name in ["t", "u"] {
+        world.until_committed(name, 0, 150).await;
+        world.until_committed(name, 1, 30).await;
+    }
+    // Some once more: their windows cannot stand beside the earlier ones.
+    world.triggers.pause("t").await.unwrap();
+    world.triggers.reset("t", &[(topic.id(), 0, Offset::new(140).unwrap())]).await.unwrap();
+    world.triggers.resume("t").await.unwrap();
+    world.until_committed("t", 0, 150).await;
+    for (partition, offset) in (0..150).map(|offset| (0, offset)).chain((0..30).map(|offset| (1, offset))) {
+        let event = format!("in/{partition}/{offset}");
+        let story = story(&world, &event).await;
+        assert_eq!(story.triggers.len(), 2, "{story:#?}");
+        for told in &story.triggers {
+            let expected = match (offset, told.trigger.as_str()) {
+                (7, _) => vec![("failed", 1), ("success", 2)],
+                (140.., "t") => vec![("success", 1); 2],
+                _ => vec![("success", 1)],
+            };
+            let attempts = told.attempts.iter().map(|attempt| (attempt.outcome.as_str(), attempt.attempt));
+            assert_eq!(attempts.collect::<Vec<_>>(), expected, "{event}: {told:#?}");
+            for attempt in &told.attempts {
+                assert_eq!((attempt.window.as_str(), attempt.records), (&*format!("{}/{event}", told.trigger), 1));
+                assert!(attempt.took_ms > 0.0 && attempt.began_ms <= story.now_ms, "{attempt:?}");
+            }
+            assert_eq!(told.outcome, TriggerOutcome::Done);
+        }
+    }
+    let written = world.triggers.trace_counts().written;
+    assert!(written < 370, "374 attempts have {written} records");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 use uuid::Uuid;
 
-use super::record::{Letters, TraceRecord, key_may_tell_of};
+use super::record::{Fact, Letters, TraceRecord, key_may_tell_of};
 use super::story::{self, EventFacts, History, LetterPlace, Searched, Story, Told, TriggerFacts, WhyNot};
 use super::writer::{TRACE_TOPIC, TraceLog};
 use crate::broker::{Broker, Topic};
@@ -361,11 +361,8 @@ async fn history(
                 return;
             }
             let told = record.value().and_then(|value| serde_json::from_slice::<TraceRecord<'static>>(value).ok());
-            let concerned = told.filter(|told| {
-                let subject = told.subject();
-                subject.topic_id == origin.topic_id && subject.offsets.contains(offset.get())
-            });
-            records.extend(concerned);
+            let told = told.filter(|told| told.subject().topic_id == origin.topic_id);
+            records.extend(told.and_then(|told| told.about(offset.get())));
         });
         if !more.await? {
             break;
@@ -375,11 +372,11 @@ async fn history(
     let mut told = Vec::with_capacity(records.len());
     for record in records {
         let letter = match &record {
-            TraceRecord::Verdict(verdict) => match &verdict.dead_letters {
+            Fact::Verdict(verdict) => match &verdict.dead_letters {
                 Some(letters) => Some(letter_place(broker, letters, origin, offset).await),
                 None => None,
             },
-            TraceRecord::Attempt(_) => None,
+            Fact::Attempt(_) => None,
         };
         told.push((record, letter));
     }

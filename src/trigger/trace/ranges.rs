@@ -13,14 +13,28 @@ pub struct Ranges(Vec<(i64, i64)>);
 impl Ranges {
     /// The ranges of ascending offsets.
     pub fn of(offsets: impl IntoIterator<Item = Offset>) -> Self {
-        let mut ranges: Vec<(i64, i64)> = Vec::new();
+        let mut ranges = Self::default();
         for offset in offsets {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == offset.get() => *last = offset.get(),
-                _ => ranges.push((offset.get(), offset.get())),
-            }
+            ranges.extend(offset.get(), offset.get());
         }
-        Self(ranges)
+        ranges
+    }
+
+    /// Adds the offsets `first..=last`, behind all others.
+    pub fn extend(&mut self, first: i64, last: i64) {
+        match self.0.last_mut() {
+            Some((_, before)) if *before + 1 == first => *before = last,
+            _ => self.push(first, last),
+        }
+    }
+
+    /// The range, if there is just one.
+    #[must_use]
+    pub const fn only(&self) -> Option<(i64, i64)> {
+        match self.0.as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        }
     }
 
     /// Adds the range `first..=last`, behind all others.

@@ -8,13 +8,27 @@ use uuid::Uuid;
 use super::ranges::Ranges;
 use crate::trigger::attempt::Step;
 
+/// The outcome of an attempt that did not fail.
+pub(super) const SUCCESS: &str = "success";
+
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum TraceRecord<'a> {
     /// An attempt ended.
     Attempt(AttemptRecord<'a>),
+    /// Some attempts ended of which there is little to tell.
+    Successes(SuccessesRecord<'a>),
     /// Records were given up.
+    Verdict(VerdictRecord<'a>),
+}
+
+/// What a record tells of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact<'a> {
+    /// An attempt ended.
+    Attempt(AttemptRecord<'a>),
+    /// It was given up.
     Verdict(VerdictRecord<'a>),
 }
 
@@ -83,6 +97,31 @@ pub struct AttemptRecord<'a> {
     /// How many more of those there are.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub events_left_out: u32,
+}
+
+/// Windows that succeeded at their first attempt, whose records lie side by side and are no events of their own: nearly all of
+/// a busy trigger, so they take little room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuccessesRecord<'a> {
+    /// Whose records: those of all these windows.
+    #[serde(flatten)]
+    pub subject: Subject<'a>,
+    /// The windows, ascending. None has a record of another.
+    pub windows: Cow<'a, [Success]>,
+}
+
+/// A window that succeeded at its first attempt. In JSON a list of its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, i64, i64, u64)", into = "(i64, i64, i64, u64)")]
+pub struct Success {
+    /// Its first offset, which the invocation is called by.
+    pub first: i64,
+    /// Its last offset.
+    pub last: i64,
+    /// When the attempt began, ms since 1970.
+    pub began_ms: i64,
+    /// How long the function had the records, µs.
+    pub took_us: u64,
 }
 
 /// An event of an attempt.
@@ -198,7 +237,21 @@ impl<'a> TraceRecord<'a> {
     pub const fn subject(&self) -> &Subject<'a> {
         match self {
             Self::Attempt(attempt) => &attempt.subject,
+            Self::Successes(successes) => &successes.subject,
             Self::Verdict(verdict) => &verdict.subject,
+        }
+    }
+
+    /// What it tells of the record at `offset` of the partition that its subject names.
+    #[must_use]
+    pub fn about(self, offset: i64) -> Option<Fact<'a>> {
+        if !self.subject().offsets.contains(offset) {
+            return None;
+        }
+        match self {
+            Self::Attempt(attempt) => Some(Fact::Attempt(attempt)),
+            Self::Successes(successes) => successes.attempt_on(offset).map(Fact::Attempt),
+            Self::Verdict(verdict) => Some(Fact::Verdict(verdict)),
         }
     }
 
@@ -208,6 +261,77 @@ impl<'a> TraceRecord<'a> {
         let subject = self.subject();
         let (first, last) = subject.offsets.bounds().unwrap_or((0, 0));
         format!("{}/{}/{first}-{last}", subject.topic, subject.partition)
+    }
+}
+
+impl<'a> Fact<'a> {
+    /// Whose records.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject<'a> {
+        match self {
+            Self::Attempt(attempt) => &attempt.subject,
+            Self::Verdict(verdict) => &verdict.subject,
+        }
+    }
+}
+
+impl Subject<'_> {
+    /// What the invocations of a window are called, by the first offset that it had. Those of a run have names of their own: a
+    /// target that knows what it did must not take them for the live ones.
+    pub(in crate::trigger) fn invocation_id(&self, window: i64) -> String {
+        invocation_id(&self.trigger, (&self.topic, self.partition), window, self.run)
+    }
+}
+
+/// See [`Subject::invocation_id`].
+pub(in crate::trigger) fn invocation_id(
+    trigger: &str,
+    (topic, partition): (&str, u32),
+    window: i64,
+    run: Option<Uuid>,
+) -> String {
+    match run {
+        None => format!("{trigger}/{topic}/{partition}/{window}"),
+        Some(run) => format!("{trigger}/{topic}/{partition}/{window}/{run}"),
+    }
+}
+
+impl<'a> SuccessesRecord<'a> {
+    /// The attempt on the window that has the record at `offset`.
+    fn attempt_on(self, offset: i64) -> Option<AttemptRecord<'a>> {
+        let index = self.windows.partition_point(|window| window.last < offset);
+        let window = *self.windows.get(index).filter(|window| window.first <= offset)?;
+        let mut offsets = Ranges::default();
+        offsets.push(window.first, window.last);
+        Some(AttemptRecord {
+            window: self.subject.invocation_id(window.first).into(),
+            subject: Subject { offsets: Cow::Owned(offsets), ..self.subject },
+            attempt: 1,
+            interrupted: 0,
+            began_ms: window.began_ms,
+            took_us: window.took_us,
+            outcome: SUCCESS.into(),
+            code: Cow::default(),
+            message: Cow::default(),
+            failed: Cow::default(),
+            rejected: Cow::default(),
+            follows: None,
+            traceparent: None,
+            events: Cow::default(),
+            events_left_out: 0,
+        })
+    }
+}
+
+impl From<(i64, i64, i64, u64)> for Success {
+    fn from((first, last, began_ms, took_us): (i64, i64, i64, u64)) -> Self {
+        Self { first, last, began_ms, took_us }
+    }
+}
+
+impl From<Success> for (i64, i64, i64, u64) {
+    fn from(Success { first, last, began_ms, took_us }: Success) -> Self {
+        (first, last, began_ms, took_us)
     }
 }
 
@@ -300,6 +424,25 @@ mod tests {
             r#"{head},"interrupted":2,"began_ms":1700000000123,"took_us":4500,"outcome":"failed","code":"500","message":"no \"good\"","failed":"4,9","rejected":"5","follows":{{"what":"retry","at_ms":7}},"traceparent":"00-a-b-01","events":[{{"offset":4,"id":"e1"}}],"events_left_out":1}}"#
         );
         reads_back(&TraceRecord::Attempt(failure), &expected);
+    }
+
+    #[test]
+    fn successes_are_told_one_by_one() {
+        let success = |first, last, began_ms| Success { first, last, began_ms, took_us: 40 };
+        let windows = vec![success(4, 4, 700), success(5, 6, 600), success(9, 9, 701)];
+        let record = TraceRecord::Successes(SuccessesRecord { subject: subject(), windows: Cow::Owned(windows) });
+        let windows = "[[4,4,700,40],[5,6,600,40],[9,9,701,40]]";
+        reads_back(&record, &format!(r#"{{"kind":"successes",{SUBJECT},"windows":{windows}}}"#));
+        for (offset, window) in [(4, "4"), (5, "5-6"), (6, "5-6"), (9, "9")] {
+            let Some(Fact::Attempt(attempt)) = record.clone().about(offset) else { panic!("{offset}") };
+            let first = window.split('-').next().unwrap();
+            assert_eq!(attempt.window, format!("slow/flights/3/{first}"));
+            assert_eq!(attempt.subject.offsets.to_string(), window);
+            assert_eq!((attempt.attempt, &*attempt.outcome, attempt.took_us), (1, "success", 40));
+        }
+        for offset in [3, 7, 8, 10] {
+            assert_eq!(record.clone().about(offset), None, "{offset}");
+        }
     }
 
     #[test]

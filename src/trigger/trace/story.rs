@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::record::{AttemptRecord, Next, TraceRecord, VerdictRecord};
+use super::record::{AttemptRecord, Fact, Next, VerdictRecord};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::lane::{Before, Standing};
 
@@ -274,12 +274,12 @@ pub(super) struct TriggerFacts {
 }
 
 /// What history has of the event, with the place of its dead letter, where it has one.
-pub(super) type Told = (TraceRecord<'static>, Option<LetterPlace>);
+pub(super) type Told = (Fact<'static>, Option<LetterPlace>);
 
 /// The part of each trigger, by name.
 pub(super) fn triggers(facts: Vec<TriggerFacts>, told: &[Told], offset: i64) -> Vec<TriggerStory> {
     // A run over a range belongs to the trigger of its name.
-    let is_of = |record: &TraceRecord<'_>, id: Uuid, name: &str| {
+    let is_of = |record: &Fact<'_>, id: Uuid, name: &str| {
         let subject = record.subject();
         subject.trigger_id == id || (subject.run.is_some() && subject.trigger == name)
     };
@@ -338,8 +338,8 @@ impl TriggerStory {
     fn tell<'t>(&mut self, told: impl Iterator<Item = &'t Told>, offset: i64) {
         for (record, letter) in told {
             match record {
-                TraceRecord::Attempt(attempt) => self.attempts.push(AttemptStory::of(attempt, offset)),
-                TraceRecord::Verdict(verdict) => self.verdicts.push(VerdictStory::of(verdict, letter.clone())),
+                Fact::Attempt(attempt) => self.attempts.push(AttemptStory::of(attempt, offset)),
+                Fact::Verdict(verdict) => self.verdicts.push(VerdictStory::of(verdict, letter.clone())),
             }
         }
         self.attempts.sort_by_key(|attempt| attempt.began_ms);

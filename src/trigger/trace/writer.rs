@@ -12,7 +12,10 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
 use uuid::Uuid;
 
 use super::ranges::Ranges;
-use super::record::{AttemptRecord, EventRecord, Follows, Letters, Subject, TraceRecord, VerdictRecord};
+use super::record::{
+    AttemptRecord, EventRecord, Follows, Letters, SUCCESS, Subject, Success, SuccessesRecord, TraceRecord,
+    VerdictRecord,
+};
 use crate::broker::{Broker, Topic};
 use crate::event::trace::TraceContext;
 use crate::input::EventInput;
@@ -39,6 +42,8 @@ const RETENTION_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES: u32 = 16 << 20;
 /// Events of one attempt that are named.
 const EVENTS_MAX: usize = 100;
+/// Windows of one record.
+const SUCCESSES_MAX: usize = 100;
 /// The longest id of an event that is kept, in bytes.
 const ID_BYTES_MAX: usize = 256;
 
@@ -79,7 +84,8 @@ pub(in crate::trigger) struct Made {
     pub(in crate::trigger) trigger: Uuid,
     pub(in crate::trigger) run: Option<Uuid>,
     pub(in crate::trigger) input: EventInput,
-    pub(in crate::trigger) window: String,
+    /// What the window is called: the first offset that it had.
+    pub(in crate::trigger) name: Offset,
     pub(in crate::trigger) attempt: u32,
     pub(in crate::trigger) interrupted: u32,
     pub(in crate::trigger) began_ms: i64,
@@ -150,7 +156,15 @@ impl TraceLog {
     pub(in crate::trigger) fn start(broker: Broker) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, inbox) = mpsc::channel(WAITING_MAX);
         let counters = Arc::<Counters>::default();
-        let writer = Writer { inbox, counters: Arc::clone(&counters), broker, builder: None, told: (0, None) };
+        let writer = Writer {
+            inbox,
+            counters: Arc::clone(&counters),
+            broker,
+            builder: None,
+            successes: Vec::new(),
+            value: Vec::new(),
+            told: (0, None),
+        };
         (Self { sender, counters }, tokio::spawn(writer.run()))
     }
 
@@ -202,6 +216,10 @@ struct Writer {
     broker: Broker,
     /// The batch that is filling.
     builder: Option<BatchBuilder>,
+    /// Attempts of which there is little to tell, until they are put together.
+    successes: Vec<(Success, Box<Made>)>,
+    /// Room for a record's value.
+    value: Vec<u8>,
     /// How many dropped records the log speaks of, and since when.
     told: (u64, Option<Instant>),
 }
@@ -221,13 +239,14 @@ impl Writer {
             for message in messages.drain(..) {
                 match message {
                     Message::Entry(entry, size_bytes) => {
-                        self.push(topic.as_deref(), &entry);
+                        self.take(topic.as_deref(), entry);
                         self.counters.waiting_bytes.fetch_sub(size_bytes, Relaxed);
                     }
                     Message::Flush(done) => flushed.push(done),
                     Message::Stop => stop = true,
                 }
             }
+            self.push_successes(topic.as_deref());
             self.append(topic.as_deref());
             for done in flushed {
                 // Who asked may have gone.
@@ -284,12 +303,47 @@ impl Writer {
         }
     }
 
-    fn push(&mut self, topic: Option<&Topic>, entry: &Entry) {
-        let (record, at_ms) = match entry {
-            Entry::Made(made, step) => (TraceRecord::Attempt(made.record(*step)), made.began_ms),
-            Entry::Settled(settled) => (TraceRecord::Verdict(settled.record()), settled.at_ms),
+    fn take(&mut self, topic: Option<&Topic>, entry: Entry) {
+        match entry {
+            Entry::Made(made, step) => match made.as_success().filter(|_| step == Some(Step::Done)) {
+                Some(success) => self.successes.push((success, made)),
+                None => self.push(topic, &TraceRecord::Attempt(made.record(step)), made.began_ms),
+            },
+            Entry::Settled(settled) => self.push(topic, &TraceRecord::Verdict(settled.record()), settled.at_ms),
+        }
+    }
+
+    /// Puts those of one lane and definition together.
+    fn push_successes(&mut self, topic: Option<&Topic>) {
+        let mut successes = std::mem::take(&mut self.successes);
+        let lane = |made: &Made| {
+            let origin = made.input.origin();
+            (made.trigger, made.run, Arc::as_ptr(&made.spec), origin.topic_id, origin.partition)
         };
-        let value = serde_json::to_vec(&record).expect("text and numbers are JSON");
+        successes.sort_by_key(|(window, made)| (lane(made), window.first));
+        for of_lane in successes.chunk_by(|(_, one), (_, other)| lane(one) == lane(other)) {
+            for windows in apart(of_lane.iter().map(|(window, _)| *window)) {
+                self.push_windows(topic, &of_lane[0].1, windows);
+            }
+        }
+        // Its room is used again.
+        successes.clear();
+        self.successes = successes;
+    }
+
+    /// Windows of the lane and definition of `made`.
+    fn push_windows(&mut self, topic: Option<&Topic>, made: &Made, windows: Vec<Success>) {
+        let mut offsets = Ranges::default();
+        windows.iter().for_each(|window| offsets.extend(window.first, window.last));
+        let subject = subject(&made.spec, (made.trigger, made.run), &made.input, &offsets);
+        let at_ms = windows.iter().map(|window| window.began_ms).min().unwrap_or_default();
+        self.push(topic, &TraceRecord::Successes(SuccessesRecord { subject, windows: windows.into() }), at_ms);
+    }
+
+    fn push(&mut self, topic: Option<&Topic>, record: &TraceRecord<'_>, at_ms: i64) {
+        self.value.clear();
+        serde_json::to_writer(&mut self.value, record).expect("text and numbers are JSON");
+        let value = std::mem::take(&mut self.value);
         let key = record.key();
         let record = NewRecord { timestamp_ms: at_ms, key: Some(key.as_bytes()), value: Some(&value), headers: &[] };
         if self.builder.as_ref().is_some_and(|builder| builder.size_bytes_with(&record) > BATCH_BYTES) {
@@ -300,6 +354,7 @@ impl Writer {
             tracing::debug!(%error, "a record of an event's history was not kept");
             self.counters.dropped.fetch_add(1, Relaxed);
         }
+        self.value = value;
     }
 
     fn append(&mut self, topic: Option<&Topic>) {
@@ -309,6 +364,21 @@ impl Writer {
         let counter = if let Some(Ok(_)) = appended { &self.counters.written } else { &self.counters.dropped };
         counter.fetch_add(records, Relaxed);
     }
+}
+
+/// Windows in the order of their first offsets, as lists of which none has a record twice, as after a reset.
+fn apart(windows: impl Iterator<Item = Success>) -> Vec<Vec<Success>> {
+    let mut lists: Vec<Vec<Success>> = Vec::new();
+    for window in windows {
+        let fits = |list: &Vec<Success>| {
+            list.len() < SUCCESSES_MAX && list.last().is_none_or(|before| before.last < window.first)
+        };
+        match lists.last_mut().filter(|list| fits(list)) {
+            Some(list) => list.push(window),
+            None => lists.push(vec![window]),
+        }
+    }
+    lists
 }
 
 fn subject<'a>(
@@ -336,16 +406,38 @@ fn error_parts(error: Option<&LastError>) -> (Cow<'_, str>, Cow<'_, str>, Cow<'_
 }
 
 impl Made {
+    /// All there is to tell of it, if it succeeded at the first attempt and is called by its records, which lie side by side and
+    /// are no events of their own.
+    fn as_success(&self) -> Option<Success> {
+        let (first, last) = self.offsets.only()?;
+        let says_more = self.error.is_some()
+            || (self.attempt, self.interrupted) != (1, 0)
+            || !(self.failed.is_empty() && self.rejected.is_empty())
+            || self.traceparent.is_some()
+            || !self.events.events.is_empty();
+        (!says_more && self.name.get() == first).then(|| Success {
+            first,
+            last,
+            began_ms: self.began_ms,
+            took_us: self.took_us(),
+        })
+    }
+
+    fn took_us(&self) -> u64 {
+        u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn record(&self, step: Option<Step>) -> AttemptRecord<'_> {
         let (class, code, message) = error_parts(self.error.as_ref());
+        let subject = subject(&self.spec, (self.trigger, self.run), &self.input, &self.offsets);
         AttemptRecord {
-            subject: subject(&self.spec, (self.trigger, self.run), &self.input, &self.offsets),
-            window: self.window.as_str().into(),
+            window: subject.invocation_id(self.name.get()).into(),
+            subject,
             attempt: self.attempt,
             interrupted: self.interrupted,
             began_ms: self.began_ms,
-            took_us: u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
-            outcome: if self.error.is_some() { class } else { "success".into() },
+            took_us: self.took_us(),
+            outcome: if self.error.is_some() { class } else { SUCCESS.into() },
             code,
             message,
             failed: Cow::Borrowed(&self.failed),
@@ -374,6 +466,30 @@ impl Settled {
                 partition: *partition,
                 offsets: Cow::Borrowed(offsets),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn windows_are_put_together_where_none_has_a_record_of_another(
+            mut windows in proptest::collection::vec((0i64..200, 0i64..4), 0..300),
+        ) {
+            windows.sort_unstable();
+            let windows: Vec<Success> =
+                windows.into_iter().map(|(first, more)| (first, first + more, 0, 0).into()).collect();
+            let lists = apart(windows.iter().copied());
+            prop_assert_eq!(lists.concat(), windows);
+            for list in lists {
+                prop_assert!((1..=SUCCESSES_MAX).contains(&list.len()));
+                prop_assert!(list.is_sorted_by(|one, next| one.last < next.first));
+            }
         }
     }
 }
