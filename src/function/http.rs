@@ -162,13 +162,14 @@ impl HttpInvoker {
     /// until its end.
     fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
         let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.timeout);
-        let exchange = exchange(Arc::clone(&self.connections), self.target.request(invocation));
+        let deadline = begun + timeout;
+        let exchange = exchange(Arc::clone(&self.connections), self.target.request(invocation), deadline);
         let attempt = async move {
             let _held = held;
             let result = tokio::select! {
                 // An answer that is there counts, also when nobody waits for it any longer.
                 biased;
-                result = timeout_at(begun + timeout, exchange), if !cancel.is_cancelled() => {
+                result = timeout_at(deadline, exchange), if !cancel.is_cancelled() => {
                     result.unwrap_or_else(|_| {
                         let message = format!("no complete answer within {timeout:?}");
                         Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
@@ -319,7 +320,7 @@ impl Target {
     }
 }
 
-async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>) -> InvocationResult {
+async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>, deadline: Instant) -> InvocationResult {
     let (mut connection, response) = connections.send(request).await.map_err(|error| describe(&error))?;
     let result = match answer::classify(response.status(), response.headers(), now_s()) {
         Ok(()) => connection.drive(read_body(response)).await,
@@ -328,6 +329,11 @@ async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>) 
             Err(error)
         }
     };
+    if result.is_ok() {
+        // A target may answer before it has read everything: that it does so is part of the success. After an error nobody
+        // wants the rest.
+        let _ = timeout_at(deadline, connection.sent()).await;
+    }
     connections.give_back(connection).await;
     result
 }

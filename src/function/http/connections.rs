@@ -1,14 +1,14 @@
 //! The connections to one target.
 //!
 //! A connection belongs to one request at a time, which also drives it: nothing runs besides, so an answer that arrives wakes
-//! the request itself and no go-between. One that waits for the next request is driven by nobody; that its target has closed
-//! it meanwhile is seen when the next request takes it, before anything is sent. How many there are is bounded by who asks:
-//! a connection is made only for a request that finds none waiting.
+//! the request itself and no go-between. One that waits for the next request is looked at every few seconds; that its target
+//! has closed it is seen at the latest when the next request takes it: before anything is sent, unless it happens at that very
+//! moment. How many there are is bounded by who asks: a connection is made only for a request that finds none waiting.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,9 @@ use super::connect::{ConnectError, Connector};
 /// How long an unused connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// How often those that wait are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Bytes of an answer's head, and of what is read ahead of its body.
 const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
 
@@ -35,7 +38,7 @@ pub(super) enum SendError {
     /// There is no connection: nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The connection broke: the request may have been sent.
+    /// The connection broke: the request may have been sent, as far as anybody knows.
     #[error(transparent)]
     Lost(#[from] hyper::Error),
 }
@@ -49,7 +52,7 @@ pub(super) struct Connections {
 
 #[derive(Default)]
 struct Idle {
-    /// With the moment since when each waits, ascending.
+    /// With the moment since when each waits.
     connections: Vec<(Instant, Box<Connection>)>,
     /// A task closes those that wait for too long.
     is_watched: bool,
@@ -95,15 +98,11 @@ impl Connections {
         }
     }
 
-    /// Keeps a connection for the next request, if it can have one: the answer was read to its end, or that is here, and the
-    /// target does not close it.
+    /// Keeps a connection for the next request, if it can have one now: its request was sent and the answer read to its end,
+    /// and the target does not close it.
     pub(super) async fn give_back(self: &Arc<Self>, mut connection: Box<Connection>) {
         poll_fn(|context| {
-            if let Some(driver) = &mut connection.driver
-                && Pin::new(driver).poll(context).is_ready()
-            {
-                connection.driver = None;
-            }
+            connection.poll(context);
             Poll::Ready(())
         })
         .await;
@@ -136,37 +135,58 @@ impl Connection {
     pub(super) async fn drive<T>(&mut self, reading: impl Future<Output = T>) -> T {
         drive(&mut self.driver, reading).await
     }
+
+    /// Waits until the request is sent to its end, of which the answer may say nothing, or cannot be.
+    pub(super) async fn sent(&mut self) {
+        poll_fn(|context| {
+            self.poll(context);
+            let is_sent = self.driver.is_none() || matches!(self.sender.poll_ready(context), Poll::Ready(Ok(())));
+            if is_sent { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) {
+        poll_driver(&mut self.driver, context);
+    }
 }
 
 /// Runs `exchange` and the connection that it needs. When the connection is closed, `exchange` comes to its end by itself.
 async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     poll_fn(|context| {
-        // What this brings, or why it brings no more, `exchange` learns; the error it ends with is the same.
-        if let Some(open) = driver
-            && Pin::new(open).poll(context).is_ready()
-        {
-            *driver = None;
-        }
+        poll_driver(driver, context);
         exchange.as_mut().poll(context)
     })
     .await
 }
 
-/// Closes what waits for too long; ends when nothing waits.
+/// What it brings, or why it brings no more, the exchange learns: the error that it ends with says nothing more.
+fn poll_driver(driver: &mut Option<Driver>, context: &mut Context<'_>) {
+    if let Some(open) = driver
+        && Pin::new(open).poll(context).is_ready()
+    {
+        *driver = None;
+    }
+}
+
+/// Closes what waits for too long, and what the target has closed; ends when nothing waits.
 async fn close_unused(connections: Weak<Connections>) {
-    let mut wait = KEEP_ALIVE;
     loop {
-        sleep(wait).await;
+        sleep(LOOK_EVERY).await;
         let Some(connections) = connections.upgrade() else { return };
-        let mut idle = connections.idle.lock();
-        let now = Instant::now();
-        let unused = idle.connections.partition_point(|(since, _)| now - *since >= KEEP_ALIVE);
-        idle.connections.drain(..unused);
-        let Some((since, _)) = idle.connections.first() else {
-            idle.is_watched = false;
+        let is_over = poll_fn(|context| {
+            let mut idle = connections.idle.lock();
+            let now = Instant::now();
+            idle.connections.retain_mut(|(since, connection)| {
+                connection.poll(context);
+                connection.driver.is_some() && now - *since < KEEP_ALIVE
+            });
+            idle.is_watched = !idle.connections.is_empty();
+            Poll::Ready(!idle.is_watched)
+        });
+        if is_over.await {
             return;
-        };
-        wait = KEEP_ALIVE - (now - *since);
+        }
     }
 }

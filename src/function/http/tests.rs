@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::spec::{Instances, Payload, Runtime};
 use super::*;
 
+/// How long something may take that takes no time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 fn spec(timeout: Duration) -> FunctionSpec {
     FunctionSpec {
         name: "hook".to_owned(),
@@ -437,8 +440,12 @@ async fn a_connection_is_closed_when_it_was_not_used_for_a_minute() {
         pass(50).await;
     }
     assert!(!served.is_finished());
-    pass(11).await;
-    assert_eq!(served.await.unwrap(), 3, "it is the same connection until then");
+    // It is looked at every few seconds.
+    for _ in 0..3 {
+        pass(5).await;
+    }
+    let served = tokio::time::timeout(PATIENCE, served).await.expect("it is closed");
+    assert_eq!(served.unwrap(), 3, "it is the same connection until then");
 }
 
 #[tokio::test]
@@ -459,6 +466,57 @@ async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() 
         assert_eq!(class_and_code(&result), (ErrorClass::Rejected, "413"));
     }
     accepted.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_that_answers_early_gets_the_whole_request_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let received = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut received = Vec::new();
+        for _ in 0..2 {
+            let head = loop {
+                assert!(stream.read_buf(&mut received).await.unwrap() > 0, "there is another one");
+                if let Some(end) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                    break end + 4;
+                }
+            };
+            stream.write_all(answer("202 Accepted", "").as_bytes()).await.unwrap();
+            while received.len() < head + PAYLOAD_BYTES_MAX {
+                assert!(stream.read_buf(&mut received).await.unwrap() > 0, "it was cut off");
+            }
+            received.drain(..head + PAYLOAD_BYTES_MAX);
+        }
+    });
+    let large = Bytes::from(vec![b'x'; PAYLOAD_BYTES_MAX]);
+    for _ in 0..2 {
+        let result = invoker.invoke(Invocation { payload: large.clone(), ..invocation("t/0/5") }).await;
+        assert_eq!(result.unwrap().body, "");
+    }
+    tokio::time::timeout(PATIENCE, received).await.expect("it has everything").unwrap();
+}
+
+#[tokio::test]
+async fn an_unused_connection_is_let_go_when_the_target_has_closed_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(answer("200 OK", "done").as_bytes()).await.unwrap();
+        stream
+    });
+    assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+    let mut stream = served.await.unwrap();
+    stream.shutdown().await.unwrap();
+    // The runtime learns of it here.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::resume();
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 1])).await.expect("it is closed from here, too");
+    assert_eq!(read.unwrap(), 0);
 }
 
 #[test]
