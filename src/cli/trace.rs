@@ -206,7 +206,7 @@ fn history(story: &Value, lines: &mut Vec<String>) {
         text.push_str(&format!("; not all of it was looked at: the bound on {bound} was reached"));
     }
     if let Some(dropped) = history["dropped"].as_u64().filter(|dropped| *dropped > 0) {
-        text.push_str(&format!("; {dropped} record(s) of it were dropped since the broker started"));
+        text.push_str(&format!("; {dropped} attempt(s) and verdict(s) are missing since the broker started"));
     }
     lines.push(text);
 }
@@ -291,7 +291,7 @@ trigger was: dead lettered: dead letter flights.dlq/0/3, after 2 attempt(s)
   filter    not asked, the record or the trigger is gone
   2023-11-14T22:13:25.000Z  given up (attempts): dead letter flights.dlq/0/3
 
-history since 2023-11-14T21:56:40.000Z; 2 record(s) of it were dropped since the broker started
+history since 2023-11-14T21:56:40.000Z; 2 attempt(s) and verdict(s) are missing since the broker started
 ";
         assert_eq!(tell(&story()), expected);
     }

@@ -1,4 +1,4 @@
-//! The records of the trace topic, in JSON. Fields are only ever added.
+//! The records of the trace topic, in JSON. Kinds and fields are only ever added.
 
 use std::borrow::Cow;
 

@@ -240,7 +240,7 @@ pub struct History {
     /// The time of the oldest record that there is, ms since 1970; nothing when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<i64>,
-    /// Records of history that were dropped since the broker started.
+    /// Attempts and verdicts that are missing in it since the broker started.
     pub dropped: u64,
     /// What was looked at.
     pub searched: Searched,

@@ -18,7 +18,7 @@ use super::record::{
 };
 use crate::broker::{Broker, Topic};
 use crate::event::trace::TraceContext;
-use crate::input::EventInput;
+use crate::input::{EventInput, Origin};
 use crate::topic::name::TopicName;
 use crate::topic::spec::TopicConfig;
 use crate::trigger::attempt::{AttemptState, LastError, Step};
@@ -131,9 +131,9 @@ enum Message {
 /// What became of history since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceCounts {
-    /// Records that were appended.
+    /// Attempts and verdicts of which the topic tells.
     pub written: u64,
-    /// Records that were dropped: they came faster than the disk took them, or it took none.
+    /// Those that were dropped: they came faster than the disk took them, or it took none.
     pub dropped: u64,
 }
 
@@ -161,6 +161,7 @@ impl TraceLog {
             counters: Arc::clone(&counters),
             broker,
             builder: None,
+            told_of: 0,
             successes: Vec::new(),
             value: Vec::new(),
             told: (0, None),
@@ -216,6 +217,8 @@ struct Writer {
     broker: Broker,
     /// The batch that is filling.
     builder: Option<BatchBuilder>,
+    /// Of how many attempts and verdicts it tells.
+    told_of: u64,
     /// Attempts of which there is little to tell, until they are put together.
     successes: Vec<(Success, Box<Made>)>,
     /// Room for a record's value.
@@ -307,21 +310,25 @@ impl Writer {
         match entry {
             Entry::Made(made, step) => match made.as_success().filter(|_| step == Some(Step::Done)) {
                 Some(success) => self.successes.push((success, made)),
-                None => self.push(topic, &TraceRecord::Attempt(made.record(step)), made.began_ms),
+                None => self.push(topic, &TraceRecord::Attempt(made.record(step)), (made.began_ms, 1)),
             },
-            Entry::Settled(settled) => self.push(topic, &TraceRecord::Verdict(settled.record()), settled.at_ms),
+            Entry::Settled(settled) => self.push(topic, &TraceRecord::Verdict(settled.record()), (settled.at_ms, 1)),
         }
     }
 
     /// Puts those of one lane and definition together.
     fn push_successes(&mut self, topic: Option<&Topic>) {
         let mut successes = std::mem::take(&mut self.successes);
-        let lane = |made: &Made| {
-            let origin = made.input.origin();
-            (made.trigger, made.run, Arc::as_ptr(&made.spec), origin.topic_id, origin.partition)
+        let lane = |made: &Made| (made.trigger, made.run, Arc::as_ptr(&made.spec));
+        successes.sort_by(|(one_window, one), (other_window, other)| {
+            let lanes = lane(one).cmp(&lane(other));
+            let places = || place(one.input.origin()).cmp(&place(other.input.origin()));
+            lanes.then_with(places).then_with(|| one_window.first.cmp(&other_window.first))
+        });
+        let is_same = |one: &Made, other: &Made| {
+            lane(one) == lane(other) && place(one.input.origin()) == place(other.input.origin())
         };
-        successes.sort_by_key(|(window, made)| (lane(made), window.first));
-        for of_lane in successes.chunk_by(|(_, one), (_, other)| lane(one) == lane(other)) {
+        for of_lane in successes.chunk_by(|(_, one), (_, other)| is_same(one, other)) {
             for windows in apart(of_lane.iter().map(|(window, _)| *window)) {
                 self.push_windows(topic, &of_lane[0].1, windows);
             }
@@ -337,10 +344,12 @@ impl Writer {
         windows.iter().for_each(|window| offsets.extend(window.first, window.last));
         let subject = subject(&made.spec, (made.trigger, made.run), &made.input, &offsets);
         let at_ms = windows.iter().map(|window| window.began_ms).min().unwrap_or_default();
-        self.push(topic, &TraceRecord::Successes(SuccessesRecord { subject, windows: windows.into() }), at_ms);
+        let count = windows.len() as u64;
+        self.push(topic, &TraceRecord::Successes(SuccessesRecord { subject, windows: windows.into() }), (at_ms, count));
     }
 
-    fn push(&mut self, topic: Option<&Topic>, record: &TraceRecord<'_>, at_ms: i64) {
+    /// Of a time, and of so many attempts or verdicts.
+    fn push(&mut self, topic: Option<&Topic>, record: &TraceRecord<'_>, (at_ms, count): (i64, u64)) {
         self.value.clear();
         serde_json::to_writer(&mut self.value, record).expect("text and numbers are JSON");
         let value = std::mem::take(&mut self.value);
@@ -350,20 +359,28 @@ impl Writer {
             self.append(topic);
         }
         let builder = self.builder.get_or_insert_with(|| BatchBuilder::new(BatchOptions::default()));
-        if let Err(error) = builder.push(&record) {
-            tracing::debug!(%error, "a record of an event's history was not kept");
-            self.counters.dropped.fetch_add(1, Relaxed);
+        match builder.push(&record) {
+            Ok(_) => self.told_of += count,
+            Err(error) => {
+                tracing::debug!(%error, "a record of an event's history was not kept");
+                self.counters.dropped.fetch_add(count, Relaxed);
+            }
         }
         self.value = value;
     }
 
     fn append(&mut self, topic: Option<&Topic>) {
         let Some(builder) = self.builder.take().filter(|builder| !builder.is_empty()) else { return };
-        let records = u64::from(builder.record_count());
+        let told_of = std::mem::take(&mut self.told_of);
         let appended = topic.zip(builder.finish().ok()).map(|(topic, batch)| self.broker.append(topic, 0, batch));
         let counter = if let Some(Ok(_)) = appended { &self.counters.written } else { &self.counters.dropped };
-        counter.fetch_add(records, Relaxed);
+        counter.fetch_add(told_of, Relaxed);
     }
+}
+
+/// The partition. By name too: there are clusters whose topics have no ids.
+fn place(origin: &Origin) -> (Uuid, u32, &str) {
+    (origin.topic_id, origin.partition, &origin.topic)
 }
 
 /// Windows in the order of their first offsets, as lists of which none has a record twice, as after a reset.
@@ -475,6 +492,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn partitions_of_topics_without_ids_are_told_apart() {
+        let mut one = Origin::for_test();
+        one.topic_id = Uuid::nil();
+        let mut other = one.clone();
+        other.topic = "other".to_owned();
+        assert_ne!(place(&one), place(&other));
+        assert_eq!(place(&one), place(&one.clone()));
+    }
 
     proptest! {
         #[test]
