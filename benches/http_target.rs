@@ -1,16 +1,16 @@
 //! From the log to an HTTP target, one record a request, next to a bare client that sends the same bytes.
 //!
 //! `cargo bench --bench http_target` starts a hyper server in a process of its own and sends it the same bodies in turn: by
-//! hyper's client connections with nothing around them, by the pooled client of hyper-util that the broker is built on, and by
-//! a trigger with windows of one record, in order `none` and in order `key`. As many requests are in flight as there are
+//! hyper's client connections with nothing around them, by the pooled client of hyper-util as most programs would, and by a
+//! trigger with windows of one record, in order `none` and in order `key`. As many requests are in flight as there are
 //! connections. The medians of several turns are printed with their spread, the CPU time that a request took on its sender's
-//! side (the server's is not in it), and the ratio to the bare client before it. `-- --test` runs each once with few records.
+//! side (the server's is not in it), and the ratio to the bare client before it. Then the trigger sends larger windows, of which
+//! rate and CPU time are told by the record. `-- --test` runs each once with few records.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -21,19 +21,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tripline::broker::{Broker, BrokerConfig, Topic};
-use tripline::function::spec::FunctionDefinition;
-use tripline::function::{FunctionOptions, FunctionService};
-use tripline::topic::name::TopicName;
-use tripline::topic::spec::{TopicConfig, TopicSpec};
-use tripline::trigger::service::TriggerService;
-use tripline::trigger::spec::TriggerSpec;
 
-use crate::support::{Meter, append, at_once, batches, embed, in_turn};
+use crate::support::{Meter, at_once, embed};
+use crate::world::{Took, World, spread};
 
 mod support;
+#[path = "support/world.rs"]
+mod world;
 
 /// What starts this program as the server.
 const SERVE: &str = "serve-for-http-target";
@@ -79,20 +75,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.process.kill().expect("ended");
         self.process.wait().expect("ended");
-    }
-}
-
-/// What one turn took.
-#[derive(Clone, Copy)]
-struct Took {
-    per_s: f64,
-    cpu_us: f64,
-}
-
-impl Took {
-    fn until_now(meter: &Meter, requests: usize) -> Self {
-        let (took, cpu) = (meter.elapsed(), meter.cpu());
-        Self { per_s: requests as f64 / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64 }
     }
 }
 
@@ -146,39 +128,25 @@ async fn pooled(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usi
 }
 
 struct Bench {
-    _dir: tempfile::TempDir,
-    broker: Broker,
-    functions: FunctionService,
-    triggers: TriggerService,
-    topic: Arc<Topic>,
+    world: World,
     server: Arc<Server>,
-    records: usize,
 }
 
 impl Bench {
     async fn new(records: usize) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).expect("a broker");
-        let mut options = FunctionOptions::new(dir.path().join("functions")).expect("options");
-        options.egress.allow_loopback = true;
-        let functions = FunctionService::new(options).expect("functions");
-        let name = TopicName::new("in").expect("a name");
-        let topic = broker.create_topic(TopicSpec { name, partitions: 1, config: TopicConfig::default() }).await;
-        let topic = topic.expect("a topic");
-        append(&broker, &topic, batches(records as u64, in_turn));
-        let (triggers, _) = TriggerService::start(broker.clone(), functions.clone());
-        Self { _dir: dir, broker, functions, triggers, topic, server: Arc::new(Server::start()), records }
+        let world = World::new(records, |options| options.egress.allow_loopback = true).await;
+        Self { world, server: Arc::new(Server::start()) }
     }
 
     /// What a trigger sends for the last `count` records.
     async fn bodies(&self, count: usize) -> Arc<Vec<Bytes>> {
         let bodies = Arc::<Mutex<Vec<Bytes>>>::default();
         let kept = Arc::clone(&bodies);
-        embed(&self.functions, "target", move |invocation| {
+        embed(&self.world.functions, "target", move |invocation| {
             kept.lock().push(invocation.payload);
             at_once()
         });
-        self.run(count, &json!({"order": "partition", "concurrency": 1})).await;
+        self.world.run(count, 1, &json!({"order": "partition", "concurrency": 1})).await;
         Arc::new(std::mem::take(&mut *bodies.lock()))
     }
 
@@ -186,30 +154,19 @@ impl Bench {
         let url = format!("http://{}/in", self.server.address);
         let definition =
             json!({"function": "target", "runtime": "http", "url": url, "instances": {"max": slots, "concurrency": 1}});
-        let spec = FunctionDefinition::from_json(&definition).expect("a definition").spec;
-        self.functions.deploy(spec, None).await.expect("deployed");
+        self.world.deploy(&definition, None).await;
     }
 
-    /// Has a trigger deliver the last `count` records, one at a time.
-    async fn run(&self, count: usize, more: &Value) -> Took {
-        let mut definition = json!({
-            "trigger": "t", "input": {"topic": "in", "start": {"offset": self.records - count}},
-            "window": {"count": 1}, "function": "target",
-        });
-        definition.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
-        let spec = TriggerSpec::from_json(&definition).expect("a trigger");
-        let tail = self.topic.partition(0).expect("a partition").tail();
-        let meter = Meter::start();
-        self.triggers.apply(spec).await.expect("applied");
-        while self.triggers.describe("t").expect("it is there").lanes[0].committed < tail {
-            assert!(meter.elapsed() < Duration::from_secs(120), "{:?}", self.triggers.describe("t"));
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    /// Larger windows: so many records each, in requests one after the other and eight at a time.
+    async fn windows(&self, records: usize, turns: usize) {
+        self.target(8).await;
+        for (window, in_flight) in [(10, 8), (100, 1), (100, 8), (1_000, 8)] {
+            let mut took: Vec<Took> = Vec::new();
+            for _ in 0..turns {
+                took.push(self.world.run(records, window, &json!({"order": "none", "concurrency": in_flight})).await);
+            }
+            print(&format!("windows of {window}, {in_flight} in flight"), &took, None);
         }
-        let took = Took::until_now(&meter, count);
-        let report = self.triggers.describe("t").expect("it is there");
-        assert_eq!(report.counts.attempts_succeeded as usize, count, "every record was delivered once");
-        self.triggers.remove("t").await.expect("removed");
-        took
     }
 
     async fn compare(&self, in_flight: usize, count: usize, turns: usize) {
@@ -221,8 +178,8 @@ impl Bench {
                 let before = bare(&self.server, &bodies, in_flight).await;
                 let took = match number {
                     0 => pooled(&self.server, &bodies, in_flight).await,
-                    1 => self.run(count, &json!({"order": "none", "concurrency": in_flight})).await,
-                    _ => self.run(count, &json!({"order": "key", "concurrency": in_flight})).await,
+                    1 => self.world.run(count, 1, &json!({"order": "none", "concurrency": in_flight})).await,
+                    _ => self.world.run(count, 1, &json!({"order": "key", "concurrency": in_flight})).await,
                 };
                 side.push((before, took));
             }
@@ -247,12 +204,6 @@ fn print(name: &str, took: &[Took], ratios: Option<Vec<f64>>) {
     println!("  {name}: {rate:.1} k/s ({low:.1}-{high:.1}), {cpu:.1} us of CPU each{}", ratio.unwrap_or_default());
 }
 
-/// The least, the median and the most.
-fn spread(mut numbers: Vec<f64>) -> (f64, f64, f64) {
-    numbers.sort_by(f64::total_cmp);
-    (numbers[0], numbers[numbers.len() / 2], numbers[numbers.len() - 1])
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.iter().any(|argument| argument == SERVE) {
@@ -267,8 +218,7 @@ fn main() {
         for (in_flight, share) in [(1, 4), (8, 1), (64, 1)] {
             bench.compare(in_flight, records / share, turns).await;
         }
-        bench.triggers.shutdown(Duration::from_secs(5)).await;
-        bench.functions.shutdown(Duration::from_secs(5)).await;
-        bench.broker.close();
+        bench.windows(records, turns).await;
+        bench.world.close().await;
     });
 }
