@@ -101,12 +101,14 @@ impl Connections {
     /// Keeps a connection for the next request, if it can have one now: its request was sent and the answer read to its end,
     /// and the target does not close it.
     pub(super) async fn give_back(self: &Arc<Self>, mut connection: Box<Connection>) {
-        poll_fn(|context| {
-            connection.poll(context);
-            Poll::Ready(())
-        })
-        .await;
-        if connection.driver.is_none() || !connection.sender.is_ready() {
+        let can_have_one = poll_fn(|context| {
+            if !connection.sender.is_ready() {
+                // The rest of an answer that was not read, as after an error, is passed over if it is all here.
+                connection.poll(context);
+            }
+            Poll::Ready(connection.driver.is_some() && connection.sender.is_ready())
+        });
+        if !can_have_one.await {
             return;
         }
         let mut idle = self.idle.lock();
@@ -139,6 +141,9 @@ impl Connection {
     /// Waits until the request is sent to its end, of which the answer may say nothing, or cannot be.
     pub(super) async fn sent(&mut self) {
         poll_fn(|context| {
+            if self.sender.is_ready() {
+                return Poll::Ready(());
+            }
             self.poll(context);
             let is_sent = self.driver.is_none() || matches!(self.sender.poll_ready(context), Poll::Ready(Ok(())));
             if is_sent { Poll::Ready(()) } else { Poll::Pending }
