@@ -330,8 +330,8 @@ async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>, 
         }
     };
     if result.is_ok() {
-        // A target may answer before it has read everything: that it does so is part of the success. After an error nobody
-        // wants the rest.
+        // A target may answer before it has read everything, and gets the rest; one that leaves it unread has said that it is
+        // done all the same. After an error nobody wants the rest.
         let _ = timeout_at(deadline, connection.sent()).await;
     }
     connections.give_back(connection).await;

@@ -95,6 +95,13 @@ impl Server {
     }
 }
 
+/// Where a test answers by itself, and who sends there.
+async fn listening() -> (TcpListener, HttpInvoker) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    (listener, invoker)
+}
+
 async fn read_request(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut request = Vec::new();
     while !request.ends_with(b"[1]") {
@@ -418,8 +425,7 @@ async fn what_a_closed_connection_did_not_take_goes_over_another_one() {
 
 #[tokio::test]
 async fn a_connection_is_closed_when_it_was_not_used_for_a_minute() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let (listener, invoker) = listening().await;
     let served = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut served = 0;
@@ -450,8 +456,7 @@ async fn a_connection_is_closed_when_it_was_not_used_for_a_minute() {
 
 #[tokio::test]
 async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let (listener, invoker) = listening().await;
     let accepted = tokio::spawn(async move {
         let mut streams = Vec::new();
         for _ in 0..2 {
@@ -470,8 +475,7 @@ async fn a_connection_whose_request_was_not_read_to_its_end_is_not_used_again() 
 
 #[tokio::test]
 async fn a_target_that_answers_early_gets_the_whole_request_all_the_same() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let (listener, invoker) = listening().await;
     let received = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut received = Vec::new();
@@ -499,8 +503,7 @@ async fn a_target_that_answers_early_gets_the_whole_request_all_the_same() {
 
 #[tokio::test]
 async fn an_unused_connection_is_let_go_when_the_target_has_closed_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let invoker = invoker(&format!("http://{}/", listener.local_addr().unwrap()), local(), system_resolver());
+    let (listener, invoker) = listening().await;
     let served = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_request(&mut stream).await.unwrap();

@@ -42,7 +42,7 @@ const RETENTION_BYTES: u64 = 256 << 20;
 const SEGMENT_BYTES: u32 = 16 << 20;
 /// Events of one attempt that are named.
 const EVENTS_MAX: usize = 100;
-/// Windows of one record.
+/// Windows that share a record.
 const SUCCESSES_MAX: usize = 100;
 /// The longest id of an event that is kept, in bytes.
 const ID_BYTES_MAX: usize = 256;
