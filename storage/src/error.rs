@@ -100,6 +100,13 @@ pub enum CompactError {
     Interrupted,
 }
 
+impl From<FlushError> for CompactError {
+    fn from(error: FlushError) -> Self {
+        let FlushError::Stopped(stopped) = error;
+        Self::Stopped(stopped)
+    }
+}
+
 /// Why a flush did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum FlushError {

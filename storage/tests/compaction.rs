@@ -384,18 +384,41 @@ fn producers_are_known_from_a_compacted_log_alone() {
     }
     run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
     run(&mut world, &[Operation::Flush, COMPACT]).unwrap();
+    remove_snapshots(&world);
+    run(&mut world, &[Operation::Kill]).unwrap();
+    retry_all(&mut world).unwrap();
+}
+
+/// A power cut that takes the newest batches of a producer makes older ones its last five.
+#[test]
+fn producers_are_known_after_a_compaction_whatever_a_power_cut_leaves() {
+    for seed in 0..20 {
+        let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+        for n in 0..12 {
+            run(&mut world, &[append([1, 2, 3, 4], Some(n % 2)), append([1, 2, 3, 4], None)]).unwrap();
+        }
+        run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
+        run(&mut world, &[Operation::Flush]).unwrap();
+        run(&mut world, &[append([1, 2, 3, 4], Some(0)), append([1, 2, 3, 4], Some(1)), COMPACT]).unwrap();
+        remove_snapshots(&world);
+        let result = run(&mut world, &[Operation::PowerCut { seed }]).and_then(|()| retry_all(&mut world));
+        result.unwrap_or_else(|violation| panic!("seed {seed}: {}", violation.0));
+    }
+}
+
+fn remove_snapshots(world: &Keyed) {
     let is_snapshot = |path: &&PathBuf| path.extension().is_some_and(|found| found == "snapshot");
     let snapshots: Vec<_> = world.disk.paths().iter().filter(is_snapshot).cloned().collect();
     assert!(!snapshots.is_empty());
     for path in snapshots {
         world.disk.remove_file(&path).unwrap();
     }
-    run(&mut world, &[Operation::Kill]).unwrap();
-    for back in 0..5 {
-        for producer in 0..2 {
-            run(&mut world, &[Operation::Retry { producer, back }]).unwrap();
-        }
-    }
+}
+
+/// Each producer's last five batches.
+fn retry_all(world: &mut Keyed) -> Result<(), Violation> {
+    let retries = (0..5).flat_map(|back| [0, 1].map(|producer| Operation::Retry { producer, back }));
+    retries.into_iter().try_for_each(|retry| world.apply(retry))
 }
 
 // ---- all at once ---------------------------------------------------------------------------------------------------

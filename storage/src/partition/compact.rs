@@ -137,6 +137,7 @@ impl Partition {
         now_ms: Option<i64>,
         go_on: &dyn Fn() -> bool,
     ) -> Result<CompactionOutcome, CompactError> {
+        let producers = self.durably_remembered_batches()?;
         // A position in a segment that is replaced must not be where a checkpoint says that the flushed bytes end: not in an
         // older one either, to which a power cut would fall back.
         self.checkpoint.lock().write_again_durably()?;
@@ -146,7 +147,7 @@ impl Partition {
             keys: &keys,
             to,
             log_start: self.log_start(),
-            producers: &self.writer.lock().producers.remembered_batches(),
+            producers: &producers,
             now_ms,
             tombstone_age: plan.config.tombstone_age,
             index_interval_bytes: self.config().index_interval_bytes,
@@ -189,6 +190,14 @@ impl Partition {
             removed_segments: tally.removed_segments,
             damaged,
         })
+    }
+
+    /// The batches that producers may send again, whatever a power cut leaves of the log: behind one that lost the newest of
+    /// a producer, older ones would count among its last five again, and their headers would be gone.
+    fn durably_remembered_batches(&self) -> Result<RememberedBatches, CompactError> {
+        let remembered = self.writer.lock().producers.remembered_batches();
+        self.flush()?;
+        Ok(remembered)
     }
 
     /// The keys of what was never compacted, as many as there is room for, and where they end.
