@@ -1,20 +1,23 @@
 //! Compaction: what it keeps, what it may lose, and that nothing which ends it early loses more.
 //!
-//! [`SEEDS`] random runs by default, new ones every time; `TRIPLINE_SIM_SEEDS=100000` runs more, `TRIPLINE_SIM_SEED=7` repeats
-//! one.
+//! [`SEEDS`] random runs by default, new ones every time; `TRIPLINE_SIM_SEED=7` repeats one. `tripline-battery compact` runs
+//! many of the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-#[path = "common/keyed.rs"]
-mod keyed;
+#[path = "common/keyed_runs.rs"]
+mod keyed_runs;
+#[path = "common/keyed_world.rs"]
+mod keyed_world;
+#[path = "common/seeded.rs"]
+mod seeded;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
-use keyed::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
+use keyed_world::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::error::{CompactError, ReadError};
 use tripline_storage::fs::sim::{self, Call, Fault, Lie};
@@ -24,8 +27,6 @@ use uuid::Uuid;
 
 /// Runs by default.
 const SEEDS: u64 = 300;
-/// Operations in a run.
-const OPERATIONS: usize = 60;
 
 const fn append(keys: [u8; 4], producer: Option<u8>) -> Operation {
     Operation::Append { keys, tombstones: 0, producer, codec: 0 }
@@ -107,11 +108,11 @@ fn the_process_or_the_power_may_end_at_any_disk_operation_of_a_compaction() {
 #[test]
 fn whatever_happens_a_compacted_log_keeps_the_newest_record_of_each_key() {
     if let Some(seed) = number("TRIPLINE_SIM_SEED") {
-        random_run(seed, None).unwrap_or_else(|failure| panic!("{failure}"));
+        keyed_runs::run(seed, None).unwrap_or_else(|failure| panic!("{failure}"));
         return;
     }
-    for _ in 0..number("TRIPLINE_SIM_SEEDS").unwrap_or(SEEDS) {
-        random_run(fastrand::u64(..), None).unwrap_or_else(|failure| panic!("{failure}"));
+    for _ in 0..SEEDS {
+        keyed_runs::run(fastrand::u64(..), None).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
 
@@ -119,7 +120,7 @@ fn whatever_happens_a_compacted_log_keeps_the_newest_record_of_each_key() {
 #[test]
 fn a_forgotten_sync_of_a_compaction_is_noticed_within_a_few_seeds() {
     for lie in [Lie::FileSyncs("clean"), Lie::DirSyncs] {
-        let noticed = (0..300).find(|&seed| random_run(seed, Some(lie)).is_err());
+        let noticed = (0..300).find(|&seed| keyed_runs::run(seed, Some(lie)).is_err());
         assert!(noticed.is_some(), "{lie:?} went unnoticed");
     }
 }
@@ -127,65 +128,6 @@ fn a_forgotten_sync_of_a_compaction_is_noticed_within_a_few_seeds() {
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, allowed is a number")))
-}
-
-fn random_run(seed: u64, lie: Option<Lie>) -> Result<(), String> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut done = Vec::new();
-    let result = catch_unwind(AssertUnwindSafe(|| run_operations(&mut random, lie, &mut done)));
-    let failure = match result {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(Violation(facts))) => facts,
-        Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned()),
-    };
-    let operations: Vec<_> = done.iter().map(|operation| format!("  {operation:?}")).collect();
-    Err(format!("TRIPLINE_SIM_SEED={seed}: {failure}\nafter {} operations:\n{}", done.len(), operations.join("\n")))
-}
-
-fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<Operation>) -> Result<(), Violation> {
-    let config = LogConfig {
-        segment_bytes: *random.choice(&[1024, 2048, 8 << 10]).unwrap(),
-        index_interval_bytes: *random.choice(&[1, 400, 4096]).unwrap(),
-        ..config()
-    };
-    // Room for 14 keys or for all.
-    let keys_bytes = *random.choice(&[400, 64 << 10]).unwrap();
-    let mut world = Keyed::new(config, keys_bytes, lie)?;
-    world.looks = true;
-    for _ in 0..OPERATIONS {
-        let operation = any_operation(random);
-        done.push(operation);
-        world.apply(operation)?;
-    }
-    for last in [Operation::Heal, COMPACT, Operation::Kill, Operation::PowerCut { seed: random.u64(..) }, COMPACT] {
-        done.push(last);
-        world.apply(last)?;
-    }
-    Ok(())
-}
-
-fn any_operation(random: &mut fastrand::Rng) -> Operation {
-    match random.u32(0..100) {
-        0..50 => Operation::Append {
-            keys: [(); 4].map(|()| random.u8(0..20)),
-            tombstones: if random.u8(0..3) == 0 { random.u8(0..16) } else { 0 },
-            producer: random.bool().then(|| random.u8(0..2)),
-            codec: random.u8(0..10).min(5),
-        },
-        50..55 => Operation::Retry { producer: random.u8(0..2), back: random.u8(0..5) },
-        55..65 => Operation::Flush,
-        65..80 => Operation::Compact { after_ms: *random.choice(&[0, 0, 3_000, TOMBSTONE_MS as u16]).unwrap() },
-        80..82 => Operation::Trim { permille: random.u16(0..=600) },
-        82..85 => Operation::Reopen,
-        85..88 => Operation::Kill,
-        88..92 => Operation::PowerCut { seed: random.u64(..) },
-        92..96 => {
-            let faults = [Fault::Eio, Fault::Enospc, Fault::ShortWriteThenEio, Fault::ShortWriteThenFull];
-            Operation::FailNth { after: random.u8(0..30), fault: *random.choice(&faults).unwrap() }
-        }
-        96..98 => Operation::FillDisk,
-        _ => Operation::Heal,
-    }
 }
 
 // ---- one thing at a time -------------------------------------------------------------------------------------------
@@ -415,10 +357,8 @@ fn remove_snapshots(world: &Keyed) {
     }
 }
 
-/// Each producer's last five batches.
 fn retry_all(world: &mut Keyed) -> Result<(), Violation> {
-    let retries = (0..5).flat_map(|back| [0, 1].map(|producer| Operation::Retry { producer, back }));
-    retries.into_iter().try_for_each(|retry| world.apply(retry))
+    keyed_runs::each_retry().try_for_each(|retry| world.apply(retry))
 }
 
 // ---- all at once ---------------------------------------------------------------------------------------------------

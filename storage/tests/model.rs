@@ -8,6 +8,8 @@
 
 #[path = "common/runs.rs"]
 mod runs;
+#[path = "common/seeded.rs"]
+mod seeded;
 #[path = "common/world.rs"]
 mod world;
 

@@ -1,30 +1,17 @@
 //! What a seed does to a [`World`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tripline_storage::LogConfig;
 use tripline_storage::fs::sim::{Fault, Lie};
 
+use crate::seeded::{self, Image};
 use crate::world::{Operation, Violation, World};
 
 /// Operations in a run.
 pub(crate) const OPERATIONS: usize = 60;
 
-/// Files with their bytes.
-pub(crate) type Image = Vec<(std::path::PathBuf, Vec<u8>)>;
-
 /// One run; the image that it leaves, or what went wrong and how to repeat it.
 pub(crate) fn run(seed: u64, lie: Option<Lie>) -> Result<Image, String> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut done = Vec::new();
-    let result = catch_unwind(AssertUnwindSafe(|| run_operations(&mut random, lie, &mut done)));
-    let failure = match result {
-        Ok(Ok(image)) => return Ok(image),
-        Ok(Err(Violation(facts))) => facts,
-        Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned()),
-    };
-    let operations: Vec<_> = done.iter().map(|operation| format!("  {operation:?}")).collect();
-    Err(format!("seed {seed}: {failure}\nafter {} operations:\n{}", done.len(), operations.join("\n")))
+    seeded::run(seed, |random, done| run_operations(random, lie, done).map_err(|Violation(facts)| facts))
 }
 
 fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<Operation>) -> Result<Image, Violation> {
@@ -44,7 +31,7 @@ fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<O
         done.push(last);
         world.apply(last)?;
     }
-    Ok(world.image())
+    Ok(seeded::image(&world.disk))
 }
 
 fn any_operation(random: &mut fastrand::Rng) -> Operation {

@@ -651,10 +651,4 @@ impl World {
         }
         (self.disk_full, self.planned) = (false, None);
     }
-
-    /// All files and their bytes.
-    pub(crate) fn image(&self) -> Vec<(std::path::PathBuf, Vec<u8>)> {
-        let read = |path: &std::path::PathBuf| self.disk.read_image(path).expect("it was listed");
-        self.disk.paths().into_iter().map(|path| (path.clone(), read(&path))).collect()
-    }
 }

@@ -11,8 +11,13 @@ mod broker;
 #[allow(dead_code, reason = "the load generator uses the rest")]
 #[path = "../client.rs"]
 mod client;
+mod compact;
 mod deliver;
 mod keyed;
+#[path = "../../../storage/tests/common/keyed_runs.rs"]
+mod keyed_runs;
+#[path = "../../../storage/tests/common/keyed_world.rs"]
+mod keyed_world;
 mod kill;
 #[path = "../../../tests/lanes/sim.rs"]
 mod lane_sim;
@@ -24,6 +29,8 @@ mod powercut;
 mod realdisk;
 #[path = "../../../storage/tests/common/runs.rs"]
 mod runs;
+#[path = "../../../storage/tests/common/seeded.rs"]
+mod seeded;
 mod seeds;
 mod simulate;
 mod store;
@@ -62,6 +69,7 @@ impl fmt::Display for Verdict {
     after_help = "Examples:
   tripline-battery simulate --seeds 100000
   tripline-battery simulate --seed 7
+  tripline-battery compact --seeds 100000
   tripline-battery lanes --seeds 100000
   tripline-battery lanes --seed 7
   tripline-battery kill --cycles 50 --binary target/release/tripline
@@ -82,6 +90,8 @@ struct Cli {
 enum Command {
     /// Random operations, faults and ends of a log on a simulated disk, compared with a plain list
     Simulate(simulate::Args),
+    /// The same of a compacted log, which keeps of each key the newest record
+    Compact(compact::Args),
     /// Random streams, outcomes and crashes of a trigger's lane in simulated time, compared with a plain list
     Lanes(lanes::Args),
     /// kill -9 of the broker at random moments under load
@@ -106,6 +116,7 @@ enum Command {
 fn main() -> ExitCode {
     let verdict = match Cli::parse().command {
         Command::Simulate(args) => simulate::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Lanes(args) => lanes::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Deliver(args) => deliver::run(&args),

@@ -79,7 +79,7 @@ const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
 const COMPACTING: &[Look] = &[Look::Compaction];
 
-const PLANTS: [Plant; 31] = [
+const PLANTS: [Plant; 32] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
@@ -191,6 +191,14 @@ const PLANTS: [Plant; 31] = [
         file: "storage/src/partition/compact.rs",
         find: "        output.sync_data().map_err(CompactError::from)?;\n",
         replace: "        if !crate::planted(\"clean-sync\") { output.sync_data().map_err(CompactError::from)?; }\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "remembered-sync",
+        what: "the flush of what decides which batches of producers a compaction leaves",
+        file: "storage/src/partition/compact.rs",
+        find: "        self.flush()?;\n        Ok(remembered)\n",
+        replace: "        if !crate::planted(\"remembered-sync\") { self.flush()?; }\n        Ok(remembered)\n",
         looked_for: COMPACTING,
     },
     Plant {

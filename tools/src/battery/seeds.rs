@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::seeded::Image;
 use crate::{Failure, Verdict};
 
 /// Every so many seeds one is run again, and must do the same.
@@ -27,6 +28,18 @@ pub(crate) struct Seeds {
     /// Threads; the number of cores when it is not given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
+}
+
+impl Verdict {
+    /// About one run of a simulated disk.
+    pub(crate) fn of_image(seed: u64, result: Result<Image, String>) -> Self {
+        match result {
+            Ok(image) => {
+                Self::Held(format!("seed {seed} leaves {} files, digest {:016x}", image.len(), digest(&image)))
+            }
+            Err(failure) => Self::Broken(failure),
+        }
+    }
 }
 
 impl Seeds {
@@ -136,4 +149,14 @@ impl<'a> Runs<'a> {
             }
         }
     }
+}
+
+/// CRC-32 over names and bytes, spread over 64 bits so that a sum of many says something.
+pub(crate) fn digest(image: &Image) -> u64 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (path, bytes) in image {
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update(bytes);
+    }
+    u64::from(hasher.finalize()).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -3,8 +3,8 @@
 use clap::ValueEnum;
 use tripline_storage::fs::sim::Lie;
 
-use crate::runs::{self, Image};
-use crate::seeds::Seeds;
+use crate::runs;
+use crate::seeds::{Seeds, digest};
 use crate::{Failure, Verdict};
 
 #[derive(clap::Args)]
@@ -41,27 +41,12 @@ impl From<PlantedLie> for Lie {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
-    if let Some(seed) = args.seeds.seed {
-        return Ok(match runs::run(seed, args.lie.map(Lie::from)) {
-            Ok(image) => {
-                Verdict::Held(format!("seed {seed} leaves {} files, digest {:016x}", image.len(), digest(&image)))
-            }
-            Err(failure) => Verdict::Broken(failure),
-        });
-    }
     let lie = args.lie.map(Lie::from);
+    if let Some(seed) = args.seeds.seed {
+        return Ok(Verdict::of_image(seed, runs::run(seed, lie)));
+    }
     let name = args.lie.as_ref().and_then(ValueEnum::to_possible_value);
     let lie_option = name.map_or_else(String::new, |name| format!(" --lie {}", name.get_name()));
     let again = |seed| format!("tripline-battery simulate --seed {seed}{lie_option}");
     args.seeds.run(&format!("{} operations each", runs::OPERATIONS), again, |seed| Ok(digest(&runs::run(seed, lie)?)))
-}
-
-/// CRC-32 over names and bytes, spread over 64 bits so that a sum of many says something.
-fn digest(image: &Image) -> u64 {
-    let mut hasher = crc32fast::Hasher::new();
-    for (path, bytes) in image {
-        hasher.update(path.as_os_str().as_encoded_bytes());
-        hasher.update(bytes);
-    }
-    u64::from(hasher.finalize()).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
