@@ -19,13 +19,10 @@
 //! [`handle`] is how others speak to the task, [`entry`] a lane in its hands; [`read`] and [`matching`] bring records to the lanes,
 //! [`write`] takes what they decided to the journal and begins it, [`wait`] is all the rest of the time.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -36,13 +33,14 @@ use uuid::Uuid;
 use super::give_up::{self, HoldUp};
 use super::invoke::Ended;
 use super::lane::{Carried, WindowId};
-use super::runner::{Counters, NotNow, Runner, Stopped};
+use super::runner::{Counters, NotNow, Stopped};
 use crate::broker::record::TriggerVerdict;
 use crate::function::Payload;
 use crate::input::EventInput;
 
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
+mod driven;
 mod entry;
 mod handle;
 mod matching;
@@ -52,6 +50,7 @@ mod write;
 
 pub(super) use handle::{Message, NewLane, PollerHandle, RunLane};
 
+use driven::Driven;
 use entry::{Entry, Running, Starting};
 
 /// Progress over records that the filter turned away is written down after so long at the latest.
@@ -96,8 +95,7 @@ pub(super) struct Poller {
     filters: matching::Filters,
     /// Attempts and verdicts under way.
     tracker: TaskTracker,
-    /// Whose lanes these are, for the case that this task breaks down.
-    runners: Arc<Mutex<HashMap<Uuid, Weak<Runner>>>>,
+    driven: Driven,
     /// Whose attempts have ended since the last turn, once for each.
     ended: Vec<Uuid>,
     /// When the last turn began that attempts ended before.
@@ -139,7 +137,7 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         scratch: read::Scratch::default(),
         filters: matching::Filters::default(),
         tracker,
-        runners: Arc::default(),
+        driven: Driven::default(),
         ended: Vec::new(),
         ended_at: Instant::now(),
         unawaited: 0,
@@ -149,15 +147,8 @@ pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, t
         #[cfg(feature = "cluster")]
         fetch: cluster::Fetch::default(),
     };
-    let runners = Arc::clone(&poller.runners);
-    let task = tokio::spawn(async move {
-        // A bug of ours: its triggers show it instead of standing still in silence.
-        if AssertUnwindSafe(poller.run()).catch_unwind().await.is_err() {
-            let runners: Vec<Arc<Runner>> = runners.lock().values().filter_map(Weak::upgrade).collect();
-            runners.iter().for_each(|runner| runner.broke_down());
-        }
-    });
-    (handle, task)
+    let driven = poller.driven.clone();
+    (handle, tokio::spawn(driven.watch(poller.run())))
 }
 
 impl Poller {
@@ -245,7 +236,7 @@ impl Poller {
         let verdicts: Vec<_> = remembered.verdicts.values().collect();
         let carried = verdicts.iter().filter_map(|verdict| give_up::carried(verdict)).collect::<Vec<Carried>>();
         new.runner.driven_by(self.handle.clone());
-        self.runners.lock().insert(trigger, Arc::downgrade(&new.runner));
+        self.driven.add(trigger, &new.runner);
         let mut entry = Entry::new(new, carried, self.filters.take_slot());
         // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
         while let Some((window, _)) = entry.lane.next_given_up() {
@@ -285,7 +276,7 @@ impl Poller {
             let _ = done.send(());
             return;
         };
-        self.runners.lock().remove(&trigger);
+        self.driven.remove(trigger);
         entry.runner.slots.forget(&self.handle, trigger);
         self.filters.free_slot(entry.slot);
         if let Some(index) = entry.at_head {

@@ -282,7 +282,7 @@ async fn verdicts_move(cluster: &Cluster) {
                     assigned.take().unwrap().send(()).unwrap();
                 }
                 GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
-                lost @ (GroupEvent::Lost(_) | GroupEvent::Deleted(_)) => panic!("{lost:?}"),
+                lost @ (GroupEvent::Lost(_) | GroupEvent::Deleted(_) | GroupEvent::BrokeDown) => panic!("{lost:?}"),
                 // A Kafka that has just started coordinates nothing for a moment.
                 GroupEvent::Joined(_) | GroupEvent::Trouble(_) => {}
             }

@@ -91,12 +91,13 @@ impl Signals {
     }
 }
 
-pub(super) fn spawn(
+/// Whoever commits, and the work behind it.
+pub(super) fn new(
     client: Arc<Client>,
     group: &str,
     identity: watch::Receiver<Identity>,
     signals: Signals,
-) -> Committer {
+) -> (Committer, impl Future<Output = ()> + Send + 'static) {
     let (pending, inbox) = mpsc::unbounded_channel();
     let commits = Commits {
         client,
@@ -107,8 +108,7 @@ pub(super) fn spawn(
         coordinator: None,
         failed: String::new(),
     };
-    tokio::spawn(commits.run(inbox));
-    Committer { pending }
+    (Committer { pending }, commits.run(inbox))
 }
 
 struct Commits {

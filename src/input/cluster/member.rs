@@ -10,6 +10,7 @@
 //! stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::wire::schema::{
     HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest, join_group_request,
     leave_group_request, sync_group_request,
 };
+use futures_util::FutureExt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -59,6 +61,17 @@ pub enum GroupEvent {
     Trouble(String),
     /// It is in the group; these of the topics that it names are not there.
     Joined(BTreeSet<String>),
+    /// It, or what commits for it, has ended by a bug of ours: nothing more will be told.
+    BrokeDown,
+}
+
+/// Works for a member; whoever follows its events is told when that breaks down.
+async fn tell_if_it_breaks_down(work: impl Future<Output = ()>, events: mpsc::WeakUnboundedSender<GroupEvent>) {
+    let whole = AssertUnwindSafe(work).catch_unwind().await;
+    if let (Err(_), Some(events)) = (whole, events.upgrade()) {
+        // Who has let go of the member needs to know nothing.
+        let _ = events.send(GroupEvent::BrokeDown);
+    }
 }
 
 /// Who a member is at the moment, as far as commits must know.
@@ -97,7 +110,9 @@ impl Member {
         let (events, receiver) = mpsc::unbounded_channel();
         let (identity, seen) = watch::channel(Identity { generation: -1, ..Identity::default() });
         let signals = Signals::default();
-        let committer = commit::spawn(Arc::clone(&client), group, seen, signals.clone());
+        let (committer, commits) = commit::new(Arc::clone(&client), group, seen, signals.clone());
+        // Weak: who commits follows these events, and ends with the member's side of them.
+        tokio::spawn(tell_if_it_breaks_down(commits, events.downgrade()));
         let stop = CancellationToken::new();
         let session = client.address().session_timeout;
         let (selection, selected) = watch::channel(selection);
@@ -121,7 +136,12 @@ impl Member {
             signals,
             stop: stop.clone(),
         };
-        (Self { stop, selection, task: tokio::spawn(membership.run()) }, receiver, committer)
+        let task = tokio::spawn(async move {
+            // The work has the events, too, and may take them with it.
+            let kept = membership.events.clone();
+            tell_if_it_breaks_down(membership.run(), kept.downgrade()).await;
+        });
+        (Self { stop, selection, task }, receiver, committer)
     }
 
     /// Reads these topics from now on.
@@ -582,4 +602,21 @@ async fn counts(client: &Client, topics: &BTreeSet<&str>) -> Result<Counts, Clus
 
 fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_breaks_down_is_told_and_work_that_ends_is_not() {
+        let (events, mut told) = mpsc::unbounded_channel();
+        tell_if_it_breaks_down(async {}, events.downgrade()).await;
+        assert!(told.is_empty());
+        tell_if_it_breaks_down(async { panic!("as a bug would") }, events.downgrade()).await;
+        assert!(matches!(told.recv().await, Some(GroupEvent::BrokeDown)));
+        // And it keeps nobody's events open.
+        drop(events);
+        assert!(told.recv().await.is_none());
+    }
 }

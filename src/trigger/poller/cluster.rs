@@ -115,10 +115,10 @@ impl Poller {
             // What was asked for is not wanted any more.
             Fetch::Here(..) | Fetch::Idle => {
                 let (input, handle) = (self.input.clone(), self.handle.clone());
-                let task = tokio::spawn(async move {
+                let task = tokio::spawn(self.driven.clone().watch(async move {
                     let outcome = input.read(from, max_bytes).await;
                     handle.send(Message::Fetched(from, Box::new(outcome)));
-                });
+                }));
                 self.fetch = Fetch::UnderWay { _task: AbortOnDropHandle::new(task) };
             }
         }
@@ -148,10 +148,10 @@ impl Poller {
             let (committed, metadata) = entry.next_commit();
             let (handle, committer) = (self.handle.clone(), group.committer.clone());
             let partition = ClusterPartition::new(&self.input.origin().topic, entry.id.partition);
-            tokio::spawn(async move {
+            tokio::spawn(self.driven.clone().watch(async move {
                 let result = committer.commit(partition, committed, metadata).await;
                 handle.send(Message::Committed(trigger, result));
-            });
+            }));
         }
     }
 

@@ -136,7 +136,11 @@ impl TriggerService {
             lanes: HashMap::new(),
             waiting: BTreeSet::new(),
         };
-        let place = Some(Place { member, driver: tokio::spawn(driver.run(events)), starts });
+        let watched = Arc::clone(&runner);
+        let driver = tokio::spawn(async move {
+            watched.watch(driver.run(events)).await;
+        });
+        let place = Some(Place { member, driver, starts });
         self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
     }
 
@@ -234,6 +238,7 @@ impl Driver {
                 self.shows(self.missing.clone());
             }
             GroupEvent::Trouble(reason) => self.shows(Some(reason)),
+            GroupEvent::BrokeDown => self.runner.broke_down(),
             GroupEvent::Assigned(partitions) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
                 self.waiting.extend(partitions);
