@@ -77,17 +77,17 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     println!("delivering through {} kills, seed {seed}", args.kills);
     let begun = Instant::now();
     let scratch = tempfile::tempdir()?;
-    let found = World::start(&binary, scratch.path(), seed)?.run(args.kills)?;
+    let again = format!("tripline-battery deliver --seed {seed} --kills {} --binary {}", args.kills, binary.display());
+    // Also what ends it before its verdict, such as a dead letter that says nothing of its record.
+    let found = World::start(&binary, scratch.path(), seed)?.run(args.kills);
+    let found = found.map_err(|error| format!("{error}\nagain: {again}"))?;
     if let Some(keep) = &args.keep {
         fs::rename(scratch.keep(), keep)?;
     }
     let took = begun.elapsed().as_secs_f64();
     Ok(match found {
         Ok(seen) => Verdict::Held(format!("{} kills, seed {seed}, in {took:.0} s: {seen}", args.kills)),
-        Err(broken) => {
-            let again = format!("tripline-battery deliver --seed {seed} --kills {}", args.kills);
-            Verdict::Broken(format!("{broken}\nagain: {again} --binary {}", binary.display()))
-        }
+        Err(broken) => Verdict::Broken(format!("{broken}\nagain: {again}")),
     })
 }
 
