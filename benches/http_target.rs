@@ -1,11 +1,12 @@
 //! From the log to an HTTP target, one record a request, next to a bare client that sends the same bytes.
 //!
-//! `cargo bench --bench http_target` starts a hyper server in a process of its own and sends it the same bodies in turn: by
-//! hyper's client connections with nothing around them, by the pooled client of hyper-util as most programs would, and by a
-//! trigger with windows of one record, in order `none` and in order `key`. As many requests are in flight as there are
-//! connections. The medians of several turns are printed with their spread, the CPU time that a request took on its sender's
-//! side (the server's is not in it), and the ratio to the bare client before it. Then the trigger sends larger windows, of which
-//! rate and CPU time are told by the record. `-- --test` runs each once with few records.
+//! `cargo bench --bench http_target` starts a hyper server in a process of its own and sends it the same bodies in
+//! turn: by hyper's client connections with nothing around them, by the pooled client of hyper-util as most programs
+//! would, and by a trigger with windows of one record, in order `none` and in order `key`. As many requests are in
+//! flight as there are connections. The medians of several turns are printed with their spread, the CPU time that a
+//! request took on its sender's side (the server's is not in it), and the ratio to the bare client before it. Then the
+//! trigger sends larger windows, of which rate and CPU time are told by the record. `-- --test` runs each once with few
+//! records.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -1,10 +1,10 @@
 //! From the log to a Python function: what windows do for it, and how long a first invocation takes.
 //!
-//! `cargo bench --bench python_function` delivers JSON records of about 200 bytes in windows of 1 to 1,000 to one instance
-//! of a function that does nothing, and of one that decodes its events. The medians of several runs are printed with their
-//! spread and the CPU time that a record took in the broker (Python's is not in it). Then the function is made again and
-//! again, for an invocation each: its code is written down, an instance started and invoked. `-- --test` runs each once with
-//! few records.
+//! `cargo bench --bench python_function` delivers JSON records of about 200 bytes in windows of 1 to 1,000 to one
+//! instance of a function that does nothing, and of one that decodes its events. The medians of several runs are
+//! printed with their spread and the CPU time that a record took in the broker (Python's is not in it). Then the
+//! function is made again and again, for an invocation each: its code is written down, an instance started and invoked.
+//! `-- --test` runs each once with few records.
 
 use std::time::{Duration, Instant};
 

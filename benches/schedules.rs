@@ -1,7 +1,9 @@
-//! What ten thousand schedules cost: to define, to hold, to wait for, to fire in the same minute, and to find again at start.
+//! What ten thousand schedules cost: to define, to hold, to wait for, to fire in the same minute, and to find again at
+//! start.
 //!
-//! `cargo bench --bench schedules` prints times, the CPU time of all threads and resident memory. Ticks are fired by a clock that
-//! the bench sets, and idleness is measured by the clock of the machine. `-- --test` does it with few schedules.
+//! `cargo bench --bench schedules` prints times, the CPU time of all threads and resident memory. Ticks are fired by a
+//! clock that the bench sets, and idleness is measured by the clock of the machine. `-- --test` does it with few
+//! schedules.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

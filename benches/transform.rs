@@ -1,5 +1,5 @@
-//! What turning an event into what its function gets costs, by kind of transform and size of the event; and how long the most
-//! costly path may hold a thread.
+//! What turning an event into what its function gets costs, by kind of transform and size of the event; and how long
+//! the most costly path may hold a thread.
 //!
 //! `cargo bench -p tripline --bench transform`
 

@@ -1,8 +1,9 @@
 //! From the log to a function: records a second through filter and window.
 //!
-//! `cargo bench --bench triggers` fills a partition with JSON records of about 200 bytes, then lets triggers read it from the
-//! start to a function of this process that returns at once. Each case runs several times; the median and the spread are
-//! printed with the CPU time that a million records took, all threads together. `-- --test` runs each once on few records.
+//! `cargo bench --bench triggers` fills a partition with JSON records of about 200 bytes, then lets triggers read it
+//! from the start to a function of this process that returns at once. Each case runs several times; the median and the
+//! spread are printed with the CPU time that a million records took, all threads together. `-- --test` runs each once
+//! on few records.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,8 +70,8 @@ impl Bench {
         took.print(what);
     }
 
-    /// The same for triggers that are there before the records. What appending these takes is in it, and at the end up to a
-    /// second of waiting until what nothing matched is written down: the CPU time is what counts.
+    /// The same for triggers that are there before the records. What appending these takes is in it, and at the end up
+    /// to a second of waiting until what nothing matched is written down: the CPU time is what counts.
     async fn measure_at_head(&self, what: &str, definitions: &[Value], records: u64) {
         let mut took = Took::default();
         for _ in 0..self.runs {

@@ -56,7 +56,8 @@ pub struct BrokerConfig {
     pub partitions_max: usize,
     /// How often retention looks at all topics. Default 5 min.
     pub retention_interval: Duration,
-    /// How fast the scrubber reads sealed segments again. Bytes a second; 0 turns it off. Default 8 MiB: a day reads 675 GiB.
+    /// How fast the scrubber reads sealed segments again. Bytes a second; 0 turns it off. Default 8 MiB: a day reads
+    /// 675 GiB.
     pub scrub_bytes_per_second: u64,
     /// How often compaction looks at all topics. Default 15 s.
     pub compaction_interval: Duration,
@@ -141,8 +142,8 @@ struct Topics {
 }
 
 impl Broker {
-    /// Opens the data directory, recovers every log and reads the state journal back. Blocks: call it before serving, or
-    /// where blocking is fine, on the runtime that lives as long as the broker.
+    /// Opens the data directory, recovers every log and reads the state journal back. Blocks: call it before serving,
+    /// or where blocking is fine, on the runtime that lives as long as the broker.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -243,8 +244,8 @@ impl Broker {
         (count(&self.inner.appended_records), count(&self.inner.appended_bytes))
     }
 
-    /// Does a change of several steps to its end also when whoever asked for it goes away: a client that hangs up does not
-    /// leave half a change.
+    /// Does a change of several steps to its end also when whoever asked for it goes away: a client that hangs up does
+    /// not leave half a change.
     ///
     /// # Panics
     /// When `work` panics.

@@ -1,7 +1,7 @@
 //! The command line: `tripline` and its commands.
 //!
-//! All commands but `serve`, `demo`, `inspect`, `verify`, `repair`, `import` and `completions` are clients of the HTTP API. Exit codes: 0 done, 1 failed,
-//! 2 wrong use.
+//! All commands but `serve`, `demo`, `inspect`, `verify`, `repair`, `import` and `completions` are clients of the HTTP
+//! API. Exit codes: 0 done, 1 failed, 2 wrong use.
 
 mod apply;
 mod client;

@@ -1,13 +1,14 @@
 //! A record seen as a CloudEvents 1.0 event: what filters match and functions receive.
 //!
-//! A record that is an event by the Kafka protocol binding (`ce_*` headers, or content type `application/cloudevents+json`) is that event.
-//! Every other record is wrapped: `specversion`, `id` = `<partition>-<offset>`, `source` = `/<cluster id>/<topic id>/<leader epoch>`,
-//! `type` = `tripline.record`, `time` = its timestamp, `subject` = its topic, `partitionkey` = its key where that is text, and `data` = its
-//! value as JSON, else as text, else in base64 as `data_base64`. Id and source together never name two records.
+//! A record that is an event by the Kafka protocol binding (`ce_*` headers, or content type
+//! `application/cloudevents+json`) is that event. Every other record is wrapped: `specversion`, `id` =
+//! `<partition>-<offset>`, `source` = `/<cluster id>/<topic id>/<leader epoch>`, `type` = `tripline.record`, `time` =
+//! its timestamp, `subject` = its topic, `partitionkey` = its key where that is text, and `data` = its value as JSON,
+//! else as text, else in base64 as `data_base64`. Id and source together never name two records.
 //!
-//! Filters see six names more, which are never sent to a function: `topic`, `partition`, `offset`, `timestamp` (milliseconds), `key` and
-//! `headers` (an object; a name that comes more than once has an array). Bytes that are not UTF-8 stand there in base64. These names hide
-//! extension attributes of the same name.
+//! Filters see six names more, which are never sent to a function: `topic`, `partition`, `offset`, `timestamp`
+//! (milliseconds), `key` and `headers` (an object; a name that comes more than once has an array). Bytes that are not
+//! UTF-8 stand there in base64. These names hide extension attributes of the same name.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -75,8 +76,8 @@ pub struct RecordView<'a> {
     pub headers: &'a [Header<'a>],
 }
 
-/// A record as an event. Building one looks at the headers only, unless the value may be an event by itself; the value is read when it is
-/// first asked for, and so are JSON values built.
+/// A record as an event. Building one looks at the headers only, unless the value may be an event by itself; the value
+/// is read when it is first asked for, and so are JSON values built.
 #[derive(Debug)]
 pub struct EventView<'a> {
     record: RecordView<'a>,
@@ -274,7 +275,8 @@ impl<'a> EventView<'a> {
         }
     }
 
-    /// Appends to `out` what a record that is no event of its own has as this attribute: one of [`WRAPPED_NAMES`]. `false` when it has none.
+    /// Appends to `out` what a record that is no event of its own has as this attribute: one of [`WRAPPED_NAMES`].
+    /// `false` when it has none.
     pub(crate) fn wrapped_attribute(&self, name: &str, out: &mut String) -> bool {
         let record = &self.record;
         let written = match name {

@@ -1,7 +1,7 @@
 //! Functions: their code, their instances, and one attempt to invoke them.
 //!
-//! [`FunctionService`] is the door. A function is a [`FunctionSpec`] and, for `python3`, code that arrives as bytes. What runs
-//! it is an [`Invoker`]: a pool of instances for `python3`, an HTTP client for `http`.
+//! [`FunctionService`] is the door. A function is a [`FunctionSpec`] and, for `python3`, code that arrives as bytes.
+//! What runs it is an [`Invoker`]: a pool of instances for `python3`, an HTTP client for `http`.
 //!
 //! ```text
 //! deploy ─▶ code (checked) ─▶ code_store ──┐
@@ -11,8 +11,8 @@
 //!             └ pool_state (decides)
 //! ```
 //!
-//! Invariants: F1 Running instances ≤ quota. F2 The initializer ran exactly once, successfully, before an instance's first
-//! invocation. F3 The instance of a timed-out or killed invocation is never reused.
+//! Invariants: F1 Running instances ≤ quota. F2 The initializer ran exactly once, successfully, before an instance's
+//! first invocation. F3 The instance of a timed-out or killed invocation is never reused.
 
 pub mod code;
 pub mod code_store;

@@ -1,8 +1,8 @@
 //! What triggers read.
 //!
-//! The trigger engine reads through [`EventInput`] and knows no log besides it: offsets ascend, a read answers whole record
-//! batches from an offset on, and somebody tells when there is more. An enum, not a trait object: a partition of the local
-//! log is read in the caller's own future, and its position is a load.
+//! The trigger engine reads through [`EventInput`] and knows no log besides it: offsets ascend, a read answers whole
+//! record batches from an offset on, and somebody tells when there is more. An enum, not a trait object: a partition of
+//! the local log is read in the caller's own future, and its position is a load.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,8 @@ use provenance::Letters;
 pub struct ClusterAddress {
     /// Brokers to ask first, as `host:port`; 1–16.
     pub bootstrap_servers: Vec<String>,
-    /// After so long without a sign of life, the group gives this process's partitions to others. 6 s–30 min, default 10 s.
+    /// After so long without a sign of life, the group gives this process's partitions to others. 6 s–30 min, default
+    /// 10 s.
     pub session_timeout: Duration,
 }
 

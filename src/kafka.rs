@@ -3,8 +3,8 @@
 //! ```text
 //!  listener ─▶ connection: reader ─▶ frame ─▶ request ─▶ handler ─▶ ordered queue ─▶ writer ─▶ socket
 //! ```
-//! [`frame`], [`request`], [`codec`], [`version`] and [`response`] are pure: bytes in, values or errors out. [`listener`] and
-//! [`connection`] move the bytes. What a request *does* is behind a [`handler::Handler`].
+//! [`frame`], [`request`], [`codec`], [`version`] and [`response`] are pure: bytes in, values or errors out.
+//! [`listener`] and [`connection`] move the bytes. What a request *does* is behind a [`handler::Handler`].
 //!
 //! Only [`codec`] names the crates that know Kafka's schemas, so replacing them is a change to one file.
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use tripline::cli;
 use tripline::function::launch;
 
-/// What one task allocates another often frees, on another thread: glibc takes the lock of the other's arena for that, which
-/// costs each window of one record to an HTTP target two futex calls and a fifth of its CPU time.
+/// What one task allocates another often frees, on another thread: glibc takes the lock of the other's arena for that,
+/// which costs each window of one record to an HTTP target two futex calls and a fifth of its CPU time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

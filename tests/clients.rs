@@ -1,5 +1,5 @@
-//! Real Kafka clients against a broker in this process. `tests/clients/setup.sh DIR` makes the environment that they need;
-//! `TRIPLINE_CLIENTS_PYTHON` names its interpreter. Without it each test says that it is skipped.
+//! Real Kafka clients against a broker in this process. `tests/clients/setup.sh DIR` makes the environment that they
+//! need; `TRIPLINE_CLIENTS_PYTHON` names its interpreter. Without it each test says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "kafka/support.rs"]

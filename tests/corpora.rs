@@ -1,4 +1,5 @@
-//! The inputs that fuzzing found worth keeping, each given to its target once more: whatever they did once, they do no more.
+//! The inputs that fuzzing found worth keeping, each given to its target once more: whatever they did once, they do no
+//! more.
 //!
 //! `cargo test --test corpora -- --ignored` makes the first inputs anew, from what this release writes.
 

@@ -1,4 +1,5 @@
-//! What several benches need: a partition full of records, a function of this program, and the time that something took.
+//! What several benches need: a partition full of records, a function of this program, and the time that something
+//! took.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Bytes from a stranger: frames, headers, and each request in each version. Nothing may panic, hang, or take much memory.
+//! Bytes from a stranger: frames, headers, and each request in each version. Nothing may panic, hang, or take much
+//! memory.
 
 use bytes::{BufMut, Bytes};
 use tripline::kafka::api::{api_versions, produce_too_old};

@@ -1,4 +1,5 @@
-//! A batch of a producer. Invariants: no bytes cause a panic; a batch that passes the check can be read to its last record.
+//! A batch of a producer. Invariants: no bytes cause a panic; a batch that passes the check can be read to its last
+//! record.
 
 use bytes::{Bytes, BytesMut};
 use tripline_storage::batch::header::{ATTRIBUTES_AT, BATCH_LENGTH_AT, CRC_AT, LEADER_EPOCH_AT};

@@ -1,5 +1,5 @@
-//! Any bytes as the files of a partition. Invariants: opening and reading never panic; reading ends; what is served has a
-//! right checksum and an offset that was asked for; what was there once is there after another start.
+//! Any bytes as the files of a partition. Invariants: opening and reading never panic; reading ends; what is served has
+//! a right checksum and an offset that was asked for; what was there once is there after another start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ const TOPIC: Uuid = Uuid::from_u128(7);
 /// Files of an input that are looked at.
 const FILES_MAX: usize = 16;
 
-/// A file in an input: kind, base offset, 1 for a checksum of our own kind of file behind the bytes (which mutation does not
-/// find), length, each little-endian; then so many bytes, or as many as there are.
+/// A file in an input: kind, base offset, 1 for a checksum of our own kind of file behind the bytes (which mutation
+/// does not find), length, each little-endian; then so many bytes, or as many as there are.
 struct Named<'a> {
     name: String,
     bytes: &'a [u8],

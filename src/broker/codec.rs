@@ -81,7 +81,8 @@ pub fn decode_part<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 /// Frames `body`.
 ///
 /// # Panics
-/// When the body is larger than [`BODY_BYTES_MAX`]: everything that goes into the journal has a smaller limit of its own.
+/// When the body is larger than [`BODY_BYTES_MAX`]: everything that goes into the journal has a smaller limit of its
+/// own.
 #[must_use]
 pub fn encode<T: Serialize>(kind: u8, version: u8, body: &T) -> Vec<u8> {
     let body = encode_part(body);

@@ -77,8 +77,8 @@ impl Broker {
         self.append_by(topic, partition, batch, Partition::append)
     }
 
-    /// As [`Broker::append`], for what the state journal is about to speak of: no record that it takes from now on is durable
-    /// before this batch (invariant S8).
+    /// As [`Broker::append`], for what the state journal is about to speak of: no record that it takes from now on is
+    /// durable before this batch (invariant S8).
     ///
     /// # Errors
     /// See [`ProduceError`].
@@ -88,8 +88,8 @@ impl Broker {
         Ok(appended)
     }
 
-    /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand still. For
-    /// the same reason a compacted topic takes them also without a key; compaction leaves them alone.
+    /// As [`Broker::append`], and on a full disk from the reserve: for dead letters, without which their triggers stand
+    /// still. For the same reason a compacted topic takes them also without a key; compaction leaves them alone.
     ///
     /// # Errors
     /// See [`ProduceError`].
@@ -125,8 +125,8 @@ impl Broker {
         Ok(Appended { outcome, append_time_ms: append_time.then_some(now_ms), partition: Arc::clone(log) })
     }
 
-    /// Reads whole batches from `from` on, at most `max_bytes` but at least one; empty at the tail. Waits for the disk on
-    /// a thread that may block.
+    /// Reads whole batches from `from` on, at most `max_bytes` but at least one; empty at the tail. Waits for the disk
+    /// on a thread that may block.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -149,7 +149,8 @@ impl Broker {
         blocking(move || partition.offset_for_time(timestamp_ms)).await
     }
 
-    /// Deletes the records of a partition below `before`, or all that there are. Answers the first offset that is left, durably.
+    /// Deletes the records of a partition below `before`, or all that there are. Answers the first offset that is left,
+    /// durably.
     ///
     /// # Errors
     /// See [`DeleteRecordsError`].

@@ -39,8 +39,9 @@ pub enum ImportTopicError {
 }
 
 impl Broker {
-    /// Makes the topic `spec` from checked partitions of Kafka, one for each of its partitions. Durable on return. Producer ids
-    /// that are handed out later are none of those in the records. Blocks on the disk: for start-up and command line.
+    /// Makes the topic `spec` from checked partitions of Kafka, one for each of its partitions. Durable on return.
+    /// Producer ids that are handed out later are none of those in the records. Blocks on the disk: for start-up and
+    /// command line.
     ///
     /// # Errors
     /// See [`ImportTopicError`].

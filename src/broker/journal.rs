@@ -1,8 +1,8 @@
 //! The state journal: one partition of records, and the tables that they describe.
 //!
-//! A record is applied to the tables in the moment it is appended, under one lock, so that both always agree. From
-//! time to time the live state is appended anew and what lies before it is removed: the journal stays as small as
-//! what it describes. On a full disk it goes on from the reserve: commits and progress are what lets a full disk be emptied.
+//! A record is applied to the tables in the moment it is appended, under one lock, so that both always agree. From time
+//! to time the live state is appended anew and what lies before it is removed: the journal stays as small as what it
+//! describes. On a full disk it goes on from the reserve: commits and progress are what lets a full disk be emptied.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -101,8 +101,8 @@ impl Journal {
         self.append_locked(&mut state, records, now_ms)
     }
 
-    /// As [`Journal::append`], for records that depend on the tables: `decide` sees them as they are when its records are
-    /// appended, and nobody changes them in between.
+    /// As [`Journal::append`], for records that depend on the tables: `decide` sees them as they are when its records
+    /// are appended, and nobody changes them in between.
     ///
     /// # Errors
     /// What `decide` answers; see [`JournalError`] otherwise.
@@ -139,9 +139,9 @@ impl Journal {
         self.partition.flush_first(source, offset);
     }
 
-    /// Remembers records that speak of other partitions' data: the flush that makes them durable flushes each of `sources`
-    /// to its offset before, so that no durable record is ahead of its durable data (invariant S8). In the page cache on
-    /// return.
+    /// Remembers records that speak of other partitions' data: the flush that makes them durable flushes each of
+    /// `sources` to its offset before, so that no durable record is ahead of its durable data (invariant S8). In the
+    /// page cache on return.
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -169,7 +169,8 @@ impl Journal {
         self.durable(next).await
     }
 
-    /// Appends the live state anew and removes what lies before it, if the journal has grown enough. Blocks on the disk.
+    /// Appends the live state anew and removes what lies before it, if the journal has grown enough. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// See [`JournalError`]; the journal is whole in any case.
@@ -209,8 +210,8 @@ impl Journal {
         Ok(self.partition.tail())
     }
 
-    /// Appends the records of a group in one batch, so that a crash leaves all of them or none; usually that is all. A rewrite
-    /// takes as many batches as it needs.
+    /// Appends the records of a group in one batch, so that a crash leaves all of them or none; usually that is all. A
+    /// rewrite takes as many batches as it needs.
     fn append_groups<G: AsRef<[JournalRecord]>>(&self, groups: &[G], now_ms: i64) -> Result<(), JournalError> {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         for group in groups {

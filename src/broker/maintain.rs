@@ -54,8 +54,9 @@ impl Broker {
         Ok(())
     }
 
-    /// The second third of [`Broker::commit_offsets`], for whoever must decide and commit in one step: does not wait, and
-    /// answers what to wait for with [`super::journal::Journal::durable`]. Comes after [`Broker::flush_for_commit`].
+    /// The second third of [`Broker::commit_offsets`], for whoever must decide and commit in one step: does not wait,
+    /// and answers what to wait for with [`super::journal::Journal::durable`]. Comes after
+    /// [`Broker::flush_for_commit`].
     ///
     /// # Errors
     /// See [`JournalError`]; nothing is remembered then.
@@ -142,8 +143,9 @@ impl Broker {
         Ok(())
     }
 
-    /// One round of compaction over all topics that are to be compacted and are due. `holds` are the offsets from which on
-    /// somebody still needs records. Blocks on the disk, and takes its time; [`Broker::end_housekeeping`] ends it early.
+    /// One round of compaction over all topics that are to be compacted and are due. `holds` are the offsets from which
+    /// on somebody still needs records. Blocks on the disk, and takes its time; [`Broker::end_housekeeping`] ends it
+    /// early.
     pub fn compact(&self, holds: &HashMap<(Uuid, u32), Offset>) {
         let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms(), self.inner.started.elapsed());
         let go_on = || !self.inner.housekeeping_ended.load(Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! What the state journal says, read without a broker: the names of topics, and records of its own that do not read back.
+//! What the state journal says, read without a broker: the names of topics, and records of its own that do not read
+//! back.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! The scrubber: a slow second look at what lies on the disk for long, so that damage is known before somebody needs the
-//! records. What to read when is decided without a clock or a disk; a thin loop reads.
+//! The scrubber: a slow second look at what lies on the disk for long, so that damage is known before somebody needs
+//! the records. What to read when is decided without a clock or a disk; a thin loop reads.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,7 +72,8 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// `partitions` are those there are, in order; they come and go during a round. `now` is the time since the scrubber's start.
+    /// `partitions` are those there are, in order; they come and go during a round. `now` is the time since the
+    /// scrubber's start.
     fn turn(&mut self, partitions: &[PartitionId], now: Duration) -> Turn {
         if self.is_resting(now) {
             return Turn::Rest;
@@ -169,8 +170,9 @@ impl Broker {
         report
     }
 
-    /// The scrubber's turn: reads what its rate allows after `elapsed` since the last turn; `now` is the time since the broker's
-    /// start. Blocks on the disk. Damage is told in the log, here and in [`Broker::scrub_report`], and stops nothing.
+    /// The scrubber's turn: reads what its rate allows after `elapsed` since the last turn; `now` is the time since the
+    /// broker's start. Blocks on the disk. Damage is told in the log, here and in [`Broker::scrub_report`], and stops
+    /// nothing.
     pub fn scrub(&self, elapsed: Duration, now: Duration) {
         if self.inner.config.scrub_bytes_per_second == 0 {
             return;

@@ -197,7 +197,8 @@ impl State {
         }
     }
 
-    /// The name of a trigger that reads this topic, itself or in a run; the live lanes of the triggers `but` do not count.
+    /// The name of a trigger that reads this topic, itself or in a run; the live lanes of the triggers `but` do not
+    /// count.
     #[must_use]
     pub fn trigger_on(&self, topic: Uuid, but: &[Uuid]) -> Option<&str> {
         let lane = self.lanes.keys().find(|lane| lane.topic == topic && !but.contains(&lane.trigger))?;
@@ -246,8 +247,8 @@ impl State {
         }
     }
 
-    /// Records that describe these tables from nothing, what belongs together in one group: what the journal's beginning is
-    /// replaced by.
+    /// Records that describe these tables from nothing, what belongs together in one group: what the journal's
+    /// beginning is replaced by.
     #[must_use]
     pub fn record_groups(&self) -> Vec<Vec<JournalRecord>> {
         let topics = self.topics.values().cloned().map(|topic| vec![topic.into()]);

@@ -93,8 +93,8 @@ pub(super) async fn run(args: ApplyArgs, client: &Client, output: Output) -> Res
         definitions.into_iter().map(|(definition, file)| plan(definition, file)).collect::<Result<Vec<_>, _>>()?;
     // A trigger needs its topic and its function, a schedule its topic.
     planned.sort_by_key(|one| one.kind as u8);
-    // Nothing is done when the broker refuses one of them. Limits that only several reach together, as that of all partitions,
-    // are seen when it comes to them.
+    // Nothing is done when the broker refuses one of them. Limits that only several reach together, as that of all
+    // partitions, are seen when it comes to them.
     let tried = try_all(&planned, client).await?;
     if args.dry_run {
         return show(&planned, &tried, output);

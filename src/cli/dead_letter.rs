@@ -68,8 +68,8 @@ pub(super) struct RedriveArgs {
     trigger: String,
     #[command(flatten)]
     range: RangeArgs,
-    /// Which letters: an event pattern in JSON, or a file with it. It sees the records as they were, and the reasons among
-    /// their headers.
+    /// Which letters: an event pattern in JSON, or a file with it. It sees the records as they were, and the reasons
+    /// among their headers.
     #[arg(long, value_name = "PATTERN")]
     filter: Option<String>,
     /// At most so many letters, the oldest first.
@@ -167,8 +167,8 @@ fn discarded(answer: &Value) -> String {
     text
 }
 
-/// The part of a message that says most. A traceback stands in one line in a header: what counts begins with the exception's
-/// type, which is the error's code.
+/// The part of a message that says most. A traceback stands in one line in a header: what counts begins with the
+/// exception's type, which is the error's code.
 fn message(text: &str, code: &str) -> String {
     let is_traceback = text.starts_with("Traceback");
     let begin = text.rfind(&format!(" {code}: ")).filter(|_| is_traceback).map_or(0, |at| at + 1);

@@ -1,8 +1,8 @@
 //! `tripline demo`: the main job, shown in half a minute with a broker of its own.
 //!
 //! First three records and a window of two records or ten seconds: two invocations, with 2 records at once and with 1
-//! after ten seconds. Then real flights through a filter, a window and a function that refuses two of them: retries, and
-//! dead letters.
+//! after ten seconds. Then real flights through a filter, a window and a function that refuses two of them: retries,
+//! and dead letters.
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;

@@ -65,8 +65,8 @@ pub(super) struct ServeArgs {
     compaction_interval: Option<Duration>,
 }
 
-/// Each partition and each connection has files open. The soft limit is low for programs that look at descriptors one by
-/// one (`select`); we may have as many as the hard limit says.
+/// Each partition and each connection has files open. The soft limit is low for programs that look at descriptors one
+/// by one (`select`); we may have as many as the hard limit says.
 fn raise_open_files_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -78,7 +78,8 @@ Examples:
         #[arg(long, short)]
         partition: Option<u32>,
     },
-    /// Give up what it waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
+    /// Give up what it waits to try again, and pass over damaged ranges: the records become dead letters, or are
+    /// dropped.
     #[command(after_help = "\
 Examples:
   tripline trigger skip slow-flights

@@ -1,7 +1,8 @@
-//! A checked reader of JSON objects: every wrong field becomes an error that names its path, what was found and what is allowed.
+//! A checked reader of JSON objects: every wrong field becomes an error that names its path, what was found and what is
+//! allowed.
 //!
-//! All errors of an object are collected, so that a file is right after one correction, not after ten. A reader therefore goes on after
-//! an error with a value that stands in for the wrong one; the result is thrown away then.
+//! All errors of an object are collected, so that a file is right after one correction, not after ten. A reader
+//! therefore goes on after an error with a value that stands in for the wrong one; the result is thrown away then.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! A YAML file with topics, functions, triggers and schedules, one document each.
 //!
-//! The kinds are told apart by the key that names the definition: `topic:`, `function:`, `trigger:`, `schedule:`. A trigger also has a
-//! `function:` and a schedule a `topic:`, so `trigger:` and `schedule:` decide first.
+//! The kinds are told apart by the key that names the definition: `topic:`, `function:`, `trigger:`, `schedule:`. A
+//! trigger also has a `function:` and a schedule a `topic:`, so `trigger:` and `schedule:` decide first.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Units of time, largest first, with their milliseconds. Days are read but never written: `24h` reads better than `1d` next to `36h`.
+/// Units of time, largest first, with their milliseconds. Days are read but never written: `24h` reads better than `1d`
+/// next to `36h`.
 const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Units of size with their bytes; those that are written come first, largest first.
@@ -40,8 +41,8 @@ pub enum UnitError {
     TooLarge,
 }
 
-/// Reads a duration: a whole number and `ms`, `s`, `m`, `h` or `d`; a bare `0` is fine, any other bare number is not, because seconds
-/// and milliseconds are too easily mixed up.
+/// Reads a duration: a whole number and `ms`, `s`, `m`, `h` or `d`; a bare `0` is fine, any other bare number is not,
+/// because seconds and milliseconds are too easily mixed up.
 ///
 /// # Errors
 /// What is wrong with the text.
@@ -53,8 +54,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     scale(number, unit, &TIME_UNITS).map(Duration::from_millis)
 }
 
-/// Reads a size in bytes: a whole number, bare (bytes) or with `B`, `KiB`, `MiB`, `GiB`, `TiB` (powers of 1,024) or `kB`, `MB`, `GB`, `TB`
-/// (powers of 1,000).
+/// Reads a size in bytes: a whole number, bare (bytes) or with `B`, `KiB`, `MiB`, `GiB`, `TiB` (powers of 1,024) or
+/// `kB`, `MB`, `GB`, `TB` (powers of 1,000).
 ///
 /// # Errors
 /// What is wrong with the text.

@@ -1,8 +1,9 @@
 //! JSON read token by token from a text, checked while it is read, nothing copied.
 //!
-//! What is refused is what building a [`serde_json::Value`] refuses: the same depth, numbers and surrogates; tests compare the two. The text
-//! is UTF-8 already, which is checked once and faster than string by string. A crate that parses with vector instructions was weighed: those
-//! want padded or mutable input, build a tape of the whole document, or rest on much unsafe code, while most of a record is passed over here.
+//! What is refused is what building a [`serde_json::Value`] refuses: the same depth, numbers and surrogates; tests
+//! compare the two. The text is UTF-8 already, which is checked once and faster than string by string. A crate that
+//! parses with vector instructions was weighed: those want padded or mutable input, build a tape of the whole document,
+//! or rest on much unsafe code, while most of a record is passed over here.
 
 /// How deep JSON may be nested.
 const DEPTH_MAX: u8 = 127;
@@ -82,7 +83,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The next field's key, with the colon behind it; `None` at the end of the object. `first` says whether a field was read before.
+    /// The next field's key, with the colon behind it; `None` at the end of the object. `first` says whether a field
+    /// was read before.
     #[inline]
     pub(crate) fn next_key(&mut self, first: &mut bool) -> Result<Option<TextSpan>, NotJson> {
         if !self.go_on(b'}', first)? {
@@ -115,7 +117,8 @@ impl<'a> Scanner<'a> {
 
     /// Reads what belongs to a value whose beginning was read.
     pub(crate) fn skip_rest(&mut self, begun: Token) -> Result<(), NotJson> {
-        // The kinds of what is open, the innermost in the lowest bit: 1 is an object. There is room for the depth that is allowed.
+        // The kinds of what is open, the innermost in the lowest bit: 1 is an object. There is room for the depth that
+        // is allowed.
         let mut objects: u128 = match begun {
             Token::Object => 1,
             Token::List => 0,
@@ -166,7 +169,8 @@ impl<'a> Scanner<'a> {
         if self.depth > DEPTH_MAX { Err(NotJson) } else { Ok(token) }
     }
 
-    /// Takes the comma in front of a further member, or the end. `first` is false from here on: what follows is inside or behind.
+    /// Takes the comma in front of a further member, or the end. `first` is false from here on: what follows is inside
+    /// or behind.
     #[inline]
     fn go_on(&mut self, end: u8, first: &mut bool) -> Result<bool, NotJson> {
         let found = self.peek_solid();

@@ -187,7 +187,8 @@ fn any_field() -> impl Strategy<Value = String> {
     (name, value).prop_map(|(name, value)| format!("\"{name}\": {value}"))
 }
 
-/// Compiles only while a view of longer-lived bytes passes for one of shorter-lived bytes: the transform room needs that.
+/// Compiles only while a view of longer-lived bytes passes for one of shorter-lived bytes: the transform room needs
+/// that.
 fn _views_may_be_shortened<'short>(event: EventView<'static>) -> EventView<'short> {
     event
 }

@@ -1,8 +1,9 @@
 //! W3C trace context: which trace a record belongs to, carried from its headers to whatever it causes.
 //!
 //! It stands in the headers `traceparent` and `tracestate`, else in `ce_traceparent` and `ce_tracestate`, else in the
-//! attributes of an event in structured mode. The plain header comes first: it is the hop that appended the record, while
-//! the event's own attribute may tell where the event began. One that is not valid counts as none, and none is made up.
+//! attributes of an event in structured mode. The plain header comes first: it is the hop that appended the record,
+//! while the event's own attribute may tell where the event began. One that is not valid counts as none, and none is
+//! made up.
 
 use std::fmt::Write as _;
 
@@ -116,7 +117,8 @@ impl TraceContext {
         };
     }
 
-    /// [`TraceContext::add_to`], for an event that is written down: a JSON object that takes all of `written` from `begin` on.
+    /// [`TraceContext::add_to`], for an event that is written down: a JSON object that takes all of `written` from
+    /// `begin` on.
     pub fn add_to_written(&self, written: &mut Vec<u8>, begin: usize) {
         let event = std::str::from_utf8(&written[begin..]).unwrap_or_default();
         // Only an event that speaks of such a thing is read; one with a state alone is written anew.

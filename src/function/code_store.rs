@@ -1,7 +1,8 @@
 //! Where code lives: `functions/<name>/<version>/` below the data directory, versions 1, 2, 3 … per name.
 //!
-//! A version appears whole or not at all: it is written to `.tmp`, synced, renamed, and the folder synced. It never changes
-//! afterwards (but for the interpreter's `__pycache__`). Old versions go when no instance uses them; the last two stay.
+//! A version appears whole or not at all: it is written to `.tmp`, synced, renamed, and the folder synced. It never
+//! changes afterwards (but for the interpreter's `__pycache__`). Old versions go when no instance uses them; the last
+//! two stay.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -1,7 +1,8 @@
 //! The frames between the broker and the bootstrap of an instance.
 //!
-//! `[length u32 le][kind u8][body]`, over a socket of their own, so that what a function prints can never be taken for one.
-//! The broker sends `Load` once, then one `Invoke` at a time, each answered by `Result` or `Error`; `Stop` ends the talk.
+//! `[length u32 le][kind u8][body]`, over a socket of their own, so that what a function prints can never be taken for
+//! one. The broker sends `Load` once, then one `Invoke` at a time, each answered by `Result` or `Error`; `Stop` ends
+//! the talk.
 
 use std::io;
 
@@ -20,7 +21,8 @@ pub const OUTPUT_BYTES_MAX: usize = 6 << 20;
 /// The longest body of a frame that carries facts about the instance instead of a result.
 const REPORT_BYTES_MAX: usize = 64 << 10;
 
-/// The receive buffer grows by this much at most per read, so a peer that announces a length and stays silent costs nothing.
+/// The receive buffer grows by this much at most per read, so a peer that announces a length and stays silent costs
+/// nothing.
 const READ_STEP_BYTES: usize = 64 << 10;
 
 const HEAD_BYTES: usize = 5;

@@ -158,8 +158,8 @@ impl HttpInvoker {
         self.attempt(invocation, begun, (slot, busy)).await
     }
 
-    /// The request, while it keeps `held`. What it needs is made outside of its future, which would have room for all of it
-    /// until its end.
+    /// The request, while it keeps `held`. What it needs is made outside of its future, which would have room for all
+    /// of it until its end.
     fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
         let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.timeout);
         let deadline = begun + timeout;
@@ -230,8 +230,8 @@ impl Invoker for HttpInvoker {
     }
 }
 
-/// A request that has begun: a caller that goes away does not cut it. It runs within its caller's task, and in one of its own
-/// only from then on, since a task for each request costs as much as a fifth of it.
+/// A request that has begun: a caller that goes away does not cut it. It runs within its caller's task, and in one of
+/// its own only from then on, since a task for each request costs as much as a fifth of it.
 struct ToTheEnd(Option<BoxFuture<'static, InvocationResult>>);
 
 impl Future for ToTheEnd {
@@ -330,8 +330,8 @@ async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>, 
         }
     };
     if result.is_ok() {
-        // A target may answer before it has read everything, and gets the rest; one that leaves it unread has said that it is
-        // done all the same. After an error nobody wants the rest.
+        // A target may answer before it has read everything, and gets the rest; one that leaves it unread has said that
+        // it is done all the same. After an error nobody wants the rest.
         let _ = timeout_at(deadline, connection.sent()).await;
     }
     connections.give_back(connection).await;

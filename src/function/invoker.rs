@@ -23,14 +23,16 @@ pub struct InvokerStatus {
 /// Runs the invocations of one function.
 ///
 /// Every implementation keeps these rules; `tests/functions.rs` runs one suite over all of them:
-/// - Each call has exactly one outcome, and it has one: within the time-out of the function plus the time it waited for an
-///   instance, or when the invoker stops.
-/// - When the outcome is an error, nothing of the attempt is running any more as far as the invoker can tell: a retry does
-///   not overlap it.
-/// - At most as many invocations run at a time as the function has instances; the rest wait in the order of their calls.
+/// - Each call has exactly one outcome, and it has one: within the time-out of the function plus the time it waited for
+///   an instance, or when the invoker stops.
+/// - When the outcome is an error, nothing of the attempt is running any more as far as the invoker can tell: a retry
+///   does not overlap it.
+/// - At most as many invocations run at a time as the function has instances; the rest wait in the order of their
+///   calls.
 /// - The payload reaches the function byte for byte, with the id and the attempt number.
 /// - Results above [`super::OUTPUT_BYTES_MAX`] are errors, never cut. Memory per call stays below payload plus output.
-/// - A caller that goes away does not stop an attempt that has begun: its effects count as done or not, as after a crash.
+/// - A caller that goes away does not stop an attempt that has begun: its effects count as done or not, as after a
+///   crash.
 pub trait Invoker: Send + Sync {
     /// One attempt.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, Result<InvocationSuccess, InvocationError>>;

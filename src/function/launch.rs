@@ -1,9 +1,9 @@
 //! The hidden launcher, `tripline __launch`: the process that becomes an instance.
 //!
-//! Between fork and exec only code for that moment may run, and such code cannot be written without `unsafe`. So the broker
-//! starts its own executable under this name instead: a fresh, single-threaded process that gives up what an instance must
-//! not have by ordinary calls, then execs the interpreter in its place. Whatever it cannot apply ends it with
-//! [`EXIT_NOT_LAUNCHED`] and one line on stderr, never with an instance that is less confined than asked.
+//! Between fork and exec only code for that moment may run, and such code cannot be written without `unsafe`. So the
+//! broker starts its own executable under this name instead: a fresh, single-threaded process that gives up what an
+//! instance must not have by ordinary calls, then execs the interpreter in its place. Whatever it cannot apply ends it
+//! with [`EXIT_NOT_LAUNCHED`] and one line on stderr, never with an instance that is less confined than asked.
 
 use std::ffi::OsString;
 use std::io;

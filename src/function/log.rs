@@ -53,8 +53,8 @@ pub struct LogLine {
     pub stream: LogStream,
     /// When it was read, in milliseconds since 1970.
     pub time_ms: i64,
-    /// The line without its end, at most [`LINE_BYTES_MAX`] bytes; not UTF-8 is replaced. Control characters are as printed:
-    /// whoever shows it on a terminal must escape them.
+    /// The line without its end, at most [`LINE_BYTES_MAX`] bytes; not UTF-8 is replaced. Control characters are as
+    /// printed: whoever shows it on a terminal must escape them.
     pub text: String,
 }
 

@@ -12,7 +12,8 @@ use crate::event::trace::TraceContext;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
-    /// The handler raised, answered 5xx, 404, 408, 409, or ran out of time: the retry policy applies and an attempt is spent.
+    /// The handler raised, answered 5xx, 404, 408, 409, or ran out of time: the retry policy applies and an attempt is
+    /// spent.
     Failed,
     /// The handler refused the records for good (other 4xx): no retry.
     Rejected,
@@ -20,7 +21,8 @@ pub enum ErrorClass {
     Throttled,
     /// The target cannot be reached or does not let us in: no attempt spent, the trigger goes into outage mode.
     Unavailable,
-    /// The code cannot run at all (does not load, initializer raises, interpreter missing): no attempt spent, the trigger fails.
+    /// The code cannot run at all (does not load, initializer raises, interpreter missing): no attempt spent, the
+    /// trigger fails.
     BrokenCode,
     /// The instance died while it held the records.
     Crashed,
@@ -76,7 +78,8 @@ impl InvocationError {
 /// What one attempt hands to a function.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// The same for every attempt of one window: `<trigger>/<topic>/<partition>/<first offset>`, or a random id for a direct invocation.
+    /// The same for every attempt of one window: `<trigger>/<topic>/<partition>/<first offset>`, or a random id for a
+    /// direct invocation.
     pub id: String,
     /// 1 for the first attempt.
     pub attempt: u32,

@@ -90,8 +90,8 @@ impl Pool {
         Self { messages, status, stats, cancel }
     }
 
-    /// Lets `definition` take over. An instance is started at once, and what came of it is received; a probe that another
-    /// definition overtakes is never answered.
+    /// Lets `definition` take over. An instance is started at once, and what came of it is received; a probe that
+    /// another definition overtakes is never answered.
     pub(super) fn replace(&self, definition: Arc<Definition>) -> oneshot::Receiver<ProbeResult> {
         let (answer, shown) = oneshot::channel();
         let _ = self.messages.send(Message::Replace(definition, answer));

@@ -22,7 +22,8 @@ use super::log::{LogOrigin, LogPump, LogSink};
 use super::process_tree::{Excess, INSTANCE_MARK, ProcessTree};
 use super::spawner::Spawner;
 
-/// How often the memory and processes of a busy instance are looked at; memory grows by a few hundred MiB meanwhile at most.
+/// How often the memory and processes of a busy instance are looked at; memory grows by a few hundred MiB meanwhile at
+/// most.
 const USAGE_CHECK_BUSY: Duration = Duration::from_millis(100);
 
 /// The same for an instance that has nothing to do.
@@ -128,8 +129,8 @@ impl Process {
         Ok(Self { child, exited: None, channel, logs, usage, cancel })
     }
 
-    /// Sends `head` and `payload`, then waits for one answer. Whatever else happens first is the ending: the time covers
-    /// the writing too, so an instance that stops reading blocks nobody.
+    /// Sends `head` and `payload`, then waits for one answer. Whatever else happens first is the ending: the time
+    /// covers the writing too, so an instance that stops reading blocks nobody.
     pub(super) async fn exchange(&mut self, head: Bytes, payload: Bytes, deadline: Instant) -> Ending {
         let channel = &mut self.channel;
         let talk = async {
@@ -233,7 +234,8 @@ async fn watch(
 /// Returns when the instance uses more than it may.
 async fn excess(usage: &mut UsageWatch, every: Duration) -> Excess {
     loop {
-        // Counted from the last check, not from the start of this wait: many short invocations are checked like a long one.
+        // Counted from the last check, not from the start of this wait: many short invocations are checked like a long
+        // one.
         sleep_until(usage.checked + every).await;
         usage.checked = Instant::now();
         if let Some(excess) = usage.tree.excess(usage.limit_bytes, usage.processes_max) {

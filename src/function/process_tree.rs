@@ -1,8 +1,9 @@
 //! Which processes belong to an instance, how much memory they use, and how they all end.
 //!
-//! An instance leads its own session and adopts the orphans of its children, so while it lives every descendant is found
-//! below it. When it is already gone, its session and the mark in the environment of its children still name them. Only a
-//! process that left the session, cleared its environment *and* outlived the instance escapes; a pid namespace will end that.
+//! An instance leads its own session and adopts the orphans of its children, so while it lives every descendant is
+//! found below it. When it is already gone, its session and the mark in the environment of its children still name
+//! them. Only a process that left the session, cleared its environment *and* outlived the instance escapes; a pid
+//! namespace will end that.
 
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ impl ProcessTree {
         Self { leader, mark: format!("{INSTANCE_MARK}={mark}").into_bytes() }
     }
 
-    /// Kills every process of the instance. `leader_is_reaped` says that its process id may mean something else already.
+    /// Kills every process of the instance. `leader_is_reaped` says that its process id may mean something else
+    /// already.
     ///
     /// Reads all of `/proc`: for a thread that may block.
     pub(super) fn kill(&self, leader_is_reaped: bool) {
@@ -53,7 +55,8 @@ impl ProcessTree {
         let tree = || std::iter::once(&self.leader).chain(&below);
         let mut used_bytes: u64 = tree().filter_map(|&pid| proc_fs::resident_bytes(pid)).sum();
         if used_bytes > memory_bytes_max && processes > 1 {
-            // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed now.
+            // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed
+            // now.
             used_bytes = tree().filter_map(|&pid| proc_fs::proportional_bytes(pid)).sum();
         }
         (used_bytes > memory_bytes_max).then_some(Excess::Memory { used_bytes })

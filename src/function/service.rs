@@ -33,7 +33,8 @@ pub struct FunctionOptions {
     pub directory: PathBuf,
     /// The `python3` to use; by default the first one in `PATH`.
     pub python3: Option<PathBuf>,
-    /// What becomes the process of an instance. Default: this executable, called with [`super::launch::LAUNCH_COMMAND`].
+    /// What becomes the process of an instance. Default: this executable, called with
+    /// [`super::launch::LAUNCH_COMMAND`].
     pub launcher: Launcher,
     /// Limits of every instance.
     pub process_limits: ProcessLimits,
@@ -242,9 +243,10 @@ impl FunctionService {
     /// Accepts a definition, with `code` if it is new: the source of the handler's module, or a zip archive.
     ///
     /// Code is loaded once at this occasion, by starting an instance. If that fails, the definition is accepted all the
-    /// same and the function is [`FunctionState::Failed`], so that what runs is never something else than what was asked
-    /// for; the answer carries the traceback. New instances take over from older ones, which finish what they hold.
-    /// The same definition with the same code changes nothing, unless the function had failed: then it is tried again.
+    /// same and the function is [`FunctionState::Failed`], so that what runs is never something else than what was
+    /// asked for; the answer carries the traceback. New instances take over from older ones, which finish what they
+    /// hold. The same definition with the same code changes nothing, unless the function had failed: then it is tried
+    /// again.
     ///
     /// # Errors
     /// [`DeployError`]: the definition cannot be accepted and what was there before goes on.
@@ -266,8 +268,8 @@ impl FunctionService {
         })
     }
 
-    /// Refuses what [`FunctionService::deploy`] would refuse, and does nothing. Answers whether the code is another one than that
-    /// which is there; it is not loaded.
+    /// Refuses what [`FunctionService::deploy`] would refuse, and does nothing. Answers whether the code is another one
+    /// than that which is there; it is not loaded.
     ///
     /// # Errors
     /// [`DeployError`].
@@ -316,8 +318,8 @@ impl FunctionService {
         entry.runner.invoker().invoke(invocation).await
     }
 
-    /// Makes a function of the embedding program known under a name, or replaces it; `spec.runtime` does not matter. It is not
-    /// remembered: make it known at each start, before triggers start.
+    /// Makes a function of the embedding program known under a name, or replaces it; `spec.runtime` does not matter. It
+    /// is not remembered: make it known at each start, before triggers start.
     pub fn embed(&self, spec: FunctionSpec, invoker: Arc<dyn Invoker>) {
         let spec = Arc::new(FunctionSpec { runtime: Runtime::Embedded, ..spec });
         self.inner.insert(Entry { spec, version: 0, runner: Runner::Embedded(invoker), stats: Arc::default() });

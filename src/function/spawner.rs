@@ -1,7 +1,8 @@
 //! The one thread that starts processes.
 //!
-//! An instance asks the kernel to kill it when its parent dies, and the kernel takes the parent *thread* for the parent. A
-//! worker of the runtime may end at any time, so all processes are started by a thread that lives as long as its
+//! An instance asks the kernel to kill it when its parent dies, and the kernel takes the parent *thread* for the
+//! parent. A worker of the runtime may end at any time, so all processes are started by a thread that lives as long as
+//! its
 //! [`Spawner`]: with it go all instances, even those that nobody stopped.
 
 use std::io;

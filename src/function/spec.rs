@@ -74,7 +74,8 @@ pub struct FunctionSpec {
     pub timeout: Duration,
     /// Memory limit of one instance in bytes. 16 MiB–64 GiB, default 256 MiB.
     pub memory_bytes: u64,
-    /// Environment of the instances; names `[A-Za-z_][A-Za-z0-9_]*`, at most 128, 4 KiB a value. `TRIPLINE_*`, `LD_*`, `PYTHON*` and `PATH` are refused.
+    /// Environment of the instances; names `[A-Za-z_][A-Za-z0-9_]*`, at most 128, 4 KiB a value. `TRIPLINE_*`, `LD_*`,
+    /// `PYTHON*` and `PATH` are refused.
     pub environment: BTreeMap<String, String>,
     /// How records are handed over.
     pub payload: Payload,

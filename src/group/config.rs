@@ -12,8 +12,8 @@ pub struct GroupConfig {
     /// How long an empty group waits for further members after its first, each time it fills again. Default 100 ms.
     ///
     /// Members started together then share their first generation, instead of each starting a rebalance for all. Kafka
-    /// waits 3 s, for fleets that start over seconds; here that would be the longest part of starting one consumer. Each newcomer
-    /// extends the wait by as much, up to the rebalance time-out.
+    /// waits 3 s, for fleets that start over seconds; here that would be the longest part of starting one consumer.
+    /// Each newcomer extends the wait by as much, up to the rebalance time-out.
     pub initial_rebalance_delay: Duration,
     /// How long a member that has joined and was never answered is kept. Default 5 min, as Kafka.
     pub new_member_timeout: Duration,

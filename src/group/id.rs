@@ -85,7 +85,8 @@ id! {
     MemberId
 }
 id! {
-    /// What a static member calls itself across restarts (`group.instance.id`): UTF-8, 1–249 bytes, no control characters.
+    /// What a static member calls itself across restarts (`group.instance.id`): UTF-8, 1–249 bytes, no control
+    /// characters.
     InstanceId
 }
 

@@ -1,9 +1,9 @@
 //! The groups of a running broker: holds them, keeps the answers that wait, lets time pass.
 //!
-//! Each group is a state machine behind a lock of its own; there is no task per group. A heartbeat, by far the most frequent event, is
-//! then a look-up and a comparison without a hand-over to another task, an idle group costs no task, and a commit can hold its
-//! group while it appends (G2). All deadlines are in one ordered set that one task, [`Timers`], works off; it belongs on the runtime
-//! that keeps time even when requests are slow.
+//! Each group is a state machine behind a lock of its own; there is no task per group. A heartbeat, by far the most
+//! frequent event, is then a look-up and a comparison without a hand-over to another task, an idle group costs no task,
+//! and a commit can hold its group while it appends (G2). All deadlines are in one ordered set that one task,
+//! [`Timers`], works off; it belongs on the runtime that keeps time even when requests are slow.
 //!
 //! Locks are taken in this order and never across an await: the table of groups, one group, the deadlines.
 
@@ -87,7 +87,8 @@ impl GroupService {
         MemberId::new(if prefix.is_empty() { "member" } else { prefix }, Uuid::new_v4())
     }
 
-    /// A member joins. It has joined when this returns; what is awaited is the answer, which comes with the next generation.
+    /// A member joins. It has joined when this returns; what is awaited is the answer, which comes with the next
+    /// generation.
     ///
     /// Dropping the answer unread says that the client has gone.
     #[must_use]
@@ -135,7 +136,8 @@ impl GroupService {
 
     /// Runs `commit` if this speaker may commit now, holding the group so that no generation begins in between (G2).
     ///
-    /// `commit` is short and does not wait: the members' heartbeats queue up behind it. Groups of triggers do not come here.
+    /// `commit` is short and does not wait: the members' heartbeats queue up behind it. Groups of triggers do not come
+    /// here.
     ///
     /// # Errors
     /// When the speaker may not commit.

@@ -197,7 +197,8 @@ impl Group {
 
     /// Whether this speaker may commit offsets now (G2).
     ///
-    /// A speaker without member, instance and generation commits from outside the group; it may while the group has no members.
+    /// A speaker without member, instance and generation commits from outside the group; it may while the group has no
+    /// members.
     ///
     /// # Errors
     /// When the speaker is no member of this generation, or the generation is not complete.
@@ -222,8 +223,8 @@ impl Group {
 
     /// The client behind this ticket has gone.
     ///
-    /// A member that was never answered does not know that it is one, and goes at once; any other has its session time-out to
-    /// come back.
+    /// A member that was never answered does not know that it is one, and goes at once; any other has its session
+    /// time-out to come back.
     pub fn abandon(&mut self, now: Instant, ticket: Ticket) {
         let waits = |member: &&mut Member| member.join == Some(ticket) || member.sync == Some(ticket);
         let Some(member) = self.members.values_mut().find(waits) else { return };

@@ -88,8 +88,8 @@ async fn read_body(body: Body, limits: HttpLimits) -> Result<Bytes, Problem> {
 /// A JSON body of type `application/json`.
 pub(crate) struct JsonBody(pub(crate) Value);
 
-/// No body, for requests that say everything in their path; an empty object is none. What somebody writes into one would not
-/// be done.
+/// No body, for requests that say everything in their path; an empty object is none. What somebody writes into one
+/// would not be done.
 pub(crate) struct NoBody;
 
 impl<S: Send + Sync> FromRequest<S> for NoBody {

@@ -13,7 +13,8 @@ use super::problem::Problem;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHosts {
     names: Vec<String>,
-    /// The listener is open to the network: it may be called by any of the machine's addresses, which no rebinding forges.
+    /// The listener is open to the network: it may be called by any of the machine's addresses, which no rebinding
+    /// forges.
     any_address: bool,
 }
 

@@ -5,11 +5,12 @@
 //!    ▲                                                                                            │
 //!    └── coordinator ◀── committer ◀────────── offset + progress as metadata ◀────────────────────┘
 //! ```
-//! - [`Client`] asks the cluster, and appends to its topics; [`Member`] holds the place in the group; [`Committer`] brings progress
-//!   there; [`ClusterInput`] reads a partition.
-//! - The client is our own, over the schemas that the Kafka listener uses too. It hands on the record batches as their producers
-//!   made them, reads any offset again at the cost of one request, and needs no C library. A client that gives out records one
-//!   by one (librdkafka) would have them packed into batches again, and needs a second consumer for each retry.
+//! - [`Client`] asks the cluster, and appends to its topics; [`Member`] holds the place in the group; [`Committer`]
+//!   brings progress there; [`ClusterInput`] reads a partition.
+//! - The client is our own, over the schemas that the Kafka listener uses too. It hands on the record batches as their
+//!   producers made them, reads any offset again at the cost of one request, and needs no C library. A client that
+//!   gives out records one by one (librdkafka) would have them packed into batches again, and needs a second consumer
+//!   for each retry.
 //! - Readers see decided records only: those of aborted transactions are left out, those of open ones wait.
 //! - Connections are plain TCP; what a cluster behind TLS or SASL wants is not spoken yet.
 

@@ -1,8 +1,9 @@
 //! Where clients are told to find this broker.
 //!
-//! A client connects twice: to the address that a person gave it, and then to the one that Metadata names. The second must lead
-//! back here from where the client is, so the best guess is the address that it has just used. Only a published port of a
-//! container hides that address: there the client seems to come from the default gateway, and `localhost` is right.
+//! A client connects twice: to the address that a person gave it, and then to the one that Metadata names. The second
+//! must lead back here from where the client is, so the best guess is the address that it has just used. Only a
+//! published port of a container hides that address: there the client seems to come from the default gateway, and
+//! `localhost` is right.
 
 use std::fmt;
 use std::fs;

@@ -1,8 +1,8 @@
 //! The one door to the crates that know Kafka's message schemas.
 //!
-//! Everything else in the broker names messages through this module. The generated codec slices strings and bytes out of the
-//! frame without copying them: whoever *keeps* such a value keeps the whole frame in memory, so state that outlives a request
-//! copies what it keeps.
+//! Everything else in the broker names messages through this module. The generated codec slices strings and bytes out
+//! of the frame without copying them: whoever *keeps* such a value keeps the whole frame in memory, so state that
+//! outlives a request copies what it keeps.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
@@ -88,8 +88,8 @@ pub enum HeaderError {
 
 /// Splits a frame (without its length) into the request header and the request's body.
 ///
-/// The client id stands at the same place in each version of the header, so a request that we do not know still yields its key,
-/// version and client id; only the body of a known one is meaningful.
+/// The client id stands at the same place in each version of the header, so a request that we do not know still yields
+/// its key, version and client id; only the body of a known one is meaningful.
 ///
 /// # Errors
 /// When the bytes end early, the client id is not a legal name, or the tagged fields break their rules.
@@ -111,8 +111,8 @@ pub fn decode_header(frame: Bytes) -> Result<(RequestHeader, Bytes), HeaderError
     Ok((RequestHeader { api_key, api_version, correlation_id, client_id }, body))
 }
 
-/// Decodes a request body. Bytes behind it are ignored, as Kafka does: librdkafka 2.15 leaves three of them behind a Metadata
-/// request for all topics in flexible versions.
+/// Decodes a request body. Bytes behind it are ignored, as Kafka does: librdkafka 2.15 leaves three of them behind a
+/// Metadata request for all topics in flexible versions.
 ///
 /// Memory grows with the bytes present, never with the counts that they claim.
 ///

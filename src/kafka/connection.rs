@@ -3,8 +3,8 @@
 //! ```text
 //!  socket ─▶ frames ─▶ begin (in order) ─▶ queue of answers ─▶ await (in order) ─▶ one vectored write of what is ready ─▶ socket
 //! ```
-//! Reading stops while as many requests are unanswered, or as many response bytes unsent, as the limits allow; so a client
-//! that does not read its responses holds a bounded amount of memory and then its own requests, nobody else's.
+//! Reading stops while as many requests are unanswered, or as many response bytes unsent, as the limits allow; so a
+//! client that does not read its responses holds a bounded amount of memory and then its own requests, nobody else's.
 //!
 //! Everything that waits has a deadline: the first request, a frame once begun, a response once ready, and silence.
 

@@ -1,8 +1,8 @@
 //! Cuts a byte stream into frames: four bytes of big-endian length, then so many bytes.
 //!
-//! Pure: the caller reads from its socket into [`FrameDecoder::spare`] and asks for frames. A length is only a claim: the buffer grows
-//! with the bytes received, at most fourfold ahead of them, or up to the largest frame that this connection has completed
-//! before. A whole frame is contiguous, so that a request's record batches are slices of it.
+//! Pure: the caller reads from its socket into [`FrameDecoder::spare`] and asks for frames. A length is only a claim:
+//! the buffer grows with the bytes received, at most fourfold ahead of them, or up to the largest frame that this
+//! connection has completed before. A whole frame is contiguous, so that a request's record batches are slices of it.
 
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
@@ -27,8 +27,8 @@ pub struct FrameLimits {
     pub other_bytes_max: usize,
     /// Longest frame before the first request is accepted, in bytes. Default 64 KiB.
     pub first_bytes_max: usize,
-    /// Whether the first request may be a Produce of full length. True while connections need no authentication: some clients
-    /// learn the versions on one connection and produce on another.
+    /// Whether the first request may be a Produce of full length. True while connections need no authentication: some
+    /// clients learn the versions on one connection and produce on another.
     pub first_may_produce: bool,
 }
 

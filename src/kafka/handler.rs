@@ -11,10 +11,10 @@ use super::request::DecodedRequest;
 
 /// Begins one request. One value serves every connection.
 ///
-/// The requests of one connection are begun one after the other, in the order in which they came: what must happen in that
-/// order (an append, a commit) happens in the future that this answers. What may take long and must not hold up the next
-/// request (waiting for the disk, for records, for the other members of a group) goes into [`Answer::Later`]. Later answers
-/// are awaited in order too, one at a time, so that responses leave in the order of the requests.
+/// The requests of one connection are begun one after the other, in the order in which they came: what must happen in
+/// that order (an append, a commit) happens in the future that this answers. What may take long and must not hold up
+/// the next request (waiting for the disk, for records, for the other members of a group) goes into [`Answer::Later`].
+/// Later answers are awaited in order too, one at a time, so that responses leave in the order of the requests.
 ///
 /// ApiVersions never gets here: it concerns the connection alone. A panic closes the connection and nothing else. The
 /// future is dropped when the client goes away.

@@ -1,9 +1,10 @@
 //! Threads that each serve their own connections: no request changes threads on its way.
 //!
-//! A runtime whose workers share all tasks wakes a second worker whenever the first has something to do, in case there is
-//! more: on a connection with one request at a time that is two system calls and a wake-up across cores for each. Here a
-//! connection stays where it began. Connections are dealt to the thread that has the fewest. The price: a request that takes
-//! long on its own (a large batch to be checked) holds up the other connections of its thread, and only those.
+//! A runtime whose workers share all tasks wakes a second worker whenever the first has something to do, in case there
+//! is more: on a connection with one request at a time that is two system calls and a wake-up across cores for each.
+//! Here a connection stays where it began. Connections are dealt to the thread that has the fewest. The price: a
+//! request that takes long on its own (a large batch to be checked) holds up the other connections of its thread, and
+//! only those.
 
 use std::io;
 use std::sync::Arc;

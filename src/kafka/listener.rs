@@ -27,12 +27,13 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct ListenerConfig {
     /// Most connections at a time; more wait in the system's queue. Default 10,000.
     pub connections_max: usize,
-    /// Memory for frames longer than 64 KiB over all connections, at least one frame of the longest kind. Default 256 MiB.
+    /// Memory for frames longer than 64 KiB over all connections, at least one frame of the longest kind. Default 256
+    /// MiB.
     pub frame_bytes_total_max: usize,
     /// How long a stop waits for requests that were begun. Default 10 s.
     pub shutdown_timeout: Duration,
-    /// Threads that serve connections, each its own; 0 leaves them to the runtime that serves the listener. Default 0; the
-    /// server has one for each core.
+    /// Threads that serve connections, each its own; 0 leaves them to the runtime that serves the listener. Default 0;
+    /// the server has one for each core.
     pub io_threads: usize,
     /// Limits of each connection.
     pub connection: ConnectionConfig,

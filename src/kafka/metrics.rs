@@ -73,8 +73,8 @@ impl KafkaMetrics {
         self.errors_total[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Errors that clients were told so far, by Kafka's error code; those that never happened are left out. -1 collects the
-    /// codes that have no place of their own.
+    /// Errors that clients were told so far, by Kafka's error code; those that never happened are left out. -1 collects
+    /// the codes that have no place of their own.
     pub fn errors(&self) -> impl Iterator<Item = (i16, u64)> {
         let counts = self.errors_total.iter().map(|count| count.load(Ordering::Relaxed));
         let codes = std::iter::once(ErrorCode::UnknownServerError.code()).chain(1..);

@@ -1,8 +1,8 @@
 //! The Fetch response, written around the record bytes instead of through them.
 //!
-//! Records reach megabytes and come from the log as slices of its maps. The generated encoder would copy them into one buffer; this one
-//! leaves them as parts of their own between small encoded parts. Tests hold it to the generated encoder, byte for byte, in each
-//! version.
+//! Records reach megabytes and come from the log as slices of its maps. The generated encoder would copy them into one
+//! buffer; this one leaves them as parts of their own between small encoded parts. Tests hold it to the generated
+//! encoder, byte for byte, in each version.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;

@@ -49,8 +49,8 @@ impl Deref for KafkaService {
 }
 
 impl KafkaService {
-    /// The requests' view of a running broker. `metrics` and `stopping` are those of the listener that hands the requests
-    /// over.
+    /// The requests' view of a running broker. `metrics` and `stopping` are those of the listener that hands the
+    /// requests over.
     #[must_use]
     pub fn new(
         broker: Broker,

@@ -1,4 +1,5 @@
-//! Groups that belong to triggers, as Kafka's tools see them. Names are the triggers' own, without the prefix of the group.
+//! Groups that belong to triggers, as Kafka's tools see them. Names are the triggers' own, without the prefix of the
+//! group.
 
 use tripline_storage::Offset;
 use uuid::Uuid;
@@ -28,8 +29,8 @@ pub enum ResetError {
     Failed(String),
 }
 
-/// The trigger that a group belongs to. The name alone is free: of a trigger that runs elsewhere and reads topics of this
-/// broker as of a cluster, the group is one like any other here.
+/// The trigger that a group belongs to. The name alone is free: of a trigger that runs elsewhere and reads topics of
+/// this broker as of a cluster, the group is one like any other here.
 pub(crate) fn owner<'g>(triggers: &TriggerService, group: &'g GroupId) -> Option<&'g str> {
     group.trigger().filter(|name| triggers.is_here(name))
 }

@@ -56,13 +56,13 @@ pub const API_COUNT: usize = 20;
 
 /// The table, in the order of [`Api`].
 pub const APIS: [ApiSpec; API_COUNT] = [
-    // Served from 3 (record batch v2), advertised from 0: librdkafka before 2.8 takes a higher minimum for a broker without
-    // compression and silently sends everything uncompressed. A request below 3 is answered with UNSUPPORTED_VERSION. 12 is the
-    // transactions v2 of KIP-890, which clients use only where the broker has finalised `transaction.version` 2; we do not, and so
-    // it is 11 to them. 13 names topics by id.
+    // Served from 3 (record batch v2), advertised from 0: librdkafka before 2.8 takes a higher minimum for a broker
+    // without compression and silently sends everything uncompressed. A request below 3 is answered with
+    // UNSUPPORTED_VERSION. 12 is the transactions v2 of KIP-890, which clients use only where the broker has finalised
+    // `transaction.version` 2; we do not, and so it is 11 to them. 13 names topics by id.
     ApiSpec { min_advertised: 0, ..row(Api::Produce, "Produce", 0, 3, 13, 9) },
-    // 17 and 18 add only fields that followers fill, and there are none. Fetch sessions (7) are declined by session id 0, after
-    // which each request names all its partitions.
+    // 17 and 18 add only fields that followers fill, and there are none. Fetch sessions (7) are declined by session id
+    // 0, after which each request names all its partitions.
     row(Api::Fetch, "Fetch", 1, 4, 16, 12),
     // 0 has another shape (a list of segment offsets) and no client newer than 2017. 9 to 11 ask about tiered storage.
     row(Api::ListOffsets, "ListOffsets", 2, 1, 8, 6),

@@ -1,7 +1,7 @@
 //! Schedules: an event in a topic at every tick of a cron expression, of a rate, or at one moment.
 //!
-//! [`cron`], [`spec`], [`tick`] and [`planner`] decide and never act: definitions, positions and the time go in, due ticks
-//! come out. [`service`] appends them; [`clock`] is where the time comes from.
+//! [`cron`], [`spec`], [`tick`] and [`planner`] decide and never act: definitions, positions and the time go in, due
+//! ticks come out. [`service`] appends them; [`clock`] is where the time comes from.
 //!
 //! # Once per tick
 //! A tick is named `<schedule>/<its time>`, and is done in three steps:
@@ -11,10 +11,11 @@
 //! 3. `ScheduleFired` in the journal, never durable before the event (invariant S8).
 //!
 //! A broker that dies before 1 has not begun: the tick is missed, or still to come. One that dies between 1 and 3 looks
-//! after its next start at what the partition has from that offset on: the event is there, or it is appended now. Neither
-//! needs to remember producers: a partition forgets those after a day, which a weekly schedule would outlive.
+//! after its next start at what the partition has from that offset on: the event is there, or it is appended now.
+//! Neither needs to remember producers: a partition forgets those after a day, which a weekly schedule would outlive.
 //!
-//! Ticks of one schedule only go forward: whatever the wall clock does, a tick at or before the last one is never done again.
+//! Ticks of one schedule only go forward: whatever the wall clock does, a tick at or before the last one is never done
+//! again.
 
 pub mod clock;
 pub mod cron;

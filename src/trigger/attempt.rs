@@ -1,7 +1,8 @@
 //! What follows from the outcome of one attempt to hand a window to its function.
 //!
-//! [`AttemptState`] is plain data in wall-clock milliseconds: it is written to the journal when an attempt starts and when it ends, so that a
-//! restart continues the count. A state that is still running when it is read back belongs to an attempt that the broker did not survive.
+//! [`AttemptState`] is plain data in wall-clock milliseconds: it is written to the journal when an attempt starts and
+//! when it ends, so that a restart continues the count. A state that is still running when it is read back belongs to
+//! an attempt that the broker did not survive.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ mod health;
 pub use batch_failures::{BATCH_ITEM_FAILURES, BatchOutcome, BatchRecord, WholeFailure, parse_batch_item_failures};
 pub use health::{NOT_FOUND_IN_A_ROW, TargetHealth};
 
-/// Interruptions that spend no attempt; each further one spends one, so that a record which kills the broker cannot loop for ever.
+/// Interruptions that spend no attempt; each further one spends one, so that a record which kills the broker cannot
+/// loop for ever.
 pub const FREE_INTERRUPTIONS: u32 = 3;
 /// The first wait after a throttled answer that names none, and between the probes of an outage.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -128,7 +130,8 @@ pub enum Step {
         /// When the next attempt may begin.
         until_ms: i64,
     },
-    /// The target cannot be reached: the trigger pauses, and one invocation probes at `probe_at_ms`. No attempt is spent.
+    /// The target cannot be reached: the trigger pauses, and one invocation probes at `probe_at_ms`. No attempt is
+    /// spent.
     Outage {
         /// When to probe.
         probe_at_ms: i64,
@@ -189,8 +192,8 @@ impl AttemptState {
         }
     }
 
-    /// Takes up what another run of the broker wrote down, whose clock may have stood elsewhere: nothing lies in the future
-    /// but the next attempt, and that no further away than a pause may be long.
+    /// Takes up what another run of the broker wrote down, whose clock may have stood elsewhere: nothing lies in the
+    /// future but the next attempt, and that no further away than a pause may be long.
     pub fn take_up(&mut self, retry: &RetryPolicy, now_ms: i64) {
         let pause_max = retry.max_interval().max(RETRY_AFTER_MAX);
         let latest_ms = now_ms.saturating_add(i64::try_from(pause_max.as_millis()).unwrap_or(i64::MAX));
@@ -218,7 +221,8 @@ impl AttemptState {
         Duration::from_millis(elapsed_ms(first_ms, now_ms).saturating_sub(excluded_ms))
     }
 
-    /// The step after an attempt that ended at `now_ms`; the state then says what the step says. Journal it. `random` is any uniform number.
+    /// The step after an attempt that ended at `now_ms`; the state then says what the step says. Journal it. `random`
+    /// is any uniform number.
     pub fn end(
         &mut self,
         outcome: Result<(), &InvocationError>,
@@ -325,8 +329,8 @@ impl LastError {
         }
     }
 
-    /// What is known of an attempt that failed in an earlier run of the broker, or in another process: progress keeps the class
-    /// alone.
+    /// What is known of an attempt that failed in an earlier run of the broker, or in another process: progress keeps
+    /// the class alone.
     #[must_use]
     pub fn before_restart(class: ErrorClass) -> Self {
         let message = "the attempt failed before the broker was started again, or another took over; where a trace is kept, it tells more";

@@ -1,15 +1,17 @@
-//! What stands beside a committed offset on a cluster: the progress of a lane, and the verdicts that are being carried out.
+//! What stands beside a committed offset on a cluster: the progress of a lane, and the verdicts that are being carried
+//! out.
 //!
 //! ```text
 //! base64 of the progress bytes, then ~TOPIC, then for each verdict: .FIRST.PRODUCER
 //! ```
-//! `TOPIC` are the last 12 hexadecimal digits of the topic's id, where the cluster has ids: a topic that was deleted and made
-//! again begins anew, whatever was committed for the one before, and whenever. Without it, it speaks of any topic of its name.
+//! `TOPIC` are the last 12 hexadecimal digits of the topic's id, where the cluster has ids: a topic that was deleted
+//! and made again begins anew, whatever was committed for the one before, and whenever. Without it, it speaks of any
+//! topic of its name.
 //!
-//! `FIRST` is the first offset of the window that was given up, `PRODUCER` the producer id of its dead letters: whoever takes
-//! over invokes nothing for it and sends the same batches again, which the cluster recognises. Decimal numbers. At most 4,096
-//! characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40. Verdicts that find no room wait
-//! for others to be carried out.
+//! `FIRST` is the first offset of the window that was given up, `PRODUCER` the producer id of its dead letters: whoever
+//! takes over invokes nothing for it and sends the same batches again, which the cluster recognises. Decimal numbers.
+//! At most 4,096 characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40. Verdicts
+//! that find no room wait for others to be carried out.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The headers that tell why a record became a dead letter and where it came from.
 //!
-//! A dead letter has key, value and headers as they were, then these fourteen, in this order. The bytes are part of the format: people
-//! write tools against them.
+//! A dead letter has key, value and headers as they were, then these fourteen, in this order. The bytes are part of the
+//! format: people write tools against them.
 
 use jiff::Timestamp;
 use tripline_storage::{LeaderEpoch, Offset};
@@ -45,7 +45,8 @@ pub struct DeadLetterFacts<'a> {
     pub last_attempt_ms: i64,
     /// How often the record has come back by a redrive.
     pub redrives: u32,
-    /// The leader epoch of the record's batch: a part of its event's source, so that a redriven event has the name that it had.
+    /// The leader epoch of the record's batch: a part of its event's source, so that a redriven event has the name that
+    /// it had.
     pub leader_epoch: LeaderEpoch,
 }
 

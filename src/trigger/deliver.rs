@@ -67,8 +67,8 @@ fn batches(bytes: &[u8]) -> impl Iterator<Item = Result<BatchView<'_>, RecordsEr
     views.filter(|view| view.as_ref().map_or(true, |view| !view.header().attributes.is_control()))
 }
 
-/// Hands the records of whole batches to `visit`, with the header of their batch, those of transaction markers left out, until
-/// it breaks off.
+/// Hands the records of whole batches to `visit`, with the header of their batch, those of transaction markers left
+/// out, until it breaks off.
 pub(super) fn for_each_record(
     bytes: &[u8],
     mut visit: impl FnMut(&StoredRecord<'_>, &BatchHeader) -> ControlFlow<()>,
@@ -86,9 +86,9 @@ pub(super) fn for_each_record(
     Ok(())
 }
 
-/// Reads the records at `offsets` (ascending) again and hands them to `visit`. What retention has removed meanwhile is left
-/// out. `spots` says where each was found, as far as that is known: those before it in its batch are not walked over then. A
-/// window is small next to the log: little is read first, more when it does not hold the rest.
+/// Reads the records at `offsets` (ascending) again and hands them to `visit`. What retention has removed meanwhile is
+/// left out. `spots` says where each was found, as far as that is known: those before it in its batch are not walked
+/// over then. A window is small next to the log: little is read first, more when it does not hold the rest.
 pub(super) async fn read_offsets(
     input: &EventInput,
     offsets: &[Offset],
@@ -120,8 +120,8 @@ pub(super) async fn read_offsets(
 /// Whether a read from `at` on says that there is nothing any more.
 ///
 /// # Errors
-/// There should be something: a cluster's broker may answer without records for reasons of its own, which says nothing about
-/// them.
+/// There should be something: a cluster's broker may answer without records for reasons of its own, which says nothing
+/// about them.
 fn brought_nothing(outcome: &ReadOutcome, at: Offset) -> Result<bool, RecordsError> {
     // What was passed over and left out is not there.
     if !outcome.bytes.is_empty() || outcome.next > at {
@@ -171,8 +171,8 @@ fn visit_wanted(
     Ok(())
 }
 
-/// How many records of a verdict, from its first on, have their letters or need none: this is what the partition remembers of
-/// the producer of its letters.
+/// How many records of a verdict, from its first on, have their letters or need none: this is what the partition
+/// remembers of the producer of its letters.
 pub(super) fn letters_there(producer: &ProducerDescription) -> usize {
     let in_batch = producer.last_sequence.map_or(0, |last| last + 1);
     usize::try_from(i32::from(producer.epoch) + in_batch).unwrap_or(0)
@@ -182,7 +182,8 @@ fn finished(builder: BatchBuilder) -> Option<CheckedBatch> {
     (!builder.is_empty()).then(|| builder.finish().expect("what has records and is not compressed can be finished"))
 }
 
-/// More than is said about a record in its letter, in bytes: names of at most 250, a URL of a few thousand, a message of 1 KiB.
+/// More than is said about a record in its letter, in bytes: names of at most 250, a URL of a few thousand, a message
+/// of 1 KiB.
 const ABOUT_BYTES_MAX: usize = 64 << 10;
 
 /// What dead letters say besides their record.
@@ -198,11 +199,12 @@ pub(super) struct DeadLetters<'a> {
 }
 
 impl DeadLetters<'_> {
-    /// The batches for these records of a verdict, each with its number in there, ascending. What is not there any more is
-    /// left out.
+    /// The batches for these records of a verdict, each with its number in there, ascending. What is not there any more
+    /// is left out.
     ///
-    /// A batch's producer epoch is the number of its first record, its sequences count from 0: so its place in the verdict is
-    /// said by itself, whatever is missing before it, and what comes next may always follow. See [`letters_there`].
+    /// A batch's producer epoch is the number of its first record, its sequences count from 0: so its place in the
+    /// verdict is said by itself, whatever is missing before it, and what comes next may always follow. See
+    /// [`letters_there`].
     pub(super) async fn batches(
         &self,
         input: &EventInput,

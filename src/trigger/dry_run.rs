@@ -1,8 +1,8 @@
-//! A dry run: what filter and transform would do with a range of records, without invoking anything. A transform goes as far as
-//! its first step that is a function.
+//! A dry run: what filter and transform would do with a range of records, without invoking anything. A transform goes
+//! as far as its first step that is a function.
 //!
-//! Bounded in memory (counts, a few samples, at most [`CLAUSES_MAX`] clauses) and in time: what does not fit into one call goes on
-//! where [`DryRunReport::ranges`] says in the next, so that whoever asks can show how far it is.
+//! Bounded in memory (counts, a few samples, at most [`CLAUSES_MAX`] clauses) and in time: what does not fit into one
+//! call goes on where [`DryRunReport::ranges`] says in the next, so that whoever asks can show how far it is.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -54,7 +54,8 @@ pub struct Sample {
     pub event: Option<Value>,
     /// What turned it away; empty when it matches.
     pub turned_away: Vec<TurnedAway>,
-    /// What the transform makes of it, or why it makes nothing; `None` where there is no transform, or nothing to transform.
+    /// What the transform makes of it, or why it makes nothing; `None` where there is no transform, or nothing to
+    /// transform.
     pub transformed: Option<Result<Value, String>>,
 }
 

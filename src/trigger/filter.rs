@@ -1,8 +1,8 @@
 //! Event patterns: which events a trigger takes.
 //!
-//! A pattern is a JSON object shaped like the events it matches. Its leaves are lists: one of the listed values or operators must match
-//! (OR), and every key must (AND). `$or` with two or more patterns matches when one of them does. Keys may be joined with dots, in
-//! patterns and in events: `{"a": {"b": [1]}}` and `{"a.b": [1]}` are the same.
+//! A pattern is a JSON object shaped like the events it matches. Its leaves are lists: one of the listed values or
+//! operators must match (OR), and every key must (AND). `$or` with two or more patterns matches when one of them does.
+//! Keys may be joined with dots, in patterns and in events: `{"a": {"b": [1]}}` and `{"a.b": [1]}` are the same.
 //!
 //! | operator | matches |
 //! |---|---|
@@ -16,10 +16,11 @@
 //! | `{"exists": true}`, `{"exists": false}` | a value is there, or none; objects are not values |
 //! | `{"anything-but": …}` | any value but that text or number, or those of a list; also `prefix`, `suffix`, `equals-ignore-case`, `wildcard` inside, each with a text or a list |
 //!
-//! [`Pattern`] judges one event, and explains. [`FilterSet`] matches all patterns of a topic in one pass, with the same verdicts.
+//! [`Pattern`] judges one event, and explains. [`FilterSet`] matches all patterns of a topic in one pass, with the same
+//! verdicts.
 //!
-//! A list in an event matches when one of its elements does. When patterns go on below a list of objects, **one** element must satisfy
-//! all of them.
+//! A list in an event matches when one of its elements does. When patterns go on below a list of objects, **one**
+//! element must satisfy all of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -119,8 +120,8 @@ impl Pattern {
         self.alternatives.iter().any(|alternative| alternative.matches(event))
     }
 
-    /// What turned an event away: per plain pattern, the lists that no value matches. Empty when the event matches; at most
-    /// [`REASONS_MAX`].
+    /// What turned an event away: per plain pattern, the lists that no value matches. Empty when the event matches; at
+    /// most [`REASONS_MAX`].
     #[must_use]
     pub fn explain(&self, event: &MatchEvent) -> Vec<TurnedAway> {
         if self.matches_json(event) { Vec::new() } else { explain::explain(&self.alternatives, event) }

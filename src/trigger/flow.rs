@@ -13,9 +13,9 @@ pub struct PerKey {
     pub singleton: Option<Singleton>,
 }
 
-/// At most `limit` attempts of one key begin within a period; of a limit above 16, some wait up to a sixteenth of the period
-/// longer than they must. Counted from the start of the broker; with more than 65,536 keys of a partition in a period, those
-/// that began longest ago count anew.
+/// At most `limit` attempts of one key begin within a period; of a limit above 16, some wait up to a sixteenth of the
+/// period longer than they must. Counted from the start of the broker; with more than 65,536 keys of a partition in a
+/// period, those that began longest ago count anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttle {
     /// 1–1,000.
@@ -92,7 +92,8 @@ impl RateLimit {
     }
 }
 
-/// How many records a window takes when its size adapts: more while the target keeps up, half when it asks to slow down.
+/// How many records a window takes when its size adapts: more while the target keeps up, half when it asks to slow
+/// down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdaptiveCount {
     count: u32,

@@ -1,9 +1,9 @@
 //! What becomes of records whose attempts are spent: the verdict, then their dead letters.
 //!
-//! A verdict is written down twice: with the first progress that says that its window is given up, so that nothing of it is
-//! invoked again and what its last attempt said is kept; and when it is known where its letters go. The second one names their
-//! topic and their producer id, and what the topic's partition remembers of that producer says how far it came: so after a
-//! crash what is missing is done and nothing twice.
+//! A verdict is written down twice: with the first progress that says that its window is given up, so that nothing of
+//! it is invoked again and what its last attempt said is kept; and when it is known where its letters go. The second
+//! one names their topic and their producer id, and what the topic's partition remembers of that producer says how far
+//! it came: so after a crash what is missing is done and nothing twice.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ use crate::input::{EventInput, Origin};
 #[cfg(feature = "cluster")]
 pub(super) mod cluster;
 
-/// The verdict on a window whose attempts are spent: these records, ascending and at least one. It is written down with the
-/// first progress that says so, while what the last attempt said is still known.
+/// The verdict on a window whose attempts are spent: these records, ascending and at least one. It is written down with
+/// the first progress that says so, while what the last attempt said is still known.
 pub(super) fn verdict(
     lane: LaneId,
     function: &str,
@@ -81,8 +81,8 @@ fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
     })
 }
 
-/// Goes on until the records of a verdict that is written down are dead letters, or dropped. Answers the first offset of its
-/// range.
+/// Goes on until the records of a verdict that is written down are dead letters, or dropped. Answers the first offset
+/// of its range.
 ///
 /// # Errors
 /// [`Stopped`]: the trigger ended first.
@@ -256,8 +256,8 @@ impl GiveUp {
         }
     }
 
-    /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is not
-    /// held up by it. `None`: nowhere.
+    /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is
+    /// not held up by it. `None`: nowhere.
     async fn target(&self, partition: u32, hold_up: &mut HoldUp) -> Result<Option<DeadLetterTarget>, Stopped> {
         loop {
             // Read anew each time: a person may name another topic to end the wait.

@@ -195,8 +195,8 @@ impl Work {
         self.spec.destinations.results.is_some() || self.spec.destinations.on_success.is_some()
     }
 
-    /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk, or the
-    /// cluster, refuses is tried again until it is there.
+    /// What a successful invocation leaves behind is in its topics before progress passes the window: what the disk, or
+    /// the cluster, refuses is tried again until it is there.
     async fn leave_behind(
         &self,
         parcel: &Parcel,

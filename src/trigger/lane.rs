@@ -6,28 +6,29 @@
 //! attempt (T3: what is held does not grow with the backlog).
 //!
 //! # One rule for three orders
-//! Records queue in *queues*, and in one queue windows run one after another, in offset order (T2). In order `partition`
-//! all records of the partition share one queue; in order `key` each key has its own (records without a key share one);
-//! in order `none` a closed window waits in no queue. A window that fails keeps its place at the front of its queue: only
-//! that queue waits for it.
+//! Records queue in *queues*, and in one queue windows run one after another, in offset order (T2). In order
+//! `partition` all records of the partition share one queue; in order `key` each key has its own (records without a key
+//! share one); in order `none` a closed window waits in no queue. A window that fails keeps its place at the front of
+//! its queue: only that queue waits for it.
 //!
 //! # Spilling
-//! A key that holds more than its share, because it fails or because it floods, is *spilled*: its further records are not
-//! kept. A marker, the first offset that is not kept, stands for all of them; when the queue has room they are read again
-//! from there ([`Lane::catch_up_at`]), and the marker moves on. So memory is bounded whatever a key does, and the other keys go on.
-//! From the first attempt on a record stands in a hole as any other.
+//! A key that holds more than its share, because it fails or because it floods, is *spilled*: its further records are
+//! not kept. A marker, the first offset that is not kept, stands for all of them; when the queue has room they are read
+//! again from there ([`Lane::catch_up_at`]), and the marker moves on. So memory is bounded whatever a key does, and the
+//! other keys go on. From the first attempt on a record stands in a hole as any other.
 //!
 //! # What fits
-//! Progress that does not fit its bytes would lose attempts (T4). So a bound on what may have to be written is kept at hand,
-//! with what the windows that are being tried may add: their outcomes cut holes. Near the limit no more is read, fewer
-//! records start at a time, windows are not halved, and what a partial failure finished is written as unfinished until the
-//! rest of its window is finished too. With nothing in flight, the oldest record may always start: that only frees bytes.
+//! Progress that does not fit its bytes would lose attempts (T4). So a bound on what may have to be written is kept at
+//! hand, with what the windows that are being tried may add: their outcomes cut holes. Near the limit no more is read,
+//! fewer records start at a time, windows are not halved, and what a partial failure finished is written as unfinished
+//! until the rest of its window is finished too. With nothing in flight, the oldest record may always start: that only
+//! frees bytes.
 //!
 //! # Restart
 //! [`Lane::restore`] goes on from written progress: what lies in holes is read again, windows that were tried are made
 //! again as they were, and one whose attempt has no outcome was interrupted. The same way takes over a new definition
-//! ([`Lane::redefine`]); windows that were tried are carried over as they are. Where the order changes, each of them goes on
-//! beside what is made under the new one.
+//! ([`Lane::redefine`]); windows that were tried are carried over as they are. Where the order changes, each of them
+//! goes on beside what is made under the new one.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -64,8 +65,8 @@ use queue::{Queue, QueueKey};
 use restore::Restoring;
 use starts::Starts;
 
-/// What a lane holds at most; 24 bytes a record, up to a kilobyte a key. Near it no more is read until an eighth of it is free
-/// again. What is read again after a restart was in hand before, and is taken whatever it comes to.
+/// What a lane holds at most; 24 bytes a record, up to a kilobyte a key. Near it no more is read until an eighth of it
+/// is free again. What is read again after a restart was in hand before, and is taken whatever it comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     /// Records in windows and waiting for one. Default 20,000.
@@ -216,8 +217,8 @@ pub struct Lane {
     surveyed: Offset,
     /// Not above the first unfinished offset.
     low: Offset,
-    /// Behind the last record that was finished, in order `key`, in a window made without keys: below, some records of a key may
-    /// be finished in front of others that were not tried.
+    /// Behind the last record that was finished, in order `key`, in a window made without keys: below, some records of
+    /// a key may be finished in front of others that were not tried.
     keyless_to: Offset,
     written_coarsely: bool,
     suspended: bool,
@@ -282,8 +283,8 @@ impl Lane {
         (room || is_stuck).then_some(self.at)
     }
 
-    /// How many matching records it takes, at most, of what is read at [`Lane::read_at`]; what is behind them is read again. At
-    /// least 1.
+    /// How many matching records it takes, at most, of what is read at [`Lane::read_at`]; what is behind them is read
+    /// again. At least 1.
     #[must_use]
     pub fn room(&self) -> usize {
         if self.restoring.is_some() {
@@ -306,8 +307,8 @@ impl Lane {
             || self.spec.order == Order::Key && self.queues.len() + keys >= limits.keys
     }
 
-    /// Whether there is space to read for: each time the start of a batch that was taken before is walked over, so an eighth
-    /// of all. What is read again after a restart was in hand before.
+    /// Whether there is space to read for: each time the start of a batch that was taken before is walked over, so an
+    /// eighth of all. What is read again after a restart was in hand before.
     pub(super) fn has_space(&self) -> bool {
         let LaneLimits { records, keys, .. } = self.spec.limits;
         let part = |limit: usize| if self.restoring.is_some() { 0 } else { limit / 8 };
@@ -449,8 +450,8 @@ pub struct LaneLook {
     pub last_error: Option<String>,
     /// Keys whose further records wait in the log.
     pub blocked_keys: usize,
-    /// Nothing more is read or begun: what is unfinished is too scattered, or in too many windows that wait for something,
-    /// for more to be written down.
+    /// Nothing more is read or begun: what is unfinished is too scattered, or in too many windows that wait for
+    /// something, for more to be written down.
     pub full: bool,
 }
 
@@ -489,8 +490,8 @@ impl Held {
         }
     }
 
-    /// Where it lies. Records that stand as unfinished with it are its own until it is given up: another window around it would
-    /// take them for one of its own after a restart, and grow beyond its limits.
+    /// Where it lies. Records that stand as unfinished with it are its own until it is given up: another window around
+    /// it would take them for one of its own after a restart, and grow beyond its limits.
     fn span(&self) -> Option<Span> {
         let with_it = self.done.iter().filter(|_| self.given_up().is_none());
         let offsets = || self.places.iter().chain(with_it.clone()).map(|place| place.offset);

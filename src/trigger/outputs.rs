@@ -1,16 +1,16 @@
 //! What an invocation leaves behind: results of functions as records, and a record of the invocation itself.
 //!
 //! *Results*: what a function returns becomes records of a topic: each element of a list is one, an object or any other
-//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. An element that
-//! is a CloudEvent stands there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
+//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. An element
+//! that is a CloudEvent stands there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
 //!
-//! *Destinations* get one record per window, on success or when it is given up, in the shape of the invocation record of
-//! Lambda and Function Compute: `version`, `timestamp`, `requestContext`, `requestPayload` (where the window lies, not its
-//! records), `responseContext`, `responsePayload`.
+//! *Destinations* get one record per window, on success or when it is given up, in the shape of the invocation record
+//! of Lambda and Function Compute: `version`, `timestamp`, `requestContext`, `requestPayload` (where the window lies,
+//! not its records), `responseContext`, `responsePayload`.
 //!
-//! Outputs are in their topics before progress passes their window, and durable before that is, so none is lost; a crash
-//! between the two repeats the window, and its outputs. What records they are, and in which batches, is decided here; the
-//! `Outlet` is the one way to their topics, which are the cluster's where the trigger reads a cluster.
+//! Outputs are in their topics before progress passes their window, and durable before that is, so none is lost; a
+//! crash between the two repeats the window, and its outputs. What records they are, and in which batches, is decided
+//! here; the `Outlet` is the one way to their topics, which are the cluster's where the trigger reads a cluster.
 
 use std::collections::VecDeque;
 
@@ -181,8 +181,9 @@ impl Outputs {
         Self { topics: outputs.map(of_topic).collect() }
     }
 
-    /// Appends what is not in its topic yet. All is cut into batches before the first is appended: an attempt that fails because
-    /// one record does not fit leaves nothing behind. After an error it may be called again, and repeats nothing that is there.
+    /// Appends what is not in its topic yet. All is cut into batches before the first is appended: an attempt that
+    /// fails because one record does not fit leaves nothing behind. After an error it may be called again, and repeats
+    /// nothing that is there.
     ///
     /// # Errors
     /// See [`OutputError`].

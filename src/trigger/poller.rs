@@ -10,14 +10,14 @@
 //! ```
 //! Triggers that have read everything stand together at the *head*: a new chunk is read once for all of them, and only
 //! those that something matches are touched. The others read by themselves, a chunk each in turn, until they are there
-//! too; so a trigger that is far behind holds up nobody. What one of them reads serves all that stand within it, and every
-//! other turn is that of the furthest behind: so they meet, and many that catch up cost little more than one.
+//! too; so a trigger that is far behind holds up nobody. What one of them reads serves all that stand within it, and
+//! every other turn is that of the furthest behind: so they meet, and many that catch up cost little more than one.
 //!
-//! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the journal
-//! takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
+//! An attempt is in the journal before it begins (T4), in the same append as the outcomes of the turn. While the
+//! journal takes nothing, because the disk is full, nothing begins: a start that is not written down is not made.
 //!
-//! [`handle`] is how others speak to the task, [`entry`] a lane in its hands; [`read`] and [`matching`] bring records to the lanes,
-//! [`write`] takes what they decided to the journal and begins it, [`wait`] is all the rest of the time.
+//! [`handle`] is how others speak to the task, [`entry`] a lane in its hands; [`read`] and [`matching`] bring records
+//! to the lanes, [`write`] takes what they decided to the journal and begins it, [`wait`] is all the rest of the time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -69,7 +69,8 @@ pub(super) struct Poller {
     /// Where the lanes at the head read next.
     head: Offset,
     at_head: Vec<Uuid>,
-    /// Lanes at the head with an open window that is filling, by where the head has filled it: nothing else may tell them.
+    /// Lanes at the head with an open window that is filling, by where the head has filled it: nothing else may tell
+    /// them.
     filling_at_head: BTreeSet<(Offset, Uuid)>,
     /// Records read at the head so far.
     head_records: u64,
@@ -164,8 +165,8 @@ impl Poller {
             self.advance_touched();
             self.write_down();
             if self.stopping && self.is_at_rest() {
-                // A message that was sent at this moment would keep what it holds for as long as there are handles, and that
-                // may be a handle.
+                // A message that was sent at this moment would keep what it holds for as long as there are handles, and
+                // that may be a handle.
                 self.inbox.close();
                 while self.inbox.recv().await.is_some() {}
                 return;
@@ -381,8 +382,8 @@ impl Poller {
         }
     }
 
-    /// Has a lane at the head looked at again when its open window has seen what it waits for. Where that is, is asked last: the
-    /// turn of a throttled key may have come just now.
+    /// Has a lane at the head looked at again when its open window has seen what it waits for. Where that is, is asked
+    /// last: the turn of a throttled key may have come just now.
     fn await_filling(&mut self, entry: &mut Entry, tail: Offset) {
         if entry.at_head.is_some()
             && entry.fills(tail)
@@ -409,8 +410,8 @@ impl Poller {
         entry.complete();
     }
 
-    /// Windows whose attempts are spent get their verdict: it is written down with the progress that says so, and carried out
-    /// then. It invokes nothing, so a pause does not hold it up.
+    /// Windows whose attempts are spent get their verdict: it is written down with the progress that says so, and
+    /// carried out then. It invokes nothing, so a pause does not hold it up.
     fn give_up(&self, entry: &mut Entry) {
         #[cfg(feature = "cluster")]
         if let Some(group) = &self.group {

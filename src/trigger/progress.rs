@@ -1,19 +1,20 @@
 //! How far a trigger has come in one partition: what is written down, and read back after a restart.
 //!
-//! Everything below the reading point is finished, except what lies in a hole (a range of offsets that were read and wait
-//! for their outcome) and what belongs to a blocked key (everything of that key from its first unfinished offset on). The
-//! committed offset is the first of those, or the reading point when there is none; it can only rise (T1: an offset is
-//! committed when its record succeeded, was dead-lettered, dropped by policy or filtered out, never before). Records that
-//! the filter turns away may lie inside a hole: they are turned away again when it is read again.
+//! Everything below the reading point is finished, except what lies in a hole (a range of offsets that were read and
+//! wait for their outcome) and what belongs to a blocked key (everything of that key from its first unfinished offset
+//! on). The committed offset is the first of those, or the reading point when there is none; it can only rise (T1: an
+//! offset is committed when its record succeeded, was dead-lettered, dropped by policy or filtered out, never before).
+//! Records that the filter turns away may lie inside a hole: they are turned away again when it is read again.
 //!
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
-//! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A record
-//! that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last in the list.
+//! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A
+//! record that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last
+//! in the list.
 //!
 //! # Bytes
-//! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below its
-//! 4,096 characters). Numbers are LEB128 varints of at most ten bytes, in their shortest form; times are milliseconds since
-//! 1970.
+//! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below
+//! its 4,096 characters). Numbers are LEB128 varints of at most ten bytes, in their shortest form; times are
+//! milliseconds since 1970.
 //!
 //! ```text
 //! version       u8      4 (1 to 3 were never released)
@@ -46,8 +47,8 @@
 //!   hash        u64     little-endian
 //!   first       varint    distance of its first unfinished offset from committed
 //! ```
-//! Where many short holes stand close together, as when neighbours finish in any order, a bit for each offset takes less than
-//! two numbers for each hole. Which holes the map takes is not free: those for which it saves the most.
+//! Where many short holes stand close together, as when neighbours finish in any order, a bit for each offset takes
+//! less than two numbers for each hole. Which holes the map takes is not free: those for which it saves the most.
 //!
 //! A blocked key is one marker whatever the number of its records: everything of that key from its first offset is read
 //! again later.

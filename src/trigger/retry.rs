@@ -114,8 +114,8 @@ impl RetryPolicy {
         }
     }
 
-    /// What follows when `attempts_made` attempts have failed, the first of them `first_attempt_age` ago. `random` is any uniform number; the
-    /// same numbers give the same answer.
+    /// What follows when `attempts_made` attempts have failed, the first of them `first_attempt_age` ago. `random` is
+    /// any uniform number; the same numbers give the same answer.
     #[must_use]
     pub fn next(&self, attempts_made: u32, first_attempt_age: Duration, random: u64) -> Next {
         if attempts_made >= self.max_attempts() {
@@ -157,7 +157,8 @@ impl FreeRetry {
     fn wait_without_jitter_ms(&self, retry: u32) -> u64 {
         let longest_us = self.max_interval.as_micros();
         let mut wait_us = self.initial.as_micros();
-        // Every step grows by at least a thousandth or not at all, so the walk ends at the longest wait long before 10,000 steps.
+        // Every step grows by at least a thousandth or not at all, so the walk ends at the longest wait long before
+        // 10,000 steps.
         for _ in 1..retry {
             if wait_us >= longest_us || self.factor_thousandths <= 1000 {
                 break;

@@ -1,20 +1,20 @@
 //! Runs: a range of records goes through a trigger's function beside its live lanes.
 //!
 //! A *replay* reads a range of the trigger's input again, through filter, window and function as the live records. A
-//! *redrive* reads a range of its dead-letter topic and puts the letters back as the records that they were; the filter let
-//! them through already and is not asked again. The range is fixed when a run starts, so that a run ends, and a redrive never
-//! reads the letters that it makes (T5).
+//! *redrive* reads a range of its dead-letter topic and puts the letters back as the records that they were; the filter
+//! let them through already and is not asked again. The range is fixed when a run starts, so that a run ends, and a
+//! redrive never reads the letters that it makes (T5).
 //!
 //! A run has lanes of its own under its own id: what it has finished survives the death of the broker as a live lane's
-//! progress does. It follows the trigger's definition, so that a function or a retry policy can be put right while it runs, and
-//! shares nothing else with the live lanes: it has its own invocation slots, its own rate and its own state, and it
-//! runs while the trigger is paused.
+//! progress does. It follows the trigger's definition, so that a function or a retry policy can be put right while it
+//! runs, and shares nothing else with the live lanes: it has its own invocation slots, its own rate and its own state,
+//! and it runs while the trigger is paused.
 //!
 //! # Which letters a redrive takes
 //! Letters stay in their topic until retention or a discard removes them; a log has no other way. What was redriven is
-//! therefore known by definition: a letter in the range of an earlier redrive that its [`Gate`] let through is not taken
-//! again, unless somebody asks for it. That needs no note per letter and is exact after any crash. Definitions of redrives are
-//! kept for as long as letters in their range are.
+//! therefore known by definition: a letter in the range of an earlier redrive that its [`Gate`] let through is not
+//! taken again, unless somebody asks for it. That needs no note per letter and is exact after any crash. Definitions of
+//! redrives are kept for as long as letters in their range are.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -130,7 +130,8 @@ impl RunDefinition {
         self.ranges.iter().find(|range| range.partition == partition)
     }
 
-    /// Whether another redrive took every letter that this one took; below `log_start` of each partition nothing counts.
+    /// Whether another redrive took every letter that this one took; below `log_start` of each partition nothing
+    /// counts.
     #[must_use]
     pub fn is_covered_by(&self, other: &Self, log_start: impl Fn(u32) -> Offset) -> bool {
         let as_generous = match (self.redrives_max, other.redrives_max) {

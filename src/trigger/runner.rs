@@ -62,8 +62,8 @@ impl Clock {
 #[error("the trigger has been stopped")]
 pub(super) struct Stopped;
 
-/// Invocations in flight: at most the trigger's `concurrency`, fewer for a while after the target asked to slow down, and
-/// at most so many bytes and so many in a second.
+/// Invocations in flight: at most the trigger's `concurrency`, fewer for a while after the target asked to slow down,
+/// and at most so many bytes and so many in a second.
 #[derive(Debug)]
 pub(super) struct Slots {
     counts: Mutex<SlotCounts>,
@@ -383,8 +383,8 @@ impl Runner {
         *self.health.lock() = TargetHealth::default();
     }
 
-    /// There is a new definition, new code, or a person who wants it tried now: what failed before is forgotten, and waits
-    /// for a next attempt end.
+    /// There is a new definition, new code, or a person who wants it tried now: what failed before is forgotten, and
+    /// waits for a next attempt end.
     pub(super) fn nudge(&self) {
         self.nudges.fetch_add(1, Ordering::Release);
         self.change(|holds| set(&mut holds.failed, None) | set(&mut holds.outage, None));
@@ -397,8 +397,8 @@ impl Runner {
         self.nudges.load(Ordering::Acquire)
     }
 
-    /// The class that an error counts as, of an attempt that began under a nudge: one on a target that was tells nothing of the
-    /// target that is.
+    /// The class that an error counts as, of an attempt that began under a nudge: one on a target that was tells
+    /// nothing of the target that is.
     pub(super) fn class_of(&self, error: &InvocationError, nudges: u64) -> ErrorClass {
         let mut health = self.health.lock();
         if self.nudges() == nudges { health.class_of(error) } else { error.class }
@@ -461,8 +461,8 @@ impl Runner {
         }
     }
 
-    /// The right to begin an attempt on a window of `bytes`: a slot, and in an outage the one probe. The probe comes last, so
-    /// that nobody gives it back unused: that wakes all who wait for its outcome.
+    /// The right to begin an attempt on a window of `bytes`: a slot, and in an outage the one probe. The probe comes
+    /// last, so that nobody gives it back unused: that wakes all who wait for its outcome.
     pub(super) fn permit(self: &Arc<Self>, bytes: u64, now_ms: i64, poller: &PollerHandle) -> Result<Permit, NotNow> {
         let probe_at_ms = self.holds(|holds| holds.outage.as_ref().map(|outage| outage.probe_at_ms));
         if let Some(at_ms) = probe_at_ms.filter(|at_ms| *at_ms > now_ms) {
@@ -547,8 +547,8 @@ impl Runner {
         }
     }
 
-    /// What `work` comes to; `None` where it breaks down, which is a bug of ours: the trigger shows that instead of standing
-    /// still in silence.
+    /// What `work` comes to; `None` where it breaks down, which is a bug of ours: the trigger shows that instead of
+    /// standing still in silence.
     pub(super) async fn watch<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let done = AssertUnwindSafe(work).catch_unwind().await.ok();
         if done.is_none() {

@@ -109,8 +109,8 @@ struct Running {
 }
 
 impl TriggerService {
-    /// Starts the triggers that the journal remembers, each where it was. Functions must have been restored before. A trigger
-    /// that cannot be started is in the answer; the others run.
+    /// Starts the triggers that the journal remembers, each where it was. Functions must have been restored before. A
+    /// trigger that cannot be started is in the answer; the others run.
     #[must_use]
     pub fn start(broker: Broker, functions: FunctionService) -> (Self, Vec<RestoreTriggerError>) {
         let (traces, trace_writer) = TraceLog::start(broker.clone());
@@ -132,8 +132,8 @@ impl TriggerService {
         (service, failed)
     }
 
-    /// Starts what the journal remembers. What happens from the first moment on (a topic that comes, a run that ends) waits until
-    /// everything is there.
+    /// Starts what the journal remembers. What happens from the first moment on (a topic that comes, a run that ends)
+    /// waits until everything is there.
     fn restore_all(&self) -> Vec<RestoreTriggerError> {
         let _changing = self.inner.changing.try_lock().expect("nobody else has the service yet");
         *self.inner.follower.lock() = Some(Self::follow(&self.inner));
@@ -155,8 +155,8 @@ impl TriggerService {
         self.inner.changing.try_lock().is_err()
     }
 
-    /// The time by which triggers act and which their reports quote, ms since 1970: the wall clock's when the service started,
-    /// at monotonic rate since.
+    /// The time by which triggers act and which their reports quote, ms since 1970: the wall clock's when the service
+    /// started, at monotonic rate since.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         self.inner.clock.now_ms()
@@ -180,8 +180,8 @@ impl TriggerService {
         self.run(entry.defined.id, spec, topics, entry.paused_since_ms.is_some())
     }
 
-    /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What was in
-    /// hand is done again after the next start.
+    /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What
+    /// was in hand is done again after the next start.
     pub async fn shutdown(&self, grace: Duration) {
         let mut changing = self.inner.changing.lock().await;
         *changing = Changes::HaveEnded;

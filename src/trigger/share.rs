@@ -1,8 +1,8 @@
 //! One look into the log for windows that begin together.
 //!
-//! To read a record means to look up its batch, to ask the kernel whether its pages are in memory, and to unpack the batch:
-//! more work than the record itself when windows are small. So small windows that begin in one turn of a poller are read together, by
-//! whichever of their attempts runs first; the others find their parcels made.
+//! To read a record means to look up its batch, to ask the kernel whether its pages are in memory, and to unpack the
+//! batch: more work than the record itself when windows are small. So small windows that begin in one turn of a poller
+//! are read together, by whichever of their attempts runs first; the others find their parcels made.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub(super) type Records = Vec<(Offset, Spot)>;
 #[derive(Debug)]
 pub(super) struct Group {
     windows: Vec<Records>,
-    /// For a function that wants its records so. Empty when the records could not be read, or something of ours broke down
-    /// over one of them: then each window is read by itself, and says what is wrong with it.
+    /// For a function that wants its records so. Empty when the records could not be read, or something of ours broke
+    /// down over one of them: then each window is read by itself, and says what is wrong with it.
     parcels: OnceCell<(Payload, Vec<Mutex<Option<Parcel>>>)>,
 }
 
@@ -70,8 +70,8 @@ impl Group {
 }
 
 impl Share {
-    /// The window's parcel; `None` when it must be built by itself, as when the function wants its records in another way
-    /// since. The recipe has no steps that are functions.
+    /// The window's parcel; `None` when it must be built by itself, as when the function wants its records in another
+    /// way since. The recipe has no steps that are functions.
     pub(super) async fn take(&self, input: &EventInput, recipe: Recipe<'_>) -> Option<Parcel> {
         let Self { group, place } = self;
         // Boxed: one of the group reads, and the tasks of the others have no room for it.

@@ -78,7 +78,8 @@ pub struct TriggerSpec {
 pub struct FlowLimits {
     /// Records held per partition, in windows and waiting for one. 1–1,000,000, default 20,000.
     pub records: u32,
-    /// Bytes of the records that functions have in hand; one window is let through however large. 1 KiB–16 GiB, default 64 MiB.
+    /// Bytes of the records that functions have in hand; one window is let through however large. 1 KiB–16 GiB, default
+    /// 64 MiB.
     pub bytes: u64,
     /// Invocations that may begin in a second. 1–1,000,000; `None`, the default, sets no limit.
     pub invocations_per_second: Option<u32>,
@@ -216,7 +217,8 @@ impl TriggerSpec {
         warnings
     }
 
-    /// Whether history is kept of what came out so of records of this topic. That of history would be history for itself.
+    /// Whether history is kept of what came out so of records of this topic. That of history would be history for
+    /// itself.
     #[must_use]
     pub fn keeps_trace(&self, topic: &str, failed: bool) -> bool {
         let is_history = self.input.cluster.is_none() && topic == TRACE_TOPIC;

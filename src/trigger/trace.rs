@@ -5,12 +5,13 @@
 //! verdict done ─┴─▶ bounded queue ─▶ __tripline.traces ─┼─ what lanes have in hand  ─▶ story of one event
 //!                   (never waited for)                ┴─ filters, asked again
 //! ```
-//! One record tells of an attempt, with all its events, of many that just succeeded, or of a verdict; see [`record`] for their
-//! fields. A lane hands them over without waiting; what does not fit into the queue is dropped and counted. So history may miss what a crash
-//! took or a flood drowned, and the story says so; progress never depends on it. What a trigger does with records of that
-//! topic itself leaves no trace: each attempt would be the cause of the next.
+//! One record tells of an attempt, with all its events, of many that just succeeded, or of a verdict; see [`record`]
+//! for their fields. A lane hands them over without waiting; what does not fit into the queue is dropped and counted.
+//! So history may miss what a crash took or a flood drowned, and the story says so; progress never depends on it. What
+//! a trigger does with records of that topic itself leaves no trace: each attempt would be the cause of the next.
 //!
-//! The records of the topic carry `<topic>/<partition>/<first>-<last>` as key: looking for an event reads keys, not values.
+//! The records of the topic carry `<topic>/<partition>/<first>-<last>` as key: looking for an event reads keys, not
+//! values.
 
 use serde::{Deserialize, Serialize};
 

@@ -10,13 +10,14 @@
 //! | `{function: name}` | what that function returns: no event, one or many |
 //! | a list of these | one after another |
 //!
-//! **What the last step gives is what the function gets**, not wrapped into anything. In the first step a path sees what filters see
-//! ([`EventView::for_matching`](crate::event::EventView::for_matching)); in later ones `$` is what the step before gave, and the
-//! reserved names of a template (`<tripline.topic>` …) still speak of the record.
+//! **What the last step gives is what the function gets**, not wrapped into anything. In the first step a path sees
+//! what filters see ([`EventView::for_matching`](crate::event::EventView::for_matching)); in later ones `$` is what the
+//! step before gave, and the reserved names of a template (`<tripline.topic>` …) still speak of the record.
 //!
-//! A definition is compiled once. Pure steps that follow each other are one [`PureChain`], which needs no runtime; a function step is
-//! a [`Stage`] of its own, and whoever makes the attempt invokes it. A record costs at most [`PATH_STEPS_MAX`] steps for each
-//! chain and gives at most [`OUTPUT_BYTES_MAX`]. Whatever fails here fails again: it depends on the definition and the record alone.
+//! A definition is compiled once. Pure steps that follow each other are one [`PureChain`], which needs no runtime; a
+//! function step is a [`Stage`] of its own, and whoever makes the attempt invokes it. A record costs at most
+//! [`PATH_STEPS_MAX`] steps for each chain and gives at most [`OUTPUT_BYTES_MAX`]. Whatever fails here fails again: it
+//! depends on the definition and the record alone.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -201,8 +202,8 @@ impl Transform {
 }
 
 impl PureChain {
-    /// Appends the result for one record to `out`, as JSON text of at most [`OUTPUT_BYTES_MAX`]. `input` is what the stage before gave
-    /// for this record; `None` in the first stage, which takes the record's event.
+    /// Appends the result for one record to `out`, as JSON text of at most [`OUTPUT_BYTES_MAX`]. `input` is what the
+    /// stage before gave for this record; `None` in the first stage, which takes the record's event.
     ///
     /// # Errors
     /// The first step that fails; `out` is as it was then.

@@ -1,11 +1,11 @@
 //! Which of the records that were read are not finished.
 //!
-//! Every matching record gets a number when it is read, one more than the one before. Records with consecutive numbers are
-//! a run: nothing between them is finished, so that a run is one range of offsets, however many records the filter turned
-//! away in between. Reading on extends the last run; a finished record cuts the run that it is in.
+//! Every matching record gets a number when it is read, one more than the one before. Records with consecutive numbers
+//! are a run: nothing between them is finished, so that a run is one range of offsets, however many records the filter
+//! turned away in between. Reading on extends the last run; a finished record cuts the run that it is in.
 //!
-//! A record that was read again for a spilled key has no number: others were read in the meantime. From its first attempt
-//! on it stands by itself, *scattered*; neighbours share a range.
+//! A record that was read again for a spilled key has no number: others were read in the meantime. From its first
+//! attempt on it stands by itself, *scattered*; neighbours share a range.
 
 use std::collections::BTreeMap;
 
@@ -218,8 +218,8 @@ impl Unfinished {
         }
     }
 
-    /// How many ranges these records, ascending, may be cut out of when they finish together: none where they are all of a
-    /// range, or its begin or end, which only takes it away or makes it shorter.
+    /// How many ranges these records, ascending, may be cut out of when they finish together: none where they are all
+    /// of a range, or its begin or end, which only takes it away or makes it shorter.
     pub(super) fn cuts_of(&self, places: &[Place]) -> usize {
         let groups = places.chunk_by(Place::is_before);
         let cuts = groups.filter(|group| {
@@ -260,7 +260,8 @@ impl Unfinished {
         self.all
     }
 
-    /// The ranges that begin below [`Unfinished::dense_from`]: the others may stand as a bit for each offset from there on.
+    /// The ranges that begin below [`Unfinished::dense_from`]: the others may stand as a bit for each offset from there
+    /// on.
     pub(super) const fn below(&self) -> Ranges {
         self.below
     }

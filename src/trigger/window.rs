@@ -1,7 +1,7 @@
 //! Which records go to the function together.
 //!
-//! A window closes at the first of its limits: count, bytes, interval (since its first record was taken) and `max_wait` (age of its oldest
-//! record). Time is handed in as the distance from any fixed start; there is no clock here.
+//! A window closes at the first of its limits: count, bytes, interval (since its first record was taken) and `max_wait`
+//! (age of its oldest record). Time is handed in as the distance from any fixed start; there is no clock here.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub struct WindowSpec {
     pub count: u32,
     /// How long the window waits for more after its first record; 0 delivers what is there at once. 0–300 s, default 0.
     pub interval: Duration,
-    /// Bytes of keys, values and headers at most, except that a window takes at least one record. 1 B–32 MiB, default 1 MiB.
+    /// Bytes of keys, values and headers at most, except that a window takes at least one record. 1 B–32 MiB, default 1
+    /// MiB.
     pub bytes: u64,
     /// The greatest age of its oldest record, if one is set. 1 ms–24 h.
     pub max_wait: Option<Duration>,
@@ -26,8 +27,8 @@ impl Default for WindowSpec {
     }
 }
 
-/// Where a record was found: how to come to it again without a walk over those before it. It holds for the very batch that
-/// it was found in, which its checksum tells.
+/// Where a record was found: how to come to it again without a walk over those before it. It holds for the very batch
+/// that it was found in, which its checksum tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
     batch_crc: u32,
@@ -170,7 +171,8 @@ impl Window {
         if self.spec.interval.is_zero() { self.close(CloseReason::Interval) } else { None }
     }
 
-    /// When the window closes by itself; `None` while it is empty, or when its interval is 0 and [`Window::caught_up`] closes it.
+    /// When the window closes by itself; `None` while it is empty, or when its interval is 0 and [`Window::caught_up`]
+    /// closes it.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let open = self.open.as_ref()?;

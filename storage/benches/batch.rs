@@ -1,4 +1,5 @@
-//! What a batch costs on its way in and out, by record size and count. Throughput is in bytes of records, not compressed.
+//! What a batch costs on its way in and out, by record size and count. Throughput is in bytes of records, not
+//! compressed.
 //!
 //! `cargo bench -p tripline-storage --bench batch`
 

@@ -1,9 +1,9 @@
 //! Instructions that the hot paths take, counted by valgrind: the same on every run, whatever else the machine does.
 //!
-//! `cargo bench -p tripline-storage --bench instructions` compares with `benches/instructions.txt` and fails where a path takes
-//! over 5 % more; `-- --write` writes what it found there. Numbers of another compiler or of a processor for which valgrind
-//! shows other instructions are not comparable: then it says SKIP. What the kernel does is not counted. Each path runs in a process of
-//! its own with two counts of rounds, so that setting up and ending cancel out.
+//! `cargo bench -p tripline-storage --bench instructions` compares with `benches/instructions.txt` and fails where a
+//! path takes over 5 % more; `-- --write` writes what it found there. Numbers of another compiler or of a processor for
+//! which valgrind shows other instructions are not comparable: then it says SKIP. What the kernel does is not counted.
+//! Each path runs in a process of its own with two counts of rounds, so that setting up and ending cancel out.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
@@ -23,7 +23,8 @@ use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreCo
 use uuid::Uuid;
 
 const NOW_MS: i64 = 1_700_000_000_000;
-/// More than this over what is written down fails, in percent. The same code built in another directory differs by up to two.
+/// More than this over what is written down fails, in percent. The same code built in another directory differs by up
+/// to two.
 const WORSE_MAX_PERCENT: f64 = 5.0;
 /// Less than this below is worth writing down.
 const BETTER_MIN_PERCENT: f64 = 3.0;

@@ -1,8 +1,8 @@
 //! What the log costs: appending, reading by offset, flushing and recovering, on the directory that `TMPDIR` names.
 //!
-//! `cargo bench -p tripline-storage --bench log`. Each group has the bare system call beside it (`pwrite` of the same bytes
-//! into files that come and go as segments do, `fdatasync` after it), so that a number says what the log adds. Sizes and counts are
-//! fixed, values are filled from a fixed seed.
+//! `cargo bench -p tripline-storage --bench log`. Each group has the bare system call beside it (`pwrite` of the same
+//! bytes into files that come and go as segments do, `fdatasync` after it), so that a number says what the log adds.
+//! Sizes and counts are fixed, values are filled from a fixed seed.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
@@ -123,8 +123,8 @@ fn bench_append(criterion: &mut Criterion) {
     }
 }
 
-/// What the broker does with a batch of a client, from its bytes to the page cache: check, offsets, append. Beside it the
-/// least that can be done with the same bytes: one checksum over them, one write.
+/// What the broker does with a batch of a client, from its bytes to the page cache: check, offsets, append. Beside it
+/// the least that can be done with the same bytes: one checksum over them, one write.
 fn bench_append_checked(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append (checked)");
     let limits = BatchLimits::default();
@@ -230,8 +230,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Producers that wait for the disk after each batch of one record of 1 KiB, tasks of one thread on one partition, against one
-/// that writes and syncs by itself.
+/// Producers that wait for the disk after each batch of one record of 1 KiB, tasks of one thread on one partition,
+/// against one that writes and syncs by itself.
 fn bench_group_commit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append one and wait for the disk");
     group.sample_size(20);

@@ -1,8 +1,9 @@
-//! The record batch, version 2: the unit that producers send, the log stores and consumers fetch, byte for byte the same.
+//! The record batch, version 2: the unit that producers send, the log stores and consumers fetch, byte for byte the
+//! same.
 //!
 //! Three types stand for three amounts of trust. A [`BatchView`] has the shape of a batch and nothing more. A
-//! [`CheckedBatch`] has passed everything that a broker asks of a producer, or was built here by a [`BatchBuilder`]; only it
-//! can be appended. A [`RecordSet`] gives its records back.
+//! [`CheckedBatch`] has passed everything that a broker asks of a producer, or was built here by a [`BatchBuilder`];
+//! only it can be appended. A [`RecordSet`] gives its records back.
 //!
 //! Everything is pure: bytes in, values out. Numbers found in a batch never decide how much memory is used:
 //! [`BatchLimits`] does.
@@ -35,14 +36,15 @@ pub use view::{BatchView, Batches};
 /// Bounds on what one batch may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// The largest batch as it stands on the wire, in bytes. Default 1,048,588: Kafka's `message.max.bytes`, so a producer's
-    /// default limit of 1 MiB fits.
+    /// The largest batch as it stands on the wire, in bytes. Default 1,048,588: Kafka's `message.max.bytes`, so a
+    /// producer's default limit of 1 MiB fits.
     pub batch_bytes_max: usize,
-    /// The most bytes that a compressed batch may unpack to. Default 32 MiB: 32 times the largest batch, which text reaches
-    /// rarely and a bomb exceeds a thousandfold. It bounds time when a batch is checked and memory when it is read.
+    /// The most bytes that a compressed batch may unpack to. Default 32 MiB: 32 times the largest batch, which text
+    /// reaches rarely and a bomb exceeds a thousandfold. It bounds time when a batch is checked and memory when it is
+    /// read.
     pub decompressed_bytes_max: usize,
-    /// The largest zstd window, as a power of two. Default 23 (8 MiB): what the format asks every decoder to support; levels 1
-    /// to 19 stay within it.
+    /// The largest zstd window, as a power of two. Default 23 (8 MiB): what the format asks every decoder to support;
+    /// levels 1 to 19 stay within it.
     pub zstd_window_log_max: u32,
 }
 
@@ -68,7 +70,8 @@ impl Default for BatchLimits {
 /// Why bytes are not the batch that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// The bytes end before the batch does. Nothing that is there was found wrong: at the end of a log this is a torn write.
+    /// The bytes end before the batch does. Nothing that is there was found wrong: at the end of a log this is a torn
+    /// write.
     #[error("the batch needs {needed_bytes} bytes, {found_bytes} are there")]
     Truncated {
         /// How many bytes the header, or the whole batch when its length is known, takes.

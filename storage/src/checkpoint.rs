@@ -122,15 +122,16 @@ impl CheckpointFile {
         Ok((Self { file, sequence, last, log_start_max }, last))
     }
 
-    /// Whether an older slot has a later log start than the one that recovery came to: the sync of one failed, and it was
-    /// not taken. A power cut that tears the newer slot off would take it after all.
+    /// Whether an older slot has a later log start than the one that recovery came to: the sync of one failed, and it
+    /// was not taken. A power cut that tears the newer slot off would take it after all.
     pub(crate) fn has_start_beyond(&self, log_start: Offset) -> bool {
         self.log_start_max.is_some_and(|max| max > log_start)
     }
 
-    /// Writes what the newest slot says with another log start into both slots, and syncs them: what is removed next must not
-    /// come back. Nothing else tells of a start inside of a segment, so no slot may be left that says an earlier one: a later
-    /// write that stops half-way spoils its own slot, and a power cut then shows the other one as it was last synced.
+    /// Writes what the newest slot says with another log start into both slots, and syncs them: what is removed next
+    /// must not come back. Nothing else tells of a start inside of a segment, so no slot may be left that says an
+    /// earlier one: a later write that stops half-way spoils its own slot, and a power cut then shows the other one as
+    /// it was last synced.
     pub(crate) fn write_log_start(&mut self, log_start: Offset) -> io::Result<()> {
         let last = self.last.expect("recovery writes the first");
         if let Err(cause) = self.write_both_durably(Checkpoint { log_start, ..last }) {

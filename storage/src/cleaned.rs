@@ -1,7 +1,7 @@
 //! How far the log of a partition has been compacted.
 //!
-//! File `compacted`, written in place after each compaction, not synced: it is a hint. Where it is missing, torn or old, the
-//! next compaction goes over more than it has to, and finds less to do. Layout, little-endian:
+//! File `compacted`, written in place after each compaction, not synced: it is a hint. Where it is missing, torn or
+//! old, the next compaction goes over more than it has to, and finds less to do. Layout, little-endian:
 //!
 //! | bytes | field |
 //! |---|---|

@@ -1,14 +1,14 @@
 //! What compaction decides: whether a log is due, how far it goes, which records stay. Pure: facts in, decisions out.
 //!
-//! Of the records with one key only the newest has to stay. A *dirty* part of the log, behind what was compacted before, is
-//! read for its keys; then everything from the log's start to the end of that part is written again without the records that
-//! have a newer one in there. A tombstone, a record without a value, stays longer: readers that have seen what it deletes
-//! must find it. When it is first compacted, its batch gets a delete horizon (in Kafka's place, the base timestamp, so that
-//! it follows the records through every later compaction and any tool can see it); from then on all that it deletes is gone,
-//! and after the horizon it may go itself.
+//! Of the records with one key only the newest has to stay. A *dirty* part of the log, behind what was compacted
+//! before, is read for its keys; then everything from the log's start to the end of that part is written again without
+//! the records that have a newer one in there. A tombstone, a record without a value, stays longer: readers that have
+//! seen what it deletes must find it. When it is first compacted, its batch gets a delete horizon (in Kafka's place,
+//! the base timestamp, so that it follows the records through every later compaction and any tool can see it); from
+//! then on all that it deletes is gone, and after the horizon it may go itself.
 //!
-//! Records without a key replace nothing and are replaced by nothing: they stay. A compacted topic takes none, but one that
-//! was not always compacted may have some.
+//! Records without a key replace nothing and are replaced by nothing: they stay. A compacted topic takes none, but one
+//! that was not always compacted may have some.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -80,9 +80,9 @@ pub(crate) fn due(
     (!settled.is_empty() && cleaned.next_horizon_ms <= now_ms).then_some(Due::Tombstones)
 }
 
-/// How many of the first segments become one: so that what is left of many is not kept in as many files, of which there would
-/// be more for ever. At least one; as many as have no more than `segment_bytes` before they are compacted, and offsets that
-/// an index can count.
+/// How many of the first segments become one: so that what is left of many is not kept in as many files, of which there
+/// would be more for ever. At least one; as many as have no more than `segment_bytes` before they are compacted, and
+/// offsets that an index can count.
 #[must_use]
 pub fn merged(segments: &[SegmentFill], segment_bytes: u64) -> usize {
     let Some(first) = segments.first() else { return 0 };
@@ -99,8 +99,8 @@ pub fn merged(segments: &[SegmentFill], segment_bytes: u64) -> usize {
 
 /// The newest offset of each key of the dirty part, in bounded memory.
 ///
-/// Keys are told apart by 128 bits: two SipHashes whose secrets are new for every compaction. So nobody can make two keys
-/// that are taken for one, and by chance that does not happen.
+/// Keys are told apart by 128 bits: two SipHashes whose secrets are new for every compaction. So nobody can make two
+/// keys that are taken for one, and by chance that does not happen.
 #[derive(Debug)]
 pub struct KeyMap {
     secrets: [RandomState; 2],

@@ -9,7 +9,8 @@ pub struct LogConfig {
     /// 1 KiB–1 GiB (positions are 32 bits wide). Default 256 MiB: recovery walks the headers of one segment, and
     /// retention removes whole ones.
     pub segment_bytes: u32,
-    /// A non-empty active segment is rolled when its first record was appended so long ago (broker time). Default 7 days.
+    /// A non-empty active segment is rolled when its first record was appended so long ago (broker time). Default 7
+    /// days.
     pub segment_age: Duration,
     /// One index entry for so many bytes of log. Default 16 KiB: a read walks at most that far, and the index of a
     /// full default segment has 256 KiB.
@@ -18,8 +19,8 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// Segments go when their last record was appended so long ago (broker time); `None` keeps all. Default 7 days.
     pub retention_age: Option<Duration>,
-    /// How long a segment stays, because somebody still needs it, beyond the age at which it would go, or after its last append
-    /// when the log is too large (broker time); `None` is without a limit. Default 7 days.
+    /// How long a segment stays, because somebody still needs it, beyond the age at which it would go, or after its
+    /// last append when the log is too large (broker time); `None` is without a limit. Default 7 days.
     pub hold_max: Option<Duration>,
     /// Whether only the newest record of each key is kept, and how; `None` keeps all. Default `None`.
     pub compaction: Option<CompactionConfig>,
@@ -30,12 +31,13 @@ pub struct LogConfig {
 pub struct CompactionConfig {
     /// What was appended less than so long ago (broker time) is left as it is. Default 0.
     pub lag_min: Duration,
-    /// What was appended so long ago (broker time) and was never compacted makes the log due, however little it is. Default
-    /// none.
+    /// What was appended so long ago (broker time) and was never compacted makes the log due, however little it is.
+    /// Default none.
     pub lag_max: Option<Duration>,
     /// The log is due when so many millionths of its bytes were never compacted. 0–1,000,000, default 500,000.
     pub dirty_millionths_min: u32,
-    /// How long a tombstone stays after it was first compacted, for readers that have seen what it deletes. Default 24 h.
+    /// How long a tombstone stays after it was first compacted, for readers that have seen what it deletes. Default 24
+    /// h.
     pub tombstone_age: Duration,
 }
 
@@ -82,8 +84,8 @@ impl Default for LogConfig {
 pub struct StoreConfig {
     /// What was appended without waiting for the disk is flushed so long after at the latest. 1 ms–1 h, default 100 ms.
     pub flush_interval: Duration,
-    /// Partitions are flushed in parallel up to this number; threads are started as they are needed. 1–64, default 16: what
-    /// many dirty partitions gain from more parallel syncs is in `docs/disk.md`.
+    /// Partitions are flushed in parallel up to this number; threads are started as they are needed. 1–64, default 16:
+    /// what many dirty partitions gain from more parallel syncs is in `docs/disk.md`.
     pub flush_threads: usize,
     /// How many sealed segments are held open (descriptor, map, index) over all partitions; the least recently read
     /// is closed. 1–65,536, default 128.
@@ -91,11 +93,11 @@ pub struct StoreConfig {
     /// Reads of bytes that this process appended at most so far behind the tail are answered on the caller's thread;
     /// the rest may wait for the disk. Bytes, default 64 MiB.
     pub hot_bytes: u64,
-    /// Disk space kept back, for the state journal and dead letters on a disk that is full otherwise. At most an eighth of
-    /// what is free is taken. Bytes, default 64 MiB; 0 keeps nothing back.
+    /// Disk space kept back, for the state journal and dead letters on a disk that is full otherwise. At most an eighth
+    /// of what is free is taken. Bytes, default 64 MiB; 0 keeps nothing back.
     pub reserve_bytes: u64,
-    /// The memory in which one compaction remembers keys; with more keys than fit it takes several rounds. Bytes, 4 KiB–4
-    /// GiB, default 16 MiB: about 450,000 keys.
+    /// The memory in which one compaction remembers keys; with more keys than fit it takes several rounds. Bytes, 4
+    /// KiB–4 GiB, default 16 MiB: about 450,000 keys.
     pub compaction_keys_bytes: usize,
 }
 

@@ -26,15 +26,16 @@ pub(crate) struct Flusher {
     stop: Mutex<Option<Sender<()>>>,
 }
 
-/// While the disk is full and nothing is appended, it is looked at again so often at the most; otherwise once a flush interval.
+/// While the disk is full and nothing is appended, it is looked at again so often at the most; otherwise once a flush
+/// interval.
 const FULL_DISK_RETRY_MIN: Duration = Duration::from_secs(1);
 
-/// The flush threads: as many as were ever wanted at once. Disks sync many files at a time much faster than one after the
-/// other, but most logs have few partitions that are busy, and a thread costs start-up time and memory.
+/// The flush threads: as many as were ever wanted at once. Disks sync many files at a time much faster than one after
+/// the other, but most logs have few partitions that are busy, and a thread costs start-up time and memory.
 #[derive(Debug)]
 struct Crew {
-    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`). What is queued after the end stays,
-    /// and a partition keeps the store, its lock and this crew: so the queue keeps none.
+    /// Bounded by the number of partitions: each is queued at most once (`FlushProgress`). What is queued after the end
+    /// stays, and a partition keeps the store, its lock and this crew: so the queue keeps none.
     queue: Sender<Weak<Partition>>,
     work: Receiver<Weak<Partition>>,
     stopped: Receiver<()>,
@@ -49,8 +50,8 @@ impl Crew {
     fn push(self: &Arc<Self>, partition: &Arc<Partition>) {
         // Does nothing after the end, when the caller closes the partitions itself.
         let _ = self.queue.send(Arc::downgrade(partition));
-        // Only a hint: a thread that has just taken its work or is about to wait is counted wrongly for a moment, and what
-        // is queued then is taken by the next that is free.
+        // Only a hint: a thread that has just taken its work or is about to wait is counted wrongly for a moment, and
+        // what is queued then is taken by the next that is free.
         if self.work.len() > self.idle.load(Ordering::Relaxed) {
             self.grow();
         }
@@ -88,8 +89,8 @@ impl Crew {
 }
 
 impl Flusher {
-    /// Starts the first of at most `threads_max` flush threads, and one that watches the interval, and the reserve while the
-    /// disk is full.
+    /// Starts the first of at most `threads_max` flush threads, and one that watches the interval, and the reserve
+    /// while the disk is full.
     pub(crate) fn start(threads_max: usize, interval: Duration, reserve: Arc<Reserve>) -> io::Result<Arc<Self>> {
         let (queue, work) = unbounded();
         let (dirty, marked) = unbounded();
@@ -141,8 +142,8 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinH
     thread::Builder::new().name(name).spawn(body)
 }
 
-/// Sleeps while nothing is dirty and the disk is not full. The first mark starts an interval; at its end all that are dirty
-/// go, and a full disk is looked at again.
+/// Sleeps while nothing is dirty and the disk is not full. The first mark starts an interval; at its end all that are
+/// dirty go, and a full disk is looked at again.
 fn interval_loop(marked: &Receiver<Weak<Partition>>, crew: &Arc<Crew>, interval: Duration, reserve: &Reserve) {
     loop {
         let retry = if reserve.is_full() { after(interval.max(FULL_DISK_RETRY_MIN)) } else { never() };

@@ -49,7 +49,8 @@ pub struct DirEntry {
 /// - After a failed sync nothing is known about the file's unsynced bytes, and a later sync proves nothing about them.
 /// - All methods may block. None panics on what the disk does.
 pub trait Fs: Send + Sync + fmt::Debug + 'static {
-    /// Opens `path`. `capacity_bytes` is a hint how far the file will be mapped for reading; reads beyond it are copies.
+    /// Opens `path`. `capacity_bytes` is a hint how far the file will be mapped for reading; reads beyond it are
+    /// copies.
     ///
     /// # Errors
     /// As the operating system answers; `NotFound` and `AlreadyExists` are told apart.
@@ -89,12 +90,12 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `WouldBlock` when somebody else holds it; otherwise as the operating system answers.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
-    /// Takes the lock that `path` stands for together with others who only look: nobody can take it with [`Fs::lock`] until
-    /// the answer is dropped. Changes nothing on the disk.
+    /// Takes the lock that `path` stands for together with others who only look: nobody can take it with [`Fs::lock`]
+    /// until the answer is dropped. Changes nothing on the disk.
     ///
     /// # Errors
-    /// `WouldBlock` when somebody holds it for himself; `NotFound` when the file is missing, so that nobody does; otherwise as
-    /// the operating system answers.
+    /// `WouldBlock` when somebody holds it for himself; `NotFound` when the file is missing, so that nobody does;
+    /// otherwise as the operating system answers.
     fn lock_shared(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
     /// Bytes free for us on the file system that holds `path`.
     ///
@@ -191,8 +192,8 @@ pub(crate) fn replace_file(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result
     path.parent().map_or(Ok(()), |parent| fs.sync_dir(parent))
 }
 
-/// As [`replace_file`], with the name left to a sync of the directory by the caller. Without `sync` the content too is a
-/// hint that a power cut may leave torn.
+/// As [`replace_file`], with the name left to a sync of the directory by the caller. Without `sync` the content too is
+/// a hint that a power cut may leave torn.
 ///
 /// # Errors
 /// As the file system answers; the old file is then untouched.

@@ -1,12 +1,12 @@
 //! A partition that Kafka wrote, taken over with its offsets.
 //!
-//! Kafka's segment files hold the same batches as ours, so what is taken over is what stands there: offsets, timestamps, headers,
-//! codecs and producers, byte for byte, but for the leader epoch, which becomes that of this start (it lies outside the
-//! checksum). Differences are where Kafka keeps things that this log does not:
+//! Kafka's segment files hold the same batches as ours, so what is taken over is what stands there: offsets,
+//! timestamps, headers, codecs and producers, byte for byte, but for the leader epoch, which becomes that of this start
+//! (it lies outside the checksum). Differences are where Kafka keeps things that this log does not:
 //!
 //! - Offsets that Kafka's compaction left out get an empty batch, so that batches stay dense.
-//! - Records of committed transactions become ordinary ones; control batches and aborted records become empty batches. A
-//!   transaction that is open at the end is refused: only its coordinator knows how it ends.
+//! - Records of committed transactions become ordinary ones; control batches and aborted records become empty batches.
+//!   A transaction that is open at the end is refused: only its coordinator knows how it ends.
 //! - Producers are forgotten: their ids were given by Kafka, and ours will be given again.
 //!
 //! Everything is read and checked before anything is written. The source is never changed.
@@ -30,8 +30,8 @@ mod write;
 pub struct ImportSource {
     /// Where its segment files are.
     pub dir: PathBuf,
-    /// The first offset that Kafka served, when that is known; what stands before it is left out as far as whole segments go,
-    /// and not served.
+    /// The first offset that Kafka served, when that is known; what stands before it is left out as far as whole
+    /// segments go, and not served.
     pub log_start: Option<Offset>,
 }
 
@@ -148,8 +148,8 @@ struct SourceSegment {
 }
 
 impl CheckedSource {
-    /// Reads and checks all of `source`: every checksum, every record, that offsets rise, and how each transaction ended. `walked`
-    /// is told of the bytes.
+    /// Reads and checks all of `source`: every checksum, every record, that offsets rise, and how each transaction
+    /// ended. `walked` is told of the bytes.
     ///
     /// # Errors
     /// See [`ImportError`].
@@ -185,8 +185,8 @@ impl CheckedSource {
 }
 
 impl Store {
-    /// Makes the partition `id` from `source`, durably. It must not exist; [`Store::open_partition`] then opens it. `now_ms` is
-    /// when its records count as appended, ms since 1970.
+    /// Makes the partition `id` from `source`, durably. It must not exist; [`Store::open_partition`] then opens it.
+    /// `now_ms` is when its records count as appended, ms since 1970.
     ///
     /// # Errors
     /// [`ImportError::Io`]. What was made of it lies in the topic's directory, for [`Store::delete_topic`].

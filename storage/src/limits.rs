@@ -6,7 +6,8 @@ use crate::config::LogConfig;
 pub(crate) const RESERVE_BYTES_MIN: u64 = 64 << 10;
 /// The largest reservation ahead of the tail. More would hold disk space that other partitions need.
 pub(crate) const RESERVE_BYTES_MAX: u64 = 16 << 20;
-/// Space ahead of the tail is filled with zeros when flushes since the last reservation covered so little on average or less.
+/// Space ahead of the tail is filled with zeros when flushes since the last reservation covered so little on average or
+/// less.
 pub(crate) const ZERO_AHEAD_FLUSH_BYTES_MAX: u64 = 64 << 10;
 /// How much is filled with zeros at a time at most. It is written under the append lock.
 pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;

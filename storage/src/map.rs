@@ -5,9 +5,9 @@
 //!
 //! 1. [`Map::slice`] and [`Map::resident`] are only asked for ranges below the published length of an append-only file.
 //!    Those bytes never change and the file is never cut below them while the map lives (invariants S1 and S6).
-//! 2. The range is in memory, as `mincore` tells, or is faulted in by `MADV_POPULATE_READ` first, which answers an error
-//!    where a load would raise SIGBUS (a bad sector, a file cut by somebody else). Populating what is mapped already goes
-//!    over each page, 150 us for 4 MiB; to ask takes 2 us.
+//! 2. The range is in memory, as `mincore` tells, or is faulted in by `MADV_POPULATE_READ` first, which answers an
+//!    error where a load would raise SIGBUS (a bad sector, a file cut by somebody else). Populating what is mapped
+//!    already goes over each page, 150 us for 4 MiB; to ask takes 2 us.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,8 @@ use rustix::process::geteuid;
 #[derive(Debug)]
 pub(crate) struct Map {
     raw: MmapRaw,
-    /// Whether the kernel tells the truth: about files of others that we may not write, it says that all of them is there.
+    /// Whether the kernel tells the truth: about files of others that we may not write, it says that all of them is
+    /// there.
     tells_residence: bool,
 }
 
@@ -117,9 +118,9 @@ mod residence {
         let mut pages = [1_u8; PAGES_MAX];
         let count = len.div_ceil(PAGE_BYTES);
         debug_assert!(count <= PAGES_MAX && at + len <= raw.len(), "asked for what is mapped, and no more than fits");
-        // SAFETY: `at` is a multiple of the page size and `at + len` lies inside of the live mapping `raw`, so the address is
-        // page-aligned and mapped. The kernel writes one byte for each page that begins in `len`, at most `count` of them,
-        // which is no more than `pages` has. It reads and writes nothing else of ours.
+        // SAFETY: `at` is a multiple of the page size and `at + len` lies inside of the live mapping `raw`, so the
+        // address is page-aligned and mapped. The kernel writes one byte for each page that begins in `len`, at most
+        // `count` of them, which is no more than `pages` has. It reads and writes nothing else of ours.
         #[expect(unsafe_code, reason = "no crate has a safe call for it; argued above")]
         let answer = unsafe { libc::mincore(raw.as_mut_ptr().add(at).cast(), len, pages.as_mut_ptr()) };
         answer == 0 && pages[..count].iter().all(|page| page & 1 == 1)
@@ -143,11 +144,11 @@ struct MapSlice {
 impl AsRef<[u8]> for MapSlice {
     fn as_ref(&self) -> &[u8] {
         let base = self.map.raw.as_ptr();
-        // SAFETY: `Map::slice`, and `Map::resident` by `Map::is_resident`, checked start + len <= capacity, so the range lies
-        // in one live mapping, which `self.map` keeps. `MmapRaw` never hands out a mutable view of a read-only map. The bytes
-        // are initialised file content; they do not change and stay within the file for the life of the slice, because
-        // callers ask only for ranges below the published length of a file that is only appended to (module rule 1), and they
-        // were in memory or faulted in once (rule 2). u8 has no alignment.
+        // SAFETY: `Map::slice`, and `Map::resident` by `Map::is_resident`, checked start + len <= capacity, so the
+        // range lies in one live mapping, which `self.map` keeps. `MmapRaw` never hands out a mutable view of a
+        // read-only map. The bytes are initialised file content; they do not change and stay within the file for the
+        // life of the slice, because callers ask only for ranges below the published length of a file that is only
+        // appended to (module rule 1), and they were in memory or faulted in once (rule 2). u8 has no alignment.
         #[expect(unsafe_code, reason = "the only view into mapped memory; argued above")]
         unsafe {
             std::slice::from_raw_parts(base.add(self.start), self.len)

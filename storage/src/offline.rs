@@ -1,8 +1,8 @@
 //! Tools for a data directory that no broker works in: look at it, check every byte of it, mend it.
 //!
-//! Looking takes the directory's lock together with others who look, so that no broker starts meanwhile, and changes nothing
-//! on the disk. Mending takes the lock alone. While a broker runs in the directory both are refused: it checks what it reads,
-//! and its scrubber the rest.
+//! Looking takes the directory's lock together with others who look, so that no broker starts meanwhile, and changes
+//! nothing on the disk. Mending takes the lock alone. While a broker runs in the directory both are refused: it checks
+//! what it reads, and its scrubber the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -106,7 +106,8 @@ pub struct Partition {
 
 #[derive(Debug)]
 struct LogFiles {
-    /// Oldest first, without gaps between one's `next` and the following one's `base`, unless offsets were lost to damage.
+    /// Oldest first, without gaps between one's `next` and the following one's `base`, unless offsets were lost to
+    /// damage.
     sealed: Vec<Arc<SealedSegment>>,
     active: Arc<ActiveSegment>,
 }
@@ -238,8 +239,9 @@ impl Partition {
         self.stopped.get()
     }
 
-    /// Appends `batch` behind the tail and publishes it. On return it is in the page cache: it survives the death of the
-    /// process. [`Partition::flush`] or [`Partition::request_flush`] makes it durable; otherwise the flush interval does.
+    /// Appends `batch` behind the tail and publishes it. On return it is in the page cache: it survives the death of
+    /// the process. [`Partition::flush`] or [`Partition::request_flush`] makes it durable; otherwise the flush interval
+    /// does.
     ///
     /// `now_ms` is the broker's clock, ms since 1970.
     ///

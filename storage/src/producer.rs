@@ -1,8 +1,9 @@
 //! What one partition remembers of its idempotent producers, so that a retry is appended once.
 //!
-//! Per producer id: the epoch, the last five batches and when it was last used. Five, because that is how many requests a
-//! producer may have in flight: any of them may be retried. [`Producers::check`] decides about a batch and changes nothing;
-//! [`Producers::record`] is told what was appended, now or in an earlier life that is being read back from the log.
+//! Per producer id: the epoch, the last five batches and when it was last used. Five, because that is how many requests
+//! a producer may have in flight: any of them may be retried. [`Producers::check`] decides about a batch and changes
+//! nothing; [`Producers::record`] is told what was appended, now or in an earlier life that is being read back from the
+//! log.
 //!
 //! Sequences count records, from 0 at each new epoch, and go from 2³¹ − 1 back to 0. What a batch is answered:
 //!
@@ -17,8 +18,8 @@
 //! | lies before those, and all of it is known to be appended | [`SequenceError::Duplicate`] |
 //! | anything else | [`SequenceError::OutOfOrder`] |
 //!
-//! "Known to be appended" matters: producers take the answer "duplicate" for success. After a producer was forgotten, its
-//! batches may arrive again in any order; one from before the first that was accepted is a gap, not a duplicate.
+//! "Known to be appended" matters: producers take the answer "duplicate" for success. After a producer was forgotten,
+//! its batches may arrive again in any order; one from before the first that was accepted is a gap, not a duplicate.
 
 mod snapshot;
 
@@ -45,7 +46,8 @@ const SEQUENCE_HALF: u32 = 1 << 30;
 /// Bounds on what a partition remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerLimits {
-    /// How many producers, at least 1; the longest unused one is forgotten first. Default 10,000, which take about 3 MiB.
+    /// How many producers, at least 1; the longest unused one is forgotten first. Default 10,000, which take about 3
+    /// MiB.
     pub producers_max: usize,
     /// After how long without use a producer is forgotten, in milliseconds. Default one day, Kafka's
     /// `producer.id.expiration.ms`.
@@ -177,7 +179,8 @@ impl Producer {
         Err(SequenceError::OutOfOrder { producer_id, expected: self.expected_sequence(), found: first })
     }
 
-    /// Distances are measured back from the end; what is known spans half of the sequences at most, so they are unambiguous.
+    /// Distances are measured back from the end; what is known spans half of the sequences at most, so they are
+    /// unambiguous.
     fn was_appended_before_window(&self, first: i32, last: i32) -> bool {
         let Some(oldest) = self.window.first() else { return false };
         let from_end = |sequence| sequence_distance(sequence, self.expected_sequence());
@@ -280,8 +283,8 @@ impl Producers {
         known.check(producer, last_sequence(header))
     }
 
-    /// Remembers a batch that stands in the log at `base_offset`, whatever its sequence: the log is the truth. `now_ms` is the
-    /// time of its append; a clock that went back counts as standing still.
+    /// Remembers a batch that stands in the log at `base_offset`, whatever its sequence: the log is the truth. `now_ms`
+    /// is the time of its append; a clock that went back counts as standing still.
     pub fn record(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
         let Some(producer) = header.producer() else { return };
         let known = self.by_id.entry(producer.id).or_insert_with(|| Producer::new(producer.epoch));
@@ -296,8 +299,8 @@ impl Producers {
         self.evict();
     }
 
-    /// The batches that may be sent again, by producer and base offset. Compaction leaves at least their headers, so that a
-    /// log that is read back knows them.
+    /// The batches that may be sent again, by producer and base offset. Compaction leaves at least their headers, so
+    /// that a log that is read back knows them.
     #[must_use]
     pub fn remembered_batches(&self) -> HashSet<(i64, Offset)> {
         let batches = |(&id, producer): (&i64, &Producer)| {

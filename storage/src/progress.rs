@@ -4,8 +4,8 @@
 
 use crate::sync::{AtomicBool, AtomicU64, Event, EventListener, Ordering};
 
-/// How far something has come: a published length, a tail, a flushed offset. Moved by one thread at a time; whoever sees
-/// it sees all that was written before it was moved.
+/// How far something has come: a published length, a tail, a flushed offset. Moved by one thread at a time; whoever
+/// sees it sees all that was written before it was moved.
 #[derive(Debug)]
 pub(crate) struct Published(AtomicU64);
 
@@ -41,7 +41,8 @@ impl Turn {
     }
 
     /// The owner has come to the head of the queue: whoever wants another turn has to queue it again. A swap and not a
-    /// store, which would neither see what came before a `take` that answered false nor stay before the look that follows.
+    /// store, which would neither see what came before a `take` that answered false nor stay before the look that
+    /// follows.
     fn begin(&self) {
         self.0.swap(false, Ordering::AcqRel);
     }
@@ -87,8 +88,8 @@ impl FlushProgress {
         self.soon.take()
     }
 
-    /// A flush thread takes the partition from the queue. It looks at the tail after this: what is appended later and not
-    /// seen by it asks again.
+    /// A flush thread takes the partition from the queue. It looks at the tail after this: what is appended later and
+    /// not seen by it asks again.
     pub(crate) fn begin(&self) {
         self.soon.begin();
     }

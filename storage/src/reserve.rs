@@ -1,8 +1,9 @@
-//! Disk space kept back for a full disk: what must go on then (the state journal, dead letters) takes it piece by piece.
+//! Disk space kept back for a full disk: what must go on then (the state journal, dead letters) takes it piece by
+//! piece.
 //!
 //! The file `reserve` holds nothing; its blocks are the point. Once an append has met a full disk, ordinary appends are
-//! refused without asking the disk again, so that nobody else takes what the reserve gives back. When there is room for the
-//! whole reserve and some more, it is filled up first, and service returns.
+//! refused without asking the disk again, so that nobody else takes what the reserve gives back. When there is room for
+//! the whole reserve and some more, it is filled up first, and service returns.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,8 @@ pub(crate) const FILE_NAME: &str = "reserve";
 const DRAW_BYTES: u64 = 1 << 20;
 /// The reserve takes at most one part in so many of what is free: a small disk is there for records first.
 const SHARE_OF_FREE: u64 = 8;
-/// Service returns when one part in so many of the reserve is free beyond it: a disk at its brim would refuse the next append
-/// again.
+/// Service returns when one part in so many of the reserve is free beyond it: a disk at its brim would refuse the next
+/// append again.
 const MARGIN_SHARE: u64 = 4;
 
 /// The disk space kept back. Its state follows the disk: see [`Reserve::met_full_disk`], [`Reserve::refill`].
@@ -42,7 +43,8 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the reserve of the data directory `root` as it is, without filling it up. `wanted_bytes` of 0 keeps nothing back.
+    /// Opens the reserve of the data directory `root` as it is, without filling it up. `wanted_bytes` of 0 keeps
+    /// nothing back.
     ///
     /// # Errors
     /// The disk does not answer. A full one is fine.
@@ -105,8 +107,8 @@ impl Reserve {
         true
     }
 
-    /// Runs `work`, which may be run again after any failure, as long as the disk is full and the reserve has something to
-    /// give.
+    /// Runs `work`, which may be run again after any failure, as long as the disk is full and the reserve has something
+    /// to give.
     pub(crate) fn with_room<T>(&self, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             match work() {

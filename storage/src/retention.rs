@@ -44,7 +44,8 @@ pub fn removable(
         .count()
 }
 
-/// Whether a segment was held for as long as it may be: beyond its age, or since it was written where its size is too much.
+/// Whether a segment was held for as long as it may be: beyond its age, or since it was written where its size is too
+/// much.
 fn is_overdue(segment: &SegmentAge, config: &LogConfig, oversize: bool, now_ms: i64) -> bool {
     let Some(hold_max) = config.hold_max else { return false };
     let age = if oversize { Some(Duration::ZERO) } else { config.retention_age };

@@ -292,8 +292,8 @@ impl SegmentFacts {
         due.then_some(entry)
     }
 
-    /// As [`SegmentFacts::note`] for a batch that stands in a segment of base `base`. One beyond the reach of 32 bits, which
-    /// no segment of ours has, is left out of the index.
+    /// As [`SegmentFacts::note`] for a batch that stands in a segment of base `base`. One beyond the reach of 32 bits,
+    /// which no segment of ours has, is left out of the index.
     pub(crate) fn note_step(
         &mut self,
         header: &[u8],

@@ -41,8 +41,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the data directory `root`, making it if it is missing, and raises its leader epoch durably. `new_cluster_id`
-    /// becomes the id of a new directory.
+    /// Opens the data directory `root`, making it if it is missing, and raises its leader epoch durably.
+    /// `new_cluster_id` becomes the id of a new directory.
     ///
     /// # Errors
     /// See [`OpenStoreError`].
@@ -132,8 +132,8 @@ impl Store {
         self.shared.reserve.held_bytes()
     }
 
-    /// Looks now whether a disk that was full has room again, fills the reserve up and lets appends go on if so. The flush
-    /// threads look by themselves: every second, or each flush interval while something is appended.
+    /// Looks now whether a disk that was full has room again, fills the reserve up and lets appends go on if so. The
+    /// flush threads look by themselves: every second, or each flush interval while something is appended.
     pub fn look_for_room(&self) {
         self.shared.reserve.refill();
     }
@@ -224,8 +224,8 @@ impl Store {
         self.shared.flusher.stop();
     }
 
-    /// Ends the flush threads; a flush under way ends first. Whoever waits for another one waits for ever: call it when nobody
-    /// does.
+    /// Ends the flush threads; a flush under way ends first. Whoever waits for another one waits for ever: call it when
+    /// nobody does.
     pub fn stop_flushing(&self) {
         self.shared.flusher.stop();
     }
@@ -323,7 +323,8 @@ pub(crate) fn create_durably(fs: &dyn Fs, root: &Path, dir: &Path) -> io::Result
     Ok(())
 }
 
-/// Reads FORMAT or writes that of a new directory. The file is text, four lines, the last a CRC-32 (IEEE) over those before:
+/// Reads FORMAT or writes that of a new directory. The file is text, four lines, the last a CRC-32 (IEEE) over those
+/// before:
 ///
 /// ```text
 /// tripline data directory
@@ -356,8 +357,8 @@ pub(crate) fn epoch_text(epoch: LeaderEpoch) -> String {
     with_checksum(&format!("{epoch}\n"))
 }
 
-/// What the text was, when flipping one bit back makes its checksum right. Texts of this length that differ in fewer than four
-/// bits never have the same checksum, so there is no second answer.
+/// What the text was, when flipping one bit back makes its checksum right. Texts of this length that differ in fewer
+/// than four bits never have the same checksum, so there is no second answer.
 pub(crate) fn mend_text(bytes: &[u8]) -> Option<String> {
     let mut mended = bytes.to_vec();
     for bit in 0..bytes.len().min(256) * 8 {
@@ -420,7 +421,8 @@ fn sync_names_above(fs: &dyn Fs, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory with other things in it and without FORMAT was named by mistake, or lost that file: nothing is put there.
+/// A directory with other things in it and without FORMAT was named by mistake, or lost that file: nothing is put
+/// there.
 fn refuse_foreign(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> {
     let entries = fs.list(root).map_err(|cause| OpenStoreError::Io { path: root.to_owned(), cause })?;
     if entries.iter().any(|entry| entry.name == "FORMAT") {
@@ -451,8 +453,8 @@ fn refuse_half_repaired(fs: &dyn Fs, root: &Path) -> Result<(), OpenStoreError> 
     }
 }
 
-/// Reads EPOCH, adds one and makes that durable: (epoch, offset) never names two different records. The file is text, two
-/// lines, the last a CRC-32 (IEEE) over the first:
+/// Reads EPOCH, adds one and makes that durable: (epoch, offset) never names two different records. The file is text,
+/// two lines, the last a CRC-32 (IEEE) over the first:
 ///
 /// ```text
 /// 7

@@ -1,7 +1,7 @@
 //! Compaction: what it keeps, what it may lose, and that nothing which ends it early loses more.
 //!
-//! [`SEEDS`] random runs by default, new ones every time; `TRIPLINE_SIM_SEED=7` repeats one. `tripline-battery compact` runs
-//! many of the same.
+//! [`SEEDS`] random runs by default, new ones every time; `TRIPLINE_SIM_SEED=7` repeats one. `tripline-battery compact`
+//! runs many of the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -42,8 +42,8 @@ fn run(world: &mut Keyed, script: &[Operation]) -> Result<(), Violation> {
     script.iter().try_for_each(|&operation| world.apply(operation))
 }
 
-/// Compacts one segment and several into one, something new behind it, tombstones that stay and tombstones that go, emptied
-/// batches of a producer, and a log that was trimmed.
+/// Compacts one segment and several into one, something new behind it, tombstones that stay and tombstones that go,
+/// emptied batches of a producer, and a log that was trimmed.
 const SCRIPT: [Operation; 25] = [
     append([1, 2, 3, 4], Some(0)),
     append([1, 2, 3, 5], Some(1)),
@@ -150,8 +150,8 @@ fn replaced(rounds: u8) -> Keyed {
     world
 }
 
-/// Where names reach the disk in another order than they were changed, nothing but these syncs keeps the old segments until
-/// the new one is there. The simulated disk keeps the order, so it is looked at what is asked of it.
+/// Where names reach the disk in another order than they were changed, nothing but these syncs keeps the old segments
+/// until the new one is there. The simulated disk keeps the order, so it is looked at what is asked of it.
 #[test]
 fn what_decides_a_compaction_is_on_disk_before_anything_is_replaced() {
     let world = replaced(6);

@@ -40,8 +40,8 @@ fn config() -> LogConfig {
     LogConfig { segment_bytes: 4096, index_interval_bytes: 512, retention_age: None, ..LogConfig::default() }
 }
 
-/// Appends batches whose records say who wrote them and which of his they are. Each third batch waits until it is durable,
-/// and each tenth is sent twice.
+/// Appends batches whose records say who wrote them and which of his they are. Each third batch waits until it is
+/// durable, and each tenth is sent twice.
 fn append_all(partition: &Arc<Partition>, appender: u64) {
     for batch in 0..BATCHES {
         let base_sequence = i32::try_from(batch * RECORDS).unwrap();

@@ -34,7 +34,8 @@ const fn append(producer: Option<u8>) -> Operation {
     Operation::Append { records: 3, value_bytes: 60, producer }
 }
 
-/// Appends, rolls, flushes, removes, closes, opens and goes on; so that each kind of file is made, replaced and removed.
+/// Appends, rolls, flushes, removes, closes, opens and goes on; so that each kind of file is made, replaced and
+/// removed.
 const SCRIPT: [Operation; 20] = [
     append(Some(0)),
     Operation::Flush,

@@ -115,7 +115,8 @@ fn a_start_on_a_full_disk_draws_from_the_reserve_what_the_epoch_needs() {
     append_records(&partition, 10, 20);
 }
 
-/// A partition whose third segment is damaged above the flushed offset, as a kill leaves it, and which offset the damage has.
+/// A partition whose third segment is damaged above the flushed offset, as a kill leaves it, and which offset the
+/// damage has.
 fn damaged() -> (SimFs, Offset) {
     let disk = disk();
     let (_store, partition, _) = recover(&disk).unwrap();

@@ -1,8 +1,8 @@
 //! Random operations, faults and ends of a partition, compared with a plain list of what was appended.
 //!
-//! Each seed is a run of [`runs::OPERATIONS`] operations on a simulated disk. [`SEEDS`] of them run by default, new ones
-//! every time; `TRIPLINE_SIM_SEED=7` repeats one. A run that fails prints its seed and what it did. `tripline-battery
-//! simulate` runs many of the same.
+//! Each seed is a run of [`runs::OPERATIONS`] operations on a simulated disk. [`SEEDS`] of them run by default, new
+//! ones every time; `TRIPLINE_SIM_SEED=7` repeats one. A run that fails prints its seed and what it did.
+//! `tripline-battery simulate` runs many of the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

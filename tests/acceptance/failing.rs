@@ -1,4 +1,5 @@
-//! A function that always fails: its attempts come when they should, also across a kill, and then the record is a dead letter.
+//! A function that always fails: its attempts come when they should, also across a kill, and then the record is a dead
+//! letter.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ fn date_ms(header: &Value) -> i64 {
     time.as_millisecond()
 }
 
-/// Reads the dead letter with a Kafka client and compares it byte for byte; answers when the first and last attempt were.
+/// Reads the dead letter with a Kafka client and compares it byte for byte; answers when the first and last attempt
+/// were.
 fn check_dead_letter(python: &str, broker: &Broker) -> (i64, i64) {
     let mut reader = Script::start(python, "receive.py", &[broker.kafka(), "orders.dlq", "1"]);
     let record = reader.json();

@@ -1,5 +1,5 @@
-//! A disk that fills up under the running broker: what goes on from the reserve, what waits when it is spent, and how all of it
-//! goes on by itself when there is room again.
+//! A disk that fills up under the running broker: what goes on from the reserve, what waits when it is spent, and how
+//! all of it goes on by itself when there is room again.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

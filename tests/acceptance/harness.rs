@@ -198,8 +198,8 @@ impl Broker {
         println!("{}", self.tripline(&["apply", "-f", &file.display().to_string()]));
     }
 
-    /// A topic `orders` and a trigger `pay` that hands its records one by one to a function which always fails, `code`. What
-    /// `retry` gives up goes to `orders.dlq`.
+    /// A topic `orders` and a trigger `pay` that hands its records one by one to a function which always fails, `code`.
+    /// What `retry` gives up goes to `orders.dlq`.
     pub(crate) fn apply_failing(&self, code: &str, retry: &str) {
         self.file("fail.py", code);
         self.apply(&format!(

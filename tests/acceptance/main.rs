@@ -1,7 +1,7 @@
 //! The real binary from outside: real Kafka clients, real kills, real functions.
 //!
-//! `tests/clients/setup.sh DIR` makes the environment that the Kafka clients need; `TRIPLINE_CLIENTS_PYTHON` names its interpreter.
-//! Without it each test that needs one says that it is skipped.
+//! `tests/clients/setup.sh DIR` makes the environment that the Kafka clients need; `TRIPLINE_CLIENTS_PYTHON` names its
+//! interpreter. Without it each test that needs one says that it is skipped.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod broken;

@@ -115,8 +115,8 @@ fn a_million_waiting_records_need_no_more_memory_than_ten_thousand() {
     assert!(more_kib <= MORE_KIB_MAX, "{few:?} {many:?}");
 }
 
-/// In order `key` what is behind a key that fails is read for the sake of the others: of the log's pages, which the kernel
-/// has anyway, more are mapped then; nothing else grows.
+/// In order `key` what is behind a key that fails is read for the sake of the others: of the log's pages, which the
+/// kernel has anyway, more are mapped then; nothing else grows.
 #[test]
 fn a_million_records_behind_one_key_that_fails_or_behind_many_need_little_memory() {
     let Some(python) = python() else { return };

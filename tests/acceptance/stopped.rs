@@ -1,4 +1,5 @@
-//! A disk that fails a sync under the running broker: the partition stops and says so wherever a user looks, until a restart.
+//! A disk that fails a sync under the running broker: the partition stops and says so wherever a user looks, until a
+//! restart.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! Triggers on clusters: a second Tripline, and Apache Kafka where Java and its jars are there. Processes are real, and some of
-//! them are killed.
+//! Triggers on clusters: a second Tripline, and Apache Kafka where Java and its jars are there. Processes are real, and
+//! some of them are killed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod harness;

@@ -277,7 +277,8 @@ def handler(event, context):
     )
     .await;
     assert_eq!(stage.result("freeze").await, "1");
-    // The instance stops some time after its answer: whichever invocation meets that runs into its time-out while it is written.
+    // The instance stops some time after its answer: whichever invocation meets that runs into its time-out while it is
+    // written.
     let large = "x".repeat(16 << 20);
     let begun = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! Lanes under random streams, outcomes and crashes, in simulated time, compared with a plain list of what must become of
-//! each record. `TRIPLINE_LANE_SEED=7` repeats one; `tripline-battery lanes` runs many of the same.
+//! Lanes under random streams, outcomes and crashes, in simulated time, compared with a plain list of what must become
+//! of each record. `TRIPLINE_LANE_SEED=7` repeats one; `tripline-battery lanes` runs many of the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

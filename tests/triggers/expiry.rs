@@ -68,7 +68,8 @@ async fn a_key_order_trigger_with_spilled_keys_goes_on_behind_records_that_were_
     fails.store(false, Ordering::SeqCst);
     let report = world.until_committed("t", 0, 4000).await;
     assert_eq!(report.lanes[0].blocked_keys, 0);
-    // 70 of the 3,500 were of the other key. What the key's marker passes over may be anyone's: counted is what it is at most.
+    // 70 of the 3,500 were of the other key. What the key's marker passes over may be anyone's: counted is what it is
+    // at most.
     assert!((3430..=3500).contains(&report.counts.expired), "{:?}", report.counts);
     assert_eq!(report.counts.delivered, 80 + 490, "what is left of the key arrives, once");
     let late: BTreeSet<i64> = arrived(&receiver.invoked()).into_iter().filter(|at| *at >= 3500).collect();

@@ -105,7 +105,8 @@ impl World {
         self.broker.changes_ended().await;
         let Self { dir, broker, functions, triggers, .. } = self;
         drop((broker, functions, triggers));
-        // A read that is on its way keeps the directory for a moment; its lock says when it is free. None in a disk in memory.
+        // A read that is on its way keeps the directory for a moment; its lock says when it is free. None in a disk in
+        // memory.
         if let Ok(lock) = std::fs::File::open(dir.path().join("data/LOCK")) {
             // Given back by name: a process that another test starts just now has its descriptor too.
             let free = tokio::task::spawn_blocking(move || lock.lock().and_then(|()| lock.unlock()));

@@ -15,8 +15,8 @@ use crate::harness::World;
 /// Looks at something at most so often: far more than any of it takes, and an end if it never comes.
 const LOOKS_MAX: usize = 10_000_000;
 
-/// A clock that stands still until [`Clock::advance`]. A paused clock of tokio's own accord leaps to the next timer whenever
-/// nothing runs, also while the disk or a socket is awaited; it does not while a blocking task runs.
+/// A clock that stands still until [`Clock::advance`]. A paused clock of tokio's own accord leaps to the next timer
+/// whenever nothing runs, also while the disk or a socket is awaited; it does not while a blocking task runs.
 struct Clock {
     _ends_the_blocking_task: Sender<()>,
 }
@@ -66,8 +66,9 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     panic!("never came: {what}")
 }
 
-/// Produces one record for a trigger with this policy, whose function fails; moves the clock from each announced attempt to
-/// the next, until the record is a dead letter. How long each attempt waited for after the one before it, in ms.
+/// Produces one record for a trigger with this policy, whose function fails; moves the clock from each announced
+/// attempt to the next, until the record is a dead letter. How long each attempt waited for after the one before it, in
+/// ms.
 async fn waits(retry: Value) -> Vec<u64> {
     let clock = Clock::hold();
     let world = World::start();

@@ -1,5 +1,5 @@
-//! What a trigger has done, after the power went: on a disk in memory that keeps what was flushed and, of the rest, what a seed
-//! says.
+//! What a trigger has done, after the power went: on a disk in memory that keeps what was flushed and, of the rest,
+//! what a seed says.
 
 use axum::response::IntoResponse;
 use serde_json::{Value, json};

@@ -118,7 +118,8 @@ async fn a_throttled_key_whose_turn_comes_while_there_is_more_to_read_has_it_at_
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
-    // The only thread stands still meanwhile: the turn has come when the reader finds what is more than it reads at once.
+    // The only thread stands still meanwhile: the turn has come when the reader finds what is more than it reads at
+    // once.
     std::thread::sleep(period);
     for _ in 0..4 {
         world.produce_keyed(&topic, 0, &[("k", &many())]).await;

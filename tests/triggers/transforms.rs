@@ -98,8 +98,8 @@ async fn records_that_several_steps_refuse_are_all_dead_letters() {
     .await;
     world.http_function(&json!({"function": "check", "runtime": "http", "url": step.url})).await;
     let receiver = Receiver::start(|_| ok()).await;
-    // The function that comes second refuses the fourth record, when the template has refused the last: in the window it
-    // stands before that.
+    // The function that comes second refuses the fourth record, when the template has refused the last: in the window
+    // it stands before that.
     let values: Vec<String> =
         (0..8).map(|n| if n == 7 { "{}".to_owned() } else { json!({"n": n}).to_string() }).collect();
     world.produce(&topic, 0, &values.iter().map(String::as_str).collect::<Vec<_>>()).await;

@@ -181,8 +181,8 @@ fn whole_batches(bytes: &Bytes) -> Result<Bytes, Failure> {
     }
 }
 
-/// Sends at a fixed rate whatever the answers do: a broker that stalls is charged with what waits meanwhile. One process
-/// sends and receives, so both read one clock.
+/// Sends at a fixed rate whatever the answers do: a broker that stalls is charged with what waits meanwhile. One
+/// process sends and receives, so both read one clock.
 pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     let mut producer = Client::connect(args.kafka)?;
     producer.create_topic(&args.topic, 1, &[])?;

@@ -1,5 +1,6 @@
-//! Load and measurements against a running broker: a thin Kafka client with prebuilt batches, so that the broker is what
-//! is measured. Loopback only, bounded in count; one line of result each, with the CPU time of broker and client apart.
+//! Load and measurements against a running broker: a thin Kafka client with prebuilt batches, so that the broker is
+//! what is measured. Loopback only, bounded in count; one line of result each, with the CPU time of broker and client
+//! apart.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

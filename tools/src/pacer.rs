@@ -16,8 +16,8 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// Begins now, `rate` times a second. From here on this thread's timers are not gathered to save wake-ups (Linux lets them
-    /// be 50 us late by default).
+    /// Begins now, `rate` times a second. From here on this thread's timers are not gathered to save wake-ups (Linux
+    /// lets them be 50 us late by default).
     pub(crate) fn start(rate: u32) -> Result<Self, Failure> {
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         Ok(Self { begun: Instant::now(), rate })

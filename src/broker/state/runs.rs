@@ -30,7 +30,8 @@ impl State {
         runs
     }
 
-    /// A definition that changes keeps what became of the run. What is said of a run after its trigger was removed is nobody's.
+    /// A definition that changes keeps what became of the run. What is said of a run after its trigger was removed is
+    /// nobody's.
     pub(super) fn define_run(&mut self, defined: &RunDefined) {
         if !self.triggers.contains_key(&defined.trigger) {
             return;

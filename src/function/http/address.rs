@@ -1,7 +1,8 @@
 //! Which addresses an http function may reach.
 //!
-//! The broker stands where private services trust it, so by default only public addresses are targets, and loopback ones
-//! while nobody from outside can reach us. The check is made on the address that is then connected to, not on the name.
+//! The broker stands where private services trust it, so by default only public addresses are targets, and loopback
+//! ones while nobody from outside can reach us. The check is made on the address that is then connected to, not on the
+//! name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

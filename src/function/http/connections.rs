@@ -1,9 +1,10 @@
 //! The connections to one target.
 //!
-//! A connection belongs to one request at a time, which also drives it: nothing runs besides, so an answer that arrives wakes
-//! the request itself and no go-between. One that waits for the next request is looked at every few seconds; that its target
-//! has closed it is seen at the latest when the next request takes it: before anything is sent, unless it happens at that very
-//! moment. How many there are is bounded by who asks: a connection is made only for a request that finds none waiting.
+//! A connection belongs to one request at a time, which also drives it: nothing runs besides, so an answer that arrives
+//! wakes the request itself and no go-between. One that waits for the next request is looked at every few seconds; that
+//! its target has closed it is seen at the latest when the next request takes it: before anything is sent, unless it
+//! happens at that very moment. How many there are is bounded by who asks: a connection is made only for a request that
+//! finds none waiting.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -72,11 +73,12 @@ impl Connections {
         Self { target, connector, idle: Mutex::default() }
     }
 
-    /// Sends a request, in origin form and with a `host`, over a connection that waits for one, or a new one. Whoever has read
-    /// the answer [gives the connection back](Connections::give_back).
+    /// Sends a request, in origin form and with a `host`, over a connection that waits for one, or a new one. Whoever
+    /// has read the answer [gives the connection back](Connections::give_back).
     ///
     /// # Errors
-    /// [`SendError`]. What a target did not begin to read, because it had closed the connection, is sent over another one.
+    /// [`SendError`]. What a target did not begin to read, because it had closed the connection, is sent over another
+    /// one.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -98,8 +100,8 @@ impl Connections {
         }
     }
 
-    /// Keeps a connection for the next request, if it can have one now: its request was sent and the answer read to its end,
-    /// and the target does not close it.
+    /// Keeps a connection for the next request, if it can have one now: its request was sent and the answer read to its
+    /// end, and the target does not close it.
     pub(super) async fn give_back(self: &Arc<Self>, mut connection: Box<Connection>) {
         let can_have_one = poll_fn(|context| {
             if !connection.sender.is_ready() {
@@ -156,7 +158,8 @@ impl Connection {
     }
 }
 
-/// Runs `exchange` and the connection that it needs. When the connection is closed, `exchange` comes to its end by itself.
+/// Runs `exchange` and the connection that it needs. When the connection is closed, `exchange` comes to its end by
+/// itself.
 async fn drive<T>(driver: &mut Option<Driver>, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     poll_fn(|context| {

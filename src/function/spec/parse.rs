@@ -27,8 +27,8 @@ const URL: &str = "an absolute http:// or https:// URL without user name and fra
 pub struct FunctionDefinition {
     /// The checked definition.
     pub spec: FunctionSpec,
-    /// File, folder or zip as written, to be read by whoever applies the definition; `None` for http, and over HTTP where the code comes
-    /// as bytes.
+    /// File, folder or zip as written, to be read by whoever applies the definition; `None` for http, and over HTTP
+    /// where the code comes as bytes.
     pub code: Option<String>,
 }
 
@@ -39,7 +39,8 @@ enum RuntimeWord {
 }
 
 impl FunctionDefinition {
-    /// Reads a definition such as `{"function": "notify", "runtime": "python3", "code": "./notify.py", "handler": "notify.handler"}`.
+    /// Reads a definition such as `{"function": "notify", "runtime": "python3", "code": "./notify.py", "handler":
+    /// "notify.handler"}`.
     ///
     /// # Errors
     /// Everything that is wrong with it.

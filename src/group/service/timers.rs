@@ -14,8 +14,8 @@ use crate::group::id::GroupId;
 
 /// When to look at which group again.
 ///
-/// A deadline that moves away stays where it is until it comes: then the group is looked at, nothing is due, and the new one is
-/// noted. So the many heartbeats that only move deadlines away never come here.
+/// A deadline that moves away stays where it is until it comes: then the group is looked at, nothing is due, and the
+/// new one is noted. So the many heartbeats that only move deadlines away never come here.
 #[derive(Default)]
 pub(super) struct Deadlines {
     ordered: Mutex<BTreeMap<(Instant, GroupId), Arc<Slot>>>,

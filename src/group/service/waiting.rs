@@ -14,8 +14,8 @@ use crate::group::state::Effect;
 
 /// An answer to come.
 ///
-/// The event has happened already; this is only the wait. Dropping it before the answer is there tells the group that the client has
-/// gone.
+/// The event has happened already; this is only the wait. Dropping it before the answer is there tells the group that
+/// the client has gone.
 pub struct Waiting<T, E> {
     state: State<T, E>,
 }

@@ -104,7 +104,8 @@ impl Group {
         }
     }
 
-    /// A static member came back without its id: it is a new process with the old name, and the old process is fenced off.
+    /// A static member came back without its id: it is a new process with the old name, and the old process is fenced
+    /// off.
     fn replace_static(
         &mut self,
         now: Instant,

@@ -81,7 +81,8 @@ impl Group {
         }
     }
 
-    /// Begins the next generation with those who have joined. Static members who have not are kept until their session ends.
+    /// Begins the next generation with those who have joined. Static members who have not are kept until their session
+    /// ends.
     fn complete(&mut self, now: Instant) {
         let absent = |member: &super::Member| member.join.is_none() && member.instance_id.is_none();
         let absent: Vec<_> = self.members.values().filter(|member| absent(member)).map(|m| m.id.clone()).collect();

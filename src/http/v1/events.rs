@@ -17,11 +17,12 @@ const LIMIT_MAX: u32 = 100_000_000;
 /// The longest id, in bytes.
 const ID_BYTES_MAX: usize = 1_024;
 
-/// What became of one event, and what is still to come: produced, and for every trigger of its topic matched or why not, attempts,
-/// verdict, what it waits for.
+/// What became of one event, and what is still to come: produced, and for every trigger of its topic matched or why
+/// not, attempts, verdict, what it waits for.
 ///
-/// Filters are asked now, of the definitions in force. Attempts and verdicts come from the topic `__tripline.traces`, which keeps
-/// seven days of them, at most 256 MiB. An event's own id is looked up there first, then in the newest records of the topics.
+/// Filters are asked now, of the definitions in force. Attempts and verdicts come from the topic `__tripline.traces`,
+/// which keeps seven days of them, at most 256 MiB. An event's own id is looked up there first, then in the newest
+/// records of the topics.
 #[utoipa::path(get, path = "/v1/events/{id}", tag = "events", params(
     ("id" = String, Path, description = "`TOPIC/PARTITION/OFFSET` (with `%2F` for `/`); with `topic`, also `PARTITION-OFFSET`; else the event's own id"),
     ("topic" = Option<String>, Query, description = "The topic of the event; all are searched when left out"),

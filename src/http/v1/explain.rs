@@ -32,8 +32,8 @@ enum Subject {
 
 /// Explain one record, or an event that is sent along.
 ///
-/// The body is `{"partition": …, "offset": …}` for a record of the trigger's one topic, with `topic` for one of any other, or
-/// `{"event": …}`. Nothing is invoked and no progress is made.
+/// The body is `{"partition": …, "offset": …}` for a record of the trigger's one topic, with `topic` for one of any
+/// other, or `{"event": …}`. Nothing is invoked and no progress is made.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/explain", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "`matches`, in `explain` what turned the event away, and for a record the `event` that filters see"),
         (status = 400, description = "Problem details"), (status = 404, description = "There is no such trigger, topic, partition or record")))]

@@ -83,8 +83,8 @@ pub(crate) async fn get(
 
 /// Deploy a function: its definition, with the code in `code_base64` (a source file or a zip archive).
 ///
-/// Durable when answered. Code that does not load is accepted all the same; `state` is `Failed` then, with the traceback.
-/// Without code, the code that is there stays.
+/// Durable when answered. Code that does not load is accepted all the same; `state` is `Failed` then, with the
+/// traceback. Without code, the code that is there stays.
 #[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions",
     params(("function" = String, Path, description = "Its name"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),

@@ -150,8 +150,8 @@ pub(crate) async fn skip(
     Ok(Json(json!({ "trigger": name, "run": run, "skipped": skipped })))
 }
 
-/// Have a range of a trigger's input go through it again, beside its live run: `{"topic", "partition", "from", "to", "rate"}`, or
-/// several `ranges`. The topic may be left out where the trigger reads one.
+/// Have a range of a trigger's input go through it again, beside its live run: `{"topic", "partition", "from", "to",
+/// "rate"}`, or several `ranges`. The topic may be left out where the trigger reads one.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/replays", tag = "runs", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 201, description = "The run"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn replay(
@@ -166,8 +166,8 @@ pub(crate) async fn replay(
 
 /// Put dead letters of a trigger back through it, or with `dry_run` tell what that would do.
 ///
-/// `{"partition", "from", "to", "ranges", "filter", "max", "rate", "max_redrives", "force", "again", "dry_run"}`, each of which may be left
-/// out. The filter sees the records as they were, and the reasons among their headers.
+/// `{"partition", "from", "to", "ranges", "filter", "max", "rate", "max_redrives", "force", "again", "dry_run"}`, each
+/// of which may be left out. The filter sees the records as they were, and the reasons among their headers.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/redrives", tag = "dead letters", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 201, description = "The run"), (status = 200, description = "What a run would find"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn redrive(
@@ -208,8 +208,8 @@ fn preview_json(trigger: &str, preview: &RedrivePreview) -> Value {
 
 /// Let dead letters of a trigger go: all below `to`, in one `partition` or in all.
 ///
-/// They are not listed and not redriven any more. Where the records below are nothing but letters of this trigger, and no trigger
-/// reads them, they are deleted too.
+/// They are not listed and not redriven any more. Where the records below are nothing but letters of this trigger, and
+/// no trigger reads them, they are deleted too.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/discards", tag = "dead letters", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "What was discarded"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn discard(
@@ -231,9 +231,8 @@ pub(crate) async fn discard(
 
 /// What a trigger's filter and transform would do with a range of its input: counts and samples; nothing is invoked.
 ///
-/// `{"topic", "partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out, the topic where the
-/// trigger reads one. What does not fit into `time` goes on
-/// at `next` of each range.
+/// `{"topic", "partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out, the
+/// topic where the trigger reads one. What does not fit into `time` goes on at `next` of each range.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/dry-run", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "Counts and samples"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn dry_run(

@@ -11,7 +11,8 @@ use crate::trigger::transform::{Origin, Stage, Transform};
 
 /// Try a transform on an event: `{"transform": …, "event": …}`.
 ///
-/// `events` has what it gives. Functions are not invoked: when a step is one, `events` has what it would get, and `next` names it.
+/// `events` has what it gives. Functions are not invoked: when a step is one, `events` has what it would get, and
+/// `next` names it.
 #[utoipa::path(post, path = "/v1/transforms/test", tag = "transforms", responses(
     (status = 200, description = "`events`, and in `next` the function that would get them if a step is one"),
     (status = 400, description = "The transform is not valid: where and why"),

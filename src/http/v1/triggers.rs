@@ -149,7 +149,8 @@ pub(crate) async fn resume(
     described(&rooms, name.as_str()).map(Json)
 }
 
-/// Give up what a trigger waits to try again, and pass over damaged ranges: the records become dead letters, or are dropped.
+/// Give up what a trigger waits to try again, and pass over damaged ranges: the records become dead letters, or are
+/// dropped.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/skip", tag = "triggers",
     params(("trigger" = String, Path, description = "Its name"), ("topic" = Option<String>, Query, description = "Of this topic; of all when left out"),
         ("partition" = Option<u32>, Query, description = "Of this partition; of all when left out")),
@@ -167,7 +168,8 @@ pub(crate) async fn skip(
     Ok(Json(json!({ "trigger": name, "skipped": skipped })))
 }
 
-/// Set a paused trigger to another position: `{"to": …, "topic": …, "partition": …}`, of all partitions when none is named.
+/// Set a paused trigger to another position: `{"to": …, "topic": …, "partition": …}`, of all partitions when none is
+/// named.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/reset", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "The offsets that it meant"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn reset(

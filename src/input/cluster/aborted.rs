@@ -29,9 +29,9 @@ pub(super) enum Broken {
     Foreign(BatchError),
 }
 
-/// Whole batches of `bytes`, without those of the transactions that `aborted` (producer id, first offset) names. A broker cuts
-/// an answer wherever it is full: what stands at its end may be half a batch. Ends before a batch that is damaged, or says so
-/// if that is the first.
+/// Whole batches of `bytes`, without those of the transactions that `aborted` (producer id, first offset) names. A
+/// broker cuts an answer wherever it is full: what stands at its end may be half a batch. Ends before a batch that is
+/// damaged, or says so if that is the first.
 pub(super) fn keep_decided(bytes: &Bytes, aborted: &[(i64, i64)]) -> Result<Kept, Broken> {
     let mut waiting = aborted.to_vec();
     waiting.sort_by_key(|(_, first)| std::cmp::Reverse(*first));

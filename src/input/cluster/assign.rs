@@ -1,10 +1,10 @@
 //! Who reads which partition: decided by the group's leader, of the topics that each member wants.
 //!
-//! Kafka's cooperative protocol: everybody says what he has, keeps that while the group comes together, and gives up only what
-//! the new assignment takes from him. A partition that changes hands is in nobody's assignment first; when its owner has let go
-//! of it, he joins again, and the next assignment gives it away. So nothing is read by two, and what does not move never stops.
-//! While a definition changes in one process after the other, members want different topics; each gets only of those that it
-//! wants.
+//! Kafka's cooperative protocol: everybody says what he has, keeps that while the group comes together, and gives up
+//! only what the new assignment takes from him. A partition that changes hands is in nobody's assignment first; when
+//! its owner has let go of it, he joins again, and the next assignment gives it away. So nothing is read by two, and
+//! what does not move never stops. While a definition changes in one process after the other, members want different
+//! topics; each gets only of those that it wants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -120,9 +120,9 @@ fn partitions<'a>(of_topics: impl Iterator<Item = (&'a str, &'a [i32])>) -> BTre
 /// Who gets what.
 pub(super) type Shares = BTreeMap<String, BTreeSet<ClusterPartition>>;
 
-/// Shares the partitions of topics, which have so many each, among the members that want them: as evenly as possible, moving as
-/// few as that takes. What moves is given to nobody until its owner has let go of it; in that case an owner who keeps less than
-/// he has joins again by himself.
+/// Shares the partitions of topics, which have so many each, among the members that want them: as evenly as possible,
+/// moving as few as that takes. What moves is given to nobody until its owner has let go of it; in that case an owner
+/// who keeps less than he has joins again by himself.
 pub(super) fn share(counts: &BTreeMap<String, u32>, members: &BTreeMap<String, Said>) -> Shares {
     let owners = owners(counts, members);
     let mut shares: Shares = members.keys().map(|member| (member.clone(), BTreeSet::new())).collect();
@@ -143,9 +143,9 @@ pub(super) fn share(counts: &BTreeMap<String, u32>, members: &BTreeMap<String, S
         let has_owner = owners.contains_key(&partition);
         shares.entry(from).or_default().remove(&partition);
         shares.entry(to).or_default().insert(partition);
-        // Where anybody may have anything, what is let go of finds the same places the next time. Else it may find another way, and
-        // members could pass partitions around for ever. One at a time finds a place that is as good, or better: each time
-        // shares are more even than before.
+        // Where anybody may have anything, what is let go of finds the same places the next time. Else it may find
+        // another way, and members could pass partitions around for ever. One at a time finds a place that is as good,
+        // or better: each time shares are more even than before.
         if has_owner && !all_want_the_same {
             break;
         }
@@ -156,8 +156,8 @@ pub(super) fn share(counts: &BTreeMap<String, u32>, members: &BTreeMap<String, S
     shares
 }
 
-/// The partition that a member with more gives to the one with the least who wants it, if the one has two more than the other:
-/// each such move makes shares more even, so there is a last one.
+/// The partition that a member with more gives to the one with the least who wants it, if the one has two more than the
+/// other: each such move makes shares more even, so there is a last one.
 fn move_that_evens_out(
     shares: &Shares,
     members: &BTreeMap<String, Said>,

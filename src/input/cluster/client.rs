@@ -382,8 +382,8 @@ fn committed_in(answer: &OffsetFetchResponse) -> Result<HashMap<ClusterPartition
     Ok(committed)
 }
 
-/// Kafka's error code of the first of these partitions that was not committed; of one that the answer leaves out, it is not
-/// known whether it was.
+/// Kafka's error code of the first of these partitions that was not committed; of one that the answer leaves out, it is
+/// not known whether it was.
 fn refusal_in<'a>(answer: &OffsetCommitResponse, sent: impl Iterator<Item = &'a ClusterPartition>) -> i16 {
     let told: HashMap<_, _> = answer
         .topics

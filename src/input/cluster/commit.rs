@@ -51,8 +51,8 @@ struct Pending {
 }
 
 impl Committer {
-    /// Commits `offset` with `metadata` for a partition. On return the group has it. A caller has one commit of a partition
-    /// under way at a time: what is queued is bounded by the partitions.
+    /// Commits `offset` with `metadata` for a partition. On return the group has it. A caller has one commit of a
+    /// partition under way at a time: what is queued is bounded by the partitions.
     ///
     /// # Errors
     /// See [`CommitError`].
@@ -78,8 +78,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Waits until commits find that the coordinator does not know this member any more. That it did not know a former one is
-    /// nothing to whoever came back since.
+    /// Waits until commits find that the coordinator does not know this member any more. That it did not know a former
+    /// one is nothing to whoever came back since.
     pub(super) async fn fenced_as(&self, member_id: &str, generation: i32) {
         let mut fenced = self.fenced.subscribe();
         let told = fenced.wait_for(|fenced| fenced.0 == member_id && fenced.1 == generation).await;

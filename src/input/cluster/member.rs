@@ -1,13 +1,13 @@
 //! A member of a consumer group: comes, says that it lives, gives up what others are to have, and goes.
 //!
-//! A thin loop around the coordinator's answers. What it has is told to whoever reads it as events, in order: partitions are
-//! *assigned*; they are *revoked*, and the member joins again only when told that nothing reads them any more and their progress
-//! is committed; or they are *lost*, because the coordinator has given this member up: then nothing may be done about them any
-//! more, and nothing can be committed.
+//! A thin loop around the coordinator's answers. What it has is told to whoever reads it as events, in order:
+//! partitions are *assigned*; they are *revoked*, and the member joins again only when told that nothing reads them any
+//! more and their progress is committed; or they are *lost*, because the coordinator has given this member up: then
+//! nothing may be done about them any more, and nothing can be committed.
 //!
-//! Which topics its selection means is looked up before it joins, and again every now and then: what was made meanwhile makes
-//! it join anew; what was deleted is told, and lost. Signs of life go on meanwhile, and while a look fails, what was known last
-//! stays.
+//! Which topics its selection means is looked up before it joins, and again every now and then: what was made meanwhile
+//! makes it join anew; what was deleted is told, and lost. Signs of life go on meanwhile, and while a look fails, what
+//! was known last stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -40,8 +40,8 @@ const REBALANCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest time between two signs of life, and how many of them fit into a session.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 const HEARTBEATS_PER_SESSION: u32 = 4;
-/// How often a member looks whether topics came or went, and the leader whether one has more partitions. It is one request; a
-/// topic that was just made waits so long for its first reader, at most.
+/// How often a member looks whether topics came or went, and the leader whether one has more partitions. It is one
+/// request; a topic that was just made waits so long for its first reader, at most.
 const LOOK_AT_TOPICS_EVERY: Duration = Duration::from_secs(30);
 /// The pause after something failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -259,7 +259,8 @@ impl Membership {
         }
     }
 
-    /// Finds out which topics its selection means now. What it does not read any more is given up before others may have it.
+    /// Finds out which topics its selection means now. What it does not read any more is given up before others may
+    /// have it.
     async fn look_up(&mut self) -> Result<(), ClusterError> {
         self.knows_topics &= !self.selection.has_changed().unwrap_or(false);
         let selection = self.selection.borrow_and_update().clone();

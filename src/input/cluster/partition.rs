@@ -1,9 +1,10 @@
 //! A partition of a cluster as an input: fetched batches, byte for byte, and a watch on the tail.
 //!
-//! What is fetched is what the trigger engine reads: record batches as their producers made them, so nothing is converted, and
-//! any offset can be read again by asking for it. What was fetched last is kept (at most [`RECENT_BYTES_MAX`], or one batch that
-//! is larger): attempts read their windows again, and usually find them there. While nobody reads at the tail, because lanes are full or far behind,
-//! the watch fetches nothing: back-pressure is not reading.
+//! What is fetched is what the trigger engine reads: record batches as their producers made them, so nothing is
+//! converted, and any offset can be read again by asking for it. What was fetched last is kept (at most
+//! [`RECENT_BYTES_MAX`], or one batch that is larger): attempts read their windows again, and usually find them there.
+//! While nobody reads at the tail, because lanes are full or far behind, the watch fetches nothing: back-pressure is
+//! not reading.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,8 +31,8 @@ use crate::input::Origin;
 
 /// What is kept of what was fetched last, in bytes.
 const RECENT_BYTES_MAX: usize = 1 << 20;
-/// The most that is fetched at a time: what a poller reads in a turn. A window that is read again and not kept costs as much,
-/// however small it is.
+/// The most that is fetched at a time: what a poller reads in a turn. A window that is read again and not kept costs as
+/// much, however small it is.
 const FETCH_BYTES: usize = 256 << 10;
 /// How long a broker holds a fetch at the tail back.
 const WATCH_WAIT: Duration = Duration::from_secs(5);
@@ -95,8 +96,8 @@ struct Recent {
 }
 
 impl ClusterInput {
-    /// Partition `number` of a topic: asks where it begins and ends, and watches it from then on for a reader who has read what
-    /// lies below `read_to`. Needs a tokio runtime.
+    /// Partition `number` of a topic: asks where it begins and ends, and watches it from then on for a reader who has
+    /// read what lies below `read_to`. Needs a tokio runtime.
     ///
     /// # Errors
     /// See [`ClusterError`].

@@ -1,9 +1,9 @@
 //! Records for topics of a cluster, acknowledged by all in-sync replicas.
 //!
-//! What triggers leave behind is appended by [`Client::append`]: each partition that is written to has a connection and an
-//! idempotent producer of its own, so that none waits for another, and a batch whose answer was lost is there once when it is
-//! sent again. A batch keeps the producer and the sequence that it was sent with first; a producer whose batch was not
-//! answered sends no other: the cluster would take that for the same, and drop it.
+//! What triggers leave behind is appended by [`Client::append`]: each partition that is written to has a connection and
+//! an idempotent producer of its own, so that none waits for another, and a batch whose answer was lost is there once
+//! when it is sent again. A batch keeps the producer and the sequence that it was sent with first; a producer whose
+//! batch was not answered sends no other: the cluster would take that for the same, and drop it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -164,8 +164,8 @@ impl Client {
         Ok(self.send(&mut writer, (topic, partition), batch).await? == Sent::Appended)
     }
 
-    /// Sends a batch until it is answered for good, and follows the partition to its leader. A connection that breaks is made
-    /// anew once, at once.
+    /// Sends a batch until it is answered for good, and follows the partition to its leader. A connection that breaks
+    /// is made anew once, at once.
     async fn send(&self, writer: &mut Writer, to: (&str, u32), batch: &CheckedBatch) -> Result<Sent, ClusterError> {
         let (topic, partition) = to;
         let request = request(to, batch);
@@ -178,8 +178,8 @@ impl Client {
             };
             let at = (leader.as_str(), self.client_id.as_str());
             let answer = match writer.link.call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
-                // Brokers close connections that were idle for long, which shows when one is written to. The batch is there
-                // once, however often it is sent.
+                // Brokers close connections that were idle for long, which shows when one is written to. The batch is
+                // there once, however often it is sent.
                 Err(CallError::Io { .. } | CallError::Timeout { .. }) if !was_lost => {
                     was_lost = true;
                     continue;

@@ -1,7 +1,7 @@
 //! One connection to one broker of a cluster: requests out, answers in, one at a time.
 //!
-//! The schemas are those of `kafka-wire`, as on the socket of our own; here they are the client's side. A frame that a broker
-//! announces is read as it comes, so that memory grows with the bytes that are there.
+//! The schemas are those of `kafka-wire`, as on the socket of our own; here they are the client's side. A frame that a
+//! broker announces is read as it comes, so that memory grows with the bytes that are there.
 
 use std::collections::HashMap;
 use std::io;
@@ -204,7 +204,8 @@ impl Link {
         request: &R,
         patience: Duration,
     ) -> Result<R::Response, CallError> {
-        // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with it.
+        // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with
+        // it.
         let mut connection = match self.open.take().filter(|open| open.address == address) {
             Some(open) => open,
             None => Connection::open(address, client_id).await?,

@@ -1,10 +1,10 @@
 //! ApiVersions: what we serve, and who is asking.
 //!
-//! The response to a version that we do not know is a version 0 body with error 35 and the whole list, so that the client can
-//! ask again in a version that both know.
+//! The response to a version that we do not know is a version 0 body with error 35 and the whole list, so that the
+//! client can ask again in a version that both know.
 //!
-//! No feature is advertised or finalised. Clients then use the classic forms: transactions without KIP-890's second part, classic
-//! consumer groups.
+//! No feature is advertised or finalised. Clients then use the classic forms: transactions without KIP-890's second
+//! part, classic consumer groups.
 
 use bytes::Bytes;
 
@@ -104,7 +104,8 @@ mod tests {
     /// librdkafka, first try of an old release: version 0, client id `rdkafka`, no body.
     const RDKAFKA_V0: &[u8] = b"\0\0\0\x11\0\x12\0\0\0\0\0\x01\0\x07rdkafka";
 
-    /// librdkafka: version 3, correlation id 1, client id `rdkafka`; flexible header; name `librdkafka`, version `2.15.0`.
+    /// librdkafka: version 3, correlation id 1, client id `rdkafka`; flexible header; name `librdkafka`, version
+    /// `2.15.0`.
     const RDKAFKA_V3: &[u8] = b"\0\0\0\x25\0\x12\0\x03\0\0\0\x01\0\x07rdkafka\0\x0blibrdkafka\x072.15.0\0";
 
     /// The Java client: version 4, correlation id 0, client id `producer-1`; name `apache-kafka-java`, version `4.2.0`.

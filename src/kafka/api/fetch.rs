@@ -1,8 +1,8 @@
 //! Fetch: reads from many partitions, and waits for records where there are none.
 //!
-//! A fetch that has to wait listens at the tail of each of its partitions first, reads then, and sleeps last, so that no append
-//! goes unseen and nothing polls. After each append it reads only the partitions whose tail has moved. Records are slices of
-//! the log; a waiting fetch holds at most what it would answer.
+//! A fetch that has to wait listens at the tail of each of its partitions first, reads then, and sleeps last, so that
+//! no append goes unseen and nothing polls. After each append it reads only the partitions whose tail has moved.
+//! Records are slices of the log; a waiting fetch holds at most what it would answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,8 +140,8 @@ impl Fetch {
         self.found_bytes = found_bytes;
     }
 
-    /// Whether an answer need not wait: never with an error, nor with records behind which there are more. Those are due
-    /// with the next fetch, and nothing would wake this one.
+    /// Whether an answer need not wait: never with an error, nor with records behind which there are more. Those are
+    /// due with the next fetch, and nothing would wake this one.
     fn is_enough(&self) -> bool {
         let is_urgent = |partition: &FetchPartition| partition.source.is_err() || partition.has_more;
         self.found_bytes >= self.min_bytes || self.partitions().any(is_urgent)

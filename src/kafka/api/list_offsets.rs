@@ -112,8 +112,8 @@ async fn epoch_at(service: &Shared, partition: &Arc<Partition>, offset: Offset) 
 
 /// The first record with the greatest timestamp.
 ///
-/// "Is there a record at or after this time" is what the log answers fast, and the greatest timestamp is where the answer changes:
-/// steps that double until there is none, then halving between.
+/// "Is there a record at or after this time" is what the log answers fast, and the greatest timestamp is where the
+/// answer changes: steps that double until there is none, then halving between.
 async fn of_max_timestamp(partition: &Arc<Partition>) -> Result<Option<(Offset, i64)>, ReadError> {
     let Some(mut best) = Broker::offset_for_time(partition, 0).await? else { return Ok(None) };
     let mut step_ms = 1;

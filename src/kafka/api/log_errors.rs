@@ -1,7 +1,7 @@
 //! What goes wrong in topics and logs, as Kafka's error codes: the one mapping, without a wildcard arm.
 //!
-//! A code also tells the client whether to try again. What a second try cannot change gets a code that is not retriable; what is
-//! wrong with the disk gets KAFKA_STORAGE_ERROR, which is.
+//! A code also tells the client whether to try again. What a second try cannot change gets a code that is not
+//! retriable; what is wrong with the disk gets KAFKA_STORAGE_ERROR, which is.
 
 use tripline_storage::batch::{BatchError, CodecError};
 use tripline_storage::error::{AppendError, FlushError, ReadError, TrimError};

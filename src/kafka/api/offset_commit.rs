@@ -1,8 +1,8 @@
 //! OffsetCommit: durable before it is answered, and never ahead of its data.
 //!
-//! First the data is flushed that the offsets speak of. Then the group is asked whether this member may commit, and the commit
-//! is appended while the group is held (G2: no generation begins in between). The answer waits for the disk, the next request
-//! does not.
+//! First the data is flushed that the offsets speak of. Then the group is asked whether this member may commit, and the
+//! commit is appended while the group is held (G2: no generation begins in between). The answer waits for the disk, the
+//! next request does not.
 
 use tripline_storage::Offset;
 

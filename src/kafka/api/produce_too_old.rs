@@ -1,7 +1,8 @@
-//! Produce in the versions 0 to 2, which are advertised but not served: each partition is answered with UNSUPPORTED_VERSION.
+//! Produce in the versions 0 to 2, which are advertised but not served: each partition is answered with
+//! UNSUPPORTED_VERSION.
 //!
-//! They carry messages older than record batches. The schemas do not hold them any more, and so this file reads and writes the
-//! little that a refusal needs:
+//! They carry messages older than record batches. The schemas do not hold them any more, and so this file reads and
+//! writes the little that a refusal needs:
 //! ```text
 //! request   acks i16, timeout i32, [topic string, [partition i32, messages bytes]]
 //! response  [topic string, [partition i32, error i16, base offset i64, (2: log append time i64)]], (1, 2: throttle time i32)

@@ -181,8 +181,8 @@ impl Reader {
         }
     }
 
-    /// Reads what is there, without waiting. By `poll_read` and not by `try_read`, which does not conclude from a buffer that
-    /// was not filled that nothing is left, and so costs a second call to the system each time.
+    /// Reads what is there, without waiting. By `poll_read` and not by `try_read`, which does not conclude from a
+    /// buffer that was not filled that nothing is left, and so costs a second call to the system each time.
     async fn read_some(&mut self) -> Result<Poll<usize>, End> {
         let spare = self.decoder.spare()?;
         let socket = &mut self.socket;

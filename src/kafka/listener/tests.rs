@@ -18,8 +18,8 @@ use crate::kafka::codec::{
 use crate::kafka::handler::{Answer, Response, ResponseFrame};
 use crate::kafka::request::{DecodedRequest, RequestBody};
 
-/// Metadata is answered at once; Heartbeat later, when its group's gate opens; ListGroups panics; DescribeGroups is answered with a
-/// frame of 8 MiB; LeaveGroup not at all; DeleteGroups by closing.
+/// Metadata is answered at once; Heartbeat later, when its group's gate opens; ListGroups panics; DescribeGroups is
+/// answered with a frame of 8 MiB; LeaveGroup not at all; DeleteGroups by closing.
 struct Scripted {
     begun: mpsc::UnboundedSender<i32>,
     gates: HashMap<&'static str, Arc<Semaphore>>,

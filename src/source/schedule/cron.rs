@@ -47,8 +47,8 @@ const SEARCH_FROM: DateTime = DateTime::constant(2000, 1, 1, 0, 0, 0, 0);
 /// Further than this before a match there is no other, whatever offsets a zone has had: seconds.
 const OFFSETS_MAX_S: i64 = 3 * 86_400;
 
-/// What `croner` makes of an expression has a bit for each of thousands of years: 5 KiB. Schedules by the thousand share few
-/// expressions, by their six fields.
+/// What `croner` makes of an expression has a bit for each of thousands of years: 5 KiB. Schedules by the thousand
+/// share few expressions, by their six fields.
 static IN_USE: Mutex<BTreeMap<String, Weak<Cron>>> = Mutex::new(BTreeMap::new());
 /// When there are so many, those that nobody has any more are forgotten.
 const IN_USE_MAX: usize = 2 * super::SCHEDULES_MAX;
@@ -160,7 +160,8 @@ impl CronExpression {
         }
     }
 
-    /// Every instant whose wall clock time matches. Between two changes of the clock, that is a search on the wall clock.
+    /// Every instant whose wall clock time matches. Between two changes of the clock, that is a search on the wall
+    /// clock.
     fn next_interval(&self, after_s: i64, zone: &TimeZone) -> Option<i64> {
         let (mut from_s, mut inclusive) = (after_s, false);
         loop {

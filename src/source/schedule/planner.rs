@@ -1,9 +1,10 @@
 //! Which ticks are due. Pure: definitions, positions and clock readings go in, ticks come out.
 //!
-//! One heap holds the next event of every schedule; whoever acts on it needs one timer. A tick is *due* when the wall clock has
-//! come to it, and *missed* when the clock came past it while nobody looked: the broker was down, the machine slept, or the
-//! clock was set forward. The planner sees the last two by comparing how far the wall clock and the monotonic clock have gone
-//! since the last look. Ticks that come due while it looks are all done, however late a busy machine looks.
+//! One heap holds the next event of every schedule; whoever acts on it needs one timer. A tick is *due* when the wall
+//! clock has come to it, and *missed* when the clock came past it while nobody looked: the broker was down, the machine
+//! slept, or the clock was set forward. The planner sees the last two by comparing how far the wall clock and the
+//! monotonic clock have gone since the last look. Ticks that come due while it looks are all done, however late a busy
+//! machine looks.
 //!
 //! | the wall clock | what follows |
 //! |---|---|
@@ -98,7 +99,8 @@ pub struct Planner {
     last: Reading,
     /// Since when the clock runs without a jump, ms since 1970: what was due before and is not done was missed.
     runs_since_ms: i64,
-    /// The latest wall clock time that plans depend on, ms since 1970: when the clock goes back behind it, they are made anew.
+    /// The latest wall clock time that plans depend on, ms since 1970: when the clock goes back behind it, they are
+    /// made anew.
     newest_mark_ms: i64,
     skipped: Vec<Uuid>,
 }

@@ -204,8 +204,8 @@ fn has_needed_key(spec: &ScheduleSpec, topic: &Topic) -> Result<(), ApplySchedul
 }
 
 impl ScheduleService {
-    /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the definitions
-    /// say. One that cannot be started is in the answer; the others run.
+    /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the
+    /// definitions say. One that cannot be started is in the answer; the others run.
     pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
         let mut planner = Planner::start(clock.read());
         let (schedules, failed) = restore(&broker, &mut planner).await;
@@ -412,8 +412,8 @@ impl ScheduleService {
         self.inner.schedules.read().by_name.values().map(|schedule| report::report(&self.inner, schedule)).collect()
     }
 
-    /// The next ticks of a schedule and when their events come, ms since 1970; at most [`NEXT_TICKS_MAX`]. As if it ran, also
-    /// while it is paused. `None` when there is none with this name.
+    /// The next ticks of a schedule and when their events come, ms since 1970; at most [`NEXT_TICKS_MAX`]. As if it
+    /// ran, also while it is paused. `None` when there is none with this name.
     #[must_use]
     pub fn next_ticks(&self, name: &str, count: u32) -> Option<Vec<(Tick, i64)>> {
         let now = self.inner.clock.read();
@@ -500,8 +500,8 @@ fn restore_one(broker: &Broker, entry: &ScheduleEntry) -> Result<Schedule, Strin
     Ok(Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry)))
 }
 
-/// Looks for the events of ticks that were begun. Those that are there are done; the others are to be appended. Answers the
-/// schedules whose partition cannot be read.
+/// Looks for the events of ticks that were begun. Those that are there are done; the others are to be appended. Answers
+/// the schedules whose partition cannot be read.
 async fn complete(broker: &Broker, restored: &[(ScheduleEntry, Arc<Schedule>)]) -> HashMap<Uuid, String> {
     let mut wanted: HashMap<(Uuid, u32), (Offset, HashMap<Wanted, Uuid>)> = HashMap::new();
     for (entry, schedule) in restored {

@@ -136,8 +136,8 @@ impl Timing {
         (has_come_before_the_end && Timestamp::from_second(tick_s).is_ok()).then_some(Tick::new(tick_s))
     }
 
-    /// The last tick after `after_s` and not after `upto_s`. By bisection: there is a tick between a moment and `upto_s` or there
-    /// is none, and once there is none there is none later.
+    /// The last tick after `after_s` and not after `upto_s`. By bisection: there is a tick between a moment and
+    /// `upto_s` or there is none, and once there is none there is none later.
     #[must_use]
     pub fn last_in(&self, after_s: i64, upto_s: i64) -> Option<Tick> {
         let next = |from_s| self.next_after(from_s).filter(|tick| tick.unix_s() <= upto_s);
@@ -153,8 +153,8 @@ impl Timing {
         Some(last)
     }
 
-    /// When the event of `tick` is to be appended, ms since 1970: the same whenever it is asked. Later than that of every earlier
-    /// tick, earlier than the next tick.
+    /// When the event of `tick` is to be appended, ms since 1970: the same whenever it is asked. Later than that of
+    /// every earlier tick, earlier than the next tick.
     #[must_use]
     pub fn fire_ms(&self, schedule: &str, tick: Tick) -> i64 {
         let jitter_ms = i64::try_from(self.jitter.as_millis()).unwrap_or(i64::MAX);

@@ -1,6 +1,7 @@
 //! A tick, and the event that it becomes.
 //!
-//! The event is a CloudEvent in binary mode, as the Kafka protocol binding has it: attributes in headers, data in the value.
+//! The event is a CloudEvent in binary mode, as the Kafka protocol binding has it: attributes in headers, data in the
+//! value.
 //!
 //! | header | value |
 //! |---|---|

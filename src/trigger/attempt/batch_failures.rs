@@ -54,7 +54,8 @@ pub enum WholeFailure {
     },
 }
 
-/// Reads a function's answer. Anything without `batchItemFailures`, JSON or not, is a success: most functions answer something of their own.
+/// Reads a function's answer. Anything without `batchItemFailures`, JSON or not, is a success: most functions answer
+/// something of their own.
 #[must_use]
 pub fn parse_batch_item_failures(body: &[u8], records: &[BatchRecord<'_>]) -> BatchOutcome {
     let Ok(Value::Object(answer)) = serde_json::from_slice(body) else { return BatchOutcome::Success };
@@ -117,7 +118,8 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// A partition is a number, or `<topic>-<number>`. A number alone that is meant in one of several topics names no record.
+    /// A partition is a number, or `<topic>-<number>`. A number alone that is meant in one of several topics names no
+    /// record.
     fn find_offset(&self, partition: &Value, offset: Offset) -> Result<Option<usize>, BadIdentifier> {
         let (topic, number) = match partition {
             Value::Number(number) => (None, number.as_u64().and_then(|number| u32::try_from(number).ok())),

@@ -1,8 +1,9 @@
 //! A plain pattern against an event, without allocating per clause.
 //!
-//! The pattern is a tree of keys; the walk follows it with the places of the event that have the same path. Usually that is one place.
-//! Where keys of the event have dots it can be several (`a.b` as a key, and `b` inside `a`); a clause then holds if it holds at one of them.
-//! Every place of the event is visited at most once per node of the pattern, so the cost is bounded by their product.
+//! The pattern is a tree of keys; the walk follows it with the places of the event that have the same path. Usually
+//! that is one place. Where keys of the event have dots it can be several (`a.b` as a key, and `b` inside `a`); a
+//! clause then holds if it holds at one of them. Every place of the event is visited at most once per node of the
+//! pattern, so the cost is bounded by their product.
 
 use serde_json::Value;
 use smallvec::SmallVec;

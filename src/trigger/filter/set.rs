@@ -1,34 +1,40 @@
 //! All patterns of a topic at once.
 //!
-//! A record is read **once**, however many patterns there are: keys that no pattern asks for are passed over, and what stands at a path that
-//! one does is looked up in an index of that path. Out come the ids of the patterns that match.
+//! A record is read **once**, however many patterns there are: keys that no pattern asks for are passed over, and what
+//! stands at a path that one does is looked up in an index of that path. Out come the ids of the patterns that match.
 //!
 //! # How
-//! 1. `build` takes the plain patterns (alternatives) of all patterns apart. Paths become one tree of keys; equal lists at one path become
-//!    one clause. Of each alternative **one** clause, the one that the fewest alternatives share, goes into the index of its path.
-//! 2. Reading a record collects the values at the paths asked for and looks each up: exact texts and numbers by hash, beginnings and endings
-//!    by binary search, ranges in an interval tree, texts inside by Aho-Corasick, networks by masked address, `exists` and `anything-but` by
-//!    any value, `exists: false` by none. An alternative whose clause is hit is a candidate. The index may say yes too often, never too rarely.
-//! 3. Candidates are judged exactly, by the same tests as [`Pattern::matches`]: each clause at most once per record, then remembered.
+//! 1. `build` takes the plain patterns (alternatives) of all patterns apart. Paths become one tree of keys; equal lists
+//!    at one path become one clause. Of each alternative **one** clause, the one that the fewest alternatives share,
+//!    goes into the index of its path.
+//! 2. Reading a record collects the values at the paths asked for and looks each up: exact texts and numbers by hash,
+//!    beginnings and endings by binary search, ranges in an interval tree, texts inside by Aho-Corasick, networks by
+//!    masked address, `exists` and `anything-but` by any value, `exists: false` by none. An alternative whose clause is
+//!    hit is a candidate. The index may say yes too often, never too rarely.
+//! 3. Candidates are judged exactly, by the same tests as [`Pattern::matches`]: each clause at most once per record,
+//!    then remembered.
 //!
-//! So the cost is one pass over the record, a look-up for each value at a path asked for, and the candidates; not the patterns. It grows with
-//! their number only where they share even their rarest clause, and where they match.
+//! So the cost is one pass over the record, a look-up for each value at a path asked for, and the candidates; not the
+//! patterns. It grows with their number only where they share even their rarest clause, and where they match.
 //!
-//! Where a path has more than one place in an event (a pattern goes on below a list of objects, a key comes twice, a key with dots meets
-//! nested ones), the candidates are judged by [`Pattern`]'s own walk over the event as a JSON value. Telling those events apart is what keeps
-//! the fast way simple, and is exact because a place is counted when it is read.
+//! Where a path has more than one place in an event (a pattern goes on below a list of objects, a key comes twice, a
+//! key with dots meets nested ones), the candidates are judged by [`Pattern`]'s own walk over the event as a JSON
+//! value. Telling those events apart is what keeps the fast way simple, and is exact because a place is counted when it
+//! is read.
 //!
-//! Weighed and left: one automaton over all patterns (builds slowly, and explodes with wildcards); counting satisfied clauses per alternative
-//! (touches every alternative of a common clause in every record); judging by a copy of the wanted part of the event (a second matcher).
+//! Weighed and left: one automaton over all patterns (builds slowly, and explodes with wildcards); counting satisfied
+//! clauses per alternative (touches every alternative of a common clause in every record); judging by a copy of the
+//! wanted part of the event (a second matcher).
 //!
 //! # Bounds
-//! A set holds at most [`SET_LISTS_MAX`] lists and [`SET_BYTES_MAX`] bytes of patterns. A scratch has some words per list of the largest set
-//! it served; what a record adds stays below 2 MiB between records. Numbers in a list of an event that lie in many ranges cost their
-//! product, as do ranges that match.
+//! A set holds at most [`SET_LISTS_MAX`] lists and [`SET_BYTES_MAX`] bytes of patterns. A scratch has some words per
+//! list of the largest set it served; what a record adds stays below 2 MiB between records. Numbers in a list of an
+//! event that lie in many ranges cost their product, as do ranges that match.
 //!
 //! # Measured
-//! `cargo bench --bench filter`, 2 vCPU (AMD EPYC, Zen 5, VM), best of three runs beside other work, one core; per record, from
-//! `EventView::new` to the ids, of which there is one; in brackets the ratio to 1 pattern. Turned away costs a few percent less.
+//! `cargo bench --bench filter`, 2 vCPU (AMD EPYC, Zen 5, VM), best of three runs beside other work, one core; per
+//! record, from `EventView::new` to the ids, of which there is one; in brackets the ratio to 1 pattern. Turned away
+//! costs a few percent less.
 //!
 //! | patterns | 1 | 100 | 10,000 |
 //! |---|---|---|---|
@@ -40,7 +46,8 @@
 //! | eight operators mixed, 2,443 B | 1.97 µs | 2.21 µs (1.1) | 2.31 µs (1.2) |
 //! | below a list of objects, 196 B | 1.71 µs | 1.72 µs (1.0) | 1.73 µs (1.0) |
 //!
-//! The walk of one [`Pattern`] over a JSON value takes 1.87 µs (211 B) and 10.7 µs (2,443 B). A set of 10,000 is built in 5 to 12 ms.
+//! The walk of one [`Pattern`] over a JSON value takes 1.87 µs (211 B) and 10.7 µs (2,443 B). A set of 10,000 is built
+//! in 5 to 12 ms.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -163,8 +170,8 @@ impl Postings {
 }
 
 impl FilterSet {
-    /// Puts patterns together, each under an id of the caller's; ids are distinct. Patterns are cheap to clone, and 10,000 of a few lists
-    /// take some tens of milliseconds.
+    /// Puts patterns together, each under an id of the caller's; ids are distinct. Patterns are cheap to clone, and
+    /// 10,000 of a few lists take some tens of milliseconds.
     ///
     /// # Errors
     /// When they are too much for one set.
@@ -195,8 +202,8 @@ impl FilterSet {
         self.patterns.is_empty()
     }
 
-    /// The ids of the patterns that match, ascending: exactly those for which [`Pattern::matches`] is true. A scratch may be used for one
-    /// set after another.
+    /// The ids of the patterns that match, ascending: exactly those for which [`Pattern::matches`] is true. A scratch
+    /// may be used for one set after another.
     pub fn matches<'s>(&self, event: &EventView<'_>, scratch: &'s mut Scratch) -> &'s [u32] {
         scratch.begin(self);
         let read = Reader::new(self, scratch).read(event);

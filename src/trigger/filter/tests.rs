@@ -276,8 +276,8 @@ mod records {
     }
 }
 
-/// The rule said once more, without cleverness: every clause picks one value of its path, and no two picks may sit in different elements
-/// of one list.
+/// The rule said once more, without cleverness: every clause picks one value of its path, and no two picks may sit in
+/// different elements of one list.
 mod naive {
     use super::*;
 

@@ -46,7 +46,8 @@ impl Wildcard {
         &self.pieces
     }
 
-    /// Whether all of `text` matches. Every piece between two stars is taken at the first place where it fits: if any places fit, these do.
+    /// Whether all of `text` matches. Every piece between two stars is taken at the first place where it fits: if any
+    /// places fit, these do.
     pub(in crate::trigger) fn matches(&self, text: &str) -> bool {
         let [first, middle @ .., last] = self.pieces.as_slice() else {
             return self.pieces.first().is_some_and(|only| **only == *text);

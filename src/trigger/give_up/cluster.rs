@@ -1,9 +1,10 @@
 //! Records that are given up on a cluster: their dead letters go there too.
 //!
-//! The verdict is committed to the group, with the producer id of its letters, before the first of them is sent. Whoever takes
-//! the partition over after that sends the same batches under the same id, and the cluster drops those that it has: no letter is
-//! doubled for as long as the cluster remembers the producer (Kafka: a day by default). For that, batches are cut by what the
-//! records are and never by what is said about them: the error of the last attempt is not known to who takes over.
+//! The verdict is committed to the group, with the producer id of its letters, before the first of them is sent.
+//! Whoever takes the partition over after that sends the same batches under the same id, and the cluster drops those
+//! that it has: no letter is doubled for as long as the cluster remembers the producer (Kafka: a day by default). For
+//! that, batches are cut by what the records are and never by what is said about them: the error of the last attempt is
+//! not known to who takes over.
 
 use std::sync::Arc;
 
@@ -59,8 +60,8 @@ enum Letters {
 }
 
 impl GiveUp {
-    /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now, or the trigger
-    /// has ended.
+    /// Goes on until the records are dead letters, or dropped. `false`: the partition is somebody else's now, or the
+    /// trigger has ended.
     pub(in crate::trigger) async fn run(mut self) -> bool {
         self.carry_out().await.unwrap_or(false)
     }

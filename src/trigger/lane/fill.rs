@@ -18,8 +18,8 @@ use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec
 const KEYS_WITH_ROOM_MIN: usize = 16;
 
 impl Lane {
-    /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more of
-    /// them may be held, or could be written down, it stops in the middle: [`Lane::position`] says where.
+    /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more
+    /// of them may be held, or could be written down, it stops in the middle: [`Lane::position`] says where.
     pub fn take(&mut self, records: &[RecordFacts], next: Offset, now_ms: i64) {
         let at = self.at;
         self.survey();
@@ -87,7 +87,8 @@ impl Lane {
         }
     }
 
-    /// Whether a key's queue would take records that are read again: not while its first window waits to be tried again.
+    /// Whether a key's queue would take records that are read again: not while its first window waits to be tried
+    /// again.
     pub(super) fn has_room(&self, key: u64) -> bool {
         let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return true };
         queue.records < self.key_records_max().div_ceil(2) && !self.is_waiting(queue)
@@ -106,8 +107,8 @@ impl Lane {
         front.is_some_and(|held| held.is_tried() && matches!(held.phase, Phase::Waiting(_)))
     }
 
-    /// Makes room where nothing more could be read: keys that wait for an attempt give back what was not tried yet. It is
-    /// read again when they go on; a marker stands for it.
+    /// Makes room where nothing more could be read: keys that wait for an attempt give back what was not tried yet. It
+    /// is read again when they go on; a marker stands for it.
     pub(super) fn relieve(&mut self) {
         // Where reading stops.
         let LaneLimits { records, .. } = self.spec.limits;
@@ -124,7 +125,8 @@ impl Lane {
         }
     }
 
-    /// The records of a queue that were not tried stand behind its key's marker from now on, where that can be written down.
+    /// The records of a queue that were not tried stand behind its key's marker from now on, where that can be written
+    /// down.
     fn give_back(&mut self, key: QueueKey) {
         let (QueueKey::Key(hash), Some(queue)) = (key, self.queues.get(&key)) else { return };
         let is_untried = |id: &&WindowId| !self.windows[*id].is_tried() && self.windows[*id].given_up().is_none();
@@ -157,8 +159,8 @@ impl Lane {
         marker.at = marker.at.min(first);
     }
 
-    /// Whether a new order has left a tried window that may hold records of this key behind one that was not tried: a marker
-    /// there would have it read again once it is finished. Of a window that was made without keys nobody knows.
+    /// Whether a new order has left a tried window that may hold records of this key behind one that was not tried: a
+    /// marker there would have it read again once it is finished. Of a window that was made without keys nobody knows.
     fn is_tried_behind(&self, first: Offset, key: QueueKey) -> bool {
         let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
         let mut may_hold = tried.filter(|held| held.queue == key || !matches!(held.queue, QueueKey::Key(_)));

@@ -1,11 +1,11 @@
 //! What fits: a bound on the bytes that progress may take, whatever comes of the attempts that are being made.
 //!
-//! What is unfinished is written as ranges or, from an offset on, as a bit for each offset, whatever takes less; so the bound
-//! is the smaller one of two. *Sparse*: every range, and every one that an outcome may cut, takes two distances. *Dense*: so
-//! do those below an offset ([`Unfinished::dense_from`](crate::trigger::unfinished::Unfinished)), and from there to the
-//! reading point an eighth of a byte for each offset stands for whatever is or will be cut there. That offset is looked for
-//! anew when ranges have changed: far behind it a failing window keeps a few ranges, while neighbours finish in any order
-//! behind each other at the head of the log.
+//! What is unfinished is written as ranges or, from an offset on, as a bit for each offset, whatever takes less; so the
+//! bound is the smaller one of two. *Sparse*: every range, and every one that an outcome may cut, takes two distances.
+//! *Dense*: so do those below an offset ([`Unfinished::dense_from`](crate::trigger::unfinished::Unfinished)), and from
+//! there to the reading point an eighth of a byte for each offset stands for whatever is or will be cut there. That
+//! offset is looked for anew when ranges have changed: far behind it a failing window keeps a few ranges, while
+//! neighbours finish in any order behind each other at the head of the log.
 
 use tripline_storage::Offset;
 
@@ -15,8 +15,8 @@ use crate::trigger::progress::varint_bytes;
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, Ranges, groups};
 
-/// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys, the
-/// earliest time, and what a map that begins and ends within a byte takes more.
+/// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys,
+/// the earliest time, and what a map that begins and ends within a byte takes more.
 const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 6 + 8;
 /// Of a tried window: flags, attempts, interruptions, five times and the reason; spans and key come on top.
 const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
@@ -112,8 +112,8 @@ impl Lane {
         2 * self.tried_bytes()
     }
 
-    /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written down. A
-    /// third of the bytes is left to windows: records that are read and cannot be tried are of no use.
+    /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written
+    /// down. A third of the bytes is left to windows: records that are read and cannot be tried are of no use.
     #[must_use]
     pub fn is_full(&self) -> bool {
         // One more record may cut one more hole, or set a marker.
@@ -223,8 +223,8 @@ impl Lane {
             if held.is_tried() {
                 return Some(Turn { ready: Some(0), open: 0, records_max: usize::MAX });
             }
-            // A turn that has begun is ended first: that frees bytes. To begin another while they are few leaves ever smaller
-            // windows.
+            // A turn that has begun is ended first: that frees bytes. To begin another while they are few leaves ever
+            // smaller windows.
             if !more
                 && !held.is_rest
                 && let Some(turn) = self.older_open(held.name)
@@ -246,8 +246,8 @@ impl Lane {
         }
     }
 
-    /// The first open window, where its records are older than a closed one: keys with many records do not keep those with few
-    /// from their turn.
+    /// The first open window, where its records are older than a closed one: keys with many records do not keep those
+    /// with few from their turn.
     fn older_open(&self, closed: Offset) -> Option<Turn> {
         let queue = self.open_idle.front().and_then(|key| self.queues.get(key)).filter(|queue| queue.is_idle())?;
         let older = queue.places.first().is_some_and(|place| place.offset < closed);
@@ -255,8 +255,8 @@ impl Lane {
         (records_max > 0).then_some(Turn { ready: None, open: 0, records_max })
     }
 
-    /// Nothing more fits: what was tried goes on; when there is none, the oldest record, whose end only frees bytes, and
-    /// records that come from behind a marker.
+    /// Nothing more fits: what was tried goes on; when there is none, the oldest record, whose end only frees bytes,
+    /// and records that come from behind a marker.
     fn tight_turn(&self, more: bool) -> Option<Turn> {
         let is = |id: &WindowId, test: &dyn Fn(&Held) -> bool| {
             self.windows.get(id).is_some_and(|held| held.phase == Phase::Ready && test(held))

@@ -104,8 +104,8 @@ impl Lane {
         Step::Done
     }
 
-    /// Some records of a window are finished, the others not: where the ranges that this cuts can be written down they are
-    /// cut out, else all are finished together at the end.
+    /// Some records of a window are finished, the others not: where the ranges that this cuts can be written down they
+    /// are cut out, else all are finished together at the end.
     fn finish_part(&mut self, id: WindowId, done: Vec<Place>, refused: &[Refused]) {
         if done.is_empty() {
             return;
@@ -125,8 +125,8 @@ impl Lane {
         }
     }
 
-    /// Records of a window are refused for good: they go their own way, behind it. What cannot be written down by itself
-    /// stays with the window and is refused another time; answers whether all was refused.
+    /// Records of a window are refused for good: they go their own way, behind it. What cannot be written down by
+    /// itself stays with the window and is refused another time; answers whether all was refused.
     fn refuse(
         &mut self,
         id: WindowId,
@@ -194,8 +194,8 @@ impl Lane {
         step
     }
 
-    /// Makes two windows of one, which spends no attempt. Answers whether there are two records, and bytes to write them
-    /// down.
+    /// Makes two windows of one, which spends no attempt. Answers whether there are two records, and bytes to write
+    /// them down.
     fn halve(&mut self, id: WindowId, error: &InvocationError, now_ms: i64) -> bool {
         let held = &self.windows[&id];
         let middle = held.places.len() / 2;

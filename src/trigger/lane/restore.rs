@@ -21,8 +21,8 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// A window whose verdict was written down before a restart: its records, ascending and at least one, are not invoked
-    /// again. [`Lane::next_given_up`] gives it out.
+    /// A window whose verdict was written down before a restart: its records, ascending and at least one, are not
+    /// invoked again. [`Lane::next_given_up`] gives it out.
     #[must_use]
     pub fn verdict(offsets: &[Offset], state: AttemptState, reason: ExhaustedReason) -> Self {
         let places = offsets.iter().map(|&offset| Place { offset, number: UNNUMBERED, spot: Spot::UNKNOWN }).collect();
@@ -169,8 +169,8 @@ impl Restoring {
 }
 
 impl Lane {
-    /// The same lane under a new definition: windows that were tried are carried over, everything else that is unfinished is
-    /// read again.
+    /// The same lane under a new definition: windows that were tried are carried over, everything else that is
+    /// unfinished is read again.
     #[must_use]
     pub fn redefine(mut self, spec: LaneSpec, now_ms: i64) -> Self {
         let progress = self.progress();

@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::trigger::flow::Throttle;
 
-/// Bursts that are remembered of all keys together: some megabytes. Beyond, the key that began longest ago is forgotten, and
-/// may begin anew before its time.
+/// Bursts that are remembered of all keys together: some megabytes. Beyond, the key that began longest ago is
+/// forgotten, and may begin anew before its time.
 const BURSTS_MAX: usize = 65_536;
-/// Starts of a key that are told apart for a whole period; where its limit is greater, those within this part of a period
-/// count as long as the last of them.
+/// Starts of a key that are told apart for a whole period; where its limit is greater, those within this part of a
+/// period count as long as the last of them.
 const PARTS: i64 = 16;
 
 /// Starts of one key that count together.

@@ -87,8 +87,8 @@ impl Lane {
         self.advance(queue, now_ms);
     }
 
-    /// Whether a window could start now. `more`: there is something to read that the lane would take; an open window whose
-    /// interval is 0 waits for it.
+    /// Whether a window could start now. `more`: there is something to read that the lane would take; an open window
+    /// whose interval is 0 waits for it.
     pub fn is_startable(&mut self, more: bool, now_ms: i64) -> bool {
         self.expire(now_ms);
         self.drop_stale();
@@ -119,7 +119,8 @@ impl Lane {
         }
     }
 
-    /// How large the window is that would start next, in bytes of its records; `None` when [`Lane::is_startable`] is false.
+    /// How large the window is that would start next, in bytes of its records; `None` when [`Lane::is_startable`] is
+    /// false.
     pub fn next_size_bytes(&mut self, more: bool, now_ms: i64) -> Option<u64> {
         self.expire(now_ms);
         self.drop_stale();
@@ -131,7 +132,8 @@ impl Lane {
         queue.open.as_ref().map(|window| window.held().1)
     }
 
-    /// Starts an attempt on the window whose turn it is, with at most `records_max` records; what is cut off waits behind it.
+    /// Starts an attempt on the window whose turn it is, with at most `records_max` records; what is cut off waits
+    /// behind it.
     pub fn start(&mut self, more: bool, records_max: usize, now_ms: i64) -> Option<WindowId> {
         self.expire(now_ms);
         self.drop_stale();
@@ -221,8 +223,8 @@ impl Lane {
         id
     }
 
-    /// What windows wait for has lost its reason: whatever waits may start now. With `unavailable_only`, what waits for an
-    /// outage to end.
+    /// What windows wait for has lost its reason: whatever waits may start now. With `unavailable_only`, what waits for
+    /// an outage to end.
     pub fn wake(&mut self, unavailable_only: bool, now_ms: i64) {
         let waiting = self.windows.iter().filter_map(|(&id, held)| match held.phase {
             Phase::Waiting(at_ms) if !unavailable_only || held.waits_for_outage() => Some((id, at_ms)),

@@ -35,8 +35,9 @@ impl Lane {
         Progress::new(reading_point, holes, windows, blocked_keys)
     }
 
-    /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, but what is finished
-    /// between holes may be delivered again after a crash, and attempts may begin anew. Nothing should come to that.
+    /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, but what is
+    /// finished between holes may be delivered again after a crash, and attempts may begin anew. Nothing should come to
+    /// that.
     pub fn encoded_progress(&mut self) -> Vec<u8> {
         let progress = self.progress();
         let bytes_max = self.spec.limits.progress_bytes.min(ENCODED_BYTES_MAX);

@@ -1,8 +1,9 @@
 //! A lane on a cluster: its progress is committed to its group, and begins nothing that the group does not know of.
 //!
-//! As with the journal, an attempt is written down before it begins (T4), here for whoever takes the partition over. One commit
-//! of a lane is under way at a time; what changes meanwhile goes with the next. Nor does its poller wait for what it reads: a leader
-//! that is dead takes a minute to be given up, and outcomes, a person, and the group have something to say meanwhile.
+//! As with the journal, an attempt is written down before it begins (T4), here for whoever takes the partition over.
+//! One commit of a lane is under way at a time; what changes meanwhile goes with the next. Nor does its poller wait for
+//! what it reads: a leader that is dead takes a minute to be given up, and outcomes, a person, and the group have
+//! something to say meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -35,8 +35,8 @@ pub(super) struct Entry {
     pub(super) at_head: Option<usize>,
     /// It did not take all of the last chunk at the head: what follows it reads by itself.
     pub(super) held_up: bool,
-    /// Up to where an open window without an interval waits for records to fill it: what was there when it was first seen.
-    /// However fast more comes, it goes when that was read.
+    /// Up to where an open window without an interval waits for records to fill it: what was there when it was first
+    /// seen. However fast more comes, it goes when that was read.
     pub(super) fills_to: Option<Offset>,
     /// Records that had been read at the head when it was last looked at.
     pub(super) seen_records: u64,
@@ -266,7 +266,8 @@ impl Entry {
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(reason) => {
-                // Its records cannot be read: that says nothing about the function. Nobody is to take it for interrupted.
+                // Its records cannot be read: that says nothing about the function. Nobody is to take it for
+                // interrupted.
                 self.show_blocked(&reason);
                 self.dirty = true;
                 return self.lane.postpone(window, now_ms.saturating_add(1000));

@@ -54,7 +54,8 @@ pub(in crate::trigger) enum Message {
     /// What lies at an offset of a cluster's partition, or why it could not be read.
     #[cfg(feature = "cluster")]
     Fetched(Offset, Box<Result<ReadOutcome, ReadError>>),
-    /// Where a trigger's lane has the record at an offset, with this hash of its key; nothing where it has no lane here.
+    /// Where a trigger's lane has the record at an offset, with this hash of its key; nothing where it has no lane
+    /// here.
     Stands(Uuid, Offset, u64, oneshot::Sender<Standing>),
     /// Start nothing more; end when nothing is in flight.
     Stop,

@@ -152,8 +152,8 @@ impl Member {
     }
 }
 
-/// Matches the records of whole batches for all members, as far as one of them has room. Answers how many records there were
-/// up to there.
+/// Matches the records of whole batches for all members, as far as one of them has room. Answers how many records there
+/// were up to there.
 fn match_chunk(
     bytes: &[u8],
     origin: &Origin,
@@ -214,8 +214,8 @@ fn match_chunk(
     Ok(records)
 }
 
-/// Matches the records of a chunk up to a batch that cannot be read, if there is one. Answers how many there were, and where to
-/// read on.
+/// Matches the records of a chunk up to a batch that cannot be read, if there is one. Answers how many there were, and
+/// where to read on.
 ///
 /// # Errors
 /// The first batch cannot be read.

@@ -28,7 +28,8 @@ pub(super) struct Scratch {
 }
 
 impl Poller {
-    /// Reads one chunk for the lanes at the head, and one for the next of the others. Answers whether anything was read.
+    /// Reads one chunk for the lanes at the head, and one for the next of the others. Answers whether anything was
+    /// read.
     pub(super) async fn read_turn(&mut self) -> bool {
         if self.stopping || self.is_fetching() {
             return false;
@@ -201,8 +202,8 @@ impl Poller {
         self.members_changed = true;
     }
 
-    /// Whose turn it is to read by itself: by rotation, so that all get on, and every other time the one that is furthest
-    /// behind, so that they meet and read together from there.
+    /// Whose turn it is to read by itself: by rotation, so that all get on, and every other time the one that is
+    /// furthest behind, so that they meet and read together from there.
     fn next_behind(&mut self, tail: Offset) -> Option<Uuid> {
         self.furthest_turn = !self.furthest_turn;
         let can_read = |trigger: &Uuid| self.lanes.get(trigger).filter(|entry| entry.can_read(tail));

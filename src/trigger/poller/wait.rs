@@ -13,14 +13,14 @@ const ENDS_OFTEN: Duration = Duration::from_micros(200);
 const ENDED_WAIT: Duration = Duration::from_millis(1);
 /// That many in a turn are enough.
 const ENDED_PER_TURN_MAX: usize = 32;
-/// After a wait in vain, as where most of those in flight are slow, so many turns do without: 12 instead of 10 thousand windows
-/// a second of 64 slots where one in 20 takes 100 ms.
+/// After a wait in vain, as where most of those in flight are slow, so many turns do without: 12 instead of 10 thousand
+/// windows a second of 64 slots where one in 20 takes 100 ms.
 const UNAWAITED: u32 = 32;
 
 impl Poller {
-    /// Waits for more attempts to end where they end one upon the other, unless they are long in coming or something else
-    /// happens. A turn costs about as much for one that has ended as for many, its journal append foremost: so a quarter of
-    /// those in flight share a turn.
+    /// Waits for more attempts to end where they end one upon the other, unless they are long in coming or something
+    /// else happens. A turn costs about as much for one that has ended as for many, its journal append foremost: so a
+    /// quarter of those in flight share a turn.
     pub(super) async fn await_ended(&mut self) {
         if self.ended.is_empty() {
             return;

@@ -11,8 +11,8 @@ use super::{Message, Poller, Starting};
 use crate::broker::record::JournalRecord;
 use crate::trigger::invoke::{self, Ended};
 
-/// An append to the journal is full with so many bytes. One lane comes to some hundred kilobytes at most, and a batch may have
-/// 32 MiB: whatever many lanes have to say at once, none makes it too large for the others.
+/// An append to the journal is full with so many bytes. One lane comes to some hundred kilobytes at most, and a batch
+/// may have 32 MiB: whatever many lanes have to say at once, none makes it too large for the others.
 const APPEND_BYTES: usize = 1 << 20;
 
 impl Poller {

@@ -1,6 +1,7 @@
 //! Which letters of a dead-letter topic a redrive takes.
 //!
-//! Decided by the letter and by what was known when the run started, so that a run which goes on after a crash decides the same.
+//! Decided by the letter and by what was known when the run started, so that a run which goes on after a crash decides
+//! the same.
 
 use std::collections::HashMap;
 

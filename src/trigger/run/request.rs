@@ -49,7 +49,8 @@ pub struct RedriveRequest {
 }
 
 impl Default for RedriveRequest {
-    /// All letters that no redrive took yet, as fast as the trigger goes, but those that were redriven [`REDRIVES_MAX`] times.
+    /// All letters that no redrive took yet, as fast as the trigger goes, but those that were redriven [`REDRIVES_MAX`]
+    /// times.
     fn default() -> Self {
         Self {
             ranges: vec![RangeRequest::ALL],

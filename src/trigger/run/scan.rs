@@ -24,8 +24,9 @@ pub struct ScanError {
     pub reason: String,
 }
 
-/// Shows the records of a range, chunk by chunk, to `visit`, which answers whether it wants more. Answers where it ended: at the
-/// end of the range, where `visit` had enough, or where the time was over. What retention or damage took is passed over.
+/// Shows the records of a range, chunk by chunk, to `visit`, which answers whether it wants more. Answers where it
+/// ended: at the end of the range, where `visit` had enough, or where the time was over. What retention or damage took
+/// is passed over.
 pub(in crate::trigger) async fn for_each_chunk(
     input: &LogInput,
     range: &RunRange,

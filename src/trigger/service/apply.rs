@@ -34,8 +34,8 @@ pub struct Applied {
 }
 
 impl TriggerService {
-    /// Makes a trigger as defined, or changes the one with its name; progress is kept. Durable on return, with its start
-    /// position.
+    /// Makes a trigger as defined, or changes the one with its name; progress is kept. Durable on return, with its
+    /// start position.
     ///
     /// # Errors
     /// See [`ApplyTriggerError`].
@@ -69,8 +69,8 @@ impl TriggerService {
         Ok(Applied { created: false, changed, warnings })
     }
 
-    /// Changes a trigger on topics of this broker: lanes of topics that stay go on, the others end, and those of more topics
-    /// begin where the new definition says.
+    /// Changes a trigger on topics of this broker: lanes of topics that stay go on, the others end, and those of more
+    /// topics begin where the new definition says.
     async fn change_here(
         &self,
         runner: &Runner,
@@ -198,7 +198,8 @@ impl TriggerService {
         Ok(())
     }
 
-    /// The topics that the trigger writes to and that are not there, with as many partitions as the widest of its input.
+    /// The topics that the trigger writes to and that are not there, with as many partitions as the widest of its
+    /// input.
     pub(super) fn missing_outputs(&self, spec: &TriggerSpec, inputs: &[Arc<Topic>]) -> Vec<TopicSpec> {
         let partitions = inputs.iter().map(|input| input.partition_count()).max().unwrap_or(1);
         let names: BTreeSet<_> =

@@ -10,8 +10,8 @@ use crate::trigger::runner::Runner;
 use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
-    /// What [`TriggerService::apply`] would answer, and refuse; nothing is done. `planned`: what will be there by then. A cluster
-    /// is not asked.
+    /// What [`TriggerService::apply`] would answer, and refuse; nothing is done. `planned`: what will be there by then.
+    /// A cluster is not asked.
     ///
     /// # Errors
     /// See [`ApplyTriggerError`].

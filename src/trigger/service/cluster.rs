@@ -1,7 +1,7 @@
 //! Triggers on a cluster: each is a member of its group, and drives a lane for each partition that the group gives it.
 //!
-//! Definitions, pauses and functions are this process's own; progress is the group's. Processes that run the same trigger share
-//! its partitions, and each limits its own invocations.
+//! Definitions, pauses and functions are this process's own; progress is the group's. Processes that run the same
+//! trigger share its partitions, and each limits its own invocations.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -401,7 +401,8 @@ impl Driver {
     }
 }
 
-/// Ends a partition's lane at once: whoever goes on finds that its attempts were interrupted. The group does not wait for long.
+/// Ends a partition's lane at once: whoever goes on finds that its attempts were interrupted. The group does not wait
+/// for long.
 async fn cut_off(trigger: Uuid, lane: DrivenLane) {
     let DrivenLane { poller, mut task, .. } = lane;
     let ends = async {
@@ -416,8 +417,8 @@ async fn cut_off(trigger: Uuid, lane: DrivenLane) {
     }
 }
 
-/// Where a partition goes on, by what was committed; `None`: that was for another topic of its name. An offset that somebody
-/// else committed (a reset by Kafka's tools) counts; what stands beside it then is not ours.
+/// Where a partition goes on, by what was committed; `None`: that was for another topic of its name. An offset that
+/// somebody else committed (a reset by Kafka's tools) counts; what stands beside it then is not ours.
 fn goes_on(committed: &Committed, topic: Uuid) -> Option<(Progress, commit_metadata::Verdicts)> {
     let ours = commit_metadata::decode(&committed.metadata);
     match ours.filter(|ours| ours.progress.committed() == committed.offset) {

@@ -172,8 +172,8 @@ pub(super) fn start_at(at: Offset) -> Vec<u8> {
     Progress::start(at).encode().expect("a start has no holes")
 }
 
-/// What is remembered of a lane beyond the tail speaks of records that a power cut took: it goes on at the tail, or where
-/// the first unfinished record was. `None` when nothing is.
+/// What is remembered of a lane beyond the tail speaks of records that a power cut took: it goes on at the tail, or
+/// where the first unfinished record was. `None` when nothing is.
 fn set_back(remembered: &LaneState, tail: Offset) -> Option<Offset> {
     let progress = remembered.progress.as_deref().and_then(|bytes| Progress::decode(bytes).ok());
     let ahead = progress.as_ref().is_some_and(|progress| progress.reading_point() > tail)

@@ -48,7 +48,8 @@ pub struct Discarded {
     pub below: Offset,
     /// Letters that were discarded now.
     pub letters: u64,
-    /// Whether the records were deleted too, because they all were letters of this trigger and nobody else reads the topic.
+    /// Whether the records were deleted too, because they all were letters of this trigger and nobody else reads the
+    /// topic.
     pub deleted: bool,
 }
 
@@ -62,8 +63,8 @@ struct BeforeRedrive {
 }
 
 impl TriggerService {
-    /// Puts dead letters of a trigger back through it. Durable on return, with its range. A redrive that was cancelled gives
-    /// way: this one takes what it had left, where it is asked to.
+    /// Puts dead letters of a trigger back through it. Durable on return, with its range. A redrive that was cancelled
+    /// gives way: this one takes what it had left, where it is asked to.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -110,7 +111,8 @@ impl TriggerService {
         self.look_through(&runner, &topic, &definition, &gate, request.max, deadline).await
     }
 
-    /// The first `limit` letters of a trigger that no redrive has taken and nobody has discarded, by partition and offset.
+    /// The first `limit` letters of a trigger that no redrive has taken and nobody has discarded, by partition and
+    /// offset.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -135,8 +137,9 @@ impl TriggerService {
         Ok(open)
     }
 
-    /// Lets letters of a trigger go: all in `partition`, or in all partitions, below `to`. They are not listed and not redriven
-    /// any more. Where the records below are nothing but letters of this trigger, and no trigger reads them, they are deleted.
+    /// Lets letters of a trigger go: all in `partition`, or in all partitions, below `to`. They are not listed and not
+    /// redriven any more. Where the records below are nothing but letters of this trigger, and no trigger reads them,
+    /// they are deleted.
     ///
     /// # Errors
     /// See [`RunError`]; a redrive must not be under way.
@@ -203,8 +206,9 @@ impl TriggerService {
         topic.map(|topic| (runner, topic)).ok_or_else(|| RunError::NoDeadLetters(name.to_owned()))
     }
 
-    /// Which letters a redrive takes: those that no other took. One at a time goes on, and one that was cancelled gives way to
-    /// the next: so all that have ended were before it, whatever the clock said then. `id`: its own, when it has one.
+    /// Which letters a redrive takes: those that no other took. One at a time goes on, and one that was cancelled gives
+    /// way to the next: so all that have ended were before it, whatever the clock said then. `id`: its own, when it has
+    /// one.
     pub(super) fn gate(
         &self,
         trigger: &Runner,
@@ -294,8 +298,8 @@ impl TriggerService {
         }
     }
 
-    /// What is to be remembered so that cancelled redrives give way to another one: they end where they stand. An earlier one
-    /// that goes on does not give way.
+    /// What is to be remembered so that cancelled redrives give way to another one: they end where they stand. An
+    /// earlier one that goes on does not give way.
     fn replace_cancelled(&self, trigger: &Runner) -> Result<Vec<(Vec<JournalRecord>, RunDefinition)>, RunError> {
         self.no_redrive(trigger)?;
         let since_ms = self.inner.clock.now_ms();

@@ -99,8 +99,8 @@ impl TriggerService {
         self.run_report(&self.run_entry(name, run).ok()?)
     }
 
-    /// How many runs of each trigger and kind go on, and how many records they have before them together; where there are none,
-    /// nothing is said.
+    /// How many runs of each trigger and kind go on, and how many records they have before them together; where there
+    /// are none, nothing is said.
     #[must_use]
     pub fn runs_going_on(&self) -> BTreeMap<(TriggerName, RunKind), (usize, u64)> {
         let mut going_on = BTreeMap::new();

@@ -133,8 +133,8 @@ pub(super) fn counted(entry: &RunEntry) -> RunCounts {
     })
 }
 
-/// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already, and no window
-/// has more records than may begin in a second, since a window begins as a whole.
+/// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already, and
+/// no window has more records than may begin in a second, since a window begins as a whole.
 fn run_spec(spec: &TriggerSpec, definition: &RunDefinition) -> TriggerSpec {
     let mut spec = spec.clone();
     if definition.kind == RunKind::Redrive {
@@ -191,8 +191,8 @@ impl TriggerService {
             .await?)
     }
 
-    /// Stops a run; what it has finished stays finished, and [`TriggerService::resume_run`] goes on from there. Invocations
-    /// under way are given up, and made again then.
+    /// Stops a run; what it has finished stays finished, and [`TriggerService::resume_run`] goes on from there.
+    /// Invocations under way are given up, and made again then.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -215,7 +215,8 @@ impl TriggerService {
             .await
     }
 
-    /// Goes on with a cancelled run; one that waits, because of an outage or code that does not run, tries again at once.
+    /// Goes on with a cancelled run; one that waits, because of an outage or code that does not run, tries again at
+    /// once.
     ///
     /// # Errors
     /// See [`RunError`].
@@ -246,8 +247,8 @@ impl TriggerService {
             .await
     }
 
-    /// Gives up what a run waits to try again, as [`TriggerService::skip`] does for the live lanes. Answers how many records
-    /// that were.
+    /// Gives up what a run waits to try again, as [`TriggerService::skip`] does for the live lanes. Answers how many
+    /// records that were.
     ///
     /// # Errors
     /// [`RunError::UnknownTrigger`] and [`RunError::UnknownRun`].

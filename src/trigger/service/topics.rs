@@ -1,7 +1,7 @@
 //! Which topics triggers read: what a definition selects, and what follows when topics come and go.
 //!
-//! A lane of which nothing is remembered starts at offset 0. So a topic that is made after a pattern needs no note in the journal: the
-//! trigger joins it when it hears of it, or at the next start, and misses nothing either way.
+//! A lane of which nothing is remembered starts at offset 0. So a topic that is made after a pattern needs no note in
+//! the journal: the trigger joins it when it hears of it, or at the next start, and misses nothing either way.
 
 use std::sync::{Arc, Weak};
 

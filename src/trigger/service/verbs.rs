@@ -48,8 +48,8 @@ impl TriggerService {
         Ok(())
     }
 
-    /// Sets partitions of a paused trigger, by the ids of their topics, to other offsets; attempts there begin anew. Durable on
-    /// return.
+    /// Sets partitions of a paused trigger, by the ids of their topics, to other offsets; attempts there begin anew.
+    /// Durable on return.
     ///
     /// # Errors
     /// See [`ResetTriggerError`]; nothing has changed then.
@@ -58,12 +58,12 @@ impl TriggerService {
         self.inner.broker.to_the_end(async move { service.reset_now(&name, &offsets).await }).await
     }
 
-    /// As [`TriggerService::reset`], to a position: of those partitions that are chosen. Answers the offsets that it meant, with
-    /// their topics.
+    /// As [`TriggerService::reset`], to a position: of those partitions that are chosen. Answers the offsets that it
+    /// meant, with their topics.
     ///
     /// # Errors
-    /// See [`ResetTriggerError`]; nothing has changed then. An offset that one partition does not have is an error; of all
-    /// partitions each takes the nearest that it has.
+    /// See [`ResetTriggerError`]; nothing has changed then. An offset that one partition does not have is an error; of
+    /// all partitions each takes the nearest that it has.
     pub async fn reset_to(
         &self,
         name: &str,
@@ -122,7 +122,8 @@ impl TriggerService {
             let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
             lanes.push((lane, found));
         }
-        // The lanes end first: what they remember at their end must not come behind the reset, and the reset knows of it.
+        // The lanes end first: what they remember at their end must not come behind the reset, and the reset knows of
+        // it.
         self.end_lanes(name).await;
         let records: Vec<JournalRecord> = lanes.into_iter().map(|(lane, at)| self.restart(lane, at)).collect();
         let remembered = self.remember(&records, &sources).await;
@@ -131,8 +132,8 @@ impl TriggerService {
         Ok(remembered?)
     }
 
-    /// Gives up what a trigger waits to try again: its records become dead letters, or are dropped; and passes over damaged
-    /// ranges. Answers how many records that were; those in the function's hands are not among them.
+    /// Gives up what a trigger waits to try again: its records become dead letters, or are dropped; and passes over
+    /// damaged ranges. Answers how many records that were; those in the function's hands are not among them.
     ///
     /// # Errors
     /// [`TriggerError::Unknown`] and [`TriggerError::Choice`].

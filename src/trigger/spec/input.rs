@@ -1,9 +1,9 @@
 //! What a trigger reads: `input: { topic: flights, start: earliest }`, or several `topics`, or a `pattern`.
 //!
-//! A pattern is a wildcard over the whole name: `*` stands for any text, also none, everything else for itself. Kafka clients
-//! subscribe by regular expression; here that would be a trap, because a dot is an ordinary character of names: `flights.*` would
-//! also take `flightsX`. So nothing but the star is special, and the other signs of an expression are refused by name instead
-//! of meaning something else.
+//! A pattern is a wildcard over the whole name: `*` stands for any text, also none, everything else for itself. Kafka
+//! clients subscribe by regular expression; here that would be a trap, because a dot is an ordinary character of names:
+//! `flights.*` would also take `flightsX`. So nothing but the star is special, and the other signs of an expression are
+//! refused by name instead of meaning something else.
 
 use std::fmt;
 
@@ -58,7 +58,8 @@ impl TopicPattern {
         Ok(Self { text: text.to_owned(), wildcard: Wildcard::parse(text)? })
     }
 
-    /// Whether a topic with this name is read. Names that begin with two underscores are the broker's and other tools' own: never.
+    /// Whether a topic with this name is read. Names that begin with two underscores are the broker's and other tools'
+    /// own: never.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         !name.starts_with("__") && self.wildcard.matches(name)

@@ -99,8 +99,8 @@ pub struct AttemptRecord<'a> {
     pub events_left_out: u32,
 }
 
-/// Windows that succeeded at their first attempt, whose records lie side by side and are no events of their own: nearly all of
-/// a busy trigger, so they take little room.
+/// Windows that succeeded at their first attempt, whose records lie side by side and are no events of their own: nearly
+/// all of a busy trigger, so they take little room.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuccessesRecord<'a> {
     /// Whose records: those of all these windows.
@@ -276,8 +276,8 @@ impl<'a> Fact<'a> {
 }
 
 impl Subject<'_> {
-    /// What the invocations of a window are called, by the first offset that it had. Those of a run have names of their own: a
-    /// target that knows what it did must not take them for the live ones.
+    /// What the invocations of a window are called, by the first offset that it had. Those of a run have names of their
+    /// own: a target that knows what it did must not take them for the live ones.
     pub(in crate::trigger) fn invocation_id(&self, window: i64) -> String {
         invocation_id(&self.trigger, (&self.topic, self.partition), window, self.run)
     }
@@ -335,7 +335,8 @@ impl From<Success> for (i64, i64, i64, u64) {
     }
 }
 
-/// Whether a record with this key may tell of the record at `offset` of a partition, whose name begins the key: `<topic>/<partition>/`.
+/// Whether a record with this key may tell of the record at `offset` of a partition, whose name begins the key:
+/// `<topic>/<partition>/`.
 #[must_use]
 pub fn key_may_tell_of(key: &[u8], partition: &str, offset: i64) -> bool {
     let bounds = key.strip_prefix(partition.as_bytes()).and_then(|bounds| std::str::from_utf8(bounds).ok());

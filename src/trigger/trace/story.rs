@@ -76,7 +76,8 @@ pub struct TriggerStory {
     /// Why, where it does not simply run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_reason: Option<String>,
-    /// Whether its filter takes the event. Asked now, of the definition in force; unknown when record or trigger are gone.
+    /// Whether its filter takes the event. Asked now, of the definition in force; unknown when record or trigger are
+    /// gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub matches: Option<bool>,
     /// The clauses that turn the event away.

@@ -423,8 +423,8 @@ fn error_parts(error: Option<&LastError>) -> (Cow<'_, str>, Cow<'_, str>, Cow<'_
 }
 
 impl Made {
-    /// All there is to tell of it, if it succeeded at the first attempt and is called by its records, which lie side by side and
-    /// are no events of their own.
+    /// All there is to tell of it, if it succeeded at the first attempt and is called by its records, which lie side by
+    /// side and are no events of their own.
     fn as_success(&self) -> Option<Success> {
         let (first, last) = self.offsets.only()?;
         let says_more = self.error.is_some()

@@ -12,7 +12,8 @@ const FACTS: [&str; 6] = ["topic", "partition", "offset", "timestamp", "key", "h
 pub enum Origin<'a> {
     /// A record of a topic.
     Record(&'a EventView<'a>),
-    /// An event written by hand, with `topic`, `partition`, `offset`, `timestamp`, `key` and `headers` as filters see them.
+    /// An event written by hand, with `topic`, `partition`, `offset`, `timestamp`, `key` and `headers` as filters see
+    /// them.
     Written(&'a Value),
 }
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Failure, TransformCode};
 
-/// The most that one record may be turned into, in bytes of JSON: by a chain of pure steps, or by a function with all its events.
+/// The most that one record may be turned into, in bytes of JSON: by a chain of pure steps, or by a function with all
+/// its events.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
 /// Appends to a buffer, up to [`OUTPUT_BYTES_MAX`].
@@ -63,7 +64,8 @@ impl Write for Output<'_> {
     }
 }
 
-/// Escapes what a JSON string may not hold as it is. All of that is ASCII, so pieces of characters pass through unharmed.
+/// Escapes what a JSON string may not hold as it is. All of that is ASCII, so pieces of characters pass through
+/// unharmed.
 struct Escaped<'w, 'o>(&'w mut Output<'o>);
 
 impl Write for Escaped<'_, '_> {

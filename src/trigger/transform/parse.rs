@@ -149,7 +149,8 @@ fn is_too_large(value: &Value) -> bool {
     value.to_string().len() > CONSTANT_BYTES_MAX
 }
 
-// ---- templates -----------------------------------------------------------------------------------------------------------
+// ---- templates
+// -----------------------------------------------------------------------------------------------------------
 
 fn template(fields: &mut Fields<'_>) -> Option<Step> {
     let strict = fields.flag("strict", false);
@@ -240,7 +241,8 @@ fn slots(fields: &Fields<'_>, parts: &TemplateParts, mut values: Vec<(String, Pa
     (slots.len() == parts.names.len()).then_some(slots)
 }
 
-// ---- edits ---------------------------------------------------------------------------------------------------------------
+// ---- edits
+// ---------------------------------------------------------------------------------------------------------------
 
 fn set(fields: &mut Fields<'_>) -> Option<Step> {
     let entries: Vec<_> = fields.value("set").and_then(Value::as_object).into_iter().flatten().collect();

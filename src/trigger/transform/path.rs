@@ -1,10 +1,10 @@
 //! JSONPath as RFC 9535 has it, compiled once and bounded in what one record may cost.
 //!
-//! Known crates pick nodes without a limit: three descendant wildcards on an event of one kilobyte give 800,000 nodes, a
-//! filter inside a filter is quadratic in an array's length, and a regular expression is compiled anew for each node. A
-//! definition comes from outside and an event may have a megabyte, so the walk here spends from a [`Budget`] at every node,
-//! comparison and match, and stops with [`PathFailure`] when that is used up. It hands nodes over one by one, in the order of
-//! the standard, and holds no list of its own.
+//! Known crates pick nodes without a limit: three descendant wildcards on an event of one kilobyte give 800,000 nodes,
+//! a filter inside a filter is quadratic in an array's length, and a regular expression is compiled anew for each node.
+//! A definition comes from outside and an event may have a megabyte, so the walk here spends from a [`Budget`] at every
+//! node, comparison and match, and stops with [`PathFailure`] when that is used up. It hands nodes over one by one, in
+//! the order of the standard, and holds no list of its own.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -28,7 +28,8 @@ pub(super) use eval::element_index;
 
 /// The longest path, in bytes.
 pub const PATH_BYTES_MAX: usize = 1024;
-/// How deep filters may stand in filters. A path in a filter may begin at the root again, so each may take the stack for a whole event.
+/// How deep filters may stand in filters. A path in a filter may begin at the root again, so each may take the stack
+/// for a whole event.
 pub const FILTERS_NESTED_MAX: u32 = 4;
 /// How deep parentheses, negations and functions may be nested.
 pub const NESTING_MAX: u32 = 32;

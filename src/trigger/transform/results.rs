@@ -8,8 +8,9 @@ use super::{Failure, TransformCode, TransformError};
 /// The most events that a function may turn one record into.
 pub const RESULTS_MAX: usize = 1_000;
 
-/// The events that the function at `step` made of one record: none for no bytes, `null` and `[]`, one for an object, those of an array;
-/// an element that is null is no event, so that a handler may return null for each record that it drops.
+/// The events that the function at `step` made of one record: none for no bytes, `null` and `[]`, one for an object,
+/// those of an array; an element that is null is no event, so that a handler may return null for each record that it
+/// drops.
 ///
 /// # Errors
 /// When it is not JSON, is another kind of value, or exceeds [`OUTPUT_BYTES_MAX`] or [`RESULTS_MAX`].

@@ -1,9 +1,10 @@
 //! Templates: text with placeholders.
 //!
-//! A template is JSON when it is JSON with any value in each placeholder's place; otherwise it is plain text, and its result is that text
-//! as a JSON string. Placeholders in a string literal, and all of a plain text, take texts as they are and other values as their JSON
-//! text, escaped so that the literal holds exactly that; placeholders elsewhere take JSON values. A template that begins as JSON begins
-//! (`{`, `[` or `"`) and is not is refused: it would become a text by one forgotten comma.
+//! A template is JSON when it is JSON with any value in each placeholder's place; otherwise it is plain text, and its
+//! result is that text as a JSON string. Placeholders in a string literal, and all of a plain text, take texts as they
+//! are and other values as their JSON text, escaped so that the literal holds exactly that; placeholders elsewhere take
+//! JSON values. A template that begins as JSON begins (`{`, `[` or `"`) and is not is refused: it would become a text
+//! by one forgotten comma.
 
 use serde_json::Value;
 
@@ -31,8 +32,9 @@ pub(super) const RESERVED_PREFIX: &str = "tripline.";
 
 /// Names that need no path. They speak of the record in every step of a chain.
 ///
-/// `tripline.event` is the event as functions get it; `tripline.event.json` is its JSON text, as a text. The others are `topic`,
-/// `partition`, `offset`, `key` and `timestamp` (milliseconds since 1970) as filters see them, and `time`, the timestamp in RFC 3339.
+/// `tripline.event` is the event as functions get it; `tripline.event.json` is its JSON text, as a text. The others are
+/// `topic`, `partition`, `offset`, `key` and `timestamp` (milliseconds since 1970) as filters see them, and `time`, the
+/// timestamp in RFC 3339.
 pub const RESERVED: [&str; 8] = [
     "tripline.event",
     "tripline.event.json",

@@ -30,8 +30,8 @@ pub struct BatchOptions {
     pub producer: Option<BatchProducer>,
     /// Whether the batch belongs to a transaction.
     pub transactional: bool,
-    /// Room for records beyond [`BatchBuilder::RECORD_BYTES_MAX`], in bytes: for a record that was read and goes on with more
-    /// headers. What is compressed could not be read back then.
+    /// Room for records beyond [`BatchBuilder::RECORD_BYTES_MAX`], in bytes: for a record that was read and goes on
+    /// with more headers. What is compressed could not be read back then.
     pub room_bytes: usize,
     /// Whether the records are control records. Such a batch is for the log only: a producer's would be refused.
     pub control: bool,
@@ -119,8 +119,8 @@ impl BatchBuilder {
         self.bytes.len()
     }
 
-    /// The size that the batch would have with `record`, not compressed: what to compare with a limit before pushing. Exact
-    /// for a record that can be pushed.
+    /// The size that the batch would have with `record`, not compressed: what to compare with a limit before pushing.
+    /// Exact for a record that can be pushed.
     #[must_use]
     pub fn size_bytes_with(&self, record: &NewRecord<'_>) -> usize {
         let delta_ms = record.timestamp_ms.saturating_sub(self.base_timestamp_ms_with(record));
@@ -171,8 +171,8 @@ impl BatchBuilder {
         Ok(CheckedBatch::of_built(header, Bytes::from(self.bytes)))
     }
 
-    /// The control batch that ends a transaction: one record, key = version and type, value = version and the epoch of the
-    /// coordinator.
+    /// The control batch that ends a transaction: one record, key = version and type, value = version and the epoch of
+    /// the coordinator.
     #[must_use]
     pub fn transaction_end(
         producer_id: i64,

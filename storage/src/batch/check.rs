@@ -33,13 +33,14 @@ pub struct CheckedBatch {
 impl CheckedBatch {
     /// Checks that `bytes` are exactly one batch as a producer may send it.
     ///
-    /// Fields that clients fill differently are taken as Kafka takes them: without a producer id, epoch and sequence mean
-    /// nothing; a greatest timestamp that is not that of the records is corrected (with [`Validation::Records`] only), which
-    /// costs one copy and one hash. Otherwise nothing is copied, and an uncompressed batch is checked without allocating.
+    /// Fields that clients fill differently are taken as Kafka takes them: without a producer id, epoch and sequence
+    /// mean nothing; a greatest timestamp that is not that of the records is corrected (with [`Validation::Records`]
+    /// only), which costs one copy and one hash. Otherwise nothing is copied, and an uncompressed batch is checked
+    /// without allocating.
     ///
     /// # Errors
-    /// [`BatchError`], of which [`BatchError::TooLarge`], [`BatchError::UnsupportedMagic`] and [`BatchError::Crc`] have their
-    /// own codes on the wire and the others mean a malformed batch.
+    /// [`BatchError`], of which [`BatchError::TooLarge`], [`BatchError::UnsupportedMagic`] and [`BatchError::Crc`] have
+    /// their own codes on the wire and the others mean a malformed batch.
     pub fn check(bytes: Bytes, limits: &BatchLimits, validation: Validation) -> Result<Self, BatchError> {
         check_size(bytes.len(), limits)?;
         let (view, rest) = BatchView::parse(&bytes)?;
@@ -90,8 +91,8 @@ impl CheckedBatch {
         BatchView::of_parsed(self.header, &self.bytes)
     }
 
-    /// The batch in two parts to be written one behind the other: the first bytes with the offset and epoch it is given,
-    /// and the rest as it is. The CRC does not cover the first part and stays true.
+    /// The batch in two parts to be written one behind the other: the first bytes with the offset and epoch it is
+    /// given, and the rest as it is. The CRC does not cover the first part and stays true.
     #[must_use]
     pub fn write_parts(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> ([u8; PATCHED_BYTES], &[u8]) {
         let mut front = [0; PATCHED_BYTES];
@@ -108,7 +109,8 @@ impl CheckedBatch {
         [&front, rest].concat().into()
     }
 
-    /// The same batch with the broker's time on every record: copied and hashed anew, because the CRC covers both fields.
+    /// The same batch with the broker's time on every record: copied and hashed anew, because the CRC covers both
+    /// fields.
     #[must_use]
     pub fn with_append_time(&self, now_ms: i64) -> Self {
         let attributes = self.header.attributes.with_append_time();

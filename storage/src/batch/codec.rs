@@ -170,8 +170,9 @@ impl<'a> Decoder<'a> {
         read.map_err(|error| damaged(self.compression, error))
     }
 
-    /// gzip and zstd read on until the payload ends, snappy counts its chunks; lz4 stops behind the first frame. A missing
-    /// end mark of that frame is overlooked: records that are missing with it are noticed by whoever counts them.
+    /// gzip and zstd read on until the payload ends, snappy counts its chunks; lz4 stops behind the first frame. A
+    /// missing end mark of that frame is overlooked: records that are missing with it are noticed by whoever counts
+    /// them.
     fn check_end(&self) -> Result<(), CodecError> {
         match &self.stream {
             Stream::Lz4(stream) if !stream.get_ref().is_empty() => {

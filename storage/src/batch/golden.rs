@@ -1,7 +1,7 @@
 //! Batches written by another client's encoder (kafka-python 3.0.12), byte for byte.
 //!
-//! The first five hold the same three records, once per codec: a record with key, value, a repeated header name and a header
-//! without a value; a record with neither key nor value; an earlier record with both empty.
+//! The first five hold the same three records, once per codec: a record with key, value, a repeated header name and a
+//! header without a value; a record with neither key nor value; an earlier record with both empty.
 
 use bytes::Bytes;
 

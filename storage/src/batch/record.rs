@@ -361,7 +361,8 @@ impl<'a> RecordView<'a> {
         self.offset
     }
 
-    /// Milliseconds since 1970, by producer or broker as the batch's timestamp type says; −1 when the producer gave none.
+    /// Milliseconds since 1970, by producer or broker as the batch's timestamp type says; −1 when the producer gave
+    /// none.
     #[must_use]
     pub const fn timestamp_ms(&self) -> i64 {
         self.timestamp_ms

@@ -41,8 +41,8 @@ impl<'a> RecordSet<'a> {
         }
     }
 
-    /// The record that begins at a [position](RecordView::position) which was learned from these very bytes: a batch with
-    /// the same checksum. Costs nothing for the records before it.
+    /// The record that begins at a [position](RecordView::position) which was learned from these very bytes: a batch
+    /// with the same checksum. Costs nothing for the records before it.
     ///
     /// # Errors
     /// A [`RecordFault`] when no record of this batch begins there. Other bytes may by chance look like one.

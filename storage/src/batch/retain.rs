@@ -1,8 +1,8 @@
 //! What compaction leaves of a batch: fewer records, the same offsets.
 //!
-//! A batch keeps its base offset, its last offset, its producer with the sequences, its epoch and its codec, whatever is taken
-//! out of it. So the batches of a log stay dense, and only inside of them offsets are missing; where nothing of a batch is
-//! needed any more, an empty one stands for it, and for its neighbours if they are empty too.
+//! A batch keeps its base offset, its last offset, its producer with the sequences, its epoch and its codec, whatever
+//! is taken out of it. So the batches of a log stay dense, and only inside of them offsets are missing; where nothing
+//! of a batch is needed any more, an empty one stands for it, and for its neighbours if they are empty too.
 
 use std::ops::Range;
 
@@ -84,8 +84,8 @@ impl CheckedBatch {
 }
 
 impl Retention<'_> {
-    /// The batch with the records that stay. With a delete horizon, the time from which on its tombstones may go, that becomes
-    /// the base timestamp, as in Kafka; the records keep their times.
+    /// The batch with the records that stay. With a delete horizon, the time from which on its tombstones may go, that
+    /// becomes the base timestamp, as in Kafka; the records keep their times.
     ///
     /// `None` when the records' times are too far from that horizon to be counted from it: it must stay without one.
     ///

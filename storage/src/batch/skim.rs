@@ -1,8 +1,8 @@
-//! The walk over records in memory that are as most are: a quick look that finds nothing wrong, or leaves it to the walk
-//! that says what is ([`super::record`]).
+//! The walk over records in memory that are as most are: a quick look that finds nothing wrong, or leaves it to the
+//! walk that says what is ([`super::record`]).
 //!
-//! It must accept nothing that the other does not. What it leaves alone is only slower: integers of more than four bytes,
-//! which are lengths over 128 MiB and timestamps more than 37 hours from the batch's first.
+//! It must accept nothing that the other does not. What it leaves alone is only slower: integers of more than four
+//! bytes, which are lengths over 128 MiB and timestamps more than 37 hours from the batch's first.
 
 /// What a batch is checked for in each of its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -64,14 +64,15 @@ impl<'a> BatchView<'a> {
     /// `decompressed_bytes_max` bytes.
     ///
     /// # Errors
-    /// [`BatchError::Codec`] when the records cannot be unpacked within `limits`. Malformed records show while iterating.
+    /// [`BatchError::Codec`] when the records cannot be unpacked within `limits`. Malformed records show while
+    /// iterating.
     pub fn records(&self, limits: &BatchLimits) -> Result<RecordSet<'a>, BatchError> {
         RecordSet::unpack(&self.header, self.payload(), limits)
     }
 }
 
-/// The batches that stand one behind the other in borrowed bytes, as a read or a fetch gives them out. Ends with the bytes, or
-/// with the error of the first that is no whole batch.
+/// The batches that stand one behind the other in borrowed bytes, as a read or a fetch gives them out. Ends with the
+/// bytes, or with the error of the first that is no whole batch.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     rest: &'a [u8],

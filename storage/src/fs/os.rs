@@ -87,8 +87,8 @@ fn locked(file: fs::File, taken: Result<(), fs::TryLockError>) -> io::Result<Box
     }
 }
 
-/// The process that holds a lock on the file with this inode, where this system shows it. For a message: two files of two
-/// file systems may have one inode.
+/// The process that holds a lock on the file with this inode, where this system shows it. For a message: two files of
+/// two file systems may have one inode.
 fn lock_holder(inode: u64) -> Option<String> {
     let table = fs::read_to_string("/proc/locks").ok()?;
     // number: FLOCK ADVISORY WRITE pid major:minor:inode start end
@@ -105,8 +105,8 @@ fn lock_holder(inode: u64) -> Option<String> {
     Some(format!("process {pid} ({})", name.trim()))
 }
 
-/// The lock goes when it is dropped, and with the process. Closing alone would not do: the lock is the open file's, and between
-/// the fork and the exec of a process that is being started, the child has that file open too.
+/// The lock goes when it is dropped, and with the process. Closing alone would not do: the lock is the open file's, and
+/// between the fork and the exec of a process that is being started, the child has that file open too.
 #[derive(Debug)]
 struct OsLock {
     file: fs::File,

@@ -60,8 +60,8 @@ impl SimFs {
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
-    /// Cuts the power: returns the disk as it may be found then, as `seed` decides. This one and its files fail from now
-    /// on; it can be asked again for the images of other seeds.
+    /// Cuts the power: returns the disk as it may be found then, as `seed` decides. This one and its files fail from
+    /// now on; it can be asked again for the images of other seeds.
     #[must_use]
     pub fn crash(&self, seed: u64) -> Self {
         let mut disk = self.disk.lock();
@@ -69,8 +69,8 @@ impl SimFs {
         Self::on(disk.after_power_cut(seed))
     }
 
-    /// Kills the process: returns the disk as the next one finds it. All that was written is there, still unsynced where
-    /// it was, and no lock is held. This one and its files fail from now on.
+    /// Kills the process: returns the disk as the next one finds it. All that was written is there, still unsynced
+    /// where it was, and no lock is held. This one and its files fail from now on.
     #[must_use]
     pub fn kill(&self) -> Self {
         let mut disk = self.disk.lock();

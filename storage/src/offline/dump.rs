@@ -125,8 +125,8 @@ pub fn is_log_name(path: &Path) -> bool {
 /// What one of the small files says.
 ///
 /// # Errors
-/// `InvalidInput` when the name is not that of one; `InvalidData`, with the reason, when it does not read back; otherwise as the
-/// disk answers.
+/// `InvalidInput` when the name is not that of one; `InvalidData`, with the reason, when it does not read back;
+/// otherwise as the disk answers.
 pub fn dump_small_file(fs: &dyn Fs, path: &Path) -> io::Result<SmallFileDump> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let damaged = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);

@@ -12,8 +12,8 @@ use crate::partition::OffsetRange;
 pub enum Severity {
     /// Worth knowing; nothing is wrong.
     Notice,
-    /// A file that the log can do without, or the end of what was not flushed yet: no record that was promised is lost. The
-    /// next start or a repair mends it.
+    /// A file that the log can do without, or the end of what was not flushed yet: no record that was promised is lost.
+    /// The next start or a repair mends it.
     Defect,
     /// Records are lost, or not what was written.
     Damage,
@@ -70,7 +70,8 @@ pub enum Problem {
         /// How many.
         size_bytes: u64,
     },
-    /// The log ends here: what follows was never flushed and is no batch of it. The next start moves it to `quarantine/`.
+    /// The log ends here: what follows was never flushed and is no batch of it. The next start moves it to
+    /// `quarantine/`.
     LogEnds {
         /// How many bytes follow.
         size_bytes: u64,

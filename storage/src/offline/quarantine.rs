@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::fs::{Fs, OpenMode};
 use crate::limits::SCAN_BYTES;
 
-/// Copies `range` of the file `path` (all of it without one) into `quarantine/` below `root`, durably, and answers the new name.
-/// Nothing there is ever overwritten.
+/// Copies `range` of the file `path` (all of it without one) into `quarantine/` below `root`, durably, and answers the
+/// new name. Nothing there is ever overwritten.
 pub(super) fn keep(fs: &dyn Fs, root: &Path, path: &Path, range: Option<Range<u64>>) -> io::Result<String> {
     let file = fs.open(&root.join(path), OpenMode::Read, 0)?;
     let name = free_name(fs, root, &stem(path, range.as_ref()))?;

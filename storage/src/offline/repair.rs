@@ -1,7 +1,8 @@
 //! Mending a data directory, step by step, each told before it is done.
 //!
-//! Nothing is destroyed: whatever is replaced or cut is copied into `quarantine/` before. A repair that was interrupted is done
-//! by doing it again, and until then no broker starts: the file `REPAIRING` says so. One that was done finds nothing to do.
+//! Nothing is destroyed: whatever is replaced or cut is copied into `quarantine/` before. A repair that was interrupted
+//! is done by doing it again, and until then no broker starts: the file `REPAIRING` says so. One that was done finds
+//! nothing to do.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -122,7 +123,8 @@ impl DataDirectory {
         Ok(plan)
     }
 
-    /// Does what [`DataDirectory::plan_repair`] said, telling each step before it is done. Needs [`DataDirectory::change`].
+    /// Does what [`DataDirectory::plan_repair`] said, telling each step before it is done. Needs
+    /// [`DataDirectory::change`].
     ///
     /// # Errors
     /// The disk does not answer. What was done before stays done; repairing again does the rest.

@@ -55,11 +55,13 @@ impl VerifySummary {
 }
 
 impl DataDirectory {
-    /// Reads every byte that has a checksum or a meaning, and tells `observer` what is not as it should be. Changes nothing.
+    /// Reads every byte that has a checksum or a meaning, and tells `observer` what is not as it should be. Changes
+    /// nothing.
     ///
-    /// Each batch's CRC-32C and records, compressed ones unpacked; offsets and epochs from batch to batch and from segment to
-    /// segment; seals, indexes and producer snapshots, and what they say of the log; the slots of the flushed offset; FORMAT and
-    /// EPOCH; names that are not ours. Of a sealed segment also what no batch's checksum covers: base offsets and epochs.
+    /// Each batch's CRC-32C and records, compressed ones unpacked; offsets and epochs from batch to batch and from
+    /// segment to segment; seals, indexes and producer snapshots, and what they say of the log; the slots of the
+    /// flushed offset; FORMAT and EPOCH; names that are not ours. Of a sealed segment also what no batch's checksum
+    /// covers: base offsets and epochs.
     ///
     /// # Errors
     /// The names in a directory cannot be read. A file that cannot be read is a finding.

@@ -1,18 +1,19 @@
 //! Compaction: sealed segments are written again with fewer records, beside the old ones, which then make room.
 //!
-//! Nobody waits for it: appends, flushes and reads go on, but for the moment of one rename. How the files change, so that at
-//! each step a crash leaves the old segments or the new one, never both nor none:
+//! Nobody waits for it: appends, flushes and reads go on, but for the moment of one rename. How the files change, so
+//! that at each step a crash leaves the old segments or the new one, never both nor none:
 //!
 //! 1. `<base>.clean`, the new log, is written and synced, and then its name.
-//! 2. `<base>.swap`, the new seal, likewise. From here on it is decided: recovery finishes what follows. The index of the old
-//!    file went before: its places mean nothing in the new one.
+//! 2. `<base>.swap`, the new seal, likewise. From here on it is decided: recovery finishes what follows. The index of
+//!    the old file went before: its places mean nothing in the new one.
 //! 3. `<base>.clean` becomes `<base>.log`, at the same moment for readers.
-//! 4. The other segments of the group are removed, which is synced, since only the swap file tells that they must not be there.
+//! 4. The other segments of the group are removed, which is synced, since only the swap file tells that they must not
+//!    be there.
 //! 5. `<base>.swap` becomes `<base>.seal`.
 //!
-//! An empty batch stands where batches are gone, so that also in a compacted segment each batch begins where the one before
-//! ended (invariant S2): a wrong base offset, which no checksum of a batch covers, is noticed there as anywhere else, and no
-//! reader has to tell a gap from damage. It costs 61 bytes for each place where something is missing.
+//! An empty batch stands where batches are gone, so that also in a compacted segment each batch begins where the one
+//! before ended (invariant S2): a wrong base offset, which no checksum of a batch covers, is noticed there as anywhere
+//! else, and no reader has to tell a gap from damage. It costs 61 bytes for each place where something is missing.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
@@ -77,9 +78,9 @@ struct Plan {
 }
 
 impl Partition {
-    /// Compacts the log on this thread when it is due; answers `None` when it is not, is not to be compacted at all, or is
-    /// being compacted, and while the disk is full. `now_ms` is `None` while the clock is not believed: then no tombstone goes. Nothing at or above
-    /// `hold` is looked at. Ends early, with nothing lost, when `go_on` says no.
+    /// Compacts the log on this thread when it is due; answers `None` when it is not, is not to be compacted at all, or
+    /// is being compacted, and while the disk is full. `now_ms` is `None` while the clock is not believed: then no
+    /// tombstone goes. Nothing at or above `hold` is looked at. Ends early, with nothing lost, when `go_on` says no.
     ///
     /// # Errors
     /// See [`CompactError`]. The log goes on with what was compacted and what was not.
@@ -138,8 +139,8 @@ impl Partition {
         go_on: &dyn Fn() -> bool,
     ) -> Result<CompactionOutcome, CompactError> {
         let producers = self.durably_remembered_batches()?;
-        // A position in a segment that is replaced must not be where a checkpoint says that the flushed bytes end: not in an
-        // older one either, to which a power cut would fall back.
+        // A position in a segment that is replaced must not be where a checkpoint says that the flushed bytes end: not
+        // in an older one either, to which a power cut would fall back.
         self.checkpoint.lock().write_again_durably()?;
         let (keys, to) = self.read_keys(&plan, cleaned.to, go_on)?;
         let count = plan.segments.partition_point(|segment| segment.base < to);
@@ -192,8 +193,8 @@ impl Partition {
         })
     }
 
-    /// The batches that producers may send again, whatever a power cut leaves of the log: behind one that lost the newest of
-    /// a producer, older ones would count among its last five again, and their headers would be gone.
+    /// The batches that producers may send again, whatever a power cut leaves of the log: behind one that lost the
+    /// newest of a producer, older ones would count among its last five again, and their headers would be gone.
     fn durably_remembered_batches(&self) -> Result<RememberedBatches, CompactError> {
         let remembered = self.writer.lock().producers.remembered_batches();
         self.flush()?;
@@ -340,8 +341,8 @@ impl Partition {
         self.sync_names()
     }
 
-    /// What a decided swap needs that could not be done. Durably, and in this order: a swap file that comes back without its
-    /// log would speak of the old one.
+    /// What a decided swap needs that could not be done. Durably, and in this order: a swap file that comes back
+    /// without its log would speak of the old one.
     fn undo(&self, base: Offset) -> Result<(), CompactError> {
         if let Some(stopped) = self.stopped() {
             // No sync of these names proves anything any more: the next start decides.
@@ -392,8 +393,8 @@ impl Partition {
         path_of(&self.dir, base, kind)
     }
 
-    /// The names of new segments may be lost with a failed sync, and another one would not tell: as in retention, that stops
-    /// the partition.
+    /// The names of new segments may be lost with a failed sync, and another one would not tell: as in retention, that
+    /// stops the partition.
     fn sync_names(&self) -> Result<(), CompactError> {
         Ok(self.shared.fs.sync_dir(&self.dir).map_err(|cause| self.stop("compacting", cause))?)
     }
@@ -415,8 +416,8 @@ fn walk<'a>(file: &'a dyn File, segment: &SealedSegment) -> DenseWalk<'a> {
     DenseWalk::new(BatchWalk::new(file, 0, segment.len_bytes), segment.base, segment.next)
 }
 
-/// Notes the keys of a batch from `from` on. Answers the offset for whose key there is no room. A batch that nobody can read
-/// replaces nothing.
+/// Notes the keys of a batch from `from` on. Answers the offset for whose key there is no room. A batch that nobody can
+/// read replaces nothing.
 fn note_keys(keys: &mut KeyMap, bytes: &[u8], from: Offset) -> Option<Offset> {
     let (view, _) = BatchView::parse(bytes).ok()?;
     if view.verify_crc().is_err()

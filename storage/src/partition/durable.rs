@@ -22,8 +22,8 @@ struct Pending {
 }
 
 impl Partition {
-    /// Makes everything appended so far durable, on this thread, and answers the new flushed offset. If a flush is under
-    /// way, waits for it and then flushes what came after it.
+    /// Makes everything appended so far durable, on this thread, and answers the new flushed offset. If a flush is
+    /// under way, waits for it and then flushes what came after it.
     ///
     /// # Errors
     /// [`FlushError::Stopped`]: nothing is known about what was appended since the last flush, and a retry would prove
@@ -89,9 +89,9 @@ impl Partition {
         }
     }
 
-    /// Says that a record about to be appended here speaks of what `source` holds below `offset`: the flush that makes the
-    /// record durable makes that durable before (invariant S8). Call it before the append. `source` must not wait for this
-    /// partition in turn.
+    /// Says that a record about to be appended here speaks of what `source` holds below `offset`: the flush that makes
+    /// the record durable makes that durable before (invariant S8). Call it before the append. `source` must not wait
+    /// for this partition in turn.
     pub fn flush_first(&self, source: &Arc<Self>, offset: Offset) {
         debug_assert!(source.id() != self.id(), "a partition does not wait for itself");
         if source.flushed() >= offset {
@@ -102,8 +102,8 @@ impl Partition {
         *reached = offset.max(*reached);
     }
 
-    /// A source that has stopped will not become durable any more. What is said of it then is set back at the next start,
-    /// when its tail is known; everything else that is appended here must not suffer.
+    /// A source that has stopped will not become durable any more. What is said of it then is set back at the next
+    /// start, when its tail is known; everything else that is appended here must not suffer.
     fn flush_sources(&self) {
         let sources = std::mem::take(&mut *self.flush_first.lock());
         for (source, offset) in sources.into_values() {
@@ -131,8 +131,8 @@ impl Partition {
         }
     }
 
-    /// Oldest bytes first: at no moment is a later byte durable as the only one. One failure and nothing of it counts as
-    /// flushed; nothing is tried again.
+    /// Oldest bytes first: at no moment is a later byte durable as the only one. One failure and nothing of it counts
+    /// as flushed; nothing is tried again.
     fn sync(&self, pending: &Pending) -> io::Result<()> {
         for sealed in &pending.sealed {
             sealed.active.file.sync_data()?;
@@ -143,8 +143,8 @@ impl Partition {
         pending.active.file.sync_data()
     }
 
-    /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of the
-    /// directory that failed for their sake must not be followed by one that vouches for the names of segments.
+    /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of
+    /// the directory that failed for their sake must not be followed by one that vouches for the names of segments.
     fn write_side_files(&self, sealed: &[UnflushedSeal]) {
         // Retention may have removed some meanwhile.
         let log_start = self.log_start();
@@ -158,7 +158,8 @@ impl Partition {
         if !kept.is_empty()
             && let Err(cause) = self.shared.fs.sync_dir(&self.dir)
         {
-            // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not tell.
+            // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not
+            // tell.
             self.stop("writing side files", cause);
         }
     }

@@ -15,8 +15,8 @@ impl Partition {
     /// clock is not believed: then only size counts. Nothing at or above `hold` goes.
     ///
     /// # Errors
-    /// The disk does not answer. The first offset may have moved nevertheless; files that could not be removed are tried
-    /// again the next time. A failed sync of the directory stops the partition, as in a flush.
+    /// The disk does not answer. The first offset may have moved nevertheless; files that could not be removed are
+    /// tried again the next time. A failed sync of the directory stops the partition, as in a flush.
     pub fn enforce_retention(&self, now_ms: Option<i64>, hold: Option<Offset>) -> io::Result<Offset> {
         // One retention at a time: another one's choice was made from what this one removes.
         let mut condemned = self.condemned.lock();
@@ -42,13 +42,13 @@ impl Partition {
         Ok(self.log_start())
     }
 
-    /// Moves the first offset to `to`, durably, and removes the segments that lie wholly below. Answers the first offset, which
-    /// is `to` unless it was there already. What remains of a segment that holds `to` is not served any more, and goes with
-    /// its last record, or when it is compacted.
+    /// Moves the first offset to `to`, durably, and removes the segments that lie wholly below. Answers the first
+    /// offset, which is `to` unless it was there already. What remains of a segment that holds `to` is not served any
+    /// more, and goes with its last record, or when it is compacted.
     ///
     /// # Errors
-    /// [`TrimError::OutOfRange`] beyond the tail, and [`TrimError::Flush`]: nothing was done. [`TrimError::Io`]: the first offset
-    /// may have moved nevertheless.
+    /// [`TrimError::OutOfRange`] beyond the tail, and [`TrimError::Flush`]: nothing was done. [`TrimError::Io`]: the
+    /// first offset may have moved nevertheless.
     pub fn trim(&self, to: Offset) -> Result<Offset, TrimError> {
         let tail = self.tail();
         if to > tail {
@@ -86,8 +86,8 @@ impl Partition {
     }
 
     /// Moves the start. It is durable before anything goes, so that a segment whose removal fails or is lost in a power
-    /// cut does not come back; and visible before the files go, so that no reader is sent to one that is missing. Readers
-    /// that hold slices keep their maps (invariant S7).
+    /// cut does not come back; and visible before the files go, so that no reader is sent to one that is missing.
+    /// Readers that hold slices keep their maps (invariant S7).
     fn condemn_oldest(&self, count: usize, condemned: &mut Vec<Offset>) -> io::Result<()> {
         let start = {
             let files = self.files.read();

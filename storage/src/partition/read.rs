@@ -82,8 +82,9 @@ enum Searched {
 /// One segment as a reader sees it.
 struct View<'a> {
     base: Offset,
-    /// One after the last offset to be seen. In the active segment the tail, which moves after the published length: what
-    /// is published beyond belongs to an append that has not ended, and its offset may not be given to anybody yet.
+    /// One after the last offset to be seen. In the active segment the tail, which moves after the published length:
+    /// what is published beyond belongs to an append that has not ended, and its offset may not be given to anybody
+    /// yet.
     next: Offset,
     file: &'a dyn File,
     /// Whether to wait for the disk, and to verify; otherwise what needs that is `WouldBlock`.
@@ -193,8 +194,8 @@ impl Partition {
         }
     }
 
-    /// The first record, and its timestamp in ms since 1970, whose timestamp is at least `timestamp_ms`; `None` when all
-    /// are older. Blocks on the disk.
+    /// The first record, and its timestamp in ms since 1970, whose timestamp is at least `timestamp_ms`; `None` when
+    /// all are older. Blocks on the disk.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -455,8 +456,8 @@ impl Partition {
         Ok((bytes.slice(..(last.end() - range.start) as usize), last))
     }
 
-    /// What a batch's checksum does not cover. Its epoch may still be another one of this log: only the headers' checksum
-    /// in the seal tells.
+    /// What a batch's checksum does not cover. Its epoch may still be another one of this log: only the headers'
+    /// checksum in the seal tells.
     fn is_plausible(&self, view: &View<'_>, step: &Step, expected: Offset) -> bool {
         let header = &step.header;
         let in_place = header.base_offset == expected && header.next_offset() <= view.next;

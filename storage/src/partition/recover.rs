@@ -112,8 +112,9 @@ pub(crate) struct Place<'a> {
     pub(crate) config: &'a LogConfig,
 }
 
-/// Recovers the partition in `place`, or starts an empty one when the directory holds no segment. `cut` is what earlier tries
-/// that failed had moved away already: this one would not find it again. After a failure it holds what this one has, too.
+/// Recovers the partition in `place`, or starts an empty one when the directory holds no segment. `cut` is what earlier
+/// tries that failed had moved away already: this one would not find it again. After a failure it holds what this one
+/// has, too.
 pub(crate) fn recover(place: Place<'_>, cut: &mut Option<Cut>) -> io::Result<(Recovered, RecoveryReport)> {
     let mut report = RecoveryReport {
         partition: place.id,
@@ -156,7 +157,8 @@ fn recover_into(place: Place<'_>, report: &mut RecoveryReport) -> io::Result<Rec
     }
     let (active, created) = chain.open_active(place, &listing.side_files)?;
     if created || slot.is_none_or(|slot| slot.segment != active.base) {
-        // No flush knows the active segment: its name, and those of others made since the last flush, may not be durable.
+        // No flush knows the active segment: its name, and those of others made since the last flush, may not be
+        // durable.
         place.fs.sync_dir(place.dir)?;
     }
     let (index, facts) = rebuild_active(place, &active, &chain, report)?;
@@ -246,8 +248,8 @@ fn list(place: Place<'_>) -> io::Result<Listing> {
     Ok(listing)
 }
 
-/// Removes the side files of segments that are not there: a removal or a flush was interrupted, or their segment was cut
-/// off. A later segment of the same base would inherit what they say.
+/// Removes the side files of segments that are not there: a removal or a flush was interrupted, or their segment was
+/// cut off. A later segment of the same base would inherit what they say.
 fn sweep(place: Place<'_>, listing: &Listing, recovered: &Recovered) {
     let sealed = recovered.sealed.iter().map(|segment| segment.base);
     let bases: HashSet<_> = sealed.chain([recovered.active.base]).chain(recovered.condemned.iter().copied()).collect();
@@ -276,7 +278,8 @@ pub(crate) fn newest_evidence(fs: &dyn Fs, dir: &Path, bases: &[Offset], noted: 
         Seal::decode(&bytes).ok().filter(|seal| seal.base == base)
     });
     match newest_seal {
-        // Also where it says as much: compaction may have made another file of the segment in which the checkpoint ends.
+        // Also where it says as much: compaction may have made another file of the segment in which the checkpoint
+        // ends.
         Some(seal) if seal.next >= noted.flushed && seal.next > noted.segment => {
             Checkpoint { flushed: seal.next, segment: seal.next, position: 0, log_start: noted.log_start }
         }

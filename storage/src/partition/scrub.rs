@@ -1,8 +1,8 @@
 //! Reading sealed segments again, in slices, to find damage before a reader does.
 //!
-//! Everything that an audit sees is looked at: checksums, offsets, epochs, and at the end of a segment the checksum over its
-//! headers, so that also an epoch that was changed into another one of this log is noticed. What the page cache holds is not
-//! read from the disk again.
+//! Everything that an audit sees is looked at: checksums, offsets, epochs, and at the end of a segment the checksum
+//! over its headers, so that also an epoch that was changed into another one of this log is noticed. What the page
+//! cache holds is not read from the disk again.
 
 use std::io;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ pub struct ScrubSlice {
 }
 
 impl Partition {
-    /// Reads on in a pass: about `max_bytes`, at least one batch, at most to the end of a segment. Blocks on the disk; takes no
-    /// lock while it reads. Damage never stops the partition: readers are told of it when they come there.
+    /// Reads on in a pass: about `max_bytes`, at least one batch, at most to the end of a segment. Blocks on the disk;
+    /// takes no lock while it reads. Damage never stops the partition: readers are told of it when they come there.
     pub fn scrub(&self, scrub: &mut Scrub, max_bytes: u64) -> ScrubSlice {
         let mut slice = ScrubSlice::default();
         let next = scrub.current.take().map_or_else(|| self.next_to_scrub(scrub.from), Next::Open);

@@ -9,9 +9,9 @@ use crate::limits::{RESERVE_BYTES_MAX, ZERO_AHEAD_BYTES_MAX, ZERO_AHEAD_FLUSH_BY
 
 /// What is done to the space ahead of the tail before it is written.
 ///
-/// A write into space that is only reserved changes the file's map of extents, so that its sync waits for the file system's
-/// journal too; one over bytes that were written before does not, and is synced in a quarter of the time (`docs/disk.md`).
-/// Writing everything twice costs more than that where much is written between two syncs.
+/// A write into space that is only reserved changes the file's map of extents, so that its sync waits for the file
+/// system's journal too; one over bytes that were written before does not, and is synced in a quarter of the time
+/// (`docs/disk.md`). Writing everything twice costs more than that where much is written between two syncs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ahead {
     Reserve,
@@ -42,8 +42,8 @@ impl Ahead {
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
 
 impl Partition {
-    /// The disk filled up in the middle of a batch. What was written is cut off: a shorter batch over it would leave the
-    /// end of this one, whose records may look like batches, for recovery to find.
+    /// The disk filled up in the middle of a batch. What was written is cut off: a shorter batch over it would leave
+    /// the end of this one, whose records may look like batches, for recovery to find.
     pub(super) fn take_back(&self, writer: &mut Writer, position: u64) -> Result<(), AppendError> {
         writer.reserved_bytes = position;
         let cut = writer.active.file.truncate(position);

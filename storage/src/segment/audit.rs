@@ -1,7 +1,7 @@
 //! Going through a segment with every check there is: checksums, offsets, epochs.
 //!
-//! Recovery and readers look at what they need. An audit looks at everything, goes on behind what is wrong, and says of each
-//! wrong place where it is, what was expected there and what was found.
+//! Recovery and readers look at what they need. An audit looks at everything, goes on behind what is wrong, and says of
+//! each wrong place where it is, what was expected there and what was found.
 
 use std::io;
 use std::ops::Range;
@@ -41,8 +41,8 @@ pub(crate) struct AuditScope {
     pub(crate) start: AuditPlace,
     /// One after the last byte of the file.
     pub(crate) end: u64,
-    /// Bytes below were on stable storage: what is wrong there is damage, and the audit goes on behind it. What is wrong from
-    /// here on ends the log.
+    /// Bytes below were on stable storage: what is wrong there is damage, and the audit goes on behind it. What is
+    /// wrong from here on ends the log.
     pub(crate) flushed_to: u64,
     /// One after the last offset that the bytes below `flushed_to` hold, when it is known.
     pub(crate) flushed_next: Option<Offset>,

@@ -1,9 +1,10 @@
 //! Damage that can be undone: a header whose right bytes are known for sure.
 //!
-//! A batch's own checksum does not cover its base offset, its length, its epoch and the checksum itself. Its neighbours say
-//! what the first two must be, the records what the last must be; the epoch can only be that of a neighbour. Whether all of
-//! that is right is told by the seal: its checksum is over all headers of the segment as they were when it was sealed.
-//! Without a seal, or where more is wrong than that, a batch must at least pass its own checksum with what its neighbours say.
+//! A batch's own checksum does not cover its base offset, its length, its epoch and the checksum itself. Its neighbours
+//! say what the first two must be, the records what the last must be; the epoch can only be that of a neighbour.
+//! Whether all of that is right is told by the seal: its checksum is over all headers of the segment as they were when
+//! it was sealed. Without a seal, or where more is wrong than that, a batch must at least pass its own checksum with
+//! what its neighbours say.
 
 use std::io;
 use std::ops::Range;
@@ -18,8 +19,8 @@ use crate::fs::File;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
 
-/// With more wrong places than this each is looked at by itself alone: a seal that vouches for all of them together is not to
-/// be expected, and every try reads the file.
+/// With more wrong places than this each is looked at by itself alone: a seal that vouches for all of them together is
+/// not to be expected, and every try reads the file.
 const TOGETHER_MAX: usize = 32;
 /// How many batches whose epoch stands alone are tried.
 const LONERS_MAX: usize = 8;
@@ -55,8 +56,8 @@ impl HealedHeader {
     }
 }
 
-/// The headers as they were, as far as that can be told: `wrongs` is what an audit said of the file, `seal` that of the segment
-/// if it has one, and `end` where its batches end.
+/// The headers as they were, as far as that can be told: `wrongs` is what an audit said of the file, `seal` that of the
+/// segment if it has one, and `end` where its batches end.
 pub(crate) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: u64) -> io::Result<Vec<HealedHeader>> {
     if let Some(seal) = seal.filter(|seal| seal.len_bytes == end && wrongs.len() <= TOGETHER_MAX) {
         if wrongs.is_empty() {
@@ -164,8 +165,8 @@ fn epoch_at(file: &dyn File, position: u64, end: u64) -> Option<LeaderEpoch> {
     step.ok().flatten().and_then(|step| step.header.leader_epoch)
 }
 
-/// All checksums hold and all offsets are dense, and yet the headers are not those that were sealed: one epoch was changed.
-/// It shows as a batch whose epoch is not that of its neighbours.
+/// All checksums hold and all offsets are dense, and yet the headers are not those that were sealed: one epoch was
+/// changed. It shows as a batch whose epoch is not that of its neighbours.
 fn heal_lone_epoch(file: &dyn File, seal: &Seal) -> io::Result<Vec<HealedHeader>> {
     for (step, epochs) in lone_epochs(file, seal.len_bytes) {
         let offsets = step.header.base_offset..step.header.next_offset();
@@ -202,8 +203,8 @@ fn lone_epochs(file: &dyn File, end: u64) -> Vec<(Step, Vec<LeaderEpoch>)> {
     }
 }
 
-/// The checksum over all headers of the segment, with those of `healed` in their places; `None` when they do not lead from
-/// batch to batch to the sealed end.
+/// The checksum over all headers of the segment, with those of `healed` in their places; `None` when they do not lead
+/// from batch to batch to the sealed end.
 fn headers_crc(file: &dyn File, seal: &Seal, healed: &[HealedHeader]) -> io::Result<Option<u32>> {
     let mut crc = crc32fast::Hasher::new();
     let mut walk = BatchWalk::new(file, 0, seal.len_bytes);

@@ -39,7 +39,8 @@ pub(crate) enum WalkError {
     },
 }
 
-/// Steps over the batch headers of `file` up to `end`, reading through a window so that small batches cost no call each.
+/// Steps over the batch headers of `file` up to `end`, reading through a window so that small batches cost no call
+/// each.
 pub(crate) struct BatchWalk<'a> {
     file: &'a dyn File,
     position: u64,
@@ -162,8 +163,8 @@ impl<'a> BatchWalk<'a> {
         let from = match held {
             Some(from) => from,
             None => {
-                // Behind a batch that was larger than the window, another one is likely: of that only the header is wanted,
-                // and a page brought in for nothing costs as much as one that is needed.
+                // Behind a batch that was larger than the window, another one is likely: of that only the header is
+                // wanted, and a page brought in for nothing costs as much as one that is needed.
                 let small = self.last_bytes < self.window_bytes;
                 let ahead_bytes = if small { self.window_bytes } else { PAGE_BYTES };
                 let window_end = self.end.min(self.position + ahead_bytes.max(wanted as u64));

@@ -173,8 +173,8 @@ impl Keyed {
         }
     }
 
-    /// Does `script` from an empty disk on, until disk operation `number` is the last of the process or, with a seed, of the
-    /// machine; then once more, on what is left.
+    /// Does `script` from an empty disk on, until disk operation `number` is the last of the process or, with a seed,
+    /// of the machine; then once more, on what is left.
     pub(crate) fn until_the_end(
         config: LogConfig,
         number: u64,

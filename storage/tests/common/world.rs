@@ -1,7 +1,8 @@
 //! A store on a simulated disk beside a plain list of what must be in it.
 //!
-//! [`World::apply`] does one [`Operation`] on both and compares. What it demands is listed at [`World::check`] and at each
-//! operation; a demand that is not met is an `Err` with the facts, so that a test can also demand that it is *not* met.
+//! [`World::apply`] does one [`Operation`] on both and compares. What it demands is listed at [`World::check`] and at
+//! each operation; a demand that is not met is an `Err` with the facts, so that a test can also demand that it is *not*
+//! met.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
@@ -184,8 +185,8 @@ impl World {
         }
     }
 
-    /// Does the operations of `script` from an empty disk on, until disk operation `number` is the last of the process or,
-    /// with a seed, of the machine. What was promised until then must hold afterwards.
+    /// Does the operations of `script` from an empty disk on, until disk operation `number` is the last of the process
+    /// or, with a seed, of the machine. What was promised until then must hold afterwards.
     pub(crate) fn until_the_end(
         config: LogConfig,
         number: u64,
@@ -263,8 +264,8 @@ impl World {
         self.disk.fail_nth(number, fault);
     }
 
-    /// What holds at every moment: tail, start and flushed offset are those of the model, and in order; a partition that
-    /// stopped says so.
+    /// What holds at every moment: tail, start and flushed offset are those of the model, and in order; a partition
+    /// that stopped says so.
     fn check(&self) -> Result<(), Violation> {
         let partition = self.partition();
         let found = (partition.log_start().get(), partition.flushed().get(), partition.tail().get());

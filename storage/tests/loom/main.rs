@@ -1,8 +1,8 @@
-//! What `progress.rs` promises, in every order in which the steps of the threads can be seen: loom runs each model again
-//! and again, with each choice of who goes next and of what a load may still read.
+//! What `progress.rs` promises, in every order in which the steps of the threads can be seen: loom runs each model
+//! again and again, with each choice of who goes next and of what a load may still read.
 //!
-//! The file itself is compiled here, on loom's atomics. Around it stands as little of a partition as its contract names:
-//! bytes, an append lock, a flush lock, a queue.
+//! The file itself is compiled here, on loom's atomics. Around it stands as little of a partition as its contract
+//! names: bytes, an append lock, a flush lock, a queue.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -19,7 +19,8 @@ use loom::sync::{Arc, Condvar, Mutex, RwLock};
 use loom::thread;
 use progress::{FlushProgress, Published};
 
-/// Runs `model` in all orders with at most `switches` switches away from a thread that could go on; `None` for all orders.
+/// Runs `model` in all orders with at most `switches` switches away from a thread that could go on; `None` for all
+/// orders.
 fn explore(switches: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = switches;

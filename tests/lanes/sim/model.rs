@@ -28,8 +28,8 @@ pub(crate) struct Tried {
     pub(crate) attempts_max: u32,
     pub(crate) interrupted: u32,
     pub(crate) running: bool,
-    /// It stood there running when the broker stopped, with so many attempts and interruptions: it does so until its window
-    /// is made again.
+    /// It stood there running when the broker stopped, with so many attempts and interruptions: it does so until its
+    /// window is made again.
     pub(crate) stopped_at: Option<(u32, u32)>,
     /// Not before; known after most outcomes.
     pub(crate) next_attempt_ms: Option<i64>,

@@ -753,7 +753,8 @@ impl World {
                 Fate::Delivered if growing.contains(&record.group) && record.group != 0 => {}
                 // Its key was given back from a record in front of it on, and decides anew when that is read again.
                 Fate::Withheld if covered && written.is_behind_key(record) => again.push(index),
-                // That it was finished in a window of another order, in front of others of its key, is forgotten in a crash.
+                // That it was finished in a window of another order, in front of others of its key, is forgotten in a
+                // crash.
                 Fate::Delivered
                     if covered
                         && self.crashed_since

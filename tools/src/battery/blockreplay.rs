@@ -1,10 +1,10 @@
 //! What a disk may hold after the power went: its writes are recorded, and states are put together from the recording.
 //!
-//! A disk keeps all that it had written when it answered a flush. Of what came after the last flush before the end, it may
-//! have any part: each write whole, not at all, or its first or last sectors only. ext4's superblock alone is never torn:
-//! its checksum spans two sectors and a mount looks at no other copy, so that a disk which tears it ends the file system
-//! whatever was written there. qemu-storage-daemon stands between a loop device and a file and records; the format of the
-//! recording is that of dm-log-writes.
+//! A disk keeps all that it had written when it answered a flush. Of what came after the last flush before the end, it
+//! may have any part: each write whole, not at all, or its first or last sectors only. ext4's superblock alone is never
+//! torn: its checksum spans two sectors and a mount looks at no other copy, so that a disk which tears it ends the file
+//! system whatever was written there. qemu-storage-daemon stands between a loop device and a file and records; the
+//! format of the recording is that of dm-log-writes.
 
 use std::fs::File;
 use std::ops::Range;
@@ -347,8 +347,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// A disk whose power went when `end` entries were recorded, which is not before the last state; and how many of its
-    /// writes nothing had flushed.
+    /// A disk whose power went when `end` entries were recorded, which is not before the last state; and how many of
+    /// its writes nothing had flushed.
     fn state(&mut self, end: usize, random: &mut fastrand::Rng) -> (Vec<u8>, usize) {
         let entries = &self.recording.entries;
         let flushed = entries[..end].iter().rposition(|entry| entry.flags & FLUSH != 0).map_or(0, |at| at + 1);

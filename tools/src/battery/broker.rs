@@ -50,7 +50,8 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts it on `data`, under the program and arguments of `wrapper` when there are any, and waits until it is ready.
+    /// Starts it on `data`, under the program and arguments of `wrapper` when there are any, and waits until it is
+    /// ready.
     pub(crate) fn start(binary: &Path, data: &Path, wrapper: &[String]) -> Result<Self, Failure> {
         Self::try_start(binary, data, wrapper)?.ok_or_else(|| ENDED.into())
     }

@@ -1,8 +1,8 @@
 //! A compacted partition: what it may forget, and what of each key it must keep.
 //!
-//! A record's number says its key, and whether it deletes that. Compaction may remove a record when a newer one of its key is
-//! there, and one that deletes at any time after it was compacted once. So of each key the newest record that was promised
-//! is there, or one behind it; never an older one alone, for that is one that was deleted or replaced.
+//! A record's number says its key, and whether it deletes that. Compaction may remove a record when a newer one of its
+//! key is there, and one that deletes at any time after it was compacted once. So of each key the newest record that
+//! was promised is there, or one behind it; never an older one alone, for that is one that was deleted or replaced.
 
 use std::collections::BTreeMap;
 

@@ -87,8 +87,8 @@ pub(crate) enum End {
     /// The process died: everything is due.
     Killed,
     /// The power went at this time; what was written is due when it was at least this long before. Answers that came
-    /// later are none: a machine without power gives no answers. (A file system that is shut down goes on to answer. ext4
-    /// even answers a sync well that was under way, and forgets which blocks it had written.)
+    /// later are none: a machine without power gives no answers. (A file system that is shut down goes on to answer.
+    /// ext4 even answers a sync well that was under way, and forgets which blocks it had written.)
     PowerCut { at: Duration, flush_within: Duration },
     /// The disk stopped when its recorded log had this length.
     Recorded { bytes: u64 },

@@ -1,5 +1,5 @@
-//! The battery of the storage promises: what nothing that goes wrong may break, tried out. Each command prints its seed,
-//! and what it found; it fails when a promise was broken, and says SKIP when the machine has not what it needs.
+//! The battery of the storage promises: what nothing that goes wrong may break, tried out. Each command prints its
+//! seed, and what it found; it fails when a promise was broken, and says SKIP when the machine has not what it needs.
 
 use std::fmt;
 use std::process::ExitCode;

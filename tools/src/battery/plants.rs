@@ -1,7 +1,7 @@
 //! Whether the battery bites: faults are planted in a copy of the source, and each must be noticed.
 //!
-//! All of them are patched into one copy, each behind its name in the environment variable `TRIPLINE_PLANT`, so that one
-//! build serves all. A patch whose place is not found in the source, once, is an error: it would plant nothing.
+//! All of them are patched into one copy, each behind its name in the environment variable `TRIPLINE_PLANT`, so that
+//! one build serves all. A patch whose place is not found in the source, once, is an error: it would plant nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

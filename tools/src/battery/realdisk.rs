@@ -1,5 +1,5 @@
-//! What the kernel of this machine does when a disk fills up, fails a write-back, or cannot be read, and what the broker
-//! makes of it.
+//! What the kernel of this machine does when a disk fills up, fails a write-back, or cannot be read, and what the
+//! broker makes of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -121,7 +121,8 @@ impl Producer {
     }
 }
 
-/// Produce is refused with an error that clients try again, what is there is served, and service returns without a start.
+/// Produce is refused with an error that clients try again, what is there is served, and service returns without a
+/// start.
 fn full(binary: &Path) -> Result<Seen, Failure> {
     let scratch = tempfile::tempdir()?;
     let mounted = Mount::memory(scratch.path(), 48 << 20)?;

@@ -1,5 +1,5 @@
-//! A data directory on a real disk: a process that writes to it through the storage crate and tells what it was promised,
-//! and the look at what is there afterwards.
+//! A data directory on a real disk: a process that writes to it through the storage crate and tells what it was
+//! promised, and the look at what is there afterwards.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -232,8 +232,8 @@ pub(crate) fn write(args: &WriteArgs) -> Result<Verdict, Failure> {
     Ok(Verdict::Held("the disk refused".to_owned()))
 }
 
-/// A fixed sequence in which each kind of file is made, synced, replaced and removed: appends, rolls, group commits, one
-/// retention, compactions of one segment and of several and of what deletes, a clean end.
+/// A fixed sequence in which each kind of file is made, synced, replaced and removed: appends, rolls, group commits,
+/// one retention, compactions of one segment and of several and of what deletes, a clean end.
 fn write_script(args: &WriteArgs) -> Result<Verdict, Failure> {
     let store = open_store(&args.data, Duration::from_secs(3600), 1)?;
     let mut writers = Vec::new();

@@ -1,8 +1,8 @@
 //! Death at, or failure of, exactly the N-th call to the system that changes the disk, for each N of a scripted run.
 //!
-//! strace counts calls of one kind and thread: the N-th is that of the first thread that gets there. Every kind and every N
-//! up to what a thread was seen to reach is tried. The script of the storage crate runs on one thread, with one that
-//! flushes, so there that is every call.
+//! strace counts calls of one kind and thread: the N-th is that of the first thread that gets there. Every kind and
+//! every N up to what a thread was seen to reach is tried. The script of the storage crate runs on one thread, with one
+//! that flushes, so there that is every call.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::ledger::{Ack, End, Ledger, Level, Stamp, now};
 use crate::store::{self, Promises, Writing};
 use crate::{Failure, Verdict, machine};
 
-/// What changes a disk. Not `write`: files are written by position, and what else is written to, such as the runtime's own
-/// wake-up calls, never fails.
+/// What changes a disk. Not `write`: files are written by position, and what else is written to, such as the runtime's
+/// own wake-up calls, never fails.
 const CALLS: [&str; 13] = [
     "pwritev",
     "pwrite64",

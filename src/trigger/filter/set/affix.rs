@@ -39,8 +39,8 @@ impl Affixes {
         self.each(|affix| affix.iter().cmp(text.iter().rev()), ends, hit);
     }
 
-    /// All beginnings of a text are found from the last one that is not behind it in order: between a text and one of its beginnings
-    /// stand only texts that begin so too.
+    /// All beginnings of a text are found from the last one that is not behind it in order: between a text and one of
+    /// its beginnings stand only texts that begin so too.
     fn each(
         &self,
         order: impl Fn(&[u8]) -> std::cmp::Ordering,

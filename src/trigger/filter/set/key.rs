@@ -105,8 +105,8 @@ impl Key {
         if text.is_empty() { Self::Any } else { key(text.into()) }
     }
 
-    /// How many alternatives, about, an event leads to through this key, when `uses` alternatives share it and `ranges` have a range at
-    /// its path.
+    /// How many alternatives, about, an event leads to through this key, when `uses` alternatives share it and `ranges`
+    /// have a range at its path.
     pub(super) fn cost(&self, uses: u64, ranges: u64) -> u64 {
         match self {
             Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::Folded(_) | Self::Network(_) => uses,

@@ -8,14 +8,15 @@ pub(super) type NodeId = u32;
 /// Where an event begins.
 pub(super) const ROOT: NodeId = 0;
 
-/// A map by text. What is looked up comes from records, but what is inside only from patterns: a record cannot make it slow.
+/// A map by text. What is looked up comes from records, but what is inside only from patterns: a record cannot make it
+/// slow.
 pub(super) type TextMap<V> = HashMap<Box<str>, V, BuildHasherDefault<TextHasher>>;
 
 /// All keys below one path.
 #[derive(Debug, Default)]
 struct Children {
-    /// A bit for each byte that a key begins with, and for each length that one has, all great lengths sharing one. Most keys of most
-    /// events are ruled out by these.
+    /// A bit for each byte that a key begins with, and for each length that one has, all great lengths sharing one.
+    /// Most keys of most events are ruled out by these.
     first_bytes: [u64; 4],
     lengths: u64,
     by_key: TextMap<NodeId>,

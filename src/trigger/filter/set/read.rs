@@ -133,7 +133,8 @@ impl<'r> Reader<'r> {
         Read { text, has_json_payload }
     }
 
-    /// What was found in a text that turns out to be no JSON does no harm: patterns that ask for it are not judged then.
+    /// What was found in a text that turns out to be no JSON does no harm: patterns that ask for it are not judged
+    /// then.
     fn data(&mut self, text: &str) -> Result<(), NotJson> {
         let mut scanner = Scanner::new(text);
         match self.set.fields.data {

@@ -172,8 +172,8 @@ impl Places {
         u32::try_from(self.values.len()).expect("not more are kept than VALUES_MAX")
     }
 
-    /// A plain value at `node`, which is open. Those of one place come one after another: where others are between them, there were
-    /// objects in a list, or a place twice, and it is several.
+    /// A plain value at `node`, which is open. Those of one place come one after another: where others are between
+    /// them, there were objects in a list, or a place twice, and it is several.
     pub(super) fn keep(&mut self, node: NodeId, value: Kept) {
         if self.values.len() < VALUES_MAX {
             self.values.push(value);

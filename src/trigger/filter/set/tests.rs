@@ -97,7 +97,8 @@ fn a_list_with_very_many_values_is_judged_all_the_same() {
     assert_eq!(matched(&set, &json!(numbers).to_string()), [0]);
 }
 
-/// Patterns and records made from few names and values, so that they meet often, in every shape that the matching knows.
+/// Patterns and records made from few names and values, so that they meet often, in every shape that the matching
+/// knows.
 mod any {
     use fastrand::Rng;
 

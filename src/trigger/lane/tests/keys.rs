@@ -69,7 +69,8 @@ impl Scene {
         from.checked_add(self.chunk).unwrap().min(self.tail())
     }
 
-    /// One turn: reads, starts what may start, up to 8, and ends it. Answers whether anything happened, and the windows.
+    /// One turn: reads, starts what may start, up to 8, and ends it. Answers whether anything happened, and the
+    /// windows.
     fn turn(&mut self, fails: impl Fn(u64) -> bool) -> (bool, usize) {
         let mut read = false;
         if let Some(from) = self.lane.catch_up_at() {

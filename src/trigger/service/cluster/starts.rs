@@ -9,8 +9,8 @@ use crate::input::cluster::{Client, ClusterError, ClusterPartition, ClusterTopic
 use crate::trigger::commit_metadata;
 use crate::trigger::spec::{StartPosition, TopicSelection, TriggerSpec};
 
-/// Where a trigger starts is decided when it is made, or begins to read a topic, by the first process that says so. Answers
-/// what could not be committed, because the group has members: whoever gets such a partition does that.
+/// Where a trigger starts is decided when it is made, or begins to read a topic, by the first process that says so.
+/// Answers what could not be committed, because the group has members: whoever gets such a partition does that.
 pub(super) async fn begins(
     client: &Client,
     spec: &TriggerSpec,
@@ -103,8 +103,8 @@ impl Starts {
             return Begin::At(*decided);
         }
         let topic = partition.topic();
-        // A partition, or a topic, that came later is read from its beginning. What a pattern selected when it was applied has
-        // been decided.
+        // A partition, or a topic, that came later is read from its beginning. What a pattern selected when it was
+        // applied has been decided.
         let came_later =
             self.is_pattern || self.later.contains(topic) || committed.keys().any(|known| known.topic() == topic);
         Begin::From(if came_later { Start::Earliest } else { at(self.start) })

@@ -1,4 +1,5 @@
-//! Comparing as section 2.3.5.2.2 of RFC 9535 says: nothing equals nothing, numbers by value, order for numbers and texts only.
+//! Comparing as section 2.3.5.2.2 of RFC 9535 says: nothing equals nothing, numbers by value, order for numbers and
+//! texts only.
 
 use std::cmp::Ordering;
 

@@ -1,8 +1,8 @@
 //! The walk through an event.
 //!
-//! Depth first: what comes after a segment is applied to each of its nodes as it is found. Every segment maps one node to a
-//! list and the lists are joined in order, so the order is that of the standard. Each segment goes down a level at least, so
-//! the stack is as deep as the event, once for each filter around.
+//! Depth first: what comes after a segment is applied to each of its nodes as it is found. Every segment maps one node
+//! to a list and the lists are joined in order, so the order is that of the standard. Each segment goes down a level at
+//! least, so the stack is as deep as the event, once for each filter around.
 
 use std::ops::ControlFlow;
 

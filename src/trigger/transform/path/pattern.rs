@@ -5,11 +5,13 @@ use regex_syntax::hir::{Hir, HirKind};
 
 use super::{Budget, Comparable, PathFailure};
 
-/// The longest regular expression, in bytes; a longer one matches nothing, or is refused when a path has it as a literal.
+/// The longest regular expression, in bytes; a longer one matches nothing, or is refused when a path has it as a
+/// literal.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 /// What a compiled one may take, in bytes, once for the program and once for its cache.
 const COMPILED_BYTES_MAX: usize = 256 << 10;
-/// How many characters and classes one may have, repetitions written out. Matching may have to follow that many at each byte of a text.
+/// How many characters and classes one may have, repetitions written out. Matching may have to follow that many at each
+/// byte of a text.
 pub const PATTERN_POSITIONS_MAX: u64 = 1_000;
 /// What compiling one costs, in steps: about what it takes beside visits of nodes, which are some nanoseconds each.
 const COMPILE_STEPS: u64 = 100_000;
@@ -75,7 +77,8 @@ impl TextPattern {
         }
     }
 
-    /// Whether `text` matches. `dynamic` is what the operand was; an expression that is not one matches nothing, as the standard says.
+    /// Whether `text` matches. `dynamic` is what the operand was; an expression that is not one matches nothing, as the
+    /// standard says.
     pub(super) fn is_match(
         &self,
         text: &str,
@@ -93,8 +96,8 @@ impl TextPattern {
 }
 
 impl Compiled {
-    /// Spends for the slow way, which the regex crate takes where its automaton would grow too large: a long expression on a long text
-    /// takes minutes there.
+    /// Spends for the slow way, which the regex crate takes where its automaton would grow too large: a long expression
+    /// on a long text takes minutes there.
     fn is_match(&self, text: &str, budget: &mut Budget) -> Result<bool, PathFailure> {
         budget.spend_text(text.len())?;
         budget.spend(self.positions * text.len() as u64 / 16)?;
@@ -149,7 +152,8 @@ fn refused(error: &dyn std::error::Error) -> String {
     format!("a regular expression ({reason})")
 }
 
-/// How many characters and classes there are, repetitions written out. The parser limits how deep an expression is nested.
+/// How many characters and classes there are, repetitions written out. The parser limits how deep an expression is
+/// nested.
 fn positions(hir: &Hir) -> u64 {
     match hir.kind() {
         HirKind::Empty => 0,

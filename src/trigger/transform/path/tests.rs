@@ -228,8 +228,8 @@ fn any_filter() -> BoxedStrategy<String> {
             Just("value(@..a)".to_owned()),
         ]
     };
-    // The other reading departs from the standard with `<=` and `>=` (nothing <= nothing is false there, true >= false is true) and with
-    // negative indexes in what is compared (it finds nothing). Both have tests of their own.
+    // The other reading departs from the standard with `<=` and `>=` (nothing <= nothing is false there, true >= false
+    // is true) and with negative indexes in what is compared (it finds nothing). Both have tests of their own.
     let signs = proptest::sample::select(vec!["==", "!=", "<", ">"]);
     let compared = (made(), signs, made());
     let leaf = prop_oneof![

@@ -36,7 +36,8 @@ pub(in super::super) fn parts(template: &str) -> Result<TemplateParts, TemplateE
     Ok(Cutter::new(template).plain_text().finish())
 }
 
-/// The name of a placeholder at the beginning of `rest`: `<`, a letter or `_`, more of them, digits, `.` or `-`, and `>`.
+/// The name of a placeholder at the beginning of `rest`: `<`, a letter or `_`, more of them, digits, `.` or `-`, and
+/// `>`.
 fn placeholder(rest: &str) -> Option<&str> {
     let inner = rest.strip_prefix('<')?;
     let name = &inner[..inner.find('>')?];
@@ -87,7 +88,8 @@ impl<'t> Cutter<'t> {
         self.cut
     }
 
-    /// Cuts plain text, written as one JSON string: `\<` is `<` and `\\` is `\`, every other backslash stands for itself.
+    /// Cuts plain text, written as one JSON string: `\<` is `<` and `\\` is `\`, every other backslash stands for
+    /// itself.
     fn plain_text(mut self) -> Cut {
         self.text.push('"');
         while let Some(next) = self.rest().chars().next() {

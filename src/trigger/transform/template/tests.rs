@@ -155,7 +155,8 @@ proptest! {
     #[test]
     fn any_template_that_is_taken_gives_json(template in "([{}\\[\\]:,\"\\\\ a\\n]|<x>|<|\\\\<|\\\\u00|\\\\ud83d|1|\"a\": ){0,12}<x>", value in any_value()) {
         let read = Transform::parse(&json!({ "template": template, "values": { "x": "$.x" } }));
-        // What `result` gets is read as JSON there. Without a placeholder (it was escaped) the value is unused and refused.
+        // What `result` gets is read as JSON there. Without a placeholder (it was escaped) the value is unused and
+        // refused.
         if read.is_ok() {
             result(&template, &json!({ "x": "$.x" }), &json!({ "x": value })).unwrap();
         }

@@ -1,4 +1,5 @@
-//! Snappy as Kafka's clients write it: raw blocks in xerial's framing (Java and most others), or one raw block (librdkafka).
+//! Snappy as Kafka's clients write it: raw blocks in xerial's framing (Java and most others), or one raw block
+//! (librdkafka).
 //!
 //! The framing is 16 bytes, `82 "SNAPPY" 00`, version i32, oldest compatible version i32, then chunks of a length i32
 //! and a raw block, all big-endian. A raw block says first how much it unpacks to; that is believed only up to what the

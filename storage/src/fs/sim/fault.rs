@@ -17,7 +17,8 @@ pub enum Fault {
     Enospc,
     /// A write leaves the first half of its bytes and answers an I/O error; other operations fail as [`Fault::Eio`].
     ShortWriteThenEio,
-    /// A write leaves the first half of its bytes and answers `StorageFull`; other operations fail as [`Fault::Enospc`].
+    /// A write leaves the first half of its bytes and answers `StorageFull`; other operations fail as
+    /// [`Fault::Enospc`].
     ShortWriteThenFull,
     /// `Interrupted`; nothing was changed or lost.
     Interrupted,

@@ -17,7 +17,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not 0. The bias for bounds that are no power of two is far below 1 in 2^32 here.
+    /// A number below `bound`, which is not 0. The bias for bounds that are no power of two is far below 1 in 2^32
+    /// here.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

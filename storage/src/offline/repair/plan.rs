@@ -34,8 +34,8 @@ impl Planning<'_> {
             let file = self.partition.path.join(cleaned::FILE_NAME);
             self.step(file, "set it aside: the next compaction goes over more than it has to", Action::SetAside);
         } else if checked.names.has_cleaned && checked.segments.iter().any(|segment| !segment.wrongs.is_empty()) {
-            // Compactions passed over what they could not read. Before it can be read again: a repair that ends between the
-            // two finds no reason to do this any more.
+            // Compactions passed over what they could not read. Before it can be read again: a repair that ends between
+            // the two finds no reason to do this any more.
             let file = self.partition.path.join(cleaned::FILE_NAME);
             self.step(file, "set it aside: what is mended was never compacted, as far as it says", Action::SetAside);
         }

@@ -32,8 +32,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) now_ms: Option<i64>,
     pub(super) tombstone_age: Duration,
     pub(super) index_interval_bytes: u32,
-    /// Whether everything up to here was compacted. Behind something that was left as it was a tombstone gets no horizon: what
-    /// it deletes may be in there.
+    /// Whether everything up to here was compacted. Behind something that was left as it was a tombstone gets no
+    /// horizon: what it deletes may be in there.
     pub(super) is_whole: bool,
     pub(super) go_on: &'a dyn Fn() -> bool,
 }
@@ -148,8 +148,8 @@ impl Rewriter<'_> {
         Ok(Made { seal, index: index.encode(base), tally })
     }
 
-    /// Verified, batch by batch, until `visit` answers true; answers whether it did. Anything that is not as it was written
-    /// ends it.
+    /// Verified, batch by batch, until `visit` answers true; answers whether it did. Anything that is not as it was
+    /// written ends it.
     fn for_each_batch(
         &mut self,
         index: usize,

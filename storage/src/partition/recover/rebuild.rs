@@ -14,7 +14,8 @@ use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, pa
 /// A snapshot has at most a few hundred bytes a producer.
 const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 
-/// How far the batches of a segment go that was flushed up to `limit` and lost its end, over damage where there is some.
+/// How far the batches of a segment go that was flushed up to `limit` and lost its end, over damage where there is
+/// some.
 pub(super) fn end_of_flushed(file: &dyn File, base: Offset, len_bytes: u64, limit: Offset) -> io::Result<Offset> {
     let mut next = base;
     for_each_batch(file, base..limit, len_bytes, |step, _| next = step.header.next_offset(), |_| {})?;
@@ -81,9 +82,9 @@ pub(super) fn recover_producers(
     snapshots: impl DoubleEndedIterator<Item = Offset>,
 ) -> io::Result<Producers> {
     let limits = ProducerLimits::default();
-    // What was appended between an older snapshot and the first segment cannot be read any more: it would tell producers
-    // to go on where they were long ago.
-    // What stands behind one inside of a segment could not be told from what stands before it.
+    // What was appended between an older snapshot and the first segment cannot be read any more: it would tell
+    // producers to go on where they were long ago. What stands behind one inside of a segment could not be told from
+    // what stands before it.
     let is_base = |at: &Offset| *at == active.base || chain.sealed.iter().any(|segment| segment.base == *at);
     let newest = snapshots.rev().filter(is_base).find_map(|at| read_snapshot(place, at, limits));
     let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));

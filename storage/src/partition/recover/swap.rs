@@ -1,7 +1,7 @@
 //! Compactions that a crash interrupted: undone before they were decided, finished after.
 //!
-//! A compaction is decided when its [`FileKind::Swap`] is durable; what that promises, the new log file, was durable before.
-//! From then on the old segments may be gone at any moment, each by itself, and only the new file is whole.
+//! A compaction is decided when its [`FileKind::Swap`] is durable; what that promises, the new log file, was durable
+//! before. From then on the old segments may be gone at any moment, each by itself, and only the new file is whole.
 
 use std::io;
 use std::path::Path;

@@ -255,8 +255,8 @@ impl History {
         Ok(())
     }
 
-    /// What was taken comes again only after a kill, and at most what was in flight then. Answers how many windows in all,
-    /// and the most after one kill.
+    /// What was taken comes again only after a kill, and at most what was in flight then. Answers how many windows in
+    /// all, and the most after one kill.
     fn check_repeats(&self) -> Result<(usize, usize), String> {
         let mut taken: HashMap<Place, usize> = HashMap::new();
         let mut repeated: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();

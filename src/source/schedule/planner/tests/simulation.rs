@@ -1,6 +1,6 @@
-//! Random schedules under clocks that jump, brokers that die at any step, disks that lose what was not flushed and topics that take
-//! nothing, against a simple model: no tick twice; every tick whose time came while the broker lived; and of missed ones what the
-//! policy says. The steps are the service's, over the real tables of the journal.
+//! Random schedules under clocks that jump, brokers that die at any step, disks that lose what was not flushed and
+//! topics that take nothing, against a simple model: no tick twice; every tick whose time came while the broker lived;
+//! and of missed ones what the policy says. The steps are the service's, over the real tables of the journal.
 
 use super::*;
 use crate::broker::record::{JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleSwitched};
