@@ -8,8 +8,6 @@
 //! trigger sends larger windows, of which rate and CPU time are told by the record. `-- --test` runs each once with few
 //! records.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -25,9 +23,12 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::child::Counterpart;
 use crate::support::{Meter, at_once, embed};
 use crate::world::{Took, World, spread};
 
+#[path = "support/child.rs"]
+mod child;
 mod support;
 #[path = "support/world.rs"]
 mod world;
@@ -51,31 +52,13 @@ async fn serve() {
 }
 
 /// The server, in a process of its own.
-struct Server {
-    process: Child,
-    address: String,
-}
+struct Server(Counterpart);
 
 impl Server {
-    fn start() -> Self {
-        let program = std::env::current_exe().expect("this program");
-        let mut process = Command::new(program).arg(SERVE).stdout(Stdio::piped()).spawn().expect("started");
-        let mut address = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut address).expect("its address");
-        Self { process, address: address.trim().to_owned() }
-    }
-
     fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
-        let request = Request::post(format!("http://{}/in", self.address)).header("host", &self.address);
+        let request = Request::post(format!("http://{}/in", self.0.address)).header("host", &self.0.address);
         let request = request.header("content-type", "application/cloudevents-batch+json");
         request.body(Full::new(body)).expect("a request")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().expect("ended");
-        self.process.wait().expect("ended");
     }
 }
 
@@ -83,7 +66,7 @@ impl Drop for Server {
 async fn bare(server: &Arc<Server>, bodies: &Arc<Vec<Bytes>>, connections: usize) -> Took {
     let mut senders = Vec::new();
     for _ in 0..connections {
-        let stream = TcpStream::connect(&server.address).await.expect("connected");
+        let stream = TcpStream::connect(&server.0.address).await.expect("connected");
         stream.set_nodelay(true).expect("set");
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("shaken");
         tokio::spawn(connection);
@@ -136,7 +119,7 @@ struct Bench {
 impl Bench {
     async fn new(records: usize) -> Self {
         let world = World::new(records, |options| options.egress.allow_loopback = true).await;
-        Self { world, server: Arc::new(Server::start()) }
+        Self { world, server: Arc::new(Server(Counterpart::start(&[SERVE]))) }
     }
 
     /// What a trigger sends for the last `count` records.
@@ -152,7 +135,7 @@ impl Bench {
     }
 
     async fn target(&self, slots: usize) {
-        let url = format!("http://{}/in", self.server.address);
+        let url = format!("http://{}/in", self.server.0.address);
         let definition =
             json!({"function": "target", "runtime": "http", "url": url, "instances": {"max": slots, "concurrency": 1}});
         self.world.deploy(&definition, None).await;
