@@ -225,6 +225,12 @@ impl EventInput {
         }
     }
 
+    /// Whether nobody is notified any more, by a bug of ours.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn broke_down(&self) -> bool {
+        matches!(self, Self::Cluster(partition) if partition.broke_down())
+    }
+
     /// Whole batches from `from` on, at most `max_bytes` but at least one; empty at the tail.
     ///
     /// # Errors

@@ -64,7 +64,8 @@ impl Committer {
     ) -> Result<(), CommitError> {
         let (done, answer) = oneshot::channel();
         let _ = self.pending.send(Pending { partition, offset, metadata, tries: 0, done });
-        answer.await.unwrap_or(Err(CommitError::Fenced))
+        // It ends before its handles by a bug of ours alone.
+        answer.await.unwrap_or_else(|_| Err(CommitError::Failed("what commits has broken down".to_owned())))
     }
 }
 

@@ -61,7 +61,7 @@ pub enum GroupEvent {
     Trouble(String),
     /// It is in the group; these of the topics that it names are not there.
     Joined(BTreeSet<String>),
-    /// It, or what commits for it, has ended by a bug of ours: nothing more will be told.
+    /// It, or what commits for it, has ended by a bug of ours.
     BrokeDown,
 }
 
@@ -111,7 +111,7 @@ impl Member {
         let (identity, seen) = watch::channel(Identity { generation: -1, ..Identity::default() });
         let signals = Signals::default();
         let (committer, commits) = commit::new(Arc::clone(&client), group, seen, signals.clone());
-        // Weak: who commits follows these events, and ends with the member's side of them.
+        // Weak: whoever follows the events has the committer, whose end ends this; the events must not wait for it.
         tokio::spawn(tell_if_it_breaks_down(commits, events.downgrade()));
         let stop = CancellationToken::new();
         let session = client.address().session_timeout;
@@ -142,6 +142,12 @@ impl Member {
             tell_if_it_breaks_down(membership.run(), kept.downgrade()).await;
         });
         (Self { stop, selection, task }, receiver, committer)
+    }
+
+    /// Cancelled, it gives everything back and leaves the group.
+    #[must_use]
+    pub fn leaves(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// Reads these topics from now on.

@@ -8,13 +8,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{FetchRequest, fetch_request, fetch_response};
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
@@ -70,6 +73,8 @@ struct Partition {
     more: Event,
     /// Somebody has read to the tail.
     at_tail: Event,
+    /// The tail is watched no more, by a bug of ours.
+    broke_down: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -126,9 +131,16 @@ impl ClusterInput {
             known: Mutex::new(known),
             more: Event::new(),
             at_tail: Event::new(),
+            broke_down: AtomicBool::new(false),
         });
-        let watch = tokio::spawn(Arc::clone(&partition).watch()).abort_handle();
+        let watch = tokio::spawn(Arc::clone(&partition).keep_watch()).abort_handle();
         Ok(Self { watched: Arc::new(Watched { partition, watch }) })
+    }
+
+    /// As when its watch has met a bug.
+    #[cfg(test)]
+    pub(crate) fn break_down_for_test(&self) {
+        self.partition().stop_watching();
     }
 
     /// A partition with one record that nobody fetched yet, led by whoever listens there.
@@ -146,6 +158,7 @@ impl ClusterInput {
             known: Mutex::new(Known { log_start: Offset::ZERO, tail, read_to: Offset::ZERO, recent: VecDeque::new() }),
             more: Event::new(),
             at_tail: Event::new(),
+            broke_down: AtomicBool::new(false),
         };
         let watch = tokio::spawn(std::future::pending::<()>()).abort_handle();
         Self { watched: Arc::new(Watched { partition: Arc::new(partition), watch }) }
@@ -178,6 +191,11 @@ impl ClusterInput {
         let Origin { topic, partition, .. } = self.origin();
         let tail = self.client().offset_at(topic, *partition, LATEST).await.map_err(io::Error::other)?;
         Ok(tail.unwrap_or_else(|| self.tail()))
+    }
+
+    /// Whether nobody will be told any more that there is more, by a bug of ours. Listen first, look then.
+    pub(in crate::input) fn broke_down(&self) -> bool {
+        self.partition().broke_down.load(Ordering::Acquire)
     }
 
     pub(in crate::input) fn listen(&self) -> EventListener {
@@ -280,6 +298,18 @@ impl Partition {
             drop(known);
             self.at_tail.notify(usize::MAX);
         }
+    }
+
+    /// As [`Partition::watch`]; who waits at the tail is told when that breaks down.
+    async fn keep_watch(self: Arc<Self>) {
+        if AssertUnwindSafe(Arc::clone(&self).watch()).catch_unwind().await.is_err() {
+            self.stop_watching();
+        }
+    }
+
+    fn stop_watching(&self) {
+        self.broke_down.store(true, Ordering::Release);
+        self.more.notify(usize::MAX);
     }
 
     /// Fetches at the tail, for as long as somebody reads there.

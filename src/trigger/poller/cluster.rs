@@ -297,17 +297,7 @@ mod tests {
         let input = EventInput::Cluster(ClusterInput::with_leader_for_test(silent.local_addr().unwrap()));
         let (poller, task) = spawn(input.clone(), TaskTracker::new());
         let runner = Runner::for_test(&json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"}));
-        let lane = NewLane {
-            id: LaneId { trigger: runner.id, topic: Uuid::nil(), partition: 0 },
-            progress: Progress::start(Offset::ZERO),
-            remembered: LaneState::default(),
-            status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
-            runner: Arc::clone(&runner),
-            run: None,
-            kept: Kept::default(),
-            group: None,
-        };
-        poller.send(Message::Add(Box::new(lane)));
+        poller.send(Message::Add(Box::new(lane(&runner, input, Offset::ZERO))));
         // It asks the leader.
         let _asked = timeout(SOON, silent.accept()).await.expect("it reads").unwrap();
         let skipped = timeout(SOON, poller.skip(runner.id)).await;
@@ -315,5 +305,35 @@ mod tests {
         timeout(SOON, poller.remove(runner.id)).await.expect("the lane is let go of");
         poller.send(Message::Stop);
         timeout(SOON, task).await.expect("it ends").unwrap();
+    }
+    #[tokio::test]
+    async fn a_trigger_whose_partition_is_watched_no_more_says_so() {
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cluster = ClusterInput::with_leader_for_test(nobody.local_addr().unwrap());
+        let input = EventInput::Cluster(cluster.clone());
+        let (poller, _task) = spawn(input.clone(), TaskTracker::new());
+        let runner = Runner::for_test(&json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"}));
+        let tail = input.tail();
+        poller.send(Message::Add(Box::new(lane(&runner, input, tail))));
+        // It has read everything there is, and waits.
+        assert_eq!(timeout(SOON, poller.skip(runner.id)).await.expect("it is there"), 0);
+        assert!(!runner.holds(|holds| holds.broken));
+        let changed = runner.listen();
+        cluster.break_down_for_test();
+        timeout(SOON, changed).await.expect("it is told");
+        assert!(runner.holds(|holds| holds.broken));
+    }
+
+    fn lane(runner: &Arc<Runner>, input: EventInput, from: Offset) -> NewLane {
+        NewLane {
+            id: LaneId { trigger: runner.id, topic: Uuid::nil(), partition: 0 },
+            progress: Progress::start(from),
+            remembered: LaneState::default(),
+            status: Arc::new(LaneStatus::new(input, from, None)),
+            runner: Arc::clone(runner),
+            run: None,
+            kept: Kept::default(),
+            group: None,
+        }
     }
 }

@@ -26,9 +26,13 @@ impl Driven {
     /// Does some of the poller's work. A bug of ours shows at its triggers, instead of their standing still in silence.
     pub(super) async fn watch(self, work: impl Future<Output = ()>) {
         if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-            let runners: Vec<Arc<Runner>> = self.0.lock().values().filter_map(Weak::upgrade).collect();
-            runners.iter().for_each(|runner| runner.broke_down());
+            self.broke_down();
         }
+    }
+
+    pub(super) fn broke_down(&self) {
+        let runners: Vec<Arc<Runner>> = self.0.lock().values().filter_map(Weak::upgrade).collect();
+        runners.iter().for_each(|runner| runner.broke_down());
     }
 }
 

@@ -70,6 +70,10 @@ impl Poller {
     /// Waits for a message, a timer, or records.
     pub(super) async fn wait(&mut self) {
         let appended = self.input.listen();
+        #[cfg(feature = "cluster")]
+        if self.input.broke_down() {
+            self.driven.broke_down();
+        }
         let tail = self.input.tail();
         let wants = |at: Offset| at < tail;
         if !self.stopping

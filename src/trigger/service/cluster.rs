@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tripline_storage::Offset;
 use uuid::Uuid;
 
@@ -136,9 +136,11 @@ impl TriggerService {
             lanes: HashMap::new(),
             waiting: BTreeSet::new(),
         };
-        let watched = Arc::clone(&runner);
+        let (watched, leaves) = (Arc::clone(&runner), member.leaves());
         let driver = tokio::spawn(async move {
             watched.watch(driver.run(events)).await;
+            // However it ended, nobody reads here any more: others of the group may.
+            leaves.cancel();
         });
         let place = Some(Place { member, driver, starts });
         self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
@@ -214,7 +216,8 @@ struct Driver {
 struct DrivenLane {
     topic: Uuid,
     poller: PollerHandle,
-    task: JoinHandle<()>,
+    /// Ends with whoever drives it, and what it has begun ends with it.
+    task: AbortOnDropHandle<()>,
 }
 
 impl Driver {
@@ -222,7 +225,13 @@ impl Driver {
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.follow(event).await,
+                    Some(event) => {
+                        let is_last = matches!(event, GroupEvent::BrokeDown);
+                        self.follow(event).await;
+                        if is_last {
+                            return;
+                        }
+                    }
                     None => return,
                 },
                 () = tokio::time::sleep(RETRY), if !self.waiting.is_empty() => self.open().await,
@@ -238,7 +247,7 @@ impl Driver {
                 self.shows(self.missing.clone());
             }
             GroupEvent::Trouble(reason) => self.shows(Some(reason)),
-            GroupEvent::BrokeDown => self.runner.broke_down(),
+            GroupEvent::BrokeDown => self.break_down().await,
             GroupEvent::Assigned(partitions) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
                 self.waiting.extend(partitions);
@@ -258,6 +267,14 @@ impl Driver {
                 self.cut_off(&gone).await;
             }
         }
+    }
+
+    /// Without its group nothing here is known to be its own.
+    async fn break_down(&mut self) {
+        self.runner.broke_down();
+        self.waiting.clear();
+        let all = self.lanes.keys().cloned().collect();
+        self.cut_off(&all).await;
     }
 
     fn shows(&self, trouble: Option<String>) {
@@ -336,6 +353,7 @@ impl Driver {
         let (poller, task) = poller::spawn(input, self.tracker.clone());
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
+        let task = AbortOnDropHandle::new(task);
         self.lanes.insert(partition.clone(), DrivenLane { topic: topic.id, poller, task });
         Ok(())
     }
