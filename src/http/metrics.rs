@@ -250,10 +250,10 @@ fn incoming(text: &mut Text, source: &Source<'_>) {
 fn traces(text: &mut Text, source: &Source<'_>) {
     let counts = source.triggers.trace_counts();
     let help = "Attempts and verdicts that events' history has got since the start.";
-    text.counter("tripline_trace_attempts_total", help, &[], counts.written);
+    text.counter("tripline_trace_facts_total", help, &[], counts.written);
     let help =
         "Attempts and verdicts that events' history misses: they came faster than the disk took them, or it took none.";
-    text.counter("tripline_trace_attempts_dropped_total", help, &[], counts.dropped);
+    text.counter("tripline_trace_facts_dropped_total", help, &[], counts.dropped);
     let log = source.broker.topic(TRACE_TOPIC).and_then(|topic| topic.partition(0).cloned());
     let kept = log.map_or(0, |log| log.tail().since(log.log_start()));
     text.gauge("tripline_trace_records", "Records of events' history that are kept.", &[], kept);

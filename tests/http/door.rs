@@ -87,7 +87,7 @@ async fn health_metrics_cluster_and_the_description_answer() {
         "kafka_topic_partitions{topic=\"t\"} 1",
         "kafka_topic_partition_current_offset{topic=\"t\",partition=\"0\"} 2",
         "tripline_records_in_total{topic=\"t\",protocol=\"http\"} 2",
-        "tripline_trace_attempts_dropped_total 0",
+        "tripline_trace_facts_dropped_total 0",
         "tripline_trace_records 0",
         "tripline_trigger_records_total{trigger=\"g\",outcome=\"debounced\"} 0",
         "tripline_trigger_records_total{trigger=\"g\",outcome=\"skipped\"} 0",
