@@ -1,10 +1,10 @@
 //! From another broker to a function of this program, as a member of a consumer group.
 //!
-//! `cargo bench --bench cluster --features cluster` starts a second Tripline in a process of its own, full of JSON records
-//! of 200 bytes in four partitions, and a trigger that reads them there. What is told of each kind of window is the rate
-//! from the first invocation on, how many invocations that is, the CPU time that a record took on the trigger's side, and
-//! how long it took from the definition to the first invocation: to find the cluster, to join the group and to fetch.
-//! Medians of several turns with their spread. `-- --test` runs each once with few records.
+//! `cargo bench --bench cluster --features cluster` starts a second Tripline in a process of its own, full of JSON
+//! records of 200 bytes in four partitions, and a trigger that reads them there. What is told of each kind of window is
+//! the rate from the first invocation on, how many invocations that is, the CPU time that a record took on the
+//! trigger's side, and how long it took from the definition to the first invocation: to find the cluster, to join the
+//! group and to fetch. Medians of several turns with their spread. `-- --test` runs each once with few records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +34,10 @@ mod world;
 const SERVE: &str = "serve-as-cluster";
 const PARTITIONS: u32 = 4;
 
-/// A broker whose topic has so many records in each partition, until it is killed.
-async fn serve(records: u64) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+/// A broker on this directory whose topic has so many records in each partition, until it is killed.
+async fn serve(data: &str, records: u64) {
     let any = ([127, 0, 0, 1], 0).into();
-    let config = ServerConfig { kafka: any, http: any, ..ServerConfig::new(dir.path().join("data")) };
+    let config = ServerConfig { kafka: any, http: any, ..ServerConfig::new(data) };
     let server = Server::start(config).await.expect("a server");
     let broker = &server.rooms().broker;
     let spec = TopicSpec { name: topic(), partitions: PARTITIONS, config: TopicConfig::default() };
@@ -57,8 +56,9 @@ fn topic() -> TopicName {
 }
 
 struct Bench {
-    _dir: tempfile::TempDir,
     cluster: Counterpart,
+    /// Of both brokers; removed when the other one has ended.
+    _dir: tempfile::TempDir,
     broker: Broker,
     triggers: TriggerService,
     /// Since the first invocation.
@@ -70,7 +70,8 @@ struct Bench {
 impl Bench {
     fn new(records: u64, turns: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let cluster = Counterpart::start(&[SERVE, &records.to_string()]);
+        let data = dir.path().join("cluster");
+        let cluster = Counterpart::start(&[SERVE, data.to_str().expect("a path in UTF-8"), &records.to_string()]);
         let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).expect("a broker");
         let options = FunctionOptions::new(dir.path().join("functions")).expect("options");
         let functions = FunctionService::new(options).expect("functions");
@@ -124,8 +125,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     if let Some(at) = arguments.iter().position(|argument| argument == SERVE) {
-        let records = arguments[at + 1].parse().expect("a number of records");
-        return runtime.block_on(serve(records));
+        let records = arguments[at + 2].parse().expect("a number of records");
+        return runtime.block_on(serve(&arguments[at + 1], records));
     }
     let test = arguments.iter().any(|argument| argument == "--test");
     let (records, turns) = if test { (500, 1) } else { (100_000, 5) };

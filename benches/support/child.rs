@@ -1,4 +1,5 @@
-//! This program once more, in a process of its own, as what the bench speaks to: its CPU time is not in what is measured.
+//! This program once more, in a process of its own, as what the bench speaks to: its CPU time is not in what is
+//! measured.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
