@@ -78,12 +78,12 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let begun = Instant::now();
     let scratch = tempfile::tempdir()?;
     let again = format!("tripline-battery deliver --seed {seed} --kills {} --binary {}", args.kills, binary.display());
-    // Also what ends it before its verdict, such as a dead letter that says nothing of its record.
-    let found = World::start(&binary, scratch.path(), seed)?.run(args.kills);
-    let found = found.map_err(|error| format!("{error}\nagain: {again}"))?;
+    let found = World::start(&binary, scratch.path(), seed).and_then(|world| world.run(args.kills));
     if let Some(keep) = &args.keep {
         fs::rename(scratch.keep(), keep)?;
     }
+    // Also what ends it before its verdict, such as a dead letter that says nothing of its record.
+    let found = found.map_err(|error| format!("{error}\nagain: {again}"))?;
     let took = begun.elapsed().as_secs_f64();
     Ok(match found {
         Ok(seen) => Verdict::Held(format!("{} kills, seed {seed}, in {took:.0} s: {seen}", args.kills)),
