@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/faults.rs"]
+mod faults;
 #[path = "common/keyed_runs.rs"]
 mod keyed_runs;
 #[path = "common/keyed_world.rs"]
@@ -20,8 +22,8 @@ use std::sync::mpsc::{self, Receiver};
 use keyed_world::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
 use tripline_storage::error::{CompactError, ReadError};
+use tripline_storage::fs::OsFs;
 use tripline_storage::fs::sim::{self, Call, Fault, Lie};
-use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
 
@@ -326,8 +328,7 @@ fn producers_are_known_from_a_compacted_log_alone() {
     }
     run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
     run(&mut world, &[Operation::Flush, COMPACT]).unwrap();
-    remove_snapshots(&world);
-    run(&mut world, &[Operation::Kill]).unwrap();
+    run(&mut world, &[Operation::LoseSnapshots, Operation::Kill]).unwrap();
     retry_all(&mut world).unwrap();
 }
 
@@ -342,18 +343,9 @@ fn producers_are_known_after_a_compaction_whatever_a_power_cut_leaves() {
         run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
         run(&mut world, &[Operation::Flush]).unwrap();
         run(&mut world, &[append([1, 2, 3, 4], Some(0)), append([1, 2, 3, 4], Some(1)), COMPACT]).unwrap();
-        remove_snapshots(&world);
-        let result = run(&mut world, &[Operation::PowerCut { seed }]).and_then(|()| retry_all(&mut world));
+        let cut = [Operation::LoseSnapshots, Operation::PowerCut { seed }];
+        let result = run(&mut world, &cut).and_then(|()| retry_all(&mut world));
         result.unwrap_or_else(|violation| panic!("seed {seed}: {}", violation.0));
-    }
-}
-
-fn remove_snapshots(world: &Keyed) {
-    let is_snapshot = |path: &&PathBuf| path.extension().is_some_and(|found| found == "snapshot");
-    let snapshots: Vec<_> = world.disk.paths().iter().filter(is_snapshot).cloned().collect();
-    assert!(!snapshots.is_empty());
-    for path in snapshots {
-        world.disk.remove_file(&path).unwrap();
     }
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/faults.rs"]
+mod faults;
 #[path = "common/world.rs"]
 mod world;
 

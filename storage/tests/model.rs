@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/faults.rs"]
+mod faults;
 #[path = "common/runs.rs"]
 mod runs;
 #[path = "common/seeded.rs"]

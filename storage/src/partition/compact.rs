@@ -1,7 +1,8 @@
 //! Compaction: sealed segments are written again with fewer records, beside the old ones, which then make room.
 //!
-//! Nobody waits for it: appends, flushes and reads go on, but for the moment of one rename. How the files change, so
-//! that at each step a crash leaves the old segments or the new one, never both nor none:
+//! Nobody waits for it: appends, flushes and reads go on, but for the moment of one rename. It begins with a flush:
+//! what decides about the records, such as which batches of producers stay, must not be taken back. How the files
+//! change, so that at each step a crash leaves the old segments or the new one, never both nor none:
 //!
 //! 1. `<base>.clean`, the new log, is written and synced, and then its name.
 //! 2. `<base>.swap`, the new seal, likewise. From here on it is decided: recovery finishes what follows. The index of

@@ -31,8 +31,12 @@ fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<O
         done.push(operation);
         world.apply(operation)?;
     }
-    let ends = [Operation::Heal, COMPACT, Operation::Kill, Operation::PowerCut { seed: random.u64(..) }];
-    for last in ends.into_iter().chain(each_retry()).chain([COMPACT]) {
+    // Compacted behind what was not flushed, of both producers, and known from what a power cut leaves of the log
+    // alone.
+    let lost = [any_append(random, Some(0)), any_append(random, Some(1)), COMPACT, Operation::LoseSnapshots];
+    let ends = [Operation::Heal, COMPACT, Operation::Kill].into_iter().chain(lost);
+    let ends = ends.chain([Operation::PowerCut { seed: random.u64(..) }]).chain(each_retry()).chain([COMPACT]);
+    for last in ends {
         done.push(last);
         world.apply(last)?;
     }
@@ -46,12 +50,11 @@ pub(crate) fn each_retry() -> impl Iterator<Item = Operation> {
 
 fn any_operation(random: &mut fastrand::Rng) -> Operation {
     match random.u32(0..100) {
-        0..50 => Operation::Append {
-            keys: [(); 4].map(|()| random.u8(0..20)),
-            tombstones: if random.u8(0..3) == 0 { random.u8(0..16) } else { 0 },
-            producer: random.bool().then(|| random.u8(0..2)),
-            codec: random.u8(0..10).min(5),
-        },
+        0..48 => {
+            let producer = random.bool().then(|| random.u8(0..2));
+            any_append(random, producer)
+        }
+        48..50 => Operation::LoseSnapshots,
         50..55 => Operation::Retry { producer: random.u8(0..2), back: random.u8(0..5) },
         55..65 => Operation::Flush,
         65..80 => Operation::Compact { after_ms: any_of(random, &[0, 0, 3_000, TOMBSTONE_MS as u16]) },
@@ -65,6 +68,15 @@ fn any_operation(random: &mut fastrand::Rng) -> Operation {
         }
         96..98 => Operation::FillDisk,
         _ => Operation::Heal,
+    }
+}
+
+fn any_append(random: &mut fastrand::Rng, producer: Option<u8>) -> Operation {
+    Operation::Append {
+        keys: [(); 4].map(|()| random.u8(0..20)),
+        tombstones: if random.u8(0..3) == 0 { random.u8(0..16) } else { 0 },
+        producer,
+        codec: random.u8(0..10).min(5),
     }
 }
 

@@ -14,11 +14,13 @@ use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, BatchView, Batches, CheckedBatch, Compression, NewRecord,
 };
 use tripline_storage::error::{AppendError, CompactError};
-use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::{Fault, Lie};
+use tripline_storage::fs::{Fs as _, SimFs};
 use tripline_storage::partition::{CompactionOutcome, RecoveryReport};
 use tripline_storage::{CompactionConfig, LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
+
+use crate::faults::Faults;
 
 const TOPIC: Uuid = Uuid::from_u128(0x6b65);
 const ID: PartitionId = PartitionId { topic: TOPIC, partition: 0 };
@@ -26,7 +28,6 @@ const ROOT: &str = "/srv/tripline";
 const START_MS: i64 = 1_700_000_000_000;
 /// How long tombstones stay.
 pub(crate) const TOMBSTONE_MS: i64 = 10_000;
-const DISK_BYTES: u64 = 1 << 40;
 const WINDOW: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(crate) enum Operation {
     Trim {
         permille: u16,
     },
+    /// Removes the files that tell of producers: the log alone has to.
+    LoseSnapshots,
     Reopen,
     Kill,
     PowerCut {
@@ -113,8 +116,7 @@ pub(crate) struct Keyed {
     now_ms: i64,
     sent: u64,
     next_sequence: [i32; 2],
-    planned: Option<u64>,
-    disk_full: bool,
+    faults: Faults,
     /// Whether it looks at everything after each compaction, not only after each start.
     pub(crate) looks: bool,
 }
@@ -167,8 +169,7 @@ impl Keyed {
             now_ms: START_MS,
             sent: 0,
             next_sequence: [0; 2],
-            planned: None,
-            disk_full: false,
+            faults: Faults::default(),
             looks: false,
         }
     }
@@ -220,9 +221,10 @@ impl Keyed {
                 self.compact().map(|_| ())
             }
             Operation::Trim { permille } => self.trim(permille),
+            Operation::LoseSnapshots => self.lose_snapshots(),
             Operation::Reopen => {
                 self.store.as_ref().expect("open").close();
-                let faulty = self.planned.is_some() || self.disk_full || self.partition().stopped().is_some();
+                let faulty = self.faults.are_any() || self.partition().stopped().is_some();
                 if !faulty {
                     self.flushed = self.tail();
                 }
@@ -244,15 +246,7 @@ impl Keyed {
                 self.fail_at(self.disk.operations() + 1 + u64::from(after), fault);
                 Ok(())
             }
-            Operation::FillDisk => {
-                if !self.disk_full
-                    && let Ok(free_bytes) = self.disk_free()
-                {
-                    self.disk.set_capacity(DISK_BYTES - free_bytes);
-                    self.disk_full = true;
-                }
-                Ok(())
-            }
+            Operation::FillDisk => self.fill_disk(),
             Operation::Heal => {
                 self.heal();
                 Ok(())
@@ -260,9 +254,12 @@ impl Keyed {
         }
     }
 
-    fn disk_free(&self) -> std::io::Result<u64> {
-        use tripline_storage::fs::Fs as _;
-        self.disk.free_bytes(Path::new(ROOT))
+    fn fill_disk(&mut self) -> Result<(), Violation> {
+        let before = self.disk.operations();
+        if let Err(error) = self.faults.fill(&self.disk, Path::new(ROOT), 0) {
+            demand!(self.faults.excuse(&self.disk, before), "free bytes: {error}");
+        }
+        Ok(())
     }
 
     fn pass(&mut self, time_ms: i64) {
@@ -271,26 +268,19 @@ impl Keyed {
     }
 
     pub(crate) fn fail_at(&mut self, number: u64, fault: Fault) {
-        self.planned = Some(number);
-        self.disk.fail_nth(number, fault);
+        self.faults.plan(&self.disk, number, fault);
     }
 
     fn heal(&mut self) {
-        self.disk.heal();
-        self.disk.set_capacity(DISK_BYTES);
-        (self.disk_full, self.planned) = (false, None);
+        self.faults.heal(&self.disk);
         if let Some(store) = &self.store {
             store.look_for_room();
         }
     }
 
-    fn may_fail(&self, before: u64) -> bool {
-        self.disk_full || self.planned.is_some_and(|number| before < number && number <= self.disk.operations())
-    }
-
     fn excused(&self, before: u64) -> bool {
         let refused = self.store.as_ref().is_some_and(Store::is_disk_full);
-        refused || self.may_fail(before) || self.partition().stopped().is_some()
+        refused || self.faults.excuse(&self.disk, before) || self.partition().stopped().is_some()
     }
 
     // ---- changing ----------------------------------------------------------------------------------------------
@@ -389,21 +379,40 @@ impl Keyed {
         Ok(())
     }
 
-    /// What a compaction that ended well left is compact, and nothing is gone that should not be.
+    fn lose_snapshots(&self) -> Result<(), Violation> {
+        let paths = self.disk.paths();
+        let snapshots = paths.iter().filter(|path| path.extension().is_some_and(|found| found == "snapshot"));
+        for path in snapshots {
+            let before = self.disk.operations();
+            if let Err(error) = self.disk.remove_file(path) {
+                demand!(self.faults.excuse(&self.disk, before), "removing {}: {error}", path.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a compaction that ended well left is compact and durable, and nothing is gone that should not be.
     pub(crate) fn compact(&mut self) -> Result<Option<CompactionOutcome>, Violation> {
         let before = self.disk.operations();
         let result = self.partition().compact(Some(self.now_ms), None, &|| true);
         // Also one that failed may have gone over some.
         self.compactions.push((self.tail(), self.now_ms));
         let outcome = match result {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                if outcome.is_some() {
+                    let flushed = self.partition().flushed().get();
+                    demand!(flushed == self.tail(), "flushed to {flushed}, the tail is {}", self.tail());
+                    self.flushed = flushed;
+                }
+                outcome
+            }
             Err(error) => {
                 demand!(self.excused(before), "compaction failed without a fault: {error}");
                 demand!(!matches!(error, CompactError::Interrupted), "nobody interrupted");
                 None
             }
         };
-        if !self.looks || self.planned.is_some_and(|number| number > self.disk.operations()) {
+        if !self.looks || self.faults.lie_ahead(&self.disk) {
             // A planned fault would come with the look.
             return Ok(outcome);
         }

@@ -19,10 +19,13 @@ pub(crate) fn run<O: Debug>(
     let failure = match result {
         Ok(Ok(image)) => return Ok(image),
         Ok(Err(facts)) => facts,
-        Err(panic) => panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".to_owned()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
+        }
     };
     let operations: Vec<_> = done.iter().map(|operation| format!("  {operation:?}")).collect();
-    Err(format!("TRIPLINE_SIM_SEED={seed}: {failure}\nafter {} operations:\n{}", done.len(), operations.join("\n")))
+    Err(format!("seed {seed}: {failure}\nafter {} operations:\n{}", done.len(), operations.join("\n")))
 }
 
 /// What is on the disk.

@@ -19,11 +19,12 @@ use tripline_storage::partition::{ReadOutcome, ReadStart};
 use tripline_storage::{LeaderEpoch, LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
 
+use crate::faults::Faults;
+
 pub(crate) const TOPIC: Uuid = Uuid::from_u128(0x7471);
 const ID: PartitionId = PartitionId { topic: TOPIC, partition: 0 };
 const ROOT: &str = "/srv/tripline";
 const START_MS: i64 = 1_700_000_000_000;
-const DISK_BYTES: u64 = 1 << 40;
 /// How many batches of a producer may be retried: its window.
 const WINDOW: usize = 5;
 
@@ -131,9 +132,7 @@ pub(crate) struct World {
     flushed: i64,
     epoch: LeaderEpoch,
     stopped: bool,
-    disk_full: bool,
-    /// Number of the disk operation that fails.
-    planned: Option<u64>,
+    faults: Faults,
     /// Whether a fault may have kept a flush from noting how far it came.
     unnoted: bool,
     /// Whether a fault may have left half a batch behind the tail since the partition was opened.
@@ -175,8 +174,7 @@ impl World {
             flushed: 0,
             epoch: LeaderEpoch::NONE,
             stopped: false,
-            disk_full: false,
-            planned: None,
+            faults: Faults::default(),
             unnoted: false,
             torn: false,
             now_ms: START_MS,
@@ -260,8 +258,7 @@ impl World {
 
     /// Lets the disk operation `number` fail.
     pub(crate) fn fail_at(&mut self, number: u64, fault: Fault) {
-        self.planned = Some(number);
-        self.disk.fail_nth(number, fault);
+        self.faults.plan(&self.disk, number, fault);
     }
 
     /// What holds at every moment: tail, start and flushed offset are those of the model, and in order; a partition
@@ -290,7 +287,7 @@ impl World {
 
     /// Whether the disk has an excuse for an error that came since `before`.
     fn may_fail(&self, before: u64) -> bool {
-        self.disk_full || self.planned.is_some_and(|number| before < number && number <= self.disk.operations())
+        self.faults.excuse(&self.disk, before)
     }
 
     // ---- appending ---------------------------------------------------------------------------------------------
@@ -633,23 +630,16 @@ impl World {
 
     fn fill_disk(&mut self, room_bytes: u32) -> Result<(), Violation> {
         let before = self.disk.operations();
-        match self.disk.free_bytes(Path::new(ROOT)) {
-            Ok(_) if self.disk_full => {}
-            Ok(free_bytes) => {
-                self.disk.set_capacity(DISK_BYTES - free_bytes + u64::from(room_bytes));
-                self.disk_full = true;
-            }
-            Err(error) => demand!(self.may_fail(before), "free bytes: {error}"),
+        if let Err(error) = self.faults.fill(&self.disk, Path::new(ROOT), room_bytes.into()) {
+            demand!(self.may_fail(before), "free bytes: {error}");
         }
         Ok(())
     }
 
     fn heal(&mut self) {
-        self.disk.heal();
-        self.disk.set_capacity(DISK_BYTES);
+        self.faults.heal(&self.disk);
         if let Some(store) = &self.store {
             store.look_for_room();
         }
-        (self.disk_full, self.planned) = (false, None);
     }
 }

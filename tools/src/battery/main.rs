@@ -13,6 +13,8 @@ mod broker;
 mod client;
 mod compact;
 mod deliver;
+#[path = "../../../storage/tests/common/faults.rs"]
+mod faults;
 mod keyed;
 #[path = "../../../storage/tests/common/keyed_runs.rs"]
 mod keyed_runs;
