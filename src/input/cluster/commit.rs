@@ -271,6 +271,15 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn a_commit_that_nobody_answers_is_no_other_members_claim() {
+        let (pending, inbox) = mpsc::unbounded_channel();
+        drop(inbox);
+        let committer = Committer { pending };
+        let answer = committer.commit(ClusterPartition::new("in", 0), Offset::ZERO, String::new()).await;
+        assert!(matches!(answer, Err(CommitError::Failed(_))), "{answer:?}");
+    }
+
     #[test]
     fn only_the_member_that_it_is_about_hears_that_it_is_fenced() {
         let identity = |member_id: &str, generation| Identity {

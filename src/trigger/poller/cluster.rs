@@ -306,6 +306,7 @@ mod tests {
         poller.send(Message::Stop);
         timeout(SOON, task).await.expect("it ends").unwrap();
     }
+
     #[tokio::test]
     async fn a_trigger_whose_partition_is_watched_no_more_says_so() {
         let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

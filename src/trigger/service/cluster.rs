@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tripline_storage::Offset;
 use uuid::Uuid;
@@ -43,6 +44,8 @@ use starts::{Begin, Starts, begins, partitions_of};
 const REVOKED_GRACE: Duration = Duration::from_secs(5);
 /// How long attempts that are cut off have to end.
 const CUT_OFF_MAX: Duration = Duration::from_secs(5);
+/// What the last commit and the farewell of a member have beyond that.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long is waited before a partition is opened again that could not be.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -59,7 +62,7 @@ impl Place {
     pub(super) async fn leave(self, grace: Duration) {
         let Self { member, mut driver, .. } = self;
         // Longer than what is in flight has: the last commit and the farewell come after it.
-        member.leave(grace + REVOKED_GRACE).await;
+        member.leave(grace + REVOKED_GRACE + FAREWELL).await;
         if tokio::time::timeout(REVOKED_GRACE, &mut driver).await.is_err() {
             driver.abort();
         }
@@ -136,12 +139,7 @@ impl TriggerService {
             lanes: HashMap::new(),
             waiting: BTreeSet::new(),
         };
-        let (watched, leaves) = (Arc::clone(&runner), member.leaves());
-        let driver = tokio::spawn(async move {
-            watched.watch(driver.run(events)).await;
-            // However it ended, nobody reads here any more: others of the group may.
-            leaves.cancel();
-        });
+        let driver = tokio::spawn(driver.drive(events, member.leaves()));
         let place = Some(Place { member, driver, starts });
         self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
     }
@@ -221,21 +219,32 @@ struct DrivenLane {
 }
 
 impl Driver {
-    async fn run(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>) {
+    /// Until the member has left, or something that works for the trigger has broken down. However it ends, nobody
+    /// reads here any more then: others of the group may.
+    async fn drive(mut self, mut events: mpsc::UnboundedReceiver<GroupEvent>, leaves: CancellationToken) {
+        let runner = Arc::clone(&self.runner);
+        runner.watch(self.run(&mut events)).await;
+        let left = self.lanes.keys().cloned().collect();
+        self.cut_off(&left).await;
+        leaves.cancel();
+    }
+
+    async fn run(&mut self, events: &mut mpsc::UnboundedReceiver<GroupEvent>) {
+        let mut opens_at = Instant::now();
         loop {
+            let changed = self.runner.listen();
+            if self.runner.holds(|holds| holds.broken) {
+                return;
+            }
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => {
-                        let is_last = matches!(event, GroupEvent::BrokeDown);
-                        self.follow(event).await;
-                        if is_last {
-                            return;
-                        }
-                    }
+                    Some(event) => self.follow(event).await,
                     None => return,
                 },
-                () = tokio::time::sleep(RETRY), if !self.waiting.is_empty() => self.open().await,
+                () = tokio::time::sleep_until(opens_at), if !self.waiting.is_empty() => self.open().await,
+                () = changed => continue,
             }
+            opens_at = Instant::now() + RETRY;
         }
     }
 
@@ -247,7 +256,7 @@ impl Driver {
                 self.shows(self.missing.clone());
             }
             GroupEvent::Trouble(reason) => self.shows(Some(reason)),
-            GroupEvent::BrokeDown => self.break_down().await,
+            GroupEvent::BrokeDown => self.runner.broke_down(),
             GroupEvent::Assigned(partitions) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
                 self.waiting.extend(partitions);
@@ -267,14 +276,6 @@ impl Driver {
                 self.cut_off(&gone).await;
             }
         }
-    }
-
-    /// Without its group nothing here is known to be its own.
-    async fn break_down(&mut self) {
-        self.runner.broke_down();
-        self.waiting.clear();
-        let all = self.lanes.keys().cloned().collect();
-        self.cut_off(&all).await;
     }
 
     fn shows(&self, trouble: Option<String>) {
@@ -459,8 +460,75 @@ fn set_back(progress: Progress, input: &EventInput) -> Progress {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
     use super::*;
     use crate::trigger::progress::Span;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// A driver with a lane, its events and what its member is told, at a cluster that does not answer.
+    async fn driver_of_a_lane() -> (Driver, TcpListener) {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap();
+        let cluster = json!({"bootstrap_servers": address.to_string()});
+        let input = json!({"topic": "in", "cluster": cluster});
+        let runner = Runner::for_test(&json!({"trigger": "t", "input": input, "function": "f"}));
+        let spec = runner.spec();
+        let client = client(&spec).unwrap();
+        let (_, _, committer) = Member::join(Arc::clone(&client), "g", selection(&spec.input.topics));
+        let tracker = TaskTracker::new();
+        let (poller, task) =
+            poller::spawn(EventInput::Cluster(ClusterInput::with_leader_for_test(address)), tracker.clone());
+        let lane = DrivenLane { topic: Uuid::nil(), poller, task: AbortOnDropHandle::new(task) };
+        let driver = Driver {
+            service: Weak::new(),
+            tracker,
+            runner,
+            name: "t".to_owned(),
+            place: GroupPlace { client, committer },
+            group: "g".to_owned(),
+            starts: Arc::new(Mutex::new(Starts::new(&spec, BTreeMap::new()))),
+            missing: None,
+            lanes: [(ClusterPartition::new("in", 0), lane)].into(),
+            waiting: BTreeSet::new(),
+        };
+        (driver, silent)
+    }
+
+    #[tokio::test]
+    async fn whatever_breaks_down_ends_the_lanes_and_leaves_the_group() {
+        for is_told in [true, false] {
+            let (driver, _silent) = driver_of_a_lane().await;
+            let (runner, poller) =
+                (Arc::clone(&driver.runner), driver.lanes[&ClusterPartition::new("in", 0)].poller.clone());
+            let (member, events) = mpsc::unbounded_channel();
+            let leaves = CancellationToken::new();
+            let driving = tokio::spawn(driver.drive(events, leaves.clone()));
+            assert!(!poller.has_ended() && !leaves.is_cancelled());
+            // By the member, or by a poller.
+            if is_told {
+                member.send(GroupEvent::BrokeDown).unwrap()
+            } else {
+                runner.broke_down()
+            }
+            timeout(SOON, leaves.cancelled()).await.expect("it leaves");
+            timeout(SOON, driving).await.expect("it ends").unwrap();
+            assert!(poller.has_ended() && runner.holds(|holds| holds.broken));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_gone_ends_its_driver_without_a_word() {
+        let (driver, _silent) = driver_of_a_lane().await;
+        let runner = Arc::clone(&driver.runner);
+        let (member, events) = mpsc::unbounded_channel();
+        drop(member);
+        timeout(SOON, driver.drive(events, CancellationToken::new())).await.expect("it ends");
+        assert!(!runner.holds(|holds| holds.broken));
+    }
 
     #[test]
     fn a_partition_goes_on_from_our_metadata_and_from_the_offset_where_that_is_anothers() {
