@@ -80,7 +80,10 @@ pub(crate) fn run(args: &Args) -> Result<Verdict, Failure> {
     let again = format!("tripline-battery deliver --seed {seed} --kills {} --binary {}", args.kills, binary.display());
     let found = World::start(&binary, scratch.path(), seed).and_then(|world| world.run(args.kills));
     if let Some(keep) = &args.keep {
-        fs::rename(scratch.keep(), keep)?;
+        let kept = scratch.keep();
+        if let Err(cause) = fs::rename(&kept, keep) {
+            eprintln!("--keep {}: {cause}; all is in {}", keep.display(), kept.display());
+        }
     }
     // Also what ends it before its verdict, such as a dead letter that says nothing of its record.
     let found = found.map_err(|error| format!("{error}\nagain: {again}"))?;
