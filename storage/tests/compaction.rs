@@ -110,12 +110,14 @@ fn the_process_or_the_power_may_end_at_any_disk_operation_of_a_compaction() {
 #[test]
 fn whatever_happens_a_compacted_log_keeps_the_newest_record_of_each_key() {
     if let Some(seed) = number("TRIPLINE_SIM_SEED") {
-        keyed_runs::run(seed, None).unwrap_or_else(|failure| panic!("{failure}"));
+        run_seed(seed);
         return;
     }
-    for _ in 0..SEEDS {
-        keyed_runs::run(fastrand::u64(..), None).unwrap_or_else(|failure| panic!("{failure}"));
-    }
+    (0..SEEDS).for_each(|_| run_seed(fastrand::u64(..)));
+}
+
+fn run_seed(seed: u64) {
+    keyed_runs::run(seed, None).unwrap_or_else(|failure| panic!("{failure}\nagain: TRIPLINE_SIM_SEED={seed}"));
 }
 
 /// The comparison is worth something: a compaction that forgot a sync is found out.
@@ -328,6 +330,7 @@ fn producers_are_known_from_a_compacted_log_alone() {
     }
     run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
     run(&mut world, &[Operation::Flush, COMPACT]).unwrap();
+    assert!(has_snapshots(&world));
     run(&mut world, &[Operation::LoseSnapshots, Operation::Kill]).unwrap();
     retry_all(&mut world).unwrap();
 }
@@ -343,10 +346,15 @@ fn producers_are_known_after_a_compaction_whatever_a_power_cut_leaves() {
         run(&mut world, &[append([1, 2, 3, 4], None); 4]).unwrap();
         run(&mut world, &[Operation::Flush]).unwrap();
         run(&mut world, &[append([1, 2, 3, 4], Some(0)), append([1, 2, 3, 4], Some(1)), COMPACT]).unwrap();
-        let cut = [Operation::LoseSnapshots, Operation::PowerCut { seed }];
+        assert!(has_snapshots(&world));
+        let cut = [Operation::PowerCut { seed }, Operation::LoseSnapshots, Operation::Kill];
         let result = run(&mut world, &cut).and_then(|()| retry_all(&mut world));
         result.unwrap_or_else(|violation| panic!("seed {seed}: {}", violation.0));
     }
+}
+
+fn has_snapshots(world: &Keyed) -> bool {
+    world.disk.paths().iter().any(|path| path.extension().is_some_and(|found| found == "snapshot"))
 }
 
 fn retry_all(world: &mut Keyed) -> Result<(), Violation> {

@@ -26,12 +26,14 @@ const SEEDS: u64 = 400;
 #[test]
 fn whatever_happens_the_log_keeps_its_promises() {
     if let Some(seed) = number("TRIPLINE_SIM_SEED") {
-        run(seed, None).unwrap_or_else(|failure| panic!("{failure}"));
+        run_seed(seed);
         return;
     }
-    for _ in 0..SEEDS {
-        run(fastrand::u64(..), None).unwrap_or_else(|failure| panic!("{failure}"));
-    }
+    (0..SEEDS).for_each(|_| run_seed(fastrand::u64(..)));
+}
+
+fn run_seed(seed: u64) {
+    run(seed, None).unwrap_or_else(|failure| panic!("{failure}\nagain: TRIPLINE_SIM_SEED={seed}"));
 }
 
 #[test]

@@ -31,11 +31,13 @@ fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<O
         done.push(operation);
         world.apply(operation)?;
     }
-    // Compacted behind what was not flushed, of both producers, and known from what a power cut leaves of the log
-    // alone.
-    let lost = [any_append(random, Some(0)), any_append(random, Some(1)), COMPACT, Operation::LoseSnapshots];
-    let ends = [Operation::Heal, COMPACT, Operation::Kill].into_iter().chain(lost);
-    let ends = ends.chain([Operation::PowerCut { seed: random.u64(..) }]).chain(each_retry()).chain([COMPACT]);
+    let mut ends = vec![Operation::Heal, COMPACT, Operation::Kill];
+    // A segment to compact, and what is not flushed of both producers behind it.
+    ends.extend((0..8).map(|_| any_append(random, None)));
+    ends.extend([Operation::Flush, any_append(random, Some(0)), any_append(random, Some(1)), COMPACT]);
+    // What a power cut leaves of the log is to tell of the producers, alone.
+    ends.extend([Operation::PowerCut { seed: random.u64(..) }, Operation::LoseSnapshots, Operation::Kill]);
+    ends.extend(each_retry().chain([COMPACT]));
     for last in ends {
         done.push(last);
         world.apply(last)?;
