@@ -271,7 +271,12 @@ fn a_tombstone_goes_after_its_time_and_never_by_a_clock_that_nobody_believes() {
         found.into_iter().filter(|(_, record)| record.value.is_none()).map(|(at, _)| at).collect::<Vec<_>>()
     };
     assert_eq!(tombstones(&world), [5, 6], "they stay, and what they delete is gone");
+    // Gone over again at half of it, because there is something new.
+    run(&mut world, &[append([10, 11, 12, 13], None); 4]).unwrap();
+    run(&mut world, &[Operation::Flush]).unwrap();
+    let before_bytes = world.partition().len_bytes();
     run(&mut world, &[Operation::Compact { after_ms: TOMBSTONE_MS as u16 / 2 }]).unwrap();
+    assert!(world.partition().len_bytes() < before_bytes, "it was compacted");
     assert_eq!(tombstones(&world), [5, 6]);
     assert!(world.partition().compact(None, None, &|| true).unwrap().is_none());
     run(&mut world, &[Operation::Compact { after_ms: TOMBSTONE_MS as u16 / 2 }]).unwrap();
