@@ -15,6 +15,7 @@ use tripline_storage::{LeaderEpoch, Offset, Partition};
 use uuid::Uuid;
 
 use crate::event::{EventView, Header, RecordView};
+use crate::topic::name::ClusterName;
 
 #[cfg(feature = "cluster")]
 pub mod cluster;
@@ -26,11 +27,11 @@ pub use provenance::{LETTER_HEADER_PREFIX, Provenance, is_letter_header, redrive
 
 use provenance::Letters;
 
-/// Where an existing Kafka-compatible cluster is, and how to be a member of a group there.
+/// Which existing Kafka-compatible cluster is meant, and how to be a member of a group there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterAddress {
-    /// Brokers to ask first, as `host:port`; 1–16.
-    pub bootstrap_servers: Vec<String>,
+    /// Where it is.
+    pub brokers: ClusterBrokers,
     /// After so long without a sign of life, the group gives this process's partitions to others. 6 s–30 min, default
     /// 10 s.
     pub session_timeout: Duration,
@@ -39,6 +40,16 @@ pub struct ClusterAddress {
 impl ClusterAddress {
     /// See [`ClusterAddress::session_timeout`].
     pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+}
+
+/// Where a cluster's brokers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterBrokers {
+    /// Those to ask first, as `host:port`; 1–16. Over plain TCP, and nobody says who he is: whoever writes definitions
+    /// has no business with the secrets of the machine.
+    Listed(Vec<String>),
+    /// Those of the cluster that the settings of this process give this name, with what protects the connections.
+    Named(ClusterName),
 }
 
 /// Where records come from, as events say it.

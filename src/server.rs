@@ -24,6 +24,8 @@ use crate::function::{FunctionOptions, FunctionService, Launcher};
 use crate::group::config::GroupConfig;
 use crate::group::service::GroupService;
 use crate::http::{AllowedHosts, BrokerInfo, HttpLimits, Listener, Readiness, Rooms, router};
+#[cfg(feature = "cluster")]
+use crate::input::cluster::Clusters;
 use crate::kafka::Kafka;
 use crate::kafka::advertised::{Advertised, HostPort};
 use crate::kafka::listener::ListenerConfig;
@@ -65,6 +67,9 @@ pub struct ServerConfig {
     pub python3: Option<PathBuf>,
     /// The program that becomes the process of an instance; by default this one.
     pub launcher: Option<PathBuf>,
+    /// Clusters that definitions may name; by default none.
+    #[cfg(feature = "cluster")]
+    pub clusters: Clusters,
     /// What schedules go by; by default the clock of this machine.
     pub schedule_clock: Clock,
 }
@@ -83,6 +88,8 @@ impl ServerConfig {
             http_limits: HttpLimits::default(),
             python3: None,
             launcher: None,
+            #[cfg(feature = "cluster")]
+            clusters: Clusters::default(),
             schedule_clock: Clock::default(),
         }
     }
@@ -166,7 +173,7 @@ impl Server {
         let (broker, broker_report) = start_broker(config.broker.clone()).await?;
         let (functions, function_log) = start_functions(&broker, &config, &[http_address, kafka_address]).await?;
         let (remembered, functions_failed) = functions.restore();
-        let (triggers, triggers_failed) = TriggerService::start(broker.clone(), functions.service().clone());
+        let (triggers, triggers_failed) = start_triggers(&broker, &functions, &config);
         let (schedules, schedules_failed) = ScheduleService::start(broker.clone(), config.schedule_clock.clone()).await;
         let (groups, timers) = GroupService::new(GroupConfig::default());
         let stop = CancellationToken::new();
@@ -289,6 +296,24 @@ async fn bind(flag: &'static str, address: SocketAddr, insecure: bool) -> Result
 async fn start_broker(config: BrokerConfig) -> Result<(Broker, StartReport), ServerError> {
     let started = tokio::task::spawn_blocking(move || Broker::start(config)).await;
     Ok(started.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))?)
+}
+
+#[cfg(feature = "cluster")]
+fn start_triggers(
+    broker: &Broker,
+    functions: &FunctionRegistry,
+    config: &ServerConfig,
+) -> (TriggerService, Vec<RestoreTriggerError>) {
+    TriggerService::start_with_clusters(broker.clone(), functions.service().clone(), config.clusters.clone())
+}
+
+#[cfg(not(feature = "cluster"))]
+fn start_triggers(
+    broker: &Broker,
+    functions: &FunctionRegistry,
+    _: &ServerConfig,
+) -> (TriggerService, Vec<RestoreTriggerError>) {
+    TriggerService::start(broker.clone(), functions.service().clone())
 }
 
 async fn start_functions(

@@ -123,6 +123,10 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
     let advertised =
         advertised.map(|text| text.parse().map_err(|error| Failure::wrong_use(format!("--kafka-advertised: {error}"))));
     config.advertised = advertised.transpose()?;
+    #[cfg(feature = "cluster")]
+    {
+        config.clusters = super::settings::clusters::with_files(file.clusters).map_err(Failure::wrong_use)?;
+    }
     Ok(config)
 }
 

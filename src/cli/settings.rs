@@ -1,5 +1,7 @@
 //! What the broker runs with: `tripline.toml`, then `TRIPLINE_*`, then flags; later wins.
 
+#[cfg(feature = "cluster")]
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use serde_json::Value;
 use super::failure::Failure;
 use crate::config::fields::{Fields, read};
 use crate::config::units::{parse_duration, parse_size};
+#[cfg(feature = "cluster")]
+use crate::topic::name::ClusterName;
 
 /// What the scrubber's rate may be.
 pub(super) const SCRUB_ALLOWED: &str = "bytes a second such as \"8MiB\", or \"0\" for none";
@@ -16,6 +20,9 @@ pub(super) const SCRUB_ALLOWED: &str = "bytes a second such as \"8MiB\", or \"0\
 pub(super) const INTERVAL_ALLOWED: &str = "a time from 10ms to 1d such as \"30s\"";
 /// The file that is read if it is there and no other is named.
 pub(super) const FILE: &str = "tripline.toml";
+
+#[cfg(feature = "cluster")]
+pub(super) mod clusters;
 
 /// What a file may set; all of it may be left out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,6 +37,8 @@ pub(super) struct FileSettings {
     pub(super) scrub: Option<u64>,
     pub(super) retention_interval: Option<Duration>,
     pub(super) compaction_interval: Option<Duration>,
+    #[cfg(feature = "cluster")]
+    pub(super) clusters: BTreeMap<ClusterName, clusters::ClusterSettings>,
 }
 
 impl FileSettings {
@@ -80,6 +89,10 @@ impl FileSettings {
         });
         let retention_interval = interval(fields, "retention_interval");
         let compaction_interval = interval(fields, "compaction_interval");
+        #[cfg(not(feature = "cluster"))]
+        if fields.value("clusters").is_some() {
+            fields.wrong_unseen("clusters", "nothing: this build reads its own topics only (cargo feature `cluster`)");
+        }
         Self {
             data,
             kafka,
@@ -91,6 +104,8 @@ impl FileSettings {
             scrub,
             retention_interval,
             compaction_interval,
+            #[cfg(feature = "cluster")]
+            clusters: clusters::clusters(fields),
         }
     }
 }
@@ -147,5 +162,14 @@ mod tests {
             assert!(wrong(given).contains("10ms to 1d"), "{given}");
         }
         assert!(wrong("data = ").contains("line 1"));
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    #[test]
+    fn a_build_without_clusters_says_so_and_shows_no_password() {
+        let text = "[clusters.prod]\nsasl = { password = \"hush\" }";
+        let said = FileSettings::parse(text).unwrap_err();
+        assert!(said.starts_with("settings.clusters: ") && said.contains("cargo feature `cluster`"), "{said}");
+        assert!(!said.contains("hush"), "{said}");
     }
 }

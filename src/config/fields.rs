@@ -121,6 +121,12 @@ impl<'a> Fields<'a> {
         self.push(error(&self.path_of(name), self.map.get(name), allowed.into()));
     }
 
+    /// Reports a field without showing what stands there, which may be a secret.
+    pub fn wrong_unseen(&self, name: &str, allowed: impl Into<String>) {
+        let found = "what is not shown here".to_owned();
+        self.push(FieldError { path: self.path_of(name), found, allowed: allowed.into(), suggestion: None });
+    }
+
     /// Reports something below a field.
     pub fn wrong_below(&self, name: &str, below: &str, found: Option<&Value>, allowed: impl Into<String>) {
         self.push(error(&format!("{}.{below}", self.path_of(name)), found, allowed.into()));
@@ -138,6 +144,16 @@ impl<'a> Fields<'a> {
             self.hidden.push(name);
             if self.map.contains_key(*name) {
                 self.wrong(name, "leave it out: it is not supported yet");
+            }
+        }
+    }
+
+    /// Refuses fields that belong elsewhere, as `allowed` says; what stands there may be a secret and is not shown.
+    pub fn elsewhere(&mut self, names: &[&'static str], allowed: &str) {
+        for name in names {
+            self.hidden.push(name);
+            if self.map.contains_key(*name) {
+                self.wrong_unseen(name, allowed);
             }
         }
     }
@@ -262,6 +278,17 @@ impl<'a> Fields<'a> {
                 None
             }
         }
+    }
+
+    /// Entry `entry` of the object in field `name`, an object itself, read by `reader`.
+    pub fn entry<T>(
+        &self,
+        name: &str,
+        entry: &str,
+        map: &'a Map<String, Value>,
+        reader: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        Self::read(map, format!("{}.{entry}", self.path_of(name)), self.errors, reader)
     }
 
     /// Element `index` of the list in field `name`, an object, read by `reader`.

@@ -270,6 +270,9 @@ impl From<ApplyTriggerError> for Problem {
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
             ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
             ApplyTriggerError::OtherPlace => Self::new(StatusCode::CONFLICT, "other-place", error.to_string()),
+            ApplyTriggerError::UnknownCluster(_) => {
+                Self::new(StatusCode::CONFLICT, "unknown-cluster", error.to_string())
+            }
             ApplyTriggerError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
             ApplyTriggerError::Topic(error) => error.into(),
             ApplyTriggerError::Deploy(error) => error.into(),

@@ -12,19 +12,25 @@
 //!   gives out records one by one (librdkafka) would have them packed into batches again, and needs a second consumer
 //!   for each retry.
 //! - Readers see decided records only: those of aborted transactions are left out, those of open ones wait.
-//! - Connections are plain TCP; what a cluster behind TLS or SASL wants is not spoken yet.
+//! - Connections are plain TCP, or what the operator's settings say of the cluster: TLS, SASL (PLAIN and SCRAM), both.
 
 mod aborted;
+mod access;
 mod assign;
 mod client;
 mod commit;
+mod dial;
 mod member;
 mod partition;
 mod place;
 mod produce;
+mod sasl;
+#[cfg(test)]
+mod secured;
 mod topics;
 mod wire;
 
+pub use access::{ClusterAccess, Clusters, Mechanism, Sasl, Security, Tls, TlsError, TlsFiles};
 pub use client::{Client, ClusterError, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};

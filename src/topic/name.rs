@@ -161,6 +161,10 @@ name_type! {
     ScheduleName, |text| check_name(text, NAME_BYTES_MAX)
 }
 name_type! {
+    /// The name that the settings give to a cluster: `[A-Za-z0-9._-]{1,249}`, not `.` or `..`.
+    ClusterName, |text| check_name(text, NAME_BYTES_MAX)
+}
+name_type! {
     /// A group's id (client and transactional ids follow the same rule): UTF-8, 1–249 bytes, no control characters.
     /// Never part of a path.
     GroupId, check_group_id

@@ -21,6 +21,8 @@ use crate::broker::record::{JournalRecord, RunState};
 use crate::broker::state::{RunEntry, TriggerEntry};
 use crate::broker::{Broker, Topic};
 use crate::function::FunctionService;
+#[cfg(feature = "cluster")]
+use crate::input::cluster::Clusters;
 use crate::topic::name::TopicName;
 
 mod apply;
@@ -60,6 +62,9 @@ pub struct TriggerService {
 struct Inner {
     broker: Broker,
     functions: FunctionService,
+    /// Clusters that definitions may name.
+    #[cfg(feature = "cluster")]
+    clusters: Clusters,
     clock: Clock,
     running: RwLock<BTreeMap<String, Running>>,
     /// Runs over a range that go on, by id.
@@ -108,15 +113,14 @@ struct Running {
     place: Option<cluster::Place>,
 }
 
-impl TriggerService {
-    /// Starts the triggers that the journal remembers, each where it was. Functions must have been restored before. A
-    /// trigger that cannot be started is in the answer; the others run.
-    #[must_use]
-    pub fn start(broker: Broker, functions: FunctionService) -> (Self, Vec<RestoreTriggerError>) {
+impl Inner {
+    fn new(broker: Broker, functions: FunctionService) -> Self {
         let (traces, trace_writer) = TraceLog::start(broker.clone());
-        let inner = Inner {
+        Self {
             broker,
             functions,
+            #[cfg(feature = "cluster")]
+            clusters: Clusters::default(),
             clock: Clock::start(),
             running: RwLock::default(),
             runs: RwLock::default(),
@@ -126,7 +130,30 @@ impl TriggerService {
             trace_writer: Mutex::new(Some(trace_writer)),
             follower: Mutex::default(),
             changing: tokio::sync::Mutex::new(Changes::GoOn),
-        };
+        }
+    }
+}
+
+impl TriggerService {
+    /// Starts the triggers that the journal remembers, each where it was. Functions must have been restored before. A
+    /// trigger that cannot be started is in the answer; the others run.
+    #[must_use]
+    pub fn start(broker: Broker, functions: FunctionService) -> (Self, Vec<RestoreTriggerError>) {
+        Self::started(Inner::new(broker, functions))
+    }
+
+    /// As [`TriggerService::start`], with clusters that definitions may name.
+    #[cfg(feature = "cluster")]
+    #[must_use]
+    pub fn start_with_clusters(
+        broker: Broker,
+        functions: FunctionService,
+        clusters: Clusters,
+    ) -> (Self, Vec<RestoreTriggerError>) {
+        Self::started(Inner { clusters, ..Inner::new(broker, functions) })
+    }
+
+    fn started(inner: Inner) -> (Self, Vec<RestoreTriggerError>) {
         let service = Self { inner: Arc::new(inner) };
         let failed = service.restore_all();
         (service, failed)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tripline::input::cluster::{Client, ClusterInput};
+use tripline::input::cluster::{Client, ClusterAccess, ClusterInput, Security};
 use tripline::input::{ClusterAddress, EventInput};
 use tripline_storage::Offset;
 use tripline_storage::batch::{
@@ -30,12 +30,19 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start() -> Self {
+        Self::with_settings("")
+    }
+
+    /// With a `tripline.toml` of its own.
+    pub(crate) fn with_settings(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data").display().to_string();
-        let mut command = Command::new(TRIPLINE);
-        command.args(["serve", "--data", &data, "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        let served = Served::start(command.current_dir(dir.path()));
-        Self { served, dir }
+        fs::write(dir.path().join("tripline.toml"), settings).unwrap();
+        Self { served: serve_in(dir.path()), dir }
+    }
+
+    /// Once more, in the same directory.
+    pub(crate) fn restart(&mut self) {
+        self.served = serve_in(self.dir.path());
     }
 
     /// As `kill -9` does; answers when it is gone.
@@ -106,9 +113,17 @@ impl Process {
     }
 }
 
+fn serve_in(dir: &Path) -> Served {
+    let mut command = Command::new(TRIPLINE);
+    command.args(["serve", "--data", "data", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    Served::start(command.current_dir(dir))
+}
+
 /// Apache Kafka, one node of its own, in a temporary directory.
 pub(crate) struct Kafka {
     address: String,
+    /// Of a listener with TLS and SASL, if it has one.
+    secured: Option<String>,
     child: Child,
     _dir: tempfile::TempDir,
 }
@@ -116,6 +131,15 @@ pub(crate) struct Kafka {
 impl Kafka {
     /// `None`, with the reason printed, where it cannot be started.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(None, &[])
+    }
+
+    /// With one more listener, `SECURED`, as these properties say, and these users of SCRAM.
+    pub(crate) fn secured_by(properties: &str, users: &[String]) -> Option<Self> {
+        Self::start_with(Some(properties), users)
+    }
+
+    fn start_with(secured: Option<&str>, users: &[String]) -> Option<Self> {
         let Some(jars) = jars() else {
             println!("SKIP: Apache Kafka is not there: set TRIPLINE_CLIENTS_PYTHON (tests/clients/setup.sh makes it)");
             return None;
@@ -123,21 +147,19 @@ impl Kafka {
         let classpath = format!("{}/*", jars.display());
         let dir = tempfile::tempdir().unwrap();
         // Taken at the same time, so that they differ.
-        let (broker, controller) =
-            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        let (broker_port, controller_port) = (port(&broker), port(&controller));
-        drop((broker, controller));
+        let taken = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [broker_port, controller_port, secured_port] =
+            taken.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        drop(taken);
         let properties = dir.path().join("server.properties");
         let data = dir.path().join("data").display().to_string();
-        fs::write(
-            &properties,
-            PROPERTIES
-                .replace("BROKER", &broker_port.to_string())
-                .replace("CONTROLLER_PORT", &controller_port.to_string())
-                .replace("DATA", &data),
-        )
-        .unwrap();
+        let also = if secured.is_some() { format!(",SECURED://127.0.0.1:{secured_port}") } else { String::new() };
+        let written = PROPERTIES
+            .replace("BROKER", &broker_port.to_string())
+            .replace("CONTROLLER_PORT", &controller_port.to_string())
+            .replace(",SECURED\n", &format!("{also}\n"))
+            .replace("DATA", &data);
+        fs::write(&properties, written + secured.unwrap_or_default()).unwrap();
         let properties = properties.display().to_string();
         let formatted = Command::new("java")
             .args([
@@ -150,6 +172,7 @@ impl Kafka {
                 "-c",
                 &properties,
             ])
+            .args(users.iter().flat_map(|user| ["--add-scram", user]))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
@@ -175,7 +198,13 @@ impl Kafka {
             .unwrap();
         let address = format!("127.0.0.1:{broker_port}");
         until("connection to Kafka", || TcpStream::connect(&address).map(drop).map_err(|error| error.to_string()));
-        Some(Self { address, child, _dir: dir })
+        let secured = secured.map(|_| format!("127.0.0.1:{secured_port}"));
+        Some(Self { address, secured, child, _dir: dir })
+    }
+
+    /// The address of the listener with TLS and SASL.
+    pub(crate) fn secured(&self) -> &str {
+        self.secured.as_deref().expect("it was started with one")
     }
 }
 
@@ -197,10 +226,11 @@ fn jars() -> Option<PathBuf> {
 const PROPERTIES: &str = "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:CONTROLLER_PORT
-listeners=PLAINTEXT://127.0.0.1:BROKER,CTL://127.0.0.1:CONTROLLER_PORT
-advertised.listeners=PLAINTEXT://127.0.0.1:BROKER
+listeners=PLAINTEXT://127.0.0.1:BROKER,CTL://127.0.0.1:CONTROLLER_PORT,SECURED
+advertised.listeners=PLAINTEXT://127.0.0.1:BROKER,SECURED
+inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CTL
-listener.security.protocol.map=CTL:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CTL:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL
 log.dirs=DATA
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
@@ -227,11 +257,9 @@ impl Cluster {
 
     /// A client; with Kafka, once it takes part in everything.
     pub(crate) async fn client(&self) -> Arc<Client> {
-        let address = ClusterAddress {
-            bootstrap_servers: vec![self.address().to_owned()],
-            session_timeout: ClusterAddress::SESSION_TIMEOUT,
-        };
-        Arc::new(Client::new(address, "test"))
+        let access =
+            ClusterAccess { bootstrap_servers: vec![self.address().to_owned()], security: Security::default() };
+        Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test"))
     }
 
     /// Makes a topic, and waits until its partitions are led.

@@ -4,6 +4,7 @@
 
 mod harness;
 mod outputs;
+mod secured;
 #[path = "../common/served.rs"]
 mod served;
 mod topics;
@@ -18,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
 use tripline::function::ErrorClass;
+use tripline::input::ClusterBrokers;
 use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Selection};
 use tripline::trigger::attempt::ExhaustedReason;
 use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
@@ -363,7 +365,7 @@ fn the_definition_in_the_guide_reads_back() {
     let definition: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
     let spec = TriggerSpec::from_json(&definition).unwrap();
     let address = spec.input.cluster.clone().unwrap();
-    assert_eq!(address.bootstrap_servers, ["kafka1:9092", "kafka2:9092"]);
+    assert_eq!(address.brokers, ClusterBrokers::Listed(vec!["kafka1:9092".to_owned(), "kafka2:9092".to_owned()]));
     assert_eq!(TriggerSpec::from_json(&spec.to_json()).unwrap(), spec);
 }
 

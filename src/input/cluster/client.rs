@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 use tripline_storage::Offset;
 
+use super::access::ClusterAccess;
+use super::dial::Dialer;
 use super::place::{ClusterPartition, by_topic};
 use super::produce::Writers;
 use super::wire::{CallError, Link, PATIENCE, message};
-use crate::input::ClusterAddress;
 
 /// Kafka's words for the two ends of a partition.
 pub(super) const EARLIEST: i64 = -2;
@@ -125,8 +126,9 @@ pub struct Committed {
 /// A client of one cluster. Calls may overlap; each kind of call waits for the one before.
 #[derive(Debug)]
 pub struct Client {
-    address: ClusterAddress,
-    pub(super) client_id: String,
+    bootstrap_servers: Vec<String>,
+    pub(super) session_timeout: Duration,
+    pub(super) dialer: Dialer,
     /// The connection over which the cluster is asked, and brokers that were heard of there.
     ask: AsyncMutex<Link>,
     /// What is written to.
@@ -135,22 +137,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that connects when it is asked something.
+    /// A client that connects when it is asked something. `session_timeout` as
+    /// [`ClusterAddress::session_timeout`](crate::input::ClusterAddress::session_timeout).
     #[must_use]
-    pub fn new(address: ClusterAddress, client_id: &str) -> Self {
+    pub fn new(access: ClusterAccess, session_timeout: Duration, client_id: &str) -> Self {
+        let ClusterAccess { bootstrap_servers, security } = access;
         Self {
-            address,
-            client_id: client_id.to_owned(),
+            bootstrap_servers,
+            session_timeout,
+            dialer: Dialer { client_id: client_id.to_owned(), security },
             ask: AsyncMutex::default(),
             writers: Writers::default(),
             heard_of: Mutex::default(),
         }
-    }
-
-    /// Where the cluster is.
-    #[must_use]
-    pub const fn address(&self) -> &ClusterAddress {
-        &self.address
     }
 
     /// Asks any broker that answers.
@@ -161,10 +160,10 @@ impl Client {
     ) -> Result<R::Response, ClusterError> {
         let mut link = self.ask.lock().await;
         let mut brokers = self.heard_of.lock().clone();
-        brokers.extend(self.address.bootstrap_servers.iter().cloned());
+        brokers.extend(self.bootstrap_servers.iter().cloned());
         let mut failed = None;
         for broker in brokers {
-            match link.call((&broker, &self.client_id), versions.clone(), request, PATIENCE).await {
+            match link.call((&broker, &self.dialer), versions.clone(), request, PATIENCE).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => failed = Some(error),
             }
@@ -178,7 +177,7 @@ impl Client {
         versions: std::ops::RangeInclusive<i16>,
         request: &R,
     ) -> Result<R::Response, ClusterError> {
-        Ok(self.ask.lock().await.call((broker, &self.client_id), versions, request, PATIENCE).await?)
+        Ok(self.ask.lock().await.call((broker, &self.dialer), versions, request, PATIENCE).await?)
     }
 
     /// Who coordinates a group.

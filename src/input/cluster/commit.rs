@@ -238,7 +238,7 @@ impl Commits {
             Some(coordinator) => coordinator,
             None => self.client.coordinator(&self.group).await?,
         };
-        let at = (coordinator.as_str(), self.client.client_id.as_str());
+        let at = (coordinator.as_str(), &self.client.dialer);
         let answer = self.link.call(at, 2..=8, &request, PATIENCE).await?;
         self.coordinator = Some(coordinator);
         let of_topic = |topic: &OffsetCommitResponseTopic| {

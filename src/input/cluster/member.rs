@@ -114,7 +114,7 @@ impl Member {
         // Weak: whoever follows the events has the committer, whose end ends this; the events must not wait for it.
         tokio::spawn(tell_if_it_breaks_down(commits, events.downgrade()));
         let stop = CancellationToken::new();
-        let session = client.address().session_timeout;
+        let session = client.session_timeout;
         let (selection, selected) = watch::channel(selection);
         let membership = Membership {
             client,
@@ -325,7 +325,7 @@ impl Membership {
             protocol_type: StrBytes::from(PROTOCOL_TYPE),
             protocols: vec![protocol],
         });
-        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let at = (self.coordinator.as_str(), &self.client.dialer);
         let joined = self.link.call(at, 2..=9, &request, REBALANCE_TIMEOUT + PATIENCE).await?;
         match joined.error_code {
             code::NONE => {}
@@ -361,7 +361,7 @@ impl Membership {
             protocol_name: Some(StrBytes::from(PROTOCOL)),
             assignments: assignments,
         });
-        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let at = (self.coordinator.as_str(), &self.client.dialer);
         let synced = self.link.call(at, 1..=5, &request, REBALANCE_TIMEOUT + PATIENCE).await?;
         match synced.error_code {
             code::NONE => Ok(Some(assign::assigned(synced.assignment))),
@@ -453,7 +453,7 @@ impl Membership {
             generation_id: self.generation,
             member_id: StrBytes::from(self.member_id.clone()),
         });
-        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let at = (self.coordinator.as_str(), &self.client.dialer);
         Ok(self.link.call(at, 0..=4, &request, PATIENCE).await?.error_code)
     }
 
@@ -500,7 +500,7 @@ impl Membership {
             message!(leave_group_request::MemberIdentity { member_id: StrBytes::from(self.member_id.clone()) });
         let request =
             message!(LeaveGroupRequest { group_id: StrBytes::from(self.group.clone()), members: vec![member] });
-        let at = (self.coordinator.as_str(), self.client.client_id.as_str());
+        let at = (self.coordinator.as_str(), &self.client.dialer);
         if let Err(error) = self.link.call(at, 3..=5, &request, PATIENCE).await {
             tracing::debug!(group = self.group, %error, "the group finds out by itself that a member left");
         }

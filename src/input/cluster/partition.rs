@@ -146,13 +146,13 @@ impl ClusterInput {
     /// A partition with one record that nobody fetched yet, led by whoever listens there.
     #[cfg(test)]
     pub(crate) fn with_leader_for_test(leader: std::net::SocketAddr) -> Self {
-        let address = crate::input::ClusterAddress {
-            bootstrap_servers: vec![leader.to_string()],
-            session_timeout: crate::input::ClusterAddress::SESSION_TIMEOUT,
-        };
+        use super::access::{ClusterAccess, Security};
+        use crate::input::ClusterAddress;
+
+        let access = ClusterAccess { bootstrap_servers: vec![leader.to_string()], security: Security::default() };
         let tail = Offset::ZERO.next();
         let partition = Partition {
-            client: Arc::new(Client::new(address, "test")),
+            client: Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test")),
             origin: Origin::for_test(),
             link: AsyncMutex::new(FetchLink { leader: Some(leader.to_string()), link: Link::default() }),
             known: Mutex::new(Known { log_start: Offset::ZERO, tail, read_to: Offset::ZERO, recent: VecDeque::new() }),
@@ -363,9 +363,8 @@ impl Partition {
                 Some(leader) => leader,
                 None => self.client.leader(topic, *partition).await.map_err(io::Error::other)?,
             };
-            let client_id = self.client.client_id.as_str();
             let request = self.request(from, max_bytes, wait);
-            let answer = match at.link.call((&leader, client_id), 4..=12, &request, wait + PATIENCE).await {
+            let answer = match at.link.call((&leader, &self.client.dialer), 4..=12, &request, wait + PATIENCE).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     failed = Some(io::Error::other(error));

@@ -176,7 +176,7 @@ impl Client {
                 Some((_, _, leader)) => leader,
                 None => self.leader(topic, partition).await?,
             };
-            let at = (leader.as_str(), self.client_id.as_str());
+            let at = (leader.as_str(), &self.dialer);
             let answer = match writer.link.call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
                 // Brokers close connections that were idle for long, which shows when one is written to. The batch is
                 // there once, however often it is sent.

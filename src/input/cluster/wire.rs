@@ -12,8 +12,10 @@ use bytes::{Bytes, BytesMut};
 use kafka_wire::{ApiVersionsRequest, KafkaRequest, KafkaResponse, OutboundFrameLimits, RequestResponsePair};
 use kafka_wire_core::{DecodeLimits, Decoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+use super::dial::{Dialer, Socket};
+use super::sasl;
 
 /// The messages themselves, by their names: nothing else of this room names the crate.
 pub(super) use kafka_wire as schema;
@@ -23,6 +25,9 @@ pub(super) use kafka_wire_core::{ApiVersion, StrBytes};
 const FRAME_BYTES_MAX: usize = 128 << 20;
 /// How long a broker may take to accept a connection, and to answer what it answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much of the time is used for which a broker believes who we are: what is under way by then must end in it.
+const LIFETIME_USED: f64 = 0.85;
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,26 @@ pub enum CallError {
         /// Ours.
         ours: (i16, i16),
     },
+    /// The connection cannot be encrypted, or the broker is not who it should be.
+    #[error("{address}: TLS: {reason}")]
+    Tls {
+        /// Which.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The broker does not take us for who we say we are.
+    #[error("{address}: not authenticated as {username:?} by {mechanism}: {reason}")]
+    Unauthenticated {
+        /// Which.
+        address: String,
+        /// How it was said.
+        mechanism: &'static str,
+        /// Who we said we are.
+        username: String,
+        /// Why not.
+        reason: String,
+    },
     /// Its answer cannot be read.
     #[error("{address}: the answer to {request} cannot be read: {reason}")]
     Malformed {
@@ -72,32 +97,44 @@ pub enum CallError {
 /// A connection that speaks. One that failed, or whose call was dropped, is of no use any more.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     address: String,
     client_id: String,
     next_id: i32,
     versions: HashMap<i16, (i16, i16)>,
+    /// Until when the broker believes who we are, if it told.
+    good_until: Option<Instant>,
 }
 
 impl Connection {
-    pub(super) async fn open(address: &str, client_id: &str) -> Result<Self, CallError> {
-        let failed = |source| CallError::Io { address: address.to_owned(), source };
-        let socket = match timeout(PATIENCE, TcpStream::connect(address)).await {
-            Ok(socket) => socket.map_err(failed)?,
-            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
-        };
-        socket.set_nodelay(true).map_err(failed)?;
+    pub(super) async fn open(address: &str, dialer: &Dialer) -> Result<Self, CallError> {
         let mut connection = Self {
-            socket,
+            socket: dialer.connect(address, PATIENCE).await?,
             address: address.to_owned(),
-            client_id: client_id.to_owned(),
+            client_id: dialer.client_id.clone(),
             next_id: 1,
             versions: HashMap::new(),
+            good_until: None,
         };
-        let spoken = connection.call_as(0, &ApiVersionsRequest::default(), PATIENCE).await?;
+        let spoken = connection.call_as(0, &ApiVersionsRequest::default(), PATIENCE).await;
+        let spoken = spoken.map_err(|error| if dialer.security.tls.is_none() { guess_tls(error) } else { error })?;
         let spoken = spoken.api_keys.iter();
         connection.versions = spoken.map(|api| (api.api_key, (api.min_version, api.max_version))).collect();
+        if let Some(sasl) = &dialer.security.sasl {
+            let lifetime = sasl::authenticate(&mut connection, sasl).await?;
+            connection.good_until = lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(LIFETIME_USED));
+        }
         Ok(connection)
+    }
+
+    /// Which broker it leads to.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether the broker still believes who we are: after that it closes the connection at the next request.
+    fn is_good(&self) -> bool {
+        self.good_until.is_none_or(|until| Instant::now() < until)
     }
 
     /// Sends a request in the newest version within `ours` that the broker speaks too.
@@ -148,6 +185,7 @@ impl Connection {
             .map_err(|reason| malformed(&self.address, &reason))?;
         let failed = |address: &str, source| CallError::Io { address: address.to_owned(), source };
         self.socket.write_all(&frame).await.map_err(|source| failed(&self.address, source))?;
+        self.socket.flush().await.map_err(|source| failed(&self.address, source))?;
         let answer = self.receive().await.map_err(|source| failed(&self.address, source))?;
         decode::<R::Response>(answer, id, version).map_err(|reason| malformed(&self.address, &reason))
     }
@@ -155,7 +193,8 @@ impl Connection {
     async fn receive(&mut self) -> io::Result<Bytes> {
         let length = self.socket.read_i32().await?;
         let length = usize::try_from(length).ok().filter(|length| *length <= FRAME_BYTES_MAX);
-        let length = length.ok_or_else(|| io::Error::other("the announced length is out of bounds"))?;
+        let length = length
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the announced length is out of bounds"))?;
         let mut frame = BytesMut::new();
         let mut rest = (&mut self.socket).take(length as u64);
         while frame.len() < length {
@@ -164,6 +203,20 @@ impl Connection {
             }
         }
         Ok(frame.freeze())
+    }
+}
+
+/// A broker that wants TLS closes the connection of who does not begin with it, with or without an alert before.
+fn guess_tls(error: CallError) -> CallError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
+    match error {
+        CallError::Io { address, source }
+            if matches!(source.kind(), UnexpectedEof | ConnectionReset | BrokenPipe | InvalidData) =>
+        {
+            let hint = format!("{source}, in place of its first answer; does this listener want TLS?");
+            CallError::Io { address, source: io::Error::new(source.kind(), hint) }
+        }
+        other => other,
     }
 }
 
@@ -199,16 +252,17 @@ impl Link {
     /// As [`Connection::call`], to this address.
     pub(super) async fn call<R: RequestResponsePair>(
         &mut self,
-        (address, client_id): (&str, &str),
+        (address, dialer): (&str, &Dialer),
         ours: RangeInclusive<i16>,
         request: &R,
         patience: Duration,
     ) -> Result<R::Response, CallError> {
         // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with
         // it.
-        let mut connection = match self.open.take().filter(|open| open.address == address) {
+        let mut connection = match self.open.take().filter(|open| open.address == address && open.is_good()) {
             Some(open) => open,
-            None => Connection::open(address, client_id).await?,
+            // Boxed: it is rare, and would make every call larger.
+            None => Box::pin(Connection::open(address, dialer)).await?,
         };
         let answer = connection.call(ours, request, patience).await?;
         self.open = Some(connection);

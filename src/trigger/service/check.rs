@@ -36,6 +36,10 @@ impl TriggerService {
         if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
             self.check_moves(&old, spec)?;
         }
+        #[cfg(feature = "cluster")]
+        if let Some(address) = &spec.input.cluster {
+            self.inner.access(address).map_err(ApplyTriggerError::UnknownCluster)?;
+        }
         self.check_functions(spec, planned).await?;
         Ok(current)
     }

@@ -18,14 +18,16 @@ use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::apply::{Remembered, warnings};
+use super::error::UnknownCluster;
 use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
 use crate::broker::record::LaneId;
 use crate::broker::state::LaneState;
 use crate::config::planned::Planned;
-use crate::input::EventInput;
 use crate::input::cluster::{
-    Client, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member, Selection, Start,
+    Client, ClusterAccess, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member,
+    Selection, Start,
 };
+use crate::input::{ClusterAddress, ClusterBrokers, EventInput};
 use crate::topic::name::TopicName;
 use crate::trigger::commit_metadata;
 use crate::trigger::lane_status::LaneStatus;
@@ -78,7 +80,7 @@ impl Place {
 impl TriggerService {
     pub(super) async fn apply_to_cluster(&self, spec: TriggerSpec) -> Result<Applied, ApplyTriggerError> {
         let refused = |error: ClusterError| ApplyTriggerError::Cluster(error.to_string());
-        let client = client(&spec).ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
+        let client = self.inner.client(&spec)?;
         // The cluster takes its time: nobody else waits for it.
         let topics = client.selected(&selection(&spec.input.topics)).await.map_err(refused)?;
         if let Some(missing) = spec.input.topics.named().iter().find(|name| !topics.contains_key(name.as_str())) {
@@ -99,7 +101,7 @@ impl TriggerService {
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
             self.deploy_inline(&spec).await?;
-            self.run_on_cluster(id, spec, self.is_paused(id), begins);
+            self.run_on_cluster(id, spec, client, self.is_paused(id), begins);
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
@@ -109,7 +111,7 @@ impl TriggerService {
             self.change(&runner, spec.clone(), Remembered::default()).await?;
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
-                self.run_on_cluster(runner.id, spec, paused, begins);
+                self.run_on_cluster(runner.id, spec, client, paused, begins);
             } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
                 place.select(&spec, begins);
             }
@@ -118,8 +120,14 @@ impl TriggerService {
     }
 
     /// Joins the group; partitions come when the group gives them.
-    fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool, begins: BTreeMap<ClusterPartition, Offset>) {
-        let Some(client) = client(&spec) else { return };
+    fn run_on_cluster(
+        &self,
+        id: Uuid,
+        spec: TriggerSpec,
+        client: Arc<Client>,
+        paused: bool,
+        begins: BTreeMap<ClusterPartition, Offset>,
+    ) {
         let (name, group) = (spec.name.to_string(), group(&spec));
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let starts = Arc::new(Mutex::new(Starts::new(&spec, begins)));
@@ -145,10 +153,11 @@ impl TriggerService {
     }
 
     pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) -> Result<(), String> {
+        let client = self.inner.client(&spec).map_err(|error| error.to_string())?;
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run_on_cluster(id, spec, paused, BTreeMap::new());
+        self.run_on_cluster(id, spec, client, paused, BTreeMap::new());
         Ok(())
     }
 }
@@ -159,9 +168,25 @@ impl Running {
     }
 }
 
-fn client(spec: &TriggerSpec) -> Option<Arc<Client>> {
-    let address = spec.input.cluster.clone()?;
-    Some(Arc::new(Client::new(address, &format!("tripline-{}", spec.name))))
+impl Inner {
+    /// A client of the trigger's own.
+    fn client(&self, spec: &TriggerSpec) -> Result<Arc<Client>, ApplyTriggerError> {
+        let address = spec.input.cluster.as_ref();
+        let address = address.ok_or_else(|| ApplyTriggerError::Lane("it is not on a cluster".to_owned()))?;
+        let access = self.access(address).map_err(ApplyTriggerError::UnknownCluster)?;
+        Ok(Arc::new(Client::new(access, address.session_timeout, &format!("tripline-{}", spec.name))))
+    }
+
+    /// How to get to a cluster.
+    pub(super) fn access(&self, address: &ClusterAddress) -> Result<ClusterAccess, UnknownCluster> {
+        self.clusters.access(address).ok_or_else(|| UnknownCluster {
+            name: match &address.brokers {
+                ClusterBrokers::Named(name) => name.to_string(),
+                ClusterBrokers::Listed(brokers) => brokers.join(","),
+            },
+            known: self.clusters.names().map(ToString::to_string).collect(),
+        })
+    }
 }
 
 fn selection(topics: &TopicSelection) -> Selection {
@@ -465,6 +490,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::input::cluster::Security;
     use crate::trigger::progress::Span;
 
     const SOON: Duration = Duration::from_secs(5);
@@ -477,7 +503,8 @@ mod tests {
         let input = json!({"topic": "in", "cluster": cluster});
         let runner = Runner::for_test(&json!({"trigger": "t", "input": input, "function": "f"}));
         let spec = runner.spec();
-        let client = client(&spec).unwrap();
+        let access = ClusterAccess { bootstrap_servers: vec![address.to_string()], security: Security::default() };
+        let client = Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test"));
         let (_, _, committer) = Member::join(Arc::clone(&client), "g", selection(&spec.input.topics));
         let tracker = TaskTracker::new();
         let (poller, task) =

@@ -4,6 +4,7 @@ use tripline_storage::Offset;
 
 use crate::broker::CreateTopicError;
 use crate::broker::journal::JournalError;
+use crate::config::fields::nearest;
 use crate::function::DeployError;
 
 /// Why a definition was not applied. Nothing has changed then, but a missing dead-letter topic may have been made.
@@ -47,6 +48,9 @@ pub enum ApplyTriggerError {
         "trigger.input.cluster: an existing trigger does not move between this broker and a cluster; delete it first, or choose another name"
     )]
     OtherPlace,
+    /// The settings of the process name no such cluster.
+    #[error("{0}")]
+    UnknownCluster(UnknownCluster),
     /// The cluster did not do what was asked.
     #[error("trigger.input.cluster: {0}")]
     Cluster(String),
@@ -65,6 +69,30 @@ pub enum ApplyTriggerError {
     /// What is remembered of it does not read back.
     #[error("{0}")]
     Lane(String),
+}
+
+/// A cluster that the settings of the process do not name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("trigger.input.cluster.name: found {name:?}, allowed: {allowed}{suggestion}", allowed = self.allowed(), suggestion = self.suggestion())]
+pub struct UnknownCluster {
+    /// What the definition says.
+    pub name: String,
+    /// The names that there are.
+    pub known: Vec<String>,
+}
+
+impl UnknownCluster {
+    fn allowed(&self) -> String {
+        if self.known.is_empty() {
+            return "no name: this process has no [clusters.NAME] in its settings".to_owned();
+        }
+        format!("{} (as [clusters.NAME] in the settings of this process)", self.known.join(", "))
+    }
+
+    fn suggestion(&self) -> String {
+        let near = nearest(&self.name, self.known.iter().map(String::as_str));
+        near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+    }
 }
 
 /// Why it is not clear which partitions of a trigger are meant.

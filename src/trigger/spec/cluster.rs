@@ -1,57 +1,60 @@
-//! The address of a cluster in a definition: `cluster: { bootstrap_servers: "host:9092", session_timeout: 10s }`.
+//! The cluster in a definition: `cluster: prod`, or `cluster: { bootstrap_servers: "host:9092", session_timeout: 10s }`.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::config::brokers::bootstrap_servers;
 use crate::config::fields::Fields;
 use crate::config::units::display_duration;
-use crate::input::ClusterAddress;
+use crate::input::{ClusterAddress, ClusterBrokers};
+use crate::topic::name::{ClusterName, NAME_BYTES_MAX, allowed_name};
 
-const SERVERS: &str = "1 to 16 brokers as host:port, in a list or a text with commas";
-const SERVERS_MAX: usize = 16;
-const HOST_BYTES_MAX: usize = 255;
+const ONE_OF: &str = "either `name`, or `bootstrap_servers`";
+const SECURITY: &str =
+    "nothing: what protects connections stands in the settings of the process, under a name for the cluster";
 
 pub(super) fn cluster(fields: &mut Fields<'_>) -> Option<ClusterAddress> {
-    fields.value("cluster")?;
+    let value = fields.value("cluster")?;
     if !cfg!(feature = "cluster") {
         fields.wrong("cluster", "nothing: this build reads its own topics only (cargo feature `cluster`)");
         return None;
     }
+    if let Value::String(text) = value {
+        let Ok(name) = ClusterName::new(text.as_str()) else {
+            fields.wrong("cluster", format!("the name of a cluster, {}; or an object", allowed_name(NAME_BYTES_MAX)));
+            return None;
+        };
+        let brokers = ClusterBrokers::Named(name);
+        return Some(ClusterAddress { brokers, session_timeout: ClusterAddress::SESSION_TIMEOUT });
+    }
     fields.object("cluster", |fields| {
-        fields.not_yet(&["security", "tls", "sasl"]);
-        let servers = servers(fields.value("bootstrap_servers"));
-        if servers.is_none() {
-            fields.wrong("bootstrap_servers", SERVERS);
-        }
+        let brokers = brokers(fields);
+        fields.elsewhere(&["security", "tls", "sasl"], SECURITY);
         let allowed = Duration::from_secs(6)..=Duration::from_secs(30 * 60);
         let session_timeout = fields.duration("session_timeout", allowed, ClusterAddress::SESSION_TIMEOUT);
-        Some(ClusterAddress { bootstrap_servers: servers?, session_timeout })
+        Some(ClusterAddress { brokers: brokers?, session_timeout })
     })
+}
+
+fn brokers(fields: &mut Fields<'_>) -> Option<ClusterBrokers> {
+    if fields.value("name").is_none() {
+        return bootstrap_servers(fields).map(ClusterBrokers::Listed);
+    }
+    if fields.value("bootstrap_servers").is_some() {
+        fields.wrong("bootstrap_servers", ONE_OF);
+    }
+    let name = fields.name("name", ClusterName::new, &allowed_name(NAME_BYTES_MAX))?;
+    Some(ClusterBrokers::Named(name))
 }
 
 pub(super) fn print(address: &ClusterAddress) -> Value {
-    json!({
-        "bootstrap_servers": address.bootstrap_servers,
-        "session_timeout": display_duration(address.session_timeout),
-    })
-}
-
-fn servers(value: Option<&Value>) -> Option<Vec<String>> {
-    let written: Vec<&str> = match value? {
-        Value::String(text) => text.split(',').map(str::trim).collect(),
-        Value::Array(servers) => servers.iter().map(Value::as_str).collect::<Option<_>>()?,
-        _ => return None,
+    let (field, brokers) = match &address.brokers {
+        ClusterBrokers::Listed(brokers) => ("bootstrap_servers", json!(brokers)),
+        ClusterBrokers::Named(name) => ("name", json!(name)),
     };
-    let right = (1..=SERVERS_MAX).contains(&written.len()) && written.iter().all(|server| is_server(server));
-    right.then(|| written.into_iter().map(str::to_owned).collect())
-}
-
-fn is_server(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let host_is_right = (1..=HOST_BYTES_MAX).contains(&host.len())
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte));
-    host_is_right && port.parse::<u16>().is_ok_and(|port| port > 0) && port.bytes().all(|byte| byte.is_ascii_digit())
+    let session_timeout = display_duration(address.session_timeout).into();
+    Map::from_iter([(field.to_owned(), brokers), ("session_timeout".to_owned(), session_timeout)]).into()
 }
 
 #[cfg(test)]
@@ -66,11 +69,17 @@ mod tests {
     #[cfg(feature = "cluster")]
     #[test]
     fn an_address_reads_back_as_it_was_written() {
-        for servers in [json!("a:9092, [::1]:1"), json!(["a:9092", "[::1]:1"])] {
-            let written = with(&json!({ "bootstrap_servers": servers }));
-            let spec = TriggerSpec::from_json(&written).unwrap();
+        let listed = ClusterBrokers::Listed(vec!["a:9092".to_owned(), "[::1]:1".to_owned()]);
+        let named = ClusterBrokers::Named(ClusterName::new("prod").unwrap());
+        for (written, brokers) in [
+            (json!({ "bootstrap_servers": "a:9092, [::1]:1" }), &listed),
+            (json!({ "bootstrap_servers": ["a:9092", "[::1]:1"] }), &listed),
+            (json!({ "name": "prod" }), &named),
+            (json!("prod"), &named),
+        ] {
+            let spec = TriggerSpec::from_json(&with(&written)).unwrap();
             let address = spec.input.cluster.clone().unwrap();
-            assert_eq!(address.bootstrap_servers, ["a:9092", "[::1]:1"]);
+            assert_eq!(address.brokers, *brokers);
             assert_eq!(address.session_timeout, Duration::from_secs(10));
             assert_eq!(TriggerSpec::from_json(&spec.to_json()).unwrap(), spec);
         }
@@ -105,6 +114,19 @@ mod tests {
         let unknown = json!({ "bootstrap_servers": "h:1", "acks": 1 });
         assert_eq!(paths(unknown), ["trigger.input.cluster.acks"]);
         assert_eq!(paths(json!("h:1")), ["trigger.input.cluster"]);
+        assert_eq!(paths(json!(1)), ["trigger.input.cluster"]);
+        assert_eq!(paths(json!({ "name": "h:1" })), ["trigger.input.cluster.name"]);
+        let both = json!({ "name": "prod", "bootstrap_servers": "h:1" });
+        assert_eq!(paths(both), ["trigger.input.cluster.bootstrap_servers"]);
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn secrets_in_a_definition_are_refused_and_not_repeated() {
+        let written = with(&json!({ "bootstrap_servers": "h:1", "sasl": { "password": "hush" } }));
+        let errors = TriggerSpec::from_json(&written).unwrap_err();
+        assert_eq!(errors.0[0].path, "trigger.input.cluster.sasl");
+        assert!(!errors.to_string().contains("hush") && errors.to_string().contains("settings of the process"));
     }
 
     #[cfg(not(feature = "cluster"))]
