@@ -54,7 +54,7 @@ impl FileSettings {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let value: Value = toml::from_str(text).map_err(|error: toml::de::Error| error.to_string())?;
+        let value: Value = toml::from_str(text).map_err(|error| not_toml(text, &error))?;
         read(&value, "settings", |fields| Some(Self::read(fields))).map_err(|errors| errors.to_string())
     }
 
@@ -110,6 +110,14 @@ impl FileSettings {
     }
 }
 
+/// Where a text is no TOML, and why. Without the line itself, which may hold a password.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
+}
+
 /// The time between two rounds, when it is allowed.
 pub(super) fn parse_interval(text: &str) -> Option<Duration> {
     let allowed = Duration::from_millis(10)..=Duration::from_secs(24 * 60 * 60);
@@ -161,7 +169,8 @@ mod tests {
         for given in ["retention_interval = \"9ms\"", "compaction_interval = \"2d\"", "retention_interval = \"5\""] {
             assert!(wrong(given).contains("10ms to 1d"), "{given}");
         }
-        assert!(wrong("data = ").contains("line 1"));
+        assert!(wrong("data = ").starts_with("line 1, column 8: "), "{}", wrong("data = "));
+        assert!(wrong("\ninsecure = yes").starts_with("line 2, column 12: "), "{}", wrong("\ninsecure = yes"));
     }
 
     #[cfg(not(feature = "cluster"))]

@@ -127,6 +127,11 @@ impl<'a> Fields<'a> {
         self.push(FieldError { path: self.path_of(name), found, allowed: allowed.into(), suggestion: None });
     }
 
+    /// As [`Fields::wrong_unseen`], of something below a field.
+    pub fn wrong_unseen_below(&self, name: &str, below: &str, allowed: impl Into<String>) {
+        self.wrong_unseen(&format!("{name}.{below}"), allowed);
+    }
+
     /// Reports something below a field.
     pub fn wrong_below(&self, name: &str, below: &str, found: Option<&Value>, allowed: impl Into<String>) {
         self.push(error(&format!("{}.{below}", self.path_of(name)), found, allowed.into()));

@@ -1,9 +1,14 @@
 //! Secrets of the operator's own file: never shown, and best kept elsewhere.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// What the text of a secret may be.
 pub const SECRET_ALLOWED: &str = "the secret itself, or where it stands: ${env:NAME} or ${file:PATH}";
+
+/// The longest file that is read for a secret.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+/// How much of a path is shown.
+const SHOWN_CHARS_MAX: usize = 200;
 
 /// A text that is not to be seen. Its debug form does not show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,6 +20,9 @@ pub enum SecretError {
     /// There is nothing.
     #[error("it is empty")]
     Empty,
+    /// No password has this character.
+    #[error("it has a character NUL")]
+    Nul,
     /// It begins like a reference and is none.
     #[error("it begins with ${{ and is neither ${{env:NAME}} nor ${{file:PATH}}")]
     Reference,
@@ -30,7 +38,7 @@ pub enum SecretError {
         /// Which.
         path: String,
         /// Why.
-        cause: std::io::Error,
+        cause: io::Error,
     },
 }
 
@@ -51,15 +59,21 @@ impl Secret {
                         std::env::var(name).map_err(|_| SecretError::Variable { name: name.to_owned() })?
                     }
                     Some(("file", path)) => {
-                        let text = std::fs::read_to_string(path)
-                            .map_err(|cause| SecretError::File { path: path.to_owned(), cause })?;
+                        let text = read(path).map_err(|cause| {
+                            let path = path.chars().take(SHOWN_CHARS_MAX).collect();
+                            SecretError::File { path, cause }
+                        })?;
                         text.trim_end_matches(['\r', '\n']).to_owned()
                     }
                     _ => return Err(SecretError::Reference),
                 }
             }
         };
-        if text.is_empty() { Err(SecretError::Empty) } else { Ok(Self(text)) }
+        match text {
+            text if text.is_empty() => Err(SecretError::Empty),
+            text if text.contains('\0') => Err(SecretError::Nul),
+            text => Ok(Self(text)),
+        }
     }
 
     /// The text, for whom it is meant.
@@ -67,6 +81,15 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+/// A file of text and of reasonable length; not a device, nor a pipe that nobody writes to.
+fn read(path: &str) -> io::Result<String> {
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() || about.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("it is no file of at most {FILE_BYTES_MAX} bytes")));
+    }
+    std::fs::read_to_string(path)
 }
 
 impl fmt::Debug for Secret {
@@ -100,6 +123,8 @@ mod tests {
             assert!(said.contains("neither ${env:NAME} nor ${file:PATH}") && !said.contains("hush"), "{said}");
         }
         assert!(refused("${env:TRIPLINE_NO_SUCH_VARIABLE}").contains("TRIPLINE_NO_SUCH_VARIABLE is not set"));
+        assert_eq!(refused("a\0b"), "it has a character NUL");
+        assert!(refused("${file:/dev/zero}").contains("no file of at most 65536 bytes"));
         assert!(refused("${file:/no/such/file}").contains("cannot read /no/such/file"));
         assert!(!format!("{:?}", Secret::resolve("hush").unwrap()).contains("hush"));
     }

@@ -18,7 +18,9 @@ use crate::config::secret::{SECRET_ALLOWED, Secret};
 use crate::input::cluster::{ClusterAccess, Clusters, Mechanism, Sasl, Security, Tls, TlsError, TlsFiles};
 use crate::topic::name::{ClusterName, NAME_BYTES_MAX, allowed_name};
 
-const PATH: &str = "a path";
+const PATH: &str = "the path of a PEM file";
+const PATH_BYTES_MAX: usize = 4_096;
+const CLUSTERS: &str = "tables of their own, as [clusters.NAME]";
 const TLS: &str = "true, false, or a table with `ca`, `certificate` and `key`";
 const SASL: &str = "a table with `mechanism`, `username` and `password`";
 const PLAIN_OPENLY: &str =
@@ -41,8 +43,13 @@ struct SaslSettings {
 
 /// Reads the table `clusters`.
 pub(super) fn clusters(fields: &mut Fields<'_>) -> BTreeMap<ClusterName, ClusterSettings> {
-    let entries: Vec<(&String, &Value)> = fields.entries("clusters").collect();
     let mut clusters = BTreeMap::new();
+    let Some(value) = fields.value("clusters") else { return clusters };
+    // What stands in the wrong place may be a password.
+    let Value::Object(entries) = value else {
+        fields.wrong_unseen("clusters", CLUSTERS);
+        return clusters;
+    };
     for (name, value) in entries {
         let shown: String = name.chars().take(NAME_BYTES_MAX).collect();
         let Ok(checked) = ClusterName::new(name.as_str()) else {
@@ -50,7 +57,7 @@ pub(super) fn clusters(fields: &mut Fields<'_>) -> BTreeMap<ClusterName, Cluster
             continue;
         };
         let Value::Object(map) = value else {
-            fields.wrong_below("clusters", &shown, Some(value), "a table with `bootstrap_servers`");
+            fields.wrong_unseen_below("clusters", &shown, CLUSTERS);
             continue;
         };
         if let Some(cluster) = fields.entry("clusters", &shown, map, cluster) {
@@ -82,8 +89,7 @@ fn tls(fields: &mut Fields<'_>) -> Option<TlsFiles> {
     match fields.value("tls")? {
         Value::Bool(wanted) => wanted.then(TlsFiles::default),
         Value::Object(_) => fields.object("tls", |fields| {
-            let mut path = |name| fields.optional_text(name, PATH).map(PathBuf::from);
-            let (ca, certificate, key) = (path("ca"), path("certificate"), path("key"));
+            let (ca, certificate, key) = (path(fields, "ca"), path(fields, "certificate"), path(fields, "key"));
             if certificate.is_some() != key.is_some() {
                 let missing = if key.is_none() { "key" } else { "certificate" };
                 fields.wrong(missing, "a path: `certificate` and `key` belong together");
@@ -91,10 +97,22 @@ fn tls(fields: &mut Fields<'_>) -> Option<TlsFiles> {
             Some(TlsFiles { ca, identity: certificate.zip(key) })
         }),
         _ => {
-            fields.wrong("tls", TLS);
+            fields.wrong_unseen("tls", TLS);
             None
         }
     }
+}
+
+/// A path, and not what should stand in its file: that may be a key.
+fn path(fields: &mut Fields<'_>, name: &'static str) -> Option<PathBuf> {
+    let written = fields.value(name)?.as_str();
+    let path = written.filter(|text| {
+        (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains(['\n', '\r', '\0']) && !text.starts_with("-----")
+    });
+    if path.is_none() {
+        fields.wrong_unseen(name, PATH);
+    }
+    path.map(PathBuf::from)
 }
 
 fn sasl(fields: &mut Fields<'_>) -> Option<SaslSettings> {
@@ -130,8 +148,7 @@ pub(in crate::cli) fn with_files(settings: BTreeMap<ClusterName, ClusterSettings
     let access = |(name, cluster): (ClusterName, ClusterSettings)| {
         let tls = cluster.tls.map(|files| Tls::new(&files)).transpose();
         let tls = tls.map_err(|error: TlsError| format!("settings.clusters.{name}.tls.{error}"))?;
-        let sasl =
-            cluster.sasl.map(|SaslSettings { mechanism, username, password }| Sasl { mechanism, username, password });
+        let sasl = cluster.sasl.map(|sasl| Sasl::new(sasl.mechanism, sasl.username, sasl.password));
         let security = Security { tls, sasl };
         Ok((name, ClusterAccess { bootstrap_servers: cluster.bootstrap_servers, security }))
     };
@@ -179,8 +196,8 @@ mod tests {
         let servers = "bootstrap_servers = \"a:1\"\n";
         assert!(wrong("").contains("settings.clusters.prod.bootstrap_servers: found nothing"));
         assert!(wrong("server = \"a:1\"").contains("settings.clusters.prod.server: found an unknown name"));
-        assert!(FileSettings::parse("clusters = 1").unwrap_err().contains("settings.clusters: found 1"));
-        assert!(FileSettings::parse("clusters.a = 1").unwrap_err().contains("settings.clusters.a: found 1"));
+        assert!(FileSettings::parse("clusters = 1").unwrap_err().contains("settings.clusters: found what"));
+        assert!(FileSettings::parse("clusters.a = 1").unwrap_err().contains("settings.clusters.a: found what"));
         assert!(FileSettings::parse("[clusters.\"a b\"]").unwrap_err().contains("settings.clusters.a b"));
         for (field, value) in [
             ("tls", "tls = \"yes\""),
@@ -218,6 +235,22 @@ mod tests {
             let said = FileSettings::parse(&with(written)).unwrap_err();
             assert!(said.contains("sasl.password: found what is not shown here"), "{said}");
             assert!(!said.contains("123456") && !said.replace("/no/such/hush", "").contains("hush"), "{said}");
+        }
+        for misplaced in [
+            "[[clusters.prod]]\nsasl = { password = \"hush\" }",
+            "[[clusters]]\nsasl = { password = \"hush\" }",
+            "[clusters]\npassword = \"hush\"",
+            "[clusters.prod]\ntls = \"hush\"",
+            "[clusters.prod]\ntls = { key = \"-----BEGIN PRIVATE KEY----- hush\" }",
+            "[clusters.prod]\ntls = { key = \"\"\"\nhush\"\"\" }",
+            // What is no TOML.
+            "[clusters.prod.sasl]\npassword = hush",
+            "[clusters.prod.sasl]\npassword = \"hush",
+            "[clusters.prod.sasl]\npassword = \"hush\"\"",
+            "[clusters.prod.sasl]\npassword = \"hush\"\npassword = \"hush\"",
+        ] {
+            let said = FileSettings::parse(misplaced).unwrap_err();
+            assert!(!said.contains("hush"), "{misplaced}: {said}");
         }
         let said = FileSettings::parse("[clusters.prod]\nbootstrap_servers = \"a:1\"\nsasl = \"hush\"").unwrap_err();
         assert!(said.contains("prod.sasl: found what is not shown here") && !said.contains("hush"), "{said}");

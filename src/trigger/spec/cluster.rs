@@ -17,7 +17,7 @@ const SECURITY: &str =
 pub(super) fn cluster(fields: &mut Fields<'_>) -> Option<ClusterAddress> {
     let value = fields.value("cluster")?;
     if !cfg!(feature = "cluster") {
-        fields.wrong("cluster", "nothing: this build reads its own topics only (cargo feature `cluster`)");
+        fields.wrong_unseen("cluster", "nothing: this build reads its own topics only (cargo feature `cluster`)");
         return None;
     }
     if let Value::String(text) = value {
