@@ -33,7 +33,8 @@ impl TriggerService {
         planned: &Planned,
     ) -> Result<Option<Arc<Runner>>, ApplyTriggerError> {
         let current = self.runner(spec.name.as_str());
-        if let Some(old) = current.as_ref().map(|runner| runner.spec()) {
+        let old = current.as_ref().map(|runner| runner.spec());
+        if let Some(old) = old.or_else(|| self.remembered(spec.name.as_str())) {
             self.check_moves(&old, spec)?;
         }
         #[cfg(feature = "cluster")]
@@ -42,6 +43,15 @@ impl TriggerService {
         }
         self.check_functions(spec, planned).await?;
         Ok(current)
+    }
+
+    /// The definition of a trigger that the journal knows and that could not be started.
+    fn remembered(&self, name: &str) -> Option<Arc<TriggerSpec>> {
+        let definition = self.inner.broker.journal().look(|state| {
+            let entry = state.triggers.values().find(|entry| entry.defined.name == name);
+            entry.map(|entry| entry.defined.definition.clone())
+        })?;
+        Some(Arc::new(TriggerSpec::from_json(&serde_json::from_str(&definition).ok()?).ok()?))
     }
 
     /// An update keeps progress: at least one of the topics that are read stays.
