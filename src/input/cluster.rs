@@ -24,6 +24,7 @@ mod member;
 mod partition;
 mod place;
 mod produce;
+mod refusals;
 mod sasl;
 #[cfg(test)]
 mod secured;

@@ -30,19 +30,31 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start() -> Self {
-        Self::with_settings("")
+        let dir = tempfile::tempdir().unwrap();
+        Self { served: serve_in(dir.path(), Stdio::inherit()), dir }
     }
 
-    /// With a `tripline.toml` of its own.
+    /// With a `tripline.toml` of its own, and what it logs in a file.
     pub(crate) fn with_settings(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tripline.toml"), settings).unwrap();
-        Self { served: serve_in(dir.path()), dir }
+        let served = Self::serve_with(dir.path(), settings);
+        Self { served, dir }
     }
 
-    /// Once more, in the same directory.
-    pub(crate) fn restart(&mut self) {
-        self.served = serve_in(self.dir.path());
+    /// Once more, in the same directory, with these settings.
+    pub(crate) fn restart_with(&mut self, settings: &str) {
+        self.served = Self::serve_with(self.dir.path(), settings);
+    }
+
+    fn serve_with(dir: &Path, settings: &str) -> Served {
+        fs::write(dir.join("tripline.toml"), settings).unwrap();
+        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        serve_in(dir, log)
+    }
+
+    /// What it has logged, since the first start.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     /// As `kill -9` does; answers when it is gone.
@@ -113,10 +125,10 @@ impl Process {
     }
 }
 
-fn serve_in(dir: &Path) -> Served {
+fn serve_in(dir: &Path, log: impl Into<Stdio>) -> Served {
     let mut command = Command::new(TRIPLINE);
     command.args(["serve", "--data", "data", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-    Served::start(command.current_dir(dir))
+    Served::start(command.current_dir(dir).stderr(log))
 }
 
 /// Apache Kafka, one node of its own, in a temporary directory.

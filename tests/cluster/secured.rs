@@ -38,8 +38,7 @@ fn properties(dir: &Path) -> String {
 
 fn client(kafka: &Kafka, dir: &Path, mechanism: Mechanism, password: &str) -> Arc<Client> {
     let tls = Tls::new(&TlsFiles { ca: Some(dir.join("ca.pem")), identity: None }).unwrap();
-    let password = Secret::resolve(password).unwrap();
-    let sasl = Sasl { mechanism, username: "tripline".to_owned(), password };
+    let sasl = Sasl::new(mechanism, "tripline", Secret::resolve(password).unwrap());
     let bootstrap_servers = vec![kafka.secured().to_owned()];
     let access = ClusterAccess { bootstrap_servers, security: Security { tls: Some(tls), sasl: Some(sasl) } };
     Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test"))
@@ -106,9 +105,18 @@ async fn a_trigger_reads_a_cluster_behind_tls_and_passwords() {
     assert_eq!(read_all(&producer, "dead", 0).await.len(), 1, "the first was refused for good");
     let described = process.trigger("t").to_string();
     assert!(described.contains("\"prod\"") && !described.contains(PASSWORD), "{described}");
-    // It is found again, and goes on.
+    // A broker that believes a connection no longer closes it at the next request.
+    assert_eq!(process.log(), "", "no connection was used for too long");
+    // It is found again, and goes on; without its settings it is missed, and does not become another trigger.
     process.stop();
-    process.restart();
+    process.restart_with("");
+    let (taken, said) = process.try_apply(&definition("prod"));
+    assert!(!taken && said.contains("has no [clusters.NAME] in its settings"), "{said}");
+    let here = "trigger: t\ninput: { topic: in }\nfunction: { http: { url: \"http://127.0.0.1:1/\" } }\n";
+    let (taken, said) = process.try_apply(&format!("topic: in\n---\n{here}"));
+    assert!(!taken && said.contains("does not move between this broker and a cluster"), "{said}");
+    process.stop();
+    process.restart_with(&settings);
     producer.append("in", 0, &mut batch(&["last".to_owned()], None)).await.unwrap();
     let deliveries = receiver.wait_for("the last record", |deliveries| deliveries.len() > sent);
     assert_eq!(deliveries.len(), sent + 1, "each once");

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+use super::refusals::Refusals;
 use crate::config::secret::Secret;
 use crate::input::{ClusterAddress, ClusterBrokers};
 use crate::topic::name::ClusterName;
@@ -38,12 +39,19 @@ pub struct Security {
 /// A name and its password, and how they are told.
 #[derive(Clone, Debug)]
 pub struct Sasl {
-    /// How they are told.
-    pub mechanism: Mechanism,
-    /// Who we are; not empty.
-    pub username: String,
-    /// What shows it.
-    pub password: Secret,
+    pub(super) mechanism: Mechanism,
+    pub(super) username: String,
+    pub(super) password: Secret,
+    /// Of all connections that go by it.
+    pub(super) refusals: Arc<Refusals>,
+}
+
+impl Sasl {
+    /// Who we are, not empty, and what shows it.
+    #[must_use]
+    pub fn new(mechanism: Mechanism, username: impl Into<String>, password: Secret) -> Self {
+        Self { mechanism, username: username.into(), password, refusals: Arc::default() }
+    }
 }
 
 /// A SASL mechanism.
@@ -98,9 +106,13 @@ pub enum TlsError {
     },
     /// There is nobody to believe.
     #[error(
-        "ca: found nothing, and this machine has no certificates of authorities: name a file with those to believe"
+        "ca: found nothing, and this machine has no certificates of authorities that can be read{reason}: \
+         name a file with those to believe"
     )]
-    NoRoots,
+    NoRoots {
+        /// What went wrong first, with a separator before it, if anything did.
+        reason: String,
+    },
 }
 
 impl Tls {
@@ -118,9 +130,11 @@ impl Tls {
             }
             None => {
                 // Those that cannot be read are nobody to believe; some machines have old ones.
-                let (read, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                let found = rustls_native_certs::load_native_certs();
+                let (read, _) = roots.add_parsable_certificates(found.certs);
                 if read == 0 {
-                    return Err(TlsError::NoRoots);
+                    let reason = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
+                    return Err(TlsError::NoRoots { reason });
                 }
             }
         }

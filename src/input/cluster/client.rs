@@ -16,7 +16,7 @@ use super::access::ClusterAccess;
 use super::dial::Dialer;
 use super::place::{ClusterPartition, by_topic};
 use super::produce::Writers;
-use super::wire::{CallError, Link, PATIENCE, message};
+use super::wire::{CallError, Links, PATIENCE, message};
 
 /// Kafka's words for the two ends of a partition.
 pub(super) const EARLIEST: i64 = -2;
@@ -129,8 +129,8 @@ pub struct Client {
     bootstrap_servers: Vec<String>,
     pub(super) session_timeout: Duration,
     pub(super) dialer: Dialer,
-    /// The connection over which the cluster is asked, and brokers that were heard of there.
-    ask: AsyncMutex<Link>,
+    /// The connections over which the cluster is asked, and brokers that were heard of there.
+    ask: AsyncMutex<Links>,
     /// What is written to.
     pub(super) writers: Writers,
     pub(super) heard_of: Mutex<Vec<String>>,
@@ -158,13 +158,20 @@ impl Client {
         versions: std::ops::RangeInclusive<i16>,
         request: &R,
     ) -> Result<R::Response, ClusterError> {
-        let mut link = self.ask.lock().await;
-        let mut brokers = self.heard_of.lock().clone();
-        brokers.extend(self.bootstrap_servers.iter().cloned());
+        let mut links = self.ask.lock().await;
+        // Those that are open first: a connection costs TLS and a password where there are any.
+        let mut brokers: Vec<String> = links.open().map(str::to_owned).collect();
+        for broker in self.heard_of.lock().iter().chain(&self.bootstrap_servers) {
+            if !brokers.contains(broker) {
+                brokers.push(broker.clone());
+            }
+        }
         let mut failed = None;
         for broker in brokers {
-            match link.call((&broker, &self.dialer), versions.clone(), request, PATIENCE).await {
+            match links.to(&broker).call((&broker, &self.dialer), versions.clone(), request, PATIENCE).await {
                 Ok(answer) => return Ok(answer),
+                // The others have the same passwords.
+                Err(error @ CallError::Unauthenticated { .. }) => return Err(error.into()),
                 Err(error) => failed = Some(error),
             }
         }
@@ -177,7 +184,8 @@ impl Client {
         versions: std::ops::RangeInclusive<i16>,
         request: &R,
     ) -> Result<R::Response, ClusterError> {
-        Ok(self.ask.lock().await.call((broker, &self.dialer), versions, request, PATIENCE).await?)
+        let mut links = self.ask.lock().await;
+        Ok(links.to(broker).call((broker, &self.dialer), versions, request, PATIENCE).await?)
     }
 
     /// Who coordinates a group.
@@ -318,16 +326,21 @@ impl Client {
         });
         let mut refused = code::COORDINATOR_NOT_AVAILABLE;
         for _ in 0..TRIES {
-            if let Ok(coordinator) = self.coordinator(group).await {
-                let answer = self.ask_at(&coordinator, 2..=8, &request).await?;
-                refused = refusal_in(&answer, offsets.keys());
-                match refused {
-                    code::NONE => return Ok(true),
-                    code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::REBALANCE_IN_PROGRESS => {
-                        return Ok(false);
+            match self.coordinator(group).await {
+                Ok(coordinator) => {
+                    let answer = self.ask_at(&coordinator, 2..=8, &request).await?;
+                    refused = refusal_in(&answer, offsets.keys());
+                    match refused {
+                        code::NONE => return Ok(true),
+                        code::UNKNOWN_MEMBER_ID | code::ILLEGAL_GENERATION | code::REBALANCE_IN_PROGRESS => {
+                            return Ok(false);
+                        }
+                        _ => {}
                     }
-                    _ => {}
                 }
+                // It comes to no coordinator by being asked again.
+                Err(error @ ClusterError::Call(_)) => return Err(error),
+                Err(_) => {}
             }
             tokio::time::sleep(PAUSE).await;
         }

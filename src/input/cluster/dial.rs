@@ -1,10 +1,9 @@
 //! Connecting to a broker: TCP, and TLS over it where that is asked for.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::Error as TlsFailure;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -24,19 +23,19 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// Connects to a broker, `host:port`; the connection and the handshake have `patience` each.
-    pub(super) async fn connect(&self, address: &str, patience: Duration) -> Result<Socket, CallError> {
+    /// Connects to a broker, `host:port`, until `deadline`.
+    pub(super) async fn connect(&self, address: &str, deadline: Instant) -> Result<Socket, CallError> {
         let failed = |source| CallError::Io { address: address.to_owned(), source };
-        let in_time = |result: Result<_, _>| result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let socket = in_time(timeout(patience, TcpStream::connect(address)).await).map_err(failed)?;
+        let socket = timeout_at(deadline, TcpStream::connect(address)).await;
+        let socket = socket.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         let Some(tls) = &self.security.tls else { return Ok(Either::Left(socket)) };
         let refused = |reason: String| CallError::Tls { address: address.to_owned(), reason };
         let name = ServerName::try_from(host(address).to_owned()).map_err(|error| refused(error.to_string()))?;
-        match timeout(patience, tls.connector().connect(name, socket)).await {
+        match timeout_at(deadline, tls.connector().connect(name, socket)).await {
             Ok(Ok(secured)) => Ok(Either::Right(Box::new(secured))),
-            Ok(Err(error)) => Err(refused(explain(&error))),
-            Err(_) => Err(refused(format!("no end of the handshake after {} ms", patience.as_millis()))),
+            Ok(Err(error)) => Err(not_secured(address, error)),
+            Err(_) => Err(failed(io::Error::new(io::ErrorKind::TimedOut, "no end of the TLS handshake"))),
         }
     }
 }
@@ -47,14 +46,19 @@ fn host(address: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// What went wrong, and what to do about the usual cause.
-fn explain(error: &io::Error) -> String {
-    let failure = error.get_ref().and_then(|cause| cause.downcast_ref::<TlsFailure>());
-    let speaks_no_tls = match failure {
-        Some(failure) => matches!(failure, TlsFailure::InvalidMessage(_)),
-        None => matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
-    };
-    if speaks_no_tls { format!("{error}; is this the port of a listener without TLS?") } else { error.to_string() }
+/// What went wrong, with a guess where a listener without TLS is the usual cause. A connection that broke is told as
+/// such: that passes.
+fn not_secured(address: &str, error: io::Error) -> CallError {
+    const GUESS: &str = "is this the port of a listener without TLS?";
+    let address = address.to_owned();
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<TlsFailure>()) {
+        Some(TlsFailure::InvalidMessage(_)) => CallError::Tls { address, reason: format!("{error}; {GUESS}") },
+        Some(_) => CallError::Tls { address, reason: error.to_string() },
+        None => {
+            let said = format!("{error}, in the TLS handshake; {GUESS}");
+            CallError::Io { address, source: io::Error::new(error.kind(), said) }
+        }
+    }
 }
 
 #[cfg(test)]

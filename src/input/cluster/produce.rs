@@ -18,7 +18,7 @@ use super::client::{Client, ClusterError, PAUSE, TRIES, code};
 use super::wire::schema::{
     DescribeConfigsRequest, ProduceRequest, describe_configs_request, describe_configs_response, produce_request,
 };
-use super::wire::{CallError, Link, PATIENCE, StrBytes, message};
+use super::wire::{CallError, Links, PATIENCE, StrBytes, message};
 
 /// How long a broker may take to have what it acknowledges on all in-sync replicas.
 const PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ type SharedWriter = Arc<AsyncMutex<Writer>>;
 /// The way to a partition.
 #[derive(Debug, Default)]
 struct Writer {
-    link: Link,
+    links: Links,
     leader: Option<(String, u32, String)>,
     producer: Option<BatchProducer>,
 }
@@ -177,7 +177,7 @@ impl Client {
                 None => self.leader(topic, partition).await?,
             };
             let at = (leader.as_str(), &self.dialer);
-            let answer = match writer.link.call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
+            let answer = match writer.links.to(&leader).call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
                 // Brokers close connections that were idle for long, which shows when one is written to. The batch is
                 // there once, however often it is sent.
                 Err(CallError::Io { .. } | CallError::Timeout { .. }) if !was_lost => {

@@ -1,8 +1,8 @@
 //! Saying who we are to a broker: Kafka's SaslHandshake and SaslAuthenticate around SASL's own exchange.
 //!
 //! The exchange is `rsasl`'s. Each of its steps runs on a thread that may block: a SCRAM proof is thousands of hashes. A
-//! step that panics over what a hostile broker says (`rsasl` 2.3 does, over a first message with an empty part) is an
-//! error of that connection.
+//! step that panics over what a hostile broker says (`rsasl` 2.3 does, over messages with an empty part) is an error of
+//! that connection.
 
 use std::time::Duration;
 
@@ -12,16 +12,20 @@ use rsasl::config::SASLConfig;
 use rsasl::mechanisms::scram::properties::Iterations;
 use rsasl::prelude::{Mechname, MessageSent, SASLClient, SessionError, State};
 use rsasl::property::{AuthId, Password};
+use tokio::time::Instant;
 
 use super::access::Sasl;
 use super::wire::schema::{SaslAuthenticateRequest, SaslHandshakeRequest};
-use super::wire::{CallError, Connection, PATIENCE, StrBytes, message};
+use super::wire::{CallError, Connection, StrBytes, message};
 
 /// How often a broker may have us hash. RFC 7677 asks for 4,096 at least: with fewer the password could be guessed from
-/// the proof. More than a million take over a second, which a hostile broker might like.
-const ITERATIONS: std::ops::RangeInclusive<u32> = 4_096..=1_000_000;
-/// Kafka's error code for a mechanism that a listener does not have.
+/// the proof. Kafka goes up to 16,384; more than these take long, which a hostile broker might like.
+const ITERATIONS: std::ops::RangeInclusive<u32> = 4_096..=100_000;
+/// Kafka's error codes for a mechanism that a listener does not have, and for a listener that has none.
 const UNSUPPORTED_MECHANISM: i16 = 33;
+const ILLEGAL_SASL_STATE: i16 = 34;
+/// Of the mechanisms that a broker offers so many are told.
+const MECHANISMS_MAX: usize = 10;
 /// No exchange has more steps than this; one that goes on is none.
 const STEPS_MAX: usize = 8;
 
@@ -42,22 +46,42 @@ impl SessionCallback for Credentials {
     }
 }
 
-/// Says who we are over a new connection. Answers for how long the broker takes that for true, if it says so.
-pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Result<Option<Duration>, CallError> {
+/// Says who we are over a new connection, until `deadline`. Answers for how long the broker takes that for true, if it
+/// says so. A refusal holds for all connections for a while.
+pub(super) async fn authenticate(
+    connection: &mut Connection,
+    sasl: &Sasl,
+    deadline: Instant,
+) -> Result<Option<Duration>, CallError> {
+    let told = exchange(connection, sasl, deadline).await;
+    match &told {
+        Ok(_) => sasl.refusals.accepted(),
+        Err(CallError::Unauthenticated { reason, .. }) => sasl.refusals.refused(reason, Instant::now()),
+        Err(_) => {}
+    }
+    told
+}
+
+/// What is told of a broker that does not take us for who we say we are.
+pub(super) fn unauthenticated(address: &str, sasl: &Sasl, reason: String) -> CallError {
+    let (mechanism, username) = (sasl.mechanism.name(), sasl.username.clone());
+    CallError::Unauthenticated { address: address.to_owned(), mechanism, username, reason }
+}
+
+async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -> Result<Option<Duration>, CallError> {
     let mechanism = sasl.mechanism.name();
-    let refused = |address: &str, reason: String| CallError::Unauthenticated {
-        address: address.to_owned(),
-        mechanism,
-        username: sasl.username.clone(),
-        reason,
-    };
+    let refused = |address: &str, reason: String| unauthenticated(address, sasl, reason);
     let request = message!(SaslHandshakeRequest { mechanism: StrBytes::from(mechanism.to_owned()) });
-    let answer = connection.call(1..=1, &request, PATIENCE).await?;
+    let answer = connection.call(1..=1, &request, left(deadline)).await?;
     match answer.error_code {
         0 => {}
         UNSUPPORTED_MECHANISM => {
-            let offered: Vec<&str> = answer.mechanisms.iter().map(|name| &**name).collect();
+            let offered: Vec<String> =
+                answer.mechanisms.iter().take(MECHANISMS_MAX).map(|name| printable(name)).collect();
             return Err(refused(connection.address(), format!("the broker takes {}", offered.join(", "))));
+        }
+        ILLEGAL_SASL_STATE => {
+            return Err(refused(connection.address(), "has this listener no SASL?".to_owned()));
         }
         code => return Err(refused(connection.address(), format!("Kafka's error {code}"))),
     }
@@ -77,12 +101,12 @@ pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Re
             return Err(refused(connection.address(), "what the broker says cannot be read".to_owned()));
         };
         session = stepped;
-        let state = state.map_err(|error| refused(connection.address(), reason(&error)))?;
+        let state = state.map_err(|error| refused(connection.address(), printable(&reason(&error))))?;
         if matches!(state, State::Finished(MessageSent::No)) {
             return Ok(lifetime);
         }
         let request = message!(SaslAuthenticateRequest { auth_bytes: Bytes::from(output) });
-        let answer = connection.call(0..=2, &request, PATIENCE).await?;
+        let answer = connection.call(0..=2, &request, left(deadline)).await?;
         if answer.error_code != 0 {
             let said = answer.error_message.as_deref().map(printable).filter(|said| !said.is_empty());
             let said = said.unwrap_or_else(|| format!("Kafka's error {}", answer.error_code));
@@ -96,6 +120,11 @@ pub(super) async fn authenticate(connection: &mut Connection, sasl: &Sasl) -> Re
         input = Some(answer.auth_bytes);
     }
     Err(refused(connection.address(), "the exchange has no end".to_owned()))
+}
+
+/// How long there is until `deadline`.
+pub(super) fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 /// An error and what it comes from.

@@ -64,17 +64,25 @@ impl Broker {
     }
 
     async fn call(&self, link: &mut Link, dialer: &Dialer) -> Result<(), CallError> {
-        link.call((&self.address, dialer), 0..=0, &ApiVersionsRequest::default(), PATIENCE).await.map(drop)
+        call(link, &self.address, dialer).await
     }
 
-    /// What comes of a call over a new connection.
     async fn refuses(&self, security: Security) -> String {
-        self.call(&mut Link::default(), &dialer(security)).await.unwrap_err().to_string()
+        refuses(&self.address, security).await
     }
 
     fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+}
+
+async fn call(link: &mut Link, address: &str, dialer: &Dialer) -> Result<(), CallError> {
+    link.call((address, dialer), 0..=0, &ApiVersionsRequest::default(), PATIENCE).await.map(drop)
+}
+
+/// Why a call over a new connection is not answered.
+async fn refuses(address: &str, security: Security) -> String {
+    call(&mut Link::default(), address, &dialer(security)).await.unwrap_err().to_string()
 }
 
 /// Until the client goes, or says what a broker would close the connection for.
@@ -138,8 +146,7 @@ fn dialer(security: Security) -> Dialer {
 }
 
 fn sasl(mechanism: Mechanism) -> Option<Sasl> {
-    let password = Secret::resolve(PASSWORD).unwrap();
-    Some(Sasl { mechanism, username: "u".to_owned(), password })
+    Some(Sasl::new(mechanism, "u", Secret::resolve(PASSWORD).unwrap()))
 }
 
 /// Takes the password in PLAIN.
@@ -235,6 +242,69 @@ async fn a_refusal_says_who_was_refused_and_why_and_not_the_password() {
 }
 
 #[tokio::test]
+async fn a_refused_password_is_not_tried_again_at_once_over_any_connection() {
+    let broker = Broker::start(None, |_| Err("no such user"), 0).await;
+    let security = Security { tls: None, sasl: sasl(Mechanism::Plain) };
+    for _ in 0..5 {
+        let said = broker.refuses(security.clone()).await;
+        assert!(said.ends_with("by PLAIN: no such user"), "{said}");
+    }
+    assert_eq!(broker.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_broker_that_says_nothing_is_waited_for_once() {
+    tokio::time::pause();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let pki = Pki::new("localhost");
+    for tls in [None, pki.tls("ca.pem", false)] {
+        let begin = tokio::time::Instant::now();
+        let said = refuses(&address, Security { tls, sasl: sasl(Mechanism::Plain) }).await;
+        assert!(begin.elapsed() <= PATIENCE + Duration::from_secs(1), "{said} after {:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_wants_to_know_who_we_are_is_guessed() {
+    // It answers what everybody may ask, and closes then.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let (_, id, _) = request(&mut socket).await.unwrap();
+        socket.write_all(&[0, 0, 0, 16]).await.unwrap();
+        socket.write_i32(id).await.unwrap();
+        // No error, and one request: this, in version 0.
+        socket.write_all(&[0, 0, 0, 0, 0, 1, 0, 18, 0, 0, 0, 0]).await.unwrap();
+    });
+    let said = refuses(&address, Security::default()).await;
+    assert!(said.contains("does this listener want SASL?"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_broker_announces_before_it_knows_us_is_bounded() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        request(&mut socket).await.unwrap();
+        socket.write_i32((1 << 20) + 1).await.unwrap();
+        // Until the client goes.
+        while request(&mut socket).await.is_some() {}
+    });
+    let said = refuses(&address, Security::default()).await;
+    assert!(said.contains("out of bounds"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_broker_offers_is_told_in_a_line() {
+    let broker = Broker::start(None, |_| Err("no\u{1b}[2J\n"), 0).await;
+    let said = broker.refuses(Security { tls: None, sasl: sasl(Mechanism::Plain) }).await;
+    assert!(!said.chars().any(char::is_control), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_broker_that_is_not_who_it_should_be_is_not_spoken_to() {
     let pki = Pki::new("localhost");
     let broker = Broker::start(Some(pki.server(false)), knows_the_password, 0).await;
@@ -268,6 +338,9 @@ async fn the_wrong_kind_of_listener_is_guessed() {
     assert!(said.contains("is this the port of a listener without TLS?"), "{said}");
 }
 
+/// What a broker says behind the nonce when all is well.
+const WELL: &str = "x,s=AAAA,i=4096";
+
 /// The first message of a SCRAM exchange, answered with `rest` behind the nonce.
 fn first(bytes: &[u8], rest: &str) -> Vec<u8> {
     let nonce = std::str::from_utf8(bytes).unwrap().split_once(",r=").unwrap().1;
@@ -276,17 +349,16 @@ fn first(bytes: &[u8], rest: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn whatever_a_hostile_broker_says_in_an_exchange_is_an_error_of_the_connection() {
-    let cases: [(Says, &str); 6] = [
-        (|bytes| Ok(first(bytes, "x,s=AAAA,i=4095")), "asks for 4095 iterations, allowed: 4096 to 1000000"),
+    let cases: [(Says, &str); 8] = [
+        (|bytes| Ok(first(bytes, "x,s=AAAA,i=4095")), "asks for 4095 iterations, allowed: 4096 to 100000"),
         (|bytes| Ok(first(bytes, "x,s=AAAA,i=4294967295")), "asks for 4294967295 iterations"),
         (|bytes| Ok(first(bytes, "x,,i=4096")), "cannot be read"),
         (|_| Ok(b"r=another,s=AAAA,i=4096".to_vec()), "nonce"),
-        (|_| Ok(Vec::new()), "SCRAM-SHA-256"),
+        (|_| Ok(Vec::new()), "missing"),
+        (|bytes| Ok(if bytes.starts_with(b"n,,") { first(bytes, WELL) } else { b"v".to_vec() }), "cannot be read"),
+        (|bytes| Ok(if bytes.starts_with(b"n,,") { first(bytes, WELL) } else { Vec::new() }), "cannot be read"),
         // It does not know the password itself.
-        (
-            |bytes| Ok(if bytes.starts_with(b"n,,") { first(bytes, "x,s=AAAA,i=4096") } else { b"v=AAAA".to_vec() }),
-            "mutual",
-        ),
+        (|bytes| Ok(if bytes.starts_with(b"n,,") { first(bytes, WELL) } else { b"v=AAAA".to_vec() }), "mutual"),
     ];
     for (says, expected) in cases {
         let broker = Broker::start(None, says, 0).await;

@@ -23,11 +23,14 @@ pub(super) use kafka_wire_core::{ApiVersion, StrBytes};
 
 /// The longest answer that is read: what a fetch may hold, and one large batch on top.
 const FRAME_BYTES_MAX: usize = 128 << 20;
-/// How long a broker may take to accept a connection, and to answer what it answers at once.
+/// The same before the broker knows who we are: whoever listens there may be anybody.
+const EARLY_FRAME_BYTES_MAX: usize = 1 << 20;
+/// How long a broker may take until a connection speaks, and to answer what it answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How much of the time is used for which a broker believes who we are: what is under way by then must end in it.
-const LIFETIME_USED: f64 = 0.85;
+/// How much of the time is used for which a broker believes who we are, from and to: a request must arrive in it, and
+/// connections that began together need not be made anew together.
+const LIFETIME_USED: (f64, f64) = (0.80, 0.90);
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -102,28 +105,39 @@ pub(super) struct Connection {
     client_id: String,
     next_id: i32,
     versions: HashMap<i16, (i16, i16)>,
+    frame_bytes_max: usize,
     /// Until when the broker believes who we are, if it told.
     good_until: Option<Instant>,
 }
 
 impl Connection {
     pub(super) async fn open(address: &str, dialer: &Dialer) -> Result<Self, CallError> {
+        let sasl = dialer.security.sasl.as_ref();
+        if let Some((sasl, reason)) = sasl.and_then(|sasl| Some((sasl, sasl.refusals.holding(Instant::now())?))) {
+            return Err(sasl::unauthenticated(address, sasl, reason));
+        }
+        let deadline = Instant::now() + PATIENCE;
         let mut connection = Self {
-            socket: dialer.connect(address, PATIENCE).await?,
+            socket: dialer.connect(address, deadline).await?,
             address: address.to_owned(),
             client_id: dialer.client_id.clone(),
             next_id: 1,
             versions: HashMap::new(),
+            frame_bytes_max: EARLY_FRAME_BYTES_MAX,
             good_until: None,
         };
-        let spoken = connection.call_as(0, &ApiVersionsRequest::default(), PATIENCE).await;
-        let spoken = spoken.map_err(|error| if dialer.security.tls.is_none() { guess_tls(error) } else { error })?;
+        let spoken = connection.call_as(0, &ApiVersionsRequest::default(), sasl::left(deadline)).await;
+        let is_plain = dialer.security.tls.is_none();
+        let spoken =
+            spoken.map_err(|error| if is_plain { guess(error, "does this listener want TLS?") } else { error })?;
         let spoken = spoken.api_keys.iter();
         connection.versions = spoken.map(|api| (api.api_key, (api.min_version, api.max_version))).collect();
-        if let Some(sasl) = &dialer.security.sasl {
-            let lifetime = sasl::authenticate(&mut connection, sasl).await?;
-            connection.good_until = lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(LIFETIME_USED));
+        if let Some(sasl) = sasl {
+            let lifetime = sasl::authenticate(&mut connection, sasl, deadline).await?;
+            let used = LIFETIME_USED.0 + fastrand::f64() * (LIFETIME_USED.1 - LIFETIME_USED.0);
+            connection.good_until = lifetime.map(|lifetime| Instant::now() + lifetime.mul_f64(used));
         }
+        connection.frame_bytes_max = FRAME_BYTES_MAX;
         Ok(connection)
     }
 
@@ -192,7 +206,7 @@ impl Connection {
 
     async fn receive(&mut self) -> io::Result<Bytes> {
         let length = self.socket.read_i32().await?;
-        let length = usize::try_from(length).ok().filter(|length| *length <= FRAME_BYTES_MAX);
+        let length = usize::try_from(length).ok().filter(|length| *length <= self.frame_bytes_max);
         let length = length
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the announced length is out of bounds"))?;
         let mut frame = BytesMut::new();
@@ -206,14 +220,15 @@ impl Connection {
     }
 }
 
-/// A broker that wants TLS closes the connection of who does not begin with it, with or without an alert before.
-fn guess_tls(error: CallError) -> CallError {
+/// A broker whose listener wants something else closes the connection, with or without a TLS alert before: says what
+/// that may be.
+fn guess(error: CallError, what: &str) -> CallError {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
     match error {
         CallError::Io { address, source }
             if matches!(source.kind(), UnexpectedEof | ConnectionReset | BrokenPipe | InvalidData) =>
         {
-            let hint = format!("{source}, in place of its first answer; does this listener want TLS?");
+            let hint = format!("{source}, in place of an answer; {what}");
             CallError::Io { address, source: io::Error::new(source.kind(), hint) }
         }
         other => other,
@@ -259,18 +274,56 @@ impl Link {
     ) -> Result<R::Response, CallError> {
         // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with
         // it.
-        let mut connection = match self.open.take().filter(|open| open.address == address && open.is_good()) {
+        let open = self.open.take().filter(|open| open.address == address && open.is_good());
+        let is_new = open.is_none();
+        let mut connection = match open {
             Some(open) => open,
             // Boxed: it is rare, and would make every call larger.
             None => Box::pin(Connection::open(address, dialer)).await?,
         };
-        let answer = connection.call(ours, request, patience).await?;
+        let answer = connection.call(ours, request, patience).await.map_err(|error| {
+            let says_nobody = is_new && dialer.security.sasl.is_none();
+            if says_nobody { guess(error, "does this listener want SASL?") } else { error }
+        })?;
         self.open = Some(connection);
         Ok(answer)
     }
 
     pub(super) fn close(&mut self) {
         self.open = None;
+    }
+}
+
+/// Connections to several brokers, made when they are needed.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// By address; the one that was used last is the last.
+    links: Vec<(String, Link)>,
+}
+
+/// Most connections that are kept for the next question.
+const LINKS_MAX: usize = 8;
+
+impl Links {
+    /// The way to this broker. The one that was not used for longest is let go for it.
+    pub(super) fn to(&mut self, address: &str) -> &mut Link {
+        let known = self.links.iter().position(|(known, _)| known == address);
+        let link = match known {
+            Some(at) => self.links.remove(at),
+            None => {
+                if self.links.len() >= LINKS_MAX {
+                    self.links.remove(0);
+                }
+                (address.to_owned(), Link::default())
+            }
+        };
+        self.links.push(link);
+        &mut self.links.last_mut().expect("it was pushed").1
+    }
+
+    /// Brokers to which a connection is open, the one that was used last first.
+    pub(super) fn open(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().rev().filter(|(_, link)| link.open.is_some()).map(|(address, _)| address.as_str())
     }
 }
 

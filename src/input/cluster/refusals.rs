@@ -1,0 +1,74 @@
+//! Refusals of a password are remembered for a while: a wrong one that is tried again and again locks accounts, and
+//! each try costs the broker thousands of hashes.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How long nothing is tried after the first refusal; twice as long after each more.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// What became of a password, for all connections to one cluster.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<Option<Refused>>);
+
+#[derive(Clone, Debug)]
+struct Refused {
+    reason: String,
+    pause: Duration,
+    until: Instant,
+}
+
+impl Refusals {
+    /// Why it was refused the last time, while it is not to be tried again.
+    pub(super) fn holding(&self, now: Instant) -> Option<String> {
+        let refused = self.0.lock();
+        refused.as_ref().filter(|refused| now < refused.until).map(|refused| refused.reason.clone())
+    }
+
+    /// A broker has refused it. Refusals of connections that were begun together count once.
+    pub(super) fn refused(&self, reason: &str, now: Instant) {
+        let mut last = self.0.lock();
+        let pause = match &*last {
+            None => PAUSE_MIN,
+            Some(last) if now < last.until => return,
+            Some(last) => (last.pause * 2).min(PAUSE_MAX),
+        };
+        // Several processes with the same password need not come at once.
+        let until = now + pause.mul_f64(1.0 + fastrand::f64() / 4.0);
+        *last = Some(Refused { reason: reason.to_owned(), pause, until });
+    }
+
+    /// A broker has taken it.
+    pub(super) fn accepted(&self) {
+        *self.0.lock() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_tried_again_later_and_later_until_it_is_taken() {
+        let refusals = Refusals::default();
+        let mut now = Instant::now();
+        let begin = now;
+        for tries in 1..=20 {
+            assert_eq!(refusals.holding(now), None);
+            refusals.refused(&format!("no {tries}"), now);
+            refusals.refused("at the same time", now);
+            while let Some(reason) = refusals.holding(now) {
+                assert_eq!(reason, format!("no {tries}"));
+                now += Duration::from_millis(100);
+            }
+        }
+        let took = now - begin;
+        assert!((Duration::from_secs(14 * 60)..Duration::from_secs(19 * 60)).contains(&took), "{took:?}");
+        refusals.accepted();
+        refusals.refused("once more", now);
+        assert!(refusals.holding(now + PAUSE_MIN / 2).is_some() && refusals.holding(now + 2 * PAUSE_MIN).is_none());
+    }
+}
