@@ -116,13 +116,10 @@ impl Client {
         }
         let last = std::mem::take(&mut self.last);
         let mut frame = if last.is_unique() { Vec::from(last) } else { Vec::new() };
-        frame.clear();
-        frame.reserve(length);
-        // Neither zeroed before nor grown: what a client does with its memory is not the broker's cost.
-        (&self.socket).take(length as u64).read_to_end(&mut frame)?;
-        if frame.len() < length {
-            return Err(format!("an answer of {length} bytes ended after {}", frame.len()).into());
-        }
+        // Zeroed where it grows alone, and read in as few calls as there can be: what a client does with its memory is
+        // not the broker's cost.
+        frame.resize(length, 0);
+        self.socket.read_exact(&mut frame)?;
         self.last = frame.into();
         Ok(self.last.clone())
     }

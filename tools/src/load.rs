@@ -18,8 +18,8 @@ use crate::{Failure, LatencyArgs, LoadArgs, process};
 
 const PRODUCE: i16 = 8;
 const FETCH: i16 = 11;
-/// Bytes asked for by one fetch.
-const FETCH_BYTES: i32 = 4 << 20;
+/// Bytes asked for by a fetch that looks for a few records.
+const FETCH_BYTES: i32 = 1 << 20;
 
 /// What is put into a topic.
 #[derive(Clone, Copy)]
@@ -135,7 +135,7 @@ pub(crate) fn consume(args: &LoadArgs) -> Result<String, Failure> {
     let begun = Instant::now();
     let (mut offset, mut bytes) = (0, 0_u64);
     while offset < args.count.cast_signed() {
-        let records = fetch(&mut client, &args.topic, offset, 1_000)?;
+        let records = fetch(&mut client, &args.topic, offset, (args.fetch, 1_000))?;
         let Some(next) = next_offset(&records)? else {
             return Err(format!("the topic has {offset} records, {} were asked for", args.count).into());
         };
@@ -146,10 +146,15 @@ pub(crate) fn consume(args: &LoadArgs) -> Result<String, Failure> {
     Ok(report("consumed", offset.unsigned_abs(), size, begun.elapsed(), &before.since(args.pid)?))
 }
 
-fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Result<Bytes, Failure> {
+fn fetch(
+    client: &mut Client,
+    topic: &str,
+    offset: i64,
+    (max_bytes, max_wait_ms): (i32, i32),
+) -> Result<Bytes, Failure> {
     let mut partition = FetchPartition::default();
     partition.fetch_offset = offset;
-    partition.partition_max_bytes = FETCH_BYTES;
+    partition.partition_max_bytes = max_bytes;
     partition.current_leader_epoch = -1;
     let mut wanted = FetchTopic::default();
     wanted.topic = StrBytes::from(topic.to_owned());
@@ -157,7 +162,7 @@ fn fetch(client: &mut Client, topic: &str, offset: i64, max_wait_ms: i32) -> Res
     let mut request = FetchRequest::default();
     request.max_wait_ms = max_wait_ms;
     request.min_bytes = 1;
-    request.max_bytes = FETCH_BYTES;
+    request.max_bytes = max_bytes;
     request.session_epoch = -1;
     request.topics = vec![wanted];
     let answer: FetchResponse = client.call(FETCH, &request)?;
@@ -189,7 +194,7 @@ pub(crate) fn latency(args: &LatencyArgs) -> Result<String, Failure> {
     let (topic, count, size) = (args.topic.clone(), args.count, args.size as usize);
     let mut consumer = Client::connect(args.kafka)?;
     let mut offset = 0;
-    while let Some(next) = next_offset(&fetch(&mut consumer, &topic, offset, 0)?)? {
+    while let Some(next) = next_offset(&fetch(&mut consumer, &topic, offset, (FETCH_BYTES, 0))?)? {
         offset = next;
     }
     let pacer = Pacer::start(args.rate)?;
@@ -228,7 +233,7 @@ fn receive_all(
 ) -> Result<Histogram<u64>, Failure> {
     let mut times = Histogram::new(3)?;
     while times.len() < u64::from(count) {
-        let bytes = fetch(client, topic, offset, 1_000)?;
+        let bytes = fetch(client, topic, offset, (FETCH_BYTES, 1_000))?;
         let now = u64::try_from(begun.elapsed().as_nanos())?;
         for view in Batches::of(&bytes) {
             let view = view?;

@@ -95,6 +95,9 @@ struct LoadArgs {
     /// Requests in flight
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     in_flight: u32,
+    /// Bytes asked for by one fetch; the default is that of Kafka's clients for a partition
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(i32).range(1_000..=64 << 20))]
+    fetch: i32,
     /// 1 or all
     #[arg(long, default_value = "all", value_parser = ["1", "all"])]
     acks: String,
