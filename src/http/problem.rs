@@ -349,6 +349,9 @@ impl From<ResetTriggerError> for Problem {
             }
             ResetTriggerError::OtherTopic(_) => Self::bad_request("other-topic", error.to_string()),
             ResetTriggerError::Choice(error) => error.clone().into(),
+            ResetTriggerError::Members(_) => Self::new(StatusCode::CONFLICT, "group-members", error.to_string()),
+            ResetTriggerError::Changed(_) => Self::new(StatusCode::CONFLICT, "changed", error.to_string()),
+            ResetTriggerError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
             ResetTriggerError::Journal(_) | ResetTriggerError::Lane(_) => Self::internal("trigger-state", error),
         }
     }
@@ -364,6 +367,7 @@ impl From<RunError> for Problem {
             RunError::Empty { .. } => Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "empty-range", error.to_string()),
             RunError::Partition { .. } => Self::bad_request("unknown-partition", error.to_string()),
             RunError::State(_) => Self::new(StatusCode::CONFLICT, "run-state", error.to_string()),
+            RunError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
             RunError::Scan(_) => Self::internal("storage", error),
             RunError::Journal(error) => error.into(),
             RunError::Lane(_) => Self::internal("trigger-state", error),

@@ -17,7 +17,7 @@ use super::filter::{Pattern, TurnedAway};
 use super::run::{RangeRequest, RunRange, ScanError, for_each_chunk};
 use super::transform::{Origin, Stage, Transform};
 use crate::event::EventView;
-use crate::input::LogInput;
+use crate::input::EventInput;
 
 /// Samples of a kind that one call answers at most.
 pub const SAMPLES_MAX: u32 = 100;
@@ -101,7 +101,7 @@ impl DryRunReport {
 
 /// Looks at the ranges, one after another. `inputs`: the partition of each.
 pub(super) async fn dry_run(
-    inputs: &[(LogInput, RunRange)],
+    inputs: &[(EventInput, RunRange)],
     (filter, transform): (Option<&Pattern>, &Transform),
     samples: u32,
     time: Duration,
@@ -134,7 +134,7 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
-    fn look_at(&mut self, input: &LogInput, record: &StoredRecord<'_>, epoch: LeaderEpoch) {
+    fn look_at(&mut self, input: &EventInput, record: &StoredRecord<'_>, epoch: LeaderEpoch) {
         let partition = input.origin().partition;
         input.origin().with_event(record, epoch, |event| {
             if self.filter.is_none_or(|filter| filter.matches(event)) {

@@ -30,6 +30,7 @@ mod scan;
 pub(super) use completion::Completion;
 pub use gate::{Admission, Gate, Redriven};
 pub use request::{RangeRequest, RedriveRequest, ReplayRequest};
+pub(super) use request::{chosen, none_where_named};
 pub use scan::{LetterCounts, ScanError};
 pub(super) use scan::{for_each_chunk, scan_letters};
 

@@ -10,6 +10,7 @@ mod served;
 mod topics;
 #[path = "../common/until.rs"]
 mod until;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,6 +62,8 @@ on_both! {
     topics::are_joined_later => a_topic_that_a_tripline_gets_later_is_joined, a_topic_that_a_kafka_gets_later_is_joined;
     topics::need_not_be_there => a_pattern_that_selects_nothing_of_a_tripline_waits, a_pattern_that_selects_nothing_of_a_kafka_waits;
     topics::are_selected_anew => another_selection_of_a_tripline_goes_on, another_selection_of_a_kafka_goes_on;
+    verbs::look => records_of_a_tripline_are_looked_at, records_of_a_kafka_are_looked_at;
+    verbs::reset => a_trigger_on_a_tripline_is_reset, a_trigger_on_a_kafka_is_reset;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
 

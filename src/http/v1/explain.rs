@@ -15,7 +15,7 @@ use crate::event::{EventView, MatchEvent};
 use crate::http::extract::{JsonBody, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
-use crate::input::LogInput;
+use crate::input::{EventInput, LogInput};
 use crate::trigger::filter::Pattern;
 
 /// How much is read for one record; a larger batch is read whole.
@@ -33,7 +33,7 @@ enum Subject {
 /// Explain one record, or an event that is sent along.
 ///
 /// The body is `{"partition": …, "offset": …}` for a record of the trigger's one topic, with `topic` for one of any
-/// other, or `{"event": …}`. Nothing is invoked and no progress is made.
+/// other, or `{"event": …}`; on a cluster of a topic that the trigger reads. Nothing is invoked and no progress is made.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/explain", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "`matches`, in `explain` what turned the event away, and for a record the `event` that filters see"),
         (status = 400, description = "Problem details"), (status = 404, description = "There is no such trigger, topic, partition or record")))]
@@ -50,8 +50,14 @@ pub(crate) async fn explain(
     let mut answer = match subject {
         Subject::Event(event) => verdict(filter, &MatchEvent::new(event)),
         Subject::Record { topic, partition, offset } => {
-            let topic = topic.map_or_else(|| rooms.triggers.only_topic(name.as_str()), Ok)?;
-            let input = input(&rooms, &topic, partition)?;
+            let there = rooms.triggers.input_on_cluster(name.as_str(), topic.as_deref(), partition).await?;
+            let input = match there {
+                Some(input) => input,
+                None => {
+                    let topic = topic.map_or_else(|| rooms.triggers.only_topic(name.as_str()), Ok)?;
+                    EventInput::Log(input(&rooms, &topic, partition)?)
+                }
+            };
             record(&input, filter, offset).await?
         }
     };
@@ -103,7 +109,7 @@ fn input(rooms: &Rooms, topic: &str, number: u32) -> Result<LogInput, Problem> {
 }
 
 /// The verdict over the record at `offset`.
-async fn record(input: &LogInput, filter: Option<&Pattern>, offset: Offset) -> Result<Value, Problem> {
+async fn record(input: &EventInput, filter: Option<&Pattern>, offset: Offset) -> Result<Value, Problem> {
     let (log_start, tail) = (input.log_start(), input.tail());
     if offset < log_start || offset >= tail {
         return Err(ReadError::OutOfRange { offset, log_start, tail }.into());
@@ -124,7 +130,12 @@ async fn record(input: &LogInput, filter: Option<&Pattern>, offset: Offset) -> R
     })
 }
 
-fn with_record<T>(input: &LogInput, bytes: &[u8], offset: Offset, look: impl FnOnce(&EventView<'_>) -> T) -> Option<T> {
+fn with_record<T>(
+    input: &EventInput,
+    bytes: &[u8],
+    offset: Offset,
+    look: impl FnOnce(&EventView<'_>) -> T,
+) -> Option<T> {
     let view = Batches::of(bytes).map_while(Result::ok).find(|view| view.header().last_offset() >= offset)?;
     let header = view.header();
     if header.attributes.is_control() {

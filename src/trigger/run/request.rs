@@ -2,6 +2,7 @@
 
 use super::REDRIVES_MAX;
 use crate::trigger::filter::Pattern;
+use crate::trigger::service::RunError;
 use crate::trigger::spec::StartPosition;
 
 /// A part of a topic: `from..to` of one partition or of all.
@@ -18,6 +19,42 @@ pub struct RangeRequest {
 impl RangeRequest {
     /// Everything that there is.
     pub const ALL: Self = Self { partition: None, from: StartPosition::Earliest, to: StartPosition::Latest };
+}
+
+/// The request that means each partition of a topic, in their order; `None` where none does.
+///
+/// # Errors
+/// [`RunError::Partition`]: a partition is meant twice, or is not there.
+pub(in crate::trigger) fn chosen(
+    topic: &str,
+    partition_count: u32,
+    asked: &[RangeRequest],
+) -> Result<Vec<Option<RangeRequest>>, RunError> {
+    let last = partition_count.saturating_sub(1);
+    let wrong = |found| RunError::Partition { topic: topic.to_owned(), last, found };
+    let mut chosen: Vec<Option<RangeRequest>> = vec![None; partition_count as usize];
+    for request in asked {
+        let partitions = request.partition.map_or(0..=last, |partition| partition..=partition);
+        for partition in partitions {
+            let place = chosen.get_mut(partition as usize).ok_or_else(|| wrong(partition))?;
+            if place.replace(*request).is_some() {
+                return Err(wrong(partition));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Of requests of which none means a record: where nothing is, nothing is to be done; but who names an offset means a
+/// record.
+///
+/// # Errors
+/// [`RunError::Empty`].
+pub(in crate::trigger) fn none_where_named(topic: &str, asked: &[RangeRequest]) -> Result<(), RunError> {
+    let names_offset = |request: &RangeRequest| {
+        [request.from, request.to].iter().any(|position| matches!(position, StartPosition::Offset(_)))
+    };
+    if asked.iter().any(names_offset) { Err(RunError::Empty { topic: topic.to_owned() }) } else { Ok(()) }
 }
 
 /// A replay to start.

@@ -8,7 +8,7 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
 
 use super::{Admission, Gate, RunRange};
-use crate::input::LogInput;
+use crate::input::EventInput;
 use crate::trigger::deliver::{RecordsError, epoch_of, for_each_record};
 
 /// How much of the log is looked at before somebody else has a turn: some milliseconds of work.
@@ -28,7 +28,7 @@ pub struct ScanError {
 /// ended: at the end of the range, where `visit` had enough, or where the time was over. What retention or damage took
 /// is passed over.
 pub(in crate::trigger) async fn for_each_chunk(
-    input: &LogInput,
+    input: &EventInput,
     range: &RunRange,
     deadline: Option<Instant>,
     mut visit: impl FnMut(&StoredRecord<'_>, LeaderEpoch) -> bool + Send,
@@ -49,7 +49,12 @@ pub(in crate::trigger) async fn for_each_chunk(
             Err(error) => return Err(failed(error.to_string())),
         };
         if outcome.bytes.is_empty() {
-            break;
+            // On a cluster all of what was fetched may have been left out: what aborted transactions wrote.
+            if outcome.next <= at {
+                break;
+            }
+            at = outcome.next;
+            continue;
         }
         let mut enough = None;
         for_each_record(&outcome.bytes, |record, header| {
@@ -106,7 +111,7 @@ impl LetterCounts {
 
 /// Counts what a redrive would find in a range, until it has taken `max`. Answers where that is, or the time was over.
 pub(in crate::trigger) async fn scan_letters(
-    input: &LogInput,
+    input: &EventInput,
     range: &RunRange,
     gate: &Gate,
     max: Option<u64>,

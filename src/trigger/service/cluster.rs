@@ -38,6 +38,8 @@ use crate::trigger::runner::Runner;
 use crate::trigger::spec::{TopicSelection, TriggerSpec};
 use crate::trigger::status::set;
 
+mod looks;
+mod reset;
 mod starts;
 
 use starts::{Begin, Starts, begins, partitions_of};

@@ -190,6 +190,17 @@ pub enum ResetTriggerError {
     /// It is not clear which of its topics is meant.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
+    /// Other processes are members of its group on a cluster: what they commit would overwrite the reset.
+    #[error(
+        "other processes run trigger {0} and are members of group trigger.{0}: stop them, or delete the trigger there, for the reset"
+    )]
+    Members(String),
+    /// It is not what it was when the offsets were looked up.
+    #[error("trigger {0} changed meanwhile: try again")]
+    Changed(String),
+    /// The cluster did not do what was asked.
+    #[error("trigger.input.cluster: {0}")]
+    Cluster(String),
     /// It could not be remembered.
     #[error(transparent)]
     Journal(#[from] JournalError),

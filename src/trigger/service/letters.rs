@@ -13,7 +13,7 @@ use super::runs::{RunError, changed_meanwhile, definition, is_here};
 use crate::broker::Topic;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
-use crate::input::LogInput;
+use crate::input::{EventInput, LogInput};
 use crate::trigger::filter::{Pattern, PatternError};
 use crate::trigger::run::{
     Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, ScanError,
@@ -367,11 +367,11 @@ impl TriggerService {
         Ok(RedrivePreview { topic: topic.name().to_string(), ranges, counts, first, is_complete })
     }
 
-    fn letters_input(&self, trigger: &Runner, topic: &Topic, range: &RunRange) -> Result<LogInput, RunError> {
+    fn letters_input(&self, trigger: &Runner, topic: &Topic, range: &RunRange) -> Result<EventInput, RunError> {
         let input = LogInput::new(&self.inner.broker, topic, range.partition);
         let input =
             input.ok_or_else(|| ScanError { partition: range.partition, reason: "it is missing".to_owned() })?;
-        Ok(input.as_letters_of(&self.topics_of(trigger.spec().name.as_str())))
+        Ok(EventInput::Log(input.as_letters_of(&self.topics_of(trigger.spec().name.as_str()))))
     }
 }
 

@@ -21,10 +21,10 @@ use crate::trigger::poller::{PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
     Completion, REMEMBERED_MAX, RUNNING_MAX, RangeRequest, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
-    ScanError,
+    ScanError, chosen, none_where_named,
 };
 use crate::trigger::runner::{DISK_RETRY, Runner};
-use crate::trigger::spec::{StartPosition, TriggerSpec};
+use crate::trigger::spec::TriggerSpec;
 
 /// Why a run was not started, cancelled or resumed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,9 @@ pub enum RunError {
     /// The run is not in a state in which this is possible.
     #[error("{0}")]
     State(String),
+    /// The cluster did not do what was asked.
+    #[error("trigger.input.cluster: {0}")]
+    Cluster(String),
     /// The range could not be looked through.
     #[error(transparent)]
     Scan(#[from] ScanError),
@@ -181,14 +184,45 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
-        let (runner, topic) = self.input_of(name, request.topic.as_deref())?;
-        let ranges = self.ranges(&topic, &request.ranges).await?;
-        let input = |range: &RunRange| Some((LogInput::new(&self.inner.broker, &topic, range.partition)?, *range));
-        let inputs: Vec<(LogInput, RunRange)> = ranges.iter().filter_map(input).collect();
+        let runner = self.trigger(name)?;
         let spec = runner.spec();
+        let inputs = match &spec.input.cluster {
+            #[cfg(feature = "cluster")]
+            Some(_) => self.ranges_there(&runner, request.topic.as_deref(), &request.ranges).await?,
+            _ => self.ranges_here(name, request).await?,
+        };
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
         Ok(dry_run(&inputs, (filter, &spec.transform), request.samples.min(SAMPLES_MAX), request.time.min(TIME_MAX))
             .await?)
+    }
+
+    async fn ranges_here(&self, name: &str, request: &DryRunRequest) -> Result<Vec<(EventInput, RunRange)>, RunError> {
+        let (_, topic) = self.input_of(name, request.topic.as_deref())?;
+        let ranges = self.ranges(&topic, &request.ranges).await?;
+        let input = |range: &RunRange| LogInput::new(&self.inner.broker, &topic, range.partition);
+        Ok(ranges.iter().filter_map(|range| Some((EventInput::Log(input(range)?), *range))).collect())
+    }
+
+    /// A partition of the cluster that a trigger reads, to look at: of this topic, or of the only one that it reads.
+    /// `None`: it reads topics of this broker.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn input_on_cluster(
+        &self,
+        name: &str,
+        topic: Option<&str>,
+        partition: u32,
+    ) -> Result<Option<EventInput>, RunError> {
+        let runner = self.trigger(name)?;
+        match &runner.spec().input.cluster {
+            #[cfg(feature = "cluster")]
+            Some(_) => Ok(Some(self.partition_there(&runner, topic, partition).await?)),
+            _ => {
+                let _ = (topic, partition);
+                Ok(None)
+            }
+        }
     }
 
     /// Stops a run; what it has finished stays finished, and [`TriggerService::resume_run`] goes on from there.
@@ -283,18 +317,7 @@ impl TriggerService {
 
     /// The offsets that a request means now, at most one range a partition, in their order; empty ones are left out.
     pub(super) async fn ranges(&self, topic: &Topic, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
-        let last = topic.partition_count() - 1;
-        let wrong = |found| RunError::Partition { topic: topic.name().to_string(), last, found };
-        let mut chosen: Vec<Option<RangeRequest>> = vec![None; topic.partition_count() as usize];
-        for request in asked {
-            let partitions = request.partition.map_or(0..=last, |partition| partition..=partition);
-            for partition in partitions {
-                let place = chosen.get_mut(partition as usize).ok_or_else(|| wrong(partition))?;
-                if place.replace(*request).is_some() {
-                    return Err(wrong(partition));
-                }
-            }
-        }
+        let chosen = chosen(topic.name().as_str(), topic.partition_count(), asked)?;
         let mut ranges = Vec::new();
         for ((partition, request), log) in (0..).zip(chosen).zip(topic.partitions()) {
             let Some(request) = request else { continue };
@@ -304,12 +327,8 @@ impl TriggerService {
             let to = start_offset(log, request.to).await.map_err(unreadable)?;
             ranges.extend(RunRange::new(partition, from, to));
         }
-        // Where nothing is, nothing is to be done; but who names an offset means a record.
-        let names_offset = |request: &RangeRequest| {
-            [request.from, request.to].iter().any(|position| matches!(position, StartPosition::Offset(_)))
-        };
-        if ranges.is_empty() && asked.iter().any(names_offset) {
-            return Err(RunError::Empty { topic: topic.name().to_string() });
+        if ranges.is_empty() {
+            none_where_named(topic.name().as_str(), asked)?;
         }
         Ok(ranges)
     }

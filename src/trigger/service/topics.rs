@@ -79,16 +79,21 @@ impl Running {
     pub(super) fn topic_meant(&self, trigger: &str, wanted: Option<&str>) -> Result<String, ChoiceError> {
         let mut reads: Vec<&str> = self.lanes.iter().map(|lane| lane.origin().topic.as_str()).collect();
         reads.dedup();
-        let trigger = trigger.to_owned();
-        match (wanted, reads.as_slice()) {
-            (Some(wanted), reads) if reads.contains(&wanted) => Ok(wanted.to_owned()),
-            (None, [only]) => Ok((*only).to_owned()),
-            (_, []) => Err(ChoiceError::NoTopicYet(trigger)),
-            (Some(found), reads) => {
-                Err(ChoiceError::OtherTopic { trigger, found: found.to_owned(), reads: shortened(reads) })
-            }
-            (None, reads) => Err(ChoiceError::SeveralTopics { trigger, reads: shortened(reads) }),
+        meant(trigger, wanted, &reads)
+    }
+}
+
+/// The name of the topic that is meant, of those that a trigger reads: the one that is wanted, or the only one.
+pub(super) fn meant(trigger: &str, wanted: Option<&str>, reads: &[&str]) -> Result<String, ChoiceError> {
+    let trigger = trigger.to_owned();
+    match (wanted, reads) {
+        (Some(wanted), reads) if reads.contains(&wanted) => Ok(wanted.to_owned()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (_, []) => Err(ChoiceError::NoTopicYet(trigger)),
+        (Some(found), reads) => {
+            Err(ChoiceError::OtherTopic { trigger, found: found.to_owned(), reads: shortened(reads) })
         }
+        (None, reads) => Err(ChoiceError::SeveralTopics { trigger, reads: shortened(reads) }),
     }
 }
 

@@ -70,8 +70,13 @@ impl TriggerService {
         choice: LaneChoice<'_>,
         to: StartPosition,
     ) -> Result<Vec<(String, u32, Offset)>, ResetTriggerError> {
-        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
-        is_here(&runner)?;
+        #[cfg(feature = "cluster")]
+        if self.runner(name).is_some_and(|runner| runner.spec().input.cluster.is_some()) {
+            return self.reset_there(name, choice, to).await;
+        }
+        if self.runner(name).is_none() {
+            return Err(ResetTriggerError::Unknown(name.to_owned()));
+        }
         let topics = self.topics_meant(name, choice)?;
         let tails = || topics.iter().flat_map(|topic| topic.partitions()).map(|log| log.tail());
         match (to, tails().max()) {
@@ -179,11 +184,11 @@ impl TriggerService {
     }
 }
 
-/// What a reset needs. On a cluster, progress is the group's.
+/// What a reset by ids of topics needs.
 fn is_here(runner: &Runner) -> Result<(), ResetTriggerError> {
     if runner.spec().input.cluster.is_none() {
         return Ok(());
     }
-    let tools = "its progress is its group's: reset that with the cluster's tools while no process runs it";
-    Err(ResetTriggerError::Lane(tools.to_owned()))
+    let there = "it reads a cluster: its offsets are not those of topics of this broker";
+    Err(ResetTriggerError::Lane(there.to_owned()))
 }

@@ -51,7 +51,7 @@ pub(super) fn partitions_of(topics: &BTreeMap<String, ClusterTopic>) -> Vec<Clus
     topics.iter().flat_map(of_topic).collect()
 }
 
-fn at(start: StartPosition) -> Start {
+pub(super) fn at(start: StartPosition) -> Start {
     match start {
         StartPosition::Earliest => Start::Earliest,
         StartPosition::Latest => Start::Latest,

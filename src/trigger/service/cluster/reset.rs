@@ -1,0 +1,139 @@
+//! Setting a trigger on a cluster to another position. Its progress is its group's, and a cluster takes offsets for a
+//! group from outside only while the group has no members: so this process leaves it first, and joins it again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tripline_storage::Offset;
+
+use super::super::topics::meant;
+use super::super::{ChoiceError, LaneChoice, ResetTriggerError, TriggerService};
+use super::starts::at;
+use super::{Client, ClusterError, ClusterPartition, ClusterTopic, Committed, Start, group, selection};
+use crate::trigger::commit_metadata;
+use crate::trigger::runner::Runner;
+use crate::trigger::spec::{StartPosition, TriggerSpec};
+
+type Offsets = BTreeMap<ClusterPartition, Committed>;
+
+impl TriggerService {
+    /// As [`TriggerService::reset_to`], for a trigger on a cluster. This process must be the only member of its group.
+    pub(in crate::trigger::service) async fn reset_there(
+        &self,
+        name: &str,
+        choice: LaneChoice<'_>,
+        to: StartPosition,
+    ) -> Result<Vec<(String, u32, Offset)>, ResetTriggerError> {
+        let runner = self.paused_there(name)?;
+        let spec = runner.spec();
+        let client = self.inner.client(&spec).map_err(|error| ResetTriggerError::Cluster(error.to_string()))?;
+        // A cluster takes its time: nobody waits for that.
+        let offsets = offsets(&client, &spec, choice, to).await?;
+        let answer =
+            offsets.iter().map(|(partition, commit)| (partition.topic().to_owned(), partition.number(), commit.offset));
+        let answer = answer.collect();
+        let (service, name) = (self.clone(), name.to_owned());
+        let reset = async move { service.reset_group(&name, &runner, client, &offsets).await };
+        self.inner.broker.to_the_end(reset).await?;
+        Ok(answer)
+    }
+
+    async fn reset_group(
+        &self,
+        name: &str,
+        runner: &Runner,
+        client: Arc<Client>,
+        offsets: &Offsets,
+    ) -> Result<(), ResetTriggerError> {
+        let _changing = self.inner.changing.lock().await;
+        let spec = runner.spec();
+        // Deleted and made anew, or resumed, or changed meanwhile: what was looked up does not hold.
+        if self.paused_there(name)?.id != runner.id || self.paused_there(name)?.spec() != spec {
+            return Err(ResetTriggerError::Changed(name.to_owned()));
+        }
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.end_lanes(name).await;
+        let committed = client.commit_outside(&group(&spec), offsets).await;
+        self.run_on_cluster(runner.id, (*spec).clone(), client, true, BTreeMap::new());
+        if committed? { Ok(()) } else { Err(ResetTriggerError::Members(name.to_owned())) }
+    }
+
+    fn paused_there(&self, name: &str) -> Result<Arc<Runner>, ResetTriggerError> {
+        let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
+        if runner.holds(|holds| holds.paused) { Ok(runner) } else { Err(ResetTriggerError::NotPaused(name.to_owned())) }
+    }
+}
+
+/// What to commit, for the partitions that are chosen.
+async fn offsets(
+    client: &Client,
+    spec: &TriggerSpec,
+    choice: LaneChoice<'_>,
+    to: StartPosition,
+) -> Result<Offsets, ResetTriggerError> {
+    let name = spec.name.as_str();
+    let mut topics = client.selected(&selection(&spec.input.topics)).await?;
+    if choice != LaneChoice::ALL {
+        let names: Vec<&str> = topics.keys().map(String::as_str).collect();
+        let meant = meant(name, choice.topic, &names)?;
+        topics.retain(|topic, _| *topic == meant);
+    }
+    let mut offsets = Offsets::new();
+    // The furthest that any of them goes, as far as that matters.
+    let mut furthest = Offset::ZERO;
+    for (topic_name, topic) in &topics {
+        for number in numbers(name, topic_name, topic, choice.partition)? {
+            let offset = client.start_of(topic_name, number, at(to)).await?;
+            if let StartPosition::Offset(found) = to
+                && found != offset
+            {
+                // The nearest that it has.
+                let log_start = client.start_of(topic_name, number, Start::Earliest).await?;
+                let tail = client.start_of(topic_name, number, Start::Latest).await?;
+                if choice.partition.is_some() {
+                    let (name, topic, partition) = (name.to_owned(), topic_name.clone(), number);
+                    return Err(ResetTriggerError::Offset { name, topic, partition, found, log_start, tail });
+                }
+                furthest = furthest.max(tail);
+            } else {
+                furthest = furthest.max(offset);
+            }
+            let metadata = commit_metadata::of_start(topic.id, offset);
+            offsets.insert(ClusterPartition::new(topic_name, number), Committed { offset, metadata });
+        }
+    }
+    match to {
+        StartPosition::Offset(found) if found > furthest && !offsets.is_empty() => {
+            Err(ResetTriggerError::Beyond { name: name.to_owned(), found, tail: furthest })
+        }
+        _ => Ok(offsets),
+    }
+}
+
+/// The chosen partition of a topic, or all.
+fn numbers(
+    trigger: &str,
+    topic: &str,
+    described: &ClusterTopic,
+    chosen: Option<u32>,
+) -> Result<std::ops::Range<u32>, ResetTriggerError> {
+    let count = described.partition_count();
+    match chosen {
+        None => Ok(0..count),
+        Some(number) if number < count => Ok(number..number + 1),
+        Some(found) => Err(ResetTriggerError::Choice(ChoiceError::OtherPartition {
+            trigger: trigger.to_owned(),
+            topic: topic.to_owned(),
+            found,
+            last: count.saturating_sub(1),
+        })),
+    }
+}
+
+impl From<ClusterError> for ResetTriggerError {
+    fn from(error: ClusterError) -> Self {
+        Self::Cluster(error.to_string())
+    }
+}
