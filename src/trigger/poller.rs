@@ -114,45 +114,48 @@ pub(super) struct Poller {
 
 /// Starts the task for one partition; what it begins is a task of `tracker`.
 pub(super) fn spawn(input: EventInput, tracker: TaskTracker) -> (PollerHandle, tokio::task::JoinHandle<()>) {
-    let (sender, inbox) = mpsc::unbounded_channel();
-    let handle = PollerHandle { sender };
-    let head = input.tail();
-    let poller = Poller {
-        input,
-        handle: handle.clone(),
-        inbox,
-        lanes: FxHashMap::default(),
-        head,
-        at_head: Vec::new(),
-        filling_at_head: BTreeSet::new(),
-        head_records: 0,
-        members_changed: false,
-        behind: VecDeque::new(),
-        furthest_turn: false,
-        touched: BTreeSet::new(),
-        changed: BTreeSet::new(),
-        timers: BTreeSet::new(),
-        note_at: None,
-        head_retry_at: None,
-        head_failed: false,
-        scratch: read::Scratch::default(),
-        filters: matching::Filters::default(),
-        tracker,
-        driven: Driven::default(),
-        ended: Vec::new(),
-        ended_at: Instant::now(),
-        unawaited: 0,
-        stopping: false,
-        #[cfg(feature = "cluster")]
-        group: None,
-        #[cfg(feature = "cluster")]
-        fetch: cluster::Fetch::default(),
-    };
-    let driven = poller.driven.clone();
+    let poller = Poller::new(input, tracker);
+    let (handle, driven) = (poller.handle.clone(), poller.driven.clone());
     (handle, tokio::spawn(driven.watch(poller.run())))
 }
 
 impl Poller {
+    fn new(input: EventInput, tracker: TaskTracker) -> Self {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let head = input.tail();
+        Self {
+            input,
+            handle: PollerHandle { sender },
+            inbox,
+            lanes: FxHashMap::default(),
+            head,
+            at_head: Vec::new(),
+            filling_at_head: BTreeSet::new(),
+            head_records: 0,
+            members_changed: false,
+            behind: VecDeque::new(),
+            furthest_turn: false,
+            touched: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            note_at: None,
+            head_retry_at: None,
+            head_failed: false,
+            scratch: read::Scratch::default(),
+            filters: matching::Filters::default(),
+            tracker,
+            driven: Driven::default(),
+            ended: Vec::new(),
+            ended_at: Instant::now(),
+            unawaited: 0,
+            stopping: false,
+            #[cfg(feature = "cluster")]
+            group: None,
+            #[cfg(feature = "cluster")]
+            fetch: cluster::Fetch::default(),
+        }
+    }
+
     async fn run(mut self) {
         loop {
             for _ in 0..MESSAGES_PER_TURN {

@@ -585,7 +585,11 @@ pub(super) fn inline_function(trigger: &str) -> String {
 impl Runner {
     /// One on a disk in memory. Needs a runtime.
     pub(super) fn for_test(definition: &serde_json::Value) -> Arc<Self> {
-        let disk = Arc::new(tripline_storage::fs::SimFs::new());
+        Self::for_test_on(Arc::default(), definition)
+    }
+
+    /// One on this disk. Needs a runtime.
+    pub(super) fn for_test_on(disk: Arc<tripline_storage::fs::SimFs>, definition: &serde_json::Value) -> Arc<Self> {
         let (broker, _) = Broker::start_on(disk, broker::BrokerConfig::new("/data")).unwrap();
         let options = crate::function::FunctionOptions::new(std::env::temp_dir()).unwrap();
         let functions = FunctionService::new(options).unwrap();

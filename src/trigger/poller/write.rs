@@ -123,3 +123,192 @@ impl Poller {
         entry.complete();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tokio_util::task::TaskTracker;
+    use tripline_storage::Offset;
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, NewRecord};
+    use tripline_storage::fs::SimFs;
+    use tripline_storage::fs::sim::Fault;
+
+    use super::super::NewLane;
+    use super::super::entry::Entry;
+    use super::*;
+    use crate::broker::Topic;
+    use crate::broker::record::{LaneId, LettersGo, TriggerDefined, TriggerVerdict};
+    use crate::broker::state::LaneState;
+    use crate::function::{ErrorClass, InvocationError};
+    use crate::input::{EventInput, LogInput};
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+    use crate::trigger::lane::{Outcome, WindowId};
+    use crate::trigger::lane_status::LaneStatus;
+    use crate::trigger::progress::Progress;
+    use crate::trigger::runner::Runner;
+    use crate::trigger::window::{RecordFacts, Spot};
+
+    /// A poller of a topic with one record, and the disk below.
+    struct World {
+        disk: Arc<SimFs>,
+        runner: Arc<Runner>,
+        topic: Arc<Topic>,
+        poller: Poller,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let disk = Arc::new(SimFs::new());
+            let definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"});
+            let runner = Runner::for_test_on(Arc::clone(&disk), &definition);
+            let name = TopicName::new("in").unwrap();
+            let spec = TopicSpec { name, partitions: 1, config: TopicConfig::default() };
+            let topic = runner.broker.create_topic(spec).await.unwrap();
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            batch.push(&NewRecord { value: Some(b"1"), ..NewRecord::default() }).unwrap();
+            runner.broker.append(&topic, 0, batch.finish().unwrap()).unwrap();
+            let poller = Poller::new(Self::input(&runner, &topic), TaskTracker::new());
+            Self { disk, runner, topic, poller }
+        }
+
+        fn input(runner: &Runner, topic: &Topic) -> EventInput {
+            EventInput::Log(LogInput::new(&runner.broker, topic, 0).unwrap())
+        }
+
+        fn lane_id(&self, number: u128) -> LaneId {
+            LaneId { trigger: Uuid::from_u128(number), topic: self.topic.id(), partition: 0 }
+        }
+
+        /// A lane that goes on from what is remembered.
+        fn add(&mut self, number: u128, remembered: LaneState) -> &mut Entry {
+            let id = self.lane_id(number);
+            // The journal keeps nothing of triggers that it does not know.
+            let (name, definition) = (format!("t{number}"), "{}".to_owned());
+            let defined = TriggerDefined { id: id.trigger, name, definition, created_ms: 0 };
+            self.runner.broker.journal().append(&[defined.into()], 0).unwrap();
+            let input = Self::input(&self.runner, &self.topic);
+            let progress = remembered.progress.as_deref().map(|bytes| Progress::decode(bytes).unwrap());
+            self.poller.add(NewLane {
+                id,
+                progress: progress.unwrap_or_else(|| Progress::start(Offset::ZERO)),
+                remembered,
+                status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
+                runner: Arc::clone(&self.runner),
+                run: None,
+                #[cfg(feature = "cluster")]
+                kept: super::super::cluster::Kept::default(),
+                #[cfg(feature = "cluster")]
+                group: None,
+            });
+            self.entry(number)
+        }
+
+        fn entry(&mut self, number: u128) -> &mut Entry {
+            self.poller.lanes.get_mut(&Uuid::from_u128(number)).unwrap()
+        }
+
+        /// A lane whose only record was refused for good, which is not written down yet.
+        fn add_refused(&mut self) {
+            let entry = self.add(1, LaneState::default());
+            let now_ms = entry.runner.clock.now_ms();
+            let record =
+                RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+            entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+            let window = entry.lane.start(false, usize::MAX, now_ms).unwrap();
+            let refused = InvocationError::new(ErrorClass::Rejected, "code", "message");
+            let outcome = Outcome::failed([Offset::ZERO], refused);
+            let nudges = entry.nudges;
+            entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }, nudges);
+            entry.take_verdicts();
+            assert_eq!(entry.verdicts.len(), 1);
+            self.poller.changed.insert(Uuid::from_u128(1));
+        }
+
+        /// What the journal has of a lane.
+        fn remembered(&self, number: u128) -> LaneState {
+            let lane = self.lane_id(number);
+            self.runner.broker.journal().look(|state| state.lanes.get(&lane).cloned()).unwrap_or_default()
+        }
+
+        /// How many batches the journal's file has.
+        fn appends(&self) -> usize {
+            let is_journal = |path: &PathBuf| {
+                path.components().any(|part| part.as_os_str() == "state")
+                    && path.extension().is_some_and(|is| is == "log")
+            };
+            let journal = self.disk.paths().into_iter().find(is_journal).unwrap();
+            Batches::of(&self.disk.read_image(&journal).unwrap()).take_while(Result::is_ok).count()
+        }
+
+        fn blocks(&self) -> usize {
+            self.runner.holds(|holds| holds.blocked.len())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verdict_that_the_journal_refuses_waits_for_it() {
+        let mut world = World::new().await;
+        world.add_refused();
+        world.disk.fail_from(world.disk.operations() + 1, Fault::Enospc);
+        world.poller.write_down();
+        assert!(world.remembered(1).verdicts.is_empty() && world.entry(1).tasks.is_empty());
+        assert_eq!((world.entry(1).verdicts.len(), world.blocks()), (1, 1), "it is kept, and the trigger says why");
+        world.disk.heal();
+        world.poller.write_down();
+        assert!(world.remembered(1).verdicts.is_empty(), "tried again in a moment, not at once");
+        world.entry(1).writes_again_at = Some(Instant::now());
+        world.poller.write_down();
+        assert_eq!((world.remembered(1).verdicts.len(), world.blocks()), (1, 0));
+        assert_eq!((world.entry(1).verdicts.len(), world.entry(1).tasks.len()), (0, 1), "it is carried out");
+    }
+
+    #[tokio::test]
+    async fn a_verdict_that_is_written_down_at_the_end_is_carried_out_after_the_next_start() {
+        let mut world = World::new().await;
+        world.add_refused();
+        world.poller.stopping = true;
+        world.poller.write_down();
+        assert!(world.entry(1).tasks.is_empty() && world.poller.is_at_rest());
+        let remembered = world.remembered(1);
+        assert_eq!(remembered.verdicts.len(), 1);
+        world.poller = Poller::new(World::input(&world.runner, &world.topic), TaskTracker::new());
+        let entry = world.add(1, remembered);
+        assert_eq!(entry.tasks.len(), 1);
+        assert!(entry.lane.start(false, usize::MAX, i64::MAX / 2).is_none(), "its record is not invoked again");
+    }
+
+    #[tokio::test]
+    async fn what_many_lanes_have_to_say_goes_in_appends_of_a_bounded_size() {
+        const LANES: u128 = 5;
+        const OFFSETS: i64 = 50_000;
+        let mut world = World::new().await;
+        // So that nothing is carried out.
+        world.poller.stopping = true;
+        for number in 1..=LANES {
+            let lane = world.lane_id(number);
+            let verdict = TriggerVerdict {
+                lane,
+                first: 0,
+                next: OFFSETS,
+                offsets: (0..OFFSETS).collect(),
+                reason: "attempts".to_owned(),
+                function: "f".to_owned(),
+                attempts: Vec::new(),
+                dead_letters: LettersGo::Nowhere,
+            };
+            world.add(number, LaneState::default()).verdicts.push((WindowId::for_test(1), verdict));
+            world.poller.changed.insert(lane.trigger);
+        }
+        let before = world.appends();
+        world.poller.write_down();
+        // 400 kB each: the first is full with three, the second has the others.
+        assert_eq!(world.appends() - before, 2);
+        for number in 1..=LANES {
+            assert_eq!(world.remembered(number).verdicts[&0].offsets.len(), 50_000, "lane {number}");
+        }
+    }
+}
