@@ -490,8 +490,72 @@ impl Settled {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
+    use tripline_storage::batch::{BatchLimits, Batches};
 
     use super::*;
+    use crate::input::LogInput;
+    use crate::topic::spec::TopicSpec;
+    use crate::trigger::runner::Runner;
+
+    #[tokio::test]
+    async fn windows_of_a_run_of_another_definition_and_of_another_partition_keep_to_themselves() {
+        let defined = |function: &str| json!({"trigger": "t", "input": {"topic": "in"}, "function": function});
+        let (runner, changed) = (Runner::for_test(&defined("f")), Runner::for_test(&defined("g")));
+        let name = TopicName::new("in").unwrap();
+        let spec = TopicSpec { name, partitions: 2, config: TopicConfig::default() };
+        let topic = runner.broker.create_topic(spec).await.unwrap();
+        let (log, writer) = TraceLog::start(runner.broker.clone());
+        let (run, lives) = (Some(Uuid::from_u128(7)), None);
+        for (offset, spec, run, partition) in [
+            (0, runner.spec(), lives, 0),
+            (1, runner.spec(), run, 0),
+            (2, changed.spec(), lives, 0),
+            (3, runner.spec(), lives, 1),
+            (4, runner.spec(), lives, 0),
+        ] {
+            let made = Made {
+                spec,
+                trigger: runner.id,
+                run,
+                input: EventInput::Log(LogInput::new(&runner.broker, &topic, partition).unwrap()),
+                name: Offset::new(offset).unwrap(),
+                attempt: 1,
+                interrupted: 0,
+                began_ms: 1_700_000_000_000,
+                took: Duration::from_millis(1),
+                offsets: Ranges::of([Offset::new(offset).unwrap()]),
+                failed: Ranges::default(),
+                rejected: Ranges::default(),
+                error: None,
+                traceparent: None,
+                events: TracedEvents::default(),
+            };
+            log.attempt(Box::new(made), Some(Step::Done));
+        }
+        log.stop().await;
+        writer.await.unwrap();
+        assert_eq!(log.counts(), TraceCounts { written: 5, dropped: 0 });
+
+        let traces = runner.broker.topic(TRACE_TOPIC).unwrap();
+        let read = traces.partition(0).unwrap().read_blocking(Offset::ZERO, 1 << 20).unwrap();
+        let mut told = Vec::new();
+        for view in Batches::of(&read.bytes).map_while(Result::ok) {
+            for record in &view.records(&BatchLimits::default()).unwrap() {
+                let value: serde_json::Value = serde_json::from_slice(record.unwrap().value().unwrap()).unwrap();
+                let firsts: Vec<i64> =
+                    value["windows"].as_array().unwrap().iter().map(|window| window[0].as_i64().unwrap()).collect();
+                let whose = (value["run"].is_string(), value["function"].as_str().unwrap().to_owned());
+                told.push((value["partition"].as_u64().unwrap(), whose, firsts));
+            }
+        }
+        told.sort();
+        let of =
+            |partition, run, function: &str, firsts: &[i64]| (partition, (run, function.to_owned()), firsts.to_vec());
+        let expected =
+            [of(0, false, "f", &[0, 4]), of(0, false, "g", &[2]), of(0, true, "f", &[1]), of(1, false, "f", &[3])];
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn partitions_of_topics_without_ids_are_told_apart() {
