@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{
-    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse, list_offsets_request, offset_commit_request, offset_fetch_request,
+    DescribeGroupsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, list_offsets_request, offset_commit_request,
+    offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -344,7 +345,24 @@ impl Client {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Err(ClusterError::refused(format!("the first offsets of group {group}"), refused))
+        Err(ClusterError::refused(format!("offsets of group {group}"), refused))
+    }
+
+    /// How many members a group has.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn member_count(&self, group: &str) -> Result<usize, ClusterError> {
+        let request = message!(DescribeGroupsRequest { groups: vec![StrBytes::from(group.to_owned())] });
+        let coordinator = self.coordinator(group).await?;
+        let answer = self.ask_at(&coordinator, 0..=5, &request).await?;
+        match answer.groups.first() {
+            Some(found) if found.error_code == code::NONE => Ok(found.members.len()),
+            found => {
+                let code = found.map_or(code::COORDINATOR_NOT_AVAILABLE, |found| found.error_code);
+                Err(ClusterError::refused(format!("a description of group {group}"), code))
+            }
+        }
     }
 
     /// A producer id that nobody else has.

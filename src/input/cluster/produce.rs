@@ -177,9 +177,9 @@ impl Client {
                 None => self.leader(topic, partition).await?,
             };
             let at = (leader.as_str(), &self.dialer);
-            let answer = match writer.links.to(&leader).call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await {
-                // Brokers close connections that were idle for long, which shows when one is written to. The batch is
-                // there once, however often it is sent.
+            let answer = writer.links.to(&leader).call(at, 3..=9, &request, PRODUCE_TIMEOUT + PATIENCE).await;
+            let answer = match answer {
+                // The batch is there once, however often it is sent.
                 Err(CallError::Io { .. } | CallError::Timeout { .. }) if !was_lost => {
                     was_lost = true;
                     continue;

@@ -4,46 +4,70 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio::time::Instant;
 
 /// How long nothing is tried after the first refusal; twice as long after each more.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// What became of a password, for all connections to one cluster.
+/// What became of a password, for all connections to one cluster. Until a broker has taken it, one connection at a time
+/// tries it: however many are begun together, a wrong one is refused once.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Mutex<Option<Refused>>);
+pub(super) struct Refusals {
+    last: Mutex<Last>,
+    turn: AsyncMutex<()>,
+}
 
-#[derive(Clone, Debug)]
-struct Refused {
-    reason: String,
-    pause: Duration,
-    until: Instant,
+#[derive(Clone, Debug, Default)]
+enum Last {
+    #[default]
+    Untried,
+    Accepted,
+    Refused {
+        reason: String,
+        pause: Duration,
+        until: Instant,
+    },
 }
 
 impl Refusals {
     /// Why it was refused the last time, while it is not to be tried again.
     pub(super) fn holding(&self, now: Instant) -> Option<String> {
-        let refused = self.0.lock();
-        refused.as_ref().filter(|refused| now < refused.until).map(|refused| refused.reason.clone())
+        match &*self.last.lock() {
+            Last::Refused { reason, until, .. } if now < *until => Some(reason.clone()),
+            _ => None,
+        }
     }
 
-    /// A broker has refused it. Refusals of connections that were begun together count once.
+    /// Waits for the turn to try it, while it is not known to be right. `Err`: it was refused meanwhile, and why.
+    pub(super) async fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, String> {
+        if matches!(*self.last.lock(), Last::Accepted) {
+            return Ok(None);
+        }
+        let turn = self.turn.lock().await;
+        match self.holding(Instant::now()) {
+            Some(reason) => Err(reason),
+            None => Ok(Some(turn)),
+        }
+    }
+
+    /// A broker has refused it.
     pub(super) fn refused(&self, reason: &str, now: Instant) {
-        let mut last = self.0.lock();
+        let mut last = self.last.lock();
         let pause = match &*last {
-            None => PAUSE_MIN,
-            Some(last) if now < last.until => return,
-            Some(last) => (last.pause * 2).min(PAUSE_MAX),
+            Last::Refused { until, .. } if now < *until => return,
+            Last::Refused { pause, .. } => (*pause * 2).min(PAUSE_MAX),
+            Last::Untried | Last::Accepted => PAUSE_MIN,
         };
         // Several processes with the same password need not come at once.
         let until = now + pause.mul_f64(1.0 + fastrand::f64() / 4.0);
-        *last = Some(Refused { reason: reason.to_owned(), pause, until });
+        *last = Last::Refused { reason: reason.to_owned(), pause, until };
     }
 
     /// A broker has taken it.
     pub(super) fn accepted(&self) {
-        *self.0.lock() = None;
+        *self.last.lock() = Last::Accepted;
     }
 }
 

@@ -12,7 +12,7 @@ use rsasl::config::SASLConfig;
 use rsasl::mechanisms::scram::properties::Iterations;
 use rsasl::prelude::{Mechname, MessageSent, SASLClient, SessionError, State};
 use rsasl::property::{AuthId, Password};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::access::Sasl;
 use super::wire::schema::{SaslAuthenticateRequest, SaslHandshakeRequest};
@@ -47,16 +47,23 @@ impl SessionCallback for Credentials {
 }
 
 /// Says who we are over a new connection, until `deadline`. Answers for how long the broker takes that for true, if it
-/// says so. A refusal holds for all connections for a while.
+/// says so. A password that is refused is held back for a while, for all connections.
 pub(super) async fn authenticate(
     connection: &mut Connection,
     sasl: &Sasl,
     deadline: Instant,
 ) -> Result<Option<Duration>, CallError> {
+    let turn = timeout_at(deadline, sasl.refusals.turn()).await;
+    let _turn = match turn {
+        Ok(Ok(turn)) => turn,
+        Ok(Err(reason)) => return Err(unauthenticated(connection.address(), sasl, reason)),
+        Err(_) => return Err(cannot_be_told(connection.address(), sasl, "others are still trying it".to_owned())),
+    };
     let told = exchange(connection, sasl, deadline).await;
     match &told {
         Ok(_) => sasl.refusals.accepted(),
         Err(CallError::Unauthenticated { reason, .. }) => sasl.refusals.refused(reason, Instant::now()),
+        // It says nothing about the password.
         Err(_) => {}
     }
     told
@@ -68,9 +75,14 @@ pub(super) fn unauthenticated(address: &str, sasl: &Sasl, reason: String) -> Cal
     CallError::Unauthenticated { address: address.to_owned(), mechanism, username, reason }
 }
 
+/// What is told of a broker to which it cannot be said who we are.
+fn cannot_be_told(address: &str, sasl: &Sasl, reason: String) -> CallError {
+    CallError::Sasl { address: address.to_owned(), mechanism: sasl.mechanism.name(), reason }
+}
+
 async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -> Result<Option<Duration>, CallError> {
     let mechanism = sasl.mechanism.name();
-    let refused = |address: &str, reason: String| unauthenticated(address, sasl, reason);
+    let failed = |address: &str, reason: String| cannot_be_told(address, sasl, reason);
     let request = message!(SaslHandshakeRequest { mechanism: StrBytes::from(mechanism.to_owned()) });
     let answer = connection.call(1..=1, &request, left(deadline)).await?;
     match answer.error_code {
@@ -78,17 +90,17 @@ async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -
         UNSUPPORTED_MECHANISM => {
             let offered: Vec<String> =
                 answer.mechanisms.iter().take(MECHANISMS_MAX).map(|name| printable(name)).collect();
-            return Err(refused(connection.address(), format!("the broker takes {}", offered.join(", "))));
+            return Err(failed(connection.address(), format!("the broker takes {}", offered.join(", "))));
         }
         ILLEGAL_SASL_STATE => {
-            return Err(refused(connection.address(), "has this listener no SASL?".to_owned()));
+            return Err(failed(connection.address(), "has this listener no SASL?".to_owned()));
         }
-        code => return Err(refused(connection.address(), format!("Kafka's error {code}"))),
+        code => return Err(failed(connection.address(), format!("Kafka's error {code}"))),
     }
     let config = SASLConfig::builder().with_defaults().with_callback(Credentials(sasl.clone()));
     let wanted = Mechname::parse(mechanism.as_bytes()).expect("its name is one");
     let session = config.and_then(|config| SASLClient::new(config).start_suggested(&[wanted]));
-    let mut session = session.map_err(|error| refused(connection.address(), error.to_string()))?;
+    let mut session = session.map_err(|error| failed(connection.address(), error.to_string()))?;
     let mut input: Option<Bytes> = None;
     let mut lifetime = None;
     for _ in 0..STEPS_MAX {
@@ -98,10 +110,10 @@ async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -
             (session, state, output)
         });
         let Ok((stepped, state, output)) = step.await else {
-            return Err(refused(connection.address(), "what the broker says cannot be read".to_owned()));
+            return Err(failed(connection.address(), "what the broker says cannot be read".to_owned()));
         };
         session = stepped;
-        let state = state.map_err(|error| refused(connection.address(), printable(&reason(&error))))?;
+        let state = state.map_err(|error| failed(connection.address(), printable(&reason(&error))))?;
         if matches!(state, State::Finished(MessageSent::No)) {
             return Ok(lifetime);
         }
@@ -110,7 +122,7 @@ async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -
         if answer.error_code != 0 {
             let said = answer.error_message.as_deref().map(printable).filter(|said| !said.is_empty());
             let said = said.unwrap_or_else(|| format!("Kafka's error {}", answer.error_code));
-            return Err(refused(connection.address(), said));
+            return Err(unauthenticated(connection.address(), sasl, said));
         }
         let for_ms = u64::try_from(answer.session_lifetime_ms).ok().filter(|for_ms| *for_ms > 0);
         lifetime = for_ms.map(Duration::from_millis).or(lifetime);
@@ -119,7 +131,7 @@ async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -
         }
         input = Some(answer.auth_bytes);
     }
-    Err(refused(connection.address(), "the exchange has no end".to_owned()))
+    Err(failed(connection.address(), "the exchange has no end".to_owned()))
 }
 
 /// How long there is until `deadline`.

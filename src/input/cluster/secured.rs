@@ -10,6 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rcgen::{CertifiedKey, KeyPair};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -33,29 +34,38 @@ type Says = fn(&[u8]) -> Result<Vec<u8>, &'static str>;
 #[derive(Clone)]
 struct Broker {
     address: String,
-    /// How many connections there were.
+    /// How many connections there were, and how often a password was told.
     connections: Arc<AtomicUsize>,
+    passwords: Arc<AtomicUsize>,
+    /// Ends the connections that there are.
+    closes: Arc<Notify>,
 }
 
 impl Broker {
     async fn start(tls: Option<ServerConfig>, says: Says, lifetime_ms: i64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
-        let broker = Self { address, connections: Arc::default() };
-        let (connections, acceptor) =
-            (Arc::clone(&broker.connections), tls.map(|tls| TlsAcceptor::from(Arc::new(tls))));
+        let (connections, passwords, closes) = Default::default();
+        let broker = Self { address, connections, passwords, closes };
+        let (there, acceptor) = (broker.clone(), tls.map(|tls| TlsAcceptor::from(Arc::new(tls))));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                connections.fetch_add(1, Ordering::Relaxed);
-                let acceptor = acceptor.clone();
+                there.connections.fetch_add(1, Ordering::Relaxed);
+                let (acceptor, there) = (acceptor.clone(), there.clone());
                 tokio::spawn(async move {
-                    match acceptor {
-                        None => serve(socket, says, lifetime_ms).await,
-                        Some(acceptor) => {
-                            if let Ok(socket) = acceptor.accept(socket).await {
-                                serve(socket, says, lifetime_ms).await;
+                    let served = async {
+                        match acceptor {
+                            None => serve(socket, &there, says, lifetime_ms).await,
+                            Some(acceptor) => {
+                                if let Ok(socket) = acceptor.accept(socket).await {
+                                    serve(socket, &there, says, lifetime_ms).await;
+                                }
                             }
                         }
+                    };
+                    tokio::select! {
+                        () = served => {}
+                        () = there.closes.notified() => {}
                     }
                 });
             }
@@ -74,6 +84,10 @@ impl Broker {
     fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
+
+    fn passwords(&self) -> usize {
+        self.passwords.load(Ordering::Relaxed)
+    }
 }
 
 async fn call(link: &mut Link, address: &str, dialer: &Dialer) -> Result<(), CallError> {
@@ -86,7 +100,7 @@ async fn refuses(address: &str, security: Security) -> String {
 }
 
 /// Until the client goes, or says what a broker would close the connection for.
-async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, says: Says, lifetime_ms: i64) {
+async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, broker: &Broker, says: Says, lifetime_ms: i64) {
     while let Some((key, id, mut body)) = request(&mut socket).await {
         let mut answer = BytesMut::new();
         answer.put_i32(id);
@@ -108,6 +122,7 @@ async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, says: Says, life
                 }
             }
             SASL_AUTHENTICATE => {
+                broker.passwords.fetch_add(1, Ordering::Relaxed);
                 let length = body.get_u32() as usize;
                 let (code, reason, more) = match says(&body[..length]) {
                     Ok(more) => (0, "", more),
@@ -236,7 +251,7 @@ async fn a_refusal_says_who_was_refused_and_why_and_not_the_password() {
     let expected = "not authenticated as \"u\" by PLAIN: Authentication failed: no such user";
     assert!(said.ends_with(expected) && said.starts_with(&broker.address), "{said}");
     let said = broker.refuses(Security { tls: None, sasl: sasl(Mechanism::ScramSha512) }).await;
-    assert!(said.ends_with("by SCRAM-SHA-512: the broker takes PLAIN, SCRAM-SHA-256"), "{said}");
+    assert!(said.ends_with(": SCRAM-SHA-512: the broker takes PLAIN, SCRAM-SHA-256"), "{said}");
     let shown = format!("{:?}", sasl(Mechanism::Plain));
     assert!(!said.contains(PASSWORD) && !shown.contains(PASSWORD), "{shown}");
 }
@@ -250,6 +265,40 @@ async fn a_refused_password_is_not_tried_again_at_once_over_any_connection() {
         assert!(said.ends_with("by PLAIN: no such user"), "{said}");
     }
     assert_eq!(broker.connections(), 1);
+    // Also when they all begin before the first is refused.
+    let passwords = Arc::new(AtomicUsize::new(0));
+    let broker = Broker::start(None, |_| Err("no such user"), 0).await;
+    let security = Security { tls: None, sasl: sasl(Mechanism::Plain) };
+    let together = (0..20).map(|_| async {
+        let said = broker.refuses(security.clone()).await;
+        assert!(said.ends_with("by PLAIN: no such user"), "{said}");
+        passwords.fetch_add(1, Ordering::Relaxed);
+    });
+    futures_util::future::join_all(together).await;
+    assert_eq!((passwords.load(Ordering::Relaxed), broker.passwords()), (20, 1));
+}
+
+#[tokio::test]
+async fn what_does_not_refuse_the_password_does_not_hold_it_back() {
+    let broker = Broker::start(None, knows_the_password, 0).await;
+    let mut security = Security { tls: None, sasl: sasl(Mechanism::Plain) };
+    security.sasl.as_mut().unwrap().mechanism = Mechanism::ScramSha512;
+    let refused = broker.refuses(security.clone()).await;
+    assert!(refused.contains("the broker takes"), "{refused}");
+    security.sasl.as_mut().unwrap().mechanism = Mechanism::Plain;
+    broker.call(&mut Link::default(), &dialer(security)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_broker_has_closed_is_made_anew() {
+    let broker = Broker::start(None, knows_the_password, 0).await;
+    let dialer = dialer(Security::default());
+    let mut link = Link::default();
+    broker.call(&mut link, &dialer).await.unwrap();
+    broker.closes.notify_waiters();
+    // What it closes may be told at the write or at the read.
+    broker.call(&mut link, &dialer).await.unwrap();
+    assert_eq!(broker.connections(), 2);
 }
 
 #[tokio::test]
@@ -298,7 +347,7 @@ async fn what_a_broker_announces_before_it_knows_us_is_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_broker_offers_is_told_in_a_line() {
+async fn what_a_broker_says_is_told_in_a_line() {
     let broker = Broker::start(None, |_| Err("no\u{1b}[2J\n"), 0).await;
     let said = broker.refuses(Security { tls: None, sasl: sasl(Mechanism::Plain) }).await;
     assert!(!said.chars().any(char::is_control), "{said:?}");
@@ -363,6 +412,6 @@ async fn whatever_a_hostile_broker_says_in_an_exchange_is_an_error_of_the_connec
     for (says, expected) in cases {
         let broker = Broker::start(None, says, 0).await;
         let said = broker.refuses(Security { tls: None, sasl: sasl(Mechanism::ScramSha256) }).await;
-        assert!(said.contains("not authenticated") && said.contains(expected), "{said}");
+        assert!(said.contains("SCRAM-SHA-256: ") && said.contains(expected), "{said}");
     }
 }

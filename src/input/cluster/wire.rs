@@ -73,6 +73,16 @@ pub enum CallError {
         /// Why.
         reason: String,
     },
+    /// It cannot be said to the broker who we are.
+    #[error("{address}: {mechanism}: {reason}")]
+    Sasl {
+        /// Which.
+        address: String,
+        /// How it was to be said.
+        mechanism: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The broker does not take us for who we say we are.
     #[error("{address}: not authenticated as {username:?} by {mechanism}: {reason}")]
     Unauthenticated {
@@ -275,18 +285,25 @@ impl Link {
         // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with
         // it.
         let open = self.open.take().filter(|open| open.address == address && open.is_good());
-        let is_new = open.is_none();
-        let mut connection = match open {
-            Some(open) => open,
-            // Boxed: it is rare, and would make every call larger.
-            None => Box::pin(Connection::open(address, dialer)).await?,
-        };
-        let answer = connection.call(ours, request, patience).await.map_err(|error| {
-            let says_nobody = is_new && dialer.security.sasl.is_none();
-            if says_nobody { guess(error, "does this listener want SASL?") } else { error }
-        })?;
-        self.open = Some(connection);
-        Ok(answer)
+        if let Some(mut connection) = open {
+            match connection.call(ours.clone(), request, patience).await {
+                // Brokers close connections that were idle for long, which shows when one is used. Whatever we ask may be
+                // asked twice.
+                Err(CallError::Io { .. }) => {}
+                answer => {
+                    self.open = answer.is_ok().then_some(connection);
+                    return answer;
+                }
+            }
+        }
+        // Boxed: it is rare, and would make every call larger.
+        let mut connection = Box::pin(Connection::open(address, dialer)).await?;
+        let answer = connection.call(ours, request, patience).await;
+        if answer.is_ok() {
+            self.open = Some(connection);
+        }
+        let says_nobody = dialer.security.sasl.is_none();
+        answer.map_err(|error| if says_nobody { guess(error, "does this listener want SASL?") } else { error })
     }
 
     pub(super) fn close(&mut self) {
