@@ -351,7 +351,9 @@ impl From<ResetTriggerError> for Problem {
             ResetTriggerError::Choice(error) => error.clone().into(),
             ResetTriggerError::Members(_) => Self::new(StatusCode::CONFLICT, "group-members", error.to_string()),
             ResetTriggerError::Changed(_) => Self::new(StatusCode::CONFLICT, "changed", error.to_string()),
-            ResetTriggerError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
+            ResetTriggerError::Cluster(_) | ResetTriggerError::Unclear(_) => {
+                Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string())
+            }
             ResetTriggerError::Journal(_) | ResetTriggerError::Lane(_) => Self::internal("trigger-state", error),
         }
     }

@@ -99,30 +99,48 @@ impl DryRunReport {
     }
 }
 
-/// Looks at the ranges, one after another. `inputs`: the partition of each.
-pub(super) async fn dry_run(
-    inputs: &[(EventInput, RunRange)],
-    (filter, transform): (Option<&Pattern>, &Transform),
-    samples: u32,
-    time: Duration,
-) -> Result<DryRunReport, ScanError> {
-    let deadline = Instant::now() + time;
-    let mut counting = Counting {
-        filter,
-        transform,
-        samples: samples as usize,
-        report: DryRunReport::default(),
-        clauses: HashMap::new(),
-    };
-    for (input, range) in inputs {
-        let next = for_each_chunk(input, range, Some(deadline), |record, epoch| {
+/// A dry run under way: it looks at ranges, one after another, until its deadline.
+pub(super) struct DryRun<'a> {
+    counting: Counting<'a>,
+    deadline: Instant,
+}
+
+impl<'a> DryRun<'a> {
+    pub(super) fn new(
+        (filter, transform): (Option<&'a Pattern>, &'a Transform),
+        request: &DryRunRequest,
+        deadline: Instant,
+    ) -> Self {
+        let samples = request.samples.min(SAMPLES_MAX) as usize;
+        let (report, clauses) = (DryRunReport::default(), HashMap::new());
+        Self { counting: Counting { filter, transform, samples, report, clauses }, deadline }
+    }
+
+    /// Whether there is time for one more range.
+    pub(super) fn has_time(&self) -> bool {
+        Instant::now() < self.deadline
+    }
+
+    /// Looks at a range of this partition, as far as there is time.
+    pub(super) async fn look_through(&mut self, input: &EventInput, range: &RunRange) -> Result<(), ScanError> {
+        let counting = &mut self.counting;
+        let next = for_each_chunk(input, range, Some(self.deadline), |record, epoch| {
             counting.look_at(input, record, epoch);
             true
         })
         .await?;
         counting.report.ranges.push((*range, next));
+        Ok(())
     }
-    Ok(counting.finish())
+
+    /// Leaves a range to the next call.
+    pub(super) fn leave(&mut self, range: &RunRange) {
+        self.counting.report.ranges.push((*range, range.first()));
+    }
+
+    pub(super) fn finish(self) -> DryRunReport {
+        self.counting.finish()
+    }
 }
 
 struct Counting<'a> {

@@ -51,18 +51,25 @@ pub(crate) async fn explain(
         Subject::Event(event) => verdict(filter, &MatchEvent::new(event)),
         Subject::Record { topic, partition, offset } => {
             let there = rooms.triggers.input_on_cluster(name.as_str(), topic.as_deref(), partition).await?;
-            let input = match there {
-                Some(input) => input,
+            match there {
+                Some(input) => record(&input, filter, offset).await.map_err(of_cluster)?,
                 None => {
                     let topic = topic.map_or_else(|| rooms.triggers.only_topic(name.as_str()), Ok)?;
-                    EventInput::Log(input(&rooms, &topic, partition)?)
+                    record(&EventInput::Log(input(&rooms, &topic, partition)?), filter, offset).await?
                 }
-            };
-            record(&input, filter, offset).await?
+            }
         }
     };
     answer["trigger"] = name.as_str().into();
     Ok(Json(answer))
+}
+
+/// What a cluster does not answer is not this broker's disk.
+fn of_cluster(problem: Problem) -> Problem {
+    if problem.status == StatusCode::INTERNAL_SERVER_ERROR {
+        return Problem::new(StatusCode::BAD_GATEWAY, "cluster", problem.detail);
+    }
+    problem
 }
 
 fn subject(body: &Value) -> Result<Subject, FieldErrors> {
@@ -123,7 +130,7 @@ async fn record(input: &EventInput, filter: Option<&Pattern>, offset: Offset) ->
     seen.ok_or_else(|| {
         let origin = input.origin();
         let detail = format!(
-            "{}/{} has no record at offset {offset}: it was compacted away, or ends a transaction",
+            "{}/{} has no record at offset {offset}: it was compacted away, ends a transaction, or was aborted with one",
             origin.topic, origin.partition
         );
         Problem::new(StatusCode::NOT_FOUND, "unknown-record", detail)

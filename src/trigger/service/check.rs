@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::apply::{inline_spec, warnings};
 use super::topics::selected;
 use super::{Applied, ApplyTriggerError, TriggerService};
@@ -33,9 +35,9 @@ impl TriggerService {
         planned: &Planned,
     ) -> Result<Option<Arc<Runner>>, ApplyTriggerError> {
         let current = self.runner(spec.name.as_str());
-        let old = current.as_ref().map(|runner| runner.spec());
-        if let Some(old) = old.or_else(|| self.remembered(spec.name.as_str())) {
-            self.check_moves(&old, spec)?;
+        match current.as_ref().map(|runner| runner.spec()) {
+            Some(old) => self.check_moves(&old, spec)?,
+            None => self.check_moves_of_stopped(spec)?,
         }
         #[cfg(feature = "cluster")]
         if let Some(address) = &spec.input.cluster {
@@ -45,13 +47,19 @@ impl TriggerService {
         Ok(current)
     }
 
-    /// The definition of a trigger that the journal knows and that could not be started.
-    fn remembered(&self, name: &str) -> Option<Arc<TriggerSpec>> {
+    /// A trigger that the journal knows and that could not be started stays where it is: here, or on a cluster.
+    fn check_moves_of_stopped(&self, new: &TriggerSpec) -> Result<(), ApplyTriggerError> {
         let definition = self.inner.broker.journal().look(|state| {
-            let entry = state.triggers.values().find(|entry| entry.defined.name == name);
+            let entry = state.triggers.values().find(|entry| entry.defined.name == new.name.as_str());
             entry.map(|entry| entry.defined.definition.clone())
-        })?;
-        Some(Arc::new(TriggerSpec::from_json(&serde_json::from_str(&definition).ok()?).ok()?))
+        });
+        // As it is written: this build may not know what it says.
+        let written = definition.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let on_cluster = written.map(|written| !written["input"]["cluster"].is_null());
+        match on_cluster {
+            Some(on_cluster) if on_cluster != new.input.cluster.is_some() => Err(ApplyTriggerError::OtherPlace),
+            _ => Ok(()),
+        }
     }
 
     /// An update keeps progress: at least one of the topics that are read stays.

@@ -130,18 +130,25 @@ impl TriggerService {
         paused: bool,
         begins: BTreeMap<ClusterPartition, Offset>,
     ) {
-        let (name, group) = (spec.name.to_string(), group(&spec));
+        let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let starts = Arc::new(Mutex::new(Starts::new(&spec, begins)));
-        let selection = selection(&spec.input.topics);
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
         let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
-        let (member, events, committer) = Member::join(Arc::clone(&client), &group, selection);
+        let place = Some(self.join_group(&runner, client, starts));
+        self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
+    }
+
+    /// Takes the place of a trigger in its group.
+    fn join_group(&self, runner: &Arc<Runner>, client: Arc<Client>, starts: Arc<Mutex<Starts>>) -> Place {
+        let spec = runner.spec();
+        let group = group(&spec);
+        let (member, events, committer) = Member::join(Arc::clone(&client), &group, selection(&spec.input.topics));
         let driver = Driver {
             service: Arc::downgrade(&self.inner),
             tracker: self.inner.tracker.clone(),
-            runner: Arc::clone(&runner),
-            name: name.clone(),
+            runner: Arc::clone(runner),
+            name: spec.name.to_string(),
             place: GroupPlace { client, committer },
             group,
             starts: Arc::clone(&starts),
@@ -150,8 +157,7 @@ impl TriggerService {
             waiting: BTreeSet::new(),
         };
         let driver = tokio::spawn(driver.drive(events, member.leaves()));
-        let place = Some(Place { member, driver, starts });
-        self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
+        Place { member, driver, starts }
     }
 
     pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) -> Result<(), String> {

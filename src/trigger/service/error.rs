@@ -190,11 +190,15 @@ pub enum ResetTriggerError {
     /// It is not clear which of its topics is meant.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
-    /// Other processes are members of its group on a cluster: what they commit would overwrite the reset.
+    /// Others are members of its group on a cluster: what they commit would overwrite the reset.
     #[error(
-        "other processes run trigger {0} and are members of group trigger.{0}: stop them, or delete the trigger there, for the reset"
+        "group trigger.{0} has other members: stop the processes that run the trigger besides this one, or delete it \
+         there; a member that was killed stays for its session_timeout"
     )]
     Members(String),
+    /// The commit was not answered, or in part.
+    #[error("trigger.input.cluster: {0}; some of the offsets may be set: reset it again")]
+    Unclear(String),
     /// It is not what it was when the offsets were looked up.
     #[error("trigger {0} changed meanwhile: try again")]
     Changed(String),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, Run
 use crate::broker::state::RunEntry;
 use crate::broker::{Topic, codec};
 use crate::input::{EventInput, LogInput};
-use crate::trigger::dry_run::{DryRunReport, DryRunRequest, SAMPLES_MAX, TIME_MAX, dry_run};
+use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest, TIME_MAX};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{PollerHandle, RunLane};
@@ -184,23 +185,26 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
-        let runner = self.trigger(name)?;
-        let spec = runner.spec();
-        let inputs = match &spec.input.cluster {
-            #[cfg(feature = "cluster")]
-            Some(_) => self.ranges_there(&runner, request.topic.as_deref(), &request.ranges).await?,
-            _ => self.ranges_here(name, request).await?,
-        };
-        let filter = request.filter.as_ref().or(spec.filter.as_ref());
-        Ok(dry_run(&inputs, (filter, &spec.transform), request.samples.min(SAMPLES_MAX), request.time.min(TIME_MAX))
-            .await?)
-    }
-
-    async fn ranges_here(&self, name: &str, request: &DryRunRequest) -> Result<Vec<(EventInput, RunRange)>, RunError> {
-        let (_, topic) = self.input_of(name, request.topic.as_deref())?;
+        let deadline = Instant::now() + request.time.min(TIME_MAX);
+        #[cfg(feature = "cluster")]
+        if self.trigger(name)?.spec().input.cluster.is_some() {
+            return self.dry_run_there(name, request, deadline).await;
+        }
+        let (runner, topic) = self.input_of(name, request.topic.as_deref())?;
         let ranges = self.ranges(&topic, &request.ranges).await?;
-        let input = |range: &RunRange| LogInput::new(&self.inner.broker, &topic, range.partition);
-        Ok(ranges.iter().filter_map(|range| Some((EventInput::Log(input(range)?), *range))).collect())
+        let spec = runner.spec();
+        let filter = request.filter.as_ref().or(spec.filter.as_ref());
+        let mut run = DryRun::new((filter, &spec.transform), request, deadline);
+        for range in &ranges {
+            if !run.has_time() {
+                run.leave(range);
+                continue;
+            }
+            let missing = || ScanError { partition: range.partition, reason: "it is missing".to_owned() };
+            let input = LogInput::new(&self.inner.broker, &topic, range.partition).ok_or_else(missing)?;
+            run.look_through(&EventInput::Log(input), range).await?;
+        }
+        Ok(run.finish())
     }
 
     /// A partition of the cluster that a trigger reads, to look at: of this topic, or of the only one that it reads.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
 use tripline_storage::Offset;
 
 use super::super::topics::meant;
@@ -10,6 +11,7 @@ use super::starts::at;
 use super::{ClusterError, ClusterInput, ClusterTopic, selection};
 use crate::input::EventInput;
 use crate::input::cluster::Client;
+use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::run::{RangeRequest, RunRange, chosen, none_where_named};
 use crate::trigger::runner::Runner;
 
@@ -26,30 +28,48 @@ impl There {
             ClusterInput::open(Arc::clone(&self.client), &self.name, &self.topic, partition, Offset::ZERO).await?;
         Ok(EventInput::Cluster(input))
     }
+
+    /// The offsets that a request means now; empty ranges are left out.
+    async fn ranges(&self, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
+        let mut ranges = Vec::new();
+        for (partition, request) in (0..).zip(chosen(&self.name, self.topic.partition_count(), asked)?) {
+            let Some(request) = request else { continue };
+            let from = self.client.start_of(&self.name, partition, at(request.from)).await?;
+            let to = self.client.start_of(&self.name, partition, at(request.to)).await?;
+            ranges.extend(RunRange::new(partition, from, to));
+        }
+        if ranges.is_empty() {
+            none_where_named(&self.name, asked)?;
+        }
+        Ok(ranges)
+    }
 }
 
 impl TriggerService {
-    /// The partitions of a trigger's input that a request means now, with what of them; empty ones are left out.
-    pub(in crate::trigger::service) async fn ranges_there(
+    /// As [`TriggerService::dry_run`], of topics of a cluster.
+    pub(in crate::trigger::service) async fn dry_run_there(
         &self,
-        runner: &Runner,
-        topic: Option<&str>,
-        asked: &[RangeRequest],
-    ) -> Result<Vec<(EventInput, RunRange)>, RunError> {
-        let there = self.there(runner, topic).await?;
-        let mut inputs = Vec::new();
-        for (partition, request) in (0..).zip(chosen(&there.name, there.topic.partition_count(), asked)?) {
-            let Some(request) = request else { continue };
-            let from = there.client.start_of(&there.name, partition, at(request.from)).await?;
-            let to = there.client.start_of(&there.name, partition, at(request.to)).await?;
-            if let Some(range) = RunRange::new(partition, from, to) {
-                inputs.push((there.input(partition).await?, range));
+        name: &str,
+        request: &DryRunRequest,
+        deadline: Instant,
+    ) -> Result<DryRunReport, RunError> {
+        let runner = self.trigger(name)?;
+        let there = self.there(&runner, request.topic.as_deref()).await?;
+        let ranges = timeout_at(deadline, there.ranges(&request.ranges)).await;
+        let ranges = ranges.map_err(|_| RunError::Cluster("its offsets were not told in time".to_owned()))??;
+        let spec = runner.spec();
+        let filter = request.filter.as_ref().or(spec.filter.as_ref());
+        let mut run = DryRun::new((filter, &spec.transform), request, deadline);
+        for range in &ranges {
+            if !run.has_time() {
+                run.leave(range);
+                continue;
             }
+            // Let go before the next is opened: each has connections of its own, and what it has fetched.
+            let input = there.input(range.partition).await?;
+            run.look_through(&input, range).await.map_err(|error| RunError::Cluster(error.to_string()))?;
         }
-        if inputs.is_empty() {
-            none_where_named(&there.name, asked)?;
-        }
-        Ok(inputs)
+        Ok(run.finish())
     }
 
     /// A partition of the cluster that a trigger reads: of this topic, or of the only one that it reads.

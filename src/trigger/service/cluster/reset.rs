@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tripline_storage::Offset;
+use uuid::Uuid;
 
 use super::super::topics::meant;
 use super::super::{ChoiceError, LaneChoice, ResetTriggerError, TriggerService};
@@ -13,6 +16,9 @@ use super::{Client, ClusterError, ClusterPartition, ClusterTopic, Committed, Sta
 use crate::trigger::commit_metadata;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::{StartPosition, TriggerSpec};
+
+/// How long the commit may take: all other changes of triggers wait for it.
+const COMMIT_MAX: Duration = Duration::from_secs(15);
 
 type Offsets = BTreeMap<ClusterPartition, Committed>;
 
@@ -24,45 +30,62 @@ impl TriggerService {
         choice: LaneChoice<'_>,
         to: StartPosition,
     ) -> Result<Vec<(String, u32, Offset)>, ResetTriggerError> {
-        let runner = self.paused_there(name)?;
-        let spec = runner.spec();
+        let (runner, spec) = self.paused_there(name)?;
         let client = self.inner.client(&spec).map_err(|error| ResetTriggerError::Cluster(error.to_string()))?;
         // A cluster takes its time: nobody waits for that.
         let offsets = offsets(&client, &spec, choice, to).await?;
+        if client.member_count(&group(&spec)).await? > 1 {
+            return Err(ResetTriggerError::Members(name.to_owned()));
+        }
         let answer =
             offsets.iter().map(|(partition, commit)| (partition.topic().to_owned(), partition.number(), commit.offset));
         let answer = answer.collect();
         let (service, name) = (self.clone(), name.to_owned());
-        let reset = async move { service.reset_group(&name, &runner, client, &offsets).await };
+        let reset = async move { service.reset_group(&name, (runner.id, &spec), client, &offsets).await };
         self.inner.broker.to_the_end(reset).await?;
         Ok(answer)
     }
 
+    /// `looked_up`: of which trigger and definition the offsets are.
     async fn reset_group(
         &self,
         name: &str,
-        runner: &Runner,
+        looked_up: (Uuid, &TriggerSpec),
         client: Arc<Client>,
         offsets: &Offsets,
     ) -> Result<(), ResetTriggerError> {
         let _changing = self.inner.changing.lock().await;
-        let spec = runner.spec();
-        // Deleted and made anew, or resumed, or changed meanwhile: what was looked up does not hold.
-        if self.paused_there(name)?.id != runner.id || self.paused_there(name)?.spec() != spec {
+        // Deleted and made anew, resumed, or changed meanwhile: what was looked up does not hold.
+        let (runner, spec) = self.paused_there(name)?;
+        if (runner.id, &*spec) != looked_up {
             return Err(ResetTriggerError::Changed(name.to_owned()));
         }
         if offsets.is_empty() {
             return Ok(());
         }
-        self.end_lanes(name).await;
-        let committed = client.commit_outside(&group(&spec), offsets).await;
-        self.run_on_cluster(runner.id, (*spec).clone(), client, true, BTreeMap::new());
-        if committed? { Ok(()) } else { Err(ResetTriggerError::Members(name.to_owned())) }
+        let place = self.inner.running.write().get_mut(name).and_then(|running| running.place.take());
+        let Some(place) = place else { return Err(ResetTriggerError::Changed(name.to_owned())) };
+        let starts = Arc::clone(&place.starts);
+        place.leave(Duration::ZERO).await;
+        let committed = timeout(COMMIT_MAX, client.commit_outside(&group(&spec), offsets)).await;
+        if let Some(running) = self.inner.running.write().get_mut(name) {
+            running.place = Some(self.join_group(&runner, client, starts));
+        }
+        match committed {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(ResetTriggerError::Members(name.to_owned())),
+            Ok(Err(error)) => Err(ResetTriggerError::Unclear(error.to_string())),
+            Err(_) => Err(ResetTriggerError::Unclear(format!("no answer after {} s", COMMIT_MAX.as_secs()))),
+        }
     }
 
-    fn paused_there(&self, name: &str) -> Result<Arc<Runner>, ResetTriggerError> {
+    fn paused_there(&self, name: &str) -> Result<(Arc<Runner>, Arc<TriggerSpec>), ResetTriggerError> {
         let runner = self.runner(name).ok_or_else(|| ResetTriggerError::Unknown(name.to_owned()))?;
-        if runner.holds(|holds| holds.paused) { Ok(runner) } else { Err(ResetTriggerError::NotPaused(name.to_owned())) }
+        if !runner.holds(|holds| holds.paused) {
+            return Err(ResetTriggerError::NotPaused(name.to_owned()));
+        }
+        let spec = runner.spec();
+        Ok((runner, spec))
     }
 }
 
