@@ -105,8 +105,7 @@ async fn a_trigger_reads_a_cluster_behind_tls_and_passwords() {
     assert_eq!(read_all(&producer, "dead", 0).await.len(), 1, "the first was refused for good");
     let described = process.trigger("t").to_string();
     assert!(described.contains("\"prod\"") && !described.contains(PASSWORD), "{described}");
-    // A broker that believes a connection no longer closes it at the next request.
-    assert!(!process.log().contains("end of file"), "no connection was used for too long: {}", process.log());
+    assert!(!process.log().contains(PASSWORD), "{}", process.log());
     // It is found again, and goes on; without its settings it is missed, and does not become another trigger.
     process.stop();
     process.restart_with("");

@@ -42,14 +42,19 @@ impl Refusals {
 
     /// Waits for the turn to try it, while it is not known to be right. `Err`: it was refused meanwhile, and why.
     pub(super) async fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, String> {
-        if matches!(*self.last.lock(), Last::Accepted) {
+        if self.is_accepted() {
             return Ok(None);
         }
         let turn = self.turn.lock().await;
         match self.holding(Instant::now()) {
             Some(reason) => Err(reason),
+            None if self.is_accepted() => Ok(None),
             None => Ok(Some(turn)),
         }
+    }
+
+    fn is_accepted(&self) -> bool {
+        matches!(*self.last.lock(), Last::Accepted)
     }
 
     /// A broker has refused it.
@@ -94,5 +99,34 @@ mod tests {
         refusals.accepted();
         refusals.refused("once more", now);
         assert!(refusals.holding(now + PAUSE_MIN / 2).is_some() && refusals.holding(now + 2 * PAUSE_MIN).is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_the_turn_needs_none_when_the_password_was_taken() {
+        let refusals = Refusals::default();
+        let turn = refusals.turn().await.unwrap();
+        assert!(turn.is_some());
+        let wait = || async { refusals.turn().await.map(|turn| turn.is_some()) };
+        let first = async {
+            tokio::task::yield_now().await;
+            refusals.accepted();
+            drop(turn);
+        };
+        // All of them at once: none holds a turn that another waits for.
+        let ((), one, other) = tokio::join!(first, wait(), wait());
+        assert_eq!((one, other), (Ok(false), Ok(false)));
+    }
+
+    #[tokio::test]
+    async fn whoever_waited_for_the_turn_hears_that_the_password_was_refused() {
+        let refusals = Refusals::default();
+        let turn = refusals.turn().await.unwrap();
+        let first = async {
+            tokio::task::yield_now().await;
+            refusals.refused("no", Instant::now());
+            drop(turn);
+        };
+        let ((), one, other) = tokio::join!(first, refusals.turn(), refusals.turn());
+        assert_eq!((one.unwrap_err(), other.unwrap_err()), ("no".to_owned(), "no".to_owned()));
     }
 }

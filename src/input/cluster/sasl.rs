@@ -24,6 +24,8 @@ const ITERATIONS: std::ops::RangeInclusive<u32> = 4_096..=100_000;
 /// Kafka's error codes for a mechanism that a listener does not have, and for a listener that has none.
 const UNSUPPORTED_MECHANISM: i16 = 33;
 const ILLEGAL_SASL_STATE: i16 = 34;
+/// Kafka's error code for a name and a password that do not belong together.
+const SASL_AUTHENTICATION_FAILED: i16 = 58;
 /// Of the mechanisms that a broker offers so many are told.
 const MECHANISMS_MAX: usize = 10;
 /// No exchange has more steps than this; one that goes on is none.
@@ -122,7 +124,9 @@ async fn exchange(connection: &mut Connection, sasl: &Sasl, deadline: Instant) -
         if answer.error_code != 0 {
             let said = answer.error_message.as_deref().map(printable).filter(|said| !said.is_empty());
             let said = said.unwrap_or_else(|| format!("Kafka's error {}", answer.error_code));
-            return Err(unauthenticated(connection.address(), sasl, said));
+            let is_refused = answer.error_code == SASL_AUTHENTICATION_FAILED;
+            let told = if is_refused { unauthenticated } else { cannot_be_told };
+            return Err(told(connection.address(), sasl, said));
         }
         let for_ms = u64::try_from(answer.session_lifetime_ms).ok().filter(|for_ms| *for_ms > 0);
         lifetime = for_ms.map(Duration::from_millis).or(lifetime);

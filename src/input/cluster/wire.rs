@@ -28,6 +28,9 @@ const EARLY_FRAME_BYTES_MAX: usize = 1 << 20;
 /// How long a broker may take until a connection speaks, and to answer what it answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a broker may take to accept a connection in place of one that it closed: if it is gone, somebody else leads
+/// or coordinates soon, and is to be asked for.
+const REDIAL: Duration = Duration::from_secs(2);
 /// How much of the time is used for which a broker believes who we are, from and to: a request must arrive in it, and
 /// connections that began together need not be made anew together.
 const LIFETIME_USED: (f64, f64) = (0.80, 0.90);
@@ -121,12 +124,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(address: &str, dialer: &Dialer) -> Result<Self, CallError> {
+    pub(super) async fn open(address: &str, dialer: &Dialer, patience: Duration) -> Result<Self, CallError> {
         let sasl = dialer.security.sasl.as_ref();
         if let Some((sasl, reason)) = sasl.and_then(|sasl| Some((sasl, sasl.refusals.holding(Instant::now())?))) {
             return Err(sasl::unauthenticated(address, sasl, reason));
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let mut connection = Self {
             socket: dialer.connect(address, deadline).await?,
             address: address.to_owned(),
@@ -230,14 +233,16 @@ impl Connection {
     }
 }
 
+fn was_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
 /// A broker whose listener wants something else closes the connection, with or without a TLS alert before: says what
 /// that may be.
 fn guess(error: CallError, what: &str) -> CallError {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, UnexpectedEof};
     match error {
-        CallError::Io { address, source }
-            if matches!(source.kind(), UnexpectedEof | ConnectionReset | BrokenPipe | InvalidData) =>
-        {
+        CallError::Io { address, source } if was_closed(&source) || source.kind() == io::ErrorKind::InvalidData => {
             let hint = format!("{source}, in place of an answer; {what}");
             CallError::Io { address, source: io::Error::new(source.kind(), hint) }
         }
@@ -285,11 +290,12 @@ impl Link {
         // Taken out: a call that is dropped or fails leaves an answer behind on its way, and takes the connection with
         // it.
         let open = self.open.take().filter(|open| open.address == address && open.is_good());
+        let mut opening = PATIENCE;
         if let Some(mut connection) = open {
             match connection.call(ours.clone(), request, patience).await {
                 // Brokers close connections that were idle for long, which shows when one is used. Whatever we ask may be
                 // asked twice.
-                Err(CallError::Io { .. }) => {}
+                Err(CallError::Io { source, .. }) if was_closed(&source) => opening = REDIAL,
                 answer => {
                     self.open = answer.is_ok().then_some(connection);
                     return answer;
@@ -297,7 +303,7 @@ impl Link {
             }
         }
         // Boxed: it is rare, and would make every call larger.
-        let mut connection = Box::pin(Connection::open(address, dialer)).await?;
+        let mut connection = Box::pin(Connection::open(address, dialer, opening)).await?;
         let answer = connection.call(ours, request, patience).await;
         if answer.is_ok() {
             self.open = Some(connection);
