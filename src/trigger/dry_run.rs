@@ -99,32 +99,41 @@ impl DryRunReport {
     }
 }
 
-/// A dry run under way: it looks at ranges, one after another, until its deadline.
+/// A dry run under way: it looks at ranges, one after another, until its time is over. With any time it looks at
+/// something, so that whoever asks again where it ended comes to the end.
 pub(super) struct DryRun<'a> {
     counting: Counting<'a>,
     deadline: Instant,
+    has_looked: bool,
 }
 
+/// What the first range has, however long it took to get there.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 impl<'a> DryRun<'a> {
-    pub(super) fn new(
-        (filter, transform): (Option<&'a Pattern>, &'a Transform),
-        request: &DryRunRequest,
-        deadline: Instant,
-    ) -> Self {
+    /// Its time begins now.
+    pub(super) fn new((filter, transform): (Option<&'a Pattern>, &'a Transform), request: &DryRunRequest) -> Self {
+        let deadline = Instant::now() + request.time.min(TIME_MAX);
         let samples = request.samples.min(SAMPLES_MAX) as usize;
         let (report, clauses) = (DryRunReport::default(), HashMap::new());
-        Self { counting: Counting { filter, transform, samples, report, clauses }, deadline }
+        Self {
+            counting: Counting { filter, transform, samples, report, clauses },
+            deadline,
+            has_looked: request.time.is_zero(),
+        }
     }
 
     /// Whether there is time for one more range.
     pub(super) fn has_time(&self) -> bool {
-        Instant::now() < self.deadline
+        !self.has_looked || Instant::now() < self.deadline
     }
 
     /// Looks at a range of this partition, as far as there is time.
     pub(super) async fn look_through(&mut self, input: &EventInput, range: &RunRange) -> Result<(), ScanError> {
         let counting = &mut self.counting;
-        let next = for_each_chunk(input, range, Some(self.deadline), |record, epoch| {
+        let first = !std::mem::replace(&mut self.has_looked, true);
+        let deadline = if first { self.deadline.max(Instant::now() + FIRST_LOOK) } else { self.deadline };
+        let next = for_each_chunk(input, range, Some(deadline), |record, epoch| {
             counting.look_at(input, record, epoch);
             true
         })

@@ -533,9 +533,13 @@ async fn a_dry_run_counts_explains_and_invokes_nothing() {
     let other = world.triggers.dry_run("x", &other).await.unwrap();
     assert_eq!((other.matched, other.matched_samples.len()), (45, 0));
     // Without time nothing is looked at, and it says where to go on.
-    let no_time = DryRunRequest { time: Duration::ZERO, ..request };
-    let no_time = world.triggers.dry_run("x", &no_time).await.unwrap();
+    let no_time_request = DryRunRequest { time: Duration::ZERO, ..request };
+    let no_time = world.triggers.dry_run("x", &no_time_request).await.unwrap();
     assert_eq!((no_time.is_complete(), no_time.matched, no_time.ranges[0].1.get()), (false, 0, 0));
+    // With any time it gets on.
+    let little = DryRunRequest { time: Duration::from_nanos(1), ..no_time_request };
+    let little = world.triggers.dry_run("x", &little).await.unwrap();
+    assert!(little.ranges[0].1.get() > 0 && little.matched + little.turned_away > 0);
     assert_eq!(world.triggers.describe("x").unwrap().counts, live);
     assert_eq!(world.printed.wait_for(19).await.len(), 19, "what the live lane delivered, and nothing more");
 }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tripline_storage::batch::RecordView as StoredRecord;
 use tripline_storage::error::ReadError;
 use tripline_storage::{LeaderEpoch, Offset};
@@ -36,16 +36,7 @@ pub(in crate::trigger) async fn for_each_chunk(
     let failed = |reason: String| ScanError { partition: range.partition, reason };
     let mut at = range.first().max(input.log_start());
     while at < range.next() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-        let read = input.read(at, CHUNK_BYTES);
-        // On a cluster it may take its time.
-        let read = match deadline {
-            None => read.await,
-            Some(deadline) => match timeout_at(deadline, read).await {
-                Ok(read) => read,
-                Err(_) => break,
-            },
-        };
-        let outcome = match read {
+        let outcome = match input.read(at, CHUNK_BYTES).await {
             Ok(outcome) => outcome,
             Err(ReadError::OutOfRange { log_start, .. }) if at < log_start => {
                 at = log_start;

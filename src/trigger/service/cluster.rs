@@ -69,6 +69,8 @@ impl Place {
         member.leave(grace + REVOKED_GRACE + FAREWELL).await;
         if tokio::time::timeout(REVOKED_GRACE, &mut driver).await.is_err() {
             driver.abort();
+            // Until it has let go of what it has.
+            let _ = driver.await;
         }
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
@@ -15,7 +14,7 @@ use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, Run
 use crate::broker::state::RunEntry;
 use crate::broker::{Topic, codec};
 use crate::input::{EventInput, LogInput};
-use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest, TIME_MAX};
+use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{PollerHandle, RunLane};
@@ -185,16 +184,15 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
-        let deadline = Instant::now() + request.time.min(TIME_MAX);
         #[cfg(feature = "cluster")]
         if self.trigger(name)?.spec().input.cluster.is_some() {
-            return self.dry_run_there(name, request, deadline).await;
+            return self.dry_run_there(name, request).await;
         }
         let (runner, topic) = self.input_of(name, request.topic.as_deref())?;
         let ranges = self.ranges(&topic, &request.ranges).await?;
         let spec = runner.spec();
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
-        let mut run = DryRun::new((filter, &spec.transform), request, deadline);
+        let mut run = DryRun::new((filter, &spec.transform), request);
         for range in &ranges {
             if !run.has_time() {
                 run.leave(range);

@@ -1,8 +1,9 @@
 //! What is looked at of a cluster beside the lanes: ranges for a dry run, single records. Nothing is committed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use tripline_storage::Offset;
 
 use super::super::topics::meant;
@@ -14,6 +15,9 @@ use crate::input::cluster::Client;
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::run::{RangeRequest, RunRange, chosen, none_where_named};
 use crate::trigger::runner::Runner;
+
+/// How long it may take to find out what a request means, besides the time that it gives the look itself.
+const LOOK_UP_MAX: Duration = Duration::from_secs(30);
 
 /// A topic of a cluster.
 struct There {
@@ -51,15 +55,20 @@ impl TriggerService {
         &self,
         name: &str,
         request: &DryRunRequest,
-        deadline: Instant,
     ) -> Result<DryRunReport, RunError> {
         let runner = self.trigger(name)?;
-        let there = self.there(&runner, request.topic.as_deref()).await?;
-        let ranges = timeout_at(deadline, there.ranges(&request.ranges)).await;
-        let ranges = ranges.map_err(|_| RunError::Cluster("its offsets were not told in time".to_owned()))??;
+        let looked_up = async {
+            let there = self.there(&runner, request.topic.as_deref()).await?;
+            let ranges = there.ranges(&request.ranges).await?;
+            Ok::<_, RunError>((there, ranges))
+        };
+        let (there, ranges) = timeout(LOOK_UP_MAX, looked_up).await.map_err(|_| {
+            let seconds = LOOK_UP_MAX.as_secs();
+            RunError::Cluster(format!("its topics and offsets were not told within {seconds} s"))
+        })??;
         let spec = runner.spec();
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
-        let mut run = DryRun::new((filter, &spec.transform), request, deadline);
+        let mut run = DryRun::new((filter, &spec.transform), request);
         for range in &ranges {
             if !run.has_time() {
                 run.leave(range);

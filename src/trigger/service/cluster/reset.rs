@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::timeout;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::super::topics::meant;
 use super::super::{ChoiceError, LaneChoice, ResetTriggerError, TriggerService};
-use super::starts::at;
+use super::starts::{Starts, at};
 use super::{Client, ClusterError, ClusterPartition, ClusterTopic, Committed, Start, group, selection};
 use crate::trigger::commit_metadata;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::{StartPosition, TriggerSpec};
 
-/// How long the commit may take: all other changes of triggers wait for it.
+/// How long the commit may take: all other changes of triggers wait for it, as they do for the leaving.
 const COMMIT_MAX: Duration = Duration::from_secs(15);
 
 type Offsets = BTreeMap<ClusterPartition, Committed>;
@@ -64,11 +65,19 @@ impl TriggerService {
             return Ok(());
         }
         let place = self.inner.running.write().get_mut(name).and_then(|running| running.place.take());
-        let Some(place) = place else { return Err(ResetTriggerError::Changed(name.to_owned())) };
-        let starts = Arc::clone(&place.starts);
-        place.leave(Duration::ZERO).await;
+        let starts = match place {
+            Some(place) => {
+                let starts = Arc::clone(&place.starts);
+                place.leave(Duration::ZERO).await;
+                starts
+            }
+            None => Arc::new(Mutex::new(Starts::new(&spec, BTreeMap::new()))),
+        };
         let committed = timeout(COMMIT_MAX, client.commit_outside(&group(&spec), offsets)).await;
         if let Some(running) = self.inner.running.write().get_mut(name) {
+            // Of a driver that had to be cut off.
+            running.take(|_| true);
+            runner.change(|holds| holds.unblock(|_| true));
             running.place = Some(self.join_group(&runner, client, starts));
         }
         match committed {
