@@ -123,9 +123,13 @@ impl<'a> DryRun<'a> {
         }
     }
 
-    /// Whether there is time for one more range.
-    pub(super) fn has_time(&self) -> bool {
-        !self.has_looked || Instant::now() < self.deadline
+    /// Whether a range is left to the next call, as there is no time for it.
+    pub(super) fn leaves(&mut self, range: &RunRange) -> bool {
+        let leaves = self.has_looked && Instant::now() >= self.deadline;
+        if leaves {
+            self.counting.report.ranges.push((*range, range.first()));
+        }
+        leaves
     }
 
     /// Looks at a range of this partition, as far as there is time.
@@ -140,11 +144,6 @@ impl<'a> DryRun<'a> {
         .await?;
         counting.report.ranges.push((*range, next));
         Ok(())
-    }
-
-    /// Leaves a range to the next call.
-    pub(super) fn leave(&mut self, range: &RunRange) {
-        self.counting.report.ranges.push((*range, range.first()));
     }
 
     pub(super) fn finish(self) -> DryRunReport {

@@ -194,8 +194,7 @@ impl TriggerService {
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
         let mut run = DryRun::new((filter, &spec.transform), request);
         for range in &ranges {
-            if !run.has_time() {
-                run.leave(range);
+            if run.leaves(range) {
                 continue;
             }
             let missing = || ScanError { partition: range.partition, reason: "it is missing".to_owned() };

@@ -70,8 +70,7 @@ impl TriggerService {
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
         let mut run = DryRun::new((filter, &spec.transform), request);
         for range in &ranges {
-            if !run.has_time() {
-                run.leave(range);
+            if run.leaves(range) {
                 continue;
             }
             // Let go before the next is opened: each has connections of its own, and what it has fetched.
