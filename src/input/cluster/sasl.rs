@@ -1,8 +1,8 @@
 //! Saying who we are to a broker: Kafka's SaslHandshake and SaslAuthenticate around SASL's own exchange.
 //!
-//! The exchange is `rsasl`'s. Each of its steps runs on a thread that may block: a SCRAM proof is thousands of hashes. A
-//! step that panics over what a hostile broker says (`rsasl` 2.3 does, over messages with an empty part) is an error of
-//! that connection.
+//! The exchange is `rsasl`'s. Each of its steps runs on a thread that may block: a SCRAM proof is thousands of hashes.
+//! A step that panics over what a hostile broker says (`rsasl` 2.3 does, over messages with an empty part) is an error
+//! of that connection.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Connections that are encrypted, and over which we say who we are, with a broker of few words. What Apache Kafka makes
-//! of them is in `tests/cluster/secured.rs`.
+//! Connections that are encrypted, and over which we say who we are, with a broker of few words. What Apache Kafka
+//! makes of them is in `tests/cluster/secured.rs`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use super::access::{Mechanism, Sasl, Security, Tls, TlsFiles};
 use super::dial::Dialer;
 use super::wire::schema::ApiVersionsRequest;
-use super::wire::{CallError, Link, PATIENCE};
+use super::wire::{CallError, Connection, Link, PATIENCE};
 use crate::config::secret::Secret;
 
 const PASSWORD: &str = "hush hush";
@@ -39,14 +39,20 @@ struct Broker {
     passwords: Arc<AtomicUsize>,
     /// Ends the connections that there are.
     closes: Arc<Notify>,
+    /// Before each answer.
+    pause: Duration,
 }
 
 impl Broker {
     async fn start(tls: Option<ServerConfig>, says: Says, lifetime_ms: i64) -> Self {
+        Self::start_slow(tls, says, lifetime_ms, Duration::ZERO).await
+    }
+
+    async fn start_slow(tls: Option<ServerConfig>, says: Says, lifetime_ms: i64, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
         let (connections, passwords, closes) = Default::default();
-        let broker = Self { address, connections, passwords, closes };
+        let broker = Self { address, connections, passwords, closes, pause };
         let (there, acceptor) = (broker.clone(), tls.map(|tls| TlsAcceptor::from(Arc::new(tls))));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -136,6 +142,9 @@ async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, broker: &Broker,
                 answer.put_i64(lifetime_ms);
             }
             _ => return,
+        }
+        if !broker.pause.is_zero() {
+            tokio::time::sleep(broker.pause).await;
         }
         if socket.write_i32(answer.len() as i32).await.is_err() || socket.write_all(&answer).await.is_err() {
             return;
@@ -312,6 +321,16 @@ async fn a_broker_that_says_nothing_is_waited_for_once() {
         let said = refuses(&address, Security { tls, sasl: sasl(Mechanism::Plain) }).await;
         assert!(begin.elapsed() <= PATIENCE + Duration::from_secs(1), "{said} after {:?}", begin.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_slow_at_each_step_is_waited_for_no_longer_in_all() {
+    let patience = Duration::from_millis(200);
+    // Each answer would come in time; there are three of them.
+    let broker = Broker::start_slow(None, knows_the_password, 0, patience * 3 / 4).await;
+    let dialer = dialer(Security { tls: None, sasl: sasl(Mechanism::Plain) });
+    let opened = Connection::open(&broker.address, &dialer, patience).await;
+    assert!(matches!(opened, Err(CallError::Timeout { .. })), "{opened:?}");
 }
 
 #[tokio::test]

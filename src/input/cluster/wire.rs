@@ -293,8 +293,8 @@ impl Link {
         let mut opening = PATIENCE;
         if let Some(mut connection) = open {
             match connection.call(ours.clone(), request, patience).await {
-                // Brokers close connections that were idle for long, which shows when one is used. Whatever we ask may be
-                // asked twice.
+                // Brokers close connections that were idle for long, which shows when one is used. Whatever we ask may
+                // be asked twice.
                 Err(CallError::Io { source, .. }) if was_closed(&source) => opening = REDIAL,
                 answer => {
                     self.open = answer.is_ok().then_some(connection);
