@@ -4,6 +4,7 @@
 //! record batches from an offset on, and somebody tells when there is more. An enum, not a trait object: a partition of
 //! the local log is read in the caller's own future, and its position is a load.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,12 @@ impl Origin {
             partition: 0,
             letters: None,
         }
+    }
+
+    /// The same, of records that are seen as what they were before they became dead letters of a trigger on `topics`:
+    /// their ids, by name.
+    fn of_letters(&self, topics: HashMap<String, Uuid>) -> Self {
+        Self { letters: Some(Letters { topics }), ..self.clone() }
     }
 
     /// Where a record comes from: for a dead letter that is seen as what it was, from where that stood.
@@ -179,6 +186,17 @@ impl EventInput {
             Self::Log(log) => log.origin(),
             #[cfg(feature = "cluster")]
             Self::Cluster(partition) => partition.origin(),
+        }
+    }
+
+    /// The same, its records seen as what they were before they became dead letters of a trigger on `topics`: their
+    /// ids, by name.
+    #[must_use]
+    pub fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {
+        match self {
+            Self::Log(log) => Self::Log(log.with_letters_of(topics)),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(partition) => Self::Cluster(partition.with_letters_of(topics)),
         }
     }
 

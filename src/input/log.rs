@@ -1,13 +1,15 @@
 //! The local log as an input.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use event_listener::EventListener;
 use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 use tripline_storage::{Offset, Partition};
+use uuid::Uuid;
 
-use super::{Letters, Origin};
+use super::Origin;
 use crate::broker::{Broker, Topic};
 
 /// A partition of the local log.
@@ -31,13 +33,8 @@ impl LogInput {
         Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
     }
 
-    /// The same, its records seen as what they were before they became dead letters of a trigger on `topics`.
-    #[must_use]
-    pub fn as_letters_of(&self, topics: &[Arc<Topic>]) -> Self {
-        let topics = topics.iter().map(|topic| (topic.name().to_string(), topic.id())).collect();
-        let letters = Letters { topics };
-        let origin = Origin { letters: Some(letters), ..(*self.origin).clone() };
-        Self { log: Arc::clone(&self.log), origin: Arc::new(origin) }
+    pub(super) fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {
+        Self { origin: Arc::new(self.origin.of_letters(topics)), ..self }
     }
 
     /// Where its records come from.

@@ -92,6 +92,11 @@ pub(super) async fn run(
     mut verdict: TriggerVerdict,
     mut hold_up: HoldUp,
 ) -> Result<i64, Stopped> {
+    #[cfg(feature = "cluster")]
+    if let EventInput::Cluster(partition) = &input {
+        let client = Arc::clone(partition.client());
+        return cluster::run(runner, input, client, verdict, hold_up).await;
+    }
     let work = GiveUp { runner, input };
     let target = work.decide(&mut verdict, &mut hold_up).await?;
     work.carry_out(&verdict, target, &mut hold_up).await?;
@@ -226,6 +231,18 @@ impl Told<'_> {
 /// Topic, partition and offsets of dead letters.
 type LetterPlaces = (String, u32, Ranges);
 
+/// Writes a verdict down that says where its letters go. Durable before the first of them: one whose verdict a power
+/// cut took would be written a second time.
+async fn remember(runner: &Runner, input: &EventInput, verdict: &TriggerVerdict) -> Result<(), Stopped> {
+    let source = Offset::new(verdict.next).map(|next| input.sources(next)).unwrap_or_default();
+    loop {
+        match runner.broker.journal().commit(&[verdict.clone().into()], &source, crate::broker::now_ms()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => runner.blocked(input.origin(), &error.to_string()).await?,
+        }
+    }
+}
+
 struct GiveUp {
     runner: Arc<Runner>,
     input: EventInput,
@@ -245,15 +262,8 @@ impl GiveUp {
         }
         let target = self.target(verdict.lane.partition, hold_up).await?;
         verdict.dead_letters = target.map_or(LettersGo::Nowhere, LettersGo::To);
-        let source = Offset::new(verdict.next).map(|next| self.input.sources(next)).unwrap_or_default();
-        loop {
-            let now_ms = crate::broker::now_ms();
-            // Durable before the first letter: one whose verdict a power cut took would be written a second time.
-            match self.runner.broker.journal().commit(&[verdict.clone().into()], &source, now_ms).await {
-                Ok(()) => return Ok(target),
-                Err(error) => self.runner.blocked(self.input.origin(), &error.to_string()).await?,
-            }
-        }
+        remember(&self.runner, &self.input, verdict).await?;
+        Ok(target)
     }
 
     /// Where dead letters go, with an idempotent producer of their own: whatever becomes of one verdict, the next is

@@ -34,6 +34,7 @@ mod lanes;
 mod letters;
 mod report;
 mod run_report;
+mod run_topic;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -221,16 +222,20 @@ impl TriggerService {
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only groups are left"))]
         let mut running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));
-        let runs = self.stop_runs().await;
-        let pollers = std::mem::take(&mut *self.inner.pollers.lock());
-        pollers.values().for_each(|(poller, _)| poller.send(Message::Stop));
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only what is on clusters is left"))]
+        let mut runs = self.stop_runs().await;
+        let pollers = std::mem::take(&mut *self.inner.pollers.lock()).into_values();
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only what is on clusters comes besides"))]
+        let mut pollers: Vec<Poller> = pollers.inspect(|(poller, _)| poller.send(Message::Stop)).collect();
+        #[cfg(feature = "cluster")]
+        pollers.extend(runs.iter_mut().flat_map(|(_, run)| run.own.stop()));
         let deadline = tokio::time::Instant::now() + grace;
         #[cfg(feature = "cluster")]
         futures_util::future::join_all(
             running.values_mut().filter_map(|running| running.place.take()).map(|place| place.leave(grace)),
         )
         .await;
-        for (_, mut task) in pollers.into_values() {
+        for (_, mut task) in pollers {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
                 task.abort();
                 // Until it has let go of the broker.

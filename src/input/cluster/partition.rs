@@ -6,7 +6,7 @@
 //! While nobody reads at the tail, because lanes are full or far behind, the watch fetches nothing: back-pressure is
 //! not reading.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use tripline_storage::Offset;
 use tripline_storage::batch::Batches;
 use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
+use uuid::Uuid;
 
 use super::aborted::{Broken, keep_decided};
 use super::client::{Client, ClusterError, EARLIEST, LATEST, READ_COMMITTED, code};
@@ -49,6 +50,7 @@ const TRIES: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct ClusterInput {
     watched: Arc<Watched>,
+    origin: Arc<Origin>,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl Drop for Watched {
 #[derive(Debug)]
 struct Partition {
     client: Arc<Client>,
-    origin: Origin,
+    origin: Arc<Origin>,
     link: AsyncMutex<FetchLink>,
     known: Mutex<Known>,
     /// There is more.
@@ -123,10 +125,11 @@ impl ClusterInput {
             partition: number,
             letters: None,
         };
+        let origin = Arc::new(origin);
         let known = Known { log_start, tail, read_to, recent: VecDeque::new() };
         let partition = Arc::new(Partition {
             client,
-            origin,
+            origin: Arc::clone(&origin),
             link: AsyncMutex::default(),
             known: Mutex::new(known),
             more: Event::new(),
@@ -134,7 +137,11 @@ impl ClusterInput {
             broke_down: AtomicBool::new(false),
         });
         let watch = tokio::spawn(Arc::clone(&partition).keep_watch()).abort_handle();
-        Ok(Self { watched: Arc::new(Watched { partition, watch }) })
+        Ok(Self { watched: Arc::new(Watched { partition, watch }), origin })
+    }
+
+    pub(in crate::input) fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {
+        Self { origin: Arc::new(self.origin.of_letters(topics)), ..self }
     }
 
     /// As when its watch has met a bug.
@@ -153,7 +160,7 @@ impl ClusterInput {
         let tail = Offset::ZERO.next();
         let partition = Partition {
             client: Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test")),
-            origin: Origin::for_test(),
+            origin: Arc::new(Origin::for_test()),
             link: AsyncMutex::new(FetchLink { leader: Some(leader.to_string()), link: Link::default() }),
             known: Mutex::new(Known { log_start: Offset::ZERO, tail, read_to: Offset::ZERO, recent: VecDeque::new() }),
             more: Event::new(),
@@ -161,7 +168,8 @@ impl ClusterInput {
             broke_down: AtomicBool::new(false),
         };
         let watch = tokio::spawn(std::future::pending::<()>()).abort_handle();
-        Self { watched: Arc::new(Watched { partition: Arc::new(partition), watch }) }
+        let origin = Arc::clone(&partition.origin);
+        Self { watched: Arc::new(Watched { partition: Arc::new(partition), watch }), origin }
     }
 
     fn partition(&self) -> &Partition {
@@ -170,12 +178,12 @@ impl ClusterInput {
 
     /// Who asks its cluster.
     #[must_use]
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Arc<Client> {
         &self.partition().client
     }
 
     pub(in crate::input) fn origin(&self) -> &Origin {
-        &self.partition().origin
+        &self.origin
     }
 
     pub(in crate::input) fn log_start(&self) -> Offset {
@@ -336,7 +344,7 @@ impl Partition {
                     self.more.notify(usize::MAX);
                 }
                 Err(error) => {
-                    let Origin { topic, partition, .. } = &self.origin;
+                    let Origin { topic, partition, .. } = &*self.origin;
                     tracing::warn!(topic, partition, %error, "the cluster's partition cannot be read");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -353,7 +361,7 @@ impl Partition {
         max_bytes: usize,
         wait: Duration,
     ) -> Result<Fetched, ReadError> {
-        let Origin { topic, partition, .. } = &self.origin;
+        let Origin { topic, partition, .. } = &*self.origin;
         let mut failed = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -429,7 +437,7 @@ impl Partition {
     }
 
     async fn out_of_range(&self, offset: Offset) -> ReadError {
-        let Origin { topic, partition, .. } = &self.origin;
+        let Origin { topic, partition, .. } = &*self.origin;
         let log_start = self.client.offset_at(topic, *partition, EARLIEST).await;
         let tail = self.client.offset_at(topic, *partition, LATEST).await;
         match (log_start, tail) {

@@ -1,7 +1,7 @@
 //! Records that are given up on a cluster: their dead letters go there too.
 //!
-//! The verdict is committed to the group, with the producer id of its letters, before the first of them is sent.
-//! Whoever takes the partition over after that sends the same batches under the same id, and the cluster drops those
+//! The verdict is made known, with the producer id of its letters, before the first of them is sent: to the group, or
+//! where a run gives up, to the journal of its process. Whoever takes the partition over after that sends the same batches under the same id, and the cluster drops those
 //! that it has: no letter is doubled for as long as the cluster remembers the producer (Kafka: a day by default). For
 //! that, batches are cut by what the records are and never by what is said about them: the error of the last attempt is
 //! not known to who takes over.
@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
+use uuid::Uuid;
 
-use super::{HoldUp, LetterPlaces, Told, Waited};
+use super::{HoldUp, LetterPlaces, Told, Waited, attempts_of, remember};
+use crate::broker::record::{DeadLetterTarget, LettersGo, TriggerVerdict};
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
@@ -31,14 +33,38 @@ pub(in crate::trigger) struct GiveUp {
     pub(in crate::trigger) runner: Arc<Runner>,
     pub(in crate::trigger) input: EventInput,
     pub(in crate::trigger) client: Arc<Client>,
-    pub(in crate::trigger) poller: PollerHandle,
     pub(in crate::trigger) hold_up: HoldUp,
     /// Its records, ascending, at least one.
     pub(in crate::trigger) offsets: Vec<Offset>,
     pub(in crate::trigger) state: AttemptState,
     pub(in crate::trigger) reason: ExhaustedReason,
-    /// The producer id of its verdict, if the group knows it.
-    pub(in crate::trigger) known: Option<i64>,
+    pub(in crate::trigger) keeper: Keeper,
+}
+
+/// Who knows of a verdict before anything of it is done.
+#[derive(Debug)]
+pub(in crate::trigger) enum Keeper {
+    /// The group, by the commits of this poller; with the producer id of the letters, if it knows that.
+    Group(PollerHandle, Option<i64>),
+    /// The journal.
+    Journal(Box<TriggerVerdict>),
+}
+
+/// As [`super::run`], on a cluster.
+pub(super) async fn run(
+    runner: Arc<Runner>,
+    input: EventInput,
+    client: Arc<Client>,
+    verdict: TriggerVerdict,
+    hold_up: HoldUp,
+) -> Result<i64, Stopped> {
+    let (first, state) = (verdict.first, attempts_of(&verdict));
+    let offsets = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
+    let reason = ExhaustedReason::from_name(&verdict.reason).unwrap_or(ExhaustedReason::Attempts);
+    let keeper = Keeper::Journal(Box::new(verdict));
+    let mut work = GiveUp { runner, input, client, hold_up, offsets, state, reason, keeper };
+    work.carry_out().await?;
+    Ok(first)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,9 +98,9 @@ impl GiveUp {
             Letters::None => None,
             Letters::At(places) => Some(places),
         };
-        let (spec, hold_up) = (self.runner.spec(), &mut self.hold_up);
-        let told = Told { offsets: &self.offsets, function: spec.function.label(), state: &self.state };
-        told.tell(&self.runner, &self.input, self.reason.as_str(), hold_up).await?;
+        let function = self.function();
+        let told = Told { offsets: &self.offsets, function: &function, state: &self.state };
+        told.tell(&self.runner, &self.input, self.reason.as_str(), &mut self.hold_up).await?;
         told.trace(&self.runner, &self.input, self.reason.as_str(), letters);
         Ok(true)
     }
@@ -84,11 +110,11 @@ impl GiveUp {
             self.drop_records();
             return Ok(Letters::None);
         };
-        let producer_id = match self.known {
+        let producer_id = match self.known() {
             Some(known) => known,
             None => {
                 let producer_id = self.producer_id().await?;
-                if !self.poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await {
+                if !self.make_known(producer_id).await? {
                     return Ok(Letters::SomebodyElses);
                 }
                 producer_id
@@ -111,6 +137,39 @@ impl GiveUp {
                         return Ok(Letters::None);
                     }
                 }
+            }
+        }
+    }
+
+    /// Which function gave them up, as far as that is known.
+    fn function(&self) -> String {
+        match &self.keeper {
+            Keeper::Group(..) => self.runner.spec().function.label().to_owned(),
+            Keeper::Journal(verdict) => verdict.function.clone(),
+        }
+    }
+
+    /// The producer id of letters of which some may be there.
+    fn known(&self) -> Option<i64> {
+        match &self.keeper {
+            Keeper::Group(_, known) => *known,
+            Keeper::Journal(verdict) => match verdict.dead_letters {
+                LettersGo::To(target) => Some(target.producer_id),
+                LettersGo::Undecided | LettersGo::Nowhere => None,
+            },
+        }
+    }
+
+    /// `false`: the partition is somebody else's now.
+    async fn make_known(&mut self, producer_id: i64) -> Result<bool, Stopped> {
+        match &mut self.keeper {
+            Keeper::Group(poller, _) => Ok(poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await),
+            Keeper::Journal(verdict) => {
+                // What else a topic of this broker needs, a cluster's name says.
+                let target = DeadLetterTarget { topic: Uuid::nil(), partition: 0, producer_id, batch_bytes: 0 };
+                verdict.dead_letters = LettersGo::To(target);
+                remember(&self.runner, &self.input, verdict).await?;
+                Ok(true)
             }
         }
     }
@@ -149,10 +208,10 @@ impl GiveUp {
     }
 
     async fn batches(&self, producer_id: i64) -> Result<Vec<CheckedBatch>, RecordsError> {
-        let spec = self.runner.spec();
+        let (spec, function) = (self.runner.spec(), self.function());
         let letters = DeadLetters {
             trigger: spec.name.as_str(),
-            function: spec.function.label(),
+            function: &function,
             origin: self.input.origin(),
             state: &self.state,
             batch_bytes: BATCH_BYTES,

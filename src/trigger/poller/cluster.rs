@@ -20,7 +20,7 @@ use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
 use crate::trigger::attempt::ExhaustedReason;
 use crate::trigger::commit_metadata::{self, Verdicts};
-use crate::trigger::give_up::{self, HoldUp};
+use crate::trigger::give_up::{self, HoldUp, cluster::Keeper};
 use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Outcome, WindowId};
 
@@ -216,12 +216,11 @@ impl Poller {
             runner: Arc::clone(&entry.runner),
             input: self.input.clone(),
             client: Arc::clone(&group.client),
-            poller: handle.clone(),
             hold_up: HoldUp::new(handle.clone(), trigger, window),
             offsets,
             state,
             reason,
-            known: entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id),
+            keeper: Keeper::Group(handle.clone(), entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id)),
         };
         let runner = Arc::clone(&entry.runner);
         let running = self.tracker.spawn(async move {

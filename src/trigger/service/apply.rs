@@ -160,10 +160,15 @@ impl TriggerService {
         self.deploy_inline(&spec).await?;
         let name = spec.name.to_string();
         self.run(id, spec, topics, paused).map_err(ApplyTriggerError::Lane)?;
+        self.go_on_with_runs(id, name);
+        Ok(())
+    }
+
+    /// Those that a trigger which could not be started had.
+    pub(super) fn go_on_with_runs(&self, id: Uuid, name: String) {
         for failed in self.restore_runs(&HashMap::from([(id, name)])) {
             tracing::error!(%failed, "a run does not go on");
         }
-        Ok(())
     }
 
     /// Whether a person has a trigger paused, as the journal says.

@@ -40,8 +40,11 @@ use crate::trigger::status::set;
 
 mod looks;
 mod reset;
+mod run;
 mod starts;
 
+pub(super) use looks::{There, told_in_time};
+pub(super) use run::OwnLanes;
 use starts::{Begin, Starts, begins, partitions_of};
 
 /// How long attempts may go on after the group took their partition away.
@@ -105,7 +108,9 @@ impl TriggerService {
             let id = remembered.unwrap_or_else(Uuid::new_v4);
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
             self.deploy_inline(&spec).await?;
+            let name = spec.name.to_string();
             self.run_on_cluster(id, spec, client, self.is_paused(id), begins);
+            self.go_on_with_runs(id, name);
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
@@ -116,6 +121,7 @@ impl TriggerService {
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
                 self.run_on_cluster(runner.id, spec, client, paused, begins);
+                self.move_runs(runner.id).await;
             } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
                 place.select(&spec, begins);
             }
@@ -483,7 +489,7 @@ fn goes_on(committed: &Committed, topic: Uuid) -> Option<(Progress, commit_metad
 }
 
 /// What was committed beyond the tail speaks of records that the cluster has lost.
-fn set_back(progress: Progress, input: &EventInput) -> Progress {
+pub(super) fn set_back(progress: Progress, input: &EventInput) -> Progress {
     let tail: Offset = input.tail();
     if progress.reading_point() <= tail {
         return progress;

@@ -41,7 +41,7 @@ impl TriggerService {
         self.set_back(runner.id, topic).map_err(|error| error.to_string())?;
         let lanes = (0..topic.partition_count()).map(|partition| {
             let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
-            self.new_lane(runner, topic, lane, None)
+            self.new_lane(runner, self.log_input(topic, partition)?, lane, None)
         });
         lanes.collect()
     }
@@ -62,18 +62,21 @@ impl TriggerService {
     pub(super) fn new_lane(
         &self,
         runner: &Arc<Runner>,
-        topic: &Topic,
+        input: EventInput,
         id: LaneId,
         run: Option<RunLane>,
     ) -> Result<NewLane, String> {
-        let missing = || format!("partition {}/{} is missing", topic.name(), id.partition);
-        let input = EventInput::Log(LogInput::new(&self.inner.broker, topic, id.partition).ok_or_else(missing)?);
         let journal = self.inner.broker.journal();
         let remembered: LaneState = journal.look(|state| state.lanes.get(&id).cloned().unwrap_or_default());
         let progress = match &remembered.progress {
             Some(bytes) => Progress::decode(bytes)
-                .map_err(|error| format!("partition {}/{}: {error}", topic.name(), id.partition))?,
+                .map_err(|error| format!("partition {}/{}: {error}", input.origin().topic, id.partition))?,
             None => Progress::start(Offset::ZERO),
+        };
+        #[cfg(feature = "cluster")]
+        let progress = match &input {
+            EventInput::Log(_) => progress,
+            EventInput::Cluster(_) => super::cluster::set_back(progress, &input),
         };
         let status = Arc::new(LaneStatus::new(input, progress.committed(), run.as_ref().map(|run| run.until)));
         Ok(NewLane {
@@ -90,6 +93,11 @@ impl TriggerService {
         })
     }
 
+    pub(super) fn log_input(&self, topic: &Topic, partition: u32) -> Result<EventInput, String> {
+        let input = LogInput::new(&self.inner.broker, topic, partition);
+        input.map(EventInput::Log).ok_or_else(|| format!("partition {}/{partition} is missing", topic.name()))
+    }
+
     /// The poller of a partition, started if there is none at work: one that broke down drives nothing any more.
     pub(super) fn poller(&self, topic: &Topic, partition: u32) -> Result<PollerHandle, String> {
         let mut pollers = self.inner.pollers.lock();
@@ -97,9 +105,7 @@ impl TriggerService {
         if let Some((poller, _)) = known.filter(|(poller, _)| !poller.has_ended()) {
             return Ok(poller.clone());
         }
-        let input = LogInput::new(&self.inner.broker, topic, partition);
-        let input = input.ok_or_else(|| format!("partition {partition} is missing"))?;
-        let (poller, task) = poller::spawn(EventInput::Log(input), self.inner.tracker.clone());
+        let (poller, task) = poller::spawn(self.log_input(topic, partition)?, self.inner.tracker.clone());
         pollers.insert((topic.id(), partition), (poller.clone(), task));
         Ok(poller)
     }

@@ -1,23 +1,21 @@
 //! Dead letters of a trigger: putting them back, and letting them go.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tripline_storage::{Offset, Partition};
+use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::TriggerService;
-use super::runs::{RunError, changed_meanwhile, definition, is_here};
-use crate::broker::Topic;
+use super::run_topic::{LookedUp, RunTopic, changed_meanwhile};
+use super::runs::{RunError, definition};
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
-use crate::input::{EventInput, LogInput};
+use crate::input::EventInput;
 use crate::trigger::filter::{Pattern, PatternError};
 use crate::trigger::run::{
-    Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, ScanError,
-    scan_letters,
+    Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, scan_letters,
 };
 use crate::trigger::runner::Runner;
 
@@ -74,23 +72,24 @@ impl TriggerService {
     }
 
     async fn redrive_now(&self, name: &str, request: &RedriveRequest) -> Result<Uuid, RunError> {
-        let (runner, topic) = self.dead_letters_of(name)?;
-        let before = self.before_redrive(&runner, &topic)?;
-        let replaced = self.replace_cancelled(&runner)?;
-        let mut definition = self.redrive_definition(&topic, request).await?;
+        let looked_up = self.dead_letters_of(name).await?;
+        let LookedUp { runner, topic, .. } = &looked_up;
+        let before = self.before_redrive(runner, topic)?;
+        let replaced = self.replace_cancelled(runner)?;
+        let mut definition = redrive_definition(topic, request).await?;
         if request.max.is_some() {
             // However many letters there are, nobody else waits while they are looked through.
-            let gate = self.gate_after(&runner, &topic, &definition, &replaced)?;
-            let found = self.look_through(&runner, &topic, &definition, &gate, request.max, None).await?;
+            let gate = self.gate_after(runner, topic, &definition, &replaced)?;
+            let found = self.look_through(topic, &definition, &gate, request.max, None).await?;
             definition.ranges = found.ranges;
         }
         let _changing = self.inner.changing.lock().await;
-        let (now, topic_now) = self.dead_letters_of(name)?;
-        if self.before_redrive(&now, &topic_now)? != before {
+        self.still_holds(name, &looked_up)?;
+        if self.before_redrive(runner, topic)? != before {
             return Err(changed_meanwhile(name));
         }
         let records = replaced.into_iter().flat_map(|(records, _)| records).collect();
-        self.begin_run(&runner, &topic, definition, records).await
+        self.begin_run(&looked_up, definition, records).await
     }
 
     /// What a redrive would do, as far as `time` allows to look.
@@ -103,12 +102,12 @@ impl TriggerService {
         request: &RedriveRequest,
         time: Duration,
     ) -> Result<RedrivePreview, RunError> {
-        let (runner, topic) = self.dead_letters_of(name)?;
+        let LookedUp { runner, topic, .. } = self.dead_letters_of(name).await?;
         let replaced = self.replace_cancelled(&runner)?;
-        let definition = self.redrive_definition(&topic, request).await?;
+        let definition = redrive_definition(&topic, request).await?;
         let gate = self.gate_after(&runner, &topic, &definition, &replaced)?;
         let deadline = Some(Instant::now() + time);
-        self.look_through(&runner, &topic, &definition, &gate, request.max, deadline).await
+        self.look_through(&topic, &definition, &gate, request.max, deadline).await
     }
 
     /// The first `limit` letters of a trigger that no redrive has taken and nobody has discarded, by partition and
@@ -117,16 +116,17 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn open_letters(&self, name: &str, limit: usize) -> Result<BTreeSet<(u32, Offset)>, RunError> {
-        let (runner, topic) = self.dead_letters_of(name)?;
-        let ranges = self.ranges(&topic, &[RangeRequest::ALL]).await?;
-        let mut gate = self.gate(&runner, &topic, &everything(&topic, ranges.clone()), None)?;
+        let LookedUp { runner, topic, .. } = self.dead_letters_of(name).await?;
+        let ranges = topic.ranges(&[RangeRequest::ALL]).await?;
+        let mut gate = self.gate(&runner, topic.id(), &everything(&topic, ranges.clone()), None)?;
         gate.earlier.extend(self.taken_so_far(&runner, &topic)?);
         let mut open = BTreeSet::new();
         for range in &ranges {
-            let (input, left) = (self.letters_input(&runner, &topic, range)?, limit - open.len());
+            let left = limit - open.len();
             if left == 0 {
                 break;
             }
+            let input = topic.input(&self.inner.broker, range.partition).await?;
             let (max, partition) = (Some(left as u64), range.partition);
             let mut counts = LetterCounts::default();
             scan_letters(&input, range, &gate, max, None, &mut counts, |offset| {
@@ -135,6 +135,18 @@ impl TriggerService {
             .await?;
         }
         Ok(open)
+    }
+
+    /// A partition of a trigger's dead letters as they stand, to look at; `None` when there is no such partition.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn letter_partition(&self, name: &str, partition: u32) -> Result<Option<EventInput>, RunError> {
+        let LookedUp { topic, .. } = self.dead_letters_of(name).await?;
+        if partition >= topic.partition_count() {
+            return Ok(None);
+        }
+        Ok(Some(topic.input(&self.inner.broker, partition).await?))
     }
 
     /// Lets letters of a trigger go: all in `partition`, or in all partitions, below `to`. They are not listed and not
@@ -149,17 +161,19 @@ impl TriggerService {
     }
 
     async fn discard_now(&self, name: &str, ranges: &[RangeRequest]) -> Result<Vec<Discarded>, RunError> {
-        let (runner, topic) = self.dead_letters_of(name)?;
-        self.no_redrive(&runner)?;
-        let ranges = self.ranges(&topic, ranges).await?;
-        let gate = self.gate(&runner, &topic, &everything(&topic, Vec::new()), None)?;
+        let looked_up = self.dead_letters_of(name).await?;
+        let LookedUp { runner, topic, .. } = &looked_up;
+        self.no_redrive(runner)?;
+        let ranges = topic.ranges(ranges).await?;
+        let gate = self.gate(runner, topic.id(), &everything(topic, Vec::new()), None)?;
         let gate = Gate { earlier: Vec::new(), ..gate };
         let mut discarded = Vec::new();
         for range in &ranges {
-            let input = self.letters_input(&runner, &topic, range)?;
+            let input = topic.input(&self.inner.broker, range.partition).await?;
             let mut counts = LetterCounts::default();
             scan_letters(&input, range, &gate, None, None, &mut counts, |_| ()).await?;
-            let deleted = counts.not_ours == 0;
+            // Who else reads them on a cluster is not known here.
+            let deleted = counts.not_ours == 0 && topic.local().is_some();
             discarded.push(Discarded {
                 partition: range.partition,
                 below: range.next(),
@@ -169,11 +183,8 @@ impl TriggerService {
         }
         // However many letters there were, nobody else waited while they were looked through.
         let _changing = self.inner.changing.lock().await;
-        let (now, topic_now) = self.dead_letters_of(name)?;
-        if (now.id, topic_now.id()) != (runner.id, topic.id()) {
-            return Err(changed_meanwhile(name));
-        }
-        self.no_redrive(&runner)?;
+        self.still_holds(name, &looked_up)?;
+        self.no_redrive(runner)?;
         if self.is_read(topic.id()) {
             discarded.iter_mut().for_each(|discarded| discarded.deleted = false);
         }
@@ -182,13 +193,10 @@ impl TriggerService {
             LettersDiscarded { trigger: runner.id, topic: topic.id(), partition: discarded.partition, below }.into()
         });
         let records: Vec<JournalRecord> = records.collect();
-        let logs = ranges
-            .iter()
-            .filter_map(|range| topic.partition(range.partition).map(|log| (Arc::clone(log), range.next())));
-        let logs: Vec<(Arc<Partition>, Offset)> = logs.collect();
-        self.remember(&records, &logs).await?;
+        self.remember(&records, &topic.sources(&ranges)).await?;
+        let Some(topic) = topic.local() else { return Ok(discarded) };
         for discarded in discarded.iter_mut().filter(|discarded| discarded.deleted) {
-            let deleted = self.inner.broker.delete_records(&topic, discarded.partition, Some(discarded.below)).await;
+            let deleted = self.inner.broker.delete_records(topic, discarded.partition, Some(discarded.below)).await;
             if let Err(error) = &deleted {
                 tracing::warn!(topic = %topic.name(), partition = discarded.partition, %error, "discarded letters not deleted");
             }
@@ -197,27 +205,18 @@ impl TriggerService {
         Ok(discarded)
     }
 
-    /// A trigger and its dead-letter topic.
-    pub(super) fn dead_letters_of(&self, name: &str) -> Result<(Arc<Runner>, Arc<Topic>), RunError> {
-        let runner = self.trigger(name)?;
-        // Letters of a trigger on a cluster are there, whatever is called so here.
-        is_here(&runner)?;
-        let topic = runner.spec().dead_letter.as_ref().and_then(|name| self.inner.broker.topic(name.as_str()));
-        topic.map(|topic| (runner, topic)).ok_or_else(|| RunError::NoDeadLetters(name.to_owned()))
-    }
-
     /// Which letters a redrive takes: those that no other took. One at a time goes on, and one that was cancelled gives
     /// way to the next: so all that have ended were before it, whatever the clock said then. `id`: its own, when it has
     /// one.
     pub(super) fn gate(
         &self,
         trigger: &Runner,
-        topic: &Topic,
+        topic: Uuid,
         redrive: &RunDefinition,
         id: Option<Uuid>,
     ) -> Result<Gate, RunError> {
         let ended = self.redrives(trigger, RunState::has_ended)?.into_iter();
-        let others = ended.filter(|(other, _)| other.defined.topic == topic.id() && Some(other.defined.id) != id);
+        let others = ended.filter(|(other, _)| other.defined.topic == topic && Some(other.defined.id) != id);
         let took = others.filter(|_| !redrive.again).map(|(_, definition)| Redriven::new(definition));
         let earlier = took.collect::<Result<Vec<Redriven>, PatternError>>()?;
         let filter = redrive.filter.as_ref().map(Pattern::parse).transpose()?;
@@ -226,8 +225,8 @@ impl TriggerService {
     }
 
     /// What decides which letters a redrive takes.
-    fn before_redrive(&self, trigger: &Runner, topic: &Topic) -> Result<BeforeRedrive, RunError> {
-        let discarded_below = self.discarded_below(trigger, topic);
+    fn before_redrive(&self, trigger: &Runner, topic: &RunTopic) -> Result<BeforeRedrive, RunError> {
+        let discarded_below = self.discarded_below(trigger, topic.id());
         Ok(BeforeRedrive {
             trigger: trigger.id,
             topic: topic.id(),
@@ -237,9 +236,9 @@ impl TriggerService {
     }
 
     /// By partition: letters below are not wanted any more.
-    fn discarded_below(&self, trigger: &Runner, topic: &Topic) -> HashMap<u32, Offset> {
+    fn discarded_below(&self, trigger: &Runner, topic: Uuid) -> HashMap<u32, Offset> {
         self.inner.broker.journal().look(|state| {
-            let of = |of: &Uuid, letters: &Uuid| *of == trigger.id && *letters == topic.id();
+            let of = |of: &Uuid, letters: &Uuid| *of == trigger.id && *letters == topic;
             let discarded = state.discarded.iter().filter(|((trigger, letters, _), _)| of(trigger, letters));
             discarded.map(|((.., partition), below)| (*partition, *below)).collect()
         })
@@ -249,13 +248,13 @@ impl TriggerService {
     fn gate_after(
         &self,
         trigger: &Runner,
-        topic: &Topic,
+        topic: &RunTopic,
         redrive: &RunDefinition,
         replaced: &[(Vec<JournalRecord>, RunDefinition)],
     ) -> Result<Gate, RunError> {
-        let mut gate = self.gate(trigger, topic, redrive, None)?;
+        let mut gate = self.gate(trigger, topic.id(), redrive, None)?;
         if !redrive.again {
-            let here = replaced.iter().filter(|(_, definition)| definition.topic == topic.name().as_str());
+            let here = replaced.iter().filter(|(_, definition)| definition.topic == topic.name());
             let here = here.map(|(_, definition)| Redriven::new(definition.clone()));
             gate.earlier
                 .extend(here.collect::<Result<Vec<_>, _>>().map_err(|error| RunError::Lane(error.to_string()))?);
@@ -264,7 +263,7 @@ impl TriggerService {
     }
 
     /// What redrives that have not ended have taken so far.
-    fn taken_so_far(&self, trigger: &Runner, topic: &Topic) -> Result<Vec<Redriven>, RunError> {
+    fn taken_so_far(&self, trigger: &Runner, topic: &RunTopic) -> Result<Vec<Redriven>, RunError> {
         let open = self.redrives(trigger, |state| !state.has_ended())?;
         let here = open.into_iter().filter(|(entry, _)| entry.defined.topic == topic.id());
         here.map(|(entry, definition)| Ok(Redriven::new(self.cut(&entry, definition))?)).collect()
@@ -322,22 +321,10 @@ impl TriggerService {
         RunDefinition { ranges, ..definition }
     }
 
-    async fn redrive_definition(&self, topic: &Topic, request: &RedriveRequest) -> Result<RunDefinition, RunError> {
-        Ok(RunDefinition {
-            ranges: self.ranges(topic, &request.ranges).await?,
-            filter: request.filter.as_ref().map(|filter| filter.source().clone()),
-            rate: request.rate,
-            redrives_max: request.redrives_max,
-            again: request.again,
-            ..everything(topic, Vec::new())
-        })
-    }
-
     /// Counts what a redrive would find, and cuts its ranges where it would have taken `max` letters.
     async fn look_through(
         &self,
-        trigger: &Runner,
-        topic: &Topic,
+        topic: &RunTopic,
         redrive: &RunDefinition,
         gate: &Gate,
         max: Option<u64>,
@@ -349,7 +336,7 @@ impl TriggerService {
             if max.is_some_and(|max| counts.taken >= max) {
                 break;
             }
-            let input = self.letters_input(trigger, topic, range)?;
+            let input = topic.input(&self.inner.broker, range.partition).await?;
             let partition = range.partition;
             let next = scan_letters(&input, range, gate, max, deadline, &mut counts, |offset| {
                 if first.len() < NAMED_MAX {
@@ -364,22 +351,26 @@ impl TriggerService {
                 if deadline.is_some() { range.next() } else { next },
             ));
         }
-        Ok(RedrivePreview { topic: topic.name().to_string(), ranges, counts, first, is_complete })
-    }
-
-    fn letters_input(&self, trigger: &Runner, topic: &Topic, range: &RunRange) -> Result<EventInput, RunError> {
-        let input = LogInput::new(&self.inner.broker, topic, range.partition);
-        let input =
-            input.ok_or_else(|| ScanError { partition: range.partition, reason: "it is missing".to_owned() })?;
-        Ok(EventInput::Log(input.as_letters_of(&self.topics_of(trigger.spec().name.as_str()))))
+        Ok(RedrivePreview { topic: topic.name().to_owned(), ranges, counts, first, is_complete })
     }
 }
 
+async fn redrive_definition(topic: &RunTopic, request: &RedriveRequest) -> Result<RunDefinition, RunError> {
+    Ok(RunDefinition {
+        ranges: topic.ranges(&request.ranges).await?,
+        filter: request.filter.as_ref().map(|filter| filter.source().clone()),
+        rate: request.rate,
+        redrives_max: request.redrives_max,
+        again: request.again,
+        ..everything(topic, Vec::new())
+    })
+}
+
 /// A redrive that takes whatever there is.
-fn everything(topic: &Topic, ranges: Vec<RunRange>) -> RunDefinition {
+fn everything(topic: &RunTopic, ranges: Vec<RunRange>) -> RunDefinition {
     RunDefinition {
         kind: RunKind::Redrive,
-        topic: topic.name().to_string(),
+        topic: topic.name().to_owned(),
         ranges,
         filter: None,
         rate: None,

@@ -3,25 +3,27 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
-use tripline_storage::{Offset, Partition};
+use tripline_storage::Offset;
 use uuid::Uuid;
 
-use super::apply::start_offset;
+#[cfg(feature = "cluster")]
+use super::cluster::OwnLanes;
 use super::lanes::start_at;
+use super::run_topic::{LookedUp, RunTopic};
 use super::{ChoiceError, Running, TriggerService, stop};
+use crate::broker::codec;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
 use crate::broker::state::RunEntry;
-use crate::broker::{Topic, codec};
-use crate::input::{EventInput, LogInput};
+use crate::input::EventInput;
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
-    Completion, REMEMBERED_MAX, RUNNING_MAX, RangeRequest, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
-    ScanError, chosen, none_where_named,
+    Completion, Gate, REMEMBERED_MAX, RUNNING_MAX, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
+    ScanError,
 };
 use crate::trigger::runner::{DISK_RETRY, Runner};
 use crate::trigger::spec::TriggerSpec;
@@ -80,20 +82,6 @@ pub enum RunError {
     Lane(String),
 }
 
-/// What runs read: topics of this broker.
-pub(super) fn is_here(runner: &Runner) -> Result<(), RunError> {
-    let spec = runner.spec();
-    if spec.input.cluster.is_none() {
-        return Ok(());
-    }
-    Err(RunError::State(format!("trigger {} reads a cluster; runs are for topics of this broker", spec.name)))
-}
-
-/// What was looked at while others could change things holds no more.
-pub(super) fn changed_meanwhile(trigger: &str) -> RunError {
-    RunError::State(format!("trigger {trigger} or its runs changed meanwhile: try again"))
-}
-
 impl From<PatternError> for RunError {
     fn from(error: PatternError) -> Self {
         Self::Lane(format!("a pattern in the state journal: {error}"))
@@ -110,6 +98,9 @@ pub(super) struct ActiveRun {
     pub(super) running: Running,
     /// Waits for its end.
     ending: JoinHandle<()>,
+    /// What nobody shares with it, on a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) own: OwnLanes,
 }
 
 impl ActiveRun {
@@ -158,13 +149,12 @@ impl TriggerService {
     }
 
     async fn replay_now(&self, name: &str, request: ReplayRequest) -> Result<Uuid, RunError> {
-        let wanted = request.topic.as_deref();
-        let (runner, topic) = self.input_of(name, wanted)?;
         // To look for a time takes a while: nobody waits for that.
-        let ranges = self.ranges(&topic, &request.ranges).await?;
+        let looked_up = self.input_of(name, request.topic.as_deref()).await?;
+        let ranges = looked_up.topic.ranges(&request.ranges).await?;
         let definition = RunDefinition {
             kind: RunKind::Replay,
-            topic: topic.name().to_string(),
+            topic: looked_up.topic.name().to_owned(),
             ranges,
             filter: None,
             rate: request.rate,
@@ -172,11 +162,8 @@ impl TriggerService {
             again: false,
         };
         let _changing = self.inner.changing.lock().await;
-        let (now, topic_now) = self.input_of(name, wanted)?;
-        if (now.id, topic_now.id()) != (runner.id, topic.id()) {
-            return Err(changed_meanwhile(name));
-        }
-        self.begin_run(&runner, &topic, definition, Vec::new()).await
+        self.still_holds(name, &looked_up)?;
+        self.begin_run(&looked_up, definition, Vec::new()).await
     }
 
     /// What a filter would do with a range of a trigger's input; nothing is invoked.
@@ -184,22 +171,17 @@ impl TriggerService {
     /// # Errors
     /// See [`RunError`].
     pub async fn dry_run(&self, name: &str, request: &DryRunRequest) -> Result<DryRunReport, RunError> {
-        #[cfg(feature = "cluster")]
-        if self.trigger(name)?.spec().input.cluster.is_some() {
-            return self.dry_run_there(name, request).await;
-        }
-        let (runner, topic) = self.input_of(name, request.topic.as_deref())?;
-        let ranges = self.ranges(&topic, &request.ranges).await?;
-        let spec = runner.spec();
+        let LookedUp { spec, topic, .. } = self.input_of(name, request.topic.as_deref()).await?;
+        let ranges = topic.ranges(&request.ranges).await?;
         let filter = request.filter.as_ref().or(spec.filter.as_ref());
         let mut run = DryRun::new((filter, &spec.transform), request);
         for range in &ranges {
             if run.leaves(range) {
                 continue;
             }
-            let missing = || ScanError { partition: range.partition, reason: "it is missing".to_owned() };
-            let input = LogInput::new(&self.inner.broker, &topic, range.partition).ok_or_else(missing)?;
-            run.look_through(&EventInput::Log(input), range).await?;
+            // Let go before the next is opened: on a cluster each has connections of its own, and what it has fetched.
+            let input = topic.input(&self.inner.broker, range.partition).await?;
+            run.look_through(&input, range).await?;
         }
         Ok(run.finish())
     }
@@ -301,13 +283,6 @@ impl TriggerService {
         self.runner(name).ok_or_else(|| RunError::UnknownTrigger(name.to_owned()))
     }
 
-    /// A trigger, and the topic of its input that is meant.
-    fn input_of(&self, name: &str, wanted: Option<&str>) -> Result<(Arc<Runner>, Arc<Topic>), RunError> {
-        let runner = self.trigger(name)?;
-        is_here(&runner)?;
-        Ok((runner, self.topic_meant(name, wanted)?))
-    }
-
     pub(super) fn run_entry(&self, name: &str, run: Uuid) -> Result<RunEntry, RunError> {
         let trigger = self.trigger(name)?.id;
         let entry = self.inner.broker.journal().look(|state| state.runs.get(&run).cloned());
@@ -316,32 +291,14 @@ impl TriggerService {
             .ok_or_else(|| RunError::UnknownRun { trigger: name.to_owned(), run })
     }
 
-    /// The offsets that a request means now, at most one range a partition, in their order; empty ones are left out.
-    pub(super) async fn ranges(&self, topic: &Topic, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
-        let chosen = chosen(topic.name().as_str(), topic.partition_count(), asked)?;
-        let mut ranges = Vec::new();
-        for ((partition, request), log) in (0..).zip(chosen).zip(topic.partitions()) {
-            let Some(request) = request else { continue };
-            let unreadable =
-                |error: tripline_storage::error::ReadError| ScanError { partition, reason: error.to_string() };
-            let from = start_offset(log, request.from).await.map_err(unreadable)?;
-            let to = start_offset(log, request.to).await.map_err(unreadable)?;
-            ranges.extend(RunRange::new(partition, from, to));
-        }
-        if ranges.is_empty() {
-            none_where_named(topic.name().as_str(), asked)?;
-        }
-        Ok(ranges)
-    }
-
     /// Remembers a run, with its start, and starts it. `with`: what is remembered in the same moment.
     pub(super) async fn begin_run(
         &self,
-        runner: &Runner,
-        topic: &Arc<Topic>,
+        looked_up: &LookedUp,
         definition: RunDefinition,
         with: Vec<JournalRecord>,
     ) -> Result<Uuid, RunError> {
+        let LookedUp { runner, spec, topic } = looked_up;
         self.allow_one_more(runner.id)?;
         let mut records = with;
         records.extend(self.forget_ended(runner.id, topic)?);
@@ -349,16 +306,14 @@ impl TriggerService {
         let text = serde_json::to_string(&definition).expect("a definition is JSON");
         let created_ms = self.inner.clock.now_ms();
         records.push(RunDefined { id, trigger: runner.id, topic: topic.id(), definition: text, created_ms }.into());
-        let mut sources: Vec<(Arc<Partition>, Offset)> = Vec::new();
         for range in &definition.ranges {
             let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
             records.push(TriggerProgress { lane, progress: start_at(range.first()) }.into());
-            // The range lies on stable storage before the run does: what is in it stays in it.
-            sources.extend(topic.partition(range.partition).map(|log| (Arc::clone(log), range.next())));
         }
-        self.remember(&records, &sources).await?;
+        // The ranges lie on stable storage before the run does: what is in them stays in them.
+        self.remember(&records, &topic.sources(&definition.ranges)).await?;
         let entry = self.inner.broker.journal().look(|state| state.runs.get(&id).cloned());
-        let entry = entry.ok_or_else(|| RunError::UnknownTrigger(runner.spec().name.to_string()))?;
+        let entry = entry.ok_or_else(|| RunError::UnknownTrigger(spec.name.to_string()))?;
         self.start_run(&entry).map_err(RunError::Lane)?;
         Ok(id)
     }
@@ -372,10 +327,12 @@ impl TriggerService {
     }
 
     /// Makes room for one more run: those that have ended and tell nothing any more are forgotten.
-    fn forget_ended(&self, trigger: Uuid, topic: &Topic) -> Result<Vec<JournalRecord>, RunError> {
+    fn forget_ended(&self, trigger: Uuid, topic: &RunTopic) -> Result<Vec<JournalRecord>, RunError> {
         let entries: Vec<RunEntry> =
             self.inner.broker.journal().look(|state| state.runs_of(trigger).into_iter().cloned().collect());
-        let log_start = |partition| topic.partition(partition).map_or(Offset::ZERO, |log| log.log_start());
+        let log_start = |partition| topic.log_start(partition);
+        // Nobody asks a cluster for it.
+        let has_gone = |id| topic.local().is_some() && self.inner.broker.topic_by_id(id).is_none();
         let redrives: Vec<(Uuid, RunDefinition)> = entries
             .iter()
             .filter(|entry| entry.state.has_ended() && entry.defined.topic == topic.id())
@@ -395,7 +352,7 @@ impl TriggerService {
             let Ok(definition) = definition(entry) else { return true };
             let is_gone = definition.ranges.iter().all(|range| range.next() <= log_start(range.partition));
             definition.kind == RunKind::Replay
-                || entry.defined.topic != topic.id() && self.inner.broker.topic_by_id(entry.defined.topic).is_none()
+                || entry.defined.topic != topic.id() && has_gone(entry.defined.topic)
                 || entry.defined.topic == topic.id() && (is_gone || is_covered(entry.defined.id, &definition))
         };
         let surplus = (entries.len() + 1).saturating_sub(REMEMBERED_MAX);
@@ -428,39 +385,72 @@ impl TriggerService {
             .find(|running| running.runner.id == trigger)
             .map(|running| Arc::clone(&running.runner));
         let owner = owner.ok_or_else(|| format!("the trigger of run {id} does not run"))?;
+        #[cfg(feature = "cluster")]
+        if owner.spec().input.cluster.is_some() {
+            return self.start_run_there(entry, &owner, definition);
+        }
         let topic = self.inner.broker.topic_by_id(entry.defined.topic);
         let topic = topic.ok_or_else(|| format!("topic {} of run {id} does not exist", definition.topic))?;
         self.set_back(id, &topic).map_err(|error| error.to_string())?;
-        let gate = match definition.kind {
-            RunKind::Replay => None,
-            RunKind::Redrive => {
-                let gate = self.gate(&owner, &topic, &definition, Some(id));
-                Some(Arc::new(gate.map_err(|error| error.to_string())?))
-            }
-        };
-        let spec = run_spec(&owner.spec(), &definition);
-        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
-        let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Runner::new(id, spec, broker, functions, clock, traces, false);
-        let runner = Arc::new(runner.of_run(definition.rate));
+        let gate = self.gate_of_run(&owner, entry, &definition)?;
+        let runner = self.runner_of_run(id, &owner.spec(), &definition);
         let completion = Arc::new(Completion::of(definition.ranges.len()));
         let mut lanes = Vec::new();
         for range in &definition.ranges {
             let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
-            let input = LogInput::new(&self.inner.broker, &topic, range.partition);
-            let input = input.ok_or_else(|| format!("partition {} is missing", range.partition))?;
-            let input =
-                if gate.is_some() { input.as_letters_of(&self.topics_of(owner.spec().name.as_str())) } else { input };
-            let input = EventInput::Log(input);
+            let log = self.log_input(&topic, range.partition)?;
+            let input = match gate {
+                Some(_) => log.clone().with_letters_of(self.ids_of_topics(owner.spec().name.as_str())),
+                None => log.clone(),
+            };
             let run = RunLane { until: range.next(), gate: gate.clone(), input, completion: Arc::clone(&completion) };
-            lanes.push(self.new_lane(&runner, &topic, lane, Some(run))?);
+            lanes.push(self.new_lane(&runner, log, lane, Some(run))?);
         }
         let mut running = Running::new(runner);
         self.drive(&mut running, &topic, lanes)?;
-        let ending = self.end_when_done(id, completion);
-        let active = ActiveRun { trigger, definition, counted: counted(entry), running, ending };
+        let active = self.active_run(entry, definition, running, completion);
         self.inner.runs.write().insert(id, active);
         Ok(())
+    }
+
+    /// Which letters it takes; `None` for a replay, which leaves that to the trigger's filter.
+    pub(super) fn gate_of_run(
+        &self,
+        owner: &Runner,
+        entry: &RunEntry,
+        definition: &RunDefinition,
+    ) -> Result<Option<Arc<Gate>>, String> {
+        if definition.kind == RunKind::Replay {
+            return Ok(None);
+        }
+        let gate = self.gate(owner, entry.defined.topic, definition, Some(entry.defined.id));
+        Ok(Some(Arc::new(gate.map_err(|error| error.to_string())?)))
+    }
+
+    pub(super) fn runner_of_run(&self, id: Uuid, owner: &TriggerSpec, definition: &RunDefinition) -> Arc<Runner> {
+        let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
+        let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
+        let runner = Runner::new(id, run_spec(owner, definition), broker, functions, clock, traces, false);
+        Arc::new(runner.of_run(definition.rate))
+    }
+
+    /// A run that goes on from here, and ends when its lanes have.
+    pub(super) fn active_run(
+        &self,
+        entry: &RunEntry,
+        definition: RunDefinition,
+        running: Running,
+        completion: Arc<Completion>,
+    ) -> ActiveRun {
+        ActiveRun {
+            trigger: entry.defined.trigger,
+            definition,
+            counted: counted(entry),
+            running,
+            ending: self.end_when_done(entry.defined.id, completion),
+            #[cfg(feature = "cluster")]
+            own: OwnLanes::default(),
+        }
     }
 
     fn end_when_done(&self, id: Uuid, completion: Arc<Completion>) -> JoinHandle<()> {
@@ -486,12 +476,12 @@ impl TriggerService {
         // This is called by the task that would be ended with it.
         let ended = self.inner.runs.write().remove(&id);
         if let Some(active) = ended {
-            self.end_run_lanes(id, &active).await;
+            self.end_run_lanes(id, active).await;
         }
         Ok(())
     }
 
-    async fn switch_run(&self, id: Uuid, state: RunState, counts: RunCounts) -> Result<(), JournalError> {
+    pub(super) async fn switch_run(&self, id: Uuid, state: RunState, counts: RunCounts) -> Result<(), JournalError> {
         let since_ms = self.inner.clock.now_ms();
         let switched = RunSwitched { id, state, since_ms, counts: codec::encode_part(&counts) };
         self.remember(&[switched.into()], &[]).await
@@ -502,13 +492,16 @@ impl TriggerService {
         let active = self.inner.runs.write().remove(&id)?;
         active.ending.abort();
         let counts = active.counts();
-        self.end_run_lanes(id, &active).await;
+        self.end_run_lanes(id, active).await;
         Some(counts)
     }
 
-    async fn end_run_lanes(&self, id: Uuid, active: &ActiveRun) {
+    #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only pollers of its own are stopped"))]
+    async fn end_run_lanes(&self, id: Uuid, mut active: ActiveRun) {
         stop(&active.running.runner);
         PollerHandle::remove_from_all(&active.running.pollers, id).await;
+        #[cfg(feature = "cluster")]
+        active.own.stop();
         active.running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 

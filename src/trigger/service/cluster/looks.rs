@@ -1,85 +1,75 @@
-//! What is looked at of a cluster beside the lanes: ranges for a dry run, single records. Nothing is committed.
+//! Topics of a cluster beside the lanes: what runs read, dry runs and single records look at.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tripline_storage::Offset;
+use uuid::Uuid;
 
+use super::super::run_topic::RunTopic;
 use super::super::topics::meant;
 use super::super::{RunError, TriggerService};
 use super::starts::at;
 use super::{ClusterError, ClusterInput, ClusterTopic, selection};
 use crate::input::EventInput;
 use crate::input::cluster::Client;
-use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
-use crate::trigger::run::{RangeRequest, RunRange, chosen, none_where_named};
+use crate::topic::name::TopicName;
 use crate::trigger::runner::Runner;
+use crate::trigger::spec::{StartPosition, TriggerSpec};
 
-/// How long it may take to find out what a request means, besides the time that it gives the look itself.
+/// How long it may take to find out what a request means.
 const LOOK_UP_MAX: Duration = Duration::from_secs(30);
 
 /// A topic of a cluster.
-struct There {
+#[derive(Clone, Debug)]
+pub(in crate::trigger::service) struct There {
     client: Arc<Client>,
     name: String,
     topic: ClusterTopic,
 }
 
 impl There {
-    async fn input(&self, partition: u32) -> Result<EventInput, ClusterError> {
-        let input =
-            ClusterInput::open(Arc::clone(&self.client), &self.name, &self.topic, partition, Offset::ZERO).await?;
-        Ok(EventInput::Cluster(input))
+    /// A topic, as it is now.
+    pub(super) async fn find(client: Arc<Client>, name: &str) -> Result<Self, ClusterError> {
+        let topic = client.topic(name).await?;
+        Ok(Self { client, name: name.to_owned(), topic })
     }
 
-    /// The offsets that a request means now; empty ranges are left out.
-    async fn ranges(&self, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
-        let mut ranges = Vec::new();
-        for (partition, request) in (0..).zip(chosen(&self.name, self.topic.partition_count(), asked)?) {
-            let Some(request) = request else { continue };
-            let from = self.client.start_of(&self.name, partition, at(request.from)).await?;
-            let to = self.client.start_of(&self.name, partition, at(request.to)).await?;
-            ranges.extend(RunRange::new(partition, from, to));
-        }
-        if ranges.is_empty() {
-            none_where_named(&self.name, asked)?;
-        }
-        Ok(ranges)
+    pub(in crate::trigger::service) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(in crate::trigger::service) const fn id(&self) -> Uuid {
+        self.topic.id
+    }
+
+    pub(in crate::trigger::service) fn partition_count(&self) -> u32 {
+        self.topic.partition_count()
+    }
+
+    /// A partition, for one who has read what lies below `read_to`.
+    pub(in crate::trigger::service) async fn input(
+        &self,
+        partition: u32,
+        read_to: Offset,
+    ) -> Result<EventInput, ClusterError> {
+        let client = Arc::clone(&self.client);
+        Ok(EventInput::Cluster(ClusterInput::open(client, &self.name, &self.topic, partition, read_to).await?))
+    }
+
+    /// The offset that is meant in a partition.
+    pub(in crate::trigger::service) async fn offset(
+        &self,
+        partition: u32,
+        position: StartPosition,
+    ) -> Result<Offset, ClusterError> {
+        self.client.start_of(&self.name, partition, at(position)).await
     }
 }
 
 impl TriggerService {
-    /// As [`TriggerService::dry_run`], of topics of a cluster.
-    pub(in crate::trigger::service) async fn dry_run_there(
-        &self,
-        name: &str,
-        request: &DryRunRequest,
-    ) -> Result<DryRunReport, RunError> {
-        let runner = self.trigger(name)?;
-        let looked_up = async {
-            let there = self.there(&runner, request.topic.as_deref()).await?;
-            let ranges = there.ranges(&request.ranges).await?;
-            Ok::<_, RunError>((there, ranges))
-        };
-        let (there, ranges) = timeout(LOOK_UP_MAX, looked_up).await.map_err(|_| {
-            let seconds = LOOK_UP_MAX.as_secs();
-            RunError::Cluster(format!("its topics and offsets were not told within {seconds} s"))
-        })??;
-        let spec = runner.spec();
-        let filter = request.filter.as_ref().or(spec.filter.as_ref());
-        let mut run = DryRun::new((filter, &spec.transform), request);
-        for range in &ranges {
-            if run.leaves(range) {
-                continue;
-            }
-            // Let go before the next is opened: each has connections of its own, and what it has fetched.
-            let input = there.input(range.partition).await?;
-            run.look_through(&input, range).await.map_err(|error| RunError::Cluster(error.to_string()))?;
-        }
-        Ok(run.finish())
-    }
-
     /// A partition of the cluster that a trigger reads: of this topic, or of the only one that it reads.
     pub(in crate::trigger::service) async fn partition_there(
         &self,
@@ -87,25 +77,65 @@ impl TriggerService {
         topic: Option<&str>,
         partition: u32,
     ) -> Result<EventInput, RunError> {
-        let there = self.there(runner, topic).await?;
-        let count = there.topic.partition_count();
+        let there = self.input_there(&runner.spec(), topic).await?;
+        let count = there.partition_count();
         if partition >= count {
-            let (topic, last) = (there.name, count.saturating_sub(1));
+            let (topic, last) = (there.name().to_owned(), count.saturating_sub(1));
             return Err(RunError::Partition { topic, last, found: partition });
         }
-        Ok(there.input(partition).await?)
+        there.input(&self.inner.broker, partition).await
     }
 
     /// The topic that is meant, among those that there are and that the definition selects.
-    async fn there(&self, runner: &Runner, wanted: Option<&str>) -> Result<There, RunError> {
-        let spec = runner.spec();
-        let client = self.inner.client(&spec).map_err(|error| RunError::Cluster(error.to_string()))?;
-        let mut topics = client.selected(&selection(&spec.input.topics)).await?;
+    pub(in crate::trigger::service) async fn input_there(
+        &self,
+        spec: &TriggerSpec,
+        wanted: Option<&str>,
+    ) -> Result<RunTopic, RunError> {
+        let client = self.client_for(spec)?;
+        let mut topics = told_in_time(client.selected(&selection(&spec.input.topics))).await?;
         let names: Vec<&str> = topics.keys().map(String::as_str).collect();
         let name = meant(spec.name.as_str(), wanted, &names)?;
         let topic = topics.remove(&name).ok_or_else(|| ClusterError::NoTopic(name.clone()))?;
-        Ok(There { client, name, topic })
+        Ok(RunTopic::there(There { client, name, topic }))
     }
+
+    /// The topic of the trigger's dead letters, seen as the records that they were.
+    pub(in crate::trigger::service) async fn letter_topic_there(
+        &self,
+        spec: &TriggerSpec,
+        letters: &TopicName,
+    ) -> Result<RunTopic, RunError> {
+        let client = self.client_for(spec)?;
+        let told = async {
+            let ids = ids_of_topics(&client, spec).await?;
+            Ok::<_, ClusterError>((There::find(client, letters.as_str()).await?, ids))
+        };
+        let (there, ids) = told_in_time(told).await?;
+        Ok(RunTopic::there(there).with_letters_of(ids))
+    }
+
+    fn client_for(&self, spec: &TriggerSpec) -> Result<Arc<Client>, RunError> {
+        self.inner.client(spec).map_err(|error| RunError::Cluster(error.to_string()))
+    }
+}
+
+/// The topics that a definition selects: their ids, by name.
+pub(super) async fn ids_of_topics(client: &Client, spec: &TriggerSpec) -> Result<HashMap<String, Uuid>, ClusterError> {
+    let topics = client.selected(&selection(&spec.input.topics)).await?;
+    Ok(topics.into_iter().map(|(name, topic)| (name, topic.id)).collect())
+}
+
+/// What a cluster says, while somebody waits for it.
+pub(in crate::trigger::service) async fn told_in_time<T, E>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, RunError>
+where
+    RunError: From<E>,
+{
+    let late =
+        |_| RunError::Cluster(format!("its topics and offsets were not told within {} s", LOOK_UP_MAX.as_secs()));
+    Ok(timeout(LOOK_UP_MAX, answer).await.map_err(late)??)
 }
 
 impl From<ClusterError> for RunError {

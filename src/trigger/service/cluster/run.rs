@@ -1,0 +1,185 @@
+//! Runs of a trigger on a cluster.
+//!
+//! The process that was asked reads the range by itself, beside the group: its journal keeps how far it came, so that
+//! the live lanes of all processes are untouched. The partitions are opened behind the start: a cluster that does not
+//! answer holds up no start of the broker.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::super::runs::ActiveRun;
+use super::super::{Inner, TriggerService};
+use super::looks::{There, ids_of_topics};
+use super::{Client, ClusterError, RETRY, Running};
+use crate::broker::record::{LaneId, RunState};
+use crate::broker::state::RunEntry;
+use crate::trigger::poller::{self, Message, PollerHandle, RunLane};
+use crate::trigger::run::{Completion, Gate, RunDefinition, RunKind, RunRange};
+use crate::trigger::runner::Runner;
+use crate::trigger::spec::TriggerSpec;
+use crate::trigger::status::set;
+
+/// What works for one run alone.
+#[derive(Debug, Default)]
+pub(in crate::trigger::service) struct OwnLanes {
+    /// Opens its partitions; ends with the run.
+    opening: Option<AbortOnDropHandle<()>>,
+    pollers: Vec<(PollerHandle, JoinHandle<()>)>,
+}
+
+impl OwnLanes {
+    /// Nothing more begins; what is in flight may end.
+    pub(in crate::trigger::service) fn stop(&mut self) -> Vec<(PollerHandle, JoinHandle<()>)> {
+        self.opening = None;
+        let pollers = std::mem::take(&mut self.pollers);
+        pollers.iter().for_each(|(poller, _)| poller.send(Message::Stop));
+        pollers
+    }
+}
+
+impl TriggerService {
+    /// Starts a run, whose partitions are opened as soon as its cluster answers.
+    pub(in crate::trigger::service) fn start_run_there(
+        &self,
+        entry: &RunEntry,
+        owner: &Runner,
+        definition: RunDefinition,
+    ) -> Result<(), String> {
+        let spec = owner.spec();
+        let client = self.inner.client(&spec).map_err(|error| error.to_string())?;
+        let gate = self.gate_of_run(owner, entry, &definition)?;
+        let runner = self.runner_of_run(entry.defined.id, &spec, &definition);
+        let completion = Arc::new(Completion::of(definition.ranges.len()));
+        let opening = Opening {
+            service: Arc::downgrade(&self.inner),
+            client,
+            runner: Arc::clone(&runner),
+            spec,
+            topic: entry.defined.topic,
+            definition: definition.clone(),
+            gate,
+            completion: Arc::clone(&completion),
+        };
+        // It finds the run in its place.
+        let mut runs = self.inner.runs.write();
+        let opening = Some(AbortOnDropHandle::new(tokio::spawn(opening.open())));
+        let mut active = self.active_run(entry, definition, Running::new(runner), completion);
+        active.own.opening = opening;
+        runs.insert(entry.defined.id, active);
+        Ok(())
+    }
+
+    /// The runs of a trigger go on where it is now.
+    pub(in crate::trigger::service) async fn move_runs(&self, trigger: Uuid) {
+        let runs: Vec<Uuid> = {
+            let runs = self.inner.runs.read();
+            runs.iter().filter(|(_, active)| active.trigger == trigger).map(|(id, _)| *id).collect()
+        };
+        for id in runs {
+            let Some(counts) = self.end_run(id).await else { continue };
+            if let Err(error) = self.switch_run(id, RunState::Running, counts).await {
+                tracing::warn!(run = %id, %error, "what a run has counted so far is not remembered");
+            }
+            let entry = self.inner.broker.journal().look(|state| state.runs.get(&id).cloned());
+            if let Some(Err(error)) = entry.map(|entry| self.start_run(&entry)) {
+                tracing::error!(run = %id, error, "a run does not go on");
+            }
+        }
+    }
+}
+
+/// Opens the partitions of a run.
+struct Opening {
+    service: Weak<Inner>,
+    client: Arc<Client>,
+    runner: Arc<Runner>,
+    /// Of its trigger.
+    spec: Arc<TriggerSpec>,
+    /// The id of the topic when the run was made.
+    topic: Uuid,
+    definition: RunDefinition,
+    gate: Option<Arc<Gate>>,
+    completion: Arc<Completion>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("topic {0} is not the one that the run was made for: cancel the run")]
+    OtherTopic(String),
+    #[error("{0}")]
+    Lane(String),
+}
+
+impl Opening {
+    async fn open(self) {
+        let mut left = self.definition.ranges.clone();
+        let mut said = None;
+        while let Err(error) = self.open_left(&mut left).await {
+            let reason = Some(error.to_string());
+            if said != reason {
+                tracing::warn!(run = %self.runner.id, %error, "partitions of the cluster cannot be opened yet");
+            }
+            self.shows(reason.clone());
+            said = reason;
+            tokio::time::sleep(RETRY).await;
+        }
+        self.shows(None);
+    }
+
+    fn shows(&self, trouble: Option<String>) {
+        self.runner.change(|holds| set(&mut holds.cluster, trouble));
+    }
+
+    async fn open_left(&self, left: &mut Vec<RunRange>) -> Result<(), OpenError> {
+        let name = self.definition.topic.as_str();
+        let topic = There::find(Arc::clone(&self.client), name).await?;
+        if topic.id() != self.topic {
+            return Err(OpenError::OtherTopic(name.to_owned()));
+        }
+        let letters_of = match self.definition.kind {
+            RunKind::Replay => None,
+            RunKind::Redrive => Some(ids_of_topics(&self.client, &self.spec).await?),
+        };
+        while let Some(range) = left.first().copied() {
+            self.open_one(&topic, range, letters_of.clone()).await?;
+            left.remove(0);
+        }
+        Ok(())
+    }
+
+    async fn open_one(
+        &self,
+        topic: &There,
+        range: RunRange,
+        letters_of: Option<HashMap<String, Uuid>>,
+    ) -> Result<(), OpenError> {
+        let (id, partition) = (self.runner.id, range.partition);
+        let input = topic.input(partition, range.first()).await?;
+        let Some(inner) = self.service.upgrade() else { return Ok(()) };
+        let service = TriggerService { inner };
+        let lane = LaneId { trigger: id, topic: self.topic, partition };
+        let run = RunLane {
+            until: range.next(),
+            gate: self.gate.clone(),
+            input: letters_of.map_or_else(|| input.clone(), |topics| input.clone().with_letters_of(topics)),
+            completion: Arc::clone(&self.completion),
+        };
+        let lane = service.new_lane(&self.runner, input.clone(), lane, Some(run)).map_err(OpenError::Lane)?;
+        let mut runs = service.inner.runs.write();
+        // It may have been cancelled in this moment, and have been resumed.
+        let is_this = |active: &&mut ActiveRun| Arc::ptr_eq(&active.running.runner, &self.runner);
+        if let Some(active) = runs.get_mut(&id).filter(is_this) {
+            let (poller, task) = poller::spawn(input, service.inner.tracker.clone());
+            active.running.insert(Arc::clone(&lane.status), poller.clone());
+            poller.send(Message::Add(Box::new(lane)));
+            active.own.pollers.push((poller, task));
+        }
+        Ok(())
+    }
+}
