@@ -188,7 +188,11 @@ fn list(answer: &Value) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = array(&answer["dead_letters"]).iter().map(row).collect();
-    table(&["PLACE", "TRIGGER", "FROM", "ATTEMPTS", "ERROR", "MESSAGE"], &rows)
+    let mut text = table(&["PLACE", "TRIGGER", "FROM", "ATTEMPTS", "ERROR", "MESSAGE"], &rows);
+    for unknown in array(&answer["unknown"]) {
+        text.push_str(&format!("not known of trigger {}: {}\n", cell(&unknown["trigger"]), cell(&unknown["reason"])));
+    }
+    text
 }
 
 #[cfg(test)]

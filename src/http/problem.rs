@@ -48,6 +48,15 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
+    /// The same of what was asked of a cluster: what it does not answer is not this broker's disk.
+    #[must_use]
+    pub fn of_cluster(self) -> Self {
+        if self.status != StatusCode::INTERNAL_SERVER_ERROR {
+            return self;
+        }
+        Self { status: StatusCode::BAD_GATEWAY, code: "cluster", ..self }
+    }
+
     /// 404 for a `kind` such as `topic`.
     #[must_use]
     pub fn not_found(kind: &'static str, code: &'static str, name: &str) -> Self {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tripline_storage::batch::{BatchLimits, Batches};
 use tripline_storage::error::ReadError;
+use tripline_storage::partition::ReadOutcome;
 use tripline_storage::{Offset, Partition};
 
 use super::limits::READ_BYTES_MAX;
 use crate::broker::Broker;
+use crate::input::EventInput;
 
 /// A record as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +42,36 @@ pub(crate) struct Page {
 
 /// At most `limit` records from `from` on.
 pub(crate) async fn read(partition: &Arc<Partition>, from: Offset, limit: usize) -> Result<Page, ReadError> {
-    let mut page = Page { records: Vec::new(), next: from, tail: partition.tail(), log_start: partition.log_start() };
+    let page = Page { records: Vec::new(), next: from, tail: partition.tail(), log_start: partition.log_start() };
+    fill(page, partition.id().partition, limit, |at, max_bytes| Broker::read(partition, at, max_bytes)).await
+}
+
+/// The same of what triggers read, here or on a cluster.
+pub(crate) async fn read_input(input: &EventInput, from: Offset, limit: usize) -> Result<Page, ReadError> {
+    let page = Page { records: Vec::new(), next: from, tail: input.tail(), log_start: input.log_start() };
+    fill(page, input.origin().partition, limit, |at, max_bytes| input.read(at, max_bytes)).await
+}
+
+async fn fill<R>(
+    mut page: Page,
+    partition: u32,
+    limit: usize,
+    read: impl Fn(Offset, usize) -> R + Send,
+) -> Result<Page, ReadError>
+where
+    R: Future<Output = Result<ReadOutcome, ReadError>> + Send,
+{
     let mut left_bytes = READ_BYTES_MAX;
     loop {
-        let outcome = Broker::read(partition, page.next, left_bytes).await?;
+        let outcome = read(page.next, left_bytes).await?;
         (page.tail, page.log_start) = (outcome.tail, outcome.log_start);
         if outcome.bytes.is_empty() {
+            // On a cluster all of what was fetched may have been left out: what aborted transactions wrote.
+            page.next = page.next.max(outcome.next);
             return Ok(page);
         }
         left_bytes = left_bytes.saturating_sub(outcome.bytes.len());
-        take(&outcome.bytes, partition.id().partition, limit, &mut page);
+        take(&outcome.bytes, partition, limit, &mut page);
         if page.records.len() >= limit || left_bytes == 0 {
             return Ok(page);
         }

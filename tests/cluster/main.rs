@@ -4,6 +4,7 @@
 
 mod harness;
 mod outputs;
+mod runs;
 mod secured;
 #[path = "../common/served.rs"]
 mod served;
@@ -64,6 +65,11 @@ on_both! {
     topics::are_selected_anew => another_selection_of_a_tripline_goes_on, another_selection_of_a_kafka_goes_on;
     verbs::look => records_of_a_tripline_are_looked_at, records_of_a_kafka_are_looked_at;
     verbs::reset => a_trigger_on_a_tripline_is_reset, a_trigger_on_a_kafka_is_reset;
+    runs::replay => a_range_of_a_tripline_is_replayed, a_range_of_a_kafka_is_replayed;
+    runs::survive_a_stop => a_run_on_a_tripline_goes_on_after_a_stop, a_run_on_a_kafka_goes_on_after_a_stop;
+    runs::letters => letters_on_a_tripline_are_put_back_and_let_go, letters_on_a_kafka_are_put_back_and_let_go;
+    runs::one_letter => a_letter_on_a_tripline_is_shown, a_letter_on_a_kafka_is_shown;
+    runs::survive_a_kill => a_run_on_a_tripline_goes_on_after_a_kill, a_run_on_a_kafka_goes_on_after_a_kill;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
 

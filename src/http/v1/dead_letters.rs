@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use serde_json::{Map, Value, json};
 use tripline_storage::Offset;
+use tripline_storage::error::ReadError;
 
 use super::records_out::start;
 use super::topics::existing_topic;
@@ -13,14 +14,16 @@ use crate::http::extract::{NoParameters, Segments};
 use crate::http::limits::RECORDS_OUT_MAX;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
-use crate::http::reader::{OwnedRecord, read};
+use crate::http::reader::{OwnedRecord, read, read_input};
 use crate::http::record_json::{Encoding, to_json};
 use crate::http::rooms::Rooms;
-use crate::topic::name::TopicName;
+use crate::topic::name::{TopicName, TriggerName};
 use crate::trigger::dead_letter::HEADER_PREFIX;
-use crate::trigger::service::RunError;
+use crate::trigger::service::{RunError, TriggerReport};
 
 const STEP_RECORDS: usize = 1_000;
+/// Says whose letter it is.
+const TRIGGER_HEADER: &str = "tripline-dlq-trigger";
 
 /// By topic and trigger: partition and offset of letters.
 type OpenLetters = HashMap<(String, String), BTreeSet<(u32, Offset)>>;
@@ -45,8 +48,8 @@ fn describe(topic: &TopicName, record: &OwnedRecord) -> Value {
     })
 }
 
-/// The topics to look into: of one trigger, or of all.
-fn topics(rooms: &Rooms, trigger: Option<&str>) -> Result<Vec<TopicName>, Problem> {
+/// The triggers whose letters are wanted, one or all: those on topics of this broker, and those on clusters.
+fn wanted(rooms: &Rooms, trigger: Option<&str>) -> Result<(Vec<TriggerReport>, Vec<TriggerReport>), Problem> {
     let reports = match trigger {
         None => rooms.triggers.list(),
         Some(name) => {
@@ -54,21 +57,20 @@ fn topics(rooms: &Rooms, trigger: Option<&str>) -> Result<Vec<TopicName>, Proble
             vec![report.ok_or_else(|| Problem::not_found("trigger", "unknown-trigger", &format!("{name:?}")))?]
         }
     };
-    let mut topics: Vec<TopicName> = reports.into_iter().filter_map(|report| report.spec.dead_letter).collect();
-    topics.sort();
-    topics.dedup();
-    Ok(topics)
+    Ok(reports.into_iter().partition(|report| report.spec.input.cluster.is_none()))
+}
+
+/// The topics of their letters.
+fn topics(reports: &[TriggerReport]) -> BTreeSet<&TopicName> {
+    reports.iter().filter_map(|report| report.spec.dead_letter.as_ref()).collect()
 }
 
 /// Letters that nobody has taken or discarded, by topic and trigger: the first `limit` of each.
-async fn open_letters(rooms: &Rooms, trigger: Option<&str>, limit: usize) -> Result<OpenLetters, Problem> {
+async fn open_letters(rooms: &Rooms, reports: &[TriggerReport], limit: usize) -> Result<OpenLetters, Problem> {
     let mut open = HashMap::new();
-    for report in rooms.triggers.list() {
+    for report in reports {
         let name = report.spec.name.as_str();
-        let Some(topic) = report.spec.dead_letter.as_ref().filter(|_| trigger.is_none_or(|wanted| wanted == name))
-        else {
-            continue;
-        };
+        let Some(topic) = report.spec.dead_letter.as_ref() else { continue };
         match rooms.triggers.open_letters(name, limit).await {
             Ok(letters) => open.insert((topic.to_string(), name.to_owned()), letters),
             // Deleted a moment ago, or its topic: whatever is there is shown.
@@ -84,14 +86,17 @@ async fn open_letters(rooms: &Rooms, trigger: Option<&str>, limit: usize) -> Res
     ("trigger" = Option<String>, Query, description = "Of this trigger; of all when left out"),
     ("limit" = Option<u32>, Query, description = "1 to 10,000, default 100"),
     ("all" = Option<bool>, Query, description = "Also those that were redriven or discarded, while their topic has them"),
-), responses((status = 200, description = "Dead letters"), (status = "4XX", description = "Problem details")))]
+), responses((status = 200, description = "Dead letters; in `unknown`, triggers whose cluster does not tell theirs, and why"),
+    (status = "4XX", description = "Problem details")))]
 pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     let query = Query::parse(query.as_deref(), &["trigger", "limit", "all"])?;
     let trigger = query.text("trigger");
     let limit = query.number("limit", 1, RECORDS_OUT_MAX)?.unwrap_or(100) as usize;
-    let open = if query.flag("all")? { HashMap::new() } else { open_letters(&rooms, trigger, limit).await? };
+    let all = query.flag("all")?;
+    let (here, on_clusters) = wanted(&rooms, trigger)?;
+    let open = if all { HashMap::new() } else { open_letters(&rooms, &here, limit).await? };
     let mut letters = Vec::new();
-    for name in topics(&rooms, trigger)? {
+    for name in topics(&here) {
         let Some(topic) = rooms.broker.topic(name.as_str()) else { continue };
         for partition in topic.partitions() {
             let mut next = partition.log_start();
@@ -99,17 +104,60 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
                 let page = read(partition, next, STEP_RECORDS).await?;
                 next = page.next;
                 let wanted = page.records.iter().filter(|record| {
-                    let Some(owner) = record.header("tripline-dlq-trigger") else { return false };
+                    let Some(owner) = record.header(TRIGGER_HEADER) else { return false };
                     let key = (name.to_string(), owner.to_owned());
                     trigger.is_none_or(|trigger| trigger == owner)
                         && open.get(&key).is_none_or(|open| open.contains(&(record.partition, record.offset)))
                 });
-                letters.extend(wanted.map(|record| describe(&name, record)));
+                letters.extend(wanted.map(|record| describe(name, record)));
             }
         }
     }
+    let mut unknown = Vec::new();
+    for report in &on_clusters {
+        let (name, topic) = (report.spec.name.as_str(), report.spec.dead_letter.as_ref());
+        let Some(topic) = topic.filter(|_| letters.len() < limit) else { continue };
+        match letters_on_cluster(&rooms, name, topic, limit - letters.len(), all).await {
+            Ok(found) => letters.extend(found),
+            Err(problem) if trigger.is_some() => return Err(problem),
+            // Those of all others are shown.
+            Err(problem) => unknown.push(json!({ "trigger": name, "reason": problem.detail })),
+        }
+    }
     letters.truncate(limit);
-    Ok(Json(json!({ "dead_letters": letters })))
+    Ok(Json(json!({ "dead_letters": letters, "unknown": unknown })))
+}
+
+/// The first `limit` letters of a trigger on a cluster, which are there too.
+async fn letters_on_cluster(
+    rooms: &Rooms,
+    name: &str,
+    topic: &TopicName,
+    limit: usize,
+    all: bool,
+) -> Result<Vec<Value>, Problem> {
+    let open = if all { None } else { Some(rooms.triggers.open_letters(name, limit).await?) };
+    let mut letters = Vec::new();
+    for partition in 0.. {
+        if letters.len() >= limit {
+            break;
+        }
+        let Some(input) = rooms.triggers.letter_partition(name, partition).await? else { break };
+        let mut next = input.log_start();
+        while letters.len() < limit && next < input.tail() {
+            let page = read_input(&input, next, STEP_RECORDS).await.map_err(of_cluster)?;
+            if page.next <= next {
+                break;
+            }
+            next = page.next;
+            let wanted = page.records.iter().filter(|record| {
+                record.header(TRIGGER_HEADER) == Some(name)
+                    && open.as_ref().is_none_or(|open| open.contains(&(record.partition, record.offset)))
+            });
+            letters.extend(wanted.map(|record| describe(topic, record)));
+        }
+    }
+    Ok(letters)
 }
 
 /// One dead letter.
@@ -123,13 +171,37 @@ pub(crate) async fn get(
     Segments((topic, partition, offset)): Segments<(String, u32, u64)>,
     _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
-    let topic = existing_topic(&rooms.broker, &topic)?;
-    let place = format!("{}/{partition}/{offset}", topic.name());
+    let place = format!("{topic}/{partition}/{offset}");
     let missing = || Problem::not_found("dead letter", "unknown-dead-letter", &place);
+    let is_letter = |record: &&OwnedRecord, at: Offset| record.offset == at && record.header(TRIGGER_HEADER).is_some();
+    if rooms.broker.topic(&topic).is_none()
+        && let Some((trigger, topic)) = on_cluster(&rooms, &topic)
+    {
+        let at = i64::try_from(offset).ok().and_then(Offset::new).ok_or_else(missing)?;
+        let input = rooms.triggers.letter_partition(trigger.as_str(), partition).await?.ok_or_else(missing)?;
+        if !(input.log_start()..input.tail()).contains(&at) {
+            return Err(missing());
+        }
+        let page = read_input(&input, at, 1).await.map_err(of_cluster)?;
+        let record = page.records.first().filter(|record| is_letter(record, at));
+        return record.map(|record| Json(describe(&topic, record))).ok_or_else(missing);
+    }
+    let topic = existing_topic(&rooms.broker, &topic)?;
     let log = topic.partition(partition).ok_or_else(missing)?;
     let from = start(log, &offset.to_string()).await?;
     let page = read(log, from, 1).await?;
-    let record =
-        page.records.first().filter(|record| record.offset == from && record.header("tripline-dlq-trigger").is_some());
+    let record = page.records.first().filter(|record| is_letter(record, from));
     record.map(|record| Json(describe(topic.name(), record))).ok_or_else(missing)
+}
+
+fn of_cluster(error: ReadError) -> Problem {
+    Problem::from(error).of_cluster()
+}
+
+/// A trigger on a cluster that keeps its letters in a topic of this name there.
+fn on_cluster(rooms: &Rooms, topic: &str) -> Option<(TriggerName, TopicName)> {
+    let there = rooms.triggers.list().into_iter().filter(|report| report.spec.input.cluster.is_some());
+    there
+        .filter_map(|report| Some((report.spec.name.clone(), report.spec.dead_letter?)))
+        .find(|(_, name)| name.as_str() == topic)
 }

@@ -17,6 +17,7 @@ use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
 use crate::input::{EventInput, LogInput};
 use crate::trigger::filter::Pattern;
+use crate::trigger::service::RunError;
 
 /// How much is read for one record; a larger batch is read whole.
 const READ_BYTES: usize = 1 << 20;
@@ -50,9 +51,15 @@ pub(crate) async fn explain(
     let mut answer = match subject {
         Subject::Event(event) => verdict(filter, &MatchEvent::new(event)),
         Subject::Record { topic, partition, offset } => {
-            let there = rooms.triggers.input_on_cluster(name.as_str(), topic.as_deref(), partition).await?;
+            let there = rooms.triggers.input_on_cluster(name.as_str(), topic.as_deref(), partition).await;
+            let there = there.map_err(|error| match error {
+                RunError::Partition { .. } => {
+                    Problem::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
+                }
+                error => error.into(),
+            })?;
             match there {
-                Some(input) => record(&input, filter, offset).await.map_err(of_cluster)?,
+                Some(input) => record(&input, filter, offset).await.map_err(Problem::of_cluster)?,
                 None => {
                     let topic = topic.map_or_else(|| rooms.triggers.only_topic(name.as_str()), Ok)?;
                     record(&EventInput::Log(input(&rooms, &topic, partition)?), filter, offset).await?
@@ -62,14 +69,6 @@ pub(crate) async fn explain(
     };
     answer["trigger"] = name.as_str().into();
     Ok(Json(answer))
-}
-
-/// What a cluster does not answer is not this broker's disk.
-fn of_cluster(problem: Problem) -> Problem {
-    if problem.status == StatusCode::INTERNAL_SERVER_ERROR {
-        return Problem::new(StatusCode::BAD_GATEWAY, "cluster", problem.detail);
-    }
-    problem
 }
 
 fn subject(body: &Value) -> Result<Subject, FieldErrors> {
