@@ -360,3 +360,22 @@ macro_rules! message {
     }};
 }
 pub(super) use message;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_that_was_not_used_for_longest_is_let_go() {
+        let mut links = Links::default();
+        for broker in 0..LINKS_MAX {
+            links.to(&format!("{broker}:9092"));
+        }
+        links.to("0:9092");
+        links.to("another:9092");
+        let kept: Vec<&str> = links.links.iter().map(|(address, _)| address.as_str()).collect();
+        let expected: Vec<String> =
+            (2..LINKS_MAX).map(|broker| broker.to_string()).chain(["0".into(), "another".into()]).collect();
+        assert_eq!(kept, expected.iter().map(|broker| format!("{broker}:9092")).collect::<Vec<_>>());
+    }
+}

@@ -17,15 +17,15 @@ use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::run::RedriveRequest;
 
 /// A service with a function `f` that nobody answers for, and a topic `t`.
-struct World {
+pub(super) struct World {
     broker: Broker,
-    service: TriggerService,
+    pub(super) service: TriggerService,
     topic: Arc<Topic>,
     dir: tempfile::TempDir,
 }
 
 impl World {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
         let topic = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };

@@ -169,3 +169,60 @@ impl From<ClusterError> for ResetTriggerError {
         Self::Cluster(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::net::TcpListener;
+
+    use super::super::super::tests::World;
+    use super::*;
+
+    /// A paused trigger `far` on a cluster that hangs up on everybody; what to commit.
+    async fn paused() -> (World, Offsets) {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = nobody.local_addr().unwrap().to_string();
+        tokio::spawn(async move { while nobody.accept().await.is_ok() {} });
+        let input = json!({"topic": "in", "cluster": {"bootstrap_servers": address}});
+        let definition = json!({"trigger": "far", "input": input, "function": "f"});
+        let world = World::start().await;
+        let spec = TriggerSpec::from_json(&definition).unwrap();
+        let id = Uuid::from_u128(1);
+        world.service.remember(&[world.service.defined(id, &spec).into()], &[]).await.unwrap();
+        {
+            let _changing = world.service.inner.changing.lock().await;
+            world.service.restore_on_cluster(id, spec, true).unwrap();
+        }
+        let commit = Committed { offset: Offset::ZERO, metadata: String::new() };
+        (world, [(ClusterPartition::new("in", 0), commit)].into())
+    }
+
+    async fn reset(world: &World, offsets: &Offsets, looked_up: &TriggerSpec) -> Result<(), ResetTriggerError> {
+        let runner = world.service.runner("far").unwrap();
+        let client = world.service.inner.client(looked_up).unwrap();
+        world.service.reset_group("far", (runner.id, looked_up), client, offsets).await
+    }
+
+    fn is_member(world: &World) -> bool {
+        world.service.inner.running.read()["far"].place.is_some()
+    }
+
+    #[tokio::test]
+    async fn offsets_of_another_definition_are_not_committed() {
+        let (world, offsets) = paused().await;
+        let mut other = (*world.service.runner("far").unwrap().spec()).clone();
+        other.concurrency += 1;
+        let refused = reset(&world, &offsets, &other).await.unwrap_err();
+        assert!(matches!(&refused, ResetTriggerError::Changed(name) if name == "far"), "{refused}");
+        assert!(is_member(&world), "it has left for nothing");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_is_not_answered_is_told_as_unclear_and_the_process_is_back_in_its_group() {
+        let (world, offsets) = paused().await;
+        let spec = world.service.runner("far").unwrap().spec();
+        let refused = reset(&world, &offsets, &spec).await.unwrap_err();
+        assert!(matches!(refused, ResetTriggerError::Unclear(_)), "{refused}");
+        assert!(is_member(&world));
+    }
+}
