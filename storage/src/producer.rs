@@ -46,8 +46,8 @@ const SEQUENCE_HALF: u32 = 1 << 30;
 /// Bounds on what a partition remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerLimits {
-    /// How many producers, at least 1; the longest unused one is forgotten first. Default 10,000, which take about 3
-    /// MiB.
+    /// How many producers, at least 1; the one whose last batch stands first in the log is forgotten first. Default
+    /// 10,000, which take about 3 MiB.
     pub producers_max: usize,
     /// After how long without use a producer is forgotten, in milliseconds. Default one day, Kafka's
     /// `producer.id.expiration.ms`.
@@ -127,6 +127,8 @@ struct WindowBatch {
 struct Producer {
     epoch: i16,
     last_used_ms: i64,
+    /// Where its last batch ends.
+    last_used_at: Offset,
     /// How many sequences up to the last one are known to be appended without a gap, saturating at half of all.
     known_sequences: u32,
     /// The last batches of this epoch, oldest first. Empty after an epoch that only a control batch has named.
@@ -135,7 +137,8 @@ struct Producer {
 
 impl Producer {
     fn new(epoch: i16) -> Self {
-        Self { epoch, last_used_ms: i64::MIN, known_sequences: 0, window: SmallVec::new() }
+        let (last_used_ms, last_used_at) = (i64::MIN, Offset::ZERO);
+        Self { epoch, last_used_ms, last_used_at, known_sequences: 0, window: SmallVec::new() }
     }
 
     fn describe(&self, id: i64) -> ProducerDescription {
@@ -190,7 +193,7 @@ impl Producer {
 
     fn record(&mut self, producer: BatchProducer, batch: WindowBatch) {
         if producer.epoch != self.epoch {
-            *self = Self { last_used_ms: self.last_used_ms, ..Self::new(producer.epoch) };
+            *self = self.at_epoch(producer.epoch);
         }
         let follows = self.window.last().is_some_and(|_| batch.first_sequence == self.expected_sequence());
         if !follows {
@@ -207,8 +210,12 @@ impl Producer {
 
     fn record_control(&mut self, epoch: i16) {
         if epoch > self.epoch {
-            *self = Self { last_used_ms: self.last_used_ms, ..Self::new(epoch) };
+            *self = self.at_epoch(epoch);
         }
+    }
+
+    fn at_epoch(&self, epoch: i16) -> Self {
+        Self { last_used_ms: self.last_used_ms, last_used_at: self.last_used_at, ..Self::new(epoch) }
     }
 }
 
@@ -217,8 +224,10 @@ impl Producer {
 pub struct Producers {
     limits: ProducerLimits,
     by_id: HashMap<i64, Producer>,
-    /// The same producers by last use, the longest unused first.
-    by_use: BTreeSet<(i64, i64)>,
+    /// The same producers by where in the log they were last used. By place and not by time: a log that is read back
+    /// has but one time for all the batches of a file, and those who were forgotten must be the same ones as when it
+    /// was written.
+    by_use: BTreeSet<(Offset, i64)>,
 }
 
 /// A producer as it is remembered, for people.
@@ -288,13 +297,15 @@ impl Producers {
     pub fn record(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
         let Some(producer) = header.producer() else { return };
         let known = self.by_id.entry(producer.id).or_insert_with(|| Producer::new(producer.epoch));
-        self.by_use.remove(&(known.last_used_ms, producer.id));
+        let batch = window_batch(header, base_offset);
+        self.by_use.remove(&(known.last_used_at, producer.id));
         known.last_used_ms = known.last_used_ms.max(now_ms);
-        self.by_use.insert((known.last_used_ms, producer.id));
+        known.last_used_at = batch.last_offset;
+        self.by_use.insert((known.last_used_at, producer.id));
         if header.attributes.is_control() {
             known.record_control(producer.epoch);
         } else {
-            known.record(producer, window_batch(header, base_offset));
+            known.record(producer, batch);
         }
         self.evict();
     }
@@ -309,15 +320,18 @@ impl Producers {
         self.by_id.iter().flat_map(batches).collect()
     }
 
-    /// Forgets the producers that were last used longer ago than `expiry_ms`, and returns how many.
+    /// Forgets the producers that were last used longer ago than `expiry_ms`, and returns how many. None before those
+    /// whose last batch stands earlier in the log: where a clock went back, they wait for them.
     pub fn expire(&mut self, now_ms: i64) -> usize {
         let oldest_kept_ms = now_ms.saturating_sub(self.limits.expiry_ms);
-        let kept = self.by_use.split_off(&(oldest_kept_ms, i64::MIN));
-        let expired = std::mem::replace(&mut self.by_use, kept);
-        for (_, id) in &expired {
-            self.by_id.remove(id);
+        let before = self.len();
+        while let Some(&(_, id)) = self.by_use.first() {
+            if self.by_id[&id].last_used_ms >= oldest_kept_ms {
+                break;
+            }
+            self.forget_first();
         }
-        expired.len()
+        before - self.len()
     }
 
     /// Forgets all producers, as before they are read again from a log that was cut.
@@ -328,10 +342,14 @@ impl Producers {
 
     fn evict(&mut self) {
         while self.by_id.len() > self.limits.producers_max {
-            let (_, id) = self.by_use.pop_first().expect("every producer has its last use in the set");
-            self.by_id.remove(&id);
+            self.forget_first();
         }
         debug_assert_eq!(self.by_id.len(), self.by_use.len());
+    }
+
+    fn forget_first(&mut self) {
+        let (_, id) = self.by_use.pop_first().expect("every producer has its last use in the set");
+        self.by_id.remove(&id);
     }
 }
 

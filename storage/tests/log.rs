@@ -12,8 +12,8 @@ use tripline_storage::LogConfig;
 use tripline_storage::error::{AppendError, OpenStoreError, ReadError};
 use tripline_storage::fs::OsFs;
 use tripline_storage::partition::ReadStart;
-use tripline_storage::producer::SequenceError;
-use tripline_storage::{Store, StoreConfig};
+use tripline_storage::producer::{ProducerLimits, SequenceError};
+use tripline_storage::{Partition, Store, StoreConfig};
 use uuid::Uuid;
 
 #[test]
@@ -214,6 +214,35 @@ fn idempotent_producers_are_remembered_over_rolls_restarts_and_kills() {
         let refused = partition.append(&producer_batch(105, 1, 7, 105), NOW_MS).unwrap_err();
         assert!(matches!(refused, AppendError::Sequence(SequenceError::OutOfOrder { .. })), "{refused}");
         assert_eq!(partition.append(&producer_batch(100, 1, 7, 100), NOW_MS).unwrap().base_offset, offset(100));
+    }
+}
+
+/// The table of producers has an end. Who is in it after a start that reads the log, where all batches of a file have
+/// one time, is who was in it before.
+#[test]
+fn of_more_producers_than_are_remembered_a_restart_remembers_the_same() {
+    let most = ProducerLimits::default().producers_max as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig::default());
+    // The first two to come that do not come again give way.
+    let used = (0..most).chain([0, most, most + 1]);
+    let sent: Vec<_> = used.zip(0..).map(|(id, n)| producer_batch(n, 1, id as i64, i32::from(n == most))).collect();
+    for (batch, now_ms) in sent.iter().zip(NOW_MS..) {
+        partition.append(batch, now_ms).unwrap();
+    }
+    let known = |partition: &Partition| -> Vec<i64> {
+        (0..most as i64 + 2).filter(|&id| partition.producer(id).is_some()).collect()
+    };
+    let before = known(&partition);
+    assert_eq!(before, [0].into_iter().chain(3..most as i64 + 2).collect::<Vec<_>>());
+    drop((partition, store));
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig::default());
+    assert!(known(&partition) == before, "other producers are remembered than before");
+    for (batch, at) in sent.iter().zip(0..).skip(3) {
+        let again = partition.append(batch, NOW_MS).unwrap();
+        assert!(again.duplicate && again.base_offset == offset(at), "{at}: {again:?}");
     }
 }
 

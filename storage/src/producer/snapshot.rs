@@ -111,7 +111,8 @@ impl Producers {
         out
     }
 
-    /// Reads a file back. When it holds more producers than `limits` allow, the longest unused are left out.
+    /// Reads a file back. When it holds more producers than `limits` allow, those whose last batch stands first in the
+    /// log are left out.
     ///
     /// # Errors
     /// [`SnapshotError`] for anything that [`Producers::encode_snapshot`] does not write.
@@ -134,7 +135,7 @@ impl Producers {
     }
 
     fn restore(&mut self, id: i64, producer: Producer) {
-        self.by_use.insert((producer.last_used_ms, id));
+        self.by_use.insert((producer.last_used_at, id));
         self.by_id.insert(id, producer);
         self.evict();
     }
@@ -223,11 +224,12 @@ impl Reader<'_> {
         let [batch_count, zero] = self.take("batch count")?;
         require(usize::from(batch_count) <= WINDOW_BATCHES, "batch count", i64::from(batch_count), "0 to 5")?;
         require(zero == 0, "the byte after the batch count", i64::from(zero), "0")?;
-        let mut window = SmallVec::new();
+        let mut window = SmallVec::<[WindowBatch; WINDOW_BATCHES]>::new();
         for _ in 0..batch_count {
             window.push(self.batch(next_offset)?);
         }
-        Ok(Producer { epoch, last_used_ms, known_sequences, window })
+        let last_used_at = window.last().map_or(Offset::ZERO, |batch| batch.last_offset);
+        Ok(Producer { epoch, last_used_ms, last_used_at, known_sequences, window })
     }
 
     fn batch(&mut self, next_offset: Offset) -> Result<WindowBatch, SnapshotError> {

@@ -160,6 +160,29 @@ fn the_longest_unused_producer_gives_way_to_a_new_one() {
     assert_eq!(producers.check(&header(1, 0, 77, 1)), out_of_order(2, 77));
 }
 
+/// As in a log that is read back: its batches were all appended when its file was last written.
+#[test]
+fn where_time_tells_nothing_the_place_in_the_log_tells_who_gives_way() {
+    let used = [9, 1, 2, 3, 9, 4, 5, 0];
+    for times_ms in [[7; 8], [0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [90, 91, 92, 0, 1, 2, 3, 4]] {
+        let mut producers = Producers::new(LIMITS);
+        let mut next_sequence = [0; 10];
+        for ((at, id), now_ms) in (0..).zip(used).zip(times_ms) {
+            let sequence = &mut next_sequence[usize::try_from(id).unwrap()];
+            producers.record(&header(id, 0, *sequence, 1), offset(at), now_ms);
+            *sequence += 1;
+            assert!(producers.get(id).is_some(), "{id} is forgotten at once: {times_ms:?}");
+        }
+        let kept: Vec<_> = producers.describe().iter().map(|producer| producer.id).collect();
+        assert_eq!(kept, [0, 4, 5, 9], "{times_ms:?}");
+        let read = Producers::decode_snapshot(&producers.encode_snapshot(offset(8)), LIMITS).unwrap().producers;
+        for mut producers in [producers, read] {
+            producers.record(&header(6, 0, 0, 1), offset(8), 0);
+            assert!(producers.get(9).is_none() && producers.len() == 4, "{times_ms:?}");
+        }
+    }
+}
+
 #[test]
 fn producers_expire_by_last_use_and_not_by_first() {
     let mut producers = Producers::new(LIMITS);
@@ -182,6 +205,15 @@ fn a_clock_that_goes_back_makes_no_producer_older() {
     assert_eq!(producers.expire(5000), 0);
     assert_eq!(producers.expire(i64::MIN), 0);
     assert_eq!(producers.len(), 1);
+}
+
+#[test]
+fn nobody_expires_before_those_who_were_last_used_earlier_in_the_log() {
+    let mut producers = Producers::new(LIMITS);
+    producers.record(&header(1, 0, 0, 1), offset(0), 5000);
+    producers.record(&header(2, 0, 0, 1), offset(1), 10);
+    assert_eq!(producers.expire(6000), 0, "2 was used after 1, whatever the clock said");
+    assert_eq!(producers.expire(6001), 2);
 }
 
 #[test]
@@ -288,10 +320,10 @@ mod snapshots {
     #[test]
     fn a_snapshot_with_more_producers_than_allowed_keeps_the_last_used() {
         let mut producers = Producers::new(ProducerLimits { producers_max: 10, ..LIMITS });
-        for id in 0..10 {
-            producers.record(&header(id, 0, 0, 1), offset(id), 100 - id);
+        for id in (0..10).rev() {
+            producers.record(&header(id, 0, 0, 1), offset(10 - id), 100 - id);
         }
-        let decoded = Producers::decode_snapshot(&producers.encode_snapshot(offset(10)), LIMITS).unwrap();
+        let decoded = Producers::decode_snapshot(&producers.encode_snapshot(offset(11)), LIMITS).unwrap();
         assert_eq!(decoded.producers.len(), 4);
         assert_eq!(
             decoded.producers.check(&header(3, 0, 5, 1)),
@@ -394,7 +426,7 @@ impl Model {
         producer.batches.push((first, first + count - 1, self.next_offset));
         self.next_offset += i64::try_from(count).unwrap();
         if self.producers.len() > LIMITS.producers_max {
-            let (_, oldest) = self.producers.iter().map(|(id, p)| (p.last_used_ms, *id)).min().unwrap();
+            let (_, oldest) = self.producers.iter().map(|(id, p)| (p.batches.last().unwrap().2, *id)).min().unwrap();
             self.producers.remove(&oldest);
         }
     }
