@@ -16,10 +16,16 @@
 //! | starts where the last one ended | append |
 //! | is one of the last five | [`Verdict::Duplicate`] with its offsets |
 //! | lies before those, and all of it is known to be appended | [`SequenceError::Duplicate`] |
+//! | lies ahead, or has a higher epoch, and the log may lack what came before it | append |
 //! | anything else | [`SequenceError::OutOfOrder`] |
 //!
 //! "Known to be appended" matters: producers take the answer "duplicate" for success. After a producer was forgotten,
 //! its batches may arrive again in any order; one from before the first that was accepted is a gap, not a duplicate.
+//!
+//! "The log may lack" is for a log that is read back and has a hole: damage, or an empty batch in the place of those
+//! that a compaction removed, which keeps the last ones only of who is remembered. What stood there may have been of
+//! anybody who stands in front of it, and a producer that was forgotten then and goes on now must not be told of a gap
+//! that only the log has. What is remembered of it still tells its repeated batches, and its next batch ends the doubt.
 
 mod snapshot;
 
@@ -129,7 +135,8 @@ struct Producer {
     last_used_ms: i64,
     /// Where its last batch ends.
     last_used_at: Offset,
-    /// How many sequences up to the last one are known to be appended without a gap, saturating at half of all.
+    /// How many sequences up to the last one are known to be appended without a gap, saturating at half of all. None
+    /// although there are batches: others may have followed that the log does not have any more.
     known_sequences: u32,
     /// The last batches of this epoch, oldest first. Empty after an epoch that only a control batch has named.
     window: SmallVec<[WindowBatch; WINDOW_BATCHES]>,
@@ -156,13 +163,18 @@ impl Producer {
         self.window.last().map_or(0, |batch| sequence_after(batch.last_sequence, 1))
     }
 
+    /// Whether batches of it may have followed the last one that is remembered.
+    fn may_have_gone_on(&self) -> bool {
+        self.known_sequences == 0 && !self.window.is_empty()
+    }
+
     fn check(&self, producer: BatchProducer, last_sequence: i32) -> Result<Verdict, SequenceError> {
         let BatchProducer { id: producer_id, epoch, base_sequence: first } = producer;
         if epoch < self.epoch {
             return Err(SequenceError::OldEpoch { producer_id, current: self.epoch, found: epoch });
         }
         let expected = if epoch > self.epoch { 0 } else { self.expected_sequence() };
-        if first == expected {
+        if first == expected || (epoch > self.epoch && self.may_have_gone_on()) {
             return Ok(Verdict::Append);
         }
         if epoch > self.epoch {
@@ -175,6 +187,9 @@ impl Producer {
         if let Some(batch) = self.window.iter().find(|b| b.first_sequence == first && b.last_sequence == last) {
             let WindowBatch { base_offset, last_offset, timestamp_ms, .. } = *batch;
             return Ok(Verdict::Duplicate { base_offset, last_offset, timestamp_ms });
+        }
+        if self.may_have_gone_on() && sequence_distance(self.expected_sequence(), first) < SEQUENCE_HALF {
+            return Ok(Verdict::Append);
         }
         if self.was_appended_before_window(first, last) {
             return Err(SequenceError::Duplicate { producer_id, first, last });
@@ -199,6 +214,11 @@ impl Producer {
         if !follows {
             self.window.clear();
             self.known_sequences = 0;
+        }
+        if let Some(oldest) = self.window.first() {
+            // It did not go on unseen, so nothing is missing in the window.
+            let in_window = sequence_distance(oldest.first_sequence, batch.first_sequence);
+            self.known_sequences = self.known_sequences.max(in_window);
         }
         if self.window.len() == WINDOW_BATCHES {
             self.window.remove(0);
@@ -228,6 +248,8 @@ pub struct Producers {
     /// has but one time for all the batches of a file, and those who were forgotten must be the same ones as when it
     /// was written.
     by_use: BTreeSet<(Offset, i64)>,
+    /// Where the last hole in the log ends.
+    hole_to: Offset,
 }
 
 /// A producer as it is remembered, for people.
@@ -264,7 +286,7 @@ impl Producers {
     #[must_use]
     pub fn new(limits: ProducerLimits) -> Self {
         assert!(limits.producers_max >= 1, "a partition remembers at least the producer that writes");
-        Self { limits, by_id: HashMap::new(), by_use: BTreeSet::new() }
+        Self { limits, by_id: HashMap::new(), by_use: BTreeSet::new(), hole_to: Offset::ZERO }
     }
 
     /// How many producers are remembered.
@@ -294,10 +316,17 @@ impl Producers {
 
     /// Remembers a batch that stands in the log at `base_offset`, whatever its sequence: the log is the truth. `now_ms`
     /// is the time of its append; a clock that went back counts as standing still.
+    ///
+    /// An empty batch of no producer is a hole: see [`Producers::record_hole`].
     pub fn record(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
-        let Some(producer) = header.producer() else { return };
-        let known = self.by_id.entry(producer.id).or_insert_with(|| Producer::new(producer.epoch));
         let batch = window_batch(header, base_offset);
+        let Some(producer) = header.producer() else {
+            if header.record_count == 0 {
+                self.record_hole(batch.last_offset.next());
+            }
+            return;
+        };
+        let known = self.by_id.entry(producer.id).or_insert_with(|| Producer::new(producer.epoch));
         self.by_use.remove(&(known.last_used_at, producer.id));
         known.last_used_ms = known.last_used_ms.max(now_ms);
         known.last_used_at = batch.last_offset;
@@ -308,6 +337,18 @@ impl Producers {
             known.record(producer, batch);
         }
         self.evict();
+    }
+
+    /// What stood in the log between the batch that was recorded last and offset `to` is not told any more. Any
+    /// producer may have gone on there.
+    pub fn record_hole(&mut self, to: Offset) {
+        // Of those that were not used since the hole before, it is known already.
+        for (_, id) in self.by_use.range((self.hole_to, i64::MIN)..) {
+            if let Some(producer) = self.by_id.get_mut(id) {
+                producer.known_sequences = 0;
+            }
+        }
+        self.hole_to = to;
     }
 
     /// The batches that may be sent again, by producer and base offset. Compaction leaves at least their headers, so
@@ -338,6 +379,7 @@ impl Producers {
     pub fn clear(&mut self) {
         self.by_id.clear();
         self.by_use.clear();
+        self.hole_to = Offset::ZERO;
     }
 
     fn evict(&mut self) {

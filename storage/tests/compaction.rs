@@ -21,9 +21,10 @@ use std::sync::mpsc::{self, Receiver};
 
 use keyed_world::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
-use tripline_storage::error::{CompactError, ReadError};
-use tripline_storage::fs::OsFs;
+use tripline_storage::error::{AppendError, CompactError, ReadError};
 use tripline_storage::fs::sim::{self, Call, Fault, Lie};
+use tripline_storage::fs::{Fs as _, OsFs};
+use tripline_storage::producer::SequenceError;
 use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
 
@@ -358,8 +359,66 @@ fn producers_are_known_after_a_compaction_whatever_a_power_cut_leaves() {
     }
 }
 
+/// A compaction leaves the batches of a forgotten producer that hold the newest record of a key, be they old, and takes
+/// newer ones. What is left does not tell where the producer is, and a start that reads it must not think so.
+#[test]
+fn a_producer_that_was_forgotten_goes_on_whatever_a_compaction_left_of_it() {
+    for further_start in [false, true] {
+        let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+        run(&mut world, &[append([20, 21, 22, 23], Some(0)), append([24, 25, 26, 27], Some(1))]).unwrap();
+        run(&mut world, &[append([1, 2, 3, 4], Some(0)); 3]).unwrap();
+        run(&mut world, &[append([1, 2, 3, 4], None); 9]).unwrap();
+        run(&mut world, &[Operation::Flush, Operation::Forget, COMPACT]).unwrap();
+        run(&mut world, &[Operation::LoseSnapshots, Operation::Kill]).unwrap();
+        if further_start {
+            // What was concluded from the log is in the snapshot that this one reads.
+            run(&mut world, &[append([1, 2, 3, 4], None); 9]).unwrap();
+            run(&mut world, &[Operation::Flush, Operation::Kill]).unwrap();
+            assert!(has_snapshots(&world));
+        }
+        goes_on(&mut world, 0);
+        goes_on(&mut world, 1);
+    }
+}
+
+/// As above, but an older snapshot is left: it knows the producer, and not where it is.
+#[test]
+fn an_older_snapshot_does_not_hold_up_a_producer_of_which_a_compaction_took_the_newest_batches() {
+    let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+    run(&mut world, &[append([1, 2, 3, 4], Some(0))]).unwrap();
+    run(&mut world, &[append([5, 6, 7, 8], None); 9]).unwrap();
+    run(&mut world, &[Operation::Flush]).unwrap();
+    let kept = snapshots(&world);
+    assert!(!kept.is_empty());
+    run(&mut world, &[append([1, 2, 3, 4], Some(0)); 3]).unwrap();
+    run(&mut world, &[append([1, 2, 3, 4], None); 9]).unwrap();
+    run(&mut world, &[Operation::Flush, Operation::Forget, COMPACT]).unwrap();
+    for newer in snapshots(&world).iter().filter(|path| !kept.contains(path)) {
+        world.disk.remove_file(newer).unwrap();
+    }
+    assert!(has_snapshots(&world));
+    run(&mut world, &[Operation::Kill]).unwrap();
+    assert!(world.partition().producer(900).is_some(), "the older snapshot is read");
+    goes_on(&mut world, 0);
+}
+
+/// Takes the next batch of a producer, and knows it again from there on.
+fn goes_on(world: &mut Keyed, producer: u8) {
+    let next = [append([1, 2, 3, 4], Some(producer)), Operation::Retry { producer, back: 0 }];
+    run(world, &next).unwrap_or_else(|violation| panic!("{}", violation.0));
+    let skipping = world.skipping(producer);
+    let refused = world.partition().append(&skipping, i64::MAX / 2).unwrap_err();
+    assert!(matches!(refused, AppendError::Sequence(SequenceError::OutOfOrder { .. })), "{refused}");
+}
+
+fn snapshots(world: &Keyed) -> Vec<PathBuf> {
+    let mut paths = world.disk.paths();
+    paths.retain(|path| path.extension().is_some_and(|found| found == "snapshot"));
+    paths
+}
+
 fn has_snapshots(world: &Keyed) -> bool {
-    world.disk.paths().iter().any(|path| path.extension().is_some_and(|found| found == "snapshot"))
+    !snapshots(world).is_empty()
 }
 
 fn retry_all(world: &mut Keyed) -> Result<(), Violation> {

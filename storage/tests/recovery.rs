@@ -13,6 +13,7 @@ use tripline_storage::error::{AppendError, ReadError};
 use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::partition::{OffsetRange, RecoveryReport};
+use tripline_storage::producer::SequenceError;
 use tripline_storage::{LogConfig, Partition, Store};
 
 /// Records 0..flushed are flushed, flushed..tail are not; then the process dies (no close).
@@ -253,6 +254,45 @@ fn a_flushed_segment_that_lost_its_end_or_its_file_never_gives_its_offsets_away(
         assert!(matches!(error, ReadError::Damaged { to, .. } if to == offset(300)), "{error}");
         append_records(&partition, 300, 330);
         assert_records(&partition, 300, 330);
+    }
+}
+
+/// What is left tells where it was long ago, which is no reason to refuse it.
+#[test]
+fn a_producer_goes_on_behind_damage_that_took_its_newest_batch() {
+    for damage in ["header", "end", "file"] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let store = open_store(dir.path());
+            let (partition, _) = open(&store, small_segments());
+            partition.append(&producer_batch(0, 1, 7, 0), NOW_MS).unwrap();
+            partition.append(&producer_batch(1, 1, 8, 0), NOW_MS).unwrap();
+            append_records(&partition, 2, 302);
+            partition.append(&producer_batch(302, 1, 7, 1), NOW_MS).unwrap();
+            partition.append(&producer_batch(303, 1, 9, 0), NOW_MS).unwrap();
+            store.close();
+        }
+        let last = logs(dir.path()).pop().unwrap();
+        let bytes = fs::read(&last).unwrap();
+        let at = bytes.windows(8).position(|window| window == 302_i64.to_be_bytes()).unwrap();
+        match damage {
+            "header" => flip(&last, at + 8),
+            "end" => fs::OpenOptions::new().write(true).open(&last).unwrap().set_len(at as u64).unwrap(),
+            _ => fs::remove_file(&last).unwrap(),
+        }
+        let (_store, partition, report) = reopen(dir.path());
+        assert!(!report.damaged.is_empty() && partition.tail() == offset(304), "{damage}: {report:?}");
+        let again = partition.append(&producer_batch(1, 1, 8, 0), NOW_MS).unwrap();
+        assert!(again.duplicate && again.base_offset == offset(1), "{damage}: {again:?}");
+        if damage == "header" {
+            // It stands behind the damage.
+            let refused = partition.append(&producer_batch(304, 1, 9, 2), NOW_MS).unwrap_err();
+            assert!(matches!(refused, AppendError::Sequence(SequenceError::OutOfOrder { .. })), "{refused}");
+        }
+        let next = partition.append(&producer_batch(304, 1, 7, 2), NOW_MS).map(|outcome| outcome.base_offset);
+        assert!(matches!(&next, Ok(base) if *base == offset(304)), "{damage}: {next:?}");
+        let refused = partition.append(&producer_batch(305, 1, 7, 4), NOW_MS).unwrap_err();
+        assert!(matches!(refused, AppendError::Sequence(SequenceError::OutOfOrder { .. })), "{refused}");
     }
 }
 

@@ -8,7 +8,7 @@
 //! 24  producers, by rising id, each:
 //!       0  producer id      i64
 //!       8  last used        i64  milliseconds since 1970
-//!      16  known sequences  u32
+//!      16  known sequences  u32  0 although there are batches: others may have followed the last one
 //!      20  epoch            i16
 //!      22  batch count      u8   0 to 5
 //!      23  zero             u8

@@ -225,6 +225,65 @@ fn a_log_with_a_gap_in_its_sequences_is_taken_as_it_is() {
     assert_eq!(producers.check(&header(1, 0, 20, 10)), out_of_order(510, 20));
 }
 
+/// What compaction leaves where batches are gone.
+fn filler() -> BatchHeader {
+    BatchHeader { producer_id: -1, producer_epoch: -1, base_sequence: -1, record_count: 0, ..header(1, 0, 0, 1) }
+}
+
+#[test]
+fn behind_a_hole_in_the_log_a_producer_may_have_gone_on() {
+    let mut holes = [with_batches(0, 3), with_batches(0, 3)];
+    holes[0].record_hole(offset(60));
+    holes[1].record(&filler(), offset(59), 0);
+    for mut producers in holes {
+        let in_snapshot = producers.encode_snapshot(offset(60));
+        assert_eq!(Producers::decode_snapshot(&in_snapshot, LIMITS).unwrap().producers, producers);
+        for (epoch, first) in [(0, 30), (0, 31), (0, 50), (0, i32::MAX / 3), (1, 0), (1, 40)] {
+            assert_eq!(producers.check(&header(1, epoch, first, 10)), Ok(Verdict::Append), "{epoch} {first}");
+        }
+        for base in [0, 10, 20] {
+            assert_eq!(producers.check(&header(1, 0, base, 10)), duplicate(i64::from(base), i64::from(base) + 9));
+        }
+        for (first, count) in [(29, 1), (25, 10), (20, 20), (i32::MAX, 1)] {
+            assert_eq!(producers.check(&header(1, 0, first, count)), out_of_order(30, first));
+        }
+        // Its next batch ends the doubt.
+        producers.record(&header(1, 0, 50, 10), offset(60), 0);
+        assert_eq!(producers.check(&header(1, 0, 61, 10)), out_of_order(60, 61));
+        assert_eq!(producers.check(&header(1, 1, 1, 10)), out_of_order(0, 1));
+        assert_eq!(producers.check(&header(1, 0, 20, 10)), out_of_order(60, 20));
+        assert_eq!(producers.check(&header(1, 0, 50, 10)), duplicate(60, 69));
+    }
+}
+
+#[test]
+fn a_producer_that_has_no_gap_over_a_hole_did_not_go_on_there() {
+    let mut producers = with_batches(0, 6);
+    producers.record_hole(offset(70));
+    producers.record(&header(1, 0, 60, 10), offset(70), 0);
+    assert_eq!(producers.check(&header(1, 0, 71, 1)), out_of_order(70, 71));
+    assert_eq!(producers.check(&header(1, 0, 30, 10)), duplicate(30, 39));
+    let before_window = SequenceError::Duplicate { producer_id: 1, first: 10, last: 19 };
+    assert_eq!(producers.check(&header(1, 0, 10, 10)), Err(before_window));
+}
+
+#[test]
+fn a_hole_is_behind_those_only_that_were_used_before_it() {
+    let mut producers = Producers::new(LIMITS);
+    for id in 1..=4 {
+        producers.record(&header(id, 0, 0, 1), offset(id), 0);
+        if id == 2 {
+            producers.record_hole(offset(3));
+        }
+    }
+    let may_skip = |producers: &Producers| [1, 2, 3, 4].map(|id| producers.check(&header(id, 0, 5, 1)).is_ok());
+    assert_eq!(may_skip(&producers), [true, true, false, false]);
+    producers.record(&header(1, 0, 1, 1), offset(5), 0);
+    assert_eq!(may_skip(&producers), [false, true, false, false]);
+    producers.record_hole(offset(7));
+    assert_eq!(may_skip(&producers), [true; 4]);
+}
+
 mod snapshots {
     use super::*;
 
@@ -512,5 +571,147 @@ proptest! {
         for operation in operations {
             pair.apply(operation);
         }
+    }
+}
+
+/// What becomes of a log and of the memory of who wrote it.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// A client sends its next batch.
+    Send {
+        id: usize,
+        count: u32,
+    },
+    /// It does under a new epoch.
+    SendAnew {
+        id: usize,
+        count: u32,
+    },
+    /// Time passes, and who was silent is forgotten.
+    Wait {
+        millis: i64,
+    },
+    /// Batches of which nothing is needed go, where a bit says so, but for those that may be sent again.
+    Compact {
+        gone: u64,
+    },
+    Snapshot,
+    /// The log is read from a snapshot on, or from the beginning.
+    Restart {
+        snapshot: usize,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let (id, count) = (0..6usize, 1..4u32);
+    prop_oneof![
+        12 => (id.clone(), count.clone()).prop_map(|(id, count)| Event::Send { id, count }),
+        1 => (id, count).prop_map(|(id, count)| Event::SendAnew { id, count }),
+        1 => (0..1500i64).prop_map(|millis| Event::Wait { millis }),
+        2 => any::<u64>().prop_map(|gone| Event::Compact { gone }),
+        1 => Just(Event::Snapshot),
+        2 => (0..4usize).prop_map(|snapshot| Event::Restart { snapshot }),
+    ]
+}
+
+/// Clients that send each batch behind the one before, whatever is forgotten meanwhile.
+struct Lives {
+    producers: Producers,
+    /// Those of a process that was never restarted.
+    witness: Producers,
+    log: Vec<(BatchHeader, Offset)>,
+    snapshots: Vec<(usize, Vec<u8>)>,
+    clients: [Vec<(BatchHeader, Offset)>; 6],
+    next_offset: i64,
+    now_ms: i64,
+}
+
+impl Lives {
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Send { id, count } => self.send(id, self.next_batch(id, count)),
+            Event::SendAnew { id, count } => {
+                let epoch = self.clients[id].last().map_or(0, |(last, _)| last.producer_epoch + 1);
+                self.send(id, header(id as i64, epoch, 0, count));
+            }
+            Event::Wait { millis } => {
+                self.now_ms += millis;
+                self.producers.expire(self.now_ms);
+                self.witness.expire(self.now_ms);
+            }
+            Event::Compact { gone } => {
+                let remembered = self.producers.remembered_batches();
+                for (number, (header, base)) in self.log.iter_mut().enumerate() {
+                    if gone >> (number % 64) & 1 == 1 && !remembered.contains(&(header.producer_id, *base)) {
+                        *header = BatchHeader { last_offset_delta: header.last_offset_delta, ..filler() };
+                    }
+                }
+            }
+            Event::Snapshot => {
+                let bytes = self.producers.encode_snapshot(offset(self.next_offset));
+                self.snapshots.push((self.log.len(), bytes));
+            }
+            Event::Restart { snapshot } => self.restart(snapshot),
+        }
+    }
+
+    fn next_batch(&self, id: usize, count: u32) -> BatchHeader {
+        let (epoch, sequence) = self.clients[id]
+            .last()
+            .map_or((0, 0), |(last, _)| (last.producer_epoch, sequence_after(last_sequence(last), 1)));
+        header(id as i64, epoch, sequence, count)
+    }
+
+    fn send(&mut self, id: usize, batch: BatchHeader) {
+        assert_eq!(self.producers.check(&batch), Ok(Verdict::Append), "client {id} goes on");
+        let base = offset(self.next_offset);
+        self.producers.record(&batch, base, self.now_ms);
+        self.witness.record(&batch, base, self.now_ms);
+        self.log.push((batch, base));
+        self.clients[id].push((batch, base));
+        self.next_offset += i64::from(batch.last_offset_delta) + 1;
+    }
+
+    /// What the witness knows is known. Nobody is refused, and nothing taken for what it is not.
+    fn restart(&mut self, snapshot: usize) {
+        let nothing = || (0, Producers::new(LIMITS));
+        let read =
+            |(from, bytes): &(usize, Vec<u8>)| (*from, Producers::decode_snapshot(bytes, LIMITS).unwrap().producers);
+        let (from, mut producers) = self.snapshots.get(snapshot).map_or_else(nothing, read);
+        for (header, base) in &self.log[from..] {
+            producers.record(header, *base, self.now_ms);
+        }
+        let is_whole = self.log.iter().all(|(header, _)| header.record_count > 0);
+        for (id, sent) in self.clients.iter().enumerate() {
+            let next = self.next_batch(id, 2);
+            assert_eq!(producers.check(&next), Ok(Verdict::Append), "client {id} goes on after a restart");
+            for (batch, base) in sent.iter().rev().take(WINDOW_BATCHES) {
+                let (before, after) = (self.witness.check(batch), producers.check(batch));
+                let own = matches!(after, Ok(Verdict::Duplicate { base_offset, .. }) if base_offset == *base);
+                let worse = matches!(before, Ok(Verdict::Duplicate { .. })) && before != after;
+                let wrong = matches!(after, Ok(Verdict::Duplicate { .. })) && !own;
+                assert!(!worse && !wrong, "client {id} repeats {batch:?}: {before:?}, then {after:?}");
+            }
+            let skipping = BatchHeader { base_sequence: sequence_after(next.base_sequence, 2), ..next };
+            let refused = self.witness.check(&skipping);
+            if is_whole && refused.is_err() {
+                assert_eq!(producers.check(&skipping), refused, "client {id} skips a batch");
+            }
+        }
+        self.producers = producers;
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_log_that_is_read_back_answers_as_its_writer_did(events in prop::collection::vec(event(), 1..160)) {
+        let (producers, witness) = (Producers::new(LIMITS), Producers::new(LIMITS));
+        let clients = std::array::from_fn(|_| Vec::new());
+        let (log, snapshots) = (Vec::new(), Vec::new());
+        let mut lives = Lives { producers, witness, log, snapshots, clients, next_offset: 0, now_ms: 0 };
+        for event in events {
+            lives.apply(event);
+        }
+        lives.apply(Event::Restart { snapshot: usize::MAX });
     }
 }

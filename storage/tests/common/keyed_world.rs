@@ -55,6 +55,8 @@ pub(crate) enum Operation {
     },
     /// Removes the files that tell of producers: the log alone has to.
     LoseSnapshots,
+    /// Lets all producers be forgotten, as after a day without use.
+    Forget,
     Reopen,
     Kill,
     PowerCut {
@@ -116,6 +118,8 @@ pub(crate) struct Keyed {
     now_ms: i64,
     sent: u64,
     next_sequence: [i32; 2],
+    /// Below, batches are of producers that were forgotten since.
+    forgotten_to: i64,
     faults: Faults,
     /// Whether it looks at everything after each compaction, not only after each start.
     pub(crate) looks: bool,
@@ -169,6 +173,7 @@ impl Keyed {
             now_ms: START_MS,
             sent: 0,
             next_sequence: [0; 2],
+            forgotten_to: 0,
             faults: Faults::default(),
             looks: false,
         }
@@ -222,6 +227,11 @@ impl Keyed {
             }
             Operation::Trim { permille } => self.trim(permille),
             Operation::LoseSnapshots => self.lose_snapshots(),
+            Operation::Forget => {
+                self.partition().expire_producers(i64::MAX);
+                self.forgotten_to = self.tail();
+                Ok(())
+            }
             Operation::Reopen => {
                 self.store.as_ref().expect("open").close();
                 let faulty = self.faults.are_any() || self.partition().stopped().is_some();
@@ -285,6 +295,7 @@ impl Keyed {
 
     // ---- changing ----------------------------------------------------------------------------------------------
 
+    /// The next batch of a producer is taken, also where it was forgotten and nothing but the log tells of it.
     fn append(&mut self, keys: [u8; 4], tombstones: u8, producer: Option<u8>, codec: u8) -> Result<(), Violation> {
         let producer = producer.map(|id| (id, self.next_sequence[usize::from(id)]));
         let (sent, records) = self.build(keys, tombstones, producer, codec);
@@ -336,11 +347,17 @@ impl Keyed {
         (builder.finish().expect("it has records"), records)
     }
 
+    /// A batch of a producer that did not send the one before.
+    pub(crate) fn skipping(&mut self, producer: u8) -> CheckedBatch {
+        let next = self.next_sequence[usize::from(producer)];
+        self.build([1, 2, 3, 4], 0, Some((producer, next + 4)), 0).0
+    }
+
     /// A repeated batch is answered with its offsets, whatever compaction and recovery made of it.
     fn retry(&mut self, producer: u8, back: u8) -> Result<(), Violation> {
         let mut window = self.batches.iter().rev().filter(|batch| batch.producer.is_some_and(|(id, _)| id == producer));
         let Some(batch) = window.nth(usize::from(back) % WINDOW) else { return Ok(()) };
-        if batch.base < self.log_start {
+        if batch.base < self.log_start.max(self.forgotten_to) {
             return Ok(());
         }
         match self.partition().append(&batch.sent, self.now_ms) {
@@ -562,6 +579,7 @@ impl Keyed {
 
     fn forget_from(&mut self, tail: i64) {
         self.batches.retain(|batch| batch.next() <= tail);
+        self.forgotten_to = self.forgotten_to.min(tail);
         for id in 0..2_u8 {
             let ends = self.batches.iter().filter_map(|batch| {
                 let (producer, sequence) = batch.producer?;

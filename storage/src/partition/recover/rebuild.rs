@@ -87,28 +87,45 @@ pub(super) fn recover_producers(
     // what stands before it.
     let is_base = |at: &Offset| *at == active.base || chain.sealed.iter().any(|segment| segment.base == *at);
     let newest = snapshots.rev().filter(is_base).find_map(|at| read_snapshot(place, at, limits));
-    let (mut producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
+    let (producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
+    let mut replay = Replay { producers, next: from };
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let path = path_of(place.dir, segment.base, FileKind::Log);
         let file = place.fs.open(&path, fs::OpenMode::Read, segment.len_bytes)?;
-        replay_producers(&*file, segment.base..segment.next, segment.len_bytes, &mut producers)?;
+        replay.read(&*file, segment.base..segment.next, segment.len_bytes)?;
     }
     if active.base >= from {
-        replay_producers(&*active.file, active.base..chain.next, chain.tail_len_bytes(), &mut producers)?;
+        replay.read(&*active.file, active.base..chain.next, chain.tail_len_bytes())?;
     }
-    Ok(producers)
+    replay.pass_to(chain.next);
+    Ok(replay.producers)
 }
 
-/// What damaged batches said of their producers is lost: those go on with a gap, as when they were forgotten.
-fn replay_producers(
-    file: &dyn File,
-    offsets: std::ops::Range<Offset>,
-    end: u64,
-    producers: &mut Producers,
-) -> io::Result<()> {
-    let now_ms = unix_ms(file.modified()?);
-    let record = |step: &Step, _: &[u8]| producers.record(&step.header, step.header.base_offset, now_ms);
-    for_each_batch(file, offsets, end, record, |_| {})
+/// The producers as of `next`, while the log is read on.
+struct Replay {
+    producers: Producers,
+    next: Offset,
+}
+
+impl Replay {
+    fn read(&mut self, file: &dyn File, offsets: std::ops::Range<Offset>, end: u64) -> io::Result<()> {
+        let now_ms = unix_ms(file.modified()?);
+        let record = |step: &Step, _: &[u8]| {
+            self.pass_to(step.header.base_offset);
+            self.producers.record(&step.header, step.header.base_offset, now_ms);
+            self.next = step.header.next_offset();
+        };
+        for_each_batch(file, offsets, end, record, |_| {})
+    }
+
+    /// What damaged batches said of their producers is lost, in a segment, at its end or with all of it: those go on
+    /// with a gap, as when they were forgotten.
+    fn pass_to(&mut self, offset: Offset) {
+        if self.next < offset {
+            self.producers.record_hole(offset);
+            self.next = offset;
+        }
+    }
 }
 
 fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
