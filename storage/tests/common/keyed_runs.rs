@@ -38,6 +38,11 @@ fn run_operations(random: &mut fastrand::Rng, lie: Option<Lie>, done: &mut Vec<O
     // What a power cut leaves of the log is to tell of the producers, alone.
     ends.extend([Operation::PowerCut { seed: random.u64(..) }, Operation::LoseSnapshots, Operation::Kill]);
     ends.extend(each_retry().chain([COMPACT]));
+    // Producers that were forgotten when it was compacted, so that the log tells less of them than they wrote, go on.
+    ends.extend((0..8).map(|_| any_append(random, None)));
+    ends.extend([Operation::Flush, Operation::Forget, COMPACT, Operation::LoseSnapshots, Operation::Kill]);
+    ends.extend([any_append(random, Some(0)), any_append(random, Some(1))]);
+    ends.extend(each_retry());
     for last in ends {
         done.push(last);
         world.apply(last)?;
@@ -57,7 +62,8 @@ fn any_operation(random: &mut fastrand::Rng) -> Operation {
             any_append(random, producer)
         }
         48..50 => Operation::LoseSnapshots,
-        50..55 => Operation::Retry { producer: random.u8(0..2), back: random.u8(0..5) },
+        50..51 => Operation::Forget,
+        51..55 => Operation::Retry { producer: random.u8(0..2), back: random.u8(0..5) },
         55..65 => Operation::Flush,
         65..80 => Operation::Compact { after_ms: any_of(random, &[0, 0, 3_000, TOMBSTONE_MS as u16]) },
         80..82 => Operation::Trim { permille: random.u16(0..=600) },
