@@ -199,7 +199,7 @@ impl Broker {
             for (number, partition) in (0..).zip(topic.partitions()) {
                 // On a full disk, records that may go make room: those who wait for them are told what they missed.
                 let hold = holds.get(&(topic.id(), number)).copied().filter(|_| !self.inner.store.is_disk_full());
-                tend(partition, believed_ms, now_ms, hold);
+                tend(partition, believed_ms, hold);
             }
         }
         if self.is_disk_full() {
@@ -214,9 +214,40 @@ impl Broker {
     }
 }
 
-fn tend(partition: &Arc<Partition>, believed_ms: Option<i64>, now_ms: i64, hold: Option<Offset>) {
+fn tend(partition: &Arc<Partition>, believed_ms: Option<i64>, hold: Option<Offset>) {
     if let Err(cause) = partition.enforce_retention(believed_ms, hold) {
         tracing::error!(partition = %partition.id(), %cause, "retention failed");
     }
-    partition.expire_producers(now_ms);
+    // A clock that jumps ahead would have all of them forgotten, and what they send again appended twice.
+    if let Some(believed_ms) = believed_ms {
+        partition.expire_producers(believed_ms);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, NewRecord};
+
+    use super::*;
+    use crate::broker::BrokerConfig;
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+
+    #[tokio::test]
+    async fn a_clock_that_is_not_believed_has_no_producer_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap();
+        let producer = Some(BatchProducer { id: 7, epoch: 0, base_sequence: 0 });
+        let mut batch = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+        batch.push(&NewRecord::default()).unwrap();
+        broker.append(&topic, 0, batch.finish().unwrap()).unwrap();
+        let partition = topic.partition(0).unwrap();
+        tend(partition, None, None);
+        assert!(partition.producer(7).is_some());
+        let in_ten_years = now_ms() + 10 * 365 * 24 * 60 * 60 * 1000;
+        tend(partition, Some(in_ten_years), None);
+        assert!(partition.producer(7).is_none(), "a day without use is enough where the clock is believed");
+    }
 }
