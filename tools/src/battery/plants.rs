@@ -79,7 +79,7 @@ const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
 const COMPACTING: &[Look] = &[Look::Compaction];
 
-const PLANTS: [Plant; 32] = [
+const PLANTS: [Plant; 33] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
@@ -199,6 +199,14 @@ const PLANTS: [Plant; 32] = [
         file: "storage/src/partition/compact.rs",
         find: "        self.flush()?;\n        Ok(remembered)\n",
         replace: "        if !crate::planted(\"remembered-sync\") { self.flush()?; }\n        Ok(remembered)\n",
+        looked_for: COMPACTING,
+    },
+    Plant {
+        name: "producer-holes",
+        what: "that producers which a compaction has forgotten go on behind what it left of them",
+        file: "storage/src/producer.rs",
+        find: "            if header.record_count == 0 {\n",
+        replace: "            if header.record_count == 0 && !crate::planted(\"producer-holes\") {\n",
         looked_for: COMPACTING,
     },
     Plant {
