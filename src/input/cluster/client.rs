@@ -78,6 +78,9 @@ pub enum ClusterError {
     /// There is no such topic there.
     #[error("topic {0} does not exist in the cluster")]
     NoTopic(String),
+    /// There is another topic of that name now.
+    #[error("topic {0} of the cluster was made again: it is another one")]
+    OtherTopic(String),
     /// Records do not fit into the topic.
     #[error("topic {topic} takes no batch of {size_bytes} bytes")]
     TooLarge {

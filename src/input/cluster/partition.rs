@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::wire::StrBytes;
 use super::wire::schema::{FetchRequest, fetch_request, fetch_response};
+use super::wire::{StrBytes, WireUuid};
 use bytes::Bytes;
 use event_listener::{Event, EventListener};
 use futures_util::FutureExt;
@@ -361,7 +361,9 @@ impl Partition {
         max_bytes: usize,
         wait: Duration,
     ) -> Result<Fetched, ReadError> {
-        let Origin { topic, partition, .. } = &*self.origin;
+        let Origin { topic, topic_id, partition, .. } = &*self.origin;
+        // From 13 on a fetch names the topic by its id: what another one of that name has is not told then.
+        let versions = if topic_id.is_nil() { 4..=12 } else { 4..=13 };
         let mut failed = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -369,16 +371,17 @@ impl Partition {
             }
             let leader = match at.leader.take() {
                 Some(leader) => leader,
-                None => self.client.leader(topic, *partition).await.map_err(io::Error::other)?,
+                None => self.client.leader_of(topic, *topic_id, *partition).await.map_err(io::Error::other)?,
             };
             let request = self.request(from, max_bytes, wait);
-            let answer = match at.link.call((&leader, &self.client.dialer), 4..=12, &request, wait + PATIENCE).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    failed = Some(io::Error::other(error));
-                    continue;
-                }
-            };
+            let answer =
+                match at.link.call((&leader, &self.client.dialer), versions.clone(), &request, wait + PATIENCE).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        failed = Some(io::Error::other(error));
+                        continue;
+                    }
+                };
             let found = answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
             let Some(found) = found else {
                 failed = Some(io::Error::other("the broker answers nothing about the partition"));
@@ -412,6 +415,7 @@ impl Partition {
         });
         let asked = message!(fetch_request::FetchTopic {
             topic: StrBytes::from(self.origin.topic.clone()),
+            topic_id: WireUuid::from_bytes(self.origin.topic_id.into_bytes()),
             partitions: vec![asked],
         });
         message!(FetchRequest {

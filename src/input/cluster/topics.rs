@@ -24,6 +24,12 @@ pub struct ClusterTopic {
 }
 
 impl ClusterTopic {
+    /// With one partition, which nobody leads.
+    #[cfg(test)]
+    pub(crate) fn for_test(id: Uuid) -> Self {
+        Self { cluster_id: "test".to_owned(), id, leaders: vec![None] }
+    }
+
     /// How many partitions it has.
     #[must_use]
     pub fn partition_count(&self) -> u32 {
@@ -98,7 +104,15 @@ impl Client {
     }
 
     pub(super) async fn leader(&self, topic: &str, partition: u32) -> Result<String, ClusterError> {
+        self.leader_of(topic, Uuid::nil(), partition).await
+    }
+
+    /// Of the topic with this id, where the cluster gives them; another of its name has no leader for it.
+    pub(super) async fn leader_of(&self, topic: &str, id: Uuid, partition: u32) -> Result<String, ClusterError> {
         let described = self.topic(topic).await?;
+        if !id.is_nil() && !described.id.is_nil() && described.id != id {
+            return Err(ClusterError::OtherTopic(topic.to_owned()));
+        }
         let leader = described.leaders.get(partition as usize).cloned().flatten();
         leader.ok_or_else(|| ClusterError::NoLeader { topic: topic.to_owned(), partition })
     }

@@ -19,7 +19,7 @@ use super::sasl;
 
 /// The messages themselves, by their names: nothing else of this room names the crate.
 pub(super) use kafka_wire as schema;
-pub(super) use kafka_wire_core::{ApiVersion, StrBytes};
+pub(super) use kafka_wire_core::{ApiVersion, StrBytes, Uuid as WireUuid};
 
 /// The longest answer that is read: what a fetch may hold, and one large batch on top.
 const FRAME_BYTES_MAX: usize = 128 << 20;
