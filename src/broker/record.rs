@@ -260,7 +260,7 @@ pub struct TriggerVerdict {
 }
 
 /// Where the dead letters of a verdict go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LettersGo {
     /// Nowhere: the records are dropped.
     Nowhere,
@@ -268,6 +268,19 @@ pub enum LettersGo {
     To(DeadLetterTarget),
     /// That is not decided yet, and none was written.
     Undecided,
+    /// To a topic of the cluster that the records come from.
+    ToCluster(ClusterLetters),
+}
+
+/// Where the dead letters of a verdict go on a cluster, and under which id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterLetters {
+    /// The name of the dead-letter topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The producer id; every verdict has its own, with sequences from 0.
+    pub producer_id: i64,
 }
 
 /// Where the dead letters of a verdict go, and the internal idempotent producer that writes them.

@@ -255,10 +255,11 @@ impl GiveUp {
         verdict: &mut TriggerVerdict,
         hold_up: &mut HoldUp,
     ) -> Result<Option<DeadLetterTarget>, Stopped> {
-        match verdict.dead_letters {
-            LettersGo::Undecided => {}
+        match &verdict.dead_letters {
+            // Of a cluster no lane of this broker knows anything.
+            LettersGo::Undecided | LettersGo::ToCluster(_) => {}
             LettersGo::Nowhere => return Ok(None),
-            LettersGo::To(target) => return Ok(Some(target)),
+            LettersGo::To(target) => return Ok(Some(*target)),
         }
         let target = self.target(verdict.lane.partition, hold_up).await?;
         verdict.dead_letters = target.map_or(LettersGo::Nowhere, LettersGo::To);

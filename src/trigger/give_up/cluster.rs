@@ -1,19 +1,18 @@
 //! Records that are given up on a cluster: their dead letters go there too.
 //!
 //! The verdict is made known, with the producer id of its letters, before the first of them is sent: to the group, or
-//! where a run gives up, to the journal of its process. Whoever takes the partition over after that sends the same batches under the same id, and the cluster drops those
-//! that it has: no letter is doubled for as long as the cluster remembers the producer (Kafka: a day by default). For
-//! that, batches are cut by what the records are and never by what is said about them: the error of the last attempt is
-//! not known to who takes over.
+//! where a run gives up, to the journal of its process. Whoever takes the partition over after that, or the next start,
+//! sends the same batches under the same id, and the cluster drops those that it has: no letter is doubled for as long
+//! as the cluster remembers the producer (Kafka: a day by default). For that, batches are cut by what the records are
+//! and never by what is said about them: the error of the last attempt is not known to who takes over.
 
 use std::sync::Arc;
 
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
-use uuid::Uuid;
 
 use super::{HoldUp, LetterPlaces, Told, Waited, attempts_of, remember};
-use crate::broker::record::{DeadLetterTarget, LettersGo, TriggerVerdict};
+use crate::broker::record::{ClusterLetters, LettersGo, TriggerVerdict};
 use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
@@ -63,7 +62,8 @@ pub(super) async fn run(
     let reason = ExhaustedReason::from_name(&verdict.reason).unwrap_or(ExhaustedReason::Attempts);
     let keeper = Keeper::Journal(Box::new(verdict));
     let mut work = GiveUp { runner, input, client, hold_up, offsets, state, reason, keeper };
-    work.carry_out().await?;
+    let is_done = work.carry_out().await?;
+    debug_assert!(is_done, "what the journal has is nobody else's");
     Ok(first)
 }
 
@@ -73,6 +73,17 @@ enum LetterError {
     Records(#[from] RecordsError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+}
+
+/// What is decided of dead letters before.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    /// They go there.
+    Target(ClusterLetters),
+    /// There are to be none.
+    Nowhere,
+    /// To the topic that the definition names; under this id, if some may be there.
+    Defined(String, Option<i64>),
 }
 
 /// What became of dead letters.
@@ -106,39 +117,52 @@ impl GiveUp {
     }
 
     async fn dead_letters(&mut self) -> Result<Letters, Stopped> {
-        let Some(topic) = self.runner.spec().dead_letter.clone() else {
-            self.drop_records();
-            return Ok(Letters::None);
-        };
-        let producer_id = match self.known() {
-            Some(known) => known,
-            None => {
-                let producer_id = self.producer_id().await?;
-                if !self.make_known(producer_id).await? {
-                    return Ok(Letters::SomebodyElses);
+        let target = loop {
+            let (topic, producer_id) = match self.known() {
+                Known::Target(target) => break target,
+                Known::Nowhere => {
+                    self.drop_records();
+                    return Ok(Letters::None);
                 }
-                producer_id
+                Known::Defined(topic, producer_id) => (topic, producer_id),
+            };
+            match self.decide(topic, producer_id).await {
+                Ok(target) if producer_id.is_some() || self.make_known(&target).await? => break target,
+                Ok(_) => return Ok(Letters::SomebodyElses),
+                Err(error) => {
+                    if self.is_skipped(&error.into()).await? {
+                        return Ok(Letters::None);
+                    }
+                }
             }
         };
         loop {
-            match self.write(topic.as_str(), producer_id).await {
-                Ok((written, partition)) => {
+            match self.write(&target).await {
+                Ok(written) => {
                     self.hold_up.over();
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
                     // The cluster does not say where those are that it had already.
-                    return Ok(Letters::At((topic.to_string(), partition, Ranges::default())));
+                    return Ok(Letters::At((target.topic, target.partition, Ranges::default())));
                 }
                 Err(error) => {
-                    let (origin, reason) = (self.input.origin(), format!("dead letters: {error}"));
-                    if self.hold_up.wait(&self.runner, origin, &reason).await? == Waited::Skipped {
-                        tracing::error!(%error, "skipped without dead letters");
-                        self.drop_records();
+                    if self.is_skipped(&error).await? {
                         return Ok(Letters::None);
                     }
                 }
             }
         }
+    }
+
+    /// Waits before letters are tried again; when a person skips them meanwhile, they are dropped.
+    async fn is_skipped(&mut self, error: &LetterError) -> Result<bool, Stopped> {
+        let (origin, reason) = (self.input.origin(), format!("dead letters: {error}"));
+        let is_skipped = self.hold_up.wait(&self.runner, origin, &reason).await? == Waited::Skipped;
+        if is_skipped {
+            tracing::error!(%error, "skipped without dead letters");
+            self.drop_records();
+        }
+        Ok(is_skipped)
     }
 
     /// Which function gave them up, as far as that is known.
@@ -149,25 +173,40 @@ impl GiveUp {
         }
     }
 
-    /// The producer id of letters of which some may be there.
-    fn known(&self) -> Option<i64> {
+    /// What is decided. The definition is read anew each time: a person may name another topic to end a wait.
+    fn known(&self) -> Known {
+        let defined = |producer_id| match &self.runner.spec().dead_letter {
+            Some(topic) => Known::Defined(topic.to_string(), producer_id),
+            None => Known::Nowhere,
+        };
         match &self.keeper {
-            Keeper::Group(_, known) => *known,
-            Keeper::Journal(verdict) => match verdict.dead_letters {
-                LettersGo::To(target) => Some(target.producer_id),
-                LettersGo::Undecided | LettersGo::Nowhere => None,
+            Keeper::Group(_, producer_id) => defined(*producer_id),
+            Keeper::Journal(verdict) => match &verdict.dead_letters {
+                LettersGo::ToCluster(target) => Known::Target(target.clone()),
+                LettersGo::Nowhere => Known::Nowhere,
+                LettersGo::Undecided | LettersGo::To(_) => defined(None),
             },
         }
     }
 
+    /// In the partition of their record modulo the topic's.
+    async fn decide(&self, topic: String, producer_id: Option<i64>) -> Result<ClusterLetters, ClusterError> {
+        let partition = self.input.origin().partition % self.client.topic(&topic).await?.partition_count().max(1);
+        let producer_id = match producer_id {
+            Some(known) => known,
+            None => self.client.producer_id().await?,
+        };
+        Ok(ClusterLetters { topic, partition, producer_id })
+    }
+
     /// `false`: the partition is somebody else's now.
-    async fn make_known(&mut self, producer_id: i64) -> Result<bool, Stopped> {
+    async fn make_known(&mut self, target: &ClusterLetters) -> Result<bool, Stopped> {
         match &mut self.keeper {
-            Keeper::Group(poller, _) => Ok(poller.make_known(self.runner.id, self.offsets[0].get(), producer_id).await),
+            Keeper::Group(poller, _) => {
+                Ok(poller.make_known(self.runner.id, self.offsets[0].get(), target.producer_id).await)
+            }
             Keeper::Journal(verdict) => {
-                // What else a topic of this broker needs, a cluster's name says.
-                let target = DeadLetterTarget { topic: Uuid::nil(), partition: 0, producer_id, batch_bytes: 0 };
-                verdict.dead_letters = LettersGo::To(target);
+                verdict.dead_letters = LettersGo::ToCluster(target.clone());
                 remember(&self.runner, &self.input, verdict).await?;
                 Ok(true)
             }
@@ -181,30 +220,15 @@ impl GiveUp {
         tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped without dead letters");
     }
 
-    async fn producer_id(&self) -> Result<i64, Stopped> {
-        loop {
-            match self.client.producer_id().await {
-                Ok(producer_id) => return Ok(producer_id),
-                Err(error) => self.blocked(&error.into()).await?,
-            }
-        }
-    }
-
-    async fn blocked(&self, error: &LetterError) -> Result<(), Stopped> {
-        self.runner.blocked(self.input.origin(), &format!("dead letters: {error}")).await
-    }
-
-    /// Answers how many there are, and in which partition; those that retention took meanwhile are not.
-    async fn write(&self, topic: &str, producer_id: i64) -> Result<(usize, u32), LetterError> {
-        let partitions = self.client.topic(topic).await?.partition_count().max(1);
-        let partition = self.input.origin().partition % partitions;
+    /// Answers how many there are; those that retention took meanwhile are not.
+    async fn write(&self, target: &ClusterLetters) -> Result<usize, LetterError> {
         let mut written = 0;
-        for batch in self.batches(producer_id).await? {
+        for batch in self.batches(target.producer_id).await? {
             written += batch.header().record_count.unsigned_abs() as usize;
             // Whether it is new or was there: it is there.
-            self.client.produce(topic, partition, &batch).await?;
+            self.client.produce(&target.topic, target.partition, &batch).await?;
         }
-        Ok((written, partition))
+        Ok(written)
     }
 
     async fn batches(&self, producer_id: i64) -> Result<Vec<CheckedBatch>, RecordsError> {
@@ -295,7 +319,41 @@ impl Cutter {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::broker::record::LaneId;
+    use crate::input::cluster::ClusterInput;
+    use crate::trigger::lane::WindowId;
+
+    #[tokio::test]
+    async fn letters_of_a_run_go_where_its_verdict_says_whatever_is_defined_now() {
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cluster = ClusterInput::with_leader_for_test(nobody.local_addr().unwrap());
+        let target = ClusterLetters { topic: "then.dlq".to_owned(), partition: 3, producer_id: 9 };
+        for dead_letter in [json!({"topic": "now.dlq"}), json!("none")] {
+            let definition =
+                json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "dead_letter": dead_letter});
+            let runner = Runner::for_test(&definition);
+            let is_named = runner.spec().dead_letter.is_some();
+            let known = |letters: LettersGo| {
+                let lane = LaneId { trigger: runner.id, topic: uuid::Uuid::nil(), partition: 0 };
+                let (state, reason) = (AttemptState::default(), ExhaustedReason::Attempts);
+                let offsets = vec![Offset::ZERO];
+                let verdict = super::super::verdict(lane, "f", &offsets, &state, reason);
+                let keeper = Keeper::Journal(Box::new(TriggerVerdict { dead_letters: letters, ..verdict }));
+                let (poller, _) = PollerHandle::for_test();
+                let hold_up = HoldUp::new(poller, runner.id, WindowId::for_test(1));
+                let (runner, input) = (Arc::clone(&runner), EventInput::Cluster(cluster.clone()));
+                let client = Arc::clone(cluster.client());
+                GiveUp { runner, input, client, hold_up, offsets, state, reason, keeper }.known()
+            };
+            assert_eq!(known(LettersGo::ToCluster(target.clone())), Known::Target(target.clone()));
+            assert_eq!(known(LettersGo::Nowhere), Known::Nowhere);
+            let defined = Known::Defined("now.dlq".to_owned(), None);
+            assert_eq!(known(LettersGo::Undecided), if is_named { defined } else { Known::Nowhere });
+        }
+    }
 
     fn cut(count: i64, value_bytes: usize, said: &str) -> Vec<(i32, i32)> {
         let value = vec![b'v'; value_bytes];
