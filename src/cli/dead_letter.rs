@@ -37,10 +37,16 @@ Examples:
         all: bool,
     },
     /// Show one dead letter.
-    #[command(after_help = "Example:\n  tripline dlq show flights.dlq/0/12")]
+    #[command(after_help = "\
+Examples:
+  tripline dlq show flights.dlq/0/12
+  tripline dlq show flights.dlq/0/12 --trigger slow-flights")]
     Show {
         /// TOPIC/PARTITION/OFFSET, as `list` prints it.
         place: String,
+        /// Whose letter it is: needed where a cluster and this broker, or two clusters, have a topic of that name.
+        #[arg(long, short)]
+        trigger: Option<String>,
     },
     /// Put dead letters of a trigger back through it; `tripline trigger runs|cancel|resume` shows and steers that.
     #[command(after_help = "\
@@ -97,12 +103,13 @@ pub(super) async fn run(command: DlqCommand, client: &Client, output: Output) ->
             let trigger = trigger.map_or_else(String::new, |trigger| format!("&trigger={}", encoded(&trigger)));
             output.show(&client.get(&format!("/v1/dead-letters?limit={limit}&all={all}{trigger}")).await?, list)
         }
-        DlqCommand::Show { place } => {
+        DlqCommand::Show { place, trigger } => {
             let parts: Vec<&str> = place.split('/').collect();
             let [topic, partition, offset] = parts.as_slice() else {
                 return Err(Failure::wrong_use(format!("found {place:?}, allowed: TOPIC/PARTITION/OFFSET")));
             };
-            let path = format!("/v1/dead-letters/{}/{}/{}", encoded(topic), encoded(partition), encoded(offset));
+            let of = trigger.map_or_else(String::new, |trigger| format!("?trigger={}", encoded(&trigger)));
+            let path = format!("/v1/dead-letters/{}/{}/{}{of}", encoded(topic), encoded(partition), encoded(offset));
             output.show(&client.get(&path).await?, |letter| format!("{letter:#}"))
         }
         DlqCommand::Redrive(args) => redrive(args, client, output).await,

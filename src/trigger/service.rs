@@ -222,26 +222,23 @@ impl TriggerService {
         #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only groups are left"))]
         let mut running = std::mem::take(&mut *self.inner.running.write());
         running.values().for_each(|running| stop(&running.runner));
-        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only what is on clusters is left"))]
-        let mut runs = self.stop_runs().await;
+        let (runs, of_runs) = self.stop_runs().await;
         let pollers = std::mem::take(&mut *self.inner.pollers.lock()).into_values();
-        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only what is on clusters comes besides"))]
-        let mut pollers: Vec<Poller> = pollers.inspect(|(poller, _)| poller.send(Message::Stop)).collect();
+        let mut pollers: Vec<JoinHandle<()>> = pollers
+            .map(|(poller, task)| {
+                poller.send(Message::Stop);
+                task
+            })
+            .collect();
+        pollers.extend(of_runs);
+        let ended = end_by(tokio::time::Instant::now() + grace, pollers);
         #[cfg(feature = "cluster")]
-        pollers.extend(runs.iter_mut().flat_map(|(_, run)| run.own.stop()));
-        let deadline = tokio::time::Instant::now() + grace;
-        #[cfg(feature = "cluster")]
-        futures_util::future::join_all(
-            running.values_mut().filter_map(|running| running.place.take()).map(|place| place.leave(grace)),
-        )
-        .await;
-        for (_, mut task) in pollers {
-            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                task.abort();
-                // Until it has let go of the broker.
-                let _ = task.await;
-            }
-        }
+        let ended = {
+            let places = running.values_mut().filter_map(|running| running.place.take());
+            // A cluster that does not answer takes none of their time.
+            futures_util::future::join(ended, futures_util::future::join_all(places.map(|place| place.leave(grace))))
+        };
+        ended.await;
         // Those that were cut off end at once; what they hold is let go when they have.
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
@@ -275,6 +272,17 @@ impl TriggerService {
         sources: &[(Arc<Partition>, Offset)],
     ) -> Result<(), JournalError> {
         self.inner.broker.journal().commit(records, sources, crate::broker::now_ms()).await
+    }
+}
+
+/// Waits for these tasks, and cuts them off at the deadline.
+async fn end_by(deadline: tokio::time::Instant, tasks: Vec<JoinHandle<()>>) {
+    for mut task in tasks {
+        if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+            task.abort();
+            // Until it has let go of the broker.
+            let _ = task.await;
+        }
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) struct Holds {
     pub(super) failed: Option<String>,
     /// The target cannot be reached.
     pub(super) outage: Option<Outage>,
-    /// It has no place in its group on a cluster, and why.
-    pub(super) cluster: Option<String>,
+    /// It cannot get at what it reads on a cluster.
+    pub(super) cluster: Option<ClusterTrouble>,
     /// Partitions that wait for success or for a person, by topic and number.
     pub(super) blocked: BTreeMap<(Uuid, u32), Blocked>,
 }
@@ -36,6 +36,15 @@ pub(super) struct Holds {
 pub(super) struct Blocked {
     topic: String,
     reason: String,
+}
+
+/// What stands between a trigger, or a run, and its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClusterTrouble {
+    /// Why.
+    pub(super) reason: String,
+    /// What would end it.
+    pub(super) ends_when: &'static str,
 }
 
 /// A target that cannot be reached.
@@ -99,12 +108,8 @@ impl Holds {
         if let Some(outage) = &self.outage {
             return shown(TriggerState::Outage, &outage.reason, "a probe of the target succeeds");
         }
-        if let Some(reason) = &self.cluster {
-            return shown(
-                TriggerState::Blocked,
-                reason,
-                "the cluster answers, its topics are there, and the group takes this process in",
-            );
+        if let Some(ClusterTrouble { reason, ends_when }) = &self.cluster {
+            return shown(TriggerState::Blocked, reason, ends_when);
         }
         if let Some(((_, partition), Blocked { topic, reason })) = self.blocked.first_key_value() {
             let reason = format!("partition {topic}/{partition}: {reason}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -77,14 +77,20 @@ pub(crate) async fn survive_a_stop(cluster: &Cluster) {
     for partition in 0..2 {
         assert!(client.produce("in", partition, &batch(&values(0..50), None)).await.unwrap());
     }
-    let receiver = Receiver::start(|_| (200, Duration::from_millis(20)));
+    // So slow that it is not done before it is stopped, and within what a stop gives to what is in flight.
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let receiver =
+        Receiver::start(move |_| (200, if slow.load(Ordering::Relaxed) { Duration::from_secs(1) } else { AT_ONCE }));
     let mut process = Process::with_settings("");
     process.apply(&trigger(cluster, &receiver, "window: { count: 5 }"));
     assert_eq!(wait_for_commits(&client, 2, 50).await, Ok(()));
     let before = receiver.deliveries().len();
+    is_slow.store(true, Ordering::Relaxed);
     done(&process, &["trigger", "replay", "far"]);
     let begun = receiver.wait_for("some windows", |deliveries| deliveries.len() >= before + 4);
     assert!(begun.len() < before + 20, "it was to be stopped before");
+    is_slow.store(false, Ordering::Relaxed);
     process.stop();
     process.restart_with("");
     let replay = wait_until_done(&process);
@@ -107,6 +113,9 @@ pub(crate) async fn letters(cluster: &Cluster) {
     process.apply(&format!("topic: far.dlq\n---\n{}", trigger(cluster, &receiver, LETTERS)));
     assert_eq!(wait_for_commits(&client, 2, 10).await, Ok(()));
     assert_eq!(open_letters(&process), 20);
+    assert!(refused(&process, &["dlq", "show", "far.dlq/1/3"]).contains("say whose letter it is"));
+    let letter = json(&process, &["dlq", "show", "far.dlq/1/3", "--trigger", "far"]);
+    assert_eq!(letter["reason"]["partition"], "1", "{letter:#}");
     let preview = json(&process, &["dlq", "redrive", "far", "--dry-run"]);
     assert_eq!((&preview["counts"]["taken"], &preview["complete"]), (&20.into(), &true.into()), "{preview:#}");
     refuses.store(false, Ordering::Relaxed);
@@ -156,29 +165,37 @@ pub(crate) async fn survive_a_kill(cluster: &Cluster) {
     let client = cluster.topic("in", 1).await;
     assert!(client.produce("in", 0, &batch(&values(0..RECORDS), None)).await.unwrap());
     let refuses = Arc::new(AtomicBool::new(false));
-    let answer = Arc::clone(&refuses);
-    let receiver = Receiver::start(move |_| match answer.load(Ordering::Relaxed) {
-        true => (400, Duration::from_millis(20)),
-        false => (200, AT_ONCE),
+    let held = Arc::new(AtomicI64::new(i64::MAX));
+    let (answer, holds) = (Arc::clone(&refuses), Arc::clone(&held));
+    // From the offset that is held on it answers nobody, until another one is.
+    let receiver = Receiver::start(move |delivery| {
+        let is_held = delivery.records.iter().any(|(_, offset)| *offset >= holds.load(Ordering::Relaxed));
+        match answer.load(Ordering::Relaxed) {
+            _ if is_held => (500, Duration::from_secs(600)),
+            true => (400, AT_ONCE),
+            false => (200, AT_ONCE),
+        }
     });
     let mut process = Process::with_settings("");
     process.apply(&trigger(cluster, &receiver, LETTERS));
     assert_eq!(wait_for_commits(&client, 1, RECORDS).await, Ok(()));
     refuses.store(true, Ordering::Relaxed);
     let mut before = receiver.deliveries().len();
+    held.store(25, Ordering::Relaxed);
     done(&process, &["trigger", "replay", "far"]);
-    for kills in 1..=3 {
-        let wanted = 25 * kills;
-        let begun = receiver.wait_for("some windows", |deliveries| distinct(&deliveries[before..]) >= wanted);
-        assert!(distinct(&begun[before..]) < RECORDS as usize, "it was to be killed before");
+    for next in [50, 75, i64::MAX] {
+        let at = held.load(Ordering::Relaxed);
+        let is_there = |delivery: &Delivery| delivery.records.iter().any(|(_, offset)| *offset >= at);
+        receiver.wait_for("what is held", |deliveries| deliveries[before..].iter().any(is_there));
         process.kill();
+        held.store(next, Ordering::Relaxed);
         process.restart_with("");
     }
     wait_until_done(&process);
     let replayed = receiver.deliveries().split_off(before);
     assert_eq!(distinct(&replayed), RECORDS as usize);
     let sum: usize = replayed.iter().map(|delivery| delivery.records.len()).sum();
-    assert!(sum <= RECORDS as usize + 3 * 5, "each kill repeats the window in flight: {sum}");
+    assert_eq!(sum, RECORDS as usize + 3 * 5, "each kill repeats the window in flight");
     let letters = read_all(&client, "far.dlq", 0).await;
     let values: Vec<&str> = letters.iter().map(|letter| letter.value.as_str()).collect();
     assert_eq!(values, crate::values(0..RECORDS), "each once, and in order");
@@ -188,9 +205,12 @@ pub(crate) async fn survive_a_kill(cluster: &Cluster) {
     // And back again, also over a kill.
     refuses.store(false, Ordering::Relaxed);
     before = receiver.deliveries().len();
-    done(&process, &["dlq", "redrive", "far", "--rate", "100/s"]);
-    receiver.wait_for("some letters", |deliveries| distinct(&deliveries[before..]) >= 10);
+    held.store(10, Ordering::Relaxed);
+    done(&process, &["dlq", "redrive", "far"]);
+    let is_there = |delivery: &Delivery| delivery.records.contains(&(0, 10));
+    receiver.wait_for("what is held", |deliveries| deliveries[before..].iter().any(is_there));
     process.kill();
+    held.store(i64::MAX, Ordering::Relaxed);
     process.restart_with("");
     until("the end of the redrive", || {
         let runs = json(&process, &["trigger", "runs", "far"]);
@@ -237,20 +257,30 @@ async fn a_cluster_that_is_gone_holds_up_no_list_and_no_cancel() {
 async fn a_run_does_not_go_on_in_a_topic_that_was_made_again() {
     let cluster = Cluster::Tripline(Process::start());
     let client = cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..10), None)).await.unwrap());
+    // So much that most of it is still to be fetched when the first of it is delivered.
+    for number in 0..40 {
+        let value = format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(100_000));
+        assert!(client.produce("in", 0, &batch(&[value], None)).await.unwrap());
+    }
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
-    process.apply(&trigger(&cluster, &receiver, ""));
-    assert_eq!(wait_for_commits(&client, 1, 10).await, Ok(()));
-    done(&process, &["trigger", "replay", "far", "--rate", "1/s"]);
-    done(&process, &["trigger", "cancel", "far"]);
+    process.apply(&trigger(&cluster, &receiver, "window: { count: 1 }"));
+    assert_eq!(wait_for_commits(&client, 1, 40).await, Ok(()));
+    let before = receiver.deliveries().len();
+    done(&process, &["trigger", "replay", "far", "--rate", "10/s"]);
+    receiver.wait_for("its begin", |deliveries| deliveries.len() > before);
     let Cluster::Tripline(broker) = &cluster else { unreachable!() };
     done(broker, &["topic", "delete", "in"]);
     cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..10), None)).await.unwrap());
+    assert!(client.produce("in", 0, &batch(&values(0..60), None)).await.unwrap());
+    let reason = wait_until_blocked(&process);
+    assert!(reason.contains("topic in of the cluster was made again"), "{reason}");
+    // Nor does it when it is opened anew.
+    done(&process, &["trigger", "cancel", "far"]);
     done(&process, &["trigger", "resume", "far", run(&process)["run"].as_str().unwrap()]);
     let reason = wait_until_blocked(&process);
     assert!(reason.contains("topic in is not the one that the run was made for"), "{reason}");
+    assert_eq!(run(&process)["ends_when"], "someone cancels the run");
 }
 
 /// Waits until the only run can do nothing; answers why.

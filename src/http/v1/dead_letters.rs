@@ -1,16 +1,20 @@
 //! Dead letters: records that triggers gave up, with the reason.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use futures_util::future::join_all;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 use tripline_storage::Offset;
 use tripline_storage::error::ReadError;
 
 use super::records_out::start;
 use super::topics::existing_topic;
-use crate::http::extract::{NoParameters, Segments};
+use crate::http::extract::Segments;
 use crate::http::limits::RECORDS_OUT_MAX;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
@@ -22,6 +26,8 @@ use crate::trigger::dead_letter::HEADER_PREFIX;
 use crate::trigger::service::{RunError, TriggerReport};
 
 const STEP_RECORDS: usize = 1_000;
+/// How long a list waits for a cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Says whose letter it is.
 const TRIGGER_HEADER: &str = "tripline-dlq-trigger";
 
@@ -114,49 +120,69 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
         }
     }
     let mut unknown = Vec::new();
-    for report in &on_clusters {
-        let (name, topic) = (report.spec.name.as_str(), report.spec.dead_letter.as_ref());
-        let Some(topic) = topic.filter(|_| letters.len() < limit) else { continue };
-        match letters_on_cluster(&rooms, name, topic, limit - letters.len(), all).await {
+    let left = limit.saturating_sub(letters.len());
+    let there = on_clusters.iter().filter(|_| left > 0);
+    let told = join_all(there.map(|report| letters_in_time(&rooms, report, left, all))).await;
+    for (report, told) in on_clusters.iter().zip(told) {
+        match told {
             Ok(found) => letters.extend(found),
             Err(problem) if trigger.is_some() => return Err(problem),
             // Those of all others are shown.
-            Err(problem) => unknown.push(json!({ "trigger": name, "reason": problem.detail })),
+            Err(problem) => unknown.push(json!({ "trigger": report.spec.name, "reason": problem.detail })),
         }
     }
     letters.truncate(limit);
     Ok(Json(json!({ "dead_letters": letters, "unknown": unknown })))
 }
 
-/// The first `limit` letters of a trigger on a cluster, which are there too.
-async fn letters_on_cluster(
+/// As [`letters_on_cluster`], within a time that somebody waits for a list.
+async fn letters_in_time(
     rooms: &Rooms,
-    name: &str,
-    topic: &TopicName,
+    report: &TriggerReport,
     limit: usize,
     all: bool,
 ) -> Result<Vec<Value>, Problem> {
+    let told = timeout(PATIENCE, letters_on_cluster(rooms, report, limit, all)).await;
+    told.unwrap_or_else(|_| {
+        let name = &report.spec.name;
+        let late = format!("the cluster of trigger {name} did not tell its letters within {} s", PATIENCE.as_secs());
+        Err(Problem::new(StatusCode::BAD_GATEWAY, "cluster", late))
+    })
+}
+
+/// The first `limit` letters of a trigger on a cluster, which are there too.
+async fn letters_on_cluster(
+    rooms: &Rooms,
+    report: &TriggerReport,
+    limit: usize,
+    all: bool,
+) -> Result<Vec<Value>, Problem> {
+    let name = report.spec.name.as_str();
+    let Some(topic) = &report.spec.dead_letter else { return Ok(Vec::new()) };
     let open = if all { None } else { Some(rooms.triggers.open_letters(name, limit).await?) };
+    let wanted = open.as_ref().map_or(limit, BTreeSet::len);
+    let there = rooms.triggers.letter_topic(name).await?;
     let mut letters = Vec::new();
-    for partition in 0.. {
-        if letters.len() >= limit {
+    for partition in 0..there.partition_count() {
+        if letters.len() >= wanted {
             break;
         }
-        let Some(input) = rooms.triggers.letter_partition(name, partition).await? else { break };
+        let input = there.partition(partition).await?;
         let mut next = input.log_start();
-        while letters.len() < limit && next < input.tail() {
+        while letters.len() < wanted && next < input.tail() {
             let page = read_input(&input, next, STEP_RECORDS).await.map_err(of_cluster)?;
             if page.next <= next {
                 break;
             }
             next = page.next;
-            let wanted = page.records.iter().filter(|record| {
+            let taken = page.records.iter().filter(|record| {
                 record.header(TRIGGER_HEADER) == Some(name)
                     && open.as_ref().is_none_or(|open| open.contains(&(record.partition, record.offset)))
             });
-            letters.extend(wanted.map(|record| describe(topic, record)));
+            letters.extend(taken.map(|record| describe(topic, record)));
         }
     }
+    letters.truncate(limit);
     Ok(letters)
 }
 
@@ -165,20 +191,24 @@ async fn letters_on_cluster(
     ("topic" = String, Path, description = "The dead-letter topic"),
     ("partition" = u32, Path, description = "Its partition"),
     ("offset" = u64, Path, description = "Its offset"),
+    ("trigger" = Option<String>, Query, description = "Whose letter it is; needed where a topic of that name is on a cluster and elsewhere too"),
 ), responses((status = 200, description = "The dead letter"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments((topic, partition, offset)): Segments<(String, u32, u64)>,
-    _: NoParameters,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Problem> {
+    let query = Query::parse(query.as_deref(), &["trigger"])?;
     let place = format!("{topic}/{partition}/{offset}");
     let missing = || Problem::not_found("dead letter", "unknown-dead-letter", &place);
     let is_letter = |record: &&OwnedRecord, at: Offset| record.offset == at && record.header(TRIGGER_HEADER).is_some();
-    if rooms.broker.topic(&topic).is_none()
-        && let Some((trigger, topic)) = on_cluster(&rooms, &topic)
-    {
+    if let Some((trigger, topic)) = on_cluster(&rooms, &topic, query.text("trigger"))? {
         let at = i64::try_from(offset).ok().and_then(Offset::new).ok_or_else(missing)?;
-        let input = rooms.triggers.letter_partition(trigger.as_str(), partition).await?.ok_or_else(missing)?;
+        let there = rooms.triggers.letter_topic(trigger.as_str()).await?;
+        if partition >= there.partition_count() {
+            return Err(missing());
+        }
+        let input = there.partition(partition).await?;
         if !(input.log_start()..input.tail()).contains(&at) {
             return Err(missing());
         }
@@ -198,10 +228,18 @@ fn of_cluster(error: ReadError) -> Problem {
     Problem::from(error).of_cluster()
 }
 
-/// A trigger on a cluster that keeps its letters in a topic of this name there.
-fn on_cluster(rooms: &Rooms, topic: &str) -> Option<(TriggerName, TopicName)> {
-    let there = rooms.triggers.list().into_iter().filter(|report| report.spec.input.cluster.is_some());
-    there
-        .filter_map(|report| Some((report.spec.name.clone(), report.spec.dead_letter?)))
-        .find(|(_, name)| name.as_str() == topic)
+/// A trigger on a cluster that keeps its letters in a topic of this name there: the one that is meant, or the only one.
+/// `None`: a topic of this broker is meant.
+fn on_cluster(rooms: &Rooms, topic: &str, trigger: Option<&str>) -> Result<Option<(TriggerName, TopicName)>, Problem> {
+    let (_, there) = wanted(rooms, trigger)?;
+    let keeps = |report: &&TriggerReport| report.spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic);
+    let candidates: Vec<&TriggerReport> = there.iter().filter(keeps).collect();
+    let Some(first) = candidates.first() else { return Ok(None) };
+    let is_here = trigger.is_none() && rooms.broker.topic(topic).is_some();
+    if is_here || candidates.iter().any(|other| other.spec.input.cluster != first.spec.input.cluster) {
+        let detail =
+            format!("there are several topics {topic}: say whose letter it is, as trigger={}", first.spec.name);
+        return Err(Problem::new(StatusCode::CONFLICT, "ambiguous-dead-letter", detail));
+    }
+    Ok(first.spec.dead_letter.clone().map(|letters| (first.spec.name.clone(), letters)))
 }

@@ -36,7 +36,7 @@ use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::{TopicSelection, TriggerSpec};
-use crate::trigger::status::set;
+use crate::trigger::status::{ClusterTrouble, set};
 
 mod looks;
 mod reset;
@@ -117,11 +117,15 @@ impl TriggerService {
         let moved = runner.spec().input.cluster != spec.input.cluster;
         if changed {
             let paused = runner.holds(|holds| holds.paused);
+            if moved {
+                self.halt_runs(runner.id).await?;
+            }
             self.change(&runner, spec.clone(), Remembered::default()).await?;
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
+                let name = spec.name.to_string();
                 self.run_on_cluster(runner.id, spec, client, paused, begins);
-                self.move_runs(runner.id).await;
+                self.go_on_with_runs(runner.id, name);
             } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
                 place.select(&spec, begins);
             }
@@ -320,6 +324,8 @@ impl Driver {
     }
 
     fn shows(&self, trouble: Option<String>) {
+        let ends_when = "the cluster answers, its topics are there, and the group takes this process in";
+        let trouble = trouble.map(|reason| ClusterTrouble { reason, ends_when });
         self.runner.change(|holds| set(&mut holds.cluster, trouble));
     }
 
@@ -489,7 +495,7 @@ fn goes_on(committed: &Committed, topic: Uuid) -> Option<(Progress, commit_metad
 }
 
 /// What was committed beyond the tail speaks of records that the cluster has lost.
-pub(super) fn set_back(progress: Progress, input: &EventInput) -> Progress {
+fn set_back(progress: Progress, input: &EventInput) -> Progress {
     let tail: Offset = input.tail();
     if progress.reading_point() <= tail {
         return progress;

@@ -74,10 +74,7 @@ impl TriggerService {
             None => Progress::start(Offset::ZERO),
         };
         #[cfg(feature = "cluster")]
-        let progress = match &input {
-            EventInput::Log(_) => progress,
-            EventInput::Cluster(_) => super::cluster::set_back(progress, &input),
-        };
+        let (progress, remembered) = self.set_back_there((progress, remembered), &input, id)?;
         let status = Arc::new(LaneStatus::new(input, progress.committed(), run.as_ref().map(|run| run.until)));
         Ok(NewLane {
             runner: Arc::clone(runner),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::TriggerService;
 use super::run_topic::{LookedUp, RunTopic, changed_meanwhile};
 use super::runs::{RunError, definition};
+use crate::broker::Broker;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
 use crate::input::EventInput;
@@ -60,6 +61,38 @@ struct BeforeRedrive {
     discarded_below: HashMap<u32, Offset>,
 }
 
+/// A topic of dead letters, here or on a cluster.
+#[derive(Debug)]
+pub struct LetterTopic {
+    broker: Broker,
+    topic: RunTopic,
+}
+
+impl LetterTopic {
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        self.topic.partition_count()
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// It is not there, or its cluster does not answer.
+    pub async fn partition(&self, partition: u32) -> Result<EventInput, RunError> {
+        self.topic.input(&self.broker, partition).await
+    }
+}
+
+/// A cancelled redrive that gives way to another.
+struct Replaced {
+    /// What is to be remembered for that.
+    records: Vec<JournalRecord>,
+    topic: Uuid,
+    /// With the part of its range that is finished.
+    definition: RunDefinition,
+}
+
 impl TriggerService {
     /// Puts dead letters of a trigger back through it. Durable on return, with its range. A redrive that was cancelled
     /// gives way: this one takes what it had left, where it is asked to.
@@ -72,7 +105,8 @@ impl TriggerService {
     }
 
     async fn redrive_now(&self, name: &str, request: &RedriveRequest) -> Result<Uuid, RunError> {
-        let looked_up = self.dead_letters_of(name).await?;
+        let mut looked_up = self.dead_letters_of(name).await?;
+        self.ask_what_to_forget(&mut looked_up).await?;
         let LookedUp { runner, topic, .. } = &looked_up;
         let before = self.before_redrive(runner, topic)?;
         let replaced = self.replace_cancelled(runner)?;
@@ -88,7 +122,7 @@ impl TriggerService {
         if self.before_redrive(runner, topic)? != before {
             return Err(changed_meanwhile(name));
         }
-        let records = replaced.into_iter().flat_map(|(records, _)| records).collect();
+        let records = replaced.into_iter().flat_map(|replaced| replaced.records).collect();
         self.begin_run(&looked_up, definition, records).await
     }
 
@@ -132,21 +166,19 @@ impl TriggerService {
             scan_letters(&input, range, &gate, max, None, &mut counts, |offset| {
                 open.insert((partition, offset));
             })
-            .await?;
+            .await
+            .map_err(|error| topic.scan_failed(error))?;
         }
         Ok(open)
     }
 
-    /// A partition of a trigger's dead letters as they stand, to look at; `None` when there is no such partition.
+    /// The topic of a trigger's dead letters, to look at.
     ///
     /// # Errors
     /// See [`RunError`].
-    pub async fn letter_partition(&self, name: &str, partition: u32) -> Result<Option<EventInput>, RunError> {
+    pub async fn letter_topic(&self, name: &str) -> Result<LetterTopic, RunError> {
         let LookedUp { topic, .. } = self.dead_letters_of(name).await?;
-        if partition >= topic.partition_count() {
-            return Ok(None);
-        }
-        Ok(Some(topic.input(&self.inner.broker, partition).await?))
+        Ok(LetterTopic { broker: self.inner.broker.clone(), topic })
     }
 
     /// Lets letters of a trigger go: all in `partition`, or in all partitions, below `to`. They are not listed and not
@@ -163,6 +195,7 @@ impl TriggerService {
     async fn discard_now(&self, name: &str, ranges: &[RangeRequest]) -> Result<Vec<Discarded>, RunError> {
         let looked_up = self.dead_letters_of(name).await?;
         let LookedUp { runner, topic, .. } = &looked_up;
+        topic.has_id()?;
         self.no_redrive(runner)?;
         let ranges = topic.ranges(ranges).await?;
         let gate = self.gate(runner, topic.id(), &everything(topic, Vec::new()), None)?;
@@ -171,7 +204,8 @@ impl TriggerService {
         for range in &ranges {
             let input = topic.input(&self.inner.broker, range.partition).await?;
             let mut counts = LetterCounts::default();
-            scan_letters(&input, range, &gate, None, None, &mut counts, |_| ()).await?;
+            let scanned = scan_letters(&input, range, &gate, None, None, &mut counts, |_| ()).await;
+            scanned.map_err(|error| topic.scan_failed(error))?;
             // Who else reads them on a cluster is not known here.
             let deleted = counts.not_ours == 0 && topic.local().is_some();
             discarded.push(Discarded {
@@ -236,7 +270,7 @@ impl TriggerService {
     }
 
     /// By partition: letters below are not wanted any more.
-    fn discarded_below(&self, trigger: &Runner, topic: Uuid) -> HashMap<u32, Offset> {
+    pub(super) fn discarded_below(&self, trigger: &Runner, topic: Uuid) -> HashMap<u32, Offset> {
         self.inner.broker.journal().look(|state| {
             let of = |of: &Uuid, letters: &Uuid| *of == trigger.id && *letters == topic;
             let discarded = state.discarded.iter().filter(|((trigger, letters, _), _)| of(trigger, letters));
@@ -250,12 +284,12 @@ impl TriggerService {
         trigger: &Runner,
         topic: &RunTopic,
         redrive: &RunDefinition,
-        replaced: &[(Vec<JournalRecord>, RunDefinition)],
+        replaced: &[Replaced],
     ) -> Result<Gate, RunError> {
         let mut gate = self.gate(trigger, topic.id(), redrive, None)?;
         if !redrive.again {
-            let here = replaced.iter().filter(|(_, definition)| definition.topic == topic.name());
-            let here = here.map(|(_, definition)| Redriven::new(definition.clone()));
+            let here = replaced.iter().filter(|replaced| replaced.topic == topic.id());
+            let here = here.map(|replaced| Redriven::new(replaced.definition.clone()));
             gate.earlier
                 .extend(here.collect::<Result<Vec<_>, _>>().map_err(|error| RunError::Lane(error.to_string()))?);
         }
@@ -299,16 +333,16 @@ impl TriggerService {
 
     /// What is to be remembered so that cancelled redrives give way to another one: they end where they stand. An
     /// earlier one that goes on does not give way.
-    fn replace_cancelled(&self, trigger: &Runner) -> Result<Vec<(Vec<JournalRecord>, RunDefinition)>, RunError> {
+    fn replace_cancelled(&self, trigger: &Runner) -> Result<Vec<Replaced>, RunError> {
         self.no_redrive(trigger)?;
         let since_ms = self.inner.clock.now_ms();
         let replace = |(entry, definition): (RunEntry, RunDefinition)| {
             let definition = self.cut(&entry, definition);
             let text = serde_json::to_string(&definition).expect("a definition is JSON");
-            let (id, counts) = (entry.defined.id, entry.counts.clone());
+            let (id, topic, counts) = (entry.defined.id, entry.defined.topic, entry.counts.clone());
             let switched = RunSwitched { id, state: RunState::Replaced, since_ms, counts };
             let records = vec![RunDefined { definition: text, ..entry.defined }.into(), switched.into()];
-            (records, definition)
+            Replaced { records, topic, definition }
         };
         Ok(self.redrives(trigger, |state| state == RunState::Cancelled)?.into_iter().map(replace).collect())
     }
@@ -336,14 +370,20 @@ impl TriggerService {
             if max.is_some_and(|max| counts.taken >= max) {
                 break;
             }
-            let input = topic.input(&self.inner.broker, range.partition).await?;
             let partition = range.partition;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                is_complete = false;
+                ranges.push(*range);
+                continue;
+            }
+            let input = topic.input(&self.inner.broker, partition).await?;
             let next = scan_letters(&input, range, gate, max, deadline, &mut counts, |offset| {
                 if first.len() < NAMED_MAX {
                     first.push((partition, offset));
                 }
             })
-            .await?;
+            .await
+            .map_err(|error| topic.scan_failed(error))?;
             is_complete &= next == range.next() || max.is_some_and(|max| counts.taken >= max);
             ranges.extend(RunRange::new(
                 partition,

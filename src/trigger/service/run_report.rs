@@ -108,7 +108,12 @@ impl TriggerService {
             let name = run.running.runner.spec().name.clone();
             let (count, lag) = going_on.entry((name, run.definition.kind)).or_insert((0, 0));
             *count += 1;
-            *lag += run.running.lanes.iter().map(|lane| lane.report().lag()).sum::<u64>();
+            let lag_of = |range: &RunRange| {
+                let lane = run.running.lanes.iter().find(|lane| lane.number() == range.partition);
+                // One that its cluster has not shown yet has all of it before it, as far as is known here.
+                lane.map_or_else(|| range.next().since(range.first()), |lane| lane.report().lag())
+            };
+            *lag += run.definition.ranges.iter().map(lag_of).sum::<u64>();
         }
         going_on
     }

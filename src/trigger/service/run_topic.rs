@@ -23,6 +23,8 @@ pub(super) struct RunTopic {
     at: At,
     /// Set for dead letters, which are seen as the records that they were: of these topics, their ids by name.
     letters_of: Option<HashMap<String, Uuid>>,
+    /// Where partitions of a cluster begin, as far as somebody asked.
+    log_starts: HashMap<u32, Offset>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,13 +35,13 @@ enum At {
 }
 
 impl RunTopic {
-    pub(super) const fn here(topic: Arc<Topic>) -> Self {
-        Self { at: At::Here(topic), letters_of: None }
+    pub(super) fn here(topic: Arc<Topic>) -> Self {
+        Self { at: At::Here(topic), letters_of: None, log_starts: HashMap::new() }
     }
 
     #[cfg(feature = "cluster")]
-    pub(super) const fn there(topic: There) -> Self {
-        Self { at: At::There(topic), letters_of: None }
+    pub(super) fn there(topic: There) -> Self {
+        Self { at: At::There(topic), letters_of: None, log_starts: HashMap::new() }
     }
 
     pub(super) fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {
@@ -80,10 +82,49 @@ impl RunTopic {
         }
     }
 
-    /// Where a partition begins, as far as that is known here.
-    pub(super) fn log_start(&self, partition: u32) -> Offset {
-        let log = self.local().and_then(|topic| topic.partition(partition));
-        log.map_or(Offset::ZERO, |log| log.log_start())
+    /// Where a partition begins; `None` when nobody asked its cluster, see [`RunTopic::ask_log_starts`].
+    pub(super) fn log_start(&self, partition: u32) -> Option<Offset> {
+        match self.local() {
+            Some(topic) => topic.partition(partition).map(|log| log.log_start()),
+            None => self.log_starts.get(&partition).copied(),
+        }
+    }
+
+    /// Asks where partitions begin; here that is known.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_async, reason = "a cluster is asked"))]
+    pub(super) async fn ask_log_starts(&mut self) -> Result<(), RunError> {
+        #[cfg(feature = "cluster")]
+        if self.local().is_none() {
+            let asked = async {
+                let mut found = HashMap::new();
+                for partition in 0..self.partition_count() {
+                    found.insert(partition, self.offset(partition, StartPosition::Earliest).await?);
+                }
+                Ok::<_, RunError>(found)
+            };
+            self.log_starts = told_in_time(self.partition_count(), asked).await?;
+        }
+        Ok(())
+    }
+
+    /// What runs leave behind is known by the id of their topic: a name may be another's tomorrow.
+    pub(super) fn has_id(&self) -> Result<(), RunError> {
+        if self.id().is_nil() {
+            let reason = format!(
+                "topic {}: its cluster gives topics no ids (Kafka does from 2.8 on), without which runs and discards could mean another topic of that name",
+                self.name()
+            );
+            return Err(RunError::State(reason));
+        }
+        Ok(())
+    }
+
+    /// A partition that could not be looked through.
+    pub(super) fn scan_failed(&self, error: ScanError) -> RunError {
+        match self.local() {
+            Some(_) => RunError::Scan(error),
+            None => RunError::Cluster(error.to_string()),
+        }
     }
 
     /// What must be durable before anything that is written down about its records in these ranges.
@@ -115,7 +156,7 @@ impl RunTopic {
     pub(super) async fn ranges(&self, asked: &[RangeRequest]) -> Result<Vec<RunRange>, RunError> {
         #[cfg(feature = "cluster")]
         if self.local().is_none() {
-            return told_in_time(self.find_ranges(asked)).await;
+            return told_in_time(self.partition_count(), self.find_ranges(asked)).await;
         }
         self.find_ranges(asked).await
     }
@@ -191,17 +232,70 @@ impl TriggerService {
         self.topics_of(name).iter().map(|topic| (topic.name().to_string(), topic.id())).collect()
     }
 
-    /// Whether that trigger has its name, its definition, and that topic still.
+    /// Whether that trigger has its name, what its definition says of topics, and that topic still.
     pub(super) fn still_holds(&self, name: &str, looked_up: &LookedUp) -> Result<(), RunError> {
         debug_assert!(self.is_changing(), "it may be otherwise in the next moment");
         let LookedUp { runner, spec, topic } = looked_up;
         let now = self.trigger(name)?;
         let is_there = topic.local().is_none_or(|topic| self.inner.broker.topic_by_id(topic.id()).is_some());
-        if now.id == runner.id && now.spec() == *spec && is_there { Ok(()) } else { Err(changed_meanwhile(name)) }
+        let defined = now.spec();
+        let is_same = now.id == runner.id && (&defined.input, &defined.dead_letter) == (&spec.input, &spec.dead_letter);
+        if is_same && is_there { Ok(()) } else { Err(changed_meanwhile(name)) }
     }
 }
 
 /// What was looked up holds no more.
 pub(super) fn changed_meanwhile(trigger: &str) -> RunError {
     RunError::State(format!("trigger {trigger} or its runs changed meanwhile: try again"))
+}
+
+#[cfg(all(test, feature = "cluster"))]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::World;
+    use super::*;
+    use crate::broker::record::{JournalRecord, RunDefined, RunState, RunSwitched};
+    use crate::trigger::run::REMEMBERED_MAX;
+
+    fn there(name: &str, id: u128) -> RunTopic {
+        RunTopic::there(There::for_test(name, Uuid::from_u128(id)))
+    }
+
+    #[test]
+    fn a_topic_without_an_id_has_no_runs() {
+        assert!(there("t.dlq", 7).has_id().is_ok());
+        let refused = there("t.dlq", 0).has_id().unwrap_err().to_string();
+        assert!(refused.contains("topic t.dlq: its cluster gives topics no ids"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn redrives_of_letters_that_a_cluster_has_no_more_are_forgotten_for_new_ones() {
+        let world = World::start().await;
+        let trigger = world.apply(json!({})).await;
+        let runner = world.service.runner("x").unwrap();
+        // As many as are remembered: a letter each, the last of another topic.
+        let mut records: Vec<JournalRecord> = Vec::new();
+        for number in 0..REMEMBERED_MAX {
+            let (id, last) = (Uuid::new_v4(), number == REMEMBERED_MAX - 1);
+            let (topic, name) = if last { (8, "u.dlq") } else { (7, "t.dlq") };
+            let range = json!({"partition": 0, "from": number, "to": number + 1});
+            let definition = json!({"kind": "redrive", "topic": name, "ranges": [range], "again": false}).to_string();
+            let topic = Uuid::from_u128(topic);
+            records.push(RunDefined { id, trigger, topic, definition, created_ms: number as i64 }.into());
+            let counts = Vec::new();
+            records.push(RunSwitched { id, state: RunState::Done, since_ms: 0, counts }.into());
+        }
+        world.service.remember(&records, &[]).await.unwrap();
+        let forgets = |topic: &RunTopic| world.service.forget_ended(&runner, topic).map(|forgotten| forgotten.len());
+        let mut topic = there("t.dlq", 7);
+        assert!(forgets(&topic).is_err(), "where it begins is not known");
+        topic.log_starts = HashMap::from([(0, Offset::ZERO)]);
+        assert!(forgets(&topic).is_err(), "all letters are there");
+        topic.log_starts = HashMap::from([(0, Offset::new(5).unwrap())]);
+        assert_eq!(forgets(&topic).unwrap(), 1);
+        // One that was made again under its name has none of them.
+        assert_eq!(forgets(&there("t.dlq", 9)).unwrap(), 1);
+        assert!(forgets(&there("v.dlq", 9)).is_err());
+    }
 }

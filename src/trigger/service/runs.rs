@@ -104,6 +104,18 @@ pub(super) struct ActiveRun {
 }
 
 impl ActiveRun {
+    /// Nothing more begins where nobody shares its work with it. Answers who ends what is in flight.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(clippy::unused_async, clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "all is shared")
+    )]
+    async fn stop_own(&mut self) -> Vec<JoinHandle<()>> {
+        #[cfg(feature = "cluster")]
+        return self.own.stop().await;
+        #[cfg(not(feature = "cluster"))]
+        Vec::new()
+    }
+
     pub(super) fn counts(&self) -> RunCounts {
         let counters = &self.running.runner.counters;
         let passed_over = counters.passed_over.load(std::sync::atomic::Ordering::Relaxed);
@@ -150,7 +162,8 @@ impl TriggerService {
 
     async fn replay_now(&self, name: &str, request: ReplayRequest) -> Result<Uuid, RunError> {
         // To look for a time takes a while: nobody waits for that.
-        let looked_up = self.input_of(name, request.topic.as_deref()).await?;
+        let mut looked_up = self.input_of(name, request.topic.as_deref()).await?;
+        self.ask_what_to_forget(&mut looked_up).await?;
         let ranges = looked_up.topic.ranges(&request.ranges).await?;
         let definition = RunDefinition {
             kind: RunKind::Replay,
@@ -181,7 +194,7 @@ impl TriggerService {
             }
             // Let go before the next is opened: on a cluster each has connections of its own, and what it has fetched.
             let input = topic.input(&self.inner.broker, range.partition).await?;
-            run.look_through(&input, range).await?;
+            run.look_through(&input, range).await.map_err(|error| topic.scan_failed(error))?;
         }
         Ok(run.finish())
     }
@@ -299,9 +312,10 @@ impl TriggerService {
         with: Vec<JournalRecord>,
     ) -> Result<Uuid, RunError> {
         let LookedUp { runner, spec, topic } = looked_up;
+        topic.has_id()?;
         self.allow_one_more(runner.id)?;
         let mut records = with;
-        records.extend(self.forget_ended(runner.id, topic)?);
+        records.extend(self.forget_ended(runner, topic)?);
         let id = Uuid::new_v4();
         let text = serde_json::to_string(&definition).expect("a definition is JSON");
         let created_ms = self.inner.clock.now_ms();
@@ -326,13 +340,27 @@ impl TriggerService {
         Err(RunError::State(format!("{running} runs of this trigger go on, which is the most: wait, or cancel one")))
     }
 
+    /// What is to be known before some run is forgotten, where so many are remembered that one must be.
+    pub(super) async fn ask_what_to_forget(&self, looked_up: &mut LookedUp) -> Result<(), RunError> {
+        let remembered = self.inner.broker.journal().look(|state| state.runs_of(looked_up.runner.id).len());
+        if remembered >= REMEMBERED_MAX { looked_up.topic.ask_log_starts().await } else { Ok(()) }
+    }
+
     /// Makes room for one more run: those that have ended and tell nothing any more are forgotten.
-    fn forget_ended(&self, trigger: Uuid, topic: &RunTopic) -> Result<Vec<JournalRecord>, RunError> {
+    pub(super) fn forget_ended(&self, trigger: &Runner, topic: &RunTopic) -> Result<Vec<JournalRecord>, RunError> {
         let entries: Vec<RunEntry> =
-            self.inner.broker.journal().look(|state| state.runs_of(trigger).into_iter().cloned().collect());
-        let log_start = |partition| topic.log_start(partition);
-        // Nobody asks a cluster for it.
-        let has_gone = |id| topic.local().is_some() && self.inner.broker.topic_by_id(id).is_none();
+            self.inner.broker.journal().look(|state| state.runs_of(trigger.id).into_iter().cloned().collect());
+        let discarded = self.discarded_below(trigger, topic.id());
+        // What lies before is gone, or not wanted any more.
+        let log_start = |partition| {
+            let starts = topic.log_start(partition).into_iter().chain(discarded.get(&partition).copied());
+            starts.max().unwrap_or(Offset::ZERO)
+        };
+        // A cluster has one topic of a name.
+        let has_gone = |id, definition: &RunDefinition| match topic.local() {
+            Some(_) => self.inner.broker.topic_by_id(id).is_none(),
+            None => definition.topic == topic.name(),
+        };
         let redrives: Vec<(Uuid, RunDefinition)> = entries
             .iter()
             .filter(|entry| entry.state.has_ended() && entry.defined.topic == topic.id())
@@ -352,7 +380,7 @@ impl TriggerService {
             let Ok(definition) = definition(entry) else { return true };
             let is_gone = definition.ranges.iter().all(|range| range.next() <= log_start(range.partition));
             definition.kind == RunKind::Replay
-                || entry.defined.topic != topic.id() && has_gone(entry.defined.topic)
+                || entry.defined.topic != topic.id() && has_gone(entry.defined.topic, &definition)
                 || entry.defined.topic == topic.id() && (is_gone || is_covered(entry.defined.id, &definition))
         };
         let surplus = (entries.len() + 1).saturating_sub(REMEMBERED_MAX);
@@ -496,12 +524,10 @@ impl TriggerService {
         Some(counts)
     }
 
-    #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only pollers of its own are stopped"))]
     async fn end_run_lanes(&self, id: Uuid, mut active: ActiveRun) {
         stop(&active.running.runner);
         PollerHandle::remove_from_all(&active.running.pollers, id).await;
-        #[cfg(feature = "cluster")]
-        active.own.stop();
+        active.stop_own().await;
         active.running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 
@@ -516,16 +542,19 @@ impl TriggerService {
         }
     }
 
-    /// The broker stops: nobody waits for the end of a run any more. Answers what was running.
-    pub(super) async fn stop_runs(&self) -> Vec<(Uuid, ActiveRun)> {
+    /// The broker stops: nobody waits for the end of a run any more. Answers what was running, and who ends what is in
+    /// flight for runs alone.
+    pub(super) async fn stop_runs(&self) -> (Vec<(Uuid, ActiveRun)>, Vec<JoinHandle<()>>) {
         let mut runs: Vec<(Uuid, ActiveRun)> = std::mem::take(&mut *self.inner.runs.write()).into_iter().collect();
+        let mut own = Vec::new();
         for (_, active) in &mut runs {
             active.ending.abort();
             // Until it has let go of the broker.
             let _ = (&mut active.ending).await;
             stop(&active.running.runner);
+            own.extend(active.stop_own().await);
         }
-        runs
+        (runs, own)
     }
 
     /// The lanes of these runs have ended with the broker: what they counted is remembered for the next start.

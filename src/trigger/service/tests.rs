@@ -44,7 +44,7 @@ impl World {
     }
 
     /// A trigger `x`, or what `more` makes of it.
-    async fn apply(&self, more: Value) -> Uuid {
+    pub(super) async fn apply(&self, more: Value) -> Uuid {
         let mut definition = json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f"});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.service.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();

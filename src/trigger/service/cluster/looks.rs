@@ -19,8 +19,10 @@ use crate::topic::name::TopicName;
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::{StartPosition, TriggerSpec};
 
-/// How long it may take to find out what a request means.
+/// How long it may take to find out what a request means…
 const LOOK_UP_MAX: Duration = Duration::from_secs(30);
+/// …and so long more for each partition.
+const LOOK_UP_PARTITION: Duration = Duration::from_millis(100);
 
 /// A topic of a cluster.
 #[derive(Clone, Debug)]
@@ -31,6 +33,16 @@ pub(in crate::trigger::service) struct There {
 }
 
 impl There {
+    #[cfg(test)]
+    pub(in crate::trigger::service) fn for_test(name: &str, id: Uuid) -> Self {
+        use crate::input::ClusterAddress;
+        use crate::input::cluster::{ClusterAccess, Security};
+
+        let access = ClusterAccess { bootstrap_servers: Vec::new(), security: Security::default() };
+        let client = Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test"));
+        Self { client, name: name.to_owned(), topic: ClusterTopic::for_test(id) }
+    }
+
     /// A topic, as it is now.
     pub(super) async fn find(client: Arc<Client>, name: &str) -> Result<Self, ClusterError> {
         let topic = client.topic(name).await?;
@@ -93,7 +105,7 @@ impl TriggerService {
         wanted: Option<&str>,
     ) -> Result<RunTopic, RunError> {
         let client = self.client_for(spec)?;
-        let mut topics = told_in_time(client.selected(&selection(&spec.input.topics))).await?;
+        let mut topics = told_in_time(0, client.selected(&selection(&spec.input.topics))).await?;
         let names: Vec<&str> = topics.keys().map(String::as_str).collect();
         let name = meant(spec.name.as_str(), wanted, &names)?;
         let topic = topics.remove(&name).ok_or_else(|| ClusterError::NoTopic(name.clone()))?;
@@ -109,9 +121,13 @@ impl TriggerService {
         let client = self.client_for(spec)?;
         let told = async {
             let ids = ids_of_topics(&client, spec).await?;
-            Ok::<_, ClusterError>((There::find(client, letters.as_str()).await?, ids))
+            match There::find(client, letters.as_str()).await {
+                Ok(there) => Ok((there, ids)),
+                Err(ClusterError::NoTopic(_)) => Err(RunError::NoDeadLetters(spec.name.to_string())),
+                Err(error) => Err(error.into()),
+            }
         };
-        let (there, ids) = told_in_time(told).await?;
+        let (there, ids) = told_in_time(0, told).await?;
         Ok(RunTopic::there(there).with_letters_of(ids))
     }
 
@@ -126,16 +142,17 @@ pub(super) async fn ids_of_topics(client: &Client, spec: &TriggerSpec) -> Result
     Ok(topics.into_iter().map(|(name, topic)| (name, topic.id)).collect())
 }
 
-/// What a cluster says, while somebody waits for it.
+/// What a cluster says, of so many partitions, while somebody waits for it.
 pub(in crate::trigger::service) async fn told_in_time<T, E>(
+    partitions: u32,
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, RunError>
 where
     RunError: From<E>,
 {
-    let late =
-        |_| RunError::Cluster(format!("its topics and offsets were not told within {} s", LOOK_UP_MAX.as_secs()));
-    Ok(timeout(LOOK_UP_MAX, answer).await.map_err(late)??)
+    let patience = LOOK_UP_MAX + LOOK_UP_PARTITION * partitions;
+    let late = |_| RunError::Cluster(format!("its topics and offsets were not told within {} s", patience.as_secs()));
+    Ok(timeout(patience, answer).await.map_err(late)??)
 }
 
 impl From<ClusterError> for RunError {

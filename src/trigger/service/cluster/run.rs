@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,14 +15,20 @@ use uuid::Uuid;
 use super::super::runs::ActiveRun;
 use super::super::{Inner, TriggerService};
 use super::looks::{There, ids_of_topics};
-use super::{Client, ClusterError, RETRY, Running};
+use super::{Client, ClusterError, RETRY, Running, set_back};
+use crate::broker::journal::JournalError;
 use crate::broker::record::{LaneId, RunState};
-use crate::broker::state::RunEntry;
+use crate::broker::state::{LaneState, RunEntry};
+use crate::input::EventInput;
 use crate::trigger::poller::{self, Message, PollerHandle, RunLane};
+use crate::trigger::progress::Progress;
 use crate::trigger::run::{Completion, Gate, RunDefinition, RunKind, RunRange};
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::TriggerSpec;
-use crate::trigger::status::set;
+use crate::trigger::status::{ClusterTrouble, set};
+
+/// How long is waited before it is looked again whether a topic has become the one that it was.
+const HOPELESS_RETRY: Duration = Duration::from_secs(30);
 
 /// What works for one run alone.
 #[derive(Debug, Default)]
@@ -32,12 +39,19 @@ pub(in crate::trigger::service) struct OwnLanes {
 }
 
 impl OwnLanes {
-    /// Nothing more begins; what is in flight may end.
-    pub(in crate::trigger::service) fn stop(&mut self) -> Vec<(PollerHandle, JoinHandle<()>)> {
-        self.opening = None;
-        let pollers = std::mem::take(&mut self.pollers);
-        pollers.iter().for_each(|(poller, _)| poller.send(Message::Stop));
-        pollers
+    /// Nothing more begins; what is in flight may end. Answers who does it.
+    pub(in crate::trigger::service) async fn stop(&mut self) -> Vec<JoinHandle<()>> {
+        if let Some(opening) = self.opening.take() {
+            opening.abort();
+            // Until it has let go of the broker.
+            let _ = opening.await;
+        }
+        let pollers = std::mem::take(&mut self.pollers).into_iter();
+        let stopped = pollers.map(|(poller, task)| {
+            poller.send(Message::Stop);
+            task
+        });
+        stopped.collect()
     }
 }
 
@@ -66,29 +80,47 @@ impl TriggerService {
         };
         // It finds the run in its place.
         let mut runs = self.inner.runs.write();
-        let opening = Some(AbortOnDropHandle::new(tokio::spawn(opening.open())));
+        let watcher = Arc::clone(&runner);
+        let opening = tokio::spawn(async move {
+            watcher.watch(opening.open()).await;
+        });
+        let opening = Some(AbortOnDropHandle::new(opening));
         let mut active = self.active_run(entry, definition, Running::new(runner), completion);
         active.own.opening = opening;
         runs.insert(entry.defined.id, active);
         Ok(())
     }
 
-    /// The runs of a trigger go on where it is now.
-    pub(in crate::trigger::service) async fn move_runs(&self, trigger: Uuid) {
+    /// As [`TriggerService::set_back`], where the records are a cluster's.
+    pub(in crate::trigger::service) fn set_back_there(
+        &self,
+        (progress, remembered): (Progress, LaneState),
+        input: &EventInput,
+        lane: LaneId,
+    ) -> Result<(Progress, LaneState), String> {
+        let is_there = matches!(input, EventInput::Cluster(_));
+        if !is_there || progress.reading_point() <= input.tail() {
+            return Ok((progress, remembered));
+        }
+        let progress = set_back(progress, input);
+        let restarted = self.restart(lane, progress.committed());
+        let written = self.inner.broker.journal().append(&[restarted], crate::broker::now_ms());
+        written.map_err(|error| error.to_string())?;
+        Ok((progress, LaneState::default()))
+    }
+
+    /// Ends what works for the runs of a trigger, as a stop of the broker does: they can go on elsewhere.
+    pub(in crate::trigger::service) async fn halt_runs(&self, trigger: Uuid) -> Result<(), JournalError> {
         let runs: Vec<Uuid> = {
             let runs = self.inner.runs.read();
             runs.iter().filter(|(_, active)| active.trigger == trigger).map(|(id, _)| *id).collect()
         };
         for id in runs {
-            let Some(counts) = self.end_run(id).await else { continue };
-            if let Err(error) = self.switch_run(id, RunState::Running, counts).await {
-                tracing::warn!(run = %id, %error, "what a run has counted so far is not remembered");
-            }
-            let entry = self.inner.broker.journal().look(|state| state.runs.get(&id).cloned());
-            if let Some(Err(error)) = entry.map(|entry| self.start_run(&entry)) {
-                tracing::error!(run = %id, error, "a run does not go on");
+            if let Some(counts) = self.end_run(id).await {
+                self.switch_run(id, RunState::Running, counts).await?;
             }
         }
+        Ok(())
     }
 }
 
@@ -110,32 +142,50 @@ struct Opening {
 enum OpenError {
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    #[error("topic {0} is not the one that the run was made for: cancel the run")]
+    #[error("topic {0} is not the one that the run was made for")]
     OtherTopic(String),
     #[error("{0}")]
     Lane(String),
 }
 
+impl OpenError {
+    const fn ends_when(&self) -> &'static str {
+        match self {
+            Self::Cluster(_) => "the cluster answers, and has the partitions of the run",
+            Self::OtherTopic(_) | Self::Lane(_) => "someone cancels the run",
+        }
+    }
+
+    /// How long is waited before it is tried again.
+    const fn retry(&self) -> Duration {
+        match self {
+            Self::Cluster(_) => RETRY,
+            Self::OtherTopic(_) | Self::Lane(_) => HOPELESS_RETRY,
+        }
+    }
+}
+
 impl Opening {
     async fn open(self) {
         let mut left = self.definition.ranges.clone();
-        let mut said = None;
+        let mut shown = None;
         while let Err(error) = self.open_left(&mut left).await {
-            let reason = Some(error.to_string());
-            if said != reason {
+            let trouble = ClusterTrouble { reason: error.to_string(), ends_when: error.ends_when() };
+            if shown.as_ref() != Some(&trouble) {
                 tracing::warn!(run = %self.runner.id, %error, "partitions of the cluster cannot be opened yet");
+                self.shows(Some(trouble.clone()));
+                shown = Some(trouble);
             }
-            self.shows(reason.clone());
-            said = reason;
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(error.retry()).await;
         }
         self.shows(None);
     }
 
-    fn shows(&self, trouble: Option<String>) {
+    fn shows(&self, trouble: Option<ClusterTrouble>) {
         self.runner.change(|holds| set(&mut holds.cluster, trouble));
     }
 
+    /// Each as far as it goes: one that cannot be opened holds up no other.
     async fn open_left(&self, left: &mut Vec<RunRange>) -> Result<(), OpenError> {
         let name = self.definition.topic.as_str();
         let topic = There::find(Arc::clone(&self.client), name).await?;
@@ -146,11 +196,17 @@ impl Opening {
             RunKind::Replay => None,
             RunKind::Redrive => Some(ids_of_topics(&self.client, &self.spec).await?),
         };
-        while let Some(range) = left.first().copied() {
-            self.open_one(&topic, range, letters_of.clone()).await?;
-            left.remove(0);
+        let mut failed = None;
+        for range in std::mem::take(left) {
+            match self.open_one(&topic, range, letters_of.clone()).await {
+                Ok(()) => {}
+                Err(error) => {
+                    failed = failed.or(Some(error));
+                    left.push(range);
+                }
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn open_one(
