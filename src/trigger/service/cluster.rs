@@ -44,7 +44,6 @@ mod run;
 mod starts;
 
 pub(super) use looks::{There, told_in_time};
-pub(super) use run::OwnLanes;
 use starts::{Begin, Starts, begins, partitions_of};
 
 /// How long attempts may go on after the group took their partition away.

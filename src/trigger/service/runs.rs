@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
-#[cfg(feature = "cluster")]
-use super::cluster::OwnLanes;
 use super::lanes::start_at;
 use super::run_topic::{LookedUp, RunTopic};
 use super::{ChoiceError, Running, TriggerService, stop};
@@ -19,7 +18,7 @@ use crate::input::EventInput;
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
-use crate::trigger::poller::{PollerHandle, RunLane};
+use crate::trigger::poller::{Message, PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
     Completion, Gate, REMEMBERED_MAX, RUNNING_MAX, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
@@ -88,6 +87,31 @@ impl From<PatternError> for RunError {
     }
 }
 
+/// What works for one run alone: nothing, where it shares the pollers of its topic.
+#[derive(Debug, Default)]
+pub(super) struct OwnLanes {
+    /// Opens its partitions; ends with the run.
+    pub(super) opening: Option<AbortOnDropHandle<()>>,
+    pub(super) pollers: Vec<(PollerHandle, JoinHandle<()>)>,
+}
+
+impl OwnLanes {
+    /// Nothing more begins; what is in flight may end. Answers who does it.
+    pub(super) async fn stop(&mut self) -> Vec<JoinHandle<()>> {
+        if let Some(opening) = self.opening.take() {
+            opening.abort();
+            // Until it has let go of the broker.
+            let _ = opening.await;
+        }
+        let pollers = std::mem::take(&mut self.pollers).into_iter();
+        let stopped = pollers.map(|(poller, task)| {
+            poller.send(Message::Stop);
+            task
+        });
+        stopped.collect()
+    }
+}
+
 /// A run that goes on.
 #[derive(Debug)]
 pub(super) struct ActiveRun {
@@ -99,23 +123,10 @@ pub(super) struct ActiveRun {
     /// Waits for its end.
     ending: JoinHandle<()>,
     /// What nobody shares with it, on a cluster.
-    #[cfg(feature = "cluster")]
     pub(super) own: OwnLanes,
 }
 
 impl ActiveRun {
-    /// Nothing more begins where nobody shares its work with it. Answers who ends what is in flight.
-    #[cfg_attr(
-        not(feature = "cluster"),
-        expect(clippy::unused_async, clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "all is shared")
-    )]
-    async fn stop_own(&mut self) -> Vec<JoinHandle<()>> {
-        #[cfg(feature = "cluster")]
-        return self.own.stop().await;
-        #[cfg(not(feature = "cluster"))]
-        Vec::new()
-    }
-
     pub(super) fn counts(&self) -> RunCounts {
         let counters = &self.running.runner.counters;
         let passed_over = counters.passed_over.load(std::sync::atomic::Ordering::Relaxed);
@@ -476,7 +487,6 @@ impl TriggerService {
             counted: counted(entry),
             running,
             ending: self.end_when_done(entry.defined.id, completion),
-            #[cfg(feature = "cluster")]
             own: OwnLanes::default(),
         }
     }
@@ -527,7 +537,7 @@ impl TriggerService {
     async fn end_run_lanes(&self, id: Uuid, mut active: ActiveRun) {
         stop(&active.running.runner);
         PollerHandle::remove_from_all(&active.running.pollers, id).await;
-        active.stop_own().await;
+        active.own.stop().await;
         active.running.topics.iter().for_each(|topic| self.end_pollers(topic.id()));
     }
 
@@ -552,7 +562,7 @@ impl TriggerService {
             // Until it has let go of the broker.
             let _ = (&mut active.ending).await;
             stop(&active.running.runner);
-            own.extend(active.stop_own().await);
+            own.extend(active.own.stop().await);
         }
         (runs, own)
     }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -20,7 +19,7 @@ use crate::broker::journal::JournalError;
 use crate::broker::record::{LaneId, RunState};
 use crate::broker::state::{LaneState, RunEntry};
 use crate::input::EventInput;
-use crate::trigger::poller::{self, Message, PollerHandle, RunLane};
+use crate::trigger::poller::{self, Message, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{Completion, Gate, RunDefinition, RunKind, RunRange};
 use crate::trigger::runner::Runner;
@@ -29,31 +28,6 @@ use crate::trigger::status::{ClusterTrouble, set};
 
 /// How long is waited before it is looked again whether a topic has become the one that it was.
 const HOPELESS_RETRY: Duration = Duration::from_secs(30);
-
-/// What works for one run alone.
-#[derive(Debug, Default)]
-pub(in crate::trigger::service) struct OwnLanes {
-    /// Opens its partitions; ends with the run.
-    opening: Option<AbortOnDropHandle<()>>,
-    pollers: Vec<(PollerHandle, JoinHandle<()>)>,
-}
-
-impl OwnLanes {
-    /// Nothing more begins; what is in flight may end. Answers who does it.
-    pub(in crate::trigger::service) async fn stop(&mut self) -> Vec<JoinHandle<()>> {
-        if let Some(opening) = self.opening.take() {
-            opening.abort();
-            // Until it has let go of the broker.
-            let _ = opening.await;
-        }
-        let pollers = std::mem::take(&mut self.pollers).into_iter();
-        let stopped = pollers.map(|(poller, task)| {
-            poller.send(Message::Stop);
-            task
-        });
-        stopped.collect()
-    }
-}
 
 impl TriggerService {
     /// Starts a run, whose partitions are opened as soon as its cluster answers.
