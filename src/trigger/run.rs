@@ -8,7 +8,7 @@
 //! A run has lanes of its own under its own id: what it has finished survives the death of the broker as a live lane's
 //! progress does. It follows the trigger's definition, so that a function or a retry policy can be put right while it
 //! runs, and shares nothing else with the live lanes: it has its own invocation slots, its own rate and its own state,
-//! and it runs while the trigger is paused.
+//! and it runs while the trigger is paused. It is its process's alone, also where its records are a cluster's.
 //!
 //! # Which letters a redrive takes
 //! Letters stay in their topic until retention or a discard removes them; a log has no other way. What was redriven is
