@@ -156,10 +156,21 @@ impl Kafka {
             println!("SKIP: Apache Kafka is not there: set TRIPLINE_CLIENTS_PYTHON (tests/clients/setup.sh makes it)");
             return None;
         };
+        for _ in 0..TRIES {
+            match Self::try_start(&jars, secured, users)? {
+                Ok(kafka) => return Some(kafka),
+                Err(log) => println!("Kafka ended while it started, and is started again: {log}"),
+            }
+        }
+        panic!("Kafka ends while it starts");
+    }
+
+    /// `Err`: it has ended, perhaps because somebody had one of its ports; what it said last.
+    fn try_start(jars: &Path, secured: Option<&str>, users: &[String]) -> Option<Result<Self, String>> {
         let classpath = format!("{}/*", jars.display());
         let dir = tempfile::tempdir().unwrap();
         // Taken at the same time, so that they differ.
-        let taken = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let taken = [(); 3].map(|()| listener_outside_of_the_ephemeral_ports());
         let [broker_port, controller_port, secured_port] =
             taken.each_ref().map(|listener| listener.local_addr().unwrap().port());
         drop(taken);
@@ -192,8 +203,9 @@ impl Kafka {
             println!("SKIP: Java does not run Kafka's tools");
             return None;
         }
-        let log = fs::File::create(dir.path().join("kafka.log")).unwrap();
-        let child = Command::new("java")
+        let log_path = dir.path().join("kafka.log");
+        let log = fs::File::create(&log_path).unwrap();
+        let mut child = Command::new("java")
             .args([
                 "-Xmx384m",
                 "-XX:+UseSerialGC",
@@ -209,9 +221,17 @@ impl Kafka {
             .spawn()
             .unwrap();
         let address = format!("127.0.0.1:{broker_port}");
-        until("connection to Kafka", || TcpStream::connect(&address).map(drop).map_err(|error| error.to_string()));
+        let has_ended = until("connection to Kafka", || match child.try_wait().unwrap() {
+            Some(_) => Ok(true),
+            None => TcpStream::connect(&address).map(|_| false).map_err(|error| error.to_string()),
+        });
+        if has_ended {
+            let said = fs::read_to_string(&log_path).unwrap_or_default();
+            let last: Vec<&str> = said.lines().rev().take(5).collect();
+            return Some(Err(last.join(" | ")));
+        }
         let secured = secured.map(|_| format!("127.0.0.1:{secured_port}"));
-        Some(Self { address, secured, child, _dir: dir })
+        Some(Ok(Self { address, secured, child, _dir: dir }))
     }
 
     /// The address of the listener with TLS and SASL.
@@ -224,6 +244,18 @@ impl Drop for Kafka {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How often Kafka is started anew that has ended.
+const TRIES: usize = 3;
+
+/// Kafka cannot say which port it was given, so it is told one. What others get who ask for any port is above these.
+fn listener_outside_of_the_ephemeral_ports() -> TcpListener {
+    loop {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", fastrand::u16(15_000..32_000))) {
+            return listener;
+        }
     }
 }
 
