@@ -258,23 +258,26 @@ async fn a_run_does_not_go_on_in_a_topic_that_was_made_again() {
     let cluster = Cluster::Tripline(Process::start());
     let client = cluster.topic("in", 1).await;
     // So much that most of it is still to be fetched when the first of it is delivered.
-    for number in 0..40 {
-        let value = format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(100_000));
-        assert!(client.produce("in", 0, &batch(&[value], None)).await.unwrap());
+    let text = |number: i64| format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(10_000));
+    for begin in (0..400).step_by(20) {
+        let values: Vec<String> = (begin..begin + 20).map(text).collect();
+        assert!(client.produce("in", 0, &batch(&values, None)).await.unwrap());
     }
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
     process.apply(&trigger(&cluster, &receiver, "window: { count: 1 }"));
-    assert_eq!(wait_for_commits(&client, 1, 40).await, Ok(()));
+    assert_eq!(wait_for_commits(&client, 1, 400).await, Ok(()));
     let before = receiver.deliveries().len();
     done(&process, &["trigger", "replay", "far", "--rate", "10/s"]);
     receiver.wait_for("its begin", |deliveries| deliveries.len() > before);
     let Cluster::Tripline(broker) = &cluster else { unreachable!() };
     done(broker, &["topic", "delete", "in"]);
     cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..60), None)).await.unwrap());
-    let reason = wait_until_blocked(&process);
-    assert!(reason.contains("topic in of the cluster was made again"), "{reason}");
+    assert!(client.produce("in", 0, &batch(&values(0..500), None)).await.unwrap());
+    until("the reason", || match run(&process) {
+        replay if replay["reason"].as_str().unwrap().contains("topic in of the cluster was made again") => Ok(()),
+        replay => Err(replay.to_string()),
+    });
     // Nor does it when it is opened anew.
     done(&process, &["trigger", "cancel", "far"]);
     done(&process, &["trigger", "resume", "far", run(&process)["run"].as_str().unwrap()]);

@@ -121,21 +121,23 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
     }
     let mut unknown = Vec::new();
     let left = limit.saturating_sub(letters.len());
-    let there = on_clusters.iter().filter(|_| left > 0);
-    let told = join_all(there.map(|report| letters_in_time(&rooms, report, left, all))).await;
-    for (report, told) in on_clusters.iter().zip(told) {
-        match told {
-            Ok(found) => letters.extend(found),
-            Err(problem) if trigger.is_some() => return Err(problem),
-            // Those of all others are shown.
-            Err(problem) => unknown.push(json!({ "trigger": report.spec.name, "reason": problem.detail })),
+    if let (Some(_), [only]) = (trigger, on_clusters.as_slice()) {
+        letters.extend(letters_on_cluster(&rooms, only, left, all).await?);
+    } else if left > 0 {
+        // Those of all others are shown.
+        let asked = on_clusters.iter().map(|report| letters_in_time(&rooms, report, left, all));
+        for (report, told) in on_clusters.iter().zip(join_all(asked).await) {
+            match told {
+                Ok(found) => letters.extend(found),
+                Err(problem) => unknown.push(json!({ "trigger": report.spec.name, "reason": problem.detail })),
+            }
         }
     }
     letters.truncate(limit);
     Ok(Json(json!({ "dead_letters": letters, "unknown": unknown })))
 }
 
-/// As [`letters_on_cluster`], within a time that somebody waits for a list.
+/// As [`letters_on_cluster`], within a time that somebody waits for a list of all.
 async fn letters_in_time(
     rooms: &Rooms,
     report: &TriggerReport,
@@ -144,8 +146,8 @@ async fn letters_in_time(
 ) -> Result<Vec<Value>, Problem> {
     let told = timeout(PATIENCE, letters_on_cluster(rooms, report, limit, all)).await;
     told.unwrap_or_else(|_| {
-        let name = &report.spec.name;
-        let late = format!("the cluster of trigger {name} did not tell its letters within {} s", PATIENCE.as_secs());
+        let seconds = PATIENCE.as_secs();
+        let late = format!("its cluster did not tell its letters within {seconds} s: ask for those of this trigger");
         Err(Problem::new(StatusCode::BAD_GATEWAY, "cluster", late))
     })
 }
@@ -201,8 +203,12 @@ pub(crate) async fn get(
     let query = Query::parse(query.as_deref(), &["trigger"])?;
     let place = format!("{topic}/{partition}/{offset}");
     let missing = || Problem::not_found("dead letter", "unknown-dead-letter", &place);
-    let is_letter = |record: &&OwnedRecord, at: Offset| record.offset == at && record.header(TRIGGER_HEADER).is_some();
-    if let Some((trigger, topic)) = on_cluster(&rooms, &topic, query.text("trigger"))? {
+    let wanted = query.text("trigger");
+    let is_letter = |record: &&OwnedRecord, at: Offset| {
+        let owner = record.header(TRIGGER_HEADER);
+        record.offset == at && owner.is_some() && (wanted.is_none() || owner == wanted)
+    };
+    if let Some((trigger, topic)) = on_cluster(&rooms, &topic, wanted)? {
         let at = i64::try_from(offset).ok().and_then(Offset::new).ok_or_else(missing)?;
         let there = rooms.triggers.letter_topic(trigger.as_str()).await?;
         if partition >= there.partition_count() {
@@ -231,12 +237,16 @@ fn of_cluster(error: ReadError) -> Problem {
 /// A trigger on a cluster that keeps its letters in a topic of this name there: the one that is meant, or the only one.
 /// `None`: a topic of this broker is meant.
 fn on_cluster(rooms: &Rooms, topic: &str, trigger: Option<&str>) -> Result<Option<(TriggerName, TopicName)>, Problem> {
-    let (_, there) = wanted(rooms, trigger)?;
-    let keeps = |report: &&TriggerReport| report.spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic);
-    let candidates: Vec<&TriggerReport> = there.iter().filter(keeps).collect();
+    let keeps = |report: &TriggerReport| {
+        report.spec.input.cluster.is_some()
+            && report.spec.dead_letter.as_ref().is_some_and(|name| name.as_str() == topic)
+            && trigger.is_none_or(|trigger| report.spec.name.as_str() == trigger)
+    };
+    let candidates: Vec<TriggerReport> = rooms.triggers.list().into_iter().filter(keeps).collect();
     let Some(first) = candidates.first() else { return Ok(None) };
     let is_here = trigger.is_none() && rooms.broker.topic(topic).is_some();
-    if is_here || candidates.iter().any(|other| other.spec.input.cluster != first.spec.input.cluster) {
+    let cluster = |report: &TriggerReport| report.spec.input.cluster.as_ref().map(|address| address.brokers.clone());
+    if is_here || candidates.iter().any(|other| cluster(other) != cluster(first)) {
         let detail =
             format!("there are several topics {topic}: say whose letter it is, as trigger={}", first.spec.name);
         return Err(Problem::new(StatusCode::CONFLICT, "ambiguous-dead-letter", detail));

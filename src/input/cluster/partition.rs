@@ -77,6 +77,8 @@ struct Partition {
     at_tail: Event,
     /// The tail is watched no more, by a bug of ours.
     broke_down: AtomicBool,
+    /// There is another topic of its name now.
+    is_another: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +137,7 @@ impl ClusterInput {
             more: Event::new(),
             at_tail: Event::new(),
             broke_down: AtomicBool::new(false),
+            is_another: AtomicBool::new(false),
         });
         let watch = tokio::spawn(Arc::clone(&partition).keep_watch()).abort_handle();
         Ok(Self { watched: Arc::new(Watched { partition, watch }), origin })
@@ -142,6 +145,17 @@ impl ClusterInput {
 
     pub(in crate::input) fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {
         Self { origin: Arc::new(self.origin.of_letters(topics)), ..self }
+    }
+
+    /// Whether a read has found another topic of its name: nothing of this one is there any more.
+    #[must_use]
+    pub fn is_another_now(&self) -> bool {
+        self.partition().is_another.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn be_another_for_test(&self) {
+        self.partition().is_another.store(true, Ordering::Relaxed);
     }
 
     /// As when its watch has met a bug.
@@ -166,6 +180,7 @@ impl ClusterInput {
             more: Event::new(),
             at_tail: Event::new(),
             broke_down: AtomicBool::new(false),
+            is_another: AtomicBool::new(false),
         };
         let watch = tokio::spawn(std::future::pending::<()>()).abort_handle();
         let origin = Arc::clone(&partition.origin);
@@ -371,7 +386,13 @@ impl Partition {
             }
             let leader = match at.leader.take() {
                 Some(leader) => leader,
-                None => self.client.leader_of(topic, *topic_id, *partition).await.map_err(io::Error::other)?,
+                None => {
+                    let leader = self.client.leader_of(topic, *topic_id, *partition).await;
+                    if matches!(leader, Err(ClusterError::OtherTopic(_))) {
+                        self.is_another.store(true, Ordering::Relaxed);
+                    }
+                    leader.map_err(io::Error::other)?
+                }
             };
             let request = self.request(from, max_bytes, wait);
             let answer =

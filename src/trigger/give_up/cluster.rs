@@ -136,6 +136,8 @@ impl GiveUp {
                 }
             }
         };
+        // What is skipped from now on is not the wait for that.
+        self.hold_up.over();
         loop {
             match self.write(&target).await {
                 Ok(written) => {

@@ -54,6 +54,8 @@ const CUT_OFF_MAX: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long is waited before a partition is opened again that could not be.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often is looked whether a partition is of another topic now.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// A trigger's place in its group.
 #[derive(Debug)]
@@ -117,9 +119,12 @@ impl TriggerService {
         if changed {
             let paused = runner.holds(|holds| holds.paused);
             if moved {
-                self.halt_runs(runner.id).await?;
+                self.halt_runs(runner.id).await;
             }
-            self.change(&runner, spec.clone(), Remembered::default()).await?;
+            if let Err(error) = self.change(&runner, spec.clone(), Remembered::default()).await {
+                self.go_on_with_runs(runner.id, spec.name.to_string());
+                return Err(error);
+            }
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
                 let name = spec.name.to_string();
@@ -257,6 +262,7 @@ struct Driver {
 /// Who drives a lane, and the id of its topic.
 struct DrivenLane {
     topic: Uuid,
+    input: ClusterInput,
     poller: PollerHandle,
     /// Ends with whoever drives it, and what it has begun ends with it.
     task: AbortOnDropHandle<()>,
@@ -275,6 +281,7 @@ impl Driver {
 
     async fn run(&mut self, events: &mut mpsc::UnboundedReceiver<GroupEvent>) {
         let mut opens_at = Instant::now();
+        let mut looks_at = Instant::now() + LOOK_EVERY;
         loop {
             let changed = self.runner.listen();
             if self.runner.holds(|holds| holds.broken) {
@@ -286,6 +293,10 @@ impl Driver {
                     None => return,
                 },
                 () = tokio::time::sleep_until(opens_at), if !self.waiting.is_empty() => self.open().await,
+                () = tokio::time::sleep_until(looks_at), if !self.lanes.is_empty() => {
+                    looks_at = Instant::now() + LOOK_EVERY;
+                    self.let_go_of_others().await;
+                }
                 () = changed => continue,
             }
             opens_at = Instant::now() + RETRY;
@@ -326,6 +337,16 @@ impl Driver {
         let ends_when = "the cluster answers, its topics are there, and the group takes this process in";
         let trouble = trouble.map(|reason| ClusterTrouble { reason, ends_when });
         self.runner.change(|holds| set(&mut holds.cluster, trouble));
+    }
+
+    /// Lanes that were opened for a topic which is another one now, as a broker still knew the old one then, are opened
+    /// anew.
+    async fn let_go_of_others(&mut self) {
+        let is_other = |lane: &&DrivenLane| lane.input.is_another_now();
+        let others = self.lanes.iter().filter(|(_, lane)| is_other(lane)).map(|(partition, _)| partition.clone());
+        let others: BTreeSet<ClusterPartition> = others.collect();
+        self.cut_off(&others).await;
+        self.waiting.extend(others);
     }
 
     /// Opens what waits for it.
@@ -383,6 +404,7 @@ impl Driver {
         };
         let client = Arc::clone(&self.place.client);
         let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
+        let partition_input = input.clone();
         let input = EventInput::Cluster(input);
         let progress = set_back(progress, &input);
         let id = LaneId { trigger: self.runner.id, topic: topic.id, partition: number };
@@ -401,7 +423,7 @@ impl Driver {
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
         let task = AbortOnDropHandle::new(task);
-        self.lanes.insert(partition.clone(), DrivenLane { topic: topic.id, poller, task });
+        self.lanes.insert(partition.clone(), DrivenLane { topic: topic.id, input: partition_input, poller, task });
         Ok(())
     }
 
@@ -528,9 +550,9 @@ mod tests {
         let client = Arc::new(Client::new(access, ClusterAddress::SESSION_TIMEOUT, "test"));
         let (_, _, committer) = Member::join(Arc::clone(&client), "g", selection(&spec.input.topics));
         let tracker = TaskTracker::new();
-        let (poller, task) =
-            poller::spawn(EventInput::Cluster(ClusterInput::with_leader_for_test(address)), tracker.clone());
-        let lane = DrivenLane { topic: Uuid::nil(), poller, task: AbortOnDropHandle::new(task) };
+        let input = ClusterInput::with_leader_for_test(address);
+        let (poller, task) = poller::spawn(EventInput::Cluster(input.clone()), tracker.clone());
+        let lane = DrivenLane { topic: Uuid::nil(), input, poller, task: AbortOnDropHandle::new(task) };
         let driver = Driver {
             service: Weak::new(),
             tracker,
@@ -566,6 +588,19 @@ mod tests {
             timeout(SOON, driving).await.expect("it ends").unwrap();
             assert!(poller.has_ended() && runner.holds(|holds| holds.broken));
         }
+    }
+
+    #[tokio::test]
+    async fn a_lane_of_a_topic_that_is_another_one_now_is_opened_anew() {
+        let (mut driver, _silent) = driver_of_a_lane().await;
+        let partition = ClusterPartition::new("in", 0);
+        driver.let_go_of_others().await;
+        assert!(driver.lanes.contains_key(&partition) && driver.waiting.is_empty());
+        let poller = driver.lanes[&partition].poller.clone();
+        driver.lanes[&partition].input.be_another_for_test();
+        driver.let_go_of_others().await;
+        assert!(driver.lanes.is_empty() && poller.has_ended());
+        assert_eq!(driver.waiting, BTreeSet::from([partition]));
     }
 
     #[tokio::test]

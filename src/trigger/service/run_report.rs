@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use super::runs::{counted, definition};
 use super::{LaneReport, TriggerService, TriggerState};
-use crate::broker::record::RunState;
+use crate::broker::record::{LaneId, RunState};
 use crate::broker::state::RunEntry;
 use crate::topic::name::TriggerName;
+use crate::trigger::progress::Progress;
 use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
 
 /// What a run is doing.
@@ -104,17 +105,28 @@ impl TriggerService {
     #[must_use]
     pub fn runs_going_on(&self) -> BTreeMap<(TriggerName, RunKind), (usize, u64)> {
         let mut going_on = BTreeMap::new();
-        for run in self.inner.runs.read().values() {
-            let name = run.running.runner.spec().name.clone();
-            let (count, lag) = going_on.entry((name, run.definition.kind)).or_insert((0, 0));
+        // What a cluster has not shown yet; the journal says how far those are.
+        let mut closed = Vec::new();
+        for (id, run) in &*self.inner.runs.read() {
+            let key = (run.running.runner.spec().name.clone(), run.definition.kind);
+            let (count, lag) = going_on.entry(key.clone()).or_insert((0, 0));
             *count += 1;
-            let lag_of = |range: &RunRange| {
-                let lane = run.running.lanes.iter().find(|lane| lane.number() == range.partition);
-                // One that its cluster has not shown yet has all of it before it, as far as is known here.
-                lane.map_or_else(|| range.next().since(range.first()), |lane| lane.report().lag())
-            };
-            *lag += run.definition.ranges.iter().map(lag_of).sum::<u64>();
+            *lag += run.running.lanes.iter().map(|lane| lane.report().lag()).sum::<u64>();
+            let is_open = |range: &RunRange| run.running.lanes.iter().any(|lane| lane.number() == range.partition);
+            let left = run.definition.ranges.iter().filter(|range| !is_open(range));
+            closed.extend(left.map(|range| (key.clone(), *id, *range)));
         }
+        self.inner.broker.journal().look(|state| {
+            for (key, id, range) in closed {
+                let Some(topic) = state.runs.get(&id).map(|run| run.defined.topic) else { continue };
+                let lane = state.lanes.get(&LaneId { trigger: id, topic, partition: range.partition });
+                let progress = lane.and_then(|lane| Progress::decode(lane.progress.as_deref()?).ok());
+                let at = progress.map_or_else(|| range.first(), |progress| progress.committed());
+                if let Some((_, lag)) = going_on.get_mut(&key) {
+                    *lag += range.next().since(at.clamp(range.first(), range.next()));
+                }
+            }
+        });
         going_on
     }
 

@@ -15,7 +15,6 @@ use super::super::runs::ActiveRun;
 use super::super::{Inner, TriggerService};
 use super::looks::{There, ids_of_topics};
 use super::{Client, ClusterError, RETRY, Running, set_back};
-use crate::broker::journal::JournalError;
 use crate::broker::record::{LaneId, RunState};
 use crate::broker::state::{LaneState, RunEntry};
 use crate::input::EventInput;
@@ -84,17 +83,17 @@ impl TriggerService {
     }
 
     /// Ends what works for the runs of a trigger, as a stop of the broker does: they can go on elsewhere.
-    pub(in crate::trigger::service) async fn halt_runs(&self, trigger: Uuid) -> Result<(), JournalError> {
+    pub(in crate::trigger::service) async fn halt_runs(&self, trigger: Uuid) {
         let runs: Vec<Uuid> = {
             let runs = self.inner.runs.read();
             runs.iter().filter(|(_, active)| active.trigger == trigger).map(|(id, _)| *id).collect()
         };
         for id in runs {
-            if let Some(counts) = self.end_run(id).await {
-                self.switch_run(id, RunState::Running, counts).await?;
+            let Some(counts) = self.end_run(id).await else { continue };
+            if let Err(error) = self.switch_run(id, RunState::Running, counts).await {
+                tracing::warn!(run = %id, %error, "what a run has counted so far is not remembered");
             }
         }
-        Ok(())
     }
 }
 
@@ -118,6 +117,8 @@ enum OpenError {
     Cluster(#[from] ClusterError),
     #[error("topic {0} is not the one that the run was made for")]
     OtherTopic(String),
+    #[error("the cluster tells no id of topic {0}")]
+    NoId(String),
     #[error("{0}")]
     Lane(String),
 }
@@ -126,15 +127,17 @@ impl OpenError {
     const fn ends_when(&self) -> &'static str {
         match self {
             Self::Cluster(_) => "the cluster answers, and has the partitions of the run",
-            Self::OtherTopic(_) | Self::Lane(_) => "someone cancels the run",
+            Self::OtherTopic(_) => "someone cancels the run",
+            Self::NoId(_) => "the cluster tells the id of the topic",
+            Self::Lane(_) => "the journal can be read and written, or someone cancels the run",
         }
     }
 
     /// How long is waited before it is tried again.
     const fn retry(&self) -> Duration {
         match self {
-            Self::Cluster(_) => RETRY,
-            Self::OtherTopic(_) | Self::Lane(_) => HOPELESS_RETRY,
+            Self::Cluster(_) | Self::NoId(_) | Self::Lane(_) => RETRY,
+            Self::OtherTopic(_) => HOPELESS_RETRY,
         }
     }
 }
@@ -163,6 +166,9 @@ impl Opening {
     async fn open_left(&self, left: &mut Vec<RunRange>) -> Result<(), OpenError> {
         let name = self.definition.topic.as_str();
         let topic = There::find(Arc::clone(&self.client), name).await?;
+        if topic.id().is_nil() {
+            return Err(OpenError::NoId(name.to_owned()));
+        }
         if topic.id() != self.topic {
             return Err(OpenError::OtherTopic(name.to_owned()));
         }
@@ -171,14 +177,16 @@ impl Opening {
             RunKind::Redrive => Some(ids_of_topics(&self.client, &self.spec).await?),
         };
         let mut failed = None;
-        for range in std::mem::take(left) {
-            match self.open_one(&topic, range, letters_of.clone()).await {
-                Ok(()) => {}
-                Err(error) => {
-                    failed = failed.or(Some(error));
-                    left.push(range);
-                }
+        let mut ranges = std::mem::take(left).into_iter();
+        while let Some(range) = ranges.next() {
+            let Err(error) = self.open_one(&topic, range, letters_of.clone()).await else { continue };
+            left.push(range);
+            // A broker that cannot be reached is not asked for each.
+            if matches!(error, OpenError::Cluster(ClusterError::Call(_))) {
+                left.extend(ranges);
+                return Err(error);
             }
+            failed = failed.or(Some(error));
         }
         failed.map_or(Ok(()), Err)
     }
