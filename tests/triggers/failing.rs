@@ -25,7 +25,7 @@ async fn records_that_keep_failing_become_dead_letters_with_every_header_and_the
     world.produce(&topic, 0, &["1", "2"]).await;
     let report = world.until_committed("x", 0, 2).await;
     assert_eq!((report.counts.dead_lettered, report.counts.attempts_failed, report.counts.delivered), (2, 3, 0));
-    assert_eq!(world.printed.lines(), ["try 1", "try 2", "try 3"]);
+    assert_eq!(world.printed.wait_for(3).await, ["try 1", "try 2", "try 3"]);
     let letters = world.records("t.dlq", 0);
     assert_eq!(letters.len(), 2);
     for (n, letter) in letters.iter().enumerate() {
@@ -82,7 +82,7 @@ async fn a_kill_between_two_attempts_does_not_reset_the_count() {
     let world = World::start_in(dir, &[(python_definition("f"), version)]);
     let report = world.until_committed("x", 0, 1).await;
     assert_eq!(report.counts.dead_lettered, 1);
-    assert_eq!(world.printed.lines(), ["try 3", "try 4"], "the count went on where it was");
+    assert_eq!(world.printed.wait_for(2).await, ["try 3", "try 4"], "the count went on where it was");
     assert_eq!(world.records("t.dlq", 0).len(), 1);
 }
 
@@ -109,7 +109,7 @@ def handler(event, context):
     world.triggers.resume("x").await.unwrap();
     let report = world.until_committed("x", 0, 1).await;
     assert_eq!(report.counts.delivered, 1);
-    assert!(world.printed.lines().contains(&"again 1".to_owned()), "{:?}", world.printed.lines());
+    assert_eq!(world.printed.wait_for(1).await, ["again 1"]);
 }
 
 /// A function that names the events `e` as failed for which `condition` holds, and prints what it was given.
@@ -135,7 +135,7 @@ async fn only_the_records_that_the_function_names_are_tried_again() {
     world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry})).await;
     world.produce(&topic, 0, &["1", "2", "3", "4"]).await;
     let report = world.until_committed("x", 0, 4).await;
-    assert_eq!(world.printed.lines(), ["[1, 2, 3, 4]", "[1, 3]"]);
+    assert_eq!(world.printed.wait_for(2).await, ["[1, 2, 3, 4]", "[1, 3]"]);
     assert_eq!(report.counts.delivered, 4);
 }
 
@@ -152,7 +152,7 @@ async fn code_that_does_not_load_fails_the_trigger_without_spending_attempts_unt
     assert_eq!(report.lanes[0].attempts, 0);
     world.python("f", "def handler(event, context):\n    print('mended')\n").await;
     world.until_committed("x", 0, 1).await;
-    assert_eq!(world.printed.lines().last().unwrap(), "mended");
+    assert_eq!(world.printed.wait_for(1).await, ["mended"]);
     world.until_state("x", TriggerState::Running).await;
 }
 
@@ -253,7 +253,7 @@ async fn after_a_kill_only_the_records_that_failed_are_tried_again() {
         .python("f", "import json\ndef handler(event, context):\n    print([e['data'] for e in json.loads(event)])\n")
         .await;
     world.until_committed("x", 0, 5).await;
-    assert_eq!(world.printed.lines(), ["[2, 4]"]);
+    assert_eq!(world.printed.wait_for(1).await, ["[2, 4]"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

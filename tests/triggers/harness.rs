@@ -34,7 +34,8 @@ impl Printed {
         self.lines.lock().clone()
     }
 
-    /// Waits until there are `count` lines, and answers them.
+    /// Waits until there are `count` lines, and answers them. What a function prints comes by another way than what it
+    /// answers, and may come behind it.
     pub(crate) async fn wait_for(&self, count: usize) -> Vec<String> {
         let waiting = async {
             loop {

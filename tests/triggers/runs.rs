@@ -220,10 +220,10 @@ async fn a_filter_and_a_maximum_choose_letters_and_the_others_stay_for_later() {
     assert_eq!(preview.first.iter().map(|(_, offset)| offset.get()).collect::<Vec<_>>(), [2, 3]);
     assert!(world.printed.lines().is_empty() && world.triggers.runs("x").unwrap().is_empty(), "only looked at");
     assert_eq!(world.redrive(chosen).await.counts.delivered, 2);
-    assert_eq!(world.printed.lines(), ["3", "4"]);
+    assert_eq!(world.printed.wait_for(2).await, ["3", "4"]);
     let rest = world.redrive(RedriveRequest::default()).await;
     assert_eq!(rest.counts.delivered, 4);
-    assert_eq!(world.printed.lines()[2..], ["1", "2", "5", "6"]);
+    assert_eq!(world.printed.wait_for(6).await[2..], ["1", "2", "5", "6"]);
     let none = RedriveRequest {
         filter: pattern(json!({"headers": {"tripline-dlq-error-code": ["KeyError"]}})),
         again: true,
@@ -391,7 +391,7 @@ async fn one_redrive_goes_on_at_a_time_and_a_cancelled_one_gives_way_without_los
     let report = world.redrive(RedriveRequest::default()).await;
     assert_eq!(report.counts.delivered, left);
     assert_eq!(world.triggers.describe_run("x", first).unwrap().phase, RunPhase::Replaced);
-    let mut printed = world.printed.lines();
+    let mut printed = world.printed.wait_for(4).await;
     printed.sort();
     printed.dedup();
     assert_eq!(printed, ["1", "2", "3", "4"]);
