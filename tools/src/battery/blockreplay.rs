@@ -1,10 +1,11 @@
 //! What a disk may hold after the power went: its writes are recorded, and states are put together from the recording.
 //!
 //! A disk keeps all that it had written when it answered a flush. Of what came after the last flush before the end, it
-//! may have any part: each write whole, not at all, or its first or last sectors only. ext4's superblock alone is never
-//! torn: its checksum spans two sectors and a mount looks at no other copy, so that a disk which tears it ends the file
-//! system whatever was written there. qemu-storage-daemon stands between a loop device and a file and records; the
-//! format of the recording is that of dm-log-writes.
+//! may have any part: each write whole, not at all, or its first or last sectors only. Two things are never torn, as a
+//! disk which tears them ends the file system whatever was written there. ext4's superblock: its checksum spans two
+//! sectors and a mount looks at no other copy. And blocks of xfs's directories and trees: where the first sector of one
+//! is as new as the log, recovery writes nothing over it, and its checksum spans eight. qemu-storage-daemon stands
+//! between a loop device and a file and records; the format of the recording is that of dm-log-writes.
 
 use std::fs::File;
 use std::ops::Range;
@@ -359,21 +360,43 @@ impl Replay<'_> {
         let mut state = self.disk.clone();
         let unflushed = &entries[flushed..end];
         for entry in unflushed {
-            let kept =
-                if entry.flags & FUA == 0 { kept_of(entry, &self.never_torn, random) } else { 0..entry.disk.len() };
+            let kept = match entry.flags & FUA {
+                0 => kept_of(entry, &self.recording.bytes, &self.never_torn, random),
+                _ => 0..entry.disk.len(),
+            };
             apply(&mut state, &self.recording.bytes, entry, kept);
         }
         (state, unflushed.len())
     }
 }
 
+/// What xfs's directories and trees are made of, as `mkfs.xfs` makes them.
+const XFS_BLOCK_BYTES: usize = 4096;
+/// How their blocks begin (`fs/xfs/libxfs/xfs_format.h`, `xfs_da_format.h`): directories, and trees of free space, of
+/// inodes, of extents and of references.
+const XFS_BLOCKS: [&[u8; 4]; 10] =
+    [b"XDD3", b"XDB3", b"XDF3", b"AB3B", b"AB3C", b"IAB3", b"FIB3", b"BMA3", b"R3FC", b"RMB3"];
+/// The others have their magic behind two links: nodes and leaves of directories.
+const XFS_LINKED_BLOCKS: [[u8; 2]; 3] = [[0x3e, 0xbe], [0x3d, 0xf1], [0x3d, 0xff]];
+
+fn is_xfs_block(bytes: &[u8]) -> bool {
+    XFS_BLOCKS.iter().any(|magic| bytes.starts_with(*magic))
+        || bytes.get(8..10).is_some_and(|magic| XFS_LINKED_BLOCKS.iter().any(|known| known == magic))
+}
+
 /// All of a write, nothing, or some sectors at one of its ends.
-fn kept_of(entry: &Entry, never_torn: &Range<usize>, random: &mut fastrand::Rng) -> Range<usize> {
+fn kept_of(entry: &Entry, recording: &[u8], never_torn: &Range<usize>, random: &mut fastrand::Rng) -> Range<usize> {
     let len = entry.disk.len();
     let mut torn_at = random.usize(0..=len / SECTOR_BYTES) * SECTOR_BYTES;
     let on_disk = entry.disk.start + torn_at;
     if never_torn.start < on_disk && on_disk < never_torn.end {
         torn_at = never_torn.start.saturating_sub(entry.disk.start);
+    }
+    let block_at = on_disk / XFS_BLOCK_BYTES * XFS_BLOCK_BYTES;
+    if let Some(at) = block_at.checked_sub(entry.disk.start)
+        && recording[entry.data.clone()].get(at..).is_some_and(is_xfs_block)
+    {
+        torn_at = at;
     }
     match random.u8(0..4) {
         0 => 0..0,
@@ -449,7 +472,7 @@ mod tests {
         let mut kept = |sectors: Range<usize>| -> std::collections::BTreeSet<(usize, usize)> {
             let disk = sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES;
             let entry = Entry { disk, data: 0..0, flags: 0, recorded_bytes: 0 };
-            let any = (0..200).map(|_| kept_of(&entry, &(1024..2048), &mut random));
+            let any = (0..200).map(|_| kept_of(&entry, &[], &(1024..2048), &mut random));
             any.map(|kept| (kept.start / SECTOR_BYTES, kept.end / SECTOR_BYTES))
                 .filter(|(from, to)| from < to)
                 .collect()
@@ -457,6 +480,21 @@ mod tests {
         assert_eq!(kept(2..4).into_iter().collect::<Vec<_>>(), [(0, 2)]);
         assert_eq!(kept(4..6).into_iter().collect::<Vec<_>>(), [(0, 1), (0, 2), (1, 2)]);
         assert_eq!(kept(1..5).into_iter().collect::<Vec<_>>(), [(0, 1), (0, 3), (0, 4), (1, 4), (3, 4)]);
+    }
+
+    #[test]
+    fn blocks_of_xfs_are_whole_in_any_write() {
+        let mut recording = vec![0; 4 * XFS_BLOCK_BYTES];
+        recording[XFS_BLOCK_BYTES..][..4].copy_from_slice(b"XDD3");
+        recording[3 * XFS_BLOCK_BYTES + 8..][..2].copy_from_slice(&[0x3d, 0xf1]);
+        let (disk, data) = (XFS_BLOCK_BYTES..5 * XFS_BLOCK_BYTES, 0..recording.len());
+        let entry = Entry { disk, data, flags: 0, recorded_bytes: 0 };
+        let mut random = fastrand::Rng::with_seed(2);
+        let kept = (0..2000).map(|_| kept_of(&entry, &recording, &(0..SECTOR_BYTES), &mut random));
+        let ends: std::collections::BTreeSet<usize> =
+            kept.filter(|kept| kept.start == 0).map(|kept| kept.end / SECTOR_BYTES).collect();
+        let torn_in_others = (0..=8).chain(16..=24).chain([32]);
+        assert_eq!(ends.into_iter().collect::<Vec<_>>(), torn_in_others.collect::<Vec<_>>());
     }
 
     #[test]
