@@ -174,12 +174,11 @@ impl Place {
         }
     }
 
-    /// What a disk writes as one, in bytes of the disk.
-    const fn never_torn(&self) -> Range<usize> {
+    fn never_torn(&self) -> Whole {
         match self.kind {
-            Kind::Ext4 => 1024..2048,
+            Kind::Ext4 => Whole { bytes: 1024..2048, is_block: |_| false },
             // The superblock is one sector.
-            Kind::Xfs => 0..SECTOR_BYTES,
+            Kind::Xfs => Whole { bytes: 0..SECTOR_BYTES, is_block: is_xfs_block },
         }
     }
 
@@ -343,8 +342,15 @@ struct Replay<'a> {
     disk: Vec<u8>,
     /// So many entries are on the disk.
     played: usize,
-    /// What the disk writes as one, in bytes of the disk.
-    never_torn: Range<usize>,
+    never_torn: Whole,
+}
+
+/// What a disk writes as one.
+struct Whole {
+    /// In bytes of the disk.
+    bytes: Range<usize>,
+    /// And each block of [`BLOCK_BYTES`] that begins like this.
+    is_block: fn(&[u8]) -> bool,
 }
 
 impl Replay<'_> {
@@ -371,7 +377,7 @@ impl Replay<'_> {
 }
 
 /// What xfs's directories and trees are made of, as `mkfs.xfs` makes them.
-const XFS_BLOCK_BYTES: usize = 4096;
+const BLOCK_BYTES: usize = 4096;
 /// How their blocks begin (`fs/xfs/libxfs/xfs_format.h`, `xfs_da_format.h`): directories, and trees of free space, of
 /// inodes, of extents and of references.
 const XFS_BLOCKS: [&[u8; 4]; 10] =
@@ -385,16 +391,17 @@ fn is_xfs_block(bytes: &[u8]) -> bool {
 }
 
 /// All of a write, nothing, or some sectors at one of its ends.
-fn kept_of(entry: &Entry, recording: &[u8], never_torn: &Range<usize>, random: &mut fastrand::Rng) -> Range<usize> {
+fn kept_of(entry: &Entry, recording: &[u8], never_torn: &Whole, random: &mut fastrand::Rng) -> Range<usize> {
     let len = entry.disk.len();
     let mut torn_at = random.usize(0..=len / SECTOR_BYTES) * SECTOR_BYTES;
     let on_disk = entry.disk.start + torn_at;
-    if never_torn.start < on_disk && on_disk < never_torn.end {
-        torn_at = never_torn.start.saturating_sub(entry.disk.start);
+    let Whole { bytes, is_block } = never_torn;
+    if bytes.start < on_disk && on_disk < bytes.end {
+        torn_at = bytes.start.saturating_sub(entry.disk.start);
     }
-    let block_at = on_disk / XFS_BLOCK_BYTES * XFS_BLOCK_BYTES;
+    let block_at = on_disk / BLOCK_BYTES * BLOCK_BYTES;
     if let Some(at) = block_at.checked_sub(entry.disk.start)
-        && recording[entry.data.clone()].get(at..).is_some_and(is_xfs_block)
+        && recording[entry.data.clone()].get(at..).is_some_and(is_block)
     {
         torn_at = at;
     }
@@ -442,7 +449,8 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let mut seen = std::collections::BTreeSet::new();
         let disk = vec![0; 5 * SECTOR_BYTES];
-        let mut replay = Replay { recording: &recording, disk, played: 0, never_torn: 0..0 };
+        let mut replay =
+            Replay { recording: &recording, disk, played: 0, never_torn: Whole { bytes: 0..0, is_block: |_| false } };
         for _ in 0..200 {
             let (state, unflushed) = replay.state(4, &mut random);
             assert_eq!(unflushed, 2);
@@ -472,7 +480,8 @@ mod tests {
         let mut kept = |sectors: Range<usize>| -> std::collections::BTreeSet<(usize, usize)> {
             let disk = sectors.start * SECTOR_BYTES..sectors.end * SECTOR_BYTES;
             let entry = Entry { disk, data: 0..0, flags: 0, recorded_bytes: 0 };
-            let any = (0..200).map(|_| kept_of(&entry, &[], &(1024..2048), &mut random));
+            let any =
+                (0..200).map(|_| kept_of(&entry, &[], &Whole { bytes: 1024..2048, is_block: |_| false }, &mut random));
             any.map(|kept| (kept.start / SECTOR_BYTES, kept.end / SECTOR_BYTES))
                 .filter(|(from, to)| from < to)
                 .collect()
@@ -484,13 +493,14 @@ mod tests {
 
     #[test]
     fn blocks_of_xfs_are_whole_in_any_write() {
-        let mut recording = vec![0; 4 * XFS_BLOCK_BYTES];
-        recording[XFS_BLOCK_BYTES..][..4].copy_from_slice(b"XDD3");
-        recording[3 * XFS_BLOCK_BYTES + 8..][..2].copy_from_slice(&[0x3d, 0xf1]);
-        let (disk, data) = (XFS_BLOCK_BYTES..5 * XFS_BLOCK_BYTES, 0..recording.len());
+        let mut recording = vec![0; 4 * BLOCK_BYTES];
+        recording[BLOCK_BYTES..][..4].copy_from_slice(b"XDD3");
+        recording[3 * BLOCK_BYTES + 8..][..2].copy_from_slice(&[0x3d, 0xf1]);
+        let (disk, data) = (BLOCK_BYTES..5 * BLOCK_BYTES, 0..recording.len());
         let entry = Entry { disk, data, flags: 0, recorded_bytes: 0 };
         let mut random = fastrand::Rng::with_seed(2);
-        let kept = (0..2000).map(|_| kept_of(&entry, &recording, &(0..SECTOR_BYTES), &mut random));
+        let whole = Whole { bytes: 0..SECTOR_BYTES, is_block: is_xfs_block };
+        let kept = (0..2000).map(|_| kept_of(&entry, &recording, &whole, &mut random));
         let ends: std::collections::BTreeSet<usize> =
             kept.filter(|kept| kept.start == 0).map(|kept| kept.end / SECTOR_BYTES).collect();
         let torn_in_others = (0..=8).chain(16..=24).chain([32]);
