@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use tripline::input::cluster::Client;
 
 use crate::harness::{Cluster, Delivery, Process, Receiver, batch, read_all, until};
 use crate::{AT_ONCE, by_partition, distinct, trigger, values, wait_for_commits};
@@ -43,12 +44,18 @@ fn places(deliveries: &[Delivery]) -> BTreeSet<(u32, i64)> {
     deliveries.iter().flat_map(|delivery| delivery.records.clone()).collect()
 }
 
+/// A topic `in` with so many records in each partition.
+async fn filled(cluster: &Cluster, partitions: u32, records: i64) -> Arc<Client> {
+    let client = cluster.topic("in", partitions).await;
+    for partition in 0..partitions {
+        assert!(client.produce("in", partition, &batch(&values(0..records), None)).await.unwrap());
+    }
+    client
+}
+
 /// A range goes through the function again; the group stands where it stood, and goes on beside it.
 pub(crate) async fn replay(cluster: &Cluster) {
-    let client = cluster.topic("in", 2).await;
-    for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap());
-    }
+    let client = filled(cluster, 2, 10).await;
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
     process.apply(&trigger(cluster, &receiver, ""));
@@ -73,10 +80,7 @@ pub(crate) async fn replay(cluster: &Cluster) {
 
 /// A clean end repeats nothing, and counts go on.
 pub(crate) async fn survive_a_stop(cluster: &Cluster) {
-    let client = cluster.topic("in", 2).await;
-    for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..50), None)).await.unwrap());
-    }
+    let client = filled(cluster, 2, 50).await;
     // So slow that it is not done before it is stopped, and within what a stop gives to what is in flight.
     let is_slow = Arc::new(AtomicBool::new(false));
     let slow = Arc::clone(&is_slow);
@@ -101,10 +105,7 @@ pub(crate) async fn survive_a_stop(cluster: &Cluster) {
 
 /// Letters are listed, shown, put back and let go where they are.
 pub(crate) async fn letters(cluster: &Cluster) {
-    let client = cluster.topic("in", 2).await;
-    for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap());
-    }
+    let client = filled(cluster, 2, 10).await;
     let refuses = Arc::new(AtomicBool::new(true));
     let answer = Arc::clone(&refuses);
     let receiver = Receiver::start(move |_| (if answer.load(Ordering::Relaxed) { 400 } else { 200 }, AT_ONCE));
@@ -145,8 +146,7 @@ pub(crate) async fn letters(cluster: &Cluster) {
 
 /// One letter: a topic of this name here would be looked at first.
 pub(crate) async fn one_letter(cluster: &Cluster) {
-    let client = cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..2), None)).await.unwrap());
+    let client = filled(cluster, 1, 2).await;
     let receiver = Receiver::start(|_| (400, AT_ONCE));
     let process = Process::start();
     process.apply(&trigger(cluster, &receiver, LETTERS));
@@ -162,8 +162,7 @@ pub(crate) async fn one_letter(cluster: &Cluster) {
 /// A run goes on where it was when its process is killed; what it gives up becomes a letter once.
 pub(crate) async fn survive_a_kill(cluster: &Cluster) {
     const RECORDS: i64 = 100;
-    let client = cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..RECORDS), None)).await.unwrap());
+    let client = filled(cluster, 1, RECORDS).await;
     let refuses = Arc::new(AtomicBool::new(false));
     let held = Arc::new(AtomicI64::new(i64::MAX));
     let (answer, holds) = (Arc::clone(&refuses), Arc::clone(&held));
@@ -225,8 +224,7 @@ pub(crate) async fn survive_a_kill(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_is_gone_holds_up_no_list_and_no_cancel() {
     let mut cluster = Cluster::Tripline(Process::start());
-    let client = cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..10), None)).await.unwrap());
+    let client = filled(&cluster, 1, 10).await;
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let mut process = Process::with_settings("");
     process.apply(&trigger(&cluster, &receiver, LETTERS));
