@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::runs::{counted, definition};
+use super::runs::{counted, definition, noted};
 use super::{LaneReport, TriggerService, TriggerState};
-use crate::broker::record::{LaneId, RunState};
+use crate::broker::record::RunState;
 use crate::broker::state::RunEntry;
 use crate::topic::name::TriggerName;
-use crate::trigger::progress::Progress;
 use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
 
 /// What a run is doing.
@@ -118,13 +117,8 @@ impl TriggerService {
         }
         self.inner.broker.journal().look(|state| {
             for (key, id, range) in closed {
-                let Some(topic) = state.runs.get(&id).map(|run| run.defined.topic) else { continue };
-                let lane = state.lanes.get(&LaneId { trigger: id, topic, partition: range.partition });
-                let progress = lane.and_then(|lane| Progress::decode(lane.progress.as_deref()?).ok());
-                let at = progress.map_or_else(|| range.first(), |progress| progress.committed());
-                if let Some((_, lag)) = going_on.get_mut(&key) {
-                    *lag += range.next().since(at.clamp(range.first(), range.next()));
-                }
+                let (Some(entry), Some((_, lag))) = (state.runs.get(&id), going_on.get_mut(&key)) else { continue };
+                *lag += range.next().since(noted(state, entry, &range));
             }
         });
         going_on

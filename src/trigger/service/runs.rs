@@ -13,7 +13,7 @@ use super::{ChoiceError, Running, TriggerService, stop};
 use crate::broker::codec;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
-use crate::broker::state::RunEntry;
+use crate::broker::state::{RunEntry, State};
 use crate::input::EventInput;
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
@@ -89,13 +89,13 @@ impl From<PatternError> for RunError {
 
 /// What works for one run alone: nothing, where it shares the pollers of its topic.
 #[derive(Debug, Default)]
-pub(super) struct OwnLanes {
+pub(super) struct OwnWork {
     /// Opens its partitions; ends with the run.
     pub(super) opening: Option<AbortOnDropHandle<()>>,
     pub(super) pollers: Vec<(PollerHandle, JoinHandle<()>)>,
 }
 
-impl OwnLanes {
+impl OwnWork {
     /// Nothing more begins; what is in flight may end. Answers who does it.
     pub(super) async fn stop(&mut self) -> Vec<JoinHandle<()>> {
         if let Some(opening) = self.opening.take() {
@@ -123,7 +123,7 @@ pub(super) struct ActiveRun {
     /// Waits for its end.
     ending: JoinHandle<()>,
     /// What nobody shares with it, on a cluster.
-    pub(super) own: OwnLanes,
+    pub(super) own: OwnWork,
 }
 
 impl ActiveRun {
@@ -148,6 +148,14 @@ pub(super) fn counted(entry: &RunEntry) -> RunCounts {
         tracing::error!(run = %entry.defined.id, reason, "counts in the journal do not decode");
         RunCounts::default()
     })
+}
+
+/// How far a run is in one of its ranges, as the journal says.
+pub(super) fn noted(state: &State, entry: &RunEntry, range: &RunRange) -> Offset {
+    let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition: range.partition };
+    let bytes = state.lanes.get(&lane).and_then(|lane| lane.progress.as_deref());
+    let progress = bytes.and_then(|bytes| Progress::decode(bytes).ok());
+    progress.map_or_else(|| range.first(), |progress| progress.committed()).clamp(range.first(), range.next())
 }
 
 /// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already, and
@@ -487,7 +495,7 @@ impl TriggerService {
             counted: counted(entry),
             running,
             ending: self.end_when_done(entry.defined.id, completion),
-            own: OwnLanes::default(),
+            own: OwnWork::default(),
         }
     }
 
@@ -599,11 +607,7 @@ impl TriggerService {
             if let Some(lane) = active.iter().flatten().find(|lane| lane.number() == range.partition) {
                 return lane.committed();
             }
-            let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition: range.partition };
-            let bytes = self.inner.broker.journal().look(|state| state.lanes.get(&lane)?.progress.clone());
-            bytes
-                .and_then(|bytes| Progress::decode(&bytes).ok())
-                .map_or_else(|| range.first(), |progress| progress.committed())
+            self.inner.broker.journal().look(|state| noted(state, entry, range))
         };
         definition.ranges.iter().map(|range| (*range, at(range).clamp(range.first(), range.next()))).collect()
     }
