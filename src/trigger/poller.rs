@@ -281,7 +281,7 @@ impl Poller {
             return;
         };
         self.driven.remove(trigger);
-        entry.runner.slots.forget(&self.handle, trigger);
+        entry.runner.slots.withdraw(&self.handle, trigger);
         self.filters.free_slot(entry.slot);
         if let Some(index) = entry.at_head {
             self.leave_head(index);
@@ -302,7 +302,7 @@ impl Poller {
 
     /// Nothing begins here any more: others are not to wait for that.
     fn forget_slots(&self) {
-        self.lanes.iter().for_each(|(trigger, entry)| entry.runner.slots.forget(&self.handle, *trigger));
+        self.lanes.iter().for_each(|(trigger, entry)| entry.runner.slots.withdraw(&self.handle, *trigger));
     }
 
     fn skip(&mut self, trigger: Uuid) -> usize {
@@ -403,11 +403,14 @@ impl Poller {
         if self.stopping {
             return;
         }
+        let mut waits = false;
         if entry.runner.may_run() {
             entry.runner.started();
-            self.start(entry, tail);
+            waits = self.start(entry, tail);
         }
-        entry.runner.slots.pass_on(&self.handle, entry.id.trigger);
+        if !waits {
+            entry.runner.slots.withdraw(&self.handle, entry.id.trigger);
+        }
         entry.count_withheld();
         entry.show();
         entry.complete();
@@ -437,23 +440,26 @@ impl Poller {
         entry.runs(window, running);
     }
 
-    /// Takes windows that may start; they begin when that is written down.
-    fn start(&mut self, entry: &mut Entry, tail: Offset) {
+    /// Takes windows that may start; they begin when that is written down. Answers whether it is told when more may.
+    fn start(&mut self, entry: &mut Entry, tail: Offset) -> bool {
         if entry.writes_again_at.is_some_and(|at| at > Instant::now()) {
-            return;
+            return false;
         }
         loop {
             let now_ms = entry.runner.clock.now_ms();
             let more = entry.fills(tail) && !(entry.at_head.is_some() && self.head_failed);
-            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return };
+            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return false };
             let permit = match entry.runner.permit(size_bytes, now_ms, &self.handle) {
                 Ok(permit) => permit,
-                Err(NotNow::Told) => return,
-                Err(NotNow::Until(at_ms)) => return self.look_again(entry, at_ms),
+                Err(NotNow::Told) => return true,
+                Err(NotNow::Until(at_ms)) => {
+                    self.look_again(entry, at_ms);
+                    return false;
+                }
             };
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
             let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
-            let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return };
+            let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return false };
             if entry.run.is_some() {
                 entry.runner.slots.spend(entry.lane.offsets(window).len(), entry.runner.clock.elapsed());
             }

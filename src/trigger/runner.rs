@@ -79,10 +79,17 @@ struct SlotCounts {
     rate: Option<RateLimit>,
     /// Of a run: how many records may begin in a second.
     pace: Option<RateLimit>,
-    /// Pollers that had to wait, in their order.
-    waiting: VecDeque<PollerHandle>,
-    /// Pollers that waited and were told of a free slot: nobody overtakes them.
-    promised: Vec<PollerHandle>,
+    /// Those that had to wait, in their order: nobody overtakes them.
+    waiting: VecDeque<Wanted>,
+    /// Those that waited and were told that there is room for them.
+    promised: Vec<Wanted>,
+}
+
+/// Room for a window, which a poller asked for. Each asks for one at a time.
+#[derive(Debug)]
+struct Wanted {
+    poller: PollerHandle,
+    bytes: u64,
 }
 
 /// Why no invocation may begin now.
@@ -110,29 +117,30 @@ impl Slots {
         Self { counts: Mutex::new(counts) }
     }
 
-    /// A slot for `bytes`, or why there is none. One window is let through however large it is.
+    /// A slot for `bytes`, or why there is none. One window is let through however large it is. Those who wait are
+    /// served in turn, so that small windows do not pass a large one by for ever.
     fn take(self: &Arc<Self>, bytes: u64, now: Duration, poller: &PollerHandle, trigger: Uuid) -> Result<Slot, NoSlot> {
         let mut counts = self.counts.lock();
-        let fits = counts.in_flight == 0 || counts.bytes.saturating_add(bytes) <= counts.bytes_max;
-        let own = counts.promised.iter().position(|promised| promised.is_same(poller));
-        let to_others = counts.promised.len() - usize::from(own.is_some());
-        if counts.in_flight as usize + to_others >= counts.limit as usize || !fits {
-            own.map(|index| counts.promised.swap_remove(index));
-            if !counts.waiting.iter().any(|waiting| waiting.is_same(poller)) {
-                counts.waiting.push_back(poller.clone());
-            }
+        let was_promised = counts.take_promise(poller);
+        let is_next = was_promised || counts.waiting.front().is_none_or(|first| first.poller.is_same(poller));
+        if !is_next || !counts.has_room(bytes) {
+            counts.wait(Wanted { poller: poller.clone(), bytes }, was_promised);
             return Err(NoSlot::Busy);
         }
-        if let Some(wait) = counts.pace.as_ref().and_then(|pace| pace.wait(now)) {
-            return Err(NoSlot::After(wait));
+        if !was_promised {
+            counts.waiting.pop_front();
         }
-        if let Some(rate) = &mut counts.rate {
-            rate.take(now).map_err(NoSlot::After)?;
+        let rate = match counts.pace.as_ref().and_then(|pace| pace.wait(now)) {
+            Some(wait) => Err(wait),
+            None => counts.rate.as_mut().map_or(Ok(()), |rate| rate.take(now)),
+        };
+        if rate.is_ok() {
+            counts.in_flight += 1;
+            counts.bytes = counts.bytes.saturating_add(bytes);
         }
-        own.map(|index| counts.promised.swap_remove(index));
-        counts.in_flight += 1;
-        counts.bytes = counts.bytes.saturating_add(bytes);
+        counts.promise_room(trigger);
         drop(counts);
+        rate.map_err(NoSlot::After)?;
         Ok(Slot { slots: Arc::clone(self), bytes, trigger })
     }
 
@@ -143,22 +151,12 @@ impl Slots {
         }
     }
 
-    /// This poller has looked at the slot that it was promised: if it did not want it, the next one gets it.
-    pub(super) fn pass_on(&self, poller: &PollerHandle, trigger: Uuid) {
+    /// This poller wants nothing now: what it was promised, and its place among those who wait, goes to the next.
+    pub(super) fn withdraw(&self, poller: &PollerHandle, trigger: Uuid) {
         let mut counts = self.counts.lock();
-        let own = counts.promised.iter().position(|promised| promised.is_same(poller));
-        if let Some(index) = own {
-            counts.promised.swap_remove(index);
-            counts.wake_one(trigger);
-        }
-    }
-
-    /// This poller drives no lane of the trigger any more: what it was promised goes to the next.
-    pub(super) fn forget(&self, poller: &PollerHandle, trigger: Uuid) {
-        let mut counts = self.counts.lock();
-        counts.waiting.retain(|waiting| !waiting.is_same(poller));
-        counts.promised.retain(|promised| !promised.is_same(poller));
-        counts.wake_one(trigger);
+        counts.take_promise(poller);
+        counts.waiting.retain(|wanted| !wanted.poller.is_same(poller));
+        counts.promise_room(trigger);
     }
 
     /// The target asked to slow down.
@@ -172,7 +170,7 @@ impl Slots {
         let mut counts = self.counts.lock();
         if counts.limit < counts.max {
             counts.limit += 1;
-            counts.wake_one(trigger);
+            counts.promise_room(trigger);
         }
     }
 
@@ -185,15 +183,38 @@ impl Slots {
 }
 
 impl SlotCounts {
-    /// Promises a free slot to the next that waits. Answers whether there was one of each.
-    fn wake_one(&mut self, trigger: Uuid) -> bool {
-        if self.in_flight as usize + self.promised.len() >= self.limit as usize {
-            return false;
+    /// Whether a window of so many bytes may begin besides those in flight and those that were promised room.
+    fn has_room(&self, bytes: u64) -> bool {
+        let taken = self.in_flight as usize + self.promised.len();
+        let promised_bytes = self.promised.iter().fold(0_u64, |sum, wanted| sum.saturating_add(wanted.bytes));
+        let all_bytes = self.bytes.saturating_add(promised_bytes).saturating_add(bytes);
+        taken < self.limit as usize && (taken == 0 || all_bytes <= self.bytes_max)
+    }
+
+    /// Takes back what a poller was promised; answers whether it was.
+    fn take_promise(&mut self, poller: &PollerHandle) -> bool {
+        let own = self.promised.iter().position(|wanted| wanted.poller.is_same(poller));
+        own.map(|index| self.promised.swap_remove(index)).is_some()
+    }
+
+    /// Has a poller wait for its turn; for the next one if it had it, and what it wants has grown.
+    fn wait(&mut self, wanted: Wanted, had_turn: bool) {
+        match self.waiting.iter_mut().find(|other| other.poller.is_same(&wanted.poller)) {
+            Some(own) => own.bytes = wanted.bytes,
+            None if had_turn => self.waiting.push_front(wanted),
+            None => self.waiting.push_back(wanted),
         }
-        let Some(poller) = self.waiting.pop_front() else { return false };
-        poller.wake(trigger);
-        self.promised.push(poller);
-        true
+    }
+
+    /// Promises the room there is to those who wait, in turn.
+    fn promise_room(&mut self, trigger: Uuid) {
+        while let Some(wanted) = self.waiting.pop_front() {
+            if !self.has_room(wanted.bytes) {
+                return self.waiting.push_front(wanted);
+            }
+            wanted.poller.wake(trigger);
+            self.promised.push(wanted);
+        }
     }
 }
 
@@ -211,7 +232,7 @@ impl Drop for Slot {
         counts.in_flight -= 1;
         counts.bytes = counts.bytes.saturating_sub(self.bytes);
         // A large one may have stood in the way of several.
-        while counts.wake_one(self.trigger) {}
+        counts.promise_room(self.trigger);
     }
 }
 
@@ -470,6 +491,7 @@ impl Runner {
         }
         // Who has the probe wakes all when it is done.
         if probe_at_ms.is_some() && self.probing.load(Ordering::Acquire) {
+            self.slots.withdraw(poller, self.id);
             return Err(NotNow::Told);
         }
         let slot = match self.slots.take(bytes, self.clock.elapsed(), poller, self.id) {
@@ -639,29 +661,125 @@ mod tests {
         let id = Uuid::from_u128(1);
         let (first, mut to_first) = PollerHandle::for_test();
         let (second, mut to_second) = PollerHandle::for_test();
-        let held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
-        for poller in [&first, &second, &first] {
-            assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
-        }
-        slots.pass_on(&first, id);
-        assert!(to_first.try_recv().is_err(), "nothing is free yet");
-        drop(held);
-        // Both were told, once each: one slot was freed for each.
-        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
-        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
-        let mut held = vec![slots.take(1, NOW, &first, id).unwrap()];
-        // Nobody overtakes one who was told.
-        assert_eq!(slots.take(1, NOW, &first, id).unwrap_err(), NoSlot::Busy);
-        held.push(slots.take(1, NOW, &second, id).unwrap());
-        for poller in [&first, &second] {
+        let (third, mut to_third) = PollerHandle::for_test();
+        let mut held: Vec<Slot> = (0..2).map(|_| slots.take(1, NOW, &first, id).unwrap()).collect();
+        for poller in [&first, &second, &third, &first] {
             assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
         }
         drop(held.pop());
-        assert!(to_second.try_recv().is_err());
         assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        // Nobody overtakes one who was told.
+        assert_eq!(slots.take(1, NOW, &third, id).unwrap_err(), NoSlot::Busy);
+        assert!(to_second.try_recv().is_err() && to_third.try_recv().is_err());
         // The first has no use for it.
-        slots.pass_on(&first, id);
+        slots.withdraw(&first, id);
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+        // It comes back behind the others.
+        assert_eq!(slots.take(1, NOW, &first, id).unwrap_err(), NoSlot::Busy);
+        held.push(slots.take(1, NOW, &second, id).unwrap());
+        drop(held);
+        assert!(matches!(to_third.try_recv(), Ok(Message::Wake(_))), "once for each");
+        assert!(to_third.try_recv().is_err());
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+        let _held = [&third, &first].map(|poller| slots.take(1, NOW, poller, id).unwrap());
+        assert!(to_second.try_recv().is_err(), "it has what it asked for");
+    }
+
+    #[test]
+    fn small_windows_do_not_pass_a_large_one_by() {
+        let slots = slots(json!({"concurrency": 8, "limits": {"bytes": "1KiB"}}));
+        let id = Uuid::from_u128(1);
+        let (large, mut to_large) = PollerHandle::for_test();
+        let (small, mut to_small) = PollerHandle::for_test();
+        let held = slots.take(100, NOW, &small, id).unwrap();
+        // The second time it wants less, and still too much: it has asked once.
+        for bytes in [1024, 1000] {
+            assert_eq!(slots.take(bytes, NOW, &large, id).unwrap_err(), NoSlot::Busy);
+        }
+        assert_eq!(slots.take(100, NOW, &small, id).unwrap_err(), NoSlot::Busy, "there would be room");
+        drop(held);
+        assert!(matches!(to_large.try_recv(), Ok(Message::Wake(_))));
+        assert!(to_small.try_recv().is_err() && to_large.try_recv().is_err());
+        // What it was promised is its own until it looks, though nothing is in flight.
+        assert_eq!(slots.take(100, NOW, &small, id).unwrap_err(), NoSlot::Busy);
+        let held = slots.take(1000, NOW, &large, id).unwrap();
+        assert!(to_small.try_recv().is_err(), "no room beside it");
+        drop(held);
+        assert!(matches!(to_small.try_recv(), Ok(Message::Wake(_))));
+        let held = slots.take(100, NOW, &small, id).unwrap();
+        drop((held, slots.take(900, NOW, &large, id).unwrap()));
+        assert!(to_large.try_recv().is_err());
+    }
+
+    #[test]
+    fn one_whose_window_grew_while_it_was_told_keeps_its_turn() {
+        let slots = slots(json!({"concurrency": 8, "limits": {"bytes": "1KiB"}}));
+        let id = Uuid::from_u128(1);
+        let (grown, mut to_grown) = PollerHandle::for_test();
+        let (other, mut to_other) = PollerHandle::for_test();
+        let [first, second] = [600, 300].map(|bytes| slots.take(bytes, NOW, &other, id).unwrap());
+        for (bytes, poller) in [(400, &grown), (1024, &other)] {
+            assert_eq!(slots.take(bytes, NOW, poller, id).unwrap_err(), NoSlot::Busy);
+        }
+        drop(first);
+        assert!(matches!(to_grown.try_recv(), Ok(Message::Wake(_))));
+        assert_eq!(slots.take(900, NOW, &grown, id).unwrap_err(), NoSlot::Busy);
+        drop(second);
+        assert!(matches!(to_grown.try_recv(), Ok(Message::Wake(_))));
+        assert!(to_other.try_recv().is_err());
+        drop(slots.take(900, NOW, &grown, id).unwrap());
+        assert!(matches!(to_other.try_recv(), Ok(Message::Wake(_))));
+    }
+
+    /// Pollers with windows of random sizes, in random turns: never too many at a time, everybody comes to the end, and
+    /// who waits is passed by at most once by each of those who waited before, and of those beside whom there is room
+    /// between the promise and the look.
+    #[test]
+    fn who_waits_for_a_slot_is_served_in_turn() {
+        const POLLERS: usize = 5;
+        for seed in 0..2_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (id, concurrency) = (Uuid::from_u128(1), random.u32(1..4));
+            let slots = slots(json!({"concurrency": concurrency, "limits": {"bytes": "1KiB"}}));
+            let mut pollers: Vec<_> = (0..POLLERS).map(|_| PollerHandle::for_test()).collect();
+            let mut windows: Vec<Vec<u64>> =
+                (0..POLLERS).map(|_| (0..random.usize(..12)).map(|_| random.u64(1..1_500)).collect()).collect();
+            // By how many others each was passed by since it waits.
+            let mut waits: [Option<usize>; POLLERS] = [None; POLLERS];
+            let mut held: Vec<Slot> = Vec::new();
+            while !held.is_empty() || windows.iter().any(|windows| !windows.is_empty()) {
+                let mut looks = Vec::new();
+                for (number, (_, messages)) in pollers.iter_mut().enumerate() {
+                    let is_told = messages.try_recv().is_ok();
+                    if (is_told || waits[number].is_none()) && !windows[number].is_empty() {
+                        looks.push(number);
+                    }
+                }
+                if looks.is_empty() || random.bool() && !held.is_empty() {
+                    assert!(!held.is_empty(), "seed {seed}: nobody is told");
+                    held.swap_remove(random.usize(..held.len()));
+                }
+                for number in looks {
+                    if random.u8(..8) == 0 {
+                        // For a moment it had nothing to begin.
+                        slots.withdraw(&pollers[number].0, id);
+                        waits[number] = None;
+                    }
+                    let Ok(slot) = slots.take(*windows[number].last().unwrap(), NOW, &pollers[number].0, id) else {
+                        waits[number].get_or_insert(0);
+                        continue;
+                    };
+                    held.push(slot);
+                    windows[number].pop();
+                    waits[number] = None;
+                    waits.iter_mut().flatten().for_each(|passed_by| *passed_by += 1);
+                    assert!(waits.iter().flatten().all(|passed_by| *passed_by < 2 * POLLERS), "seed {seed}: {waits:?}");
+                    let counts = slots.counts.lock();
+                    assert!(counts.in_flight <= concurrency, "seed {seed}");
+                    assert!(counts.in_flight == 1 || counts.bytes <= 1024, "seed {seed}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -676,14 +794,14 @@ mod tests {
             assert_eq!(slots.take(1, NOW, poller, id).unwrap_err(), NoSlot::Busy);
         }
         // One that waits is passed over, and the promise of another goes on.
-        slots.forget(&first, id);
+        slots.withdraw(&first, id);
         drop(held);
         assert!(to_first.try_recv().is_err());
         assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
         assert!(matches!(to_third.try_recv(), Ok(Message::Wake(_))));
         let _held = slots.take(1, NOW, &third, id).unwrap();
         assert_eq!(slots.take(1, NOW, &third, id).unwrap_err(), NoSlot::Busy);
-        slots.forget(&second, id);
+        slots.withdraw(&second, id);
         assert!(matches!(to_third.try_recv(), Ok(Message::Wake(_))));
         assert!(slots.take(1, NOW, &third, id).is_ok());
     }
