@@ -284,6 +284,40 @@ async fn a_run_does_not_go_on_in_a_topic_that_was_made_again() {
     assert_eq!(run(&process)["ends_when"], "someone cancels the run");
 }
 
+/// A trigger that moves to another cluster leaves its runs behind; they go on when it comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_wait_for_a_trigger_that_moves_to_another_cluster() {
+    let [home, other] = [(); 2].map(|()| Cluster::Tripline(Process::start()));
+    let at_home = filled(&home, 1, 40).await;
+    let elsewhere = filled(&other, 1, 60).await;
+    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let process = Process::start();
+    let definition = |cluster: &Cluster| trigger(cluster, &receiver, "window: { count: 1 }");
+    process.apply(&definition(&home));
+    assert_eq!(wait_for_commits(&at_home, 1, 40).await, Ok(()));
+    let before = receiver.deliveries().len();
+    done(&process, &["trigger", "replay", "far", "--from", "5", "--rate", "10/s"]);
+    receiver.wait_for("some of it", |deliveries| deliveries.len() >= before + 5);
+
+    process.apply(&definition(&other));
+    // Nothing of the other one goes through the run, which says what it waits for.
+    assert_eq!(wait_for_commits(&elsewhere, 1, 60).await, Ok(()));
+    let reason = wait_until_blocked(&process);
+    assert!(reason.contains("topic in is not the one that the run was made for"), "{reason}");
+    let delivered = run(&process)["counts"]["delivered"].as_u64().unwrap();
+    let moved = receiver.deliveries().split_off(before);
+    let cut_off = moved.len() as u64 - delivered - 60;
+    assert!(cut_off <= 1, "at most what was in flight is made again: {cut_off}");
+    assert!((1..35).contains(&delivered), "it was to be under way: {delivered}");
+
+    process.apply(&definition(&home));
+    let replay = wait_until_done(&process);
+    assert_eq!(replay["counts"]["delivered"], 35, "{replay:#}");
+    let rest = receiver.deliveries().split_off(before + moved.len());
+    let expected: Vec<i64> = (5 + i64::try_from(delivered).unwrap()..40).collect();
+    assert_eq!(by_partition(&rest), BTreeMap::from([(0, expected)]), "where it was, and the group had nothing new");
+}
+
 /// Waits until the only run can do nothing; answers why.
 fn wait_until_blocked(process: &Process) -> String {
     until("a reason", || match run(process) {

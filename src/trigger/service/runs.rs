@@ -521,8 +521,8 @@ impl TriggerService {
         tracing::info!(run = %id, ?counts, "run done");
         // This is called by the task that would be ended with it.
         let ended = self.inner.runs.write().remove(&id);
-        if let Some(active) = ended {
-            self.end_run_lanes(id, active).await;
+        if let Some(mut active) = ended {
+            self.end_run_lanes(id, &mut active).await;
         }
         Ok(())
     }
@@ -533,16 +533,17 @@ impl TriggerService {
         self.remember(&[switched.into()], &[]).await
     }
 
-    /// Ends the lanes of a run at once. Answers what it counted; `None` when it does not go on.
+    /// Ends the lanes of a run at once; what is in flight is cut off. Answers what it counted; `None` when it does not
+    /// go on.
     pub(super) async fn end_run(&self, id: Uuid) -> Option<RunCounts> {
-        let active = self.inner.runs.write().remove(&id)?;
+        let mut active = self.inner.runs.write().remove(&id)?;
         active.ending.abort();
-        let counts = active.counts();
-        self.end_run_lanes(id, active).await;
-        Some(counts)
+        self.end_run_lanes(id, &mut active).await;
+        // Not before: an attempt may have ended meanwhile, and is in the progress then.
+        Some(active.counts())
     }
 
-    async fn end_run_lanes(&self, id: Uuid, mut active: ActiveRun) {
+    async fn end_run_lanes(&self, id: Uuid, active: &mut ActiveRun) {
         stop(&active.running.runner);
         PollerHandle::remove_from_all(&active.running.pollers, id).await;
         active.own.stop().await;

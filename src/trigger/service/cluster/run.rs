@@ -82,7 +82,7 @@ impl TriggerService {
         Ok((progress, LaneState::default()))
     }
 
-    /// Ends what works for the runs of a trigger, as a stop of the broker does: they can go on elsewhere.
+    /// Ends what works for the runs of a trigger, so that they can go on elsewhere; what is in flight is made again.
     pub(in crate::trigger::service) async fn halt_runs(&self, trigger: Uuid) {
         let runs: Vec<Uuid> = {
             let runs = self.inner.runs.read();
