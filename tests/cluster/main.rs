@@ -9,6 +9,7 @@ mod secured;
 #[path = "../common/served.rs"]
 mod served;
 mod topics;
+mod transactions;
 #[path = "../common/until.rs"]
 mod until;
 mod verbs;
