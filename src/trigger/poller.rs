@@ -313,16 +313,7 @@ impl Poller {
             // It may have found its way a moment ago.
             skipped += skip.send(()).map_or(0, |()| entry.lane.offsets(window).len());
         }
-        if let Some(damage) = entry.damage.take() {
-            let (from, to) = (damage.catch_up.unwrap_or_else(|| entry.lane.position()), entry.end(damage.to));
-            skipped += usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(0);
-            match damage.catch_up {
-                Some(from) => entry.lane.take_spilled(&[], from, to, now_ms),
-                None => entry.lane.pass(to, now_ms),
-            }
-            entry.reads_again_at = None;
-            entry.unblock();
-        }
+        skipped += entry.skip_damage(now_ms);
         entry.dirty = true;
         self.touched.insert(trigger);
         skipped
@@ -482,10 +473,12 @@ impl Poller {
         let deadline_ms = entry.lane.deadline_ms().filter(|_| entry.runner.may_run());
         let now = Instant::now();
         // A millisecond is the grain of timers: the moment has come when they fire.
-        let again = entry.reads_again_at.into_iter().chain(entry.writes_again_at).filter(|at| *at > now).map(|at| {
-            let wait_ms = i64::try_from((at - now).as_millis()).unwrap_or(i64::MAX).saturating_add(1);
-            entry.runner.clock.now_ms().saturating_add(wait_ms)
-        });
+        let obstacles = entry.ahead.into_iter().chain(entry.again.map(|(_, obstacle)| obstacle));
+        let again =
+            obstacles.map(|obstacle| obstacle.until).chain(entry.writes_again_at).filter(|at| *at > now).map(|at| {
+                let wait_ms = i64::try_from((at - now).as_millis()).unwrap_or(i64::MAX).saturating_add(1);
+                entry.runner.clock.now_ms().saturating_add(wait_ms)
+            });
         if let Some(at_ms) = again.chain(deadline_ms).min() {
             self.look_again(entry, at_ms);
         }

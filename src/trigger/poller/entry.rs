@@ -57,12 +57,12 @@ pub(super) struct Entry {
     pub(super) tasks: FxHashMap<WindowId, Running>,
     /// Verdicts that cannot be carried out for now, and who to tell that a person skips them.
     pub(super) stuck: FxHashMap<WindowId, oneshot::Sender<()>>,
-    /// What could not be read is tried again then; what is in hand goes on meanwhile.
-    pub(super) reads_again_at: Option<Instant>,
+    /// What stands in the way of reading on; what is in hand goes on meanwhile.
+    pub(super) ahead: Option<Obstacle>,
+    /// What stands in the way of reading again for spilled keys, from this offset on; all else goes on meanwhile.
+    pub(super) again: Option<(Offset, Obstacle)>,
     /// What could not be written down is tried again then; nothing begins before.
     pub(super) writes_again_at: Option<Instant>,
-    /// A damaged range that stands in the way.
-    pub(super) damage: Option<Damage>,
     /// Windows that would be given up, were errors tolerated.
     pub(super) blocked: FxHashSet<WindowId>,
     pub(super) nudges: u64,
@@ -81,13 +81,23 @@ pub(super) struct Entry {
     pub(super) kept: super::cluster::Kept,
 }
 
-/// Records that cannot be read.
+/// What cannot be read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Damage {
-    /// One after the last of them.
-    pub(super) to: Offset,
-    /// From where spilled keys were read, if that met it.
-    pub(super) catch_up: Option<Offset>,
+pub(super) struct Obstacle {
+    /// It is tried again then.
+    pub(super) until: Instant,
+    /// One after the last of damaged records, which a person may skip.
+    pub(super) damaged_to: Option<Offset>,
+}
+
+impl Obstacle {
+    pub(super) fn new(damaged_to: Option<Offset>) -> Self {
+        Self { until: Instant::now() + DISK_RETRY, damaged_to }
+    }
+
+    fn may_be_tried(&self) -> bool {
+        self.until <= Instant::now()
+    }
 }
 
 #[derive(Debug)]
@@ -137,9 +147,9 @@ impl Entry {
             starting: Vec::new(),
             tasks: FxHashMap::default(),
             stuck: FxHashMap::default(),
-            reads_again_at: None,
+            ahead: None,
+            again: None,
             writes_again_at: None,
-            damage: None,
             blocked: FxHashSet::default(),
             in_outage: false,
             slot,
@@ -164,9 +174,18 @@ impl Entry {
 
     /// Whether it has something to read by itself.
     pub(super) fn can_read(&self, tail: Offset) -> bool {
-        self.runner.may_run()
-            && self.reads_again_at.is_none_or(|at| at <= Instant::now())
-            && (self.lane.read_at().is_some_and(|at| at < self.end(tail)) || self.lane.catch_up_at().is_some())
+        self.runner.may_run() && (self.reads_on_at(tail).is_some() || self.reads_again_at().is_some())
+    }
+
+    /// Where it reads on, if it can now.
+    pub(super) fn reads_on_at(&self, tail: Offset) -> Option<Offset> {
+        let at = self.lane.read_at().filter(|at| *at < self.end(tail));
+        at.filter(|_| self.ahead.is_none_or(|obstacle| obstacle.may_be_tried()))
+    }
+
+    /// Where it reads again for spilled keys, if it can now.
+    pub(super) fn reads_again_at(&self) -> Option<Offset> {
+        self.lane.catch_up_at().filter(|_| self.again.is_none_or(|(_, obstacle)| obstacle.may_be_tried()))
     }
 
     /// `offset`, or the end of the run's range where that is before it.
@@ -178,12 +197,7 @@ impl Entry {
     pub(super) fn fills(&mut self, tail: Offset) -> bool {
         self.fills_to = self.lane.waits_for_more().then(|| self.fills_to.unwrap_or_else(|| self.end(tail)));
         let to = self.fills_to.unwrap_or_else(|| self.end(tail));
-        !self.reads_nothing_new() && self.lane.read_at().is_some_and(|at| at < to)
-    }
-
-    /// What comes next cannot be read for now; what is in hand goes on meanwhile.
-    fn reads_nothing_new(&self) -> bool {
-        self.reads_again_at.is_some() && self.damage.is_none_or(|damage| damage.catch_up.is_none())
+        self.ahead.is_none() && self.lane.read_at().is_some_and(|at| at < to)
     }
 
     /// The partition as its attempts see it.
@@ -238,13 +252,17 @@ impl Entry {
             self.spec = spec;
             self.dirty = true;
             self.redefined = true;
-            // What still fails will say so by its name under the new definition.
+            // What still fails will say so by its name under the new definition, and is met again if it is read at all.
             self.blocked.clear();
+            (self.ahead, self.again) = (None, None);
             self.unblock();
         }
         if nudges != self.nudges {
             self.nudges = nudges;
-            (self.reads_again_at, self.writes_again_at) = (None, None);
+            let now = Instant::now();
+            let obstacles = self.ahead.iter_mut().chain(self.again.as_mut().map(|(_, obstacle)| obstacle));
+            obstacles.for_each(|obstacle| obstacle.until = now);
+            self.writes_again_at = None;
             self.lane.wake(false, now_ms);
         }
         let in_outage = self.runner.holds(|holds| holds.outage.is_some());
@@ -348,9 +366,13 @@ impl Entry {
         }
     }
 
-    /// What cannot be read is tried again in a moment.
-    pub(super) fn cannot_read(&mut self, reason: &str) {
-        self.reads_again_at = Some(Instant::now() + DISK_RETRY);
+    /// What cannot be read is tried again in a moment; `again`: from there on, for spilled keys.
+    pub(super) fn cannot_read(&mut self, again: Option<Offset>, damaged_to: Option<Offset>, reason: &str) {
+        let obstacle = Obstacle::new(damaged_to);
+        match again {
+            None => self.ahead = Some(obstacle),
+            Some(from) => self.again = Some((from, obstacle)),
+        }
         self.show_blocked(reason);
     }
 
@@ -360,12 +382,34 @@ impl Entry {
         self.show_blocked(reason);
     }
 
-    /// Reading went well; `catch_up`: for spilled keys.
-    pub(super) fn has_read(&mut self, catch_up: bool) {
-        let over = self.damage.take_if(|damage| damage.catch_up.is_some() == catch_up).is_some();
-        if self.reads_again_at.take().is_some() || over {
+    /// Reading went well; `again`: for spilled keys.
+    pub(super) fn has_read(&mut self, again: bool) {
+        let over = if again { self.again.take().is_some() } else { self.ahead.take().is_some() };
+        if over {
             self.unblock();
         }
+    }
+
+    /// A person gives up what is damaged and stands in the way. Answers how many records that are, at most.
+    pub(super) fn skip_damage(&mut self, now_ms: i64) -> usize {
+        let records = |from: Offset, to: Offset| usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(0);
+        let mut skipped = 0;
+        if let Some(damaged_to) = self.ahead.and_then(|obstacle| obstacle.damaged_to) {
+            let to = self.end(damaged_to);
+            skipped += records(self.lane.position(), to);
+            self.lane.pass(to, now_ms);
+            self.ahead = None;
+        }
+        if let Some((from, damaged_to)) = self.again.and_then(|(from, obstacle)| Some((from, obstacle.damaged_to?))) {
+            let to = self.end(damaged_to);
+            skipped += records(from, to);
+            self.lane.take_spilled(&[], from, to, now_ms);
+            self.again = None;
+        }
+        if skipped > 0 {
+            self.unblock();
+        }
+        skipped
     }
 
     pub(super) fn show_blocked(&self, reason: &str) {
@@ -375,7 +419,9 @@ impl Entry {
     /// Something that held it up is over; it is shown as blocked for as long as something else does.
     pub(super) fn unblock(&self) {
         let place = (self.id.topic, self.id.partition);
-        if self.damage.is_some() || self.writes_again_at.is_some() || !self.blocked.is_empty() {
+        let again = self.again.map(|(_, obstacle)| obstacle);
+        let is_damaged = self.ahead.iter().chain(&again).any(|obstacle| obstacle.damaged_to.is_some());
+        if is_damaged || self.writes_again_at.is_some() || !self.blocked.is_empty() {
             return;
         }
         self.runner.change(|holds| holds.blocked.remove(&place).is_some());
@@ -446,9 +492,24 @@ mod tests {
 
     /// A lane with one record, on a topic that exists.
     async fn entry() -> Entry {
-        let definition = json!({
-            "trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 8, "retry": {"initial": "10s"},
-        });
+        let mut entry = entry_of(json!({"retry": {"initial": "10s"}})).await;
+        take(&mut entry, 0..1);
+        entry
+    }
+
+    /// Records of one key.
+    fn take(entry: &mut Entry, offsets: std::ops::Range<i64>) {
+        let fact = |offset: i64| {
+            let (offset, spot) = (Offset::new(offset).unwrap(), Spot::UNKNOWN);
+            RecordFacts { offset, key: 0, size_bytes: 1, age: Duration::ZERO, spot }
+        };
+        let (facts, next): (Vec<RecordFacts>, _) = (offsets.clone().map(fact).collect(), Offset::new(offsets.end));
+        entry.lane.take(&facts, next.unwrap(), entry.runner.clock.now_ms());
+    }
+
+    async fn entry_of(more: serde_json::Value) -> Entry {
+        let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 8});
+        definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let runner = Runner::for_test(&definition);
         let name = TopicName::new("in").unwrap();
         let topic = TopicSpec { name, partitions: 1, config: TopicConfig::default() };
@@ -466,12 +527,7 @@ mod tests {
             #[cfg(feature = "cluster")]
             group: None,
         };
-        let mut entry = Entry::new(new, Vec::new(), 0);
-        let record =
-            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-        let now_ms = entry.runner.clock.now_ms();
-        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
-        entry
+        Entry::new(new, Vec::new(), 0)
     }
 
     /// Starts the attempt whose turn it is, as written down.
@@ -539,5 +595,75 @@ mod tests {
             entry.ended(window, Ended { took, ..Ended::unasked(Outcome::done()) }, nudges);
             assert_eq!(entry.runner.holds(|holds| holds.outage.is_none()), took.is_some(), "{took:?}");
         }
+    }
+
+    /// One that reads again for a key of which it could not keep all, from the first offset on, and on from the other.
+    async fn entry_with_a_spilled_key() -> (Entry, Offset, Offset) {
+        let mut entry = entry_of(json!({"order": "key", "window": {"count": 1}, "limits": {"records": 100}})).await;
+        take(&mut entry, 0..90);
+        while entry.lane.catch_up_at().is_none() {
+            let window = start(&mut entry).unwrap();
+            let nudges = entry.nudges;
+            entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        }
+        let (again, on) = (entry.lane.catch_up_at().unwrap(), entry.lane.read_at().unwrap());
+        assert!(again < on);
+        (entry, again, on)
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_again_holds_up_nothing_that_is_new() {
+        let (mut entry, again, on) = entry_with_a_spilled_key().await;
+        let (damaged_to, tail) = (again.checked_add(3), on.checked_add(1000).unwrap());
+        assert_eq!((entry.reads_on_at(tail), entry.reads_again_at()), (Some(on), Some(again)));
+        entry.cannot_read(Some(again), damaged_to, "damaged");
+        assert_eq!((entry.reads_on_at(tail), entry.reads_again_at()), (Some(on), None));
+        assert!(entry.can_read(tail) && entry.fills(tail));
+        entry.has_read(false);
+        assert_eq!(entry.reads_again_at(), None, "to read on says nothing of it");
+        entry.unblock();
+        let is_blocked = |entry: &Entry| entry.runner.holds(|holds| !holds.blocked.is_empty());
+        assert!(is_blocked(&entry));
+        // The other way round.
+        entry.cannot_read(None, None, "the disk does not answer");
+        assert!(!entry.can_read(tail) && !entry.fills(tail));
+        entry.runner.nudge();
+        entry.take_over_changes();
+        assert_eq!(
+            (entry.reads_on_at(tail), entry.reads_again_at()),
+            (Some(on), Some(again)),
+            "both are tried at once"
+        );
+        // What is not damaged is not given up.
+        let now_ms = entry.runner.clock.now_ms();
+        assert_eq!(entry.skip_damage(now_ms), 3);
+        assert_eq!((entry.lane.read_at(), entry.lane.catch_up_at()), (Some(on), damaged_to));
+        assert!(entry.ahead.is_some() && entry.again.is_none() && !is_blocked(&entry));
+    }
+
+    #[tokio::test]
+    async fn damage_on_both_ways_is_skipped_at_once() {
+        let (mut entry, again, on) = entry_with_a_spilled_key().await;
+        entry.cannot_read(Some(again), again.checked_add(3), "damaged");
+        entry.cannot_read(None, on.checked_add(4), "damaged");
+        entry.has_read(true);
+        assert!(entry.again.is_none() && entry.ahead.is_some());
+        entry.cannot_read(Some(again), again.checked_add(3), "damaged");
+        let now_ms = entry.runner.clock.now_ms();
+        assert_eq!(entry.skip_damage(now_ms), 3 + 4);
+        assert_eq!((entry.lane.read_at(), entry.lane.catch_up_at()), (on.checked_add(4), again.checked_add(3)));
+        assert_eq!(entry.skip_damage(now_ms), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_new_definition_may_not_read_holds_up_nothing() {
+        let (mut entry, again, on) = entry_with_a_spilled_key().await;
+        entry.cannot_read(Some(again), again.checked_add(3), "damaged");
+        let mut spec = (*entry.runner.spec()).clone();
+        spec.order = crate::trigger::spec::Order::Partition;
+        entry.runner.redefine(spec);
+        entry.take_over_changes();
+        assert!(entry.again.is_none() && entry.runner.holds(|holds| holds.blocked.is_empty()));
+        assert!(entry.can_read(on.checked_add(1).unwrap()));
     }
 }

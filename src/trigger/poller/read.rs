@@ -6,7 +6,6 @@ use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 use uuid::Uuid;
 
-use super::entry::Damage;
 use super::matching::{Member, match_readable};
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller};
 #[cfg(feature = "cluster")]
@@ -140,8 +139,7 @@ impl Poller {
             let entry = self.lanes.get_mut(&trigger).expect("a member has a lane");
             entry.at_head = None;
             entry.lane.pass(self.head, entry.runner.clock.now_ms());
-            entry.damage = damaged_to.map(|to| Damage { to, catch_up: None });
-            entry.cannot_read(reason);
+            entry.cannot_read(None, damaged_to, reason);
             self.behind.push_back(trigger);
             self.touched.insert(trigger);
         }
@@ -167,7 +165,7 @@ impl Poller {
             return;
         }
         let trigger = entry.id.trigger;
-        let wants = entry.runner.may_run() && entry.reads_again_at.is_none() && entry.lane.catch_up_at().is_none();
+        let wants = entry.runner.may_run() && entry.ahead.is_none() && entry.lane.catch_up_at().is_none();
         let at = entry.lane.read_at().filter(|_| wants);
         if let Some(index) = entry.at_head {
             if at != Some(self.head) || redefined {
@@ -223,25 +221,21 @@ impl Poller {
         let Some(trigger) = self.next_behind(tail) else { return false };
         self.behind.push_back(trigger);
         let entry = &self.lanes[&trigger];
-        let other_turn = !entry.catches_up;
-        let catch_up = entry
-            .lane
-            .catch_up_at()
-            .filter(|_| other_turn || entry.lane.read_at().is_none_or(|at| at >= entry.end(tail)));
-        let Some(from) = catch_up.or_else(|| entry.lane.read_at()) else { return false };
+        let (on, again) = (entry.reads_on_at(tail), entry.reads_again_at());
+        // Where it could do both it does them in turn.
+        let catch_up = again.filter(|_| !entry.catches_up || on.is_none());
+        let Some(from) = catch_up.or(on) else { return false };
         let now_ms = entry.runner.clock.now_ms();
         let outcome = self.chunk(from).await;
         // What is on its way is still wanted when it is here: the turn has not passed.
         let Some(outcome) = outcome else { return false };
         self.touched.insert(trigger);
         let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
-        if entry.lane.catch_up_at().is_some() {
-            entry.catches_up = other_turn;
-        }
+        entry.catches_up = catch_up.is_some();
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                self.behind_failed(trigger, from, catch_up.is_some(), &error);
+                self.behind_failed(trigger, from, catch_up, &error);
                 return true;
             }
         };
@@ -250,8 +244,8 @@ impl Poller {
         let mut members = vec![Member::of(&self.lanes[&trigger], from, room)];
         if catch_up.is_none() {
             let others = self.behind.iter().filter(|other| **other != trigger).filter_map(|other| {
-                let entry = self.lanes.get(other).filter(|entry| entry.can_read(tail))?;
-                let at = entry.lane.read_at().filter(|at| (from..next).contains(at))?;
+                let entry = self.lanes.get(other).filter(|entry| entry.runner.may_run())?;
+                let at = entry.reads_on_at(tail).filter(|at| (from..next).contains(at))?;
                 Some(Member::of(entry, at, entry.lane.room()))
             });
             members.extend(others);
@@ -265,9 +259,8 @@ impl Poller {
             if let Err(error) = &matched {
                 // Others that stand further on come to it by themselves.
                 if member.trigger == trigger {
-                    let catch_up = catch_up.is_some().then_some(from);
-                    entry.damage = error.damaged().map(|offsets| Damage { to: offsets.end, catch_up });
-                    entry.cannot_read(&error.to_string());
+                    let damaged_to = error.damaged().map(|offsets| offsets.end);
+                    entry.cannot_read(catch_up, damaged_to, &error.to_string());
                 }
                 continue;
             }
@@ -290,12 +283,12 @@ impl Poller {
         true
     }
 
-    fn behind_failed(&mut self, trigger: Uuid, from: Offset, catch_up: bool, error: &ReadError) {
+    fn behind_failed(&mut self, trigger: Uuid, from: Offset, catch_up: Option<Offset>, error: &ReadError) {
         let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
         let now_ms = entry.runner.clock.now_ms();
         match error {
             ReadError::OutOfRange { log_start, .. } if from < *log_start => {
-                if catch_up {
+                if catch_up.is_some() {
                     // What it has not read at all is counted when it comes to that.
                     let to = entry.lane.position().min(*log_start);
                     entry.expired(from, to);
@@ -305,14 +298,11 @@ impl Poller {
                     entry.expired(from, to);
                     entry.lane.pass(to, now_ms);
                 }
-                entry.has_read(catch_up);
+                entry.has_read(catch_up.is_some());
                 entry.dirty = true;
             }
-            ReadError::Damaged { to, .. } => {
-                entry.damage = Some(Damage { to: *to, catch_up: catch_up.then_some(from) });
-                entry.cannot_read(&error.to_string());
-            }
-            _ => entry.cannot_read(&error.to_string()),
+            ReadError::Damaged { to, .. } => entry.cannot_read(catch_up, Some(*to), &error.to_string()),
+            _ => entry.cannot_read(catch_up, None, &error.to_string()),
         }
     }
 }
