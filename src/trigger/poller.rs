@@ -276,6 +276,7 @@ impl Poller {
     }
 
     fn remove(&mut self, trigger: Uuid, done: oneshot::Sender<()>) {
+        self.write_down_last(trigger);
         let Some(mut entry) = self.lanes.remove(&trigger) else {
             let _ = done.send(());
             return;

@@ -43,6 +43,24 @@ impl Poller {
         while self.write_some(&mut changed) {}
     }
 
+    /// What was counted of a lane that goes is in its progress, too: who goes on with it makes and counts it no second
+    /// time.
+    pub(super) fn write_down_last(&mut self, trigger: Uuid) {
+        #[cfg(feature = "cluster")]
+        if self.group.is_some() {
+            return;
+        }
+        let differs = self.with_lane(trigger, |poller, entry| {
+            poller.sync(entry);
+            // Windows that would begin with it are those of a write that was refused.
+            entry.starting.is_empty() && (entry.dirty || entry.lane.committed() != entry.noted)
+        });
+        if differs == Some(true) {
+            self.changed.insert(trigger);
+            self.write_down();
+        }
+    }
+
     /// Writes down some of the lanes that have changed, in one append. Answers whether there were any.
     fn write_some(&mut self, changed: &mut impl Iterator<Item = Uuid>) -> bool {
         let mut records: Vec<JournalRecord> = Vec::new();
@@ -264,6 +282,25 @@ mod tests {
         world.poller.write_down();
         assert_eq!((world.remembered(1).verdicts.len(), world.blocks()), (1, 0));
         assert_eq!((world.entry(1).verdicts.len(), world.entry(1).tasks.len()), (0, 1), "it is carried out");
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_of_a_lane_that_goes_is_not_made_again() {
+        let mut world = World::new().await;
+        let entry = world.add(1, LaneState::default());
+        let now_ms = entry.runner.clock.now_ms();
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        let window = entry.lane.start(false, usize::MAX, now_ms).unwrap();
+        let (nudges, done) = (entry.nudges, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) });
+        // Both in one turn.
+        entry.ended(window, done, nudges);
+        let (done, removed) = tokio::sync::oneshot::channel();
+        world.poller.receive(Message::Remove(Uuid::from_u128(1), done));
+        removed.await.unwrap();
+        let progress = Progress::decode(&world.remembered(1).progress.unwrap()).unwrap();
+        assert_eq!(progress.committed(), Offset::ZERO.next());
     }
 
     #[tokio::test]
