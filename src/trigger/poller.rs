@@ -432,7 +432,8 @@ impl Poller {
         entry.runs(window, running);
     }
 
-    /// Takes windows that may start; they begin when that is written down. Answers whether it is told when more may.
+    /// Takes windows that may start; they begin when that is written down. Answers whether it waits for its turn: it is
+    /// told, or has set its timer.
     fn start(&mut self, entry: &mut Entry, tail: Offset) -> bool {
         if entry.writes_again_at.is_some_and(|at| at > Instant::now()) {
             return false;
@@ -446,7 +447,7 @@ impl Poller {
                 Err(NotNow::Told) => return true,
                 Err(NotNow::Until(at_ms)) => {
                     self.look_again(entry, at_ms);
-                    return false;
+                    return true;
                 }
             };
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.

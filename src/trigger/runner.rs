@@ -95,7 +95,7 @@ struct Wanted {
 /// Why no invocation may begin now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoSlot {
-    /// The poller is told when one has ended.
+    /// The poller is told when there is room for it.
     Busy,
     /// The rate allows the next one after so long.
     After(Duration),
@@ -127,20 +127,21 @@ impl Slots {
             counts.wait(Wanted { poller: poller.clone(), bytes }, was_promised);
             return Err(NoSlot::Busy);
         }
-        if !was_promised {
-            counts.waiting.pop_front();
-        }
         let rate = match counts.pace.as_ref().and_then(|pace| pace.wait(now)) {
             Some(wait) => Err(wait),
             None => counts.rate.as_mut().map_or(Ok(()), |rate| rate.take(now)),
         };
-        if rate.is_ok() {
-            counts.in_flight += 1;
-            counts.bytes = counts.bytes.saturating_add(bytes);
+        if let Err(wait) = rate {
+            counts.wait(Wanted { poller: poller.clone(), bytes }, true);
+            return Err(NoSlot::After(wait));
         }
+        if !was_promised {
+            counts.waiting.pop_front();
+        }
+        counts.in_flight += 1;
+        counts.bytes = counts.bytes.saturating_add(bytes);
         counts.promise_room(trigger);
         drop(counts);
-        rate.map_err(NoSlot::After)?;
         Ok(Slot { slots: Arc::clone(self), bytes, trigger })
     }
 
@@ -197,7 +198,7 @@ impl SlotCounts {
         own.map(|index| self.promised.swap_remove(index)).is_some()
     }
 
-    /// Has a poller wait for its turn; for the next one if it had it, and what it wants has grown.
+    /// Has a poller wait for its turn; it keeps the turn that it had and could not use yet.
     fn wait(&mut self, wanted: Wanted, had_turn: bool) {
         match self.waiting.iter_mut().find(|other| other.poller.is_same(&wanted.poller)) {
             Some(own) => own.bytes = wanted.bytes,
@@ -487,6 +488,7 @@ impl Runner {
     pub(super) fn permit(self: &Arc<Self>, bytes: u64, now_ms: i64, poller: &PollerHandle) -> Result<Permit, NotNow> {
         let probe_at_ms = self.holds(|holds| holds.outage.as_ref().map(|outage| outage.probe_at_ms));
         if let Some(at_ms) = probe_at_ms.filter(|at_ms| *at_ms > now_ms) {
+            self.slots.withdraw(poller, self.id);
             return Err(NotNow::Until(at_ms));
         }
         // Who has the probe wakes all when it is done.
@@ -731,9 +733,28 @@ mod tests {
         assert!(matches!(to_other.try_recv(), Ok(Message::Wake(_))));
     }
 
+    #[test]
+    fn one_that_waits_for_the_rate_keeps_its_turn() {
+        let slots = slots(json!({"concurrency": 1, "limits": {"invocations_per_second": 1}}));
+        let id = Uuid::from_u128(1);
+        let (first, mut to_first) = PollerHandle::for_test();
+        let (second, mut to_second) = PollerHandle::for_test();
+        let held = slots.take(1, NOW, &first, id).unwrap();
+        assert_eq!(slots.take(1, NOW, &second, id).unwrap_err(), NoSlot::Busy);
+        drop(held);
+        assert!(matches!(to_second.try_recv(), Ok(Message::Wake(_))));
+        let NoSlot::After(wait) = slots.take(1, NOW, &second, id).unwrap_err() else { panic!("there is room") };
+        // A moment before the other comes back.
+        assert_eq!(slots.take(1, NOW + wait, &first, id).unwrap_err(), NoSlot::Busy);
+        let held = slots.take(1, NOW + wait, &second, id).unwrap();
+        assert!(to_first.try_recv().is_err() && to_second.try_recv().is_err());
+        drop(held);
+        assert!(matches!(to_first.try_recv(), Ok(Message::Wake(_))));
+    }
+
     /// Pollers with windows of random sizes, in random turns: never too many at a time, everybody comes to the end, and
-    /// who waits is passed by at most once by each of those who waited before, and of those beside whom there is room
-    /// between the promise and the look.
+    /// nobody is passed by for long. At most once by each who waited before, and by each for whom there is room besides
+    /// once it was promised its own: fewer than two of each.
     #[test]
     fn who_waits_for_a_slot_is_served_in_turn() {
         const POLLERS: usize = 5;
