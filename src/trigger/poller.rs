@@ -475,7 +475,7 @@ impl Poller {
         let deadline_ms = entry.lane.deadline_ms().filter(|_| entry.runner.may_run());
         let now = Instant::now();
         // A millisecond is the grain of timers: the moment has come when they fire.
-        let obstacles = entry.ahead.into_iter().chain(entry.again.map(|(_, obstacle)| obstacle));
+        let obstacles = entry.ahead.into_iter().chain(entry.catch_up.map(|(_, obstacle)| obstacle));
         let again =
             obstacles.map(|obstacle| obstacle.until).chain(entry.writes_again_at).filter(|at| *at > now).map(|at| {
                 let wait_ms = i64::try_from((at - now).as_millis()).unwrap_or(i64::MAX).saturating_add(1);

@@ -60,7 +60,7 @@ pub(super) struct Entry {
     /// What stands in the way of reading on; what is in hand goes on meanwhile.
     pub(super) ahead: Option<Obstacle>,
     /// What stands in the way of reading again for spilled keys, from this offset on; all else goes on meanwhile.
-    pub(super) again: Option<(Offset, Obstacle)>,
+    pub(super) catch_up: Option<(Offset, Obstacle)>,
     /// What could not be written down is tried again then; nothing begins before.
     pub(super) writes_again_at: Option<Instant>,
     /// Windows that would be given up, were errors tolerated.
@@ -148,7 +148,7 @@ impl Entry {
             tasks: FxHashMap::default(),
             stuck: FxHashMap::default(),
             ahead: None,
-            again: None,
+            catch_up: None,
             writes_again_at: None,
             blocked: FxHashSet::default(),
             in_outage: false,
@@ -174,7 +174,7 @@ impl Entry {
 
     /// Whether it has something to read by itself.
     pub(super) fn can_read(&self, tail: Offset) -> bool {
-        self.runner.may_run() && (self.reads_on_at(tail).is_some() || self.reads_again_at().is_some())
+        self.runner.may_run() && (self.reads_on_at(tail).is_some() || self.catches_up_at().is_some())
     }
 
     /// Where it reads on, if it can now.
@@ -184,8 +184,8 @@ impl Entry {
     }
 
     /// Where it reads again for spilled keys, if it can now.
-    pub(super) fn reads_again_at(&self) -> Option<Offset> {
-        self.lane.catch_up_at().filter(|_| self.again.is_none_or(|(_, obstacle)| obstacle.may_be_tried()))
+    pub(super) fn catches_up_at(&self) -> Option<Offset> {
+        self.lane.catch_up_at().filter(|_| self.catch_up.is_none_or(|(_, obstacle)| obstacle.may_be_tried()))
     }
 
     /// `offset`, or the end of the run's range where that is before it.
@@ -254,15 +254,16 @@ impl Entry {
             self.redefined = true;
             // What still fails will say so by its name under the new definition, and is met again if it is read at all.
             self.blocked.clear();
-            (self.ahead, self.again) = (None, None);
+            (self.ahead, self.catch_up) = (None, None);
             self.unblock();
         }
         if nudges != self.nudges {
             self.nudges = nudges;
             let now = Instant::now();
-            let obstacles = self.ahead.iter_mut().chain(self.again.as_mut().map(|(_, obstacle)| obstacle));
+            let obstacles = self.ahead.iter_mut().chain(self.catch_up.as_mut().map(|(_, obstacle)| obstacle));
             obstacles.for_each(|obstacle| obstacle.until = now);
-            self.writes_again_at = None;
+            // What is shown of them ends when it went well.
+            self.writes_again_at.iter_mut().for_each(|at| *at = now);
             self.lane.wake(false, now_ms);
         }
         let in_outage = self.runner.holds(|holds| holds.outage.is_some());
@@ -366,12 +367,12 @@ impl Entry {
         }
     }
 
-    /// What cannot be read is tried again in a moment; `again`: from there on, for spilled keys.
-    pub(super) fn cannot_read(&mut self, again: Option<Offset>, damaged_to: Option<Offset>, reason: &str) {
+    /// What cannot be read is tried again in a moment; `catch_up`: from there on, for spilled keys.
+    pub(super) fn cannot_read(&mut self, catch_up: Option<Offset>, damaged_to: Option<Offset>, reason: &str) {
         let obstacle = Obstacle::new(damaged_to);
-        match again {
+        match catch_up {
             None => self.ahead = Some(obstacle),
-            Some(from) => self.again = Some((from, obstacle)),
+            Some(from) => self.catch_up = Some((from, obstacle)),
         }
         self.show_blocked(reason);
     }
@@ -382,9 +383,9 @@ impl Entry {
         self.show_blocked(reason);
     }
 
-    /// Reading went well; `again`: for spilled keys.
-    pub(super) fn has_read(&mut self, again: bool) {
-        let over = if again { self.again.take().is_some() } else { self.ahead.take().is_some() };
+    /// Reading went well; `catch_up`: for spilled keys.
+    pub(super) fn has_read(&mut self, catch_up: bool) {
+        let over = if catch_up { self.catch_up.take().is_some() } else { self.ahead.take().is_some() };
         if over {
             self.unblock();
         }
@@ -394,17 +395,20 @@ impl Entry {
     pub(super) fn skip_damage(&mut self, now_ms: i64) -> usize {
         let records = |from: Offset, to: Offset| usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(0);
         let mut skipped = 0;
+        // What was read up to here is counted on the other way.
+        let position = self.lane.position();
         if let Some(damaged_to) = self.ahead.and_then(|obstacle| obstacle.damaged_to) {
             let to = self.end(damaged_to);
-            skipped += records(self.lane.position(), to);
+            skipped += records(position, to);
             self.lane.pass(to, now_ms);
             self.ahead = None;
         }
-        if let Some((from, damaged_to)) = self.again.and_then(|(from, obstacle)| Some((from, obstacle.damaged_to?))) {
+        if let Some((from, damaged_to)) = self.catch_up.and_then(|(from, obstacle)| Some((from, obstacle.damaged_to?)))
+        {
             let to = self.end(damaged_to);
-            skipped += records(from, to);
+            skipped += records(from, to.min(position));
             self.lane.take_spilled(&[], from, to, now_ms);
-            self.again = None;
+            self.catch_up = None;
         }
         if skipped > 0 {
             self.unblock();
@@ -419,9 +423,9 @@ impl Entry {
     /// Something that held it up is over; it is shown as blocked for as long as something else does.
     pub(super) fn unblock(&self) {
         let place = (self.id.topic, self.id.partition);
-        let again = self.again.map(|(_, obstacle)| obstacle);
-        let is_damaged = self.ahead.iter().chain(&again).any(|obstacle| obstacle.damaged_to.is_some());
-        if is_damaged || self.writes_again_at.is_some() || !self.blocked.is_empty() {
+        // For a key that waits for an hour nothing is read again meanwhile: what may be well by then is not shown.
+        let catch_up_is_damaged = self.catch_up.is_some_and(|(_, obstacle)| obstacle.damaged_to.is_some());
+        if self.ahead.is_some() || catch_up_is_damaged || self.writes_again_at.is_some() || !self.blocked.is_empty() {
             return;
         }
         self.runner.change(|holds| holds.blocked.remove(&place).is_some());
@@ -615,12 +619,12 @@ mod tests {
     async fn what_cannot_be_read_again_holds_up_nothing_that_is_new() {
         let (mut entry, again, on) = entry_with_a_spilled_key().await;
         let (damaged_to, tail) = (again.checked_add(3), on.checked_add(1000).unwrap());
-        assert_eq!((entry.reads_on_at(tail), entry.reads_again_at()), (Some(on), Some(again)));
+        assert_eq!((entry.reads_on_at(tail), entry.catches_up_at()), (Some(on), Some(again)));
         entry.cannot_read(Some(again), damaged_to, "damaged");
-        assert_eq!((entry.reads_on_at(tail), entry.reads_again_at()), (Some(on), None));
+        assert_eq!((entry.reads_on_at(tail), entry.catches_up_at()), (Some(on), None));
         assert!(entry.can_read(tail) && entry.fills(tail));
         entry.has_read(false);
-        assert_eq!(entry.reads_again_at(), None, "to read on says nothing of it");
+        assert_eq!(entry.catches_up_at(), None, "to read on says nothing of it");
         entry.unblock();
         let is_blocked = |entry: &Entry| entry.runner.holds(|holds| !holds.blocked.is_empty());
         assert!(is_blocked(&entry));
@@ -629,16 +633,12 @@ mod tests {
         assert!(!entry.can_read(tail) && !entry.fills(tail));
         entry.runner.nudge();
         entry.take_over_changes();
-        assert_eq!(
-            (entry.reads_on_at(tail), entry.reads_again_at()),
-            (Some(on), Some(again)),
-            "both are tried at once"
-        );
-        // What is not damaged is not given up.
+        assert_eq!((entry.reads_on_at(tail), entry.catches_up_at()), (Some(on), Some(again)), "both are tried at once");
+        // What is not damaged is not given up, and still in the way.
         let now_ms = entry.runner.clock.now_ms();
         assert_eq!(entry.skip_damage(now_ms), 3);
         assert_eq!((entry.lane.read_at(), entry.lane.catch_up_at()), (Some(on), damaged_to));
-        assert!(entry.ahead.is_some() && entry.again.is_none() && !is_blocked(&entry));
+        assert!(entry.ahead.is_some() && entry.catch_up.is_none() && is_blocked(&entry));
     }
 
     #[tokio::test]
@@ -647,7 +647,7 @@ mod tests {
         entry.cannot_read(Some(again), again.checked_add(3), "damaged");
         entry.cannot_read(None, on.checked_add(4), "damaged");
         entry.has_read(true);
-        assert!(entry.again.is_none() && entry.ahead.is_some());
+        assert!(entry.catch_up.is_none() && entry.ahead.is_some());
         entry.cannot_read(Some(again), again.checked_add(3), "damaged");
         let now_ms = entry.runner.clock.now_ms();
         assert_eq!(entry.skip_damage(now_ms), 3 + 4);
@@ -656,14 +656,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_new_definition_may_not_read_holds_up_nothing() {
+    async fn one_damaged_batch_in_the_way_of_both_is_counted_once() {
+        let (mut entry, again, on) = entry_with_a_spilled_key().await;
+        let damaged_to = on.checked_add(4);
+        entry.cannot_read(Some(again), damaged_to, "damaged");
+        entry.cannot_read(None, damaged_to, "damaged");
+        let now_ms = entry.runner.clock.now_ms();
+        assert_eq!(entry.skip_damage(now_ms) as u64, on.since(again) + 4);
+        assert_eq!((entry.lane.read_at(), entry.lane.catch_up_at()), (damaged_to, None));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_goes_well_after_a_nudge_is_not_shown_as_blocked() {
+        let mut entry = entry().await;
+        entry.cannot_write("the disk is full");
+        entry.runner.nudge();
+        entry.take_over_changes();
+        assert!(!entry.is_held_up(), "it is tried at once");
+        entry.written();
+        assert!(entry.runner.holds(|holds| holds.blocked.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn a_new_definition_forgets_what_stood_in_the_way_of_the_old_one() {
         let (mut entry, again, on) = entry_with_a_spilled_key().await;
         entry.cannot_read(Some(again), again.checked_add(3), "damaged");
         let mut spec = (*entry.runner.spec()).clone();
         spec.order = crate::trigger::spec::Order::Partition;
         entry.runner.redefine(spec);
         entry.take_over_changes();
-        assert!(entry.again.is_none() && entry.runner.holds(|holds| holds.blocked.is_empty()));
+        assert!(entry.catch_up.is_none() && entry.runner.holds(|holds| holds.blocked.is_empty()));
         assert!(entry.can_read(on.checked_add(1).unwrap()));
     }
 }

@@ -6,6 +6,7 @@ use tripline_storage::error::ReadError;
 use tripline_storage::partition::ReadOutcome;
 use uuid::Uuid;
 
+use super::entry::Obstacle;
 use super::matching::{Member, match_readable};
 use super::{Entry, FILTERED_PROGRESS_EVERY, Poller};
 #[cfg(feature = "cluster")]
@@ -169,6 +170,10 @@ impl Poller {
         let at = entry.lane.read_at().filter(|_| wants);
         if let Some(index) = entry.at_head {
             if at != Some(self.head) || redefined {
+                if self.head_failed {
+                    // It reads by itself, and shows until then why it could not.
+                    entry.ahead.get_or_insert_with(|| Obstacle::new(None));
+                }
                 entry.at_head = None;
                 self.leave_head(index);
                 self.behind.push_back(trigger);
@@ -193,6 +198,9 @@ impl Poller {
     /// The lane at this index of the head is gone.
     pub(super) fn leave_head(&mut self, index: usize) {
         self.at_head.swap_remove(index);
+        if self.at_head.is_empty() {
+            (self.head_failed, self.head_retry_at) = (false, None);
+        }
         if let Some(entry) = self.at_head.get(index).and_then(|moved| self.lanes.get_mut(moved)) {
             entry.at_head = Some(index);
         }
@@ -221,13 +229,14 @@ impl Poller {
         let Some(trigger) = self.next_behind(tail) else { return false };
         self.behind.push_back(trigger);
         let entry = &self.lanes[&trigger];
-        let (on, again) = (entry.reads_on_at(tail), entry.reads_again_at());
+        let (on, again) = (entry.reads_on_at(tail), entry.catches_up_at());
         // Where it could do both it does them in turn.
         let catch_up = again.filter(|_| !entry.catches_up || on.is_none());
         let Some(from) = catch_up.or(on) else { return false };
         let now_ms = entry.runner.clock.now_ms();
         let outcome = self.chunk(from).await;
-        // What is on its way is still wanted when it is here: the turn has not passed.
+        // What is on its way is wanted when it is here: the turn has not passed, unless what stood in the way of the
+        // other one is tried again by then.
         let Some(outcome) = outcome else { return false };
         self.touched.insert(trigger);
         let entry = self.lanes.get_mut(&trigger).expect("it was there a moment ago");
