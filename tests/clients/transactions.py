@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 
 def main(address, topic):
-    producer = Producer({"bootstrap.servers": address, "transactional.id": "test", "linger.ms": 0})
+    producer = Producer({"bootstrap.servers": address, "transactional.id": "test", "transaction.timeout.ms": 600_000, "linger.ms": 0})
     producer.init_transactions(60)
     is_open = False
     print("done", flush=True)

@@ -13,7 +13,7 @@ use crate::{AT_ONCE, by_partition, distinct, trigger, values, wait_for_commits};
 
 const LETTERS: &str = "dead_letter: { topic: far.dlq }\nwindow: { count: 5 }\n";
 
-fn done(process: &Process, arguments: &[&str]) -> String {
+pub(crate) fn done(process: &Process, arguments: &[&str]) -> String {
     let (done, said) = process.command(arguments);
     assert!(done, "{arguments:?}: {said}");
     said
@@ -290,32 +290,36 @@ async fn runs_wait_for_a_trigger_that_moves_to_another_cluster() {
     let [home, other] = [(); 2].map(|()| Cluster::Tripline(Process::start()));
     let at_home = filled(&home, 1, 40).await;
     let elsewhere = filled(&other, 1, 60).await;
-    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let is_held = Arc::new(AtomicBool::new(false));
+    let holds = Arc::clone(&is_held);
+    let receiver = Receiver::start(move |delivery| match delivery.records[..] {
+        [(0, 20)] if holds.load(Ordering::Relaxed) => (200, Duration::from_secs(600)),
+        _ => (200, AT_ONCE),
+    });
     let process = Process::start();
     let definition = |cluster: &Cluster| trigger(cluster, &receiver, "window: { count: 1 }");
     process.apply(&definition(&home));
     assert_eq!(wait_for_commits(&at_home, 1, 40).await, Ok(()));
     let before = receiver.deliveries().len();
-    done(&process, &["trigger", "replay", "far", "--from", "5", "--rate", "10/s"]);
-    receiver.wait_for("some of it", |deliveries| deliveries.len() >= before + 5);
+    is_held.store(true, Ordering::Relaxed);
+    done(&process, &["trigger", "replay", "far", "--from", "5"]);
+    receiver.wait_for("what is held", |deliveries| deliveries[before..].iter().any(|one| one.records == [(0, 20)]));
+    is_held.store(false, Ordering::Relaxed);
 
     process.apply(&definition(&other));
     // Nothing of the other one goes through the run, which says what it waits for.
     assert_eq!(wait_for_commits(&elsewhere, 1, 60).await, Ok(()));
     let reason = wait_until_blocked(&process);
     assert!(reason.contains("topic in is not the one that the run was made for"), "{reason}");
-    let delivered = run(&process)["counts"]["delivered"].as_u64().unwrap();
+    assert_eq!(run(&process)["counts"]["delivered"], 15);
     let moved = receiver.deliveries().split_off(before);
-    let cut_off = moved.len() as u64 - delivered - 60;
-    assert!(cut_off <= 1, "at most what was in flight is made again: {cut_off}");
-    assert!((1..35).contains(&delivered), "it was to be under way: {delivered}");
+    assert_eq!(moved.len(), 15 + 1 + 60, "what was held is cut off");
 
     process.apply(&definition(&home));
     let replay = wait_until_done(&process);
     assert_eq!(replay["counts"]["delivered"], 35, "{replay:#}");
     let rest = receiver.deliveries().split_off(before + moved.len());
-    let expected: Vec<i64> = (5 + i64::try_from(delivered).unwrap()..40).collect();
-    assert_eq!(by_partition(&rest), BTreeMap::from([(0, expected)]), "where it was, and the group had nothing new");
+    assert_eq!(by_partition(&rest), BTreeMap::from([(0, (20..40).collect::<Vec<_>>())]), "from what was cut off");
 }
 
 /// Waits until the only run can do nothing; answers why.

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use serde_json::Value;
 
 use crate::harness::{Cluster, Kafka, Process, Receiver, batch};
+use crate::runs::done;
 use crate::{AT_ONCE, by_partition, trigger, values, wait_for_commits};
 
 /// A transactional producer.
@@ -47,12 +48,6 @@ impl Drop for Producer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn done(process: &Process, arguments: &[&str]) -> String {
-    let (done, said) = process.command(arguments);
-    assert!(done, "{arguments:?}: {said}");
-    said
 }
 
 fn delivered(receiver: &Receiver) -> Vec<i64> {
