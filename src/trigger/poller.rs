@@ -45,6 +45,8 @@ mod entry;
 mod handle;
 mod matching;
 mod read;
+#[cfg(test)]
+mod testing;
 mod wait;
 mod write;
 

@@ -334,3 +334,38 @@ impl Entry {
         Counters::add(&self.runner.counters.expired, records_max);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tripline_storage::fs::sim::Fault;
+
+    use super::super::testing::World;
+    use super::*;
+    use crate::broker::state::LaneState;
+    use crate::trigger::status::set;
+
+    #[tokio::test]
+    async fn a_lane_that_leaves_a_head_which_cannot_be_read_shows_that_until_it_has_read() {
+        let trigger = Uuid::from_u128(1);
+        let mut world = World::new().await;
+        world.add(1, LaneState::default());
+        assert!(world.poller.read_turn().await);
+        world.poller.advance_touched();
+        assert!(world.entry(1).at_head.is_some());
+        world.append();
+        world.disk.fail_from(world.disk.operations() + 1, Fault::Eio);
+        world.poller.read_turn().await;
+        assert!(world.poller.head_failed && world.blocks() == 1);
+        // Somebody pauses it, and has the disk repaired.
+        world.runner.change(|holds| set(&mut holds.paused, true));
+        world.poller.wake(trigger);
+        assert!(world.entry(1).at_head.is_none() && !world.poller.head_failed);
+        world.disk.heal();
+        world.runner.change(|holds| set(&mut holds.paused, false));
+        world.runner.nudge();
+        world.poller.wake(trigger);
+        assert_eq!(world.blocks(), 1, "nothing was read yet");
+        assert!(world.poller.read_turn().await);
+        assert_eq!(world.blocks(), 0);
+    }
+}

@@ -147,88 +147,21 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use serde_json::json;
     use tokio_util::task::TaskTracker;
     use tripline_storage::Offset;
-    use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, NewRecord};
-    use tripline_storage::fs::SimFs;
+    use tripline_storage::batch::Batches;
     use tripline_storage::fs::sim::Fault;
 
-    use super::super::NewLane;
-    use super::super::entry::Entry;
+    use super::super::testing::World;
     use super::*;
-    use crate::broker::Topic;
-    use crate::broker::record::{LaneId, LettersGo, TriggerDefined, TriggerVerdict};
+    use crate::broker::record::{LettersGo, TriggerVerdict};
     use crate::broker::state::LaneState;
     use crate::function::{ErrorClass, InvocationError};
-    use crate::input::{EventInput, LogInput};
-    use crate::topic::name::TopicName;
-    use crate::topic::spec::{TopicConfig, TopicSpec};
     use crate::trigger::lane::{Outcome, WindowId};
-    use crate::trigger::lane_status::LaneStatus;
     use crate::trigger::progress::Progress;
-    use crate::trigger::runner::Runner;
     use crate::trigger::window::{RecordFacts, Spot};
 
-    /// A poller of a topic with one record, and the disk below.
-    struct World {
-        disk: Arc<SimFs>,
-        runner: Arc<Runner>,
-        topic: Arc<Topic>,
-        poller: Poller,
-    }
-
     impl World {
-        async fn new() -> Self {
-            let disk = Arc::new(SimFs::new());
-            let definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f"});
-            let runner = Runner::for_test_on(Arc::clone(&disk), &definition);
-            let name = TopicName::new("in").unwrap();
-            let spec = TopicSpec { name, partitions: 1, config: TopicConfig::default() };
-            let topic = runner.broker.create_topic(spec).await.unwrap();
-            let mut batch = BatchBuilder::new(BatchOptions::default());
-            batch.push(&NewRecord { value: Some(b"1"), ..NewRecord::default() }).unwrap();
-            runner.broker.append(&topic, 0, batch.finish().unwrap()).unwrap();
-            let poller = Poller::new(Self::input(&runner, &topic), TaskTracker::new());
-            Self { disk, runner, topic, poller }
-        }
-
-        fn input(runner: &Runner, topic: &Topic) -> EventInput {
-            EventInput::Log(LogInput::new(&runner.broker, topic, 0).unwrap())
-        }
-
-        fn lane_id(&self, number: u128) -> LaneId {
-            LaneId { trigger: Uuid::from_u128(number), topic: self.topic.id(), partition: 0 }
-        }
-
-        /// A lane that goes on from what is remembered.
-        fn add(&mut self, number: u128, remembered: LaneState) -> &mut Entry {
-            let id = self.lane_id(number);
-            // The journal keeps nothing of triggers that it does not know.
-            let (name, definition) = (format!("t{number}"), "{}".to_owned());
-            let defined = TriggerDefined { id: id.trigger, name, definition, created_ms: 0 };
-            self.runner.broker.journal().append(&[defined.into()], 0).unwrap();
-            let input = Self::input(&self.runner, &self.topic);
-            let progress = remembered.progress.as_deref().map(|bytes| Progress::decode(bytes).unwrap());
-            self.poller.add(NewLane {
-                id,
-                progress: progress.unwrap_or_else(|| Progress::start(Offset::ZERO)),
-                remembered,
-                status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
-                runner: Arc::clone(&self.runner),
-                run: None,
-                #[cfg(feature = "cluster")]
-                kept: super::super::cluster::Kept::default(),
-                #[cfg(feature = "cluster")]
-                group: None,
-            });
-            self.entry(number)
-        }
-
-        fn entry(&mut self, number: u128) -> &mut Entry {
-            self.poller.lanes.get_mut(&Uuid::from_u128(number)).unwrap()
-        }
-
         /// A lane whose only record was refused for good, which is not written down yet.
         fn add_refused(&mut self) {
             let entry = self.add(1, LaneState::default());
@@ -246,12 +179,6 @@ mod tests {
             self.poller.changed.insert(Uuid::from_u128(1));
         }
 
-        /// What the journal has of a lane.
-        fn remembered(&self, number: u128) -> LaneState {
-            let lane = self.lane_id(number);
-            self.runner.broker.journal().look(|state| state.lanes.get(&lane).cloned()).unwrap_or_default()
-        }
-
         /// How many batches the journal's file has.
         fn appends(&self) -> usize {
             let is_journal = |path: &PathBuf| {
@@ -260,10 +187,6 @@ mod tests {
             };
             let journal = self.disk.paths().into_iter().find(is_journal).unwrap();
             Batches::of(&self.disk.read_image(&journal).unwrap()).take_while(Result::is_ok).count()
-        }
-
-        fn blocks(&self) -> usize {
-            self.runner.holds(|holds| holds.blocked.len())
         }
     }
 
