@@ -152,6 +152,7 @@ mod tests {
     use tripline_storage::batch::Batches;
     use tripline_storage::fs::sim::Fault;
 
+    use super::super::entry::Entry;
     use super::super::testing::World;
     use super::*;
     use crate::broker::record::{LettersGo, TriggerVerdict};
@@ -162,18 +163,23 @@ mod tests {
     use crate::trigger::window::{RecordFacts, Spot};
 
     impl World {
-        /// A lane whose only record was refused for good, which is not written down yet.
-        fn add_refused(&mut self) {
+        /// A lane whose only record went through an attempt that came to this, which is not written down yet.
+        fn add_ended(&mut self, outcome: Outcome) -> &mut Entry {
             let entry = self.add(1, LaneState::default());
             let now_ms = entry.runner.clock.now_ms();
             let record =
                 RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
             entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
             let window = entry.lane.start(false, usize::MAX, now_ms).unwrap();
-            let refused = InvocationError::new(ErrorClass::Rejected, "code", "message");
-            let outcome = Outcome::failed([Offset::ZERO], refused);
             let nudges = entry.nudges;
             entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }, nudges);
+            entry
+        }
+
+        /// A lane whose only record was refused for good, which is not written down yet.
+        fn add_refused(&mut self) {
+            let refused = InvocationError::new(ErrorClass::Rejected, "code", "message");
+            let entry = self.add_ended(Outcome::failed([Offset::ZERO], refused));
             entry.take_verdicts();
             assert_eq!(entry.verdicts.len(), 1);
             self.poller.changed.insert(Uuid::from_u128(1));
@@ -210,15 +216,8 @@ mod tests {
     #[tokio::test]
     async fn what_has_ended_of_a_lane_that_goes_is_not_made_again() {
         let mut world = World::new().await;
-        let entry = world.add(1, LaneState::default());
-        let now_ms = entry.runner.clock.now_ms();
-        let record =
-            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
-        let window = entry.lane.start(false, usize::MAX, now_ms).unwrap();
-        let (nudges, done) = (entry.nudges, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) });
         // Both in one turn.
-        entry.ended(window, done, nudges);
+        world.add_ended(Outcome::done());
         let (done, removed) = tokio::sync::oneshot::channel();
         world.poller.receive(Message::Remove(Uuid::from_u128(1), done));
         removed.await.unwrap();
