@@ -1,5 +1,8 @@
 //! What the lanes of one trigger share: its definition, its switches, its concurrency and its state.
 
+#[cfg(test)]
+mod testing;
+
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -603,25 +606,6 @@ fn adaptive(spec: &TriggerSpec) -> Option<AdaptiveCount> {
 /// The name of the function behind a trigger's URL. Not a name that a person can give.
 pub(super) fn inline_function(trigger: &str) -> String {
     format!("__trigger.{trigger}")
-}
-
-#[cfg(test)]
-impl Runner {
-    /// One on a disk in memory. Needs a runtime.
-    pub(super) fn for_test(definition: &serde_json::Value) -> Arc<Self> {
-        Self::for_test_on(Arc::default(), definition)
-    }
-
-    /// One on this disk. Needs a runtime.
-    pub(super) fn for_test_on(disk: Arc<tripline_storage::fs::SimFs>, definition: &serde_json::Value) -> Arc<Self> {
-        let (broker, _) = Broker::start_on(disk, broker::BrokerConfig::new("/data")).unwrap();
-        let options = crate::function::FunctionOptions::new(std::env::temp_dir()).unwrap();
-        let functions = FunctionService::new(options).unwrap();
-        let (traces, _) = TraceLog::start(broker.clone());
-        let spec = TriggerSpec::from_json(definition).unwrap();
-        let runner = Self::new(Uuid::from_u128(1), spec, broker, functions, Clock::start(), traces, false);
-        Arc::new(runner)
-    }
 }
 
 #[cfg(test)]
