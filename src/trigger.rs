@@ -41,6 +41,7 @@ pub mod run;
 mod runner;
 pub mod service;
 mod share;
+mod slots;
 pub mod spec;
 mod status;
 pub mod trace;
