@@ -107,12 +107,20 @@ fn tls(fields: &mut Fields<'_>) -> Option<TlsFiles> {
 fn path(fields: &mut Fields<'_>, name: &'static str) -> Option<PathBuf> {
     let written = fields.value(name)?.as_str();
     let path = written.filter(|text| {
-        (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains(['\n', '\r', '\0']) && !text.starts_with("-----")
+        let is_line = (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains(['\n', '\r', '\0']);
+        is_line && !text.starts_with("-----") && !is_key_body(text)
     });
     if path.is_none() {
         fields.wrong_unseen(name, PATH);
     }
     path.map(PathBuf::from)
+}
+
+/// Whether this may be a key without the lines around it: DER in Base64, where the tag and length of the outermost
+/// sequence make the first letter. The shortest in use, of Ed25519, has 64 letters.
+fn is_key_body(text: &str) -> bool {
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b' ');
+    text.len() >= 64 && text.starts_with('M') && text.bytes().all(is_base64)
 }
 
 fn sasl(fields: &mut Fields<'_>) -> Option<SaslSettings> {
@@ -252,6 +260,10 @@ mod tests {
             let said = FileSettings::parse(misplaced).unwrap_err();
             assert!(!said.contains("hush"), "{misplaced}: {said}");
         }
+        // As a path it would be printed once it is not found.
+        let body = format!("MC4CAQAwBQYDK2VwBCIEIhush{}", "0".repeat(39));
+        let said = FileSettings::parse(&format!("[clusters.prod]\ntls = {{ key = \"{body}\" }}")).unwrap_err();
+        assert!(said.contains("tls.key: found what is not shown here") && !said.contains("hush"), "{said}");
         let said = FileSettings::parse("[clusters.prod]\nbootstrap_servers = \"a:1\"\nsasl = \"hush\"").unwrap_err();
         assert!(said.contains("prod.sasl: found what is not shown here") && !said.contains("hush"), "{said}");
         let settings = FileSettings::parse(&with("\"hush\"")).unwrap();
