@@ -24,6 +24,14 @@ pub(crate) struct OwnedRecord {
 }
 
 impl OwnedRecord {
+    /// What it takes in memory, about.
+    fn size_bytes(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let header =
+            |(name, value): &(String, Option<Vec<u8>>)| size_of_val(&(name, value)) + name.len() + length(value);
+        size_of::<Self>() + length(&self.key) + length(&self.value) + self.headers.iter().map(header).sum::<usize>()
+    }
+
     /// The text of the first header with this name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| known == name)?;
@@ -70,16 +78,24 @@ where
             page.next = page.next.max(outcome.next);
             return Ok(page);
         }
-        left_bytes = left_bytes.saturating_sub(outcome.bytes.len());
-        take(&outcome.bytes, partition, limit, &mut page);
-        if page.records.len() >= limit || left_bytes == 0 {
+        let taken_before = page.records.len();
+        if take(&outcome.bytes, partition, limit, &mut left_bytes, &mut page) {
             return Ok(page);
         }
         page.next = page.next.max(outcome.next);
+        if page.records.len() == taken_before {
+            // The way through what is not shown ends as well.
+            left_bytes = left_bytes.saturating_sub(outcome.bytes.len());
+            if left_bytes == 0 {
+                return Ok(page);
+            }
+        }
     }
 }
 
-fn take(bytes: &[u8], partition: u32, limit: usize, page: &mut Page) {
+/// Takes what fits: at most `limit` records, and beyond the first only as long as bytes are left. What counts is what a
+/// record takes in memory: a batch of few bytes may unpack to many. Answers whether the page is full.
+fn take(bytes: &[u8], partition: u32, limit: usize, left_bytes: &mut usize, page: &mut Page) -> bool {
     for view in Batches::of(bytes).map_while(Result::ok) {
         let header = view.header();
         let last = header.last_offset();
@@ -88,16 +104,21 @@ fn take(bytes: &[u8], partition: u32, limit: usize, page: &mut Page) {
             if let Ok(records) = view.records(&BatchLimits::default()) {
                 let from = page.next;
                 for record in records.iter().flatten().filter(|record| record.offset() >= from) {
-                    if page.records.len() >= limit {
-                        return;
+                    let record = owned(partition, &record);
+                    let size_bytes = record.size_bytes();
+                    let fits = page.records.is_empty() || size_bytes <= *left_bytes;
+                    if page.records.len() >= limit || !fits {
+                        return true;
                     }
-                    page.next = record.offset().next();
-                    page.records.push(owned(partition, &record));
+                    *left_bytes = left_bytes.saturating_sub(size_bytes);
+                    page.next = record.offset.next();
+                    page.records.push(record);
                 }
             }
         }
         page.next = page.next.max(last.next());
     }
+    page.records.len() >= limit || *left_bytes == 0
 }
 
 fn owned(partition: u32, record: &tripline_storage::batch::RecordView<'_>) -> OwnedRecord {
@@ -126,4 +147,50 @@ pub(crate) async fn wait_for_records(partition: &Partition, from: Offset, wait: 
         }
     };
     let _ = tokio::time::timeout(wait, arrived).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, Compression, NewRecord};
+
+    use super::*;
+
+    /// What a read of this log answers: the batch with the offset and those behind it.
+    async fn read_log(log: &[Bytes], at: Offset) -> Result<ReadOutcome, ReadError> {
+        let offset = |index: usize| Offset::new(index as i64 * 4).unwrap();
+        let index = usize::try_from(at.get() / 4).unwrap().min(log.len());
+        let bytes = log[index..].concat().into();
+        Ok(ReadOutcome { bytes, next: offset(log.len()), tail: offset(log.len()), log_start: Offset::ZERO })
+    }
+
+    #[tokio::test]
+    async fn a_page_of_batches_that_unpack_to_much_stays_small_and_leads_to_the_rest() {
+        let value = vec![b'0'; 3 << 20];
+        let log: Vec<Bytes> = (0..4)
+            .map(|number| {
+                let options = BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() };
+                let mut batch = BatchBuilder::new(options);
+                for _ in 0..4 {
+                    batch.push(&NewRecord { value: Some(&value), ..NewRecord::default() }).unwrap();
+                }
+                let mut bytes = batch.finish().unwrap().bytes().to_vec();
+                // Its base offset, which the log gives it.
+                bytes[..8].copy_from_slice(&(number * 4_i64).to_be_bytes());
+                bytes.into()
+            })
+            .collect();
+        assert!(log.iter().map(Bytes::len).sum::<usize>() < 64 << 10);
+        let mut from = Offset::ZERO;
+        let mut seen = Vec::new();
+        while from.get() < 16 {
+            let page = Page { records: Vec::new(), next: from, tail: from, log_start: from };
+            let page = fill(page, 0, 100, |at, _| read_log(&log, at)).await.unwrap();
+            let bytes: usize = page.records.iter().map(OwnedRecord::size_bytes).sum();
+            assert!(page.records.len() == 1 || bytes <= READ_BYTES_MAX, "{bytes}");
+            seen.extend(page.records.iter().map(|record| record.offset.get()));
+            from = page.next;
+        }
+        assert_eq!(seen, (0..16).collect::<Vec<i64>>());
+    }
 }
