@@ -146,9 +146,7 @@ impl HttpInvoker {
 
     async fn run(&self, invocation: Invocation) -> InvocationResult {
         if invocation.payload.len() > PAYLOAD_BYTES_MAX {
-            let message =
-                format!("the payload has {} bytes, the limit is {PAYLOAD_BYTES_MAX}", invocation.payload.len());
-            return Err(InvocationError::new(ErrorClass::Rejected, "payload-too-large", message));
+            return Err(InvocationError::payload_too_large(invocation.payload.len()));
         }
         let called = Instant::now();
         let slot = self.slot().await.ok_or_else(interrupted)?;

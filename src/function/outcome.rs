@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::frame::PAYLOAD_BYTES_MAX;
 use crate::event::trace::TraceContext;
 
 /// Why an attempt did not succeed, as the trigger engine distinguishes it.
 ///
-/// The class alone decides what follows: whether an attempt is spent, whether the trigger waits, pauses or gives up.
+/// The class decides what follows: whether an attempt is spent, whether the trigger waits, pauses or gives up. Only of
+/// what is too large to be handed over in one, the parts are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -49,6 +51,9 @@ impl ErrorClass {
 /// The longest [`InvocationError::message`] kept, in bytes; longer ones are cut at a character boundary.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 4096;
 
+/// The code of a payload that functions do not take.
+const PAYLOAD_TOO_LARGE: &str = "payload-too-large";
+
 /// The facts of a failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvocationError {
@@ -72,6 +77,23 @@ impl InvocationError {
             message.truncate(boundary.unwrap_or(0));
         }
         Self { class, code: code.into(), message, retry_after: None }
+    }
+
+    /// No function takes a payload of more than [`PAYLOAD_BYTES_MAX`]: one of `size_bytes` is refused for good.
+    pub(crate) fn payload_too_large(size_bytes: usize) -> Self {
+        let message = format!("the payload has {size_bytes} bytes, the limit is {PAYLOAD_BYTES_MAX}");
+        Self::new(ErrorClass::Rejected, PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// The same of `records`, which have to go in smaller parts.
+    pub(crate) fn payload_too_large_for_one(records: usize) -> Self {
+        let message = format!("{records} records make a payload of more than {PAYLOAD_BYTES_MAX} bytes");
+        Self::new(ErrorClass::Failed, PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// Whether fewer records may be what a function takes.
+    pub(crate) fn is_payload_too_large(&self) -> bool {
+        self.code == PAYLOAD_TOO_LARGE
     }
 }
 

@@ -109,10 +109,8 @@ impl Invoker for Pool {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, InvocationResult> {
         async move {
             if invocation.payload.len() > PAYLOAD_BYTES_MAX {
-                let message =
-                    format!("the payload has {} bytes, the limit is {PAYLOAD_BYTES_MAX}", invocation.payload.len());
                 self.stats.count(Some(ErrorClass::Rejected));
-                return Err(InvocationError::new(ErrorClass::Rejected, "payload-too-large", message));
+                return Err(InvocationError::payload_too_large(invocation.payload.len()));
             }
             let (outcome, result) = oneshot::channel();
             // A pool that has ended drops it, which answers below.

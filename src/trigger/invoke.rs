@@ -107,7 +107,10 @@ impl Work {
         // A window of one is a span of its record's trace.
         let cause = if let [only] = self.offsets[..] { parcel.traced.context(only).cloned() } else { None };
         let span = cause.as_ref().map(|cause| cause.child(fastrand::u64(..)));
-        let sent = self.invoke(&parcel, &id, cause.as_ref(), span.as_ref()).await;
+        let sent = match parcel.too_large() {
+            Some(error) => Outcome::failed(parcel.offsets(), error),
+            None => self.invoke(&parcel, &id, cause.as_ref(), span.as_ref()).await,
+        };
         let delivered = parcel.record_count() - sent.failed.len();
         let outcome = parcel.outcome(sent);
         let took = started.elapsed();

@@ -16,7 +16,7 @@ use super::transform::{self, Stage, Transform, TransformError, parse_function_re
 use super::window::Spot;
 use crate::event::trace::TraceContext;
 use crate::event::{BATCH_TYPE, EventView};
-use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, Payload};
+use crate::function::{ErrorClass, FunctionService, Invocation, InvocationError, PAYLOAD_BYTES_MAX, Payload};
 use crate::input::{EventInput, Origin};
 
 /// Media type of one record's bytes.
@@ -62,6 +62,8 @@ pub(super) struct Parcel {
     /// Records for which a step's function failed, and the last reason.
     failed: BTreeSet<Offset>,
     step_error: Option<InvocationError>,
+    /// Whether the records make more than a function takes at a time: there is no payload then.
+    is_too_large: bool,
     /// Whether functions that are steps had any of them.
     steps_asked: bool,
     /// What history tells of its events.
@@ -133,10 +135,13 @@ impl<'a> Builder<'a> {
     /// The next record, ascending by offset.
     pub(super) fn take(&mut self, record: &StoredRecord<'_>, epoch: LeaderEpoch, origin: &Origin) {
         let Self { parcel, writer, staged, recipe, .. } = self;
+        let is_over = writer.is_over();
         let headers = record.headers().map(|header| (header.name, header.value));
         let trace = TraceContext::of_record(headers, record.value());
         if recipe.shape == Payload::Raw && recipe.transform.is_original() {
-            writer.raw(record.value().unwrap_or_default());
+            if !is_over {
+                writer.raw(Bytes::copy_from_slice(record.value().unwrap_or_default()));
+            }
             parcel.traced.note(record.offset(), None, trace.as_ref());
             let (at, id) = (record.offset(), String::new());
             return parcel.records.push(Sent { at, id, place: (origin.partition, at), topic: None });
@@ -144,7 +149,10 @@ impl<'a> Builder<'a> {
         origin.with_event(record, epoch, |event| {
             let sent = Sent::of(record.offset(), event, origin);
             parcel.traced.note(sent.at, sent.own_id(), trace.as_ref());
-            let made = if self.has_steps {
+            let made = if is_over {
+                parcel.records.push(sent);
+                Ok(())
+            } else if self.has_steps {
                 first_stage(recipe.transform, event, trace.as_ref()).map(|events| {
                     let seen = event.for_matching().value.clone();
                     staged.push(Staged { sent, seen, events, trace });
@@ -159,9 +167,11 @@ impl<'a> Builder<'a> {
     }
 
     /// The parcel of a recipe without steps that are functions.
-    pub(super) fn finish(mut self) -> Parcel {
-        self.parcel.payloads = self.writer.finish();
-        self.parcel
+    pub(super) fn finish(self) -> Parcel {
+        let Self { mut parcel, mut writer, .. } = self;
+        parcel.is_too_large = parcel.records.len() > 1 && writer.is_over();
+        parcel.payloads = writer.finish();
+        parcel
     }
 }
 
@@ -202,7 +212,9 @@ impl Parcel {
         while let Some((sent, outcome)) = done.try_next().await? {
             match outcome {
                 Ok(events) => {
-                    events.iter().for_each(|event| writer.value(event));
+                    if !writer.is_over() {
+                        events.iter().for_each(|event| writer.value(event));
+                    }
                     self.records.push(sent);
                 }
                 Err(error) if error.class == ErrorClass::Rejected => {
@@ -215,6 +227,11 @@ impl Parcel {
             }
         }
         Ok(())
+    }
+
+    /// Why the function is not asked: the records have to go in smaller parts.
+    pub(super) fn too_large(&self) -> Option<InvocationError> {
+        self.is_too_large.then(|| InvocationError::payload_too_large_for_one(self.records.len()))
     }
 
     /// Whether any function has something to say about the records, or had.
@@ -279,15 +296,28 @@ struct Writer {
     /// The array of events, while it is open.
     array: Vec<u8>,
     raw: Vec<Bytes>,
+    raw_bytes: usize,
+    /// It was more than a function takes, and is not kept.
+    is_over: bool,
 }
 
 impl Writer {
     const fn new(shape: Payload) -> Self {
-        Self { shape, array: Vec::new(), raw: Vec::new() }
+        Self { shape, array: Vec::new(), raw: Vec::new(), raw_bytes: 0, is_over: false }
     }
 
-    fn raw(&mut self, value: &[u8]) {
-        self.raw.push(Bytes::copy_from_slice(value));
+    /// Whether what was written is more than a function takes. Memory ends with that.
+    fn is_over(&mut self) -> bool {
+        // With the end of the array.
+        if self.array.len().max(self.raw_bytes) >= PAYLOAD_BYTES_MAX {
+            *self = Self { is_over: true, ..Self::new(self.shape) };
+        }
+        self.is_over
+    }
+
+    fn raw(&mut self, payload: Bytes) {
+        self.raw_bytes += payload.len();
+        self.raw.push(payload);
     }
 
     fn separator(&mut self) {
@@ -324,7 +354,7 @@ impl Writer {
         if self.shape == Payload::Raw {
             let text = self.array.split_off(before + 1);
             self.array.clear();
-            self.raw.push(raw_text(text));
+            self.raw(raw_text(text));
         }
         Ok(())
     }
@@ -332,7 +362,7 @@ impl Writer {
     fn value(&mut self, event: &Value) {
         let text = event.to_string().into_bytes();
         if self.shape == Payload::Raw {
-            return self.raw.push(raw_text(text));
+            return self.raw(raw_text(text));
         }
         self.separator();
         self.array.extend_from_slice(&text);

@@ -140,6 +140,29 @@ async fn only_the_records_that_the_function_names_are_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_too_large_to_be_handed_over_goes_in_parts() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    // Six bytes each, as JSON: eight records make 38 MiB.
+    let value = "\u{1}".repeat(800_000);
+    for _ in 0..8 {
+        world.produce(&topic, 0, &[&value]).await;
+    }
+    let receiver = Receiver::start(|_| ok()).await;
+    let (input, window) = (json!({"topic": "t", "start": "earliest"}), json!({"count": 100, "bytes": "32MiB"}));
+    let retry = json!({"max_attempts": 1});
+    let function = json!({"http": {"url": receiver.url}});
+    world.apply(json!({"trigger": "x", "input": input, "window": window, "retry": retry, "function": function})).await;
+    let report = world.until_committed("x", 0, 8).await;
+    assert_eq!((report.counts.delivered, report.counts.dropped), (8, 0));
+    let offsets = |places: &[(u32, i64)]| places.iter().map(|(_, offset)| *offset).collect::<Vec<i64>>();
+    let invoked: Vec<Vec<i64>> = receiver.invoked().iter().map(|invoked| offsets(&invoked.places)).collect();
+    assert_eq!(invoked, [[0, 1, 2, 3], [4, 5, 6, 7]]);
+    // Each as its first attempt.
+    assert!(receiver.invoked().iter().all(|invoked| invoked.attempt == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn code_that_does_not_load_fails_the_trigger_without_spending_attempts_until_it_is_replaced() {
     let world = World::start();
     let topic = world.topic("t", 1).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
@@ -76,7 +76,7 @@ impl Receiver {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let shared =
             Shared { answer: Arc::new(answer), invoked: Arc::default(), more: Arc::default(), gate: Arc::default() };
-        let router = Router::new().fallback(receive).with_state(shared.clone());
+        let router = Router::new().fallback(receive).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { url, shared, task }
     }

@@ -177,7 +177,7 @@ impl Lane {
         let halve = match error.class {
             // Which record killed the instance is not known while there are several.
             ErrorClass::Crashed => true,
-            ErrorClass::Failed => self.spec.bisect && whole,
+            ErrorClass::Failed => error.is_payload_too_large() || self.spec.bisect && whole,
             _ => false,
         };
         let policies = self.spec.policies;
