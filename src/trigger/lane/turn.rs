@@ -240,15 +240,19 @@ impl Lane {
         }
     }
 
-    /// Time does not count towards the age of windows from now on, or counts again.
-    pub fn suspend(&mut self, suspended: bool, now_ms: i64) {
+    /// Time does not count towards the age of windows from now on, or counts again. Answers whether progress has to say
+    /// so: whether there is one with an age.
+    pub fn suspend(&mut self, suspended: bool, now_ms: i64) -> bool {
         if self.suspended == suspended {
-            return;
+            return false;
         }
         self.suspended = suspended;
+        let mut is_told = false;
         for held in self.windows.values_mut().filter(|held| held.phase != Phase::InFlight) {
+            is_told |= held.is_tried();
             if suspended { held.state.suspend(now_ms) } else { held.state.count_again(now_ms) }
         }
+        is_told
     }
 
     /// The next moment at which something may happen by itself, ms since 1970.

@@ -271,7 +271,7 @@ impl Entry {
             self.lane.wake(true, now_ms);
         }
         self.in_outage = in_outage;
-        self.lane.suspend(!self.runner.time_counts(), now_ms);
+        self.dirty |= self.lane.suspend(!self.runner.time_counts(), now_ms);
         if let Some(adaptive) = &*self.runner.adaptive.lock() {
             self.lane.set_count(adaptive.count());
         }

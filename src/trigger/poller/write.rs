@@ -160,6 +160,7 @@ mod tests {
     use crate::function::{ErrorClass, InvocationError};
     use crate::trigger::lane::{Outcome, WindowId};
     use crate::trigger::progress::Progress;
+    use crate::trigger::status::set;
     use crate::trigger::window::{RecordFacts, Spot};
 
     impl World {
@@ -223,6 +224,24 @@ mod tests {
         removed.await.unwrap();
         let progress = Progress::decode(&world.remembered(1).progress.unwrap()).unwrap();
         assert_eq!(progress.committed(), Offset::ZERO.next());
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_the_broker_does_not_survive_does_not_count_towards_the_age() {
+        let mut world = World::new().await;
+        world.add_ended(Outcome::failed([Offset::ZERO], InvocationError::new(ErrorClass::Failed, "500", "")));
+        world.poller.changed.insert(Uuid::from_u128(1));
+        world.poller.write_down();
+        let stands_still = |world: &mut World, paused| {
+            world.runner.change(|holds| set(&mut holds.paused, paused));
+            world.poller.receive(Message::Wake(Uuid::from_u128(1)));
+            world.poller.advance_touched();
+            world.poller.write_down();
+            let progress = Progress::decode(&world.remembered(1).progress.unwrap()).unwrap();
+            progress.windows()[0].attempts.excluded_since_ms.is_some()
+        };
+        assert!(stands_still(&mut world, true));
+        assert!(!stands_still(&mut world, false));
     }
 
     #[tokio::test]
