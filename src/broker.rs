@@ -259,8 +259,10 @@ impl Broker {
     }
 
     /// Makes everything durable. Call it last.
-    pub fn close(&self) {
-        self.inner.store.close();
+    ///
+    /// Answers how many partitions could not be made durable; the log says why.
+    pub fn close(&self) -> usize {
+        self.inner.store.close()
     }
 }
 

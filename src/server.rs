@@ -132,6 +132,15 @@ pub enum ServerError {
     Listener(io::Error),
 }
 
+/// How a server has stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct StopReport {
+    /// How long it took.
+    pub took: Duration,
+    /// Partitions that could not be made durable.
+    pub not_on_disk: usize,
+}
+
 /// A running server.
 pub struct Server {
     rooms: Rooms,
@@ -248,8 +257,8 @@ impl Server {
     }
 
     /// Stops gracefully, within [`STOP_TIMEOUT`]: open windows are given back, functions finish or are interrupted, all
-    /// that was appended is on disk. Answers how long it took.
-    pub async fn stop(mut self) -> Duration {
+    /// that was appended is on disk.
+    pub async fn stop(mut self) -> StopReport {
         let started = Instant::now();
         self.rooms.readiness.set(false);
         self.rooms.broker.end_housekeeping();
@@ -278,8 +287,9 @@ impl Server {
         if tokio::time::timeout(LOG_GRACE, self.function_log).await.is_err() {
             tracing::warn!("the last lines of functions may be missing in their log");
         }
-        let _ = tokio::task::spawn_blocking(move || broker.close()).await;
-        started.elapsed()
+        let closed = tokio::task::spawn_blocking(move || broker.close()).await;
+        let not_on_disk = closed.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+        StopReport { took: started.elapsed(), not_on_disk }
     }
 }
 

@@ -441,6 +441,24 @@ fn settings_come_from_the_file_the_environment_and_flags_in_this_order() {
 }
 
 #[test]
+fn a_broker_that_nobody_reads_any_more_stops_gracefully_as_well() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = Command::new(TRIPLINE);
+    command.args(["serve", "--ephemeral", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let mut child = command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The pipe goes with the lines.
+    assert!(lines.map_while(Result::ok).any(|line| line.starts_with("ready.")));
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1);
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    // A terminal that is closed says this; it ends nothing.
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0, "the data of an ephemeral broker go with it");
+}
+
+#[test]
 fn a_signal_stops_the_broker_gracefully() {
     let mut broker = Broker::start();
     good(broker.run_with(&["produce", "t"], "x"));

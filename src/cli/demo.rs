@@ -49,13 +49,13 @@ pub(super) async fn run(_args: DemoArgs) -> Result<(), Failure> {
     let config = ServerConfig { kafka: any_port, http: any_port, ..ServerConfig::new(directory.path().join("data")) };
     let server = Server::start(config).await.map_err(|error| Failure::new(error.to_string()))?;
     let client = Client::new(&format!("http://{}", server.http_address()))?;
-    print(&format!(
-        "A broker of its own runs: Kafka on {}, HTTP on {}.\n\n",
-        server.kafka_address(),
-        server.http_address()
-    ))?;
+    let (kafka, http) = (server.kafka_address(), server.http_address());
+    let shown = async {
+        print(&format!("A broker of its own runs: Kafka on {kafka}, HTTP on {http}.\n\n"))?;
+        show(&client).await
+    };
     let shown = tokio::select! {
-        shown = show(&client) => shown,
+        shown = shown => shown,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("stopped before its end")),
     };
     server.stop().await;

@@ -11,26 +11,38 @@ use super::Common;
 #[derive(Debug)]
 pub(super) struct Failure {
     message: String,
-    wrong_use: bool,
+    kind: Kind,
     /// The broker's own words.
     problem: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    WrongUse,
+    ReaderGone,
 }
 
 impl Failure {
     /// Exit code 1.
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), wrong_use: false, problem: None }
+        Self { message: message.into(), kind: Kind::Failed, problem: None }
     }
 
     /// Exit code 2.
     pub(super) fn wrong_use(message: impl Into<String>) -> Self {
-        Self { message: message.into(), wrong_use: true, problem: None }
+        Self { kind: Kind::WrongUse, ..Self::new(message) }
+    }
+
+    /// Nobody reads what is printed any more: that ends a command, and is no failure. Exit code 0, not a word.
+    pub(super) fn reader_gone() -> Self {
+        Self { kind: Kind::ReaderGone, ..Self::new("nobody reads what is printed") }
     }
 
     /// What the broker answered.
     pub(super) fn problem(problem: Value) -> Self {
         let detail = problem["detail"].as_str().unwrap_or("the broker refused").to_owned();
-        Self { message: detail, wrong_use: false, problem: Some(problem) }
+        Self { problem: Some(problem), ..Self::new(detail) }
     }
 
     /// The stable code of the broker's answer.
@@ -65,6 +77,9 @@ impl Failure {
 
     /// Prints it; answers the exit code.
     pub(super) fn report(self, common: &Common) -> ExitCode {
+        if self.kind == Kind::ReaderGone {
+            return ExitCode::SUCCESS;
+        }
         let mut stderr = std::io::stderr();
         let _ = if common.json {
             let error = self.problem.clone().unwrap_or_else(|| json!({ "detail": self.message }));
@@ -75,7 +90,7 @@ impl Failure {
         if let Some(problem) = self.problem.filter(|_| common.verbose && !common.json) {
             let _ = writeln!(stderr, "{problem:#}");
         }
-        ExitCode::from(if self.wrong_use { 2 } else { 1 })
+        ExitCode::from(if self.kind == Kind::WrongUse { 2 } else { 1 })
     }
 }
 

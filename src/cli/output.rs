@@ -20,12 +20,12 @@ impl Output {
     }
 }
 
-/// Prints a text with a line end. A reader that went away is no failure.
+/// Prints a text with a line end. A reader that went away ends the command.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::reader_gone()),
         written => Ok(written?),
     }
 }

@@ -14,7 +14,7 @@ use super::failure::Failure;
 use super::output::print;
 use super::settings::{FileSettings, INTERVAL_ALLOWED, SCRUB_ALLOWED, parse_interval};
 use crate::config::units::parse_size;
-use crate::server::{Server, ServerConfig};
+use crate::server::{Server, ServerConfig, StopReport};
 
 const DEFAULT_DATA: &str = "tripline-data";
 
@@ -85,13 +85,19 @@ pub(super) async fn run(args: ServeArgs, verbose: bool) -> Result<(), Failure> {
     let temporary = args.ephemeral.then(tempfile::tempdir).transpose()?;
     let config = config(args, temporary.as_ref().map(|directory| directory.path().join("data")))?;
     let mut stops = signal(SignalKind::terminate())?;
+    let mut hangups = signal(SignalKind::hangup())?;
     let server = Server::start(config).await.map_err(|error| Failure::new(error.to_string()))?;
-    print(&start_text(&server, temporary.is_some()))?;
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = stops.recv() => {}
+    // What is printed is for a person who may be there: nobody's going keeps a broker from running, or from stopping as
+    // it should.
+    let _ = print(&start_text(&server, temporary.is_some()));
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = stops.recv() => break,
+            _ = hangups.recv() => tracing::warn!("SIGHUP changes nothing: settings are read at the start"),
+        }
     }
-    print("stopping; once more stops at once")?;
+    let _ = print("stopping; once more stops at once");
     tokio::spawn(async move {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
@@ -99,8 +105,13 @@ pub(super) async fn run(args: ServeArgs, verbose: bool) -> Result<(), Failure> {
         }
         exit(1);
     });
-    let took = server.stop().await;
-    print(&format!("stopped in {:.1} s; everything is on disk", took.as_secs_f64()))
+    let StopReport { took, not_on_disk } = server.stop().await;
+    if not_on_disk > 0 {
+        let detail = format!("{not_on_disk} partitions could not be made durable; the log above says why");
+        return Err(Failure::new(detail));
+    }
+    let _ = print(&format!("stopped in {:.1} s; everything is on disk", took.as_secs_f64()));
+    Ok(())
 }
 
 fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, Failure> {

@@ -214,14 +214,18 @@ impl Store {
         fs.remove_dir_all(&trash).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
     }
 
-    /// Makes everything durable and ends the flush threads. Appends after this are lost with the process.
-    pub fn close(&self) {
+    /// Makes everything durable and ends the flush threads. Appends after this are in the page cache only. Answers how
+    /// many partitions could not be made durable; the log says why.
+    pub fn close(&self) -> usize {
+        let mut failed = 0;
         for partition in self.partitions.read().values() {
             if let Err(error) = partition.close() {
                 tracing::error!(partition = %partition.id(), %error, "not closed cleanly");
+                failed += 1;
             }
         }
         self.shared.flusher.stop();
+        failed
     }
 
     /// Ends the flush threads; a flush under way ends first. Whoever waits for another one waits for ever: call it when
