@@ -17,6 +17,8 @@ pub struct HttpLimits {
     pub head_timeout: Duration,
     /// For a request's whole body. Default 60 s.
     pub body_timeout: Duration,
+    /// For a client to take more of an answer that is ready. Default 30 s.
+    pub write_timeout: Duration,
     /// For connections to end at a graceful stop. Default 3 s.
     pub stop_timeout: Duration,
 }
@@ -30,6 +32,7 @@ impl Default for HttpLimits {
             connections_max: 1_024,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(3),
         }
     }

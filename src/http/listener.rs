@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -107,7 +108,10 @@ impl Serving {
             .max_headers(self.limits.headers_max)
             .max_header_size(self.limits.head_bytes_max)
             .max_buf_size(self.limits.head_bytes_max);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        // One that never reads would keep its connection, and its answer, for ever.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.limits.write_timeout));
+        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

@@ -43,6 +43,33 @@ async fn a_body_above_the_limit_is_refused_with_the_limit() {
     assert_eq!(answer.json()["limit_bytes"], 1_000);
 }
 
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go() {
+    let stage = Stage::with(|limits| {
+        limits.connections_max = 1;
+        limits.write_timeout = Duration::from_millis(200);
+    })
+    .await;
+    // The test's own client keeps its connection: nobody is there but the one that does not read.
+    let mut deaf = TcpStream::connect(stage.server.http_address()).await.unwrap();
+    let record = vec![b'x'; 1_000_000];
+    let post = |n: usize| {
+        format!(
+            "POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: {n}\r\n\r\n"
+        )
+    };
+    for _ in 0..7 {
+        deaf.write_all(post(record.len()).as_bytes()).await.unwrap();
+        deaf.write_all(&record).await.unwrap();
+    }
+    // More than what lies in the buffers of both sides.
+    for _ in 0..20 {
+        let get = b"GET /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let _ = deaf.write_all(get).await;
+    }
+    assert_eq!(stage.get("/livez").await.status, 200);
+}
+
 /// What the server says to these bytes until it closes.
 async fn raw(stage: &Stage, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(stage.server.http_address()).await.unwrap();
