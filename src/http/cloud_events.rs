@@ -4,11 +4,15 @@
 //! content type `application/cloudevents+json`. Batched: each event of the array is stored as a structured one.
 //! An event's `partitionkey` is the record's key.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::at_most::AtMost;
+use super::limits::RECORDS_IN_MAX;
 use super::problem::Problem;
 use super::record_json::IncomingRecord;
 use crate::event::STRUCTURED_TYPE;
@@ -26,9 +30,10 @@ pub(crate) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<IncomingRecord,
     let mut record = IncomingRecord { value: Some(body.to_vec()), ..IncomingRecord::default() };
     for (name, value) in headers {
         let Some(attribute) = name.as_str().strip_prefix("ce-") else { continue };
-        let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        let text = value.to_str().ok().and_then(unquoted);
+        let text = text.and_then(|text| Some(percent_decode_str(&text).decode_utf8().ok()?.into_owned()));
         let Some(text) = text else {
-            return Err(invalid(format!("header ce-{attribute} is not percent-encoded UTF-8")));
+            return Err(invalid(format!("header ce-{attribute} is not percent-encoded UTF-8, or ends within quotes")));
         };
         if !is_attribute_name(attribute) {
             return Err(invalid(format!(
@@ -54,6 +59,21 @@ pub(crate) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<IncomingRecord,
     Ok(record)
 }
 
+/// A header's value without the quotes that it may be written in, as section 3.1.3.2 of the HTTP protocol binding has a
+/// receiver read what older senders write; `None` where they do not end with it.
+fn unquoted(value: &str) -> Option<Cow<'_, str>> {
+    let Some(quoted) = value.strip_prefix('"') else { return Some(value.into()) };
+    let mut text = String::with_capacity(quoted.len());
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next()? {
+            '"' => return rest.next().is_none().then_some(text.into()),
+            '\\' => text.push(rest.next()?),
+            other => text.push(other),
+        }
+    }
+}
+
 /// The record of one event in structured mode.
 pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
     let event: Map<String, Value> =
@@ -69,15 +89,18 @@ pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
     Ok(IncomingRecord { key, value: Some(body.to_vec()), headers, ..IncomingRecord::default() })
 }
 
-/// The records of a JSON array of events.
-pub(crate) fn batched(body: &[u8]) -> Result<Vec<IncomingRecord>, Problem> {
-    let events: Vec<Box<RawValue>> =
-        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
-    let record = |(index, event): (usize, Box<RawValue>)| {
+/// The events of a JSON array.
+pub(crate) fn events_of(body: &[u8]) -> Result<AtMost<RECORDS_IN_MAX, Box<RawValue>>, Problem> {
+    serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))
+}
+
+/// The records of a batch of events.
+pub(crate) fn batched(events: &[Box<RawValue>]) -> Result<Vec<IncomingRecord>, Problem> {
+    let record = |(index, event): (usize, &Box<RawValue>)| {
         structured(event.get().as_bytes())
             .map_err(|problem| Problem { detail: format!("event {index}: {}", problem.detail), ..problem })
     };
-    events.into_iter().enumerate().map(record).collect()
+    events.iter().enumerate().map(record).collect()
 }
 
 fn check_required(name: &str, value: Option<&str>, prefix: &str) -> Result<(), Problem> {
@@ -113,11 +136,17 @@ mod tests {
     #[test]
     fn binary_attributes_become_record_headers() {
         let mut pairs = BINARY.to_vec();
-        pairs.extend([("ce-subject", "caf%C3%A9"), ("ce-partitionkey", "k"), ("content-type", "text/plain")]);
+        pairs.extend([
+            ("ce-subject", "caf%C3%A9"),
+            ("ce-note", r#""a \"b\" %C3%A9""#),
+            ("ce-partitionkey", "k"),
+            ("content-type", "text/plain"),
+        ]);
         let record = binary(&headers(&pairs), b"x").unwrap();
         let header =
             |name: &str| record.headers.iter().find(|(known, _)| known == name).and_then(|(_, value)| value.clone());
         assert_eq!(header("ce_subject").unwrap(), "café".as_bytes());
+        assert_eq!(header("ce_note").unwrap(), "a \"b\" é".as_bytes());
         assert_eq!(header("content-type").unwrap(), b"text/plain");
         assert_eq!((record.key, record.value), (Some(b"k".to_vec()), Some(b"x".to_vec())));
     }
@@ -139,7 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn quotes_around_a_header_do_not_belong_to_it() {
+        for (value, text) in [("a", "a"), (r#"a"b"#, r#"a"b"#), (r#""""#, ""), (r#""a b""#, "a b"), (r#""\\""#, r"\")] {
+            assert_eq!(unquoted(value).as_deref(), Some(text), "{value}");
+        }
+        for value in [r#"""#, r#""a"#, r#""a\""#, r#""a"b"#] {
+            assert_eq!(unquoted(value), None, "{value}");
+        }
+    }
+
+    #[test]
     fn a_batch_is_its_events_and_names_the_wrong_one() {
+        let batched = |body: &[u8]| batched(&events_of(body)?.items);
         let body = br#"[{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":"p"},{"id":"2"}]"#;
         assert!(batched(body).unwrap_err().detail.starts_with("event 1: specversion"));
         let records =

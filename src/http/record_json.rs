@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::at_most::AtMost;
+use super::limits::RECORDS_IN_MAX;
 use super::problem::Problem;
 use super::reader::OwnedRecord;
 
@@ -28,7 +30,7 @@ pub(crate) struct IncomingRecord {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IncomingRecords {
-    pub(crate) records: Vec<WrittenRecord>,
+    pub(crate) records: AtMost<RECORDS_IN_MAX, WrittenRecord>,
 }
 
 /// A record as it is written in a request.

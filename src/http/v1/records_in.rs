@@ -9,10 +9,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use tripline_storage::batch::{BatchBuilder, BatchOptions, BuildError, CheckedBatch, NewRecord};
+use tripline_storage::error::AppendError;
 
 use super::topics::topic_name;
 use crate::broker::{Acks, Broker, Topic, now_ms};
 use crate::event::{BATCH_TYPE, STRUCTURED_TYPE};
+use crate::http::at_most::AtMost;
 use crate::http::cloud_events;
 use crate::http::extract::{Segments, Upload, media_type, parse_json, unsupported};
 use crate::http::limits::RECORDS_IN_MAX;
@@ -43,10 +45,6 @@ pub(crate) async fn append(
     let acks = acks(&query)?;
     let partition = query.number("partition", 0, u32::MAX)?;
     let mut records = incoming(&headers, &body)?;
-    if records.is_empty() || records.len() > RECORDS_IN_MAX {
-        let detail = format!("found {} records, allowed are 1 to {RECORDS_IN_MAX}", records.len());
-        return Err(Problem::bad_request("invalid-records", detail).with("limit", RECORDS_IN_MAX));
-    }
     for record in &mut records {
         record.partition = record.partition.or(partition);
         if let Some(key) = query.text("key") {
@@ -84,11 +82,16 @@ fn incoming(headers: &HeaderMap, body: &[u8]) -> Result<Vec<IncomingRecord>, Pro
     let media_type = media_type(headers);
     match media_type.as_deref() {
         Some(STRUCTURED_TYPE) => Ok(vec![cloud_events::structured(body)?]),
-        Some(BATCH_TYPE) => cloud_events::batched(body),
+        Some(BATCH_TYPE) => {
+            let events = cloud_events::events_of(body)?;
+            few_enough(&events)?;
+            cloud_events::batched(&events.items)
+        }
         _ if cloud_events::is_binary(headers) => Ok(vec![cloud_events::binary(headers, body)?]),
         Some("application/json") => {
             let written: IncomingRecords = parse_json(body)?;
-            written.records.into_iter().enumerate().map(|(index, record)| record.check(index)).collect()
+            few_enough(&written.records)?;
+            written.records.items.into_iter().enumerate().map(|(index, record)| record.check(index)).collect()
         }
         Some(other) if other.starts_with("application/cloudevents") => {
             Err(unsupported(Some(other), &format!("{STRUCTURED_TYPE}, {BATCH_TYPE}, or ce-* headers")))
@@ -103,13 +106,22 @@ fn incoming(headers: &HeaderMap, body: &[u8]) -> Result<Vec<IncomingRecord>, Pro
     }
 }
 
+fn few_enough<T>(records: &AtMost<RECORDS_IN_MAX, T>) -> Result<(), Problem> {
+    if (1..=RECORDS_IN_MAX).contains(&records.found) {
+        return Ok(());
+    }
+    let detail = format!("found {} records, allowed are 1 to {RECORDS_IN_MAX}", records.found);
+    Err(Problem::bad_request("invalid-records", detail).with("limit", RECORDS_IN_MAX))
+}
+
 fn raw(headers: &HeaderMap, body: &[u8]) -> IncomingRecord {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_vec());
     let headers = vec![("content-type".to_owned(), content_type)];
     IncomingRecord { value: Some(body.to_vec()), headers, ..IncomingRecord::default() }
 }
 
-/// Appends all records, or none if one of them cannot be. Answers their places, in their order.
+/// Appends all records; none of them if one cannot be for a reason that is known before. Answers their places, in their
+/// order.
 pub(crate) async fn append_all(
     broker: &Broker,
     topic: &Topic,
@@ -124,10 +136,15 @@ pub(crate) async fn append_all(
             batches.push((*partition, indexes, batch));
         }
     }
+    // What is refused is to be refused as a whole, as far as that can be seen.
+    let stopped = batches.iter().find_map(|(partition, _, _)| topic.partition(*partition)?.stopped().cloned());
+    if let Some(cause) = stopped {
+        return Err(AppendError::Stopped(cause).into());
+    }
     let mut positions = vec![Value::Null; records.len()];
     let mut waiting = Vec::with_capacity(batches.len());
     for (partition, indexes, batch) in batches {
-        let appended = broker.append(topic, partition, batch)?;
+        let appended = broker.append(topic, partition, batch).map_err(|error| partly(error.into(), &positions))?;
         for (offset, index) in (appended.outcome.base_offset.get()..).zip(indexes) {
             positions[index] = json!({ "partition": partition, "offset": offset });
         }
@@ -137,6 +154,17 @@ pub(crate) async fn append_all(
         appended.acknowledged(acks).await?;
     }
     Ok(positions)
+}
+
+/// What is told where records of a partition cannot be appended, and others were already: which.
+fn partly(problem: Problem, positions: &[Value]) -> Problem {
+    let appended = positions.iter().filter(|position| !position.is_null()).count();
+    if appended == 0 {
+        return problem;
+    }
+    let all = positions.len();
+    let detail = format!("{appended} of {all} records are appended, as `records` says; the others: {}", problem.detail);
+    Problem { detail, ..problem }.with("records", positions)
 }
 
 /// Before anything is appended, and by the record's place in the request.
@@ -215,4 +243,44 @@ fn build(topic: &Topic, records: &[IncomingRecord], indexes: &[usize]) -> Result
 
 fn refused(error: BuildError) -> Problem {
     Problem::bad_request("invalid-records", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tripline_storage::fs::SimFs;
+    use tripline_storage::fs::sim::Fault;
+
+    use super::*;
+    use crate::broker::BrokerConfig;
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+
+    fn to(partition: u32) -> IncomingRecord {
+        IncomingRecord { partition: Some(partition), value: Some(b"v".to_vec()), ..IncomingRecord::default() }
+    }
+
+    #[tokio::test]
+    async fn records_for_a_stopped_partition_keep_those_for_others_out_as_well() {
+        let disk = std::sync::Arc::new(SimFs::new());
+        let (broker, _) = Broker::start_on(disk.clone(), BrokerConfig::new("/data")).unwrap();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 2, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap();
+        disk.fail_from(disk.operations() + 1, Fault::Eio);
+        append_all(&broker, &topic, &[to(1)], Acks::All).await.unwrap_err();
+        disk.heal();
+        let problem = append_all(&broker, &topic, &[to(0), to(1)], Acks::All).await.unwrap_err();
+        assert_eq!(problem.code, "partition-stopped");
+        let tail = topic.partition(0).unwrap().tail();
+        assert_eq!(tail.get(), 0, "what is said of the request is true of all of it");
+    }
+
+    #[test]
+    fn what_was_appended_before_a_refusal_is_told() {
+        let refusal = || Problem::from(AppendError::DiskFull);
+        assert_eq!(partly(refusal(), &[Value::Null]), refusal());
+        let positions = [json!({ "partition": 0, "offset": 7 }), Value::Null];
+        let problem = partly(refusal(), &positions);
+        assert!(problem.detail.starts_with("1 of 2 records are appended"), "{}", problem.detail);
+        assert_eq!(problem.to_json()["records"], json!(positions));
+    }
 }
