@@ -206,6 +206,37 @@ async fn a_stream_sends_what_is_there_and_what_comes() {
 }
 
 #[tokio::test]
+async fn who_follows_a_topic_that_goes_is_told() {
+    let stage = Stage::new().await;
+    stage.json("POST", "/v1/topics", &json!({ "topic": "t" })).await;
+    let client: hyper_util::client::legacy::Client<_, http_body_util::Empty<bytes::Bytes>> =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let uri = format!("http://{}/v1/topics/t/records", stage.server.http_address());
+    let request = http::Request::get(uri).header("accept", "text/event-stream").body(http_body_util::Empty::new());
+    let stream = client.request(request.unwrap()).await.unwrap();
+    // One of the same name is another.
+    assert_eq!(stage.send("DELETE", "/v1/topics/t", &[], "").await.status, 204);
+    stage.json("POST", "/v1/topics", &json!({ "topic": "t" })).await;
+    let all = tokio::time::timeout(PATIENCE, stream.into_body().collect()).await.unwrap().unwrap().to_bytes();
+    let text = std::str::from_utf8(&all).unwrap();
+    assert!(text.contains("event: error\ndata: {") && text.contains("unknown-topic"), "{text}");
+}
+
+#[tokio::test]
+async fn a_request_with_too_many_records_is_told_how_many() {
+    let stage = Stage::new().await;
+    let body = format!("{{\"records\":[{}{{\"what\": 1}}]}}", "{},".repeat(100_000));
+    let refused = stage.send("POST", "/v1/topics/t/records", &[("content-type", "application/json")], body).await;
+    assert_eq!(refused.problem(), (400, "invalid-records".to_owned()));
+    let problem = refused.json();
+    assert!(problem["detail"].as_str().unwrap().starts_with("found 100001 records"), "{problem}");
+    let body = format!("[{}1]", "1,".repeat(100_000));
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let refused = stage.send("POST", "/v1/topics/t/records", &batch, body).await;
+    assert_eq!(refused.problem(), (400, "invalid-records".to_owned()));
+}
+
+#[tokio::test]
 async fn a_compacted_topic_takes_no_record_without_a_key_and_none_of_its_request() {
     let stage = Stage::new().await;
     let definition = json!({ "topic": "t", "config": { "cleanup.policy": "compact" } });

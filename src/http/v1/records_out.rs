@@ -89,7 +89,9 @@ pub(crate) async fn records(
     let encoding = encoding(&query)?;
     if shape == Shape::Events {
         let limit = limit.map(|limit| limit as usize);
-        return Ok(follow(partition, from, limit, encoding));
+        let broker = rooms.broker.clone();
+        let following = Following { broker, topic, partition, next: from, left: limit, encoding, failed: false };
+        return Ok(follow(following));
     }
     if !wait.is_zero() {
         wait_for_records(&partition, from, wait).await;
@@ -159,6 +161,8 @@ fn encoding(query: &Query) -> Result<Encoding, Problem> {
 }
 
 struct Following {
+    broker: Broker,
+    topic: Arc<Topic>,
     partition: Arc<Partition>,
     next: Offset,
     left: Option<usize>,
@@ -166,8 +170,7 @@ struct Following {
     failed: bool,
 }
 
-fn follow(partition: Arc<Partition>, from: Offset, limit: Option<usize>, encoding: Encoding) -> Response {
-    let following = Following { partition, next: from, left: limit, encoding, failed: false };
+fn follow(following: Following) -> Response {
     event_stream(unfold(following, |mut following| async move {
         let chunk = following.step().await?;
         Some((Ok::<_, Infallible>(chunk), following))
@@ -190,7 +193,18 @@ impl Following {
             return None;
         }
         let limit = self.left.map_or(STEP_RECORDS, |left| left.min(STEP_RECORDS));
-        wait_for_records(&self.partition, self.next, HEARTBEAT).await;
+        let changed = self.broker.listen_topics();
+        tokio::select! {
+            () = wait_for_records(&self.partition, self.next, HEARTBEAT) => {}
+            () = changed => {}
+        }
+        let name = self.topic.name();
+        if self.broker.topic(name.as_str()).is_none_or(|topic| topic.id() != self.topic.id()) {
+            // Nothing comes any more. One of the same name is another.
+            self.failed = true;
+            let problem = Problem::not_found("topic", "unknown-topic", name.as_str()).to_json();
+            return Some(format!("event: error\ndata: {problem}\n\n").into());
+        }
         let page = match read(&self.partition, self.next, limit).await {
             Ok(page) => page,
             Err(error) => {
