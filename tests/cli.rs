@@ -272,6 +272,25 @@ fn apply_makes_what_the_examples_say_and_says_what_changed() {
     assert!(broker.good(&["trigger", "list"]).contains("late-flights  Running"));
 }
 
+#[test]
+fn an_export_leaves_out_what_the_broker_makes_for_the_url_of_a_trigger() {
+    let broker = Broker::start();
+    broker.good(&["topic", "create", "in"]);
+    broker
+        .write("direct.yaml", "trigger: t\ninput: { topic: in }\nfunction: { http: { url: 'http://127.0.0.1:9/' } }\n");
+    broker.good(&["apply", "-f", "direct.yaml"]);
+    assert!(broker.good(&["function", "list"]).contains("__trigger.t"));
+    let exported = broker.good(&["export"]);
+    assert!(exported.contains("trigger: \"t\"") && !exported.contains("__trigger"), "{exported}");
+    assert!(!broker.good(&["get", "functions"]).contains("__trigger"));
+    broker.write("all.yaml", &exported);
+    assert_eq!(broker.good(&["apply", "-f", "all.yaml"]).matches(": unchanged").count(), 2);
+    broker.write("own.yaml", "function: __trigger.t\nruntime: http\nurl: 'http://127.0.0.1:9/'\n");
+    let refused = failed(&broker.run(&["apply", "-f", "own.yaml"]), 1);
+    let reason = "function: found \"__trigger.t\", allowed: a name that does not begin with __";
+    assert!(refused.contains(reason), "{refused}");
+}
+
 /// Times, durations and the source, which differ from run to run, made the same.
 fn same(text: &str) -> String {
     let words = text.split(' ').map(|word| {

@@ -13,6 +13,8 @@ pub const TRIGGER_NAME_BYTES_MAX: usize = 200;
 pub const GROUP_ID_BYTES_MAX: usize = 249;
 /// What the names of the broker's own topics start with.
 pub const INTERNAL_PREFIX: &str = "__tripline.";
+/// What the names of the functions that the broker makes itself start with, such as that behind a trigger's URL.
+pub const INTERNAL_FUNCTION_PREFIX: &str = "__";
 /// What the ids of the triggers' groups start with.
 pub const TRIGGER_GROUP_PREFIX: &str = "trigger.";
 
@@ -178,6 +180,14 @@ impl TopicName {
     }
 }
 
+impl FunctionName {
+    /// Whether the function is one of the broker's own, which nobody else may deploy or delete.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with(INTERNAL_FUNCTION_PREFIX)
+    }
+}
+
 impl TriggerName {
     /// The group under which Kafka tools see the trigger's progress.
     #[must_use]
@@ -239,5 +249,11 @@ mod tests {
     fn own_topics_are_told_by_their_prefix() {
         assert!(TopicName::new("__tripline.traces").unwrap().is_internal());
         assert!(!TopicName::new("__triplineX").unwrap().is_internal());
+    }
+
+    #[test]
+    fn own_functions_are_told_by_their_prefix() {
+        assert!(FunctionName::new("__trigger.t").unwrap().is_internal());
+        assert!(!FunctionName::new("_t").unwrap().is_internal());
     }
 }

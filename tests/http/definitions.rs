@@ -67,6 +67,26 @@ async fn a_function_is_deployed_invoked_and_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn the_function_behind_the_url_of_a_trigger_changes_with_its_trigger_alone() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/topics/in", &json!({})).await;
+    let url = "http://127.0.0.1:9/";
+    let direct = json!({ "input": { "topic": "in" }, "function": { "http": { "url": url } } });
+    assert_eq!(stage.json("PUT", "/v1/triggers/t", &direct).await.status, 201);
+    stage.json("PUT", "/v1/functions/f", &function(ECHO)).await;
+    let refused = (403, "internal-function".to_owned());
+    let path = "/v1/functions/__trigger.t";
+    assert_eq!(stage.send("DELETE", path, &[], "").await.problem(), refused);
+    assert_eq!(stage.json("PUT", path, &function(ECHO)).await.problem(), refused);
+    assert_eq!(stage.json("PUT", &format!("{path}?dry_run=true"), &function(ECHO)).await.problem(), refused);
+    let shown = stage.get(path).await.json();
+    assert_eq!((&shown["internal"], &shown["definition"]["url"]), (&json!(true), &json!(url)));
+    assert_eq!(stage.get("/v1/functions/f").await.json()["internal"], false);
+    assert_eq!(stage.send("DELETE", "/v1/triggers/t", &[], "").await.status, 204);
+    assert_eq!(stage.get(path).await.problem(), (404, "unknown-function".to_owned()));
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_while_code_is_loaded_leaves_no_deployment_half_done() {
     let stage = Stage::new().await;
     stage.json("PUT", "/v1/functions/f", &function("raise ValueError('broken')\n")).await;

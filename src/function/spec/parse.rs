@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{FunctionSpec, Handler, Instances, Payload, Runtime};
 use crate::config::fields::{FieldErrors, Fields, read};
 use crate::config::units::{display_duration, display_size};
-use crate::topic::name::{FunctionName, NAME_BYTES_MAX, allowed_name};
+use crate::topic::name::{FunctionName, INTERNAL_FUNCTION_PREFIX, NAME_BYTES_MAX, allowed_name};
 
 const INSTANCES_MAX: u32 = 1000;
 const IDLE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
@@ -45,17 +45,24 @@ impl FunctionDefinition {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn from_json(value: &Value) -> Result<Self, FieldErrors> {
-        read(value, "function", definition)
+        read(value, "function", |fields| {
+            let name = new_name(fields);
+            definition(fields, name)
+        })
     }
 }
 
 impl FunctionSpec {
-    /// Reads a definition and leaves out where its code is.
+    /// Reads a definition and leaves out where its code is. Any name is taken: what is remembered has been accepted.
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn from_json(value: &Value) -> Result<Self, FieldErrors> {
-        FunctionDefinition::from_json(value).map(|definition| definition.spec)
+        let read = read(value, "function", |fields| {
+            let name = any_name(fields);
+            definition(fields, name)
+        });
+        read.map(|definition| definition.spec)
     }
 
     /// The definition in the shape that [`FunctionSpec::from_json`] reads.
@@ -106,8 +113,22 @@ impl Handler {
     }
 }
 
-fn definition(fields: &mut Fields<'_>) -> Option<FunctionDefinition> {
-    let name = fields.name("function", FunctionName::new, &allowed_name(NAME_BYTES_MAX));
+fn any_name(fields: &mut Fields<'_>) -> Option<FunctionName> {
+    fields.name("function", FunctionName::new, &allowed_name(NAME_BYTES_MAX))
+}
+
+/// The name of a function that someone else than the broker deploys.
+fn new_name(fields: &mut Fields<'_>) -> Option<FunctionName> {
+    let name = any_name(fields)?;
+    if name.is_internal() {
+        let allowed = format!("a name that does not begin with {INTERNAL_FUNCTION_PREFIX}, which is the broker's own");
+        fields.wrong("function", allowed);
+        return None;
+    }
+    Some(name)
+}
+
+fn definition(fields: &mut Fields<'_>, name: Option<FunctionName>) -> Option<FunctionDefinition> {
     fields.not_yet(&["destinations", "route", "isolation"]);
     let words = [("python3", RuntimeWord::Python3), ("http", RuntimeWord::Http)];
     let later = ["node", "process", "lambda", "wasm"];
@@ -279,6 +300,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_the_brokers_own_is_only_taken_from_what_is_remembered() {
+        let own = json!({"function": "__own", "runtime": "http", "url": "http://a/"});
+        let refused = FunctionDefinition::from_json(&own).unwrap_err().to_string();
+        assert!(refused.contains("__own") && refused.contains("does not begin with __"), "{refused}");
+        assert_eq!(FunctionSpec::from_json(&own).unwrap().name, "__own");
+    }
+
+    #[test]
     fn the_url_of_an_http_function_may_stand_in_place_of_code() {
         let definition =
             FunctionDefinition::from_json(&json!({"function": "h", "runtime": "http", "code": "http://[::1]:80/x"}))
@@ -294,7 +323,7 @@ mod tests {
         let with = |more: Vec<Value>| [texts.clone(), more].concat();
         let long = "x".repeat(5000);
         for (field, wrong) in [
-            ("function", with(vec![json!("a b"), json!(".")])),
+            ("function", with(vec![json!("a b"), json!("."), json!("__trigger.t")])),
             ("runtime", with(vec![json!("python"), json!("node"), json!("wasm")])),
             ("code", texts.clone()),
             (

@@ -19,13 +19,25 @@ use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
 use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
-use crate::topic::name::{FunctionName, NAME_BYTES_MAX};
+use crate::topic::name::{FunctionName, INTERNAL_FUNCTION_PREFIX, NAME_BYTES_MAX};
 
 /// What a deleted function may take to finish.
 const REMOVE_GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) fn function_name(text: &str) -> Result<FunctionName, Problem> {
     name_in_path("function", text, NAME_BYTES_MAX, FunctionName::new)
+}
+
+/// The name of a function that people change. Those behind the URLs of triggers change with their triggers alone, and
+/// may not be taken away from under them.
+fn own_name(text: &str) -> Result<FunctionName, Problem> {
+    let name = function_name(text)?;
+    // By its name: whether it is there already does not matter.
+    if name.is_internal() {
+        let detail = format!("function {name} belongs to the broker and cannot be deployed or deleted");
+        return Err(Problem::new(StatusCode::FORBIDDEN, "internal-function", detail));
+    }
+    Ok(name)
 }
 
 fn describe(report: &FunctionReport) -> Value {
@@ -35,6 +47,7 @@ fn describe(report: &FunctionReport) -> Value {
         stats.errors_by_class().map(|(class, count)| (class.as_str().to_owned(), count.into())).collect();
     let mut shown = json!({
         "function": report.spec.name,
+        "internal": report.spec.name.starts_with(INTERNAL_FUNCTION_PREFIX),
         "version": report.version,
         "instances": {
             "starting": instances.starting, "idle": instances.idle, "busy": instances.busy, "leaving": instances.leaving,
@@ -97,7 +110,7 @@ pub(crate) async fn put(
     JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
     let trial = trial(query.as_deref())?;
-    let name = function_name(&name)?;
+    let name = own_name(&name)?;
     name_matches(&mut body, "function", name.as_str())?;
     let code = take_code(&mut body)?;
     let definition = FunctionDefinition::from_json(&body)?;
@@ -155,7 +168,7 @@ pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    let name = function_name(&name)?;
+    let name = own_name(&name)?;
     if let Some(user) = rooms.triggers.using_function(name.as_str()) {
         let detail = format!("function {name} is invoked by trigger {user}; delete the trigger first");
         return Err(Problem::new(StatusCode::CONFLICT, "function-in-use", detail));
