@@ -1,5 +1,6 @@
 //! Functions that survive a restart: every deployment is in the state journal before it is answered.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::code_store::CodeStoreError;
+use super::service::Switched;
 use super::{DeployError, Deployed, FunctionService, FunctionSpec, RestoreError, log_topic};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{FunctionDeployed, FunctionRemoved};
@@ -62,13 +64,16 @@ pub struct FunctionRegistry {
     service: FunctionService,
     /// What runs and what is remembered change together.
     changing: Arc<Mutex<()>>,
+    /// By name: one deployment follows the other when the first start of that is over, or none could tell its caller
+    /// what came of its own code.
+    deploying: Arc<parking_lot::Mutex<HashMap<String, Arc<Mutex<()>>>>>,
 }
 
 impl FunctionRegistry {
     /// The registry of `service`, which remembers through `broker`.
     #[must_use]
     pub fn new(broker: Broker, service: FunctionService) -> Self {
-        Self { broker, service, changing: Arc::default() }
+        Self { broker, service, changing: Arc::default(), deploying: Arc::default() }
     }
 
     /// What runs them.
@@ -96,22 +101,37 @@ impl FunctionRegistry {
         Ok(self.service.restore(spec, function.version)?)
     }
 
-    /// Accepts a definition as [`FunctionService::deploy`] does. Durable on return.
+    /// Accepts a definition as [`FunctionService::deploy`] does. Durable on return. While its code loads, others are
+    /// deployed, and any is removed.
     ///
     /// # Errors
     /// See [`RegisterError`].
     pub async fn deploy(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Deployed, RegisterError> {
+        let turn = self.turn(&spec.name);
+        let _in_turn = turn.lock().await;
+        Ok(self.switch(spec, code).await?.started().await)
+    }
+
+    /// Brings a definition in force, and remembers it.
+    async fn switch(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Switched, RegisterError> {
         let _one_at_a_time = self.changing.lock().await;
         let (name, definition) = (spec.name.clone(), spec.to_json().to_string());
         // Made with the first function and not at the start: a broker without functions starts sooner.
         log_topic::topic(&self.broker).await?;
-        let deployed = self.service.deploy(spec, code).await?;
-        let record = FunctionDeployed { name, version: deployed.version, definition };
+        let switched = self.service.switch(spec, code).await?;
+        let record = FunctionDeployed { name, version: switched.version(), definition };
         if !self.remembers(&record) {
             let next = self.broker.journal().append(&[record.into()], now_ms())?;
             self.broker.journal().durable(next).await?;
         }
-        Ok(deployed)
+        Ok(switched)
+    }
+
+    /// What deployments of a name take turns with.
+    fn turn(&self, name: &str) -> Arc<Mutex<()>> {
+        let mut deploying = self.deploying.lock();
+        deploying.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(deploying.entry(name.to_owned()).or_default())
     }
 
     fn remembers(&self, record: &FunctionDeployed) -> bool {

@@ -214,6 +214,32 @@ enum Switch {
     Done(u64, Option<oneshot::Receiver<ProbeResult>>),
 }
 
+/// A definition that is in force, whether its code loads or not.
+pub(super) struct Switched {
+    switch: Switch,
+    start_wait: Duration,
+}
+
+impl Switched {
+    pub(super) fn version(&self) -> u64 {
+        match &self.switch {
+            Switch::Unchanged(entry) => entry.version,
+            Switch::Done(version, _) => *version,
+        }
+    }
+
+    /// Waits for the first start.
+    pub(super) async fn started(self) -> Deployed {
+        let version = self.version();
+        match self.switch {
+            Switch::Unchanged(entry) => Deployed { version, changed: false, state: entry.state() },
+            Switch::Done(_, probe) => {
+                Deployed { version, changed: true, state: probe_state(probe, self.start_wait).await }
+            }
+        }
+    }
+}
+
 impl FunctionService {
     /// A service without functions. Must be called on a tokio runtime with time and I/O.
     ///
@@ -251,21 +277,20 @@ impl FunctionService {
     /// # Errors
     /// [`DeployError`]: the definition cannot be accepted and what was there before goes on.
     pub async fn deploy(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Deployed, DeployError> {
-        let switched = {
-            let _one_at_a_time = self.inner.changing.lock().await;
-            match spec.runtime {
-                Runtime::Python3 { .. } => self.inner.switch_python(spec, code).await?,
-                Runtime::Http { .. } if code.is_some() => return Err(DeployError::CodeNotWanted(spec.name)),
-                Runtime::Http { .. } => self.inner.switch_http(spec)?,
-                Runtime::Embedded => return Err(DeployError::Embedded(spec.name)),
-            }
+        Ok(self.switch(spec, code).await?.started().await)
+    }
+
+    /// The part of [`FunctionService::deploy`] that comes before the wait for the first start.
+    pub(super) async fn switch(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Switched, DeployError> {
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let switch = match spec.runtime {
+            Runtime::Python3 { .. } => self.inner.switch_python(spec, code).await?,
+            Runtime::Http { .. } if code.is_some() => return Err(DeployError::CodeNotWanted(spec.name)),
+            Runtime::Http { .. } => self.inner.switch_http(spec)?,
+            Runtime::Embedded => return Err(DeployError::Embedded(spec.name)),
         };
-        Ok(match switched {
-            Switch::Unchanged(entry) => Deployed { version: entry.version, changed: false, state: entry.state() },
-            Switch::Done(version, probe) => {
-                Deployed { version, changed: true, state: self.inner.probe_state(probe).await }
-            }
-        })
+        // Older instances may hold the whole quota for long; the answer does not wait for them for ever.
+        Ok(Switched { switch, start_wait: self.inner.host.start_timeout + self.inner.host.stop_timeout })
     }
 
     /// Refuses what [`FunctionService::deploy`] would refuse, and does nothing. Answers whether the code is another one
@@ -492,15 +517,15 @@ impl Inner {
         let http = HttpInvoker::new(spec, uri, Arc::clone(&self.egress), Arc::clone(stats));
         Ok(Runner::Http(Arc::new(http)))
     }
+}
 
-    async fn probe_state(&self, probe: Option<oneshot::Receiver<ProbeResult>>) -> FunctionState {
-        let Some(probe) = probe else { return FunctionState::Ready };
-        // Older instances may hold the whole quota for long; the answer does not wait for them for ever.
-        match timeout(self.host.start_timeout + self.host.stop_timeout, probe).await {
-            Ok(Ok(Ok(()))) => FunctionState::Ready,
-            Ok(Ok(Err(error))) => FunctionState::Failed(error),
-            Ok(Err(_)) | Err(_) => FunctionState::Starting,
-        }
+/// What the first start showed, if it is over within `most`.
+async fn probe_state(probe: Option<oneshot::Receiver<ProbeResult>>, most: Duration) -> FunctionState {
+    let Some(probe) = probe else { return FunctionState::Ready };
+    match timeout(most, probe).await {
+        Ok(Ok(Ok(()))) => FunctionState::Ready,
+        Ok(Ok(Err(error))) => FunctionState::Failed(error),
+        Ok(Err(_)) | Err(_) => FunctionState::Starting,
     }
 }
 

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use crate::support::Stage;
 
-const ECHO: &str =
+pub(crate) const ECHO: &str =
     "import json\ndef handler(event, context):\n    print('got', event.decode())\n    return json.loads(event)\n";
 const FAIL: &str = "def handler(event, context):\n    raise ValueError('no good')\n";
 
-fn function(code: &str) -> Value {
+pub(crate) fn function(code: &str) -> Value {
     json!({ "runtime": "python3", "handler": "f.handler", "code_base64": BASE64.encode(code) })
 }
 

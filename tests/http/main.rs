@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod definitions;
+mod deployments;
 mod door;
 mod explain;
 mod records;
