@@ -44,7 +44,7 @@ pub use outcome::{ERROR_MESSAGE_BYTES_MAX, ErrorClass, Invocation, InvocationErr
 pub use pool_state::InstanceCounts;
 pub use process::{Launcher, ProcessLimits};
 pub use service::{
-    DeployError, Deployed, FunctionOptions, FunctionReport, FunctionService, FunctionState, RestoreError,
+    DeployError, Deployed, FunctionOptions, FunctionReport, FunctionService, FunctionState, RemoveError, RestoreError,
     UnknownFunction,
 };
 pub use spec::{FunctionSpec, Handler, Instances, Payload, Runtime};

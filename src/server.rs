@@ -261,12 +261,13 @@ impl Server {
     pub async fn stop(mut self) -> StopReport {
         let started = Instant::now();
         self.rooms.readiness.set(false);
+        self.rooms.functions.end_changes();
         self.rooms.broker.end_housekeeping();
         self.tasks.iter().for_each(JoinHandle::abort);
         let stopping = async {
             self.rooms.schedules.shutdown().await;
             self.rooms.triggers.shutdown(INVOCATION_GRACE).await;
-            self.rooms.functions.service().shutdown(INSTANCE_GRACE).await;
+            self.rooms.functions.shutdown(INSTANCE_GRACE).await;
             self.stop.cancel();
             self.listener.stop().await;
             if let Err(error) = (&mut self.kafka).await {

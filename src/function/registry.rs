@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
-use super::code_store::CodeStoreError;
 use super::service::Switched;
-use super::{DeployError, Deployed, FunctionService, FunctionSpec, RestoreError, log_topic};
+use super::{DeployError, Deployed, FunctionService, FunctionSpec, RemoveError, RestoreError, log_topic};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{FunctionDeployed, FunctionRemoved};
 use crate::broker::{Broker, CreateTopicError, now_ms};
@@ -37,9 +37,9 @@ pub enum UnregisterError {
     /// It is still remembered.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// It is gone, but its code is still on disk.
+    /// Its code is still on disk, or the broker stops.
     #[error(transparent)]
-    Code(#[from] CodeStoreError),
+    Remove(#[from] RemoveError),
 }
 
 /// Why a remembered function does not run.
@@ -64,6 +64,8 @@ pub struct FunctionRegistry {
     service: FunctionService,
     /// What runs and what is remembered change together.
     changing: Arc<Mutex<()>>,
+    /// Whether nothing changes any more.
+    have_ended: Arc<AtomicBool>,
     /// By name: one deployment follows the other when the first start of that is over, or none could tell its caller
     /// what came of its own code.
     deploying: Arc<parking_lot::Mutex<HashMap<String, Arc<Mutex<()>>>>>,
@@ -73,7 +75,7 @@ impl FunctionRegistry {
     /// The registry of `service`, which remembers through `broker`.
     #[must_use]
     pub fn new(broker: Broker, service: FunctionService) -> Self {
-        Self { broker, service, changing: Arc::default(), deploying: Arc::default() }
+        Self { broker, service, changing: Arc::default(), have_ended: Arc::default(), deploying: Arc::default() }
     }
 
     /// What runs them.
@@ -114,7 +116,7 @@ impl FunctionRegistry {
 
     /// Brings a definition in force, and remembers it.
     async fn switch(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Switched, RegisterError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let _one_at_a_time = self.change().await.ok_or(DeployError::Stopping)?;
         let (name, definition) = (spec.name.clone(), spec.to_json().to_string());
         // Made with the first function and not at the start: a broker without functions starts sooner.
         log_topic::topic(&self.broker).await?;
@@ -125,6 +127,12 @@ impl FunctionRegistry {
             self.broker.journal().durable(next).await?;
         }
         Ok(switched)
+    }
+
+    /// The right to change what runs and what is remembered; none once that has ended.
+    async fn change(&self) -> Option<MutexGuard<'_, ()>> {
+        let changing = self.changing.lock().await;
+        (!self.have_ended.load(Ordering::Acquire)).then_some(changing)
     }
 
     /// What deployments of a name take turns with.
@@ -148,7 +156,7 @@ impl FunctionRegistry {
     }
 
     async fn remove_now(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
-        let _one_at_a_time = self.changing.lock().await;
+        let _one_at_a_time = self.change().await.ok_or(RemoveError::Stopping)?;
         let known = self.broker.journal().look(|state| state.functions.contains_key(name));
         if known {
             let record = FunctionRemoved { name: name.to_owned() };
@@ -156,5 +164,19 @@ impl FunctionRegistry {
             self.broker.journal().durable(next).await?;
         }
         Ok(self.service.remove(name, grace).await? || known)
+    }
+
+    /// Refuses to deploy and to remove from here on, while what is there still runs: triggers that stop invoke
+    /// functions to their end, but it cannot be seen any more that they need them.
+    pub fn end_changes(&self) {
+        self.have_ended.store(true, Ordering::Release);
+    }
+
+    /// Ends all changes, then stops all functions as [`FunctionService::shutdown`] does. All stay remembered.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.end_changes();
+        // A removal that is remembered is done to its end.
+        drop(self.changing.lock().await);
+        self.service.shutdown(grace).await;
     }
 }

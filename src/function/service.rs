@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::code::{CodeBundle, CodeError, CodeLimits};
 use super::code_store::{CodeLease, CodeStore, CodeStoreError};
 use super::http::address::EgressPolicy;
 use super::http::{HttpInvoker, TargetError, check_target};
-use super::instance::{Definition, InstanceHost};
+use super::instance::{Definition, InstanceHost, interrupted};
 use super::interpreter::{InterpreterError, Interpreters};
 use super::invoker::{Invoker, InvokerStatus};
 use super::log::LogSink;
@@ -95,6 +96,21 @@ pub enum DeployError {
     /// The URL cannot be a target.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The broker stops.
+    #[error("the broker stops; deploy it again when it is back")]
+    Stopping,
+}
+
+/// Why a function was not removed altogether.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// It is gone, but its code is still on disk.
+    #[error(transparent)]
+    Store(#[from] CodeStoreError),
+    /// The broker stops, and it stays as it is.
+    #[error("the broker stops; delete it when it is back")]
+    Stopping,
 }
 
 /// Why a definition from the journal cannot run. It stays in the journal; deploying it anew may help.
@@ -172,6 +188,8 @@ struct Inner {
     functions: RwLock<HashMap<String, Arc<Entry>>>,
     /// Definitions change one at a time.
     changing: Mutex<()>,
+    /// Whether all functions have been stopped, or are being stopped: what is not there is not unknown then.
+    stopping: AtomicBool,
 }
 
 struct Entry {
@@ -262,6 +280,7 @@ impl FunctionService {
             egress: Arc::new(options.egress),
             functions: RwLock::default(),
             changing: Mutex::default(),
+            stopping: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -283,6 +302,9 @@ impl FunctionService {
     /// The part of [`FunctionService::deploy`] that comes before the wait for the first start.
     pub(super) async fn switch(&self, spec: FunctionSpec, code: Option<Bytes>) -> Result<Switched, DeployError> {
         let _one_at_a_time = self.inner.changing.lock().await;
+        if self.is_stopping() {
+            return Err(DeployError::Stopping);
+        }
         let switch = match spec.runtime {
             Runtime::Python3 { .. } => self.inner.switch_python(spec, code).await?,
             Runtime::Http { .. } if code.is_some() => return Err(DeployError::CodeNotWanted(spec.name)),
@@ -299,6 +321,9 @@ impl FunctionService {
     /// # Errors
     /// [`DeployError`].
     pub async fn check(&self, spec: &FunctionSpec, code: Option<Bytes>) -> Result<bool, DeployError> {
+        if self.is_stopping() {
+            return Err(DeployError::Stopping);
+        }
         match &spec.runtime {
             Runtime::Python3 { handler, .. } => self.inner.check_python(spec, &handler.module, code).await,
             Runtime::Http { .. } if code.is_some() => Err(DeployError::CodeNotWanted(spec.name.clone())),
@@ -334,9 +359,13 @@ impl FunctionService {
     /// One attempt; see [`Invoker`] for what is promised.
     ///
     /// # Errors
-    /// [`InvocationError`]; an unknown function is class `broken-code` with code `unknown-function`.
+    /// [`InvocationError`]; an unknown function is class `broken-code` with code `unknown-function`, and from the
+    /// shutdown on any is class `interrupted`.
     pub async fn invoke(&self, name: &str, invocation: Invocation) -> Result<InvocationSuccess, InvocationError> {
         let Some(entry) = self.inner.get(name) else {
+            if self.is_stopping() {
+                return Err(interrupted());
+            }
             let message = UnknownFunction(name.to_owned()).to_string();
             return Err(InvocationError::new(ErrorClass::BrokenCode, "unknown-function", message));
         };
@@ -363,16 +392,20 @@ impl FunctionService {
     /// Stops a function, giving its instances `grace` to finish, and deletes its code.
     ///
     /// # Errors
-    /// The code could not be deleted; the function is gone all the same.
-    pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, CodeStoreError> {
+    /// See [`RemoveError`].
+    pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, RemoveError> {
         let _one_at_a_time = self.inner.changing.lock().await;
+        if self.is_stopping() {
+            return Err(RemoveError::Stopping);
+        }
         let Some(entry) = self.inner.functions.write().remove(name) else { return Ok(false) };
         entry.runner.invoker().stop(Instant::now() + grace).await;
         let (store, name) = (Arc::clone(&self.inner.host.code_store), name.to_owned());
-        blocking(move || store.remove(&name)).await.map(|()| true)
+        blocking(move || store.remove(&name)).await?;
+        Ok(true)
     }
 
-    /// What is known about a function.
+    /// What is known about a function; nothing from the shutdown on.
     #[must_use]
     pub fn describe(&self, name: &str) -> Option<FunctionReport> {
         self.inner.get(name).map(|entry| entry.report())
@@ -399,11 +432,21 @@ impl FunctionService {
         self.inner.get(name).map(|entry| entry.runner.invoker().status())
     }
 
-    /// Stops all functions: what runs has `grace` to finish, then ends with class `interrupted`.
+    /// Whether [`FunctionService::shutdown`] has begun: functions that are not there any more are not unknown.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+    }
+
+    /// Stops all functions: what runs has `grace` to finish, then ends with class `interrupted`. Nothing is deployed or
+    /// removed any more.
     pub async fn shutdown(&self, grace: Duration) {
-        let _one_at_a_time = self.inner.changing.lock().await;
+        let changing = self.inner.changing.lock().await;
+        self.inner.stopping.store(true, Ordering::Release);
         let deadline = Instant::now() + grace;
         let entries: Vec<Arc<Entry>> = self.inner.functions.write().drain().map(|(_, entry)| entry).collect();
+        // Those that wait to change something are refused at once.
+        drop(changing);
         join_all(entries.iter().map(|entry| entry.runner.invoker().stop(deadline))).await;
     }
 }

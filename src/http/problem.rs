@@ -9,7 +9,7 @@ use crate::broker::journal::JournalError;
 use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError};
 use crate::config::fields::FieldErrors;
 use crate::function::registry::{RegisterError, UnregisterError};
-use crate::function::{DeployError, ErrorClass, InvocationError};
+use crate::function::{DeployError, ErrorClass, InvocationError, RemoveError};
 use crate::source::schedule::service::{ApplyScheduleError, ScheduleError};
 use crate::source::schedule::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
 use crate::trigger::service::{ApplyTriggerError, ChoiceError, ResetTriggerError, RunError, TriggerError};
@@ -61,6 +61,12 @@ impl Problem {
     #[must_use]
     pub fn not_found(kind: &'static str, code: &'static str, name: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, format!("{kind} {name} does not exist"))
+    }
+
+    /// 503 until the broker is back.
+    #[must_use]
+    pub fn stopping(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail)
     }
 
     fn internal(code: &'static str, cause: impl std::fmt::Display) -> Self {
@@ -243,6 +249,7 @@ impl From<DeployError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "interpreter-missing", error.to_string())
             }
             DeployError::Target(_) => Self::bad_request("target-refused", error.to_string()),
+            DeployError::Stopping => Self::stopping(error.to_string()),
         }
     }
 }
@@ -261,7 +268,8 @@ impl From<UnregisterError> for Problem {
     fn from(error: UnregisterError) -> Self {
         match error {
             UnregisterError::Journal(error) => error.into(),
-            UnregisterError::Code(_) => Self::internal("code-store", error),
+            UnregisterError::Remove(RemoveError::Store(_)) => Self::internal("code-store", error),
+            UnregisterError::Remove(RemoveError::Stopping) => Self::stopping(error.to_string()),
         }
     }
 }
@@ -275,7 +283,7 @@ impl From<ApplyTriggerError> for Problem {
             ApplyTriggerError::UnknownFunction(_) | ApplyTriggerError::UnknownStep(_) => {
                 Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
             }
-            ApplyTriggerError::Stopping => Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", error.to_string()),
+            ApplyTriggerError::Stopping => Self::stopping(error.to_string()),
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
             ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
             ApplyTriggerError::OtherPlace => Self::new(StatusCode::CONFLICT, "other-place", error.to_string()),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::function::registry::RegisterError;
 use crate::function::spec::FunctionDefinition;
-use crate::function::{FunctionReport, FunctionState, Invocation, Runtime};
+use crate::function::{FunctionReport, FunctionService, FunctionState, Invocation, Runtime};
 use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
@@ -38,6 +38,19 @@ fn own_name(text: &str) -> Result<FunctionName, Problem> {
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-function", detail));
     }
     Ok(name)
+}
+
+/// Why there is nothing to tell of a function.
+pub(crate) fn absent(functions: &FunctionService, name: &str) -> Problem {
+    stopping(functions).err().unwrap_or_else(|| Problem::not_found("function", "unknown-function", name))
+}
+
+/// Refuses while all functions are stopped: one that is not there then is not unknown.
+fn stopping(functions: &FunctionService) -> Result<(), Problem> {
+    if functions.is_stopping() {
+        return Err(Problem::stopping("the broker stops; ask again when it is back"));
+    }
+    Ok(())
 }
 
 fn describe(report: &FunctionReport) -> Value {
@@ -77,6 +90,7 @@ fn put_state(shown: &mut Value, state: &FunctionState) {
 #[utoipa::path(get, path = "/v1/functions", tag = "functions", responses((status = 200, description = "Functions by name")))]
 pub(crate) async fn list(State(rooms): State<Rooms>, _: NoParameters) -> Result<Json<Value>, Problem> {
     let functions: Vec<Value> = rooms.functions.service().list().iter().map(describe).collect();
+    stopping(rooms.functions.service())?;
     Ok(Json(json!({ "functions": functions })))
 }
 
@@ -89,8 +103,8 @@ pub(crate) async fn get(
     _: NoParameters,
 ) -> Result<Json<Value>, Problem> {
     let name = function_name(&name)?;
-    let report = rooms.functions.service().describe(name.as_str());
-    let report = report.ok_or_else(|| Problem::not_found("function", "unknown-function", name.as_str()))?;
+    let functions = rooms.functions.service();
+    let report = functions.describe(name.as_str()).ok_or_else(|| absent(functions, name.as_str()))?;
     Ok(Json(describe(&report)))
 }
 

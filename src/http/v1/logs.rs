@@ -13,7 +13,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use tripline_storage::{Offset, Partition};
 
-use super::functions::function_name;
+use super::functions::{absent, function_name};
 use super::records_out::{Shape, event_stream};
 use crate::function::log_topic::LOG_TOPIC;
 use crate::http::extract::Segments;
@@ -45,7 +45,7 @@ pub(crate) async fn logs(
     let shape = Shape::of(&headers)?;
     let name = function_name(&name)?.to_string();
     let is_known = rooms.functions.service().describe(&name).is_some();
-    let unknown = || Problem::not_found("function", "unknown-function", &name);
+    let unknown = || absent(rooms.functions.service(), &name);
     let topic = rooms.broker.topic(LOG_TOPIC);
     let log = topic.and_then(|topic| topic.partition(0).cloned());
     let Some(log) = log else {

@@ -17,7 +17,7 @@ use crate::broker::record::{
 use crate::broker::state::State;
 use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::config::planned::Planned;
-use crate::function::{FunctionSpec, Instances, Payload, Runtime};
+use crate::function::{FunctionSpec, Instances, Payload, RemoveError, Runtime};
 use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::runner::{Runner, inline_function};
 use crate::trigger::spec::{FunctionRef, StartPosition, TopicSelection, TriggerSpec};
@@ -126,8 +126,10 @@ impl TriggerService {
     }
 
     pub(super) async fn remove_inline(&self, trigger: &str) {
-        if let Err(error) = self.inner.functions.remove(&inline_function(trigger), Duration::ZERO).await {
-            tracing::warn!(trigger, %error, "function of a trigger not removed");
+        match self.inner.functions.remove(&inline_function(trigger), Duration::ZERO).await {
+            // It ends with all the others, and it is not remembered.
+            Ok(_) | Err(RemoveError::Stopping) => {}
+            Err(error) => tracing::warn!(trigger, %error, "function of a trigger not removed"),
         }
     }
 

@@ -123,6 +123,10 @@ impl TriggerService {
     }
 
     async fn check_functions(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {
+        // None of them is there any more then, but none is unknown.
+        if self.inner.functions.is_stopping() {
+            return Err(ApplyTriggerError::Stopping);
+        }
         for step in spec.transform.functions().map(|step| step.as_str()) {
             if !planned.has_function(step) && self.inner.functions.describe(step).is_none() {
                 return Err(ApplyTriggerError::UnknownStep(step.to_owned()));
