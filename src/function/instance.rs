@@ -108,14 +108,19 @@ impl InstanceTask {
             Ok(process) => self.serve(process).await,
             Err(error) => (self.report)(Report::StartFailed(error)),
         }
-        let Self { definition, report, mut orders, .. } = self;
-        orders.close();
-        if let Ok(Order::Invoke(assignment)) = orders.try_recv() {
-            report(Report::Returned(assignment));
-        }
+        self.give_back();
+        let Self { definition, report, .. } = self;
         // The code may be pruned as soon as the pool hears that the instance is gone.
         drop(definition);
         report(Report::Gone);
+    }
+
+    /// Takes no more work, and gives back what it was given and has not begun with.
+    fn give_back(&mut self) {
+        self.orders.close();
+        if let Ok(Order::Invoke(assignment)) = self.orders.try_recv() {
+            (self.report)(Report::Returned(assignment));
+        }
     }
 
     async fn start(&self) -> Result<Process, InvocationError> {
@@ -181,6 +186,11 @@ impl InstanceTask {
             let order = tokio::select! {
                 order = self.orders.recv() => order,
                 ending = process.idle() => {
+                    if matches!(ending, Ending::Exceeded(Excess::Ended)) {
+                        // Its good-bye takes time, which nobody who was given to it has to wait for.
+                        self.give_back();
+                        return self.stop(&mut process).await;
+                    }
                     tracing::warn!(function = %self.definition.spec.name, instance = self.id, ?ending, "an idle instance ended");
                     return process.kill().await;
                 }
@@ -191,7 +201,7 @@ impl InstanceTask {
                         return;
                     }
                 }
-                Some(Order::Stop) | None => return self.stop(process).await,
+                Some(Order::Stop) | None => return self.stop(&mut process).await,
             }
         }
     }
@@ -217,19 +227,23 @@ impl InstanceTask {
                 Ended(describe_death(&ending, spec, process))
             }
         };
-        let (result, reusable) = match result {
+        let (result, lives) = match result {
             Reused(result) => (result, true),
             Ended(error) => (Err(error), false),
         };
+        let reusable = lives && !process.is_worn_out();
         let error = result.as_ref().err().map(|error| error.class);
         // First the pool, then the caller: its next invocation must find this instance idle.
         (self.report)(Report::Finished { reusable, duration, error });
         // Nobody may wait any more; the work is done all the same.
         let _ = outcome.send(result);
+        if lives && !reusable {
+            self.stop(process).await;
+        }
         reusable
     }
 
-    async fn stop(&self, mut process: Process) {
+    async fn stop(&self, process: &mut Process) {
         let deadline = Instant::now() + self.host.stop_timeout;
         let ending = process.exchange(frame::stop_frame(), Bytes::new(), deadline).await;
         match ending {
@@ -326,6 +340,7 @@ fn describe_excess(excess: Excess) -> (&'static str, String) {
     match excess {
         Excess::Memory { used_bytes } => ("out-of-memory", format!("{used_bytes} bytes of memory, which is more")),
         Excess::Processes => ("too-many-processes", "more processes".to_owned()),
+        Excess::Ended => ("too-many-processes", "more processes that have ended".to_owned()),
     }
 }
 

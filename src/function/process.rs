@@ -29,6 +29,9 @@ const USAGE_CHECK_BUSY: Duration = Duration::from_millis(100);
 /// The same for an instance that has nothing to do.
 const USAGE_CHECK_IDLE: Duration = Duration::from_secs(5);
 
+/// What part of the processes that an instance may have may stay behind when they have ended.
+const ENDED_PART: usize = 4;
+
 /// How long after its channel closed an instance may take to show its exit status.
 const EXIT_STATUS_WAIT: Duration = Duration::from_secs(1);
 
@@ -39,7 +42,8 @@ pub struct ProcessLimits {
     pub open_files_max: u64,
     /// Bytes of the largest file it may write. Default 1 GiB.
     pub file_size_bytes_max: u64,
-    /// Processes, itself included; looked at ten times a second. Default 512.
+    /// Processes that run, itself included; looked at ten times a second. An instance that leaves more than a quarter
+    /// as many behind that have ended is replaced between two invocations. Default 512.
     pub processes_max: usize,
 }
 
@@ -99,6 +103,9 @@ struct UsageWatch {
     limit_bytes: u64,
     processes_max: usize,
     checked: Instant,
+    /// Has left too many processes behind that have ended. The instance adopts orphans, and nobody else can tell them
+    /// from children that its code still waits for: so it is not they that are taken away, but the instance.
+    is_worn_out: bool,
 }
 
 impl Process {
@@ -125,8 +132,14 @@ impl Process {
             limit_bytes: plan.memory_bytes_max,
             processes_max: limits.processes_max,
             checked: Instant::now(),
+            is_worn_out: false,
         };
         Ok(Self { child, exited: None, channel, logs, usage, cancel })
+    }
+
+    /// Whether it should be replaced as soon as it has answered.
+    pub(super) const fn is_worn_out(&self) -> bool {
+        self.usage.is_worn_out
     }
 
     /// Sends `head` and `payload`, then waits for one answer. Whatever else happens first is the ending: the time
@@ -141,8 +154,7 @@ impl Process {
             read_answer(channel).await
         };
         let ending =
-            watch(talk, &mut self.child, &mut self.logs, (&mut self.usage, USAGE_CHECK_BUSY), &self.cancel, deadline)
-                .await;
+            watch(talk, &mut self.child, &mut self.logs, (&mut self.usage, Work::Busy), &self.cancel, deadline).await;
         self.with_status(ending).await
     }
 
@@ -158,7 +170,7 @@ impl Process {
             read_answer(&mut self.channel),
             &mut self.child,
             &mut self.logs,
-            (&mut self.usage, USAGE_CHECK_IDLE),
+            (&mut self.usage, Work::Idle),
             &self.cancel,
             far,
         )
@@ -206,7 +218,7 @@ async fn watch(
     talk: impl Future<Output = Result<Answer, FrameError>>,
     child: &mut Child,
     logs: &mut LogPump,
-    (usage, usage_check): (&mut UsageWatch, Duration),
+    (usage, work): (&mut UsageWatch, Work),
     cancel: &CancellationToken,
     deadline: Instant,
 ) -> Ending {
@@ -226,20 +238,36 @@ async fn watch(
             (_, Ok(status)) => Ending::Exited(status),
             (_, Err(error)) => Ending::BrokeProtocol(FrameError::Io(error)),
         },
-        excess = excess(usage, usage_check) => Ending::Exceeded(excess),
+        excess = excess(usage, work) => Ending::Exceeded(excess),
         () = logs.run() => unreachable!("the log is read until the exchange ends"),
     }
 }
 
+/// Whether an instance holds an invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Busy,
+    Idle,
+}
+
 /// Returns when the instance uses more than it may.
-async fn excess(usage: &mut UsageWatch, every: Duration) -> Excess {
+async fn excess(usage: &mut UsageWatch, work: Work) -> Excess {
+    let every = match work {
+        Work::Busy => USAGE_CHECK_BUSY,
+        Work::Idle => USAGE_CHECK_IDLE,
+    };
     loop {
         // Counted from the last check, not from the start of this wait: many short invocations are checked like a long
         // one.
         sleep_until(usage.checked + every).await;
         usage.checked = Instant::now();
-        if let Some(excess) = usage.tree.excess(usage.limit_bytes, usage.processes_max) {
+        let found = usage.tree.usage(usage.limit_bytes, usage.processes_max);
+        usage.is_worn_out = found.ended > usage.processes_max / ENDED_PART;
+        if let Some(excess) = found.excess {
             return excess;
+        }
+        if usage.is_worn_out && work == Work::Idle {
+            return Excess::Ended;
         }
     }
 }

@@ -45,14 +45,18 @@ impl ProcessTree {
         kill_all(|| proc_fs::marked(self.leader, &self.mark));
     }
 
-    /// Whether the instance uses more than it may, and of what.
-    pub(super) fn excess(&self, memory_bytes_max: u64, processes_max: usize) -> Option<Excess> {
-        let below = proc_fs::descendants_by_children(self.leader, processes_max);
+    /// What the instance uses, and whether that is more than it may.
+    pub(super) fn usage(&self, memory_bytes_max: u64, processes_max: usize) -> Usage {
+        let (below, ended) = proc_fs::descendants_by_children(self.leader, processes_max);
+        Usage { excess: self.excess(&below, memory_bytes_max, processes_max), ended }
+    }
+
+    fn excess(&self, below: &[Pid], memory_bytes_max: u64, processes_max: usize) -> Option<Excess> {
         let processes = below.len() + 1;
         if processes > processes_max {
             return Some(Excess::Processes);
         }
-        let tree = || std::iter::once(&self.leader).chain(&below);
+        let tree = || std::iter::once(&self.leader).chain(below);
         let mut used_bytes: u64 = tree().filter_map(|&pid| proc_fs::resident_bytes(pid)).sum();
         if used_bytes > memory_bytes_max && processes > 1 {
             // Forked processes share pages, which the cheap sum counts for each; the exact one is slow and only needed
@@ -63,13 +67,23 @@ impl ProcessTree {
     }
 }
 
+/// What an instance uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) excess: Option<Excess>,
+    /// Processes below it that have ended and that nobody has waited for.
+    pub(super) ended: usize,
+}
+
 /// What an instance uses too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Excess {
     /// Memory of all its processes together.
     Memory { used_bytes: u64 },
-    /// Processes.
+    /// Processes that run.
     Processes,
+    /// Processes that have ended. That is nothing an invocation dies of.
+    Ended,
 }
 
 /// Kills what `list` answers until it answers nothing new.
@@ -117,19 +131,27 @@ mod proc_fs {
         found
     }
 
-    /// Processes below `root` by the kernel's lists of children, which is cheap; stops above `most`.
-    pub(super) fn descendants_by_children(root: Pid, most: usize) -> Vec<Pid> {
-        let mut found = Vec::new();
+    /// Processes that run below `root` by the kernel's lists of children, which is cheap, and how many are in these
+    /// lists that have ended; stops above `most` that run.
+    pub(super) fn descendants_by_children(root: Pid, most: usize) -> (Vec<Pid>, usize) {
+        let (mut found, mut ended) = (Vec::new(), 0);
         let mut next = vec![root];
         while let Some(pid) = next.pop() {
-            let below = children_of(pid);
-            found.extend(&below);
-            next.extend(below);
-            if found.len() > most {
-                break;
+            for child in children_of(pid) {
+                // One that is gone by now was waited for.
+                let Some(line) = stat_line(child) else { continue };
+                if parse_stat(child, &line).is_none() {
+                    ended += 1;
+                    continue;
+                }
+                found.push(child);
+                next.push(child);
+                if found.len() > most {
+                    return (found, ended);
+                }
             }
         }
-        found
+        (found, ended)
     }
 
     fn children_of(pid: Pid) -> Vec<Pid> {
@@ -173,8 +195,12 @@ mod proc_fs {
         entries
             .flatten()
             .filter_map(|entry| parse_pid(entry.file_name().to_str()?))
-            .filter_map(|pid| parse_stat(pid, &fs::read_to_string(format!("/proc/{}/stat", raw(pid))).ok()?))
+            .filter_map(|pid| parse_stat(pid, &stat_line(pid)?))
             .collect()
+    }
+
+    fn stat_line(pid: Pid) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/stat", raw(pid))).ok()
     }
 
     /// The name in a stat line may hold blanks and parentheses, so reading starts behind its last `)`.
@@ -226,8 +252,8 @@ mod proc_fs {
         Vec::new()
     }
 
-    pub(super) fn descendants_by_children(_: Pid, _: usize) -> Vec<Pid> {
-        Vec::new()
+    pub(super) fn descendants_by_children(_: Pid, _: usize) -> (Vec<Pid>, usize) {
+        (Vec::new(), 0)
     }
 
     pub(super) fn marked(_: Pid, _: &[u8]) -> Vec<Pid> {

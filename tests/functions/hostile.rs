@@ -1,8 +1,9 @@
 //! Functions that misbehave are contained: killed with all they started, replaced, and never a burden to the broker.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tripline::function::{ErrorClass, InvocationError, Launcher};
+use tripline::function::{ErrorClass, InstanceCounts, InvocationError, Launcher};
 
 use crate::support::{NAME, Stage, is_running, spec};
 
@@ -331,6 +332,36 @@ def handler(event, context):
     let group = stage.log().await.text;
     assert_eq!(running_in_group(&group), 0, "nobody of the group is left");
     assert_eq!(stage.result("").await, "1");
+}
+
+#[tokio::test]
+async fn processes_that_are_left_behind_stay_few_and_no_invocation_dies_of_them() {
+    let mut stage = Stage::with(|options| options.process_limits.processes_max = 16);
+    let source = r#"
+import os, time
+def handler(event, context):
+    os.system(event.decode())
+    time.sleep(0.02)
+    with open("/proc/self/task/%d/children" % os.getpid()) as children:
+        return [os.getpid(), len(children.read().split())]
+def pre_stop(context):
+    print("pre_stop")
+"#;
+    stage.deploy(spec(), source).await;
+    let (mut instances, mut left_most) = (BTreeSet::new(), 0);
+    for _ in 0..100 {
+        let answer = stage.result("true &").await;
+        let [instance, left]: [usize; 2] = serde_json::from_str(&answer).unwrap();
+        instances.insert(instance);
+        left_most = left_most.max(left);
+    }
+    assert!(instances.len() > 1, "an instance was replaced");
+    assert!(left_most < 32, "{left_most} children at most");
+    assert_eq!(stage.log().await.text, "pre_stop", "it was not killed");
+    // Those that end after the answer are seen while nobody invokes.
+    stage.result(&"sleep 0.1 & ".repeat(8)).await;
+    stage.until(|status| status.instances == InstanceCounts::default()).await;
+    assert_eq!(stage.result("true").await.split(',').nth(1), Some("0]"));
 }
 
 #[tokio::test]
