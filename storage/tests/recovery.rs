@@ -12,9 +12,9 @@ use common::*;
 use tripline_storage::error::{AppendError, ReadError};
 use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
-use tripline_storage::partition::{OffsetRange, RecoveryReport};
+use tripline_storage::partition::{OffsetRange, ReadStart, RecoveryReport};
 use tripline_storage::producer::SequenceError;
-use tripline_storage::{LogConfig, Partition, Store};
+use tripline_storage::{LogConfig, Offset, Partition, Store};
 
 /// Records 0..flushed are flushed, flushed..tail are not; then the process dies (no close).
 fn killed(root: &Path, flushed: u64, tail: u64) {
@@ -380,6 +380,49 @@ fn half_a_batch_that_a_full_disk_left_is_taken_back() {
     let (partition, report) = open(&store, LogConfig::default());
     assert!(report.cut.is_none(), "{report:?}");
     assert_records(&partition, 0, 6);
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_damage_to_readers_and_never_other_bytes() {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 3);
+    partition.flush().unwrap();
+    // The header stays in memory, the records behind it do not.
+    partition.append(&batch(3, 600), NOW_MS).unwrap();
+    partition.append(&batch(603, 3), NOW_MS).unwrap();
+    assert!(matches!(partition.read(offset(3), 1 << 20).unwrap(), ReadStart::Ready(_)));
+    disk.fail_nth(disk.operations() + 1, Fault::EioThenEvicted);
+    partition.flush().unwrap_err();
+    assert!(partition.stopped().is_some());
+    for from in [3, 300, 603] {
+        let ReadStart::Cold(read) = partition.read(offset(from), 1 << 20).unwrap() else {
+            panic!("offset {from} is served without a look at it");
+        };
+        let error = read.run().unwrap_err();
+        assert!(matches!(error, ReadError::Damaged { .. }), "offset {from}: {error}");
+    }
+    let before = partition.read_blocking(Offset::ZERO, 1 << 20).unwrap();
+    assert_eq!(numbers(&before.bytes), [(0, 0), (1, 1), (2, 2)]);
+}
+
+#[test]
+fn what_is_still_in_memory_is_served_after_a_failed_sync_and_verified_each_time() {
+    let disk = SimFs::new();
+    let root = Path::new("/data");
+    let store = open_store_on(Arc::new(disk.clone()), root);
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 9);
+    disk.fail_nth(disk.operations() + 1, Fault::Eio);
+    partition.flush().unwrap_err();
+    for _ in 0..2 {
+        assert_records(&partition, 0, 9);
+    }
+    // The pages go after they were verified.
+    disk.flip(&root.join(format!("topics/{TOPIC}/0/{:020}.log", 0)), 100, 1).unwrap();
+    let error = partition.read_blocking(Offset::ZERO, 1 << 20).unwrap_err();
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
 }
 
 #[test]

@@ -356,6 +356,7 @@ impl File for SimFile {
         match checked {
             Ok(()) => file.sync(),
             Err(Fault::Interrupted | Fault::PowerCut) => {}
+            Err(Fault::EioThenEvicted) => file.fail_sync_and_evict(),
             Err(_) => file.fail_sync(),
         }
         Ok(checked?)

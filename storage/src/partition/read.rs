@@ -1,13 +1,14 @@
 //! Reading a partition by offset and by time.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use super::Partition;
 use crate::batch::{BatchError, BatchLimits, BatchView, Batches, RecordView};
-use crate::error::ReadError;
+use crate::error::{ReadError, Stopped};
 use crate::fs::File;
 use crate::index::{Index, IndexEntry};
 use crate::limits::{READ_BYTES_MAX, SCAN_BYTES};
@@ -91,6 +92,8 @@ struct View<'a> {
     may_wait: bool,
     end: u64,
     trust: &'a Trust,
+    /// The partition's: see [`View::trusts`].
+    stopped: &'a OnceLock<Stopped>,
     index: IndexOf<'a>,
 }
 
@@ -107,6 +110,17 @@ impl View<'_> {
         }
     }
 
+    /// Whether these bytes are served without a look at their checksums. None are once the partition has stopped: a
+    /// failed sync leaves clean pages that the disk never got, and when the kernel needs their memory, what stood there
+    /// before is read in their place.
+    fn trusts(&self, range: &Range<u64>) -> bool {
+        !self.is_stopped() && self.trust.covers(range)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.get().is_some()
+    }
+
     /// A walk from `entry` on, or from the beginning when that is not where the index says.
     fn walk_from(&self, entry: IndexEntry, window_bytes: u64) -> std::io::Result<DenseWalk<'_>> {
         let walk = |entry: IndexEntry| {
@@ -121,7 +135,7 @@ impl View<'_> {
 
     /// Whether a batch that was not appended by this process is as it was written, as far as that can be told.
     fn is_intact(&self, walk: &DenseWalk<'_>, step: &Step) -> std::io::Result<bool> {
-        if self.trust.covers(&(step.position..step.end())) {
+        if self.trusts(&(step.position..step.end())) {
             return Ok(true);
         }
         Ok(BatchView::parse(&walk.bytes(step)?).is_ok_and(|(view, _)| view.verify_crc().is_ok()))
@@ -182,9 +196,9 @@ impl Partition {
         match self.place(from)? {
             None => Ok(self.outcome(Bytes::new(), from)),
             Some(Place::Lost { to }) => Err(ReadError::Damaged { from, to }),
-            Some(Place::Active { segment, tail }) => self.read_view(&view_active(&segment, tail), from, max_bytes),
+            Some(Place::Active { segment, tail }) => self.read_view(&self.view_active(&segment, tail), from, max_bytes),
             Some(Place::Sealed(sealed)) => match self.open_sealed(&sealed) {
-                Ok(Some(open)) => self.read_view(&view_sealed(&sealed, &open), from, max_bytes),
+                Ok(Some(open)) => self.read_view(&self.view_sealed(&sealed, &open), from, max_bytes),
                 // Compacted between the look and the opening.
                 Ok(None) => self.read_at(from, max_bytes),
                 // Removed in between.
@@ -215,7 +229,7 @@ impl Partition {
                 Err(error) => return Err(error),
             }
         }
-        self.search_time(&view_active(&active, tail), timestamp_ms)
+        self.search_time(&self.view_active(&active, tail), timestamp_ms)
     }
 
     fn search_sealed(&self, segment: &Arc<SealedSegment>, timestamp_ms: i64) -> Result<Searched, ReadError> {
@@ -227,7 +241,7 @@ impl Partition {
             return Ok(Searched::Absent);
         }
         let Some(open) = self.open_sealed(segment)? else { return Ok(Searched::Replaced) };
-        let found = self.search_time(&view_sealed(segment, &open), timestamp_ms)?;
+        let found = self.search_time(&self.view_sealed(segment, &open), timestamp_ms)?;
         Ok(found.map_or(Searched::Absent, |(offset, timestamp_ms)| Searched::Found(offset, timestamp_ms)))
     }
 
@@ -313,10 +327,10 @@ impl Partition {
         from: Offset,
         max_bytes: usize,
     ) -> Result<Option<ReadOutcome>, ReadError> {
-        let view = view_active(active, tail);
+        let view = self.view_active(active, tail);
         let start = view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position;
         let range = u64::from(start)..view.end;
-        if !view.trust.is_appended(&range) {
+        if view.is_stopped() || !view.trust.is_appended(&range) {
             return Ok(None);
         }
         if range.end - range.start <= self.shared.hot_bytes {
@@ -335,7 +349,7 @@ impl Partition {
         let Some(open) = self.shared.open_segments.get(&(self.id(), sealed.base), sealed.edition) else {
             return Ok(None);
         };
-        let read = self.read_now(view_sealed(sealed, &open), from, max_bytes)?;
+        let read = self.read_now(self.view_sealed(sealed, &open), from, max_bytes)?;
         // Behind batches that compaction has emptied the read goes on, who knows how far.
         Ok(read.filter(|read| holds_records(&read.bytes)))
     }
@@ -344,7 +358,7 @@ impl Partition {
     fn read_now(&self, view: View<'_>, from: Offset, max_bytes: usize) -> Result<Option<ReadOutcome>, ReadError> {
         let max_bytes = max_bytes.min(READ_BYTES_MAX);
         let start = u64::from(view.with_index(|index| index.floor_by_offset(relative(from, view.base))).position);
-        if !view.trust.covers(&(start..view.end.min(start + self.window_bytes(max_bytes)))) {
+        if !view.trusts(&(start..view.end.min(start + self.window_bytes(max_bytes)))) {
             return Ok(None);
         }
         match self.read_view(&View { may_wait: false, ..view }, from, max_bytes) {
@@ -404,7 +418,7 @@ impl Partition {
             return Ok(last);
         }
         // Headers passed over by the jump are looked at when the bytes are not trusted anyway.
-        if indexed > walk.position() && view.trust.covers(&(first.position..indexed)) {
+        if indexed > walk.position() && view.trusts(&(first.position..indexed)) {
             walk.skip_to(indexed);
         }
         loop {
@@ -428,13 +442,15 @@ impl Partition {
     /// Bytes that this process did not write are checked once before they are first served. Cuts before damage.
     fn verified(&self, view: &View<'_>, first: Step, last: Step, bytes: Bytes) -> Result<(Bytes, Step), ReadError> {
         let range = first.position..last.end();
-        if view.trust.covers(&range) {
+        if view.trusts(&range) {
             return Ok((bytes, last));
         }
         if !view.may_wait {
             return Err(std::io::Error::from(ErrorKind::WouldBlock).into());
         }
-        let mut walk = BatchWalk::new(view.file, range.start, range.end);
+        // A copy where the pages may go at any moment: what is served is what was verified.
+        let bytes = if view.is_stopped() { Bytes::copy_from_slice(&bytes) } else { bytes };
+        let mut walk = BatchWalk::new(view.file, range.start, range.end).holding(bytes.clone());
         let mut good: Option<Step> = None;
         loop {
             let expected = good.map_or(first.header.base_offset, |step| step.header.next_offset());
@@ -452,7 +468,9 @@ impl Partition {
             return Err(self.damaged_at(view, expected, range.start)?);
         }
         let last = good.expect("the loop ends with a batch or an error");
-        view.trust.add(range.start..last.end());
+        if !view.is_stopped() {
+            view.trust.add(range.start..last.end());
+        }
         Ok((bytes.slice(..(last.end() - range.start) as usize), last))
     }
 
@@ -462,6 +480,34 @@ impl Partition {
         let header = &step.header;
         let in_place = header.base_offset == expected && header.next_offset() <= view.next;
         in_place && header.leader_epoch.is_some_and(|epoch| epoch <= self.shared.epoch)
+    }
+
+    /// The end is looked up here, after the tail: all batches below the tail lie before it.
+    fn view_active<'a>(&'a self, segment: &'a ActiveSegment, tail: Offset) -> View<'a> {
+        let end = segment.published();
+        View {
+            base: segment.base,
+            next: tail,
+            file: &*segment.file,
+            may_wait: true,
+            end,
+            trust: &segment.trust,
+            stopped: &self.stopped,
+            index: IndexOf::Active(segment),
+        }
+    }
+
+    fn view_sealed<'a>(&'a self, segment: &'a SealedSegment, open: &'a OpenSegment) -> View<'a> {
+        View {
+            base: segment.base,
+            next: segment.next,
+            file: &*open.file,
+            may_wait: true,
+            end: segment.len_bytes,
+            trust: &segment.trust,
+            stopped: &self.stopped,
+            index: IndexOf::Sealed(&open.index),
+        }
     }
 
     fn report(&self, view: &View<'_>, position: u64, reason: &BatchError) {
@@ -494,32 +540,6 @@ fn holds_records(bytes: &[u8]) -> bool {
 
 fn damaged(view: &View<'_>, from: Offset, behind: Option<Step>) -> ReadError {
     ReadError::Damaged { from, to: behind.map_or(view.next, |step| step.header.base_offset) }
-}
-
-/// The end is looked up here, after the tail: all batches below the tail lie before it.
-fn view_active(segment: &ActiveSegment, tail: Offset) -> View<'_> {
-    let end = segment.published();
-    View {
-        base: segment.base,
-        next: tail,
-        file: &*segment.file,
-        may_wait: true,
-        end,
-        trust: &segment.trust,
-        index: IndexOf::Active(segment),
-    }
-}
-
-fn view_sealed<'a>(segment: &'a SealedSegment, open: &'a OpenSegment) -> View<'a> {
-    View {
-        base: segment.base,
-        next: segment.next,
-        file: &*open.file,
-        may_wait: true,
-        end: segment.len_bytes,
-        trust: &segment.trust,
-        index: IndexOf::Sealed(&open.index),
-    }
 }
 
 fn relative(offset: Offset, base: Offset) -> u32 {

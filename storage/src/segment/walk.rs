@@ -84,6 +84,12 @@ impl<'a> BatchWalk<'a> {
         self
     }
 
+    /// Says what stands at the position, so that it is not read again.
+    pub(crate) fn holding(mut self, bytes: Bytes) -> Self {
+        (self.window, self.window_at) = (bytes, self.position);
+        self
+    }
+
     pub(crate) const fn position(&self) -> u64 {
         self.position
     }

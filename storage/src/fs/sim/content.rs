@@ -158,6 +158,15 @@ impl FileNode {
         self.unsynced.clear();
     }
 
+    /// As [`FileNode::fail_sync`], and all but the first of the pages leave the memory: what is read there next comes
+    /// from the disk.
+    pub(super) fn fail_sync_and_evict(&mut self) {
+        for number in std::mem::take(&mut self.unsynced).into_iter().skip(1) {
+            self.live.take_page(number, &self.durable);
+        }
+        self.live.set_len(self.live.len);
+    }
+
     /// Replaces the content on the disk and in memory.
     pub(super) fn set_image(&mut self, bytes: &[u8]) {
         self.live = Content::default();

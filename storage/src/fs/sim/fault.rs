@@ -13,6 +13,9 @@ pub enum Fault {
     /// An I/O error; nothing was changed. A sync that fails so loses the file's unsynced pages for good, as on Linux:
     /// the next sync succeeds without them.
     Eio,
+    /// As [`Fault::Eio`]; and in all but the first of the pages that a failed sync loses, the process sees what the disk
+    /// has from then on: they count as clean, and the memory was needed for others.
+    EioThenEvicted,
     /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space go through.
     Enospc,
     /// A write leaves the first half of its bytes and answers an I/O error; other operations fail as [`Fault::Eio`].
@@ -38,7 +41,7 @@ impl From<Fault> for io::Error {
         match fault {
             Fault::Enospc | Fault::ShortWriteThenFull => Errno::NOSPC.into(),
             Fault::Interrupted => Errno::INTR.into(),
-            Fault::Eio | Fault::ShortWriteThenEio | Fault::PowerCut => Errno::IO.into(),
+            Fault::Eio | Fault::EioThenEvicted | Fault::ShortWriteThenEio | Fault::PowerCut => Errno::IO.into(),
         }
     }
 }
