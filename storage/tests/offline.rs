@@ -974,3 +974,69 @@ fn a_repair_that_ends_at_any_disk_operation_is_done_by_the_next_one() {
     }
     assert!(nth > 60, "{nth}");
 }
+
+/// A disk whose only segment is appended to and damaged where it was flushed, with more behind that was not, and the
+/// offsets that are lost.
+fn damaged_active() -> (SimFs, std::ops::Range<i64>) {
+    let disk = SimFs::new();
+    let root = Path::new("/data");
+    {
+        let store = open_store_on(Arc::new(disk.clone()), root);
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 9);
+        partition.flush().unwrap();
+        append_records(&partition, 9, 15);
+    }
+    let written = disk.kill();
+    let disk = SimFs::new();
+    for path in written.paths() {
+        disk.write_image(&path, &written.read_image(&path).unwrap()).unwrap();
+    }
+    let log = partition_dir(root).join(format!("{:020}.log", 0));
+    let image = disk.read_image(&log).unwrap();
+    let second = Batches::of(&image).nth(1).unwrap().unwrap();
+    let first_bytes = BatchView::parse(&image).unwrap().0.bytes().len();
+    disk.flip(&log, (first_bytes + second.bytes().len()) as u64 - 3, 1).unwrap();
+    let lost = second.header().base_offset.get()..second.header().next_offset().get();
+    (disk, lost)
+}
+
+#[test]
+fn a_repair_of_the_segment_that_is_appended_to_may_end_at_any_disk_operation_and_cuts_nothing() {
+    let root = Path::new("/data");
+    let (damaged, lost) = damaged_active();
+    let kept = |to: i64| (0..to).filter(|record| !lost.contains(record)).collect::<Vec<_>>();
+    let mut nth = 0;
+    loop {
+        nth += 1;
+        let disk = damaged.kill();
+        let directory = DataDirectory::change(Arc::new(disk.clone()), root).unwrap();
+        let plan = directory.plan_repair(Uuid::nil(), &mut |_| {}).unwrap();
+        let before = disk.operations();
+        disk.fail_from(before + nth, Fault::Eio);
+        let ended = directory.repair(&plan, &mut |_| {}).is_ok();
+        let is_over = ended && disk.operations() - before < nth;
+        drop(directory);
+        for disk in [disk.kill(), disk.crash(nth)] {
+            let directory = DataDirectory::change(Arc::new(disk.clone()), root).unwrap();
+            let plan = directory.plan_repair(Uuid::nil(), &mut |_| {}).unwrap();
+            directory.repair(&plan, &mut |_| {}).unwrap();
+            let plan = directory.plan_repair(Uuid::nil(), &mut |_| {}).unwrap();
+            assert!(plan.steps.is_empty(), "operation {nth}: {plan:#?}");
+            let mut findings = Findings::default();
+            assert!(directory.verify(&mut findings).unwrap().is_good(), "operation {nth}: {:#?}", findings.found);
+            drop(directory);
+            let store = open_store_on(Arc::new(disk), root);
+            let (partition, report) = open(&store, small_segments());
+            assert!(report.damaged.is_empty() && report.cut.is_none(), "operation {nth}: {report:?}");
+            let records = || read_all(&partition, 0, 1 << 20).into_iter().map(|(record, _)| record).collect::<Vec<_>>();
+            assert_eq!(records(), kept(15), "operation {nth}");
+            append_records(&partition, 15, 18);
+            assert_eq!(records(), kept(18), "operation {nth}");
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(nth > 30, "{nth}");
+}

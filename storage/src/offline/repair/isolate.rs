@@ -54,7 +54,18 @@ impl DataDirectory {
         let base = isolation.base;
         keep(&*self.fs, &self.root, file, None)?;
         let modified_ms = self.modified_ms(&path)?;
-        self.write_around(&path, isolation)?;
+        let temporary = path.with_extension("tmp");
+        let written_to = self.write_around(&path, &temporary, isolation)?;
+        if let Then::Active { log_start } = isolation.then {
+            // The note that is there tells a place in the old file, which in the new one is not where a batch begins.
+            // This one is true of both: all batches of either lie below, whatever of the rename comes through.
+            let (_, _, (_, next)) = self.read_facts(&temporary, base)?;
+            let position = isolation.end.max(written_to);
+            self.note(dir, Checkpoint { flushed: next, segment: base, position, log_start })?;
+        }
+        // The new file takes the name of the old one when it is durable.
+        self.fs.rename(&temporary, &path)?;
+        self.fs.sync_dir(dir)?;
         match isolation.then {
             Then::Sealed(times) => self.reseal(file, base, times.or(Some((modified_ms, modified_ms)))).map(|_| ()),
             Then::SealedLast { times, log_start } => {
@@ -90,16 +101,15 @@ impl DataDirectory {
         Ok(unix_ms(self.fs.open(path, OpenMode::Read, 0)?.modified()?))
     }
 
-    /// The new file takes the name of the old one when it is durable.
-    fn write_around(&self, path: &Path, isolation: &Isolation) -> io::Result<()> {
+    /// Answers how long the new file is. Both are durable then.
+    fn write_around(&self, path: &Path, temporary: &Path, isolation: &Isolation) -> io::Result<u64> {
         let fs = &*self.fs;
-        let temporary = path.with_extension("tmp");
-        match fs.remove_file(&temporary) {
+        match fs.remove_file(temporary) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let old = fs.open(path, OpenMode::Read, 0)?;
-        let new = fs.open(&temporary, OpenMode::CreateNew, 0)?;
+        let new = fs.open(temporary, OpenMode::CreateNew, 0)?;
         let mut writer = Writer { new: &*new, at: 0 };
         let (mut from, mut epoch) = (0, None);
         for hole in &isolation.holes {
@@ -113,8 +123,8 @@ impl DataDirectory {
         }
         writer.copy(&*old, from..isolation.end)?;
         new.sync_data()?;
-        fs.rename(&temporary, path)?;
-        fs.sync_dir(path.parent().unwrap_or(&self.root))
+        old.sync_data()?;
+        Ok(writer.at)
     }
 
     /// Facts and index of a log in which every batch is good, and where it ends.

@@ -257,10 +257,16 @@ impl Planning<'_> {
     fn checkpoint(&mut self, checked: &PartitionCheck) {
         let is_damaged = checked.slots.iter().any(|(_, slot)| matches!(slot, Slot::Damaged(_)));
         let is_lost = !checked.names.has_checkpoint && !checked.segments.is_empty();
-        if !is_damaged && !is_lost {
+        let mut noted = checked.noted;
+        // Left by a repair that was interrupted when it had written the last log anew.
+        let is_beyond = checked.segments.last().is_some_and(|last| {
+            let is_beyond = last.base == noted.segment && last.next == noted.flushed && last.end < noted.position;
+            noted.position = if is_beyond { last.end } else { noted.position };
+            is_beyond
+        });
+        if !is_damaged && !is_lost && !is_beyond {
             return;
         }
-        let noted = checked.noted;
         let what = format!("note in both slots that the records below offset {} were flushed", noted.flushed);
         self.step(self.partition.path.join(checkpoint::FILE_NAME), what, Action::Checkpoint(noted));
     }
