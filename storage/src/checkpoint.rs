@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::format::{FormatError, Reader, Writer};
-use crate::fs::{File, Fs, OpenMode};
+use crate::fs::{self, File, Fs, OpenMode};
 use crate::offset::Offset;
 
 const MAGIC: [u8; 4] = *b"TLFL";
@@ -107,14 +107,14 @@ pub(crate) struct CheckpointFile {
 }
 
 impl CheckpointFile {
-    /// Opens or makes the file and answers the newest readable slot.
+    /// Opens or makes the file and answers the newest slot.
     pub(crate) fn open(fs: &dyn Fs, dir: &Path) -> io::Result<(Self, Option<Checkpoint>)> {
         let path = dir.join(FILE_NAME);
         let file = match fs.open(&path, OpenMode::Write, 0) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => fs.open(&path, OpenMode::CreateNew, 0)?,
             other => other?,
         };
-        let slots = [0, SLOT_BYTES].map(|at| read_slot(&*file, at));
+        let slots = [read_slot(&*file, 0)?, read_slot(&*file, SLOT_BYTES)?];
         let log_start_max = slots.iter().flatten().map(|(_, checkpoint)| checkpoint.log_start).max();
         let newest = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
         let sequence = newest.map_or(0, |(sequence, _)| sequence);
@@ -180,11 +180,12 @@ impl CheckpointFile {
     }
 }
 
-/// A slot that is missing, torn or foreign counts as absent: its neighbour, or nothing, is as true.
-fn read_slot(file: &dyn File, at: u64) -> Option<(u64, Checkpoint)> {
+/// A slot that is missing, torn or foreign counts as absent: its neighbour, or nothing, is as true. One that the disk
+/// does not show may be the only one that tells of a log start.
+fn read_slot(file: &dyn File, at: u64) -> io::Result<Option<(u64, Checkpoint)>> {
     let mut bytes = [0; ENCODED_BYTES];
-    file.read_exact_at(&mut bytes, at).ok()?;
-    Checkpoint::decode(&bytes).ok()
+    let read = fs::if_there(file.read_exact_at(&mut bytes, at))?;
+    Ok(read.and_then(|()| Checkpoint::decode(&bytes).ok()))
 }
 
 #[cfg(test)]

@@ -182,6 +182,19 @@ pub(crate) fn read_whole(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Resu
     Ok(bytes)
 }
 
+/// What was read, or `None` when there is nothing to read, or too little, or something else: then it says nothing, and
+/// will not say more.
+///
+/// # Errors
+/// The disk does not answer: what it holds is not known.
+pub(crate) fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    match read {
+        Err(e) if matches!(e.kind(), NotFound | UnexpectedEof | InvalidData) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Replaces `path` by `bytes` so that a crash leaves the old or the new content, never a mixture, and makes the new
 /// name durable.
 ///

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use common::*;
 use tripline_storage::error::{AppendError, ReadError};
-use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::{Fs as _, SimFs};
 use tripline_storage::partition::{OffsetRange, ReadStart, RecoveryReport};
 use tripline_storage::producer::SequenceError;
 use tripline_storage::{LogConfig, Offset, Partition, Store};
@@ -423,6 +423,49 @@ fn what_is_still_in_memory_is_served_after_a_failed_sync_and_verified_each_time(
     disk.flip(&root.join(format!("topics/{TOPIC}/0/{:020}.log", 0)), 100, 1).unwrap();
     let error = partition.read_blocking(Offset::ZERO, 1 << 20).unwrap_err();
     assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_flushed_offset_that_the_disk_does_not_show_is_no_reason_to_cut() {
+    let disk = SimFs::new();
+    {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, LogConfig::default());
+        append_records(&partition, 0, 9);
+        partition.trim(offset(4)).unwrap();
+        append_records(&partition, 9, 15);
+        partition.flush().unwrap();
+    }
+    // Above what the older slot vouches for.
+    let log = Path::new("/data").join(format!("topics/{TOPIC}/0/{:020}.log", 0));
+    let at = disk.read_image(&log).unwrap().iter().rposition(|&byte| byte != 0).unwrap() as u64;
+    disk.flip(&log, at - 5, 1).unwrap();
+    let opened = open_with_each_failure(&disk, LogConfig::default(), |nth, partition, report| {
+        assert!(report.cut.is_none(), "operation {nth}: {report:?}");
+        assert_eq!((partition.log_start(), partition.tail()), (offset(4), offset(15)), "operation {nth}");
+    });
+    assert!(opened > 10, "{opened}");
+}
+
+#[test]
+fn a_seal_that_the_disk_does_not_show_is_no_reason_to_cut() {
+    let disk = SimFs::new();
+    {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 150);
+        store.close();
+    }
+    let disk = disk.kill();
+    let dir = Path::new("/data").join(format!("topics/{TOPIC}/0"));
+    disk.remove_file(&dir.join("flushed")).unwrap();
+    let logs: Vec<_> = disk.paths().into_iter().filter(|path| path.extension().is_some_and(|it| it == "log")).collect();
+    disk.flip(&logs[logs.len() - 2], 70, 1).unwrap();
+    let opened = open_with_each_failure(&disk, small_segments(), |nth, partition, report| {
+        assert!(report.cut.is_none(), "operation {nth}: {report:?}");
+        assert_eq!(partition.tail(), offset(150), "operation {nth}");
+    });
+    assert!(opened > 10, "{opened}");
 }
 
 #[test]

@@ -126,7 +126,8 @@ impl SegmentCheck {
 /// Where a check stands, for a progress bar.
 pub(super) type Progress<'a> = dyn FnMut(u64) + 'a;
 
-/// Reads a partition whole. `walked` is told of each batch's bytes. Fails only where not even the names can be read.
+/// Reads a partition whole. `walked` is told of each batch's bytes. Fails only where
+/// neither the names nor what was flushed can be read.
 pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>) -> io::Result<PartitionCheck> {
     let names = PartitionNames::list(fs, dir)?;
     let slots = read_slots(fs, dir)?;
@@ -135,7 +136,7 @@ pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>
         _ => None,
     });
     let slot = newest.max_by_key(|(sequence, _)| *sequence).map(|(_, checkpoint)| checkpoint);
-    let noted = newest_evidence(fs, dir, &names.bases, slot);
+    let noted = newest_evidence(fs, dir, &names.bases, slot)?;
     let wrong_cleaned = names.has_cleaned.then(|| Cleaned::fault(fs, dir)).flatten();
     if !names.swaps.is_empty() {
         // Old and new segments are there side by side, until a start has ended the compaction.

@@ -100,7 +100,7 @@ impl DataDirectory {
         let fs = &*self.fs;
         let dir = self.root.join(&partition.path);
         let names = PartitionNames::list(fs, &dir)?;
-        let noted = newest_evidence(fs, &dir, &names.bases, newest_slot(fs, &dir)?);
+        let noted = newest_evidence(fs, &dir, &names.bases, newest_slot(fs, &dir)?)?;
         let mut segments = Vec::new();
         for (at, &base) in names.bases.iter().enumerate() {
             let file = fs.open(&path_of(&dir, base, FileKind::Log), OpenMode::Read, 0)?;

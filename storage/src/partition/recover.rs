@@ -139,7 +139,7 @@ fn recover_into(place: Place<'_>, report: &mut RecoveryReport) -> io::Result<Rec
     let bases = std::mem::take(&mut listing.bases);
     let (mut checkpoint, slot) = CheckpointFile::open(place.fs, place.dir)?;
     report.alien = std::mem::take(&mut listing.alien);
-    let noted = newest_evidence(place.fs, place.dir, &bases, slot);
+    let noted = newest_evidence(place.fs, place.dir, &bases, slot)?;
     if bases.is_empty() && noted.log_start < noted.flushed {
         tracing::error!(partition = %place.id, "all segments are missing");
         report.damaged.push(OffsetRange { from: noted.log_start, to: noted.flushed });
@@ -269,22 +269,32 @@ fn split_below(mut bases: Vec<Offset>, log_start: Offset) -> (Vec<Offset>, Vec<O
 }
 
 /// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
-/// segment was synced). Without either, everything is above the flushed offset.
-pub(crate) fn newest_evidence(fs: &dyn Fs, dir: &Path, bases: &[Offset], noted: Option<Checkpoint>) -> Checkpoint {
+/// segment was synced). Without either, everything is above the flushed offset. A seal that the disk does not show is
+/// not passed over: what it vouches for would be cut where it is damaged.
+pub(crate) fn newest_evidence(
+    fs: &dyn Fs,
+    dir: &Path,
+    bases: &[Offset],
+    noted: Option<Checkpoint>,
+) -> io::Result<Checkpoint> {
     let first = bases.first().copied().unwrap_or(Offset::ZERO);
     let noted = noted.unwrap_or(Checkpoint { flushed: first, segment: first, position: 0, log_start: first });
-    let newest_seal = bases.iter().rev().find_map(|&base| {
-        let bytes = fs::read_whole(fs, &path_of(dir, base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
-        Seal::decode(&bytes).ok().filter(|seal| seal.base == base)
-    });
-    match newest_seal {
+    let mut newest_seal = None;
+    for &base in bases.iter().rev() {
+        let bytes = fs::if_there(fs::read_whole(fs, &path_of(dir, base, FileKind::Seal), SEAL_BYTES as u64))?;
+        newest_seal = bytes.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
+        if newest_seal.is_some() {
+            break;
+        }
+    }
+    Ok(match newest_seal {
         // Also where it says as much: compaction may have made another file of the segment in which the checkpoint
         // ends.
         Some(seal) if seal.next >= noted.flushed && seal.next > noted.segment => {
             Checkpoint { flushed: seal.next, segment: seal.next, position: 0, log_start: noted.log_start }
         }
         _ => noted,
-    }
+    })
 }
 
 /// The segments as far as they are one log.

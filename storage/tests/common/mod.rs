@@ -12,7 +12,8 @@ use std::sync::Arc;
 use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
 };
-use tripline_storage::fs::{Fs, OsFs};
+use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::{Fs, OsFs, SimFs};
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
@@ -121,4 +122,29 @@ pub(crate) fn assert_records(partition: &Partition, from: u64, to: u64) {
     for max_bytes in [1, 700, 1 << 20] {
         assert_eq!(read_all(partition, from as i64, max_bytes), expected, "max_bytes {max_bytes}");
     }
+}
+
+/// Opens the partition on `disk` again and again, each time with another operation that fails, and once more where that
+/// was refused. Answers how often it was.
+pub(crate) fn open_with_each_failure(
+    disk: &SimFs,
+    config: LogConfig,
+    check: impl Fn(u64, &Arc<Partition>, &RecoveryReport),
+) -> u64 {
+    let mut refused = 0;
+    for nth in 1.. {
+        let disk = disk.kill();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let before = disk.operations();
+        disk.fail_nth(before + nth, Fault::Eio);
+        let opened = store.open_partition(ID, config);
+        if opened.is_ok() && disk.operations() - before < nth {
+            break;
+        }
+        disk.heal();
+        refused += u64::from(opened.is_err());
+        let (partition, report) = opened.or_else(|_| store.open_partition(ID, config)).unwrap();
+        check(nth, &partition, &report);
+    }
+    refused
 }

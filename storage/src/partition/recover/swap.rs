@@ -15,7 +15,7 @@ use crate::segment::{BatchWalk, FileKind, SEAL_BYTES, Seal, WalkError, path_of, 
 /// Leaves old or new segments, never both. `listing` is then of what is left.
 pub(super) fn settle_swaps(place: Place<'_>, listing: &mut Listing) -> io::Result<()> {
     for base in listing.take(FileKind::Swap) {
-        match decided(place, base) {
+        match decided(place, base)? {
             Some((seal, kind)) => finish(place, &seal, kind, listing)?,
             None => {
                 tracing::warn!(partition = %place.id, %base, "no compaction to finish");
@@ -30,11 +30,21 @@ pub(super) fn settle_swaps(place: Place<'_>, listing: &mut Listing) -> io::Resul
 }
 
 /// What the swap file says, if the log that it speaks of is there, under its own name or still under the other.
-fn decided(place: Place<'_>, base: Offset) -> Option<(Seal, FileKind)> {
-    let bytes = fs::read_whole(place.fs, &path_of(place.dir, base, FileKind::Swap), SEAL_BYTES as u64).ok()?;
-    let seal = Seal::decode(&bytes).ok().filter(|seal| seal.base == base)?;
-    let is_there = |kind| is_log_of(place, &path_of(place.dir, base, kind), &seal).unwrap_or(false);
-    [FileKind::Clean, FileKind::Log].into_iter().find(|&kind| is_there(kind)).map(|kind| (seal, kind))
+fn decided(place: Place<'_>, base: Offset) -> io::Result<Option<(Seal, FileKind)>> {
+    let swap = fs::read_whole(place.fs, &path_of(place.dir, base, FileKind::Swap), SEAL_BYTES as u64);
+    let seal = fs::if_there(swap)?.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
+    let Some(seal) = seal else { return Ok(None) };
+    for kind in [FileKind::Clean, FileKind::Log] {
+        let is_there = match is_log_of(place, &path_of(place.dir, base, kind), &seal) {
+            Err(WalkError::NoBatch { .. }) => false,
+            Err(WalkError::Io(e)) => fs::if_there(Err(e))?.unwrap_or(false),
+            Ok(is_there) => is_there,
+        };
+        if is_there {
+            return Ok(Some((seal, kind)));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the file is the one that was sealed, by its length and its batch headers.
