@@ -291,7 +291,7 @@ impl Partition {
             return Err(AppendError::DiskFull);
         }
         if self.must_roll(&writer, batch, &config, now_ms) {
-            self.roll(&mut writer, &config)?;
+            self.roll(&mut writer, &config, now_ms)?;
         }
         let base_offset = writer.next;
         self.write(&mut writer, batch)?;
@@ -319,7 +319,7 @@ impl Partition {
     }
 
     /// Seals the active segment and starts the next one. Syncs and side files are left to the next flush.
-    fn roll(&self, writer: &mut Writer, config: &LogConfig) -> Result<(), AppendError> {
+    fn roll(&self, writer: &mut Writer, config: &LogConfig, now_ms: i64) -> Result<(), AppendError> {
         let published = writer.active.published();
         let base = writer.next;
         let capacity_bytes = u64::from(config.segment_bytes);
@@ -327,6 +327,7 @@ impl Partition {
             .map_err(|cause| self.write_failed("starting a segment", cause))?;
         // A cut of a file that is mapped, as in `take_back` and `close`: no reader goes beyond the published length.
         writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
+        writer.facts.ended(now_ms);
         let seal = writer.facts.seal(writer.active.base, base, published);
         let sealed = Arc::new(SealedSegment::sealed(&writer.active, seal));
         let snapshot = writer.producers.encode_snapshot(base);

@@ -69,7 +69,7 @@ pub struct RetentionClock {
 }
 
 /// A start whose clock is further ahead than this of the newest append is not believed at first.
-const JUMP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+pub(crate) const JUMP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How long it is not believed.
 const DISTRUST: Duration = Duration::from_secs(24 * 60 * 60);
 

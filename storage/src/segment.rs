@@ -16,6 +16,7 @@ use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::{Index, IndexEntry, TIMESTAMP_NONE};
 use crate::offset::{Offset, PartitionId};
 use crate::progress::Published;
+use crate::retention::JUMP_MAX_MS;
 
 mod audit;
 mod heal;
@@ -306,9 +307,19 @@ impl SegmentFacts {
         self.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
     }
 
+    /// A clock that falls back makes nothing older than it was.
     pub(crate) fn appended(&mut self, now_ms: i64) {
+        let last_append_ms = self.first_append_ms.map_or(now_ms, |_| self.last_append_ms.max(now_ms));
         self.first_append_ms.get_or_insert(now_ms);
-        self.last_append_ms = now_ms;
+        self.last_append_ms = last_append_ms;
+    }
+
+    /// The segment ends at `now_ms`. If that is suspiciously far from its last append, the clock was put right since: it
+    /// may have stood at 1970 then, and what was written a moment ago must not seem to be due.
+    pub(crate) const fn ended(&mut self, now_ms: i64) {
+        if now_ms.saturating_sub(self.last_append_ms) > JUMP_MAX_MS {
+            self.last_append_ms = now_ms;
+        }
     }
 
     pub(crate) fn seal(&self, base: Offset, next: Offset, len_bytes: u64) -> Seal {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use common::*;
 use tripline_storage::LogConfig;
 use tripline_storage::error::{AppendError, OpenStoreError, ReadError};
-use tripline_storage::fs::OsFs;
+use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::{OsFs, SimFs};
 use tripline_storage::partition::ReadStart;
 use tripline_storage::producer::{ProducerLimits, SequenceError};
 use tripline_storage::{Partition, Store, StoreConfig};
@@ -161,6 +162,49 @@ fn retention_by_size_and_age_removes_whole_segments_and_moves_the_start() {
     let (partition, report) = open(&open_store(dir.path()), small_segments());
     assert!(report.is_clean(), "{report:?}");
     assert_eq!(partition.log_start(), start);
+}
+
+#[test]
+fn a_clock_that_was_put_right_or_fell_back_makes_no_segment_seem_old() {
+    const HOUR_MS: i64 = 3_600_000;
+    let store = open_store_on(Arc::new(SimFs::new()), std::path::Path::new("/data"));
+    let config = LogConfig { retention_age: Some(Duration::from_secs(3600)), ..small_segments() };
+    let (partition, _) = open(&store, config);
+    // A machine that starts in 1970, until it hears from others.
+    partition.append(&batch(0, 3), 1_000).unwrap();
+    append_records(&partition, 3, 6);
+    assert_eq!(partition.read_blocking(offset(0), 1 << 20).unwrap().next, offset(3), "rolled");
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS - 1), None).unwrap(), offset(0));
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS), None).unwrap(), offset(3));
+    // And one whose clock falls back.
+    while partition.read_blocking(offset(3), 1 << 20).unwrap().next == partition.tail() {
+        let next = partition.tail().get() as u64;
+        partition.append(&batch(next, 3), NOW_MS - 2 * HOUR_MS).unwrap();
+    }
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS - 1), None).unwrap(), offset(3));
+    assert!(partition.enforce_retention(Some(NOW_MS + HOUR_MS), None).unwrap() > offset(3));
+}
+
+#[test]
+fn the_newest_append_is_known_while_the_active_segment_is_empty() {
+    let disk = SimFs::new();
+    let root = std::path::Path::new("/data");
+    {
+        let store = open_store_on(Arc::new(disk.clone()), root);
+        let (partition, _) = open(&store, LogConfig::default());
+        assert_eq!(partition.last_append_ms(), None);
+        append_records(&partition, 0, 3);
+        partition.set_config(LogConfig { segment_age: Duration::ZERO, ..LogConfig::default() });
+        // The disk is full when the next segment was made.
+        disk.fail_from(disk.operations() + 3, Fault::Enospc);
+        let refused = partition.append(&batch(3, 3), NOW_MS + 5).unwrap_err();
+        assert!(matches!(refused, AppendError::DiskFull), "{refused}");
+        disk.heal();
+        assert_eq!(partition.last_append_ms(), Some(NOW_MS));
+        store.close();
+    }
+    let store = open_store_on(Arc::new(disk.kill()), root);
+    assert!(open(&store, LogConfig::default()).0.last_append_ms().is_some());
 }
 
 #[test]

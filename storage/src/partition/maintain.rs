@@ -67,11 +67,18 @@ impl Partition {
         Ok(self.log_start())
     }
 
-    /// When the newest record was appended, ms since 1970, broker time; `None` when that is not known without reading.
+    /// When the newest record was appended, ms since 1970, broker time; `None` when there is none, or the disk does not
+    /// tell. Blocks on the disk right after a roll.
     #[must_use]
     pub fn last_append_ms(&self) -> Option<i64> {
-        let writer = self.writer.lock();
-        writer.facts.first_append_ms.map(|_| writer.facts.last_append_ms)
+        let of_active = {
+            let writer = self.writer.lock();
+            writer.facts.first_append_ms.map(|_| writer.facts.last_append_ms)
+        };
+        of_active.or_else(|| {
+            let newest = self.files.read().sealed.last().cloned()?;
+            newest.seal(&*self.shared.fs, &self.dir).ok().map(|seal| seal.last_append_ms)
+        })
     }
 
     /// A segment that does not tell its age is kept by age, and does not keep size from removing others.
