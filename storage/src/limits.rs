@@ -11,6 +11,11 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 16 << 20;
 pub(crate) const ZERO_AHEAD_FLUSH_BYTES_MAX: u64 = 64 << 10;
 /// How much is filled with zeros at a time at most. It is written under the append lock.
 pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
+/// Behind so many segments that were sealed since the last flush, whoever appends flushes first: each keeps its file and
+/// its map open.
+pub(crate) const SEALED_UNFLUSHED_MAX: usize = 64;
+/// Encoded producers that wait for a flush; beyond this only the newest are kept. Recovery wants no others.
+pub(crate) const SNAPSHOTS_UNFLUSHED_BYTES_MAX: usize = 1 << 20;
 /// One batch may not exceed this, whatever the topic allows: reads and recovery hold one in memory.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// A read returns at most this many bytes, but always one whole batch.

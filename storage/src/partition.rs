@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use event_listener::{Event, EventListener};
@@ -13,10 +13,10 @@ use crate::batch::CheckedBatch;
 use crate::batch::header::HEADER_BYTES;
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::config::LogConfig;
-use crate::error::{AppendError, Stopped};
+use crate::error::{AppendError, FlushError, Stopped};
 use crate::flush::Flusher;
 use crate::fs::{File, Fs, Lock, OpenMode};
-use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MIN};
+use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MIN, SEALED_UNFLUSHED_MAX, SNAPSHOTS_UNFLUSHED_BYTES_MAX};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
 use crate::progress::{FlushProgress, Published};
@@ -99,6 +99,8 @@ pub struct Partition {
     flushing: FlushProgress,
     /// How many flushes there were.
     flushes: AtomicU64,
+    /// How many segments were sealed since the last flush, for whoever does not hold the append lock.
+    sealed_unflushed: AtomicUsize,
     stopped: OnceLock<Stopped>,
     /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
     flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
@@ -136,7 +138,7 @@ struct Writer {
 struct UnflushedSeal {
     active: Arc<ActiveSegment>,
     seal: Seal,
-    /// The producers at the roll, encoded; belongs to the segment that follows.
+    /// The producers at the roll, encoded; belongs to the segment that follows. Empty when newer ones took its place.
     snapshot: Vec<u8>,
 }
 
@@ -181,6 +183,7 @@ impl Partition {
             tail_moved: Event::new(),
             flushing: FlushProgress::new(flushed.get().cast_unsigned()),
             flushes: AtomicU64::new(0),
+            sealed_unflushed: AtomicUsize::new(0),
             stopped: OnceLock::new(),
             flush_first: Mutex::default(),
         }
@@ -279,6 +282,10 @@ impl Partition {
         if size_bytes > BATCH_BYTES_MAX {
             return Err(AppendError::TooLarge { size_bytes, limit_bytes: BATCH_BYTES_MAX });
         }
+        if self.sealed_unflushed.load(Ordering::Relaxed) >= SEALED_UNFLUSHED_MAX {
+            // Before the append lock, which a flush takes.
+            self.flush().map_err(|FlushError::Stopped(stopped)| stopped)?;
+        }
         let config = self.config();
         let mut writer = self.writer.lock();
         if let Some(stopped) = self.stopped() {
@@ -335,7 +342,12 @@ impl Partition {
             &mut writer.active,
             Arc::new(ActiveSegment::new(base, file, crate::index::Index::default(), 0)),
         );
+        let held_bytes: usize = writer.unflushed.iter().map(|sealed| sealed.snapshot.len()).sum();
+        if held_bytes + snapshot.len() > SNAPSHOTS_UNFLUSHED_BYTES_MAX {
+            writer.unflushed.iter_mut().for_each(|sealed| sealed.snapshot = Vec::new());
+        }
         writer.unflushed.push(UnflushedSeal { active: sealed_active, seal, snapshot });
+        self.sealed_unflushed.store(writer.unflushed.len(), Ordering::Relaxed);
         writer.names_dirty = true;
         writer.facts = SegmentFacts::new();
         (writer.reserved_bytes, writer.published_at_reserve) = (0, 0);

@@ -122,6 +122,7 @@ impl Partition {
 
     fn take_pending(&self) -> Pending {
         let mut writer = self.writer.lock();
+        self.sealed_unflushed.store(0, Ordering::Relaxed);
         Pending {
             sealed: std::mem::take(&mut writer.unflushed),
             active: Arc::clone(&writer.active),
@@ -151,7 +152,9 @@ impl Partition {
         let kept: Vec<_> = sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
         for UnflushedSeal { active, seal, snapshot } in &kept {
             self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
-            self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
+            if !snapshot.is_empty() {
+                self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
+            }
             let index = active.with_index(|index| index.encode(seal.base));
             self.write_aside(seal.base, FileKind::Index, &index, false);
         }
@@ -170,5 +173,62 @@ impl Partition {
         if let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) {
             tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
+    use crate::fs::SimFs;
+    use crate::limits::{SEALED_UNFLUSHED_MAX, SNAPSHOTS_UNFLUSHED_BYTES_MAX};
+    use crate::{LogConfig, PartitionId, Store, StoreConfig};
+
+    const ID: PartitionId = PartitionId { topic: Uuid::from_u128(7), partition: 0 };
+    const PRODUCERS: i64 = 10_000;
+
+    fn batch_of(producer_id: i64, base_sequence: i32, value: &[u8]) -> CheckedBatch {
+        let producer = Some(BatchProducer { id: producer_id, epoch: 0, base_sequence });
+        let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+        builder.push(&NewRecord { timestamp_ms: 1, value: Some(value), ..NewRecord::default() }).unwrap();
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_rolls_leave_for_a_flush_is_bounded_and_recovery_wants_no_more() {
+        let disk = SimFs::new();
+        let open = |disk: &SimFs| {
+            let config = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+            Store::open(Arc::new(disk.clone()), Path::new("/data"), config, Uuid::nil()).unwrap()
+        };
+        let store = open(&disk);
+        let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap();
+        for id in 0..PRODUCERS {
+            partition.append(&batch_of(id, 0, b"x"), 1).unwrap();
+        }
+        partition.flush().unwrap();
+        partition.set_config(LogConfig { segment_bytes: 1024, ..LogConfig::default() });
+        let one_bytes = partition.writer.lock().producers.encode_snapshot(Offset::ZERO).len();
+        for n in 0..300 {
+            partition.append(&batch_of(n, 1, &[0; 1000]), 1).unwrap();
+            let writer = partition.writer.lock();
+            let held_bytes: usize = writer.unflushed.iter().map(|sealed| sealed.snapshot.len()).sum();
+            assert!(held_bytes <= SNAPSHOTS_UNFLUSHED_BYTES_MAX.max(one_bytes) && held_bytes < 4 << 20, "{held_bytes}");
+            assert!(writer.unflushed.len() <= SEALED_UNFLUSHED_MAX, "{}", writer.unflushed.len());
+        }
+        partition.flush().unwrap();
+        drop((partition, store));
+        let store = open(&disk.kill());
+        let (partition, report) = store.open_partition(ID, LogConfig::default()).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        for n in [0, 150, 299] {
+            assert!(partition.append(&batch_of(n, 1, &[0; 1000]), 1).unwrap().duplicate, "producer {n}");
+        }
+        assert!(partition.append(&batch_of(PRODUCERS - 1, 0, b"x"), 1).unwrap().duplicate);
     }
 }

@@ -108,7 +108,11 @@ impl Partition {
         let mut checkpoint = self.checkpoint.lock();
         checkpoint.write_log_start(start)?;
         // There is nothing to flush of them any more, and an open file keeps its space.
-        self.writer.lock().unflushed.retain(|sealed| sealed.seal.next > start);
+        {
+            let mut writer = self.writer.lock();
+            writer.unflushed.retain(|sealed| sealed.seal.next > start);
+            self.sealed_unflushed.store(writer.unflushed.len(), Ordering::Relaxed);
+        }
         let mut files = self.files.write();
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
         condemned.extend(files.sealed.drain(..count).map(|segment| segment.base));
