@@ -60,7 +60,9 @@ impl CreateTopicError {
     /// Whether the topic may be there after the next start all the same.
     pub(super) const fn may_be_remembered(&self) -> bool {
         match self {
-            Self::Journal(error) => !matches!(error, JournalError::Append(AppendError::DiskFull)),
+            Self::Journal(error) => {
+                !matches!(error, JournalError::Append(AppendError::DiskFull | AppendError::NoDescriptors(_)))
+            }
             _ => false,
         }
     }

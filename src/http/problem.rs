@@ -118,6 +118,7 @@ impl From<JournalError> for Problem {
             JournalError::Append(AppendError::DiskFull) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk-full", error.to_string())
             }
+            JournalError::Append(cause @ AppendError::NoDescriptors(_)) => no_descriptors(cause),
             JournalError::Append(_) | JournalError::Flush(_) | JournalError::Build(_) => {
                 Self::internal("state-journal", error)
             }
@@ -193,6 +194,7 @@ impl From<AppendError> for Problem {
                 "the disk of the data directory is full; free space and send the records again",
             )
             .with("retry_after_s", 1),
+            AppendError::NoDescriptors(_) => no_descriptors(&error),
             AppendError::Stopped(cause) => stopped("nothing was appended", &cause),
             AppendError::TooLarge { limit_bytes, .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "records-too-large", error.to_string())
@@ -201,6 +203,12 @@ impl From<AppendError> for Problem {
             other => Self::internal("storage", other),
         }
     }
+}
+
+/// Passes by itself, when connections end.
+fn no_descriptors(error: &AppendError) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no-descriptors", format!("nothing was appended: {error}"))
+        .with("retry_after_s", 1)
 }
 
 /// A partition that takes no writes any more. `what` became of the records.

@@ -15,6 +15,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use crate::cleaned::Cleaned;
 use crate::config::CompactionConfig;
+use crate::limits::MERGED_SEGMENTS_MAX;
 use crate::offset::Offset;
 use crate::retention::is_older;
 
@@ -82,7 +83,7 @@ pub(crate) fn due(
 
 /// How many of the first segments become one: so that what is left of many is not kept in as many files, of which there
 /// would be more for ever. At least one; as many as have no more than `segment_bytes` before they are compacted, and
-/// offsets that an index can count.
+/// offsets that an index can count; and no more than may be open together.
 #[must_use]
 pub fn merged(segments: &[SegmentFill], segment_bytes: u64) -> usize {
     let Some(first) = segments.first() else { return 0 };
@@ -94,7 +95,7 @@ pub fn merged(segments: &[SegmentFill], segment_bytes: u64) -> usize {
         next = segment.next;
         adjoins && total_bytes <= segment_bytes && segment.next.since(first.base) <= u64::from(u32::MAX)
     };
-    segments.iter().take_while(fits).count().max(1)
+    segments.iter().take_while(fits).take(MERGED_SEGMENTS_MAX).count().max(1)
 }
 
 /// The newest offset of each key of the dirty part, in bounded memory.
@@ -247,6 +248,11 @@ mod tests {
         let none = CompactionConfig::default();
         // Also where the clock went back behind the appends.
         assert_eq!([Some(0), None].map(|now_ms| settled(&segments(4), &none, now_ms)), [4, 4]);
+    }
+
+    #[test]
+    fn no_more_segments_become_one_than_may_be_open_together() {
+        assert_eq!([1, 127, 128, 1_000].map(|count| merged(&segments(count), u64::MAX)), [1, 127, 128, 128]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 
 #[cfg(test)]
 mod contract;
@@ -161,6 +162,12 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// As the operating system answers; see the contract of [`Fs`] for what that means.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Whether a file could not be opened because there are too many already. Nothing was changed then.
+pub(crate) fn is_out_of_descriptors(cause: &io::Error) -> bool {
+    let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    Errno::from_io_error(cause).is_some_and(|errno| wanting.contains(&errno))
 }
 
 /// Reads a whole file of at most `limit_bytes`.

@@ -1,5 +1,7 @@
 //! Numbers that bound what the log does, and how they relate.
 
+use std::time::Duration;
+
 use crate::config::LogConfig;
 
 /// The first reservation ahead of the tail; each following one doubles, up to [`RESERVE_BYTES_MAX`].
@@ -14,6 +16,13 @@ pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// Behind so many segments that were sealed since the last flush, whoever appends flushes first: each keeps its file and
 /// its map open.
 pub(crate) const SEALED_UNFLUSHED_MAX: usize = 64;
+/// How long a flush waits for the descriptor that it needs to sync a directory before it gives up. Nothing else fails
+/// meanwhile: a partition that stopped would not serve writes again when there are descriptors.
+pub(crate) const DESCRIPTOR_WAIT: Duration = Duration::from_secs(60);
+/// How often it looks.
+pub(crate) const DESCRIPTOR_RETRY: Duration = Duration::from_millis(10);
+/// One compaction makes no more segments into one: their files are all open then.
+pub(crate) const MERGED_SEGMENTS_MAX: usize = 128;
 /// Encoded producers that wait for a flush; beyond this only the newest are kept. Recovery wants no others.
 pub(crate) const SNAPSHOTS_UNFLUSHED_BYTES_MAX: usize = 1 << 20;
 /// One batch may not exceed this, whatever the topic allows: reads and recovery hold one in memory.

@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::config::LogConfig;
 use crate::error::{AppendError, FlushError, Stopped};
 use crate::flush::Flusher;
-use crate::fs::{File, Fs, Lock, OpenMode};
+use crate::fs::{self, File, Fs, Lock, OpenMode};
 use crate::limits::{BATCH_BYTES_MAX, RESERVE_BYTES_MIN, SEALED_UNFLUSHED_MAX, SNAPSHOTS_UNFLUSHED_BYTES_MAX};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::producer::{Producers, Verdict};
@@ -330,8 +330,13 @@ impl Partition {
         let published = writer.active.published();
         let base = writer.next;
         let capacity_bytes = u64::from(config.segment_bytes);
-        let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes)
-            .map_err(|cause| self.write_failed("starting a segment", cause))?;
+        let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes).map_err(|cause| {
+            // Nothing was begun.
+            if fs::is_out_of_descriptors(&cause) {
+                return AppendError::NoDescriptors(Arc::new(cause));
+            }
+            self.write_failed("starting a segment", cause)
+        })?;
         // A cut of a file that is mapped, as in `take_back` and `close`: no reader goes beyond the published length.
         writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
         writer.facts.ended(now_ms);

@@ -185,3 +185,38 @@ fn a_recovery_that_meets_a_full_disk_anywhere_tells_what_it_cut_and_keeps_all_of
     }
     assert!(retried > 20, "only {retried} starts met a full disk");
 }
+
+#[test]
+fn without_descriptors_a_roll_is_refused_and_a_flush_waits_and_nothing_stops() {
+    let disk = disk();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, small_segments());
+    let mut next = 0;
+    for _ in 0..3 {
+        disk.fail_from(disk.operations() + 1, Fault::Emfile);
+        let error = loop {
+            match partition.append(&batch(next, 3), NOW_MS) {
+                Ok(_) => next += 3,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, AppendError::NoDescriptors(_)), "{error}");
+        assert!(partition.append(&batch(next, 3), NOW_MS).is_err());
+        disk.heal();
+        append_records(&partition, next, next + 3);
+        next += 3;
+        // The name of the new segment is still to be made durable.
+        disk.fail_from(disk.operations() + 1, Fault::Emfile);
+        std::thread::scope(|scope| {
+            let flushing = scope.spawn(|| partition.flush());
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(partition.flushed() < partition.tail() && !flushing.is_finished());
+            disk.heal();
+            assert_eq!(flushing.join().unwrap().unwrap(), partition.tail());
+        });
+        assert!(partition.stopped().is_none());
+    }
+    drop((partition, store));
+    let store = open_store_on(Arc::new(disk.crash(3)), Path::new("/data"));
+    assert_records(&open(&store, small_segments()).0, 0, next);
+}

@@ -53,7 +53,7 @@ pub const fn batch(error: &BatchError) -> ErrorCode {
 
 const fn append(error: &AppendError) -> ErrorCode {
     match error {
-        AppendError::Stopped(_) | AppendError::DiskFull => ErrorCode::KafkaStorageError,
+        AppendError::Stopped(_) | AppendError::DiskFull | AppendError::NoDescriptors(_) => ErrorCode::KafkaStorageError,
         AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
         AppendError::Sequence(SequenceError::Duplicate { .. }) => ErrorCode::DuplicateSequenceNumber,
         AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,

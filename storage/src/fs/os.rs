@@ -22,12 +22,12 @@ impl Fs for OsFs {
     fn open(&self, path: &Path, mode: OpenMode, capacity_bytes: u64) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read).create_new(mode == OpenMode::CreateNew);
-        let file = options.open(path)?;
+        let file = options.open(path).map_err(as_full)?;
         Ok(Arc::new(OsFile { file, capacity_bytes, map: OnceLock::new() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        fs::create_dir_all(path).map_err(as_full)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -47,7 +47,7 @@ impl Fs for OsFs {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        fs::rename(from, to).map_err(as_full)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -211,7 +211,7 @@ impl File for OsFile {
     }
 
     fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.file.set_len(len_bytes)
+        self.file.set_len(len_bytes).map_err(as_full)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -272,6 +272,13 @@ mod tests {
             assert_eq!(rest, &b"abcdefg"[written..]);
             file.set_len(0).unwrap();
         }
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_a_full_disk_and_nothing_else_is() {
+        use rustix::io::Errno;
+        assert_eq!(as_full(Errno::DQUOT.into()).kind(), io::ErrorKind::StorageFull);
+        assert_eq!(as_full(Errno::MFILE.into()).raw_os_error(), Some(Errno::MFILE.raw_os_error()));
     }
 
     #[test]

@@ -397,7 +397,7 @@ impl Partition {
     /// The names of new segments may be lost with a failed sync, and another one would not tell: as in retention, that
     /// stops the partition.
     fn sync_names(&self) -> Result<(), CompactError> {
-        Ok(self.shared.fs.sync_dir(&self.dir).map_err(|cause| self.stop("compacting", cause))?)
+        Ok(self.sync_dir().map_err(|cause| self.stop("compacting", cause))?)
     }
 }
 

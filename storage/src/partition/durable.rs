@@ -3,12 +3,15 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Instant;
 
 use event_listener::EventListener;
 
 use super::{Partition, UnflushedSeal};
 use crate::error::{FlushError, Stopped};
 use crate::fs;
+use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT};
 use crate::offset::Offset;
 use crate::segment::{ActiveSegment, FileKind, path_of};
 
@@ -139,9 +142,23 @@ impl Partition {
             sealed.active.file.sync_data()?;
         }
         if pending.names_dirty {
-            self.shared.fs.sync_dir(&self.dir)?;
+            self.sync_dir()?;
         }
         pending.active.file.sync_data()
+    }
+
+    /// Makes the names of files durable. That opens the directory; without a descriptor nothing was synced, so that
+    /// nothing is lost and it can be tried again.
+    pub(super) fn sync_dir(&self) -> io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.shared.fs.sync_dir(&self.dir) {
+                Err(cause) if fs::is_out_of_descriptors(&cause) && begun.elapsed() < DESCRIPTOR_WAIT => {
+                    thread::sleep(DESCRIPTOR_RETRY);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of
@@ -159,7 +176,7 @@ impl Partition {
             self.write_aside(seal.base, FileKind::Index, &index, false);
         }
         if !kept.is_empty()
-            && let Err(cause) = self.shared.fs.sync_dir(&self.dir)
+            && let Err(cause) = self.sync_dir()
         {
             // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not
             // tell.

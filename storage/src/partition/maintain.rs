@@ -130,7 +130,7 @@ impl Partition {
             condemned.remove(0);
         }
         // The names of new segments may have been lost with this sync: another one would not tell.
-        self.shared.fs.sync_dir(&self.dir).map_err(|cause| {
+        self.sync_dir().map_err(|cause| {
             let kind = cause.kind();
             io::Error::new(kind, self.stop("removing segments", cause))
         })

@@ -18,6 +18,8 @@ pub enum Fault {
     EioThenEvicted,
     /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space go through.
     Enospc,
+    /// There are too many open files. Operations that open none go through.
+    Emfile,
     /// A write leaves the first half of its bytes and answers an I/O error; other operations fail as [`Fault::Eio`].
     ShortWriteThenEio,
     /// A write leaves the first half of its bytes and answers `StorageFull`; other operations fail as
@@ -31,8 +33,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    const fn is_full(self) -> bool {
-        matches!(self, Self::Enospc | Self::ShortWriteThenFull)
+    const fn is_met_by(self, call: Call) -> bool {
+        match self {
+            Self::Enospc | Self::ShortWriteThenFull => call.takes_space(),
+            Self::Emfile => call.takes_descriptor(),
+            _ => true,
+        }
     }
 }
 
@@ -40,6 +46,7 @@ impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Enospc | Fault::ShortWriteThenFull => Errno::NOSPC.into(),
+            Fault::Emfile => Errno::MFILE.into(),
             Fault::Interrupted => Errno::INTR.into(),
             Fault::Eio | Fault::EioThenEvicted | Fault::ShortWriteThenEio | Fault::PowerCut => Errno::IO.into(),
         }
@@ -94,6 +101,10 @@ pub enum Call {
 }
 
 impl Call {
+    const fn takes_descriptor(self) -> bool {
+        matches!(self, Self::Open | Self::CreateNew | Self::SyncDir | Self::List | Self::Lock)
+    }
+
     const fn takes_space(self) -> bool {
         matches!(
             self,
@@ -172,7 +183,7 @@ impl Faults {
         if self.power_is_cut {
             return Err(Fault::PowerCut);
         }
-        let fault = self.planned().filter(|&fault| !fault.is_full() || call.takes_space());
+        let fault = self.planned().filter(|&fault| fault.is_met_by(call));
         self.power_is_cut = fault == Some(Fault::PowerCut);
         fault.map_or(Ok(()), Err)
     }
