@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::*;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, CheckedBatch, NewRecord};
 use tripline_storage::error::{AppendError, ReadError};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{Fs as _, SimFs};
@@ -203,6 +204,51 @@ fn read_all(partition: &Partition, from: i64, max_bytes: usize) -> Vec<(i64, u64
         at = outcome.next;
     }
     found
+}
+
+/// A batch of records with this value.
+fn batch_holding(value: &[u8], count: usize) -> CheckedBatch {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for _ in 0..count {
+        builder.push(&NewRecord { timestamp_ms: NOW_MS, value: Some(value), ..NewRecord::default() }).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+#[test]
+fn a_batch_in_the_records_of_a_damaged_one_is_not_what_follows_it() {
+    for damaged_too in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, LogConfig::default());
+        append_records(&partition, 0, 3);
+        // As it would stand in a log at the second offset of the batch around it.
+        let mut inner = batch_holding(b"forged", 1).bytes().to_vec();
+        inner[..8].copy_from_slice(&4_i64.to_be_bytes());
+        inner[12..16].copy_from_slice(&1_i32.to_be_bytes());
+        partition.append(&batch_holding(&inner, 2), NOW_MS).unwrap();
+        if damaged_too {
+            partition.append(&batch_holding(b"behind it", 1), NOW_MS).unwrap();
+        }
+        let next = partition.tail();
+        store.close();
+        drop((partition, store));
+        let log = logs(dir.path()).remove(0);
+        let image = fs::read(&log).unwrap();
+        let starts: Vec<usize> = Batches::of(&image)
+            .scan(0, |at, view| {
+                let start = *at;
+                *at += view.unwrap().bytes().len();
+                Some(start)
+            })
+            .collect();
+        // The timestamp in the header, which the checksum covers.
+        starts[1..].iter().for_each(|start| flip(&log, start + 30));
+        let (_store, partition, _) = reopen(dir.path());
+        let error = partition.read_blocking(offset(3), 1 << 20).unwrap_err();
+        let ReadError::Damaged { from, to } = error else { panic!("{error}") };
+        assert_eq!((from, to), (offset(3), next), "{damaged_too}");
+    }
 }
 
 #[test]

@@ -284,13 +284,24 @@ impl<'a> DenseWalk<'a> {
 
 /// Looks behind damage at `suspect`: the first intact batch of `file[suspect + 1..end]` whose offsets lie in `offsets`.
 ///
-/// First where the damaged batch says that it ends: the records of a batch may hold what looks like other batches. When
-/// nothing is there, byte by byte, since a damaged length says nothing.
+/// First where the damaged batch says that it ends: the records of a batch may hold what looks like other batches. Its
+/// length is believed when the last of `offsets` is its own and it ends where the file does: then nothing is behind; and
+/// when a header stands there that goes on with its offsets, which is damaged too, then. Otherwise byte by byte, since a
+/// damaged length says nothing.
 pub(crate) fn next_intact(file: &dyn File, suspect: u64, end: u64, offsets: Range<Offset>) -> io::Result<Option<Step>> {
-    if let Ok(Some(damaged)) = BatchWalk::new(file, suspect, end).with_window(HEADER_BYTES as u64).next()
-        && let Some(step) = intact_at(file, damaged.end(), end, &offsets)?
-    {
-        return Ok(Some(step));
+    let mut suspect = suspect;
+    while let Some(damaged) = header_at(file, suspect, end)? {
+        let (behind, next) = (damaged.end(), damaged.header.next_offset());
+        if behind == end && next == offsets.end {
+            return Ok(None);
+        }
+        if let Some(step) = intact_at(file, behind, end, &offsets)? {
+            return Ok(Some(step));
+        }
+        if header_at(file, behind, end)?.is_none_or(|follower| follower.header.base_offset != next) {
+            break;
+        }
+        suspect = behind;
     }
     let mut chunk_at = suspect + 1;
     while chunk_at < end {
@@ -309,6 +320,14 @@ pub(crate) fn next_intact(file: &dyn File, suspect: u64, end: u64, offsets: Rang
         chunk_at = chunk_end;
     }
     Ok(None)
+}
+
+fn header_at(file: &dyn File, position: u64, end: u64) -> io::Result<Option<Step>> {
+    match BatchWalk::new(file, position, end).with_window(HEADER_BYTES as u64).next() {
+        Ok(step) => Ok(step),
+        Err(WalkError::NoBatch { .. }) => Ok(None),
+        Err(WalkError::Io(e)) => Err(e),
+    }
 }
 
 fn intact_at(file: &dyn File, position: u64, end: u64, offsets: &Range<Offset>) -> io::Result<Option<Step>> {
