@@ -59,7 +59,6 @@ impl Cleaned {
         bytes.ok().and_then(|bytes| Self::decode(&bytes).ok()).unwrap_or(Self::NOTHING)
     }
 
-    /// Writes the file.
     /// Why the file, which is there, says nothing.
     pub(crate) fn fault(fs: &dyn Fs, dir: &Path) -> Option<String> {
         match fs::read_whole(fs, &dir.join(FILE_NAME), ENCODED_BYTES as u64) {
@@ -68,6 +67,7 @@ impl Cleaned {
         }
     }
 
+    /// Writes the file.
     pub(crate) fn write(self, fs: &dyn Fs, dir: &Path) -> io::Result<()> {
         let path = dir.join(FILE_NAME);
         let file = match fs.open(&path, OpenMode::Write, 0) {

@@ -150,7 +150,8 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Reserves disk space so that the file is at least `len_bytes` long; new bytes read as zero.
     ///
     /// # Errors
-    /// `StorageFull` when the disk has no room, and nothing was changed; otherwise as the operating system answers.
+    /// `StorageFull` when the disk has no room; otherwise as the operating system answers. The file may have become
+    /// longer all the same, by zeros, as some file systems reserve piece by piece.
     fn reserve(&self, len_bytes: u64) -> io::Result<()>;
     /// Cuts the file to `len_bytes`.
     ///

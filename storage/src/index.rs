@@ -1,8 +1,8 @@
 //! The sparse index of a segment: where to start looking for an offset or a time.
 //!
 //! One entry for every [`LogConfig::index_interval_bytes`](crate::config::LogConfig) of log. The index of the active
-//! segment lives in memory; at the roll it is written to `<base>.index` as a hint, unsynced. It is never evidence
-//! about the log: one that is missing or fails its checksum is rebuilt from the batch headers.
+//! segment lives in memory; the first flush after the roll writes it to `<base>.index` as a hint, unsynced. It is never
+//! evidence about the log: one that is missing or fails its checksum is rebuilt from the batch headers.
 //!
 //! Offset and time share one file and one entry (Kafka has two of each), so that a sealed segment costs one descriptor
 //! less and a look-up by time needs no second search. Layout, little-endian:

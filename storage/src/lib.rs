@@ -9,8 +9,8 @@
 //! [`Partition::flush`] answered survives a power cut. Of the rest a power cut takes only from the end; the flush
 //! interval ([`StoreConfig::flush_interval`]) bounds how much. What is found after a start is a prefix of what was
 //! appended, each record once, at its offset, unchanged. A retry of an idempotent producer is answered and not
-//! appended, also after a restart. A failed sync is never tried again: the partition stops ([`error::Stopped`]), what it
-//! serves from then on is verified each time, and the next start writes what it accepts anew. A full disk refuses
+//! appended, also after a restart. A failed sync is never tried again: the partition stops ([`error::Stopped`]), what
+//! it serves from then on is verified each time, and the next start writes what it accepts anew. A full disk refuses
 //! appends and passes; [`Partition::append_reserved`] goes on from a reserve meanwhile. A want of descriptors refuses
 //! what needs a new segment, lets flushes wait, and passes. Damage to what was flushed is reported by offset range
 //! ([`error::ReadError::Damaged`]) and served around; nothing behind it is lost. What cannot belong to the log any more

@@ -13,8 +13,8 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 16 << 20;
 pub(crate) const ZERO_AHEAD_FLUSH_BYTES_MAX: u64 = 64 << 10;
 /// How much is filled with zeros at a time at most. It is written under the append lock.
 pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
-/// Behind so many segments that were sealed since the last flush, whoever appends flushes first: each keeps its file and
-/// its map open.
+/// Behind so many segments that were sealed since the last flush, whoever appends flushes first: each keeps its file
+/// and its map open.
 pub(crate) const SEALED_UNFLUSHED_MAX: usize = 64;
 /// How long a flush waits for the descriptor that it needs to sync a directory before it gives up. Nothing else fails
 /// meanwhile: a partition that stopped would not serve writes again when there are descriptors.

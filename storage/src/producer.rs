@@ -245,8 +245,8 @@ pub struct Producers {
     limits: ProducerLimits,
     by_id: HashMap<i64, Producer>,
     /// The same producers by where in the log they were last used. By place and not by time: a log that is read back
-    /// has but one time for all the batches of a file, and those who were forgotten must be the same ones as when it
-    /// was written.
+    /// has but one time for all the batches of a file, and those who are forgotten because there are too many must be
+    /// the same ones as when it was written. Who was forgotten for being silent may be remembered again.
     by_use: BTreeSet<(Offset, i64)>,
     /// Where the last hole in the log ends.
     hole_to: Offset,

@@ -314,8 +314,8 @@ impl SegmentFacts {
         self.last_append_ms = last_append_ms;
     }
 
-    /// The segment ends at `now_ms`. If that is suspiciously far from its last append, the clock was put right since: it
-    /// may have stood at 1970 then, and what was written a moment ago must not seem to be due.
+    /// The segment ends at `now_ms`. If that is suspiciously far from its last append, the clock was put right since:
+    /// it may have stood at 1970 then, and what was written a moment ago must not seem to be due.
     pub(crate) const fn ended(&mut self, now_ms: i64) {
         if now_ms.saturating_sub(self.last_append_ms) > JUMP_MAX_MS {
             self.last_append_ms = now_ms;

@@ -219,7 +219,7 @@ impl File for OsFile {
     }
 }
 
-/// A quota that is used up passes as a full disk does.
+/// A quota that is used up is told as a full disk: it passes as that does.
 fn as_full(cause: io::Error) -> io::Error {
     if cause.kind() == io::ErrorKind::QuotaExceeded { io::ErrorKind::StorageFull.into() } else { cause }
 }

@@ -13,8 +13,8 @@ pub enum Fault {
     /// An I/O error; nothing was changed. A sync that fails so loses the file's unsynced pages for good, as on Linux:
     /// the next sync succeeds without them.
     Eio,
-    /// As [`Fault::Eio`]; and in all but the first of the pages that a failed sync loses, the process sees what the disk
-    /// has from then on: they count as clean, and the memory was needed for others.
+    /// As [`Fault::Eio`]; and in all but the first of the pages that a failed sync loses, the process sees what the
+    /// disk has from then on: they count as clean, and the memory was needed for others.
     EioThenEvicted,
     /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space go through.
     Enospc,
