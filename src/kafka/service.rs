@@ -1,6 +1,6 @@
 //! What requests do: the broker and the groups behind the wire.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -166,6 +166,23 @@ impl Shared {
 pub(crate) fn once_each<T, K: Hash + Eq>(asked: Vec<T>, key: impl Fn(&T) -> K) -> impl Iterator<Item = T> {
     let mut seen = HashSet::new();
     asked.into_iter().filter(move |item| seen.insert(key(item)))
+}
+
+/// As [`once_each`], for what is asked of topics: each topic once, with all that is asked of it anywhere, once each.
+pub(crate) fn once_each_in<K: Clone + Hash + Eq, T, P: Hash + Eq>(
+    asked: impl IntoIterator<Item = (K, Vec<T>)>,
+    key: impl Fn(&T) -> P,
+) -> Vec<(K, Vec<T>)> {
+    let mut places: HashMap<K, usize> = HashMap::new();
+    let mut together: Vec<(K, Vec<T>)> = Vec::new();
+    for (topic, items) in asked {
+        let place = *places.entry(topic.clone()).or_insert(together.len());
+        match together.get_mut(place) {
+            Some((_, earlier)) => earlier.extend(items),
+            None => together.push((topic, items)),
+        }
+    }
+    together.into_iter().map(|(topic, items)| (topic, once_each(items, &key).collect())).collect()
 }
 
 /// A partition by its number on the wire.

@@ -263,4 +263,25 @@ async fn what_is_named_many_times_is_told_once() {
     let group = message!(offset_fetch_request::OffsetFetchRequestGroup { group_id: StrBytes::from("g"), topics: None });
     let request = message!(OffsetFetchRequest { groups: vec![group; 1000] });
     assert_eq!(client.call(9, &request).await.groups.len(), 1);
+    let topic = message!(offset_fetch_request::OffsetFetchRequestTopic {
+        name: StrBytes::from("t"),
+        partition_indexes: [0, 1].repeat(1000),
+    });
+    for group in ["g", ""] {
+        let topics = Some(vec![topic.clone(); 3]);
+        let request = message!(OffsetFetchRequest { group_id: StrBytes::from(group), topics: topics });
+        let topics = client.call(7, &request).await.topics;
+        let told: Vec<_> = topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.partition_index).collect();
+        assert_eq!((topics.len(), told), (1, vec![0, 1]), "group {group:?}");
+    }
+    let topic = message!(offset_fetch_request::OffsetFetchRequestTopics {
+        name: StrBytes::from("t"),
+        partition_indexes: [0, 1].repeat(1000),
+    });
+    let topics = Some(vec![topic; 3]);
+    let group =
+        message!(offset_fetch_request::OffsetFetchRequestGroup { group_id: StrBytes::from("g"), topics: topics });
+    let topics = client.call(9, &message!(OffsetFetchRequest { groups: vec![group] })).await.groups.remove(0).topics;
+    let told: Vec<_> = topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.partition_index).collect();
+    assert_eq!((topics.len(), told), (1, vec![0, 1]));
 }

@@ -12,7 +12,7 @@ use crate::kafka::codec::{
     OffsetFetchRequest, OffsetFetchResponse, StrBytes, offset_fetch_request, offset_fetch_response,
 };
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, Shared, once_each};
+use crate::kafka::service::{KafkaService, Shared, once_each, once_each_in};
 use crate::kafka::trigger_groups;
 
 /// Versions that ask for many groups.
@@ -31,9 +31,8 @@ pub(crate) fn answer(service: &KafkaService, request: OffsetFetchRequest, versio
         let groups = once_each(request.groups, |group| group.group_id.clone()).map(|group| of_group(service, group));
         return message!(OffsetFetchResponse { groups: groups.collect() });
     }
-    let asked = request
-        .topics
-        .map(|topics| topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Vec<_>>());
+    let asked =
+        request.topics.map(|topics| merged(topics.into_iter().map(|topic| (topic.name, topic.partition_indexes))));
     let (code, topics) = match look_up(service, &request.group_id, asked.clone()) {
         Ok(topics) => (ErrorCode::None, topics),
         Err(code) => (code, without_commits(asked)),
@@ -65,9 +64,8 @@ fn of_group(
     service: &Shared,
     group: offset_fetch_request::OffsetFetchRequestGroup,
 ) -> offset_fetch_response::OffsetFetchResponseGroup {
-    let asked = group
-        .topics
-        .map(|topics| topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Vec<_>>());
+    let asked =
+        group.topics.map(|topics| merged(topics.into_iter().map(|topic| (topic.name, topic.partition_indexes))));
     let (code, topics) = match look_up(service, &group.group_id, asked) {
         Ok(topics) => (ErrorCode::None, topics),
         Err(code) => (code, Vec::new()),
@@ -92,6 +90,11 @@ fn of_group(
         topics: topics.collect(),
         error_code: service.count_error(code),
     })
+}
+
+/// Each partition once: metadata is told with it, of which naming it again would make as many copies.
+fn merged(topics: impl Iterator<Item = (StrBytes, Vec<i32>)>) -> Vec<(StrBytes, Vec<i32>)> {
+    once_each_in(topics, |number| *number)
 }
 
 /// Offset, leader epoch and metadata, as the wire says that there are none.
