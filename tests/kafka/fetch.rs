@@ -161,6 +161,19 @@ async fn topics_are_found_by_id_and_replicas_and_unknowns_are_refused() {
 }
 
 #[tokio::test]
+async fn a_partition_named_many_times_is_read_once() {
+    let (_server, mut client) = with_topic().await;
+    produce(&mut client, "t", plain(&["0"])).await;
+    let mut partitions = vec![fetch_partition(0, 0, 1 << 20); 1000];
+    partitions.push(fetch_partition(1, 0, 1 << 20));
+    let mut request = fetch_request("t", partitions);
+    request.topics = vec![request.topics[0].clone(); 2];
+    let response = client.call(12, &request).await;
+    assert_eq!((response.responses.len(), response.responses[0].partitions.len()), (1, 2));
+    assert_eq!((records(&response, 0), records(&response, 1)), (vec![(0, "0".to_owned())], vec![]));
+}
+
+#[tokio::test]
 async fn a_fetch_of_nothing_is_answered_at_once() {
     let (_server, mut client) = with_topic().await;
     let request = message!(FetchRequest { replica_id: -1, max_wait_ms: 15_000, min_bytes: 1, max_bytes: 1 });

@@ -18,7 +18,7 @@ use crate::kafka::codec::{FetchRequest, RequestHeader, Uuid, fetch_request};
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::{Answer, Response};
 use crate::kafka::response::{FetchBody, FetchedPartition, FetchedTopic, encode_fetch};
-use crate::kafka::service::{KafkaService, Shared, partition_of};
+use crate::kafka::service::{KafkaService, Shared, once_each_in, partition_of};
 
 /// Versions that name topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
@@ -49,9 +49,9 @@ async fn answer(service: &Shared, request: FetchRequest, version: i16) -> FetchB
         let error_code = service.count_error(ErrorCode::FetchSessionIdNotFound);
         return FetchBody { error_code, ..FetchBody::default() };
     }
-    let mut fetch = Fetch::new(service, &request, version);
     let wait = Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into()).min(WAIT_MAX);
     let deadline = Instant::now() + wait;
+    let mut fetch = Fetch::new(service, request, version);
     loop {
         let listeners = fetch.listen();
         fetch.read().await;
@@ -95,17 +95,20 @@ struct FetchPartition {
 }
 
 impl Fetch {
-    fn new(service: &Shared, request: &FetchRequest, version: i16) -> Self {
+    fn new(service: &Shared, request: FetchRequest, version: i16) -> Self {
         let replica =
             if version >= REPLICA_STATE_SINCE { request.replica_state.replica_id } else { request.replica_id };
-        let topics = request.topics.iter().map(|asked| {
-            let topic = find_topic(service, asked, version);
+        // Each partition once: each waits with a listener of its own, which each append there has to notify.
+        let asked = request.topics.into_iter().map(|asked| ((asked.topic, asked.topic_id), asked.partitions));
+        let asked = once_each_in(asked, |asked| asked.partition);
+        let topics = asked.into_iter().map(|((name, id), partitions)| {
+            let topic = find_topic(service, &name, id, version);
             let topic = if replica >= 0 { Err(ErrorCode::TopicAuthorizationFailed) } else { topic };
             let partition = |asked| FetchPartition::new(service, topic.as_deref(), asked);
             FetchTopic {
-                name: asked.topic.to_string(),
-                id: asked.topic_id.to_bytes(),
-                partitions: asked.partitions.iter().map(partition).collect(),
+                name: name.to_string(),
+                id: id.to_bytes(),
+                partitions: partitions.iter().map(partition).collect(),
             }
         });
         let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(RESPONSE_BYTES_MAX);
@@ -157,14 +160,14 @@ impl Fetch {
     }
 }
 
-fn find_topic(service: &Shared, asked: &fetch_request::FetchTopic, version: i16) -> Result<Arc<Topic>, ErrorCode> {
+fn find_topic(service: &Shared, name: &str, id: Uuid, version: i16) -> Result<Arc<Topic>, ErrorCode> {
     if version < TOPIC_ID_SINCE {
-        return service.broker.topic(&asked.topic).ok_or(ErrorCode::UnknownTopicOrPartition);
+        return service.broker.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition);
     }
-    if asked.topic_id == Uuid::ZERO {
+    if id == Uuid::ZERO {
         return Err(ErrorCode::UnknownTopicId);
     }
-    service.topic_by_id(asked.topic_id).ok_or(ErrorCode::UnknownTopicId)
+    service.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)
 }
 
 impl FetchPartition {
