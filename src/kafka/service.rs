@@ -18,6 +18,7 @@ use super::metrics::KafkaMetrics;
 use super::request::{DecodedRequest, RequestBody};
 use crate::broker::{Broker, Topic};
 use crate::group::service::GroupService;
+use crate::topic::name::NAME_BYTES_MAX;
 use crate::trigger::service::TriggerService;
 
 /// The id of the one node there is.
@@ -189,6 +190,11 @@ pub(crate) fn once_each_in<K: Clone + Hash + Eq, T, P: Hash + Eq>(
 pub(crate) fn partition_of(topic: &Topic, number: i32) -> Result<&Arc<Partition>, ErrorCode> {
     let partition = u32::try_from(number).ok().and_then(|number| topic.partition(number));
     partition.ok_or(ErrorCode::UnknownTopicOrPartition)
+}
+
+/// As much of a name that a client made up as a reason repeats: strings of the older versions end at 32 KiB.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(NAME_BYTES_MAX).collect()
 }
 
 /// An id as the wire has it.

@@ -237,6 +237,19 @@ async fn each_key_of_a_coordinator_request_is_answered() {
 }
 
 #[tokio::test]
+async fn a_group_without_a_name_is_described_as_wrong_in_every_version() {
+    let server = Server::start().await;
+    let mut client = Client::connect(server.address).await;
+    for version in 0..=6 {
+        let request = message!(DescribeGroupsRequest { groups: vec!["".into(), "g".into()] });
+        let groups = client.call(version, &request).await.groups;
+        let codes: Vec<_> = groups.iter().map(|group| group.error_code).collect();
+        assert_eq!(codes, [24, if version >= 6 { 69 } else { 0 }], "version {version}");
+        assert_eq!(groups[0].error_message.is_some(), version >= 6, "version {version}");
+    }
+}
+
+#[tokio::test]
 async fn a_stop_does_not_wait_for_members_that_wait() {
     let (server, mut one) = with_topic().await;
     let (_first, _) = join_alone(&mut one, "g").await;

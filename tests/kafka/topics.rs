@@ -212,6 +212,29 @@ async fn settings_are_described_with_their_sources_types_and_texts() {
 }
 
 #[tokio::test]
+async fn reasons_fit_every_version_however_long_the_name_that_they_repeat() {
+    let (_server, mut client) = with_topic().await;
+    let long = StrBytes::from("x".repeat(i16::MAX.unsigned_abs().into()));
+    for version in 1..=4 {
+        let resource = |kind| {
+            message!(describe_configs_request::DescribeConfigsResource {
+                resource_type: kind,
+                resource_name: long.clone(),
+            })
+        };
+        let request = message!(DescribeConfigsRequest { resources: vec![resource(2)] });
+        assert_eq!(client.call(version, &request).await.results[0].error_code, 3, "version {version}");
+        let request = message!(DescribeConfigsRequest { resources: vec![resource(4)] });
+        assert_eq!(client.call(version, &request).await.results[0].error_code, 42, "version {version}");
+    }
+    for version in 2..=7 {
+        let topic = creatable("new", 1, 1, &[(&long, None)]);
+        let request = message!(CreateTopicsRequest { topics: vec![topic] });
+        assert_eq!(client.call(version, &request).await.topics[0].error_code, 40, "version {version}");
+    }
+}
+
+#[tokio::test]
 async fn empty_and_null_arrays_are_answered_by_each_request_that_has_them() {
     let server = Server::start().await;
     let mut client = Client::connect(server.address).await;

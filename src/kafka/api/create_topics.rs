@@ -7,7 +7,7 @@ use crate::kafka::codec::{
     CreateTopicsRequest, CreateTopicsResponse, StrBytes, create_topics_request, create_topics_response,
 };
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, Shared, wire_id};
+use crate::kafka::service::{KafkaService, Shared, shown, wire_id};
 use crate::topic::name::TopicName;
 use crate::topic::spec::{CONFIG_KEYS, PARTITIONS_MAX, TopicConfig, TopicSpec};
 
@@ -122,7 +122,8 @@ fn check(service: &Shared, asked: &create_topics_request::CreatableTopic) -> Res
     let mut pairs = Vec::with_capacity(asked.configs.len());
     for config in &asked.configs {
         let Some(value) = &config.value else {
-            return Err(refusal(ErrorCode::InvalidConfig, format!("{}: found null, allowed is a value", config.name)));
+            let reason = format!("{}: found null, allowed is a value", shown(&config.name));
+            return Err(refusal(ErrorCode::InvalidConfig, reason));
         };
         pairs.push((&*config.name, &**value));
     }

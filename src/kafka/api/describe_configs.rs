@@ -5,7 +5,7 @@ use crate::kafka::codec::{
     DescribeConfigsRequest, DescribeConfigsResponse, StrBytes, describe_configs_request, describe_configs_response,
 };
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, NODE_ID, Shared, once_each};
+use crate::kafka::service::{KafkaService, NODE_ID, Shared, once_each, shown};
 use crate::topic::spec::{CONFIG_KEYS, ConfigKey, ConfigKind, TopicConfig};
 
 const TOPIC: i8 = 2;
@@ -75,12 +75,13 @@ fn settings_of(
     let name = &*asked.resource_name;
     match asked.resource_type {
         TOPIC => {
-            let unknown = || (ErrorCode::UnknownTopicOrPartition, format!("topic {name} does not exist"));
+            let unknown = || (ErrorCode::UnknownTopicOrPartition, format!("topic {} does not exist", shown(name)));
             Ok(topic_settings(&*service.broker.topic(name).ok_or_else(unknown)?))
         }
         BROKER if name.is_empty() || name == NODE_ID.to_string() => Ok(broker_settings(service)),
         BROKER => {
-            Err((ErrorCode::InvalidRequest, format!("node is {name:?}, allowed is {NODE_ID}: there is one node")))
+            let found = shown(name);
+            Err((ErrorCode::InvalidRequest, format!("node is {found:?}, allowed is {NODE_ID}: there is one node")))
         }
         other => {
             let reason = format!("resource_type is {other}, allowed are {TOPIC} (topic) and {BROKER} (broker)");

@@ -10,13 +10,15 @@ use crate::kafka::trigger_groups::{self, MEMBER_ID, PROTOCOL_TYPE};
 
 /// Versions in which a group that is not there is an error.
 const MISSING_IS_ERROR_SINCE: i16 = 6;
+/// Versions that tell a reason; to the others it cannot be written.
+const REASON_SINCE: i16 = 6;
 
 pub(crate) fn answer(service: &KafkaService, request: DescribeGroupsRequest, version: i16) -> DescribeGroupsResponse {
     let with_operations = request.include_authorized_operations;
     let describe = |id: StrBytes| {
         let parsed = GroupId::parse(&id);
         let mut described = match &parsed {
-            Err(error) => failed(service, ErrorCode::InvalidGroupId, &error.to_string()),
+            Err(error) => failed(service, version, ErrorCode::InvalidGroupId, &error.to_string()),
             Ok(group) => find(service, group).unwrap_or_else(|| missing(service, version)),
         };
         described.group_id = id;
@@ -78,15 +80,15 @@ fn described(description: GroupDescription) -> describe_groups_response::Describ
 
 fn missing(service: &Shared, version: i16) -> describe_groups_response::DescribedGroup {
     if version >= MISSING_IS_ERROR_SINCE {
-        return failed(service, ErrorCode::GroupIdNotFound, "there is no such group");
+        return failed(service, version, ErrorCode::GroupIdNotFound, "there is no such group");
     }
     message!(describe_groups_response::DescribedGroup { group_state: StrBytes::from(GroupState::Dead.as_str()) })
 }
 
-fn failed(service: &Shared, code: ErrorCode, reason: &str) -> describe_groups_response::DescribedGroup {
+fn failed(service: &Shared, version: i16, code: ErrorCode, reason: &str) -> describe_groups_response::DescribedGroup {
     message!(describe_groups_response::DescribedGroup {
         error_code: service.count_error(code),
-        error_message: Some(StrBytes::from(reason)),
+        error_message: (version >= REASON_SINCE).then(|| StrBytes::from(reason)),
         group_state: StrBytes::from(GroupState::Dead.as_str()),
     })
 }
