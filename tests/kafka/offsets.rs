@@ -3,6 +3,7 @@ use kafka_wire_core::StrBytes;
 
 use crate::client::{Client, message};
 use crate::requests::*;
+use crate::support::Server;
 
 async fn list(
     client: &mut Client,
@@ -43,6 +44,30 @@ async fn offsets_are_found_by_place_and_by_time() {
     assert_eq!((found.error_code, found.offset, found.timestamp, found.leader_epoch), (0, -1, -1, -1));
     for (version, asked) in [(6, -3), (7, -4), (8, -5), (8, i64::MIN)] {
         assert_eq!(list(&mut client, version, asked).await.error_code, 35, "{asked} in version {version}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_offset_is_known_also_where_its_batch_is_damaged() {
+    let server = Server::start().await;
+    let mut client = Client::connect(server.address).await;
+    create(&mut client, "t", 1, &[("segment.bytes", "4096")]).await;
+    let value = "x".repeat(1000);
+    for _ in 0..10 {
+        produce(&mut client, "t", plain(&[&value])).await;
+    }
+    let id = server.broker.topic("t").unwrap().id();
+    let data = server.stop().await;
+    let log = data.path().join(format!("data/topics/{id}/0/{:020}.log", 0));
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[200] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let server = Server::start_on(data).await;
+    let mut client = Client::connect(server.address).await;
+    assert_eq!(fetch(&mut client, "t", 0).await.error_code, 2, "the batch is damaged");
+    for version in [1, 4, 8] {
+        let found = list(&mut client, version, -2).await;
+        assert_eq!((found.error_code, found.offset, found.leader_epoch), (0, 0, -1), "version {version}");
     }
 }
 

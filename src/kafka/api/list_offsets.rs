@@ -37,7 +37,7 @@ pub(crate) async fn answer(service: &KafkaService, request: ListOffsetsRequest, 
                 Ok(partition) => find(service, partition, asked, version).await,
                 Err(code) => Err(code),
             };
-            partitions.push(told(service, asked.partition_index, found, version));
+            partitions.push(told(service, asked.partition_index, found));
         }
         topics.push(message!(list_offsets_response::ListOffsetsTopicResponse {
             name: asked.name,
@@ -51,7 +51,6 @@ fn told(
     service: &Shared,
     partition_index: i32,
     found: Result<Found, ErrorCode>,
-    version: i16,
 ) -> list_offsets_response::ListOffsetsPartitionResponse {
     let code = found.as_ref().err().copied().unwrap_or(ErrorCode::None);
     let found = found.unwrap_or(Found::NOTHING);
@@ -60,7 +59,7 @@ fn told(
         error_code: service.count_error(code),
         timestamp: found.timestamp_ms,
         offset: found.offset,
-        leader_epoch: if version >= EPOCH_TOLD_SINCE { found.leader_epoch } else { -1 },
+        leader_epoch: found.leader_epoch,
     })
 }
 
@@ -95,19 +94,27 @@ async fn find(
         _ => return Err(ErrorCode::UnsupportedVersion),
     };
     let Some((offset, timestamp_ms)) = record else { return Ok(Found::NOTHING) };
-    let leader_epoch = epoch_at(service, partition, offset).await.map_err(read)?;
+    let leader_epoch = if version >= EPOCH_TOLD_SINCE { epoch_at(service, partition, offset).await } else { -1 };
     Ok(Found { timestamp_ms, offset: offset.get(), leader_epoch })
 }
 
-/// The epoch under which the record at `offset` was appended; at the tail, the one under which it would be.
-async fn epoch_at(service: &Shared, partition: &Arc<Partition>, offset: Offset) -> Result<i32, ReadError> {
+/// The epoch under which the record at `offset` was appended; at the tail, the one under which it would be. −1 where its
+/// batch cannot be read: the offset is known all the same, and whoever starts there is told of the damage by the fetch.
+async fn epoch_at(service: &Shared, partition: &Arc<Partition>, offset: Offset) -> i32 {
     let current = service.broker.leader_epoch().get();
     if offset >= partition.tail() {
-        return Ok(current);
+        return current;
     }
-    let outcome = Broker::read(partition, offset, 1).await?;
-    let batch = BatchView::parse(&outcome.bytes).ok();
-    Ok(batch.and_then(|(batch, _)| batch.header().leader_epoch).map_or(current, LeaderEpoch::get))
+    match Broker::read(partition, offset, 1).await {
+        Ok(outcome) => {
+            let batch = BatchView::parse(&outcome.bytes).ok();
+            batch.and_then(|(batch, _)| batch.header().leader_epoch).map_or(current, LeaderEpoch::get)
+        }
+        Err(error) => {
+            tracing::debug!(partition = %partition.id(), %error, "an offset is told without its leader epoch");
+            -1
+        }
+    }
 }
 
 /// The first record with the greatest timestamp.
