@@ -62,6 +62,30 @@ async fn requests_of_one_connection_are_appended_and_answered_in_order() {
 }
 
 #[tokio::test]
+async fn batches_that_are_small_only_while_packed_leave_other_connections_their_turns() {
+    let (server, mut first) = with_topic().await;
+    // Connections are dealt to the two threads in turn: the third shares that of the first.
+    let mut second = Client::connect(server.address).await;
+    second.call(9, &MetadataRequest::default()).await;
+    let mut third = Client::connect(server.address).await;
+    third.call(9, &MetadataRequest::default()).await;
+    let batch = compressed(Compression::Zstd, &[&"x".repeat(4 << 20)]);
+    assert!(batch.len() < 16 << 10, "{} bytes", batch.len());
+    let mut request = produce_request("t", 0, 1, Some(batch));
+    request.topic_data[0].partition_data = vec![request.topic_data[0].partition_data[0].clone(); 40];
+    third.send(9, &request).await;
+    let topic = server.broker.topic("t").unwrap();
+    let tail = || topic.partition(0).unwrap().tail().get();
+    while tail() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    first.call(9, &MetadataRequest::default()).await;
+    assert!(tail() < 40, "answered between two batches, not after the last");
+    let response: ProduceResponse = third.receive(9).await;
+    assert!(response.responses[0].partition_responses.iter().all(|partition| partition.error_code == 0));
+}
+
+#[tokio::test]
 async fn a_second_try_of_an_idempotent_producer_gets_the_offset_of_the_first() {
     let (_server, mut client) = with_topic().await;
     let id = client.call(4, &idempotent()).await.producer_id;

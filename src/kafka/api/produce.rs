@@ -19,8 +19,9 @@ use crate::kafka::service::{KafkaService, Shared, partition_of, respond};
 
 /// Versions that name topics by id.
 const TOPIC_ID_SINCE: i16 = 13;
-/// Appends of one request run at one go up to so many bytes; then other tasks have their turn.
-const YIELD_BYTES: usize = 1 << 20;
+/// Appends of one request run at one go for about so long; then other tasks have their turn. Time and not bytes: what
+/// a batch costs is decided by what it unpacks to.
+const TURN_MAX: Duration = Duration::from_millis(1);
 /// The longest that a client waits for the disk, whatever it says.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
@@ -118,7 +119,7 @@ fn refuse_all(request: ProduceRequest, code: ErrorCode, reason: &str) -> Vec<Pro
 
 async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> Vec<ProducedTopic> {
     let mut topics = Vec::with_capacity(request.topic_data.len());
-    let mut since_yield_bytes = 0;
+    let mut turn = Instant::now();
     for data in request.topic_data {
         let topic = if version >= TOPIC_ID_SINCE {
             service.topic_by_id(data.topic_id).ok_or(ErrorCode::UnknownTopicId)
@@ -128,15 +129,14 @@ async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> 
         let mut partitions = Vec::with_capacity(data.partition_data.len());
         for partition in data.partition_data {
             let records = partition.records.unwrap_or_default();
-            since_yield_bytes += records.len();
             let result = match &topic {
                 Ok(topic) => append(service, topic, partition.index, records),
                 Err(code) => Err(Refusal::new(*code, "there is no such topic")),
             };
             partitions.push(Produced { partition: partition.index, result });
-            if since_yield_bytes >= YIELD_BYTES {
-                since_yield_bytes = 0;
+            if turn.elapsed() >= TURN_MAX {
                 tokio::task::yield_now().await;
+                turn = Instant::now();
             }
         }
         topics.push(ProducedTopic { name: data.name, id: data.topic_id, partitions });
