@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tripline::http::HttpLimits;
 use tripline::http::limits::{RECORDS_IN_MAX, RECORDS_OUT_MAX};
+use tripline::kafka::api::produce_size;
 use tripline::server::ServerConfig;
 use tripline::topic::spec::PARTITIONS_MAX;
 
@@ -33,6 +34,7 @@ fn limits_are_those_of_the_code() {
     assert_eq!(value("records of one HTTP answer"), RECORDS_OUT_MAX.to_string());
     assert_eq!(value("partitions of a topic"), PARTITIONS_MAX.to_string());
     assert_eq!(value("partitions of all topics"), config.broker.partitions_max.to_string());
+    assert_eq!(value("partitions of a Produce request"), produce_size::PARTITIONS_MAX.to_string());
     let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();
     assert_eq!(default("kafka"), format!("`{}`", config.kafka));
     assert_eq!(default("http"), format!("`{}`", config.http));

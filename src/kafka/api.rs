@@ -31,5 +31,6 @@ pub(crate) mod metadata;
 pub(crate) mod offset_commit;
 pub(crate) mod offset_fetch;
 pub(crate) mod produce;
+pub mod produce_size;
 pub mod produce_too_old;
 pub(crate) mod sync_group;

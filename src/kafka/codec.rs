@@ -5,7 +5,7 @@
 //! outlives a request copies what it keeps.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
+use kafka_wire_core::{ApiVersion, DecodeLimits};
 use thiserror::Error;
 
 use super::version::Api;
@@ -36,7 +36,7 @@ pub use kafka_wire::{
     decode_consumer_protocol_assignment, decode_consumer_protocol_subscription, encode_consumer_protocol_assignment,
     encode_consumer_protocol_subscription,
 };
-pub use kafka_wire_core::{DecodeError, EncodeError, StrBytes, Uuid};
+pub use kafka_wire_core::{DecodeError, Decoder, EncodeError, StrBytes, Uuid};
 
 /// What every request type offers.
 pub trait Request: kafka_wire::KafkaRequest {}
@@ -94,7 +94,7 @@ pub enum HeaderError {
 /// # Errors
 /// When the bytes end early, the client id is not a legal name, or the tagged fields break their rules.
 pub fn decode_header(frame: Bytes) -> Result<(RequestHeader, Bytes), HeaderError> {
-    let mut decoder = Decoder::new(frame, limits())?;
+    let mut decoder = decoder(frame)?;
     let api_key = decoder.read_i16()?;
     let api_version = decoder.read_i16()?;
     let correlation_id = decoder.read_i32()?;
@@ -119,7 +119,15 @@ pub fn decode_header(frame: Bytes) -> Result<(RequestHeader, Bytes), HeaderError
 /// # Errors
 /// Whatever is wrong with the bytes, with its place.
 pub fn decode_body<R: Request>(version: i16, body: Bytes) -> Result<R, DecodeError> {
-    R::decode(&mut Decoder::new(body, limits())?, ApiVersion::new(version))
+    R::decode(&mut decoder(body)?, ApiVersion::new(version))
+}
+
+/// Reads a message piece by piece, within the bounds on what a request may hold.
+///
+/// # Errors
+/// When there are more bytes than any request has.
+pub fn decoder(bytes: Bytes) -> Result<Decoder, DecodeError> {
+    Decoder::new(bytes, limits())
 }
 
 /// Encodes a whole response frame: length, header in the version that the request calls for, body.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::api::produce_size;
 use super::codec::{self, DecodeError, RequestHeader};
 use super::version::Api;
 
@@ -20,6 +21,9 @@ macro_rules! requests {
             /// # Errors
             /// Whatever is wrong with the bytes, with its place.
             pub fn decode(api: Api, version: i16, body: Bytes) -> Result<Self, DecodeError> {
+                if api == Api::Produce {
+                    produce_size::check(version, body.clone())?;
+                }
                 match api {
                     $(Api::$api => codec::decode_body(version, body).map(|request| Self::$api(Box::new(request))),)*
                 }

@@ -1,5 +1,6 @@
 //! Produce: appends in the order of the requests, waits for the disk behind them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,13 +41,14 @@ struct ProducedTopic {
 /// Why a batch was not appended.
 struct Refusal {
     code: ErrorCode,
-    reason: String,
+    /// Borrowed where it says the same of each of many partitions.
+    reason: Cow<'static, str>,
     /// The record that is wrong, by its place in the batch.
     record: Option<i32>,
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, reason: impl Into<String>) -> Self {
+    fn new(code: ErrorCode, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code, reason: reason.into(), record: None }
     }
 }
@@ -54,7 +56,7 @@ impl Refusal {
 pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request: ProduceRequest) -> Answer {
     let Some(acks) = acks(request.acks) else {
         let reason = format!("acks is {}, allowed are -1, 0 and 1", request.acks);
-        let topics = refuse_all(request, ErrorCode::InvalidRequiredAcks, &reason);
+        let topics = refuse_all(request, ErrorCode::InvalidRequiredAcks, reason);
         return Answer::Now(finish(service, &header, topics));
     };
     if request.transactional_id.is_some() {
@@ -102,10 +104,11 @@ const fn acks(acks: i16) -> Option<Acks> {
     }
 }
 
-fn refuse_all(request: ProduceRequest, code: ErrorCode, reason: &str) -> Vec<ProducedTopic> {
+fn refuse_all(request: ProduceRequest, code: ErrorCode, reason: impl Into<Cow<'static, str>>) -> Vec<ProducedTopic> {
+    let reason = reason.into();
     let refuse = |partition: produce_request::PartitionProduceData| Produced {
         partition: partition.index,
-        result: Err(Refusal::new(code, reason)),
+        result: Err(Refusal::new(code, reason.clone())),
     };
     let topics = request.topic_data.into_iter();
     topics
@@ -218,7 +221,7 @@ fn partition(service: &Shared, produced: Produced) -> produce_response::Partitio
             log_append_time_ms: -1,
             log_start_offset: -1,
             record_errors: refusal.record.map(|index| record_error(index, &refusal.reason)).into_iter().collect(),
-            error_message: Some(StrBytes::from(refusal.reason)),
+            error_message: Some(StrBytes::from(&*refusal.reason)),
         }),
     }
 }
