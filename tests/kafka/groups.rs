@@ -159,7 +159,7 @@ async fn commits_without_members_are_kept_listed_and_bounded() {
     assert_eq!(commit(&mut client, &commit_request("simple", "", -1, 6, &"m".repeat(4097))).await, 12);
     assert_eq!(commit(&mut client, &commit_request("simple", "", -1, -1, "")).await, 1);
     assert_eq!(commit(&mut client, &commit_request("", "", -1, 1, "")).await, 24);
-    assert_eq!(commit(&mut client, &commit_request("absent", "member", 1, 1, "")).await, 69);
+    assert_eq!(commit(&mut client, &commit_request("absent", "member", 1, 1, "")).await, 25);
     let mut unknown = commit_request("simple", "", -1, 1, "");
     unknown.topics[0].name = StrBytes::from("missing");
     assert_eq!(commit(&mut client, &unknown).await, 3);
@@ -221,6 +221,21 @@ async fn a_commit_is_on_disk_with_its_data_before_it_is_answered() {
     assert_eq!(commit(&mut client, &commit_request("g", "", -1, 2, "")).await, 0);
     let topic = server.broker.topic("t").unwrap();
     assert_eq!(topic.partition(0).unwrap().flushed().get(), 2);
+}
+
+#[tokio::test]
+async fn a_member_of_before_a_restart_is_told_to_join_again_when_it_commits() {
+    let (server, mut client) = with_topic().await;
+    let (member, generation) = join_alone(&mut client, "g").await;
+    let server = server.restart().await;
+    let mut client = Client::connect(server.address).await;
+    for version in [2, 8, 9] {
+        let response = client.call(version, &commit_request("g", &member, generation, 1, "")).await;
+        assert_eq!(response.topics[0].partitions[0].error_code, 25, "version {version}");
+    }
+    assert_eq!(committed(&mut client, "g").await.committed_offset, -1);
+    let (member, generation) = join_alone(&mut client, "g").await;
+    assert_eq!(commit(&mut client, &commit_request("g", &member, generation, 1, "")).await, 0);
 }
 
 #[tokio::test]

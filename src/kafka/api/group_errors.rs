@@ -3,9 +3,6 @@
 use crate::group::error::{CommitError, DeleteError, HeartbeatError, JoinError, MemberError, SyncError};
 use crate::kafka::error_code::ErrorCode;
 
-/// From this version of OffsetCommit on, clients know GROUP_ID_NOT_FOUND.
-const COMMIT_KNOWS_MISSING_GROUPS: i16 = 9;
-
 /// For each answer that names a member.
 #[must_use]
 pub const fn member(error: MemberError) -> ErrorCode {
@@ -53,14 +50,17 @@ pub const fn heartbeat(error: HeartbeatError) -> ErrorCode {
     }
 }
 
-/// For OffsetCommit in this version.
+/// For OffsetCommit.
+///
+/// Members are forgotten at a restart: whoever commits as one in a group that is not there has to join again, and
+/// UNKNOWN_MEMBER_ID says so. GROUP_ID_NOT_FOUND, which Kafka answers there, is fatal to its Java client.
 #[must_use]
-pub const fn commit(error: CommitError, version: i16) -> ErrorCode {
+pub const fn commit(error: CommitError) -> ErrorCode {
     match error {
         CommitError::Reserved => ErrorCode::GroupAuthorizationFailed,
         CommitError::Member(error) => member(error),
-        CommitError::NoSuchGroup if version >= COMMIT_KNOWS_MISSING_GROUPS => ErrorCode::GroupIdNotFound,
-        CommitError::Generation { .. } | CommitError::NoSuchGroup => ErrorCode::IllegalGeneration,
+        CommitError::NoSuchGroup => ErrorCode::UnknownMemberId,
+        CommitError::Generation { .. } => ErrorCode::IllegalGeneration,
         CommitError::Rebalancing => ErrorCode::RebalanceInProgress,
         CommitError::TooManyGroups(_) => ErrorCode::CoordinatorNotAvailable,
     }
@@ -90,8 +90,8 @@ mod tests {
         assert_eq!(sync(&SyncError::Rebalancing).code(), 27);
         assert_eq!(sync(&SyncError::Member(MemberError::Unknown)).code(), 25);
         assert_eq!(heartbeat(HeartbeatError::Generation { found: 1, current: 2 }).code(), 22);
-        assert_eq!(commit(CommitError::NoSuchGroup, 8).code(), 22);
-        assert_eq!(commit(CommitError::NoSuchGroup, 9).code(), 69);
+        assert_eq!(commit(CommitError::Generation { found: 1, current: 2 }).code(), 22);
+        assert_eq!(commit(CommitError::NoSuchGroup).code(), 25);
         assert_eq!(delete(DeleteError::NotEmpty(2)).code(), 68);
     }
 }

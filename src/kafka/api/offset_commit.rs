@@ -9,7 +9,6 @@ use tripline_storage::Offset;
 use super::group_errors;
 use crate::broker::CommitRequest;
 use crate::broker::journal::JournalError;
-use crate::group::error::CommitError;
 use crate::group::id::GroupId;
 use crate::group::member::Speaker;
 use crate::kafka::codec::{
@@ -42,7 +41,6 @@ impl Commit {
 }
 
 pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request: OffsetCommitRequest) -> Answer {
-    let version = header.api_version;
     let (response, commits) = check(service, &request);
     let commit = Commit { header, response };
     let Ok(group) = GroupId::parse(&request.group_id) else {
@@ -64,7 +62,7 @@ pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request
     let next = match service.groups.commit(&group, &speaker, append) {
         Ok(Ok(next)) => next,
         Ok(Err(error)) => return Answer::Now(commit.finish(service, journal(&error))),
-        Err(error) => return Answer::Now(commit.finish(service, refused(error, version))),
+        Err(error) => return Answer::Now(commit.finish(service, group_errors::commit(error))),
     };
     let Some(next) = next else { return Answer::Now(commit.finish(service, ErrorCode::None)) };
     let service = service.clone();
@@ -72,10 +70,6 @@ pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request
         let durable = service.broker.journal().durable(next).await;
         commit.finish(&service, durable.as_ref().map_or_else(journal, |()| ErrorCode::None))
     }))
-}
-
-const fn refused(error: CommitError, version: i16) -> ErrorCode {
-    group_errors::commit(error, version)
 }
 
 /// Retriable for clients, unlike an error of the disk, which they do not expect here.
