@@ -17,6 +17,9 @@ pub struct GroupConfig {
     pub initial_rebalance_delay: Duration,
     /// How long a member that has joined and was never answered is kept. Default 5 min, as Kafka.
     pub new_member_timeout: Duration,
+    /// How long a member that was only given an id is awaited, if its session time-out is not shorter. Default 60 s: it
+    /// joins with the id at once, or never.
+    pub pending_timeout_max: Duration,
     /// Most members of a group, those who were only given an id included. Default 1,000.
     pub members_max: usize,
     /// Most protocols (assignors) that a member offers. Default 64.
@@ -27,7 +30,8 @@ pub struct GroupConfig {
     pub group_metadata_bytes_max: usize,
     /// Longest assignment of all members of a group, in bytes. Default 8 MiB.
     pub assignment_bytes_max: usize,
-    /// Most groups that are kept in memory; empty ones give way. Default 10,000.
+    /// Most groups that are kept in memory; empty ones give way, and then those that have only given out ids. Default
+    /// 10,000.
     pub groups_max: usize,
 }
 
@@ -38,6 +42,7 @@ impl Default for GroupConfig {
             session_timeout_max: Duration::from_secs(30 * 60),
             initial_rebalance_delay: Duration::from_millis(100),
             new_member_timeout: Duration::from_secs(5 * 60),
+            pending_timeout_max: Duration::from_secs(60),
             members_max: 1_000,
             protocols_max: 64,
             metadata_bytes_max: 1024 * 1024,

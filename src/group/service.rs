@@ -234,14 +234,11 @@ impl GroupService {
         let max = self.shared.config.groups_max;
         if groups.len() >= max {
             // Empty groups are remembered only for those who ask; their committed offsets are kept elsewhere.
-            groups.retain(|_, slot| {
-                let mut state = slot.state.lock();
-                let keep = !state.group.is_vacant();
-                if !keep {
-                    self.shared.forget(slot, &mut state);
-                }
-                keep
-            });
+            self.shared.give_way(&mut groups, |state| state.group.is_vacant());
+        }
+        if groups.len() >= max {
+            // An id costs a client nothing, and whoever was given one in good faith asks for another.
+            self.shared.give_way(&mut groups, |state| state.group.state() == GroupState::Empty);
         }
         if groups.len() >= max {
             return Err(NoGroup::TooMany(groups.len()));
@@ -282,8 +279,20 @@ impl Shared {
         state.is_unused()
     }
 
+    /// Forgets the groups that `gives_way` says, none of them with members.
+    fn give_way(&self, groups: &mut HashMap<GroupId, Arc<Slot>>, gives_way: impl Fn(&SlotState) -> bool) {
+        groups.retain(|_, slot| {
+            let mut state = slot.state.lock();
+            let goes = gives_way(&state);
+            if goes {
+                self.forget(slot, &mut state);
+            }
+            !goes
+        });
+    }
+
     fn forget(&self, slot: &Arc<Slot>, state: &mut SlotState) {
-        debug_assert!(state.waiters.is_empty(), "nobody waits in a vacant group");
+        debug_assert!(state.waiters.is_empty(), "nobody waits in a group without members");
         state.removed = true;
         self.deadlines.cancel(slot, state);
     }

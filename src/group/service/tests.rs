@@ -157,6 +157,35 @@ async fn empty_groups_give_way_and_full_ones_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn groups_that_have_only_given_out_ids_give_way() {
+    let service = service(GroupConfig { groups_max: 2, ..GroupConfig::default() });
+    let asks = JoinRequest { id_required: true, ..member("m") };
+    let mut given = Vec::new();
+    for group in ["a", "b"] {
+        let Err(JoinError::MemberIdRequired(own)) = service.join(&id(group), &asks).await else { panic!("an id") };
+        given.push(own.to_string());
+    }
+    assert_eq!(service.join(&id("c"), &member("m")).await.unwrap().generation, 1);
+    let joins = JoinRequest { member_id: given.pop(), ..asks.clone() };
+    assert_eq!(service.join(&id("b"), &joins).await, Err(MemberError::Unknown.into()), "it asks for another id");
+    assert!(matches!(service.join(&id("b"), &asks).await, Err(JoinError::MemberIdRequired(_))));
+    service.commit(&id("b"), &outside(), || ()).unwrap();
+    assert_eq!(service.join(&id("d"), &member("m")).await.unwrap().generation, 1, "offsets are kept elsewhere");
+    assert!(matches!(service.join(&id("e"), &asks).await, Err(JoinError::TooManyGroups(2))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_is_kept_for_a_minute_at_most() {
+    let service = service(GroupConfig::default());
+    let asks = JoinRequest { id_required: true, session_timeout: Duration::from_secs(1800), ..member("m") };
+    assert!(matches!(service.join(&id("g"), &asks).await, Err(JoinError::MemberIdRequired(_))));
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(service.list().len(), 1);
+    sleep(Duration::from_secs(2)).await;
+    assert!(service.list().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_asked_for_and_never_used_leaves_nothing_behind() {
     let service = service(GroupConfig::default());
     for number in 0..50 {

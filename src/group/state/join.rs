@@ -51,7 +51,8 @@ impl Group {
         let id = request.candidate_id.clone();
         debug_assert!(!self.members.contains_key(&id) && !self.pending.contains_key(&id), "a new id is new");
         if request.id_required && request.instance_id.is_none() {
-            self.pending.insert(id.clone(), now + request.session_timeout);
+            let awaited = request.session_timeout.min(self.config.pending_timeout_max);
+            self.pending.insert(id.clone(), now + awaited);
             return Err(JoinError::MemberIdRequired(id));
         }
         self.add(now, ticket, request, id);
