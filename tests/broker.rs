@@ -83,6 +83,40 @@ async fn a_deleted_topic_takes_its_records_and_commits_along_and_its_name_is_fre
 }
 
 #[tokio::test]
+async fn commits_that_come_after_the_end_of_their_topic_are_not_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(&dir);
+    let (gone, there) =
+        (broker.create_topic(spec("a", 1)).await.unwrap(), broker.create_topic(spec("b", 1)).await.unwrap());
+    let commit = |topic: &tripline::broker::Topic| CommitRequest {
+        topic: topic.id(),
+        partition: 0,
+        offset: Some(offset(0)),
+        leader_epoch: -1,
+        metadata: String::new(),
+    };
+    broker.delete_topic("a").await.unwrap();
+    let tail = broker.append_commit("late", vec![commit(&gone)]).unwrap();
+    assert_eq!(broker.append_commit("late", vec![commit(&gone)]).unwrap(), tail, "nothing is written either");
+    broker.append_commit("both", vec![commit(&gone), commit(&there)]).unwrap();
+    assert_eq!(broker.committed_offsets("both").len(), 1);
+    assert_eq!(broker.groups_with_offsets(), ["both"]);
+    // As it stands in journals of earlier versions.
+    let late = OffsetCommitted {
+        group: "late".to_owned(),
+        topic: gone.id(),
+        partition: 0,
+        offset: Some(1),
+        leader_epoch: -1,
+        metadata: String::new(),
+        commit_ms: 0,
+    };
+    broker.journal().append(&[late.into()], now_ms()).unwrap();
+    drop((gone, there, broker));
+    assert_eq!(start(&dir).groups_with_offsets(), ["both"]);
+}
+
+#[tokio::test]
 async fn a_commit_is_durable_only_after_its_data_and_beyond_the_tail_it_is_set_back() {
     let dir = tempfile::tempdir().unwrap();
     {

@@ -56,7 +56,7 @@ impl Broker {
 
     /// The second third of [`Broker::commit_offsets`], for whoever must decide and commit in one step: does not wait,
     /// and answers what to wait for with [`super::journal::Journal::durable`]. Comes after
-    /// [`Broker::flush_for_commit`].
+    /// [`Broker::flush_for_commit`]. What is said of topics that are not there any more is left out.
     ///
     /// # Errors
     /// See [`JournalError`]; nothing is remembered then.
@@ -74,8 +74,12 @@ impl Broker {
             }
             .into()
         };
-        let records: Vec<_> = commits.into_iter().map(record).collect();
-        self.journal().append(&records, commit_ms)
+        let (next, ()) = self.journal().append_if(commit_ms, |state| {
+            // A topic may be gone since it was looked up, and no deletion would ever forget what is said of it now.
+            let there = commits.into_iter().filter(|commit| state.topics.contains_key(&commit.topic));
+            Ok::<_, JournalError>((there.map(record).collect(), ()))
+        })?;
+        Ok(next)
     }
 
     /// Forgets all committed offsets of a group. Does not wait, as [`Broker::append_commit`].

@@ -230,7 +230,11 @@ impl State {
         self.offsets.retain(|_, offsets| !offsets.is_empty());
     }
 
+    /// Journals of earlier versions hold commits that came after the end of their topic: they are nobody's.
     fn commit(&mut self, commit: &OffsetCommitted) {
+        if !self.topics.contains_key(&commit.topic) {
+            return;
+        }
         let group = self.offsets.entry(commit.group.clone()).or_default();
         let key = (commit.topic, commit.partition);
         match commit.offset.and_then(Offset::new) {
