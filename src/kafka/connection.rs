@@ -8,6 +8,7 @@
 //!
 //! Everything that waits has a deadline: the first request, a frame once begun, a response once ready, and silence.
 
+mod frame_budget;
 mod reader;
 mod writer;
 
@@ -20,6 +21,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+pub(super) use frame_budget::FrameBudget;
 
 use super::frame::{FrameError, FrameLimits, LENGTH_BYTES};
 use super::handler::{Answer, ConnectionContext, Handler};
@@ -70,8 +73,8 @@ pub(super) struct Shared {
     pub(super) handler: Handler,
     pub(super) config: ConnectionConfig,
     pub(super) metrics: Arc<KafkaMetrics>,
-    /// Units of memory for frames longer than [`UNBUDGETED_FRAME_BYTES`], over all connections.
-    pub(super) frame_budget: Arc<Semaphore>,
+    /// Memory for frames longer than [`UNBUDGETED_FRAME_BYTES`], over all connections.
+    pub(super) frame_budget: FrameBudget,
     /// Stop reading, answer what was begun, close.
     pub(super) drain: CancellationToken,
     /// Close.
@@ -169,12 +172,12 @@ fn allowance(timeout: Duration, size_bytes: usize) -> Duration {
 }
 
 /// Units of a budget for so many bytes, at most all of it: what is larger than the budget goes through alone.
-pub(super) fn budget_units(size_bytes: usize, budget_bytes: usize) -> u32 {
+fn budget_units(size_bytes: usize, budget_bytes: usize) -> u32 {
     let units = size_bytes.min(budget_bytes).div_ceil(BUDGET_UNIT_BYTES).max(1);
     u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 /// A budget of so many bytes.
-pub(super) fn budget(size_bytes: usize) -> Arc<Semaphore> {
+fn budget(size_bytes: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(size_bytes.div_ceil(BUDGET_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS)))
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::connection::{self, ConnectionConfig, Shared};
+use super::connection::{self, ConnectionConfig, FrameBudget, Shared};
 use super::handler::{ConnectionContext, Handler};
 use super::io_threads::IoThreads;
 use super::metrics::KafkaMetrics;
@@ -27,8 +27,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct ListenerConfig {
     /// Most connections at a time; more wait in the system's queue. Default 10,000.
     pub connections_max: usize,
-    /// Memory for frames longer than 64 KiB over all connections, at least one frame of the longest kind. Default 256
-    /// MiB.
+    /// Memory for frames longer than 64 KiB over all connections. Half of it is for frames up to 4 MiB, so that ordinary
+    /// requests never wait for long ones; either half has room for one frame at least. Default 256 MiB.
     pub frame_bytes_total_max: usize,
     /// How long a stop waits for requests that were begun. Default 10 s.
     pub shutdown_timeout: Duration,
@@ -60,13 +60,12 @@ pub async fn serve(
     metrics: Arc<KafkaMetrics>,
     shutdown: CancellationToken,
 ) {
-    let frame_bytes_total = config.frame_bytes_total_max.max(config.connection.frames.produce_bytes_max);
     let kill = CancellationToken::new();
     let shared = Arc::new(Shared {
         handler,
         config: config.connection,
         metrics,
-        frame_budget: connection::budget(frame_bytes_total),
+        frame_budget: FrameBudget::new(config.frame_bytes_total_max, config.connection.frames),
         drain: shutdown.clone(),
         kill: kill.clone(),
     });

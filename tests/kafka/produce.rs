@@ -86,6 +86,31 @@ async fn batches_that_are_small_only_while_packed_leave_other_connections_their_
 }
 
 #[tokio::test]
+async fn an_ordinary_request_does_not_wait_for_long_ones_that_are_announced_and_not_sent() {
+    use std::sync::atomic::Ordering;
+    use tokio::io::AsyncWriteExt;
+    let (server, mut client) = with_topic().await;
+    let received = || server.metrics.received_bytes_total.load(Ordering::Relaxed);
+    let before = received();
+    let mut holders = Vec::new();
+    for _ in 0..4 {
+        let mut holder = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        holder.write_all(&[4, 0, 0, 0, 0, 0, 0, 9]).await.unwrap(); // a Produce of 64 MiB, as far as it goes
+        holders.push(holder);
+    }
+    while received() < before + 32 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let produced = produce(&mut client, "t", plain(&[&"x".repeat(200_000)])).await;
+    assert_eq!(produced.error_code, 0);
+    for holder in &mut holders {
+        holder.write_all(&[0; 8]).await.unwrap();
+    }
+    assert_eq!(produce(&mut client, "t", plain(&["small"])).await.error_code, 0);
+    drop(holders);
+}
+
+#[tokio::test]
 async fn a_second_try_of_an_idempotent_producer_gets_the_offset_of_the_first() {
     let (_server, mut client) = with_topic().await;
     let id = client.call(4, &idempotent()).await.producer_id;

@@ -148,10 +148,9 @@ impl Reader {
         }
     }
 
-    /// Memory for the whole frame at once: two frames that each hold half of what they need would wait for ever.
+    /// Memory for the whole frame.
     async fn grant(&self, length: usize) -> Result<OwnedSemaphorePermit, End> {
-        let budget = &self.shared.frame_budget;
-        let units = budget_units(length, self.shared.config.frames.produce_bytes_max);
+        let (budget, units) = self.shared.frame_budget.part_for(length);
         let allowed = self.shared.config.frame_timeout;
         timeout_at(Instant::now() + allowed, acquire(budget, units))
             .await
