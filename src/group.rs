@@ -7,7 +7,7 @@
 //!     └── nobody joined ────┘   └── join, leave, death ────────────┴─────────────────────────────────┘
 //! ```
 //! [`state`] decides: pure, events and `now` in, answers and deadlines out. [`service`] acts: it holds the groups,
-//! keeps the answers that wait, and lets time pass. Neither knows the wire; assignments and subscriptions are bytes to
+//! keeps the answers that wait, and lets time pass. [`expiry`] forgets what groups committed that nobody is in. Neither knows the wire; assignments and subscriptions are bytes to
 //! both, since the members' leader assigns.
 //!
 //! # Invariants
@@ -22,6 +22,7 @@
 
 pub mod config;
 pub mod error;
+pub mod expiry;
 pub mod id;
 pub mod member;
 pub mod service;

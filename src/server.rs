@@ -22,6 +22,7 @@ use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
 use crate::function::{FunctionOptions, FunctionService, Launcher};
 use crate::group::config::GroupConfig;
+use crate::group::expiry::OffsetExpiry;
 use crate::group::service::GroupService;
 use crate::http::{AllowedHosts, BrokerInfo, HttpLimits, Listener, Readiness, Rooms, router};
 #[cfg(feature = "cluster")]
@@ -219,7 +220,7 @@ impl Server {
         let kafka = tokio::spawn(kafka.serve(kafka_socket, stop.clone()));
         rooms.readiness.set(true);
         let scrubbing = tokio::spawn(scrub(broker.clone()));
-        let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone()));
+        let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone(), rooms.groups.clone()));
         let compaction = tokio::spawn(keep_compact(broker, rooms.triggers.clone()));
         let tasks = [scrubbing, housekeeping, compaction];
         let report = ServerReport {
@@ -350,8 +351,9 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-async fn keep_house(broker: Broker, triggers: TriggerService) {
+async fn keep_house(broker: Broker, triggers: TriggerService, groups: GroupService) {
     let interval = broker.config().retention_interval;
+    let mut expiry = OffsetExpiry::new(broker.clone(), groups);
     loop {
         tokio::time::sleep(interval).await;
         let (broker, holds) = (broker.clone(), triggers.holds());
@@ -359,6 +361,7 @@ async fn keep_house(broker: Broker, triggers: TriggerService) {
         if let Err(error) = round.await {
             tracing::error!(%error, "housekeeping failed");
         }
+        expiry.round(Instant::now());
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use tripline::group::expiry::OFFSET_RETENTION;
 use tripline::http::HttpLimits;
 use tripline::http::limits::{RECORDS_IN_MAX, RECORDS_OUT_MAX};
 use tripline::kafka::api::produce_size;
@@ -35,6 +36,8 @@ fn limits_are_those_of_the_code() {
     assert_eq!(value("partitions of a topic"), PARTITIONS_MAX.to_string());
     assert_eq!(value("partitions of all topics"), config.broker.partitions_max.to_string());
     assert_eq!(value("partitions of a Produce request"), produce_size::PARTITIONS_MAX.to_string());
+    let days = OFFSET_RETENTION.as_secs() / (24 * 60 * 60);
+    assert_eq!(value("committed offsets after the last commit and the last member"), format!("{days} days"));
     let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();
     assert_eq!(default("kafka"), format!("`{}`", config.kafka));
     assert_eq!(default("http"), format!("`{}`", config.http));

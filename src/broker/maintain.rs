@@ -10,7 +10,7 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::journal::JournalError;
-use super::record::{GroupForgotten, OffsetCommitted};
+use super::record::{GroupForgotten, JournalRecord, OffsetCommitted};
 use super::state::Committed;
 use super::{Broker, StartReport, Topic, now_ms};
 
@@ -90,6 +90,19 @@ impl Broker {
         self.journal().append(&[GroupForgotten { group: group.to_owned() }.into()], now_ms())
     }
 
+    /// Forgets a group whose newest commit is not newer than `newest_ms`. Says whether there was one. Does not wait.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn forget_group_since(&self, group: &str, newest_ms: i64) -> Result<bool, JournalError> {
+        let (_, forgotten) = self.journal().append_if(now_ms(), |state| {
+            let goes = state.newest_commit_ms(group).is_some_and(|newest| newest <= newest_ms);
+            let forgotten = goes.then(|| JournalRecord::from(GroupForgotten { group: group.to_owned() }));
+            Ok::<_, JournalError>((forgotten.into_iter().collect(), goes))
+        })?;
+        Ok(forgotten)
+    }
+
     /// A group's committed offset in one partition.
     #[must_use]
     pub fn committed_offset(&self, group: &str, topic: Uuid, partition: u32) -> Option<Committed> {
@@ -109,6 +122,21 @@ impl Broker {
     #[must_use]
     pub fn groups_with_offsets(&self) -> Vec<String> {
         self.inner.journal.look(|state| state.offsets.keys().cloned().collect())
+    }
+
+    /// The groups that have committed offsets, each with the time of its newest commit, ms since 1970.
+    #[must_use]
+    pub fn newest_commits(&self) -> Vec<(String, i64)> {
+        self.inner.journal.look(|state| {
+            let newest = |group: &String| Some((group.clone(), state.newest_commit_ms(group)?));
+            state.offsets.keys().filter_map(newest).collect()
+        })
+    }
+
+    /// The time that deletion by age may use, ms since 1970; `None` while the clock is not believed.
+    #[must_use]
+    pub fn believed_ms(&self) -> Option<i64> {
+        self.inner.retention_clock.lock().now_ms(now_ms(), self.inner.started.elapsed())
     }
 
     /// A commit beyond the tail speaks of records that a power cut took: it is set to the tail, and reported.
@@ -151,7 +179,7 @@ impl Broker {
     /// on somebody still needs records. Blocks on the disk, and takes its time; [`Broker::end_housekeeping`] ends it
     /// early.
     pub fn compact(&self, holds: &HashMap<(Uuid, u32), Offset>) {
-        let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms(), self.inner.started.elapsed());
+        let believed_ms = self.believed_ms();
         let go_on = || !self.inner.housekeeping_ended.load(Ordering::Relaxed);
         for topic in self.topics() {
             for (number, partition) in (0..).zip(topic.partitions()) {

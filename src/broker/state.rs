@@ -230,6 +230,12 @@ impl State {
         self.offsets.retain(|_, offsets| !offsets.is_empty());
     }
 
+    /// When a group last committed something that is still there, ms since 1970.
+    #[must_use]
+    pub fn newest_commit_ms(&self, group: &str) -> Option<i64> {
+        self.offsets.get(group)?.values().map(|committed| committed.commit_ms).max()
+    }
+
     /// Journals of earlier versions hold commits that came after the end of their topic: they are nobody's.
     fn commit(&mut self, commit: &OffsetCommitted) {
         if !self.topics.contains_key(&commit.topic) {

@@ -1,0 +1,159 @@
+//! Committed offsets of groups that nobody is in any more: forgotten after a time, as Kafka does.
+//!
+//! A group is given up when its newest commit is older than [`OFFSET_RETENTION`] and nobody was in it for as long. Who
+//! was in a group is not remembered over a restart, and so that time begins anew with each start: offsets are rather
+//! kept too long than lost by members who are about to come back and have long had nothing to commit.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use tripline_storage::retention::is_older;
+
+use super::id::GroupId;
+use super::service::GroupService;
+use super::state::GroupState;
+use crate::broker::Broker;
+
+/// How long offsets outlive the last commit and the last member. Kafka's `offsets.retention.minutes`.
+pub const OFFSET_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Looks for such groups from time to time.
+pub struct OffsetExpiry {
+    broker: Broker,
+    groups: GroupService,
+    /// Groups with offsets in which nobody was seen since.
+    vacant_since: HashMap<GroupId, Instant>,
+}
+
+impl OffsetExpiry {
+    /// Has seen nothing yet.
+    #[must_use]
+    pub fn new(broker: Broker, groups: GroupService) -> Self {
+        Self { broker, groups, vacant_since: HashMap::new() }
+    }
+
+    /// One look at all groups with offsets. The groups of triggers stay: those of a trigger that runs elsewhere are
+    /// its progress.
+    pub fn round(&mut self, now: Instant) {
+        let listed = self.groups.list().into_iter();
+        let inhabited: HashSet<_> =
+            listed.filter(|listing| listing.state != GroupState::Empty).map(|listing| listing.id).collect();
+        // A clock that jumps ahead would have the offsets of all forgotten that are not there just now.
+        let believed_ms = self.broker.believed_ms();
+        let mut vacant_since = HashMap::new();
+        for (group, newest_ms) in self.broker.newest_commits() {
+            let Ok(group) = GroupId::parse(&group) else { continue };
+            if group.trigger().is_some() || inhabited.contains(&group) {
+                continue;
+            }
+            let since = self.vacant_since.get(&group).copied().unwrap_or(now);
+            let given_up = now.duration_since(since) >= OFFSET_RETENTION
+                && believed_ms.is_some_and(|now_ms| is_older(newest_ms, now_ms, OFFSET_RETENTION));
+            if !(given_up && self.forget(&group, newest_ms)) {
+                vacant_since.insert(group, since);
+            }
+        }
+        self.vacant_since = vacant_since;
+    }
+
+    /// Forgets a group, unless somebody came or committed meanwhile.
+    fn forget(&self, group: &GroupId, newest_ms: i64) -> bool {
+        match self.groups.delete(group, || self.broker.forget_group_since(group.as_str(), newest_ms)) {
+            Ok(Ok(forgotten)) => {
+                if forgotten {
+                    tracing::info!(%group, "offsets forgotten: the group was empty and committed nothing for 7 days");
+                }
+                forgotten
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%group, %error, "offsets not forgotten");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::broker::record::OffsetCommitted;
+    use crate::broker::{BrokerConfig, CommitRequest, now_ms};
+    use crate::group::config::GroupConfig;
+    use crate::group::member::{JoinRequest, Leaver, Protocol};
+    use crate::topic::name::TopicName;
+    use crate::topic::spec::{TopicConfig, TopicSpec};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn member() -> JoinRequest {
+        JoinRequest {
+            member_id: None,
+            candidate_id: GroupService::candidate_id("m", None),
+            instance_id: None,
+            client_id: "m".into(),
+            client_host: "/127.0.0.1".into(),
+            session_timeout: Duration::from_secs(1800),
+            rebalance_timeout: None,
+            protocol_type: "consumer".into(),
+            protocols: vec![Protocol { name: "range".into(), metadata: Bytes::new() }],
+            id_required: false,
+            may_skip_assignment: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn offsets_outlive_the_last_commit_and_the_last_member_by_a_week() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 2, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap().id();
+        let commit = |group: &str, partition, days_ago: i64| {
+            let commit_ms = now_ms() - days_ago * 24 * 60 * 60 * 1000;
+            let (group, metadata) = (group.to_owned(), String::new());
+            let record =
+                OffsetCommitted { group, topic, partition, offset: Some(0), leader_epoch: -1, metadata, commit_ms };
+            broker.journal().append(&[record.into()], now_ms()).unwrap();
+        };
+        for group in ["gone", "inhabited", "trigger.elsewhere", "recent"] {
+            commit(group, 0, 8);
+        }
+        commit("recent", 1, 6);
+        let config = GroupConfig { initial_rebalance_delay: Duration::ZERO, ..GroupConfig::default() };
+        let (groups, _timers) = GroupService::new(config);
+        let id = GroupId::parse("inhabited").unwrap();
+        let joined = groups.join(&id, &member()).await.unwrap();
+        let mut expiry = OffsetExpiry::new(broker.clone(), groups.clone());
+        let start = Instant::now();
+        let mut left_after = |days: u32| {
+            expiry.round(start + DAY * days);
+            broker.groups_with_offsets()
+        };
+        assert_eq!(left_after(0).len(), 4, "whoever was there before the start may come back");
+        assert_eq!(left_after(6).len(), 4);
+        assert_eq!(left_after(7), ["inhabited", "recent", "trigger.elsewhere"]);
+        let leaver = Leaver { member_id: Some(joined.member_id.to_string()), instance_id: None };
+        assert_eq!(groups.leave(&id, &[leaver]), [Ok(())]);
+        assert_eq!(left_after(8).len(), 3, "its week begins when it is left");
+        assert_eq!(left_after(15), ["recent", "trigger.elsewhere"]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_comes_meanwhile_keeps_its_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap().id();
+        let offset = tripline_storage::Offset::new(0);
+        let metadata = String::new();
+        let commit = CommitRequest { topic, partition: 0, offset, leader_epoch: -1, metadata };
+        broker.append_commit("g", vec![commit]).unwrap();
+        let (_, newest_ms) = broker.newest_commits().remove(0);
+        assert!(!broker.forget_group_since("g", newest_ms - 1).unwrap(), "there is a newer one");
+        assert!(broker.forget_group_since("g", newest_ms).unwrap());
+        assert!(!broker.forget_group_since("g", newest_ms).unwrap(), "nothing is left to forget");
+        assert!(broker.groups_with_offsets().is_empty());
+    }
+}
