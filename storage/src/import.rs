@@ -262,7 +262,7 @@ impl Checking {
                 }
             };
             let bytes = walk.bytes(step.position, step.end()).map_err(io)?;
-            self.batch(path, &step, &bytes)?;
+            self.batch(segment, &step, &bytes)?;
             walked(step.header.size_bytes() as u64);
         }
     }
@@ -275,11 +275,17 @@ impl Checking {
         }
     }
 
-    fn batch(&mut self, path: &Path, step: &Step, bytes: &[u8]) -> Result<(), ImportError> {
-        let header = &step.header;
+    fn batch(&mut self, segment: &SourceSegment, step: &Step, bytes: &[u8]) -> Result<(), ImportError> {
+        let (path, header) = (&segment.path, &step.header);
         let (position, expected, found) = (step.position, self.next, header.base_offset);
         if found < expected {
             return Err(ImportError::Backwards { path: path.to_owned(), position, expected, found });
+        }
+        // What Kafka's own index counts in, too.
+        if header.last_offset().since(segment.base) > i32::MAX.unsigned_abs().into() {
+            let allowed = "within 2^31 offsets of the file's name";
+            let reason = BatchError::Field { field: "base_offset", found: found.get(), allowed };
+            return Err(ImportError::Damaged { path: path.clone(), position, offset: expected, reason });
         }
         let read = self.transactions.note(header, bytes);
         read.map_err(|reason| ImportError::Damaged { path: path.to_owned(), position, offset: found, reason })?;

@@ -288,13 +288,17 @@ impl SegmentFacts {
         if due {
             self.indexed_to = u64::from(position);
         }
-        self.headers_crc.update(header);
-        self.max_timestamp_ms = self.max_timestamp_ms.max(max_timestamp_ms);
+        self.count(header, max_timestamp_ms);
         due.then_some(entry)
     }
 
+    fn count(&mut self, header: &[u8], max_timestamp_ms: i64) {
+        self.headers_crc.update(header);
+        self.max_timestamp_ms = self.max_timestamp_ms.max(max_timestamp_ms);
+    }
+
     /// As [`SegmentFacts::note`] for a batch that stands in a segment of base `base`. One beyond the reach of 32 bits,
-    /// which no segment of ours has, is left out of the index.
+    /// which no segment of ours has, is left out of the index alone.
     pub(crate) fn note_step(
         &mut self,
         header: &[u8],
@@ -302,9 +306,17 @@ impl SegmentFacts {
         base: Offset,
         interval_bytes: u32,
     ) -> Option<IndexEntry> {
-        let relative_offset = u32::try_from(step.header.base_offset.since(base)).ok()?;
-        let position = u32::try_from(step.position).ok()?;
-        self.note(header, relative_offset, position, step.header.max_timestamp_ms, interval_bytes)
+        let max_timestamp_ms = step.header.max_timestamp_ms;
+        let relative_offset = u32::try_from(step.header.base_offset.since(base));
+        match (relative_offset, u32::try_from(step.position)) {
+            (Ok(relative_offset), Ok(position)) => {
+                self.note(header, relative_offset, position, max_timestamp_ms, interval_bytes)
+            }
+            _ => {
+                self.count(header, max_timestamp_ms);
+                None
+            }
+        }
     }
 
     /// A clock that falls back makes nothing older than it was.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use common::*;
 use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
+use tripline_storage::import::{CheckedSource, ImportError, ImportSource};
 use tripline_storage::partition::{OffsetRange, Scrub};
 use tripline_storage::{Partition, Store};
 
@@ -137,4 +138,32 @@ fn what_is_appended_and_rolled_during_a_pass_is_read_too() {
     append_records(&partition, RECORDS, RECORDS + 60);
     let (damaged, after) = pass(&partition, 500);
     assert!(damaged.is_empty() && after > before, "{damaged:?} {before} {after}");
+}
+
+#[test]
+fn an_imported_log_with_a_gap_beyond_any_index_is_looked_up_by_time_and_whole() {
+    const FAR: i64 = 6_000_000_000;
+    let disk = SimFs::new();
+    let kafka = Path::new("/kafka/t-0");
+    disk.write_image(&kafka.join(format!("{:020}.log", 0)), &[]).unwrap();
+    let mut bytes = batch(0, 3).bytes().to_vec();
+    bytes[..8].copy_from_slice(&FAR.to_be_bytes());
+    bytes[12..16].copy_from_slice(&0_i32.to_be_bytes());
+    disk.write_image(&kafka.join(format!("{FAR:020}.log")), &bytes).unwrap();
+    let source = ImportSource { dir: kafka.to_owned(), log_start: None };
+    let store = open_store_on(Arc::new(disk.clone()), root());
+    let checked = CheckedSource::check(&disk, &source, &mut |_| {}).unwrap();
+    store.import_partition(ID, &checked, NOW_MS, &mut |_| {}).unwrap();
+    let (partition, report) = open(&store, small_segments());
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((partition.log_start(), partition.tail()), (offset(0), offset(FAR + 3)));
+    assert_eq!(partition.offset_for_time(0).unwrap(), Some((offset(FAR), NOW_MS)));
+    assert_eq!(partition.offset_for_time(NOW_MS + 2).unwrap(), Some((offset(FAR + 2), NOW_MS + 2)));
+    assert_eq!(pass(&partition, 1 << 20).0, []);
+    // Kafka's own index could not tell of such a batch either.
+    let within = Path::new("/kafka/u-0");
+    disk.write_image(&within.join(format!("{:020}.log", 0)), &bytes).unwrap();
+    let source = ImportSource { dir: within.to_owned(), log_start: None };
+    let refused = CheckedSource::check(&disk, &source, &mut |_| {}).unwrap_err();
+    assert!(matches!(refused, ImportError::Damaged { .. }), "{refused}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{CheckedSource, Fate, ImportError, SourceSegment};
 use crate::batch::header::{ATTRIBUTES_AT, CRC_AT, HEADER_BYTES, LEADER_EPOCH_AT};
-use crate::batch::{crc32c, fillers};
+use crate::batch::{BatchHeader, crc32c, fillers};
 use crate::checkpoint::{Checkpoint, CheckpointFile};
 use crate::fs::{self, File, OpenMode};
 use crate::index::Index;
@@ -94,10 +94,12 @@ impl Writing<'_> {
         let mut walk = BatchWalk::new(&*source, 0, segment.end);
         while let Some(step) = walk.next().map_err(io::Error::other).map_err(from)? {
             let bytes = walk.bytes(step.position, step.end()).map_err(from)?;
-            log.fill_to(step.header.base_offset).map_err(to)?;
+            self.fill_to(dir, &mut log, step.header.base_offset).map_err(to)?;
             match self.source.transactions.fate(&step.header) {
-                Fate::Kept => log.put(&step, &bytes, false).map_err(to)?,
-                Fate::Committed => log.put(&step, &bytes, true).map_err(to)?,
+                fate @ (Fate::Kept | Fate::Committed) => {
+                    let ours = log.ours(&step, &bytes, matches!(fate, Fate::Committed));
+                    self.append(dir, &mut log, ours).map_err(to)?;
+                }
                 // Filled with what follows.
                 Fate::Dropped => {}
             }
@@ -105,9 +107,31 @@ impl Writing<'_> {
             log.seen_to = step.header.next_offset();
         }
         let next = until.unwrap_or(log.seen_to);
-        log.fill_to(next).map_err(to)?;
+        self.fill_to(dir, &mut log, next).map_err(to)?;
         self.seal(dir, log).map_err(to)?;
         Ok(next)
+    }
+
+    /// Empty batches up to `offset`.
+    fn fill_to(&self, dir: &Path, log: &mut LogWriter, offset: Offset) -> io::Result<()> {
+        for filler in fillers(log.next..offset, Some(log.epoch)) {
+            self.append(dir, log, filler)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on in another segment where the index of this one could not tell of the batch any more.
+    fn append(&self, dir: &Path, log: &mut LogWriter, bytes: Vec<u8>) -> io::Result<()> {
+        let header = BatchHeader::parse(&bytes).map_err(io::Error::other)?;
+        if header.last_offset().since(log.base) > u64::from(u32::MAX) {
+            let base = header.base_offset;
+            let path = path_of(dir, base, FileKind::Log);
+            let following =
+                LogWriter { seen_to: log.seen_to, ..LogWriter::create(self.store.fs(), path, base, log.epoch)? };
+            self.seal(dir, std::mem::replace(log, following))?;
+            self.forget_producers(dir, base)?;
+        }
+        log.append(header, &bytes)
     }
 
     fn seal(&self, dir: &Path, mut log: LogWriter) -> io::Result<()> {
@@ -143,15 +167,8 @@ impl LogWriter {
         Ok(Self { file, base, epoch, facts, index, next: base, seen_to: base, pending, at: 0 })
     }
 
-    /// Empty batches up to `offset`.
-    fn fill_to(&mut self, offset: Offset) -> io::Result<()> {
-        for filler in fillers(self.next..offset, Some(self.epoch)) {
-            self.append(filler)?;
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, step: &Step, bytes: &[u8], is_committed: bool) -> io::Result<()> {
+    /// A batch of Kafka as it stands in our log.
+    fn ours(&self, step: &Step, bytes: &[u8], is_committed: bool) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(LEADER_EPOCH_AT, &self.epoch.get().to_be_bytes());
@@ -161,18 +178,17 @@ impl LogWriter {
             let crc = crc32c(&bytes[ATTRIBUTES_AT..]);
             bytes[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         }
-        self.append(bytes)
+        bytes
     }
 
-    fn append(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        let header = crate::batch::BatchHeader::parse(&bytes).map_err(io::Error::other)?;
+    fn append(&mut self, header: BatchHeader, bytes: &[u8]) -> io::Result<()> {
         let step = Step { position: self.at, header };
         if let Some(entry) = self.facts.note_step(&bytes[..HEADER_BYTES], &step, self.base, INDEX_INTERVAL_BYTES) {
             self.index.push(entry);
         }
         self.next = header.next_offset();
         self.at += bytes.len() as u64;
-        self.pending.extend_from_slice(&bytes);
+        self.pending.extend_from_slice(bytes);
         if self.pending.len() >= WRITE_BYTES { self.drain() } else { Ok(()) }
     }
 
