@@ -152,6 +152,14 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Whether nothing but that errors are not tolerated keeps the records from being given up.
+    #[must_use]
+    pub const fn blocks(self) -> bool {
+        matches!(self, Self::Blocked { .. })
+    }
+}
+
 /// The policies that decide a [`Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policies {
@@ -219,6 +227,17 @@ impl AttemptState {
         let excluded_now_ms = self.excluded_since_ms.map_or(0, |since_ms| elapsed_ms(since_ms, now_ms));
         let excluded_ms = self.excluded_ms.saturating_add(excluded_now_ms);
         Duration::from_millis(elapsed_ms(first_ms, now_ms).saturating_sub(excluded_ms))
+    }
+
+    /// Whether the last step was [`Step::Blocked`], as far as what is kept of the attempts tells.
+    #[must_use]
+    pub fn is_blocked(&self, policies: &Policies) -> bool {
+        let retry = &policies.retry;
+        let is_rejected = self.last_error.as_ref().is_some_and(|error| error.class == ErrorClass::Rejected);
+        let next_ms = self.next_attempt_ms.or(self.last_attempt_ms);
+        let is_too_old = |next_ms| retry.max_age().is_some_and(|max_age| self.age(next_ms) > max_age);
+        policies.errors_tolerance == ErrorsTolerance::None
+            && (is_rejected || self.attempts >= retry.max_attempts() || next_ms.is_some_and(is_too_old))
     }
 
     /// The step after an attempt that ended at `now_ms`; the state then says what the step says. Journal it. `random`

@@ -36,7 +36,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tripline_storage::Offset;
 
-use super::attempt::{AttemptState, ExhaustedReason, Policies};
+use super::attempt::{AttemptState, ErrorsTolerance, ExhaustedReason, Policies};
 use super::flow::PerKey;
 use super::progress::{ENCODED_BYTES_MAX, Progress, Span, TriedAttempts, TriedWindow};
 use super::spec::Order;
@@ -151,6 +151,8 @@ pub(super) struct Held {
     spilled: bool,
     /// What was cut off a window whose turn it was: the turn is not over.
     is_rest: bool,
+    /// It would have been given up, were errors tolerated: so it stays until it is finished.
+    blocked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,6 +428,18 @@ impl Lane {
         let begins_nothing = stands && !self.fits(fit::More { windows: 1, cuts: 1, from: self.at });
         look.full = self.restoring.is_none() && (self.is_full() || begins_nothing);
         look
+    }
+
+    /// Why the oldest window failed that would have been given up, were errors tolerated: for as long as there is one,
+    /// the lane is blocked.
+    #[must_use]
+    pub fn blocked(&self) -> Option<&str> {
+        if self.spec.policies.errors_tolerance == ErrorsTolerance::All {
+            return None;
+        }
+        let mut tried = self.tried.iter().filter_map(|id| self.windows.get(id));
+        let held = tried.find(|held| held.blocked && held.given_up().is_none())?;
+        Some(held.state.last_error.as_ref().map_or("", |error| &error.message))
     }
 
     /// Whether records must come with the hash of their key.

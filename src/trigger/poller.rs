@@ -337,7 +337,6 @@ impl Poller {
         entry.lane.settle(window, entry.runner.clock.now_ms());
         entry.settled.push(first);
         entry.dirty = true;
-        entry.blocked.remove(&window);
         entry.unblock();
         self.touched.insert(trigger);
     }

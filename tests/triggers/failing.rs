@@ -246,6 +246,27 @@ def handler(event, context):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_tolerance_a_record_that_its_transform_refuses_blocks_its_partition_also_after_a_restart() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let version = world.python("f", RAISE).await;
+    let transform = json!({"jsonpath": "$.data.x", "strict": true});
+    let retry = json!({"max_interval": "1h"});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "transform": transform, "retry": retry, "errors_tolerance": "none"})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until_state("x", TriggerState::Blocked).await;
+    assert!(report.reason.starts_with("partition t/0: "), "{}", report.reason);
+    drop(topic);
+    let dir = world.kill().await;
+    // Its next attempt is an hour away.
+    let world = World::start_in(dir, &[(python_definition("f"), version)]);
+    world.until_state("x", TriggerState::Blocked).await;
+    assert_eq!(world.triggers.skip("x", LaneChoice::ALL).await.unwrap(), 1);
+    world.until_committed("x", 0, 1).await;
+    world.until_state("x", TriggerState::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_dead_letter_topic_records_are_dropped_and_counted() {
     let world = World::start();
     let topic = world.topic("t", 1).await;

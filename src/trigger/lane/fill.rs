@@ -320,6 +320,7 @@ impl Lane {
             decided: false,
             spilled,
             is_rest: false,
+            blocked: false,
             places,
             done: Vec::new(),
             cuts: 0,

@@ -161,6 +161,7 @@ impl Lane {
         }
         // Where errors are not tolerated it waits for its turn, and then for success.
         alone.phase = Phase::Queued;
+        alone.blocked |= step.blocks();
         let cuts = groups(&alone.places);
         let other = self.insert_behind(id, alone);
         self.reserve_cuts(other, cuts);
@@ -187,6 +188,7 @@ impl Lane {
         }
         let held = self.windows.get_mut(&id).expect("a window in hand");
         let step = held.state.end(Err(error), &policies, now_ms, random);
+        held.blocked |= step.blocks();
         if self.suspended {
             held.state.suspend(now_ms);
         }

@@ -39,6 +39,7 @@ impl Carried {
             decided: true,
             spilled: false,
             is_rest: false,
+            blocked: false,
         };
         Self { id: None, held }
     }
@@ -224,6 +225,7 @@ impl Lane {
                 restoring.carried.insert(place.offset, id);
             }
         }
+        held.blocked = held.state.is_blocked(&self.spec.policies);
         held.queue = self.queue_of(held.key);
         if let Phase::Waiting(_) | Phase::Ready = held.phase {
             held.phase = Phase::Queued;
@@ -356,13 +358,15 @@ impl Lane {
         let queue = self.queue_of(tried.key);
         let mut state = tried.attempts.to_state();
         state.take_up(&self.spec.policies.retry, now_ms);
+        let mut blocked = state.is_blocked(&self.spec.policies);
         let mut given_up = tried.given_up;
         if state.running {
             let error =
                 InvocationError::new(ErrorClass::Interrupted, "interrupted", "the broker stopped during the attempt");
             // Nobody else was interrupted at this moment: no need to spread what follows.
-            if let Step::Exhausted { reason } = state.end(Err(&error), &self.spec.policies, now_ms, 0) {
-                given_up = Some(reason);
+            match state.end(Err(&error), &self.spec.policies, now_ms, 0) {
+                Step::Exhausted { reason } => given_up = Some(reason),
+                step => blocked |= step.blocks(),
             }
         }
         if self.suspended {
@@ -385,6 +389,7 @@ impl Lane {
             decided: false,
             spilled: false,
             is_rest: false,
+            blocked,
         };
         self.held_records += records;
         self.queues.entry(queue).or_default().records += records;

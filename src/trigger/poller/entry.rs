@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -63,8 +63,6 @@ pub(super) struct Entry {
     pub(super) catch_up: Option<(Offset, Obstacle)>,
     /// What could not be written down is tried again then; nothing begins before.
     pub(super) writes_again_at: Option<Instant>,
-    /// Windows that would be given up, were errors tolerated.
-    pub(super) blocked: FxHashSet<WindowId>,
     pub(super) nudges: u64,
     pub(super) in_outage: bool,
     /// Its filter's number in the partition's set.
@@ -150,7 +148,6 @@ impl Entry {
             ahead: None,
             catch_up: None,
             writes_again_at: None,
-            blocked: FxHashSet::default(),
             in_outage: false,
             slot,
             redefined: false,
@@ -252,8 +249,7 @@ impl Entry {
             self.spec = spec;
             self.dirty = true;
             self.redefined = true;
-            // What still fails will say so by its name under the new definition, and is met again if it is read at all.
-            self.blocked.clear();
+            // What cannot be read is met again if it is read at all.
             (self.ahead, self.catch_up) = (None, None);
             self.unblock();
         }
@@ -331,9 +327,6 @@ impl Entry {
             }
             self.lane.set_count(adaptive.count());
         }
-        if !matches!(step, Step::Throttled { .. } | Step::Outage { .. } | Step::BrokenCode) {
-            self.blocked.remove(&window);
-        }
         // A nudge counts before it clears what holds the trigger: what is out of date by then is not put in its place.
         let is_current = |runner: &Runner| nudges == runner.nudges();
         match step {
@@ -356,10 +349,7 @@ impl Entry {
                 runner.change(|holds| is_current(&runner) && set(&mut holds.failed, Some(message)));
                 return;
             }
-            Step::Blocked { .. } => {
-                self.blocked.insert(window);
-                self.show_blocked(&message);
-            }
+            Step::Blocked { .. } => self.show_blocked(&message),
             Step::RetryAt { .. } | Step::Exhausted { .. } => {}
         }
         if took.is_some() && !is_stale && runner.holds(|holds| holds.outage.is_some()) {
@@ -425,10 +415,13 @@ impl Entry {
         let place = (self.id.topic, self.id.partition);
         // For a key that waits for an hour nothing is read again meanwhile: what may be well by then is not shown.
         let catch_up_is_damaged = self.catch_up.is_some_and(|(_, obstacle)| obstacle.damaged_to.is_some());
-        if self.ahead.is_some() || catch_up_is_damaged || self.writes_again_at.is_some() || !self.blocked.is_empty() {
+        if self.ahead.is_some() || catch_up_is_damaged || self.writes_again_at.is_some() {
             return;
         }
-        self.runner.change(|holds| holds.blocked.remove(&place).is_some());
+        // Usually none is: the windows are not looked through for each that succeeds.
+        if self.runner.holds(|holds| holds.blocked.contains_key(&place)) && self.lane.blocked().is_none() {
+            self.runner.change(|holds| holds.blocked.remove(&place).is_some());
+        }
     }
 
     /// Windows whose attempts are spent get their verdict.
@@ -476,6 +469,12 @@ impl Entry {
 
     pub(super) fn show(&self) {
         self.status.show(&self.lane, self.lane.committed());
+        // Also of a window that failed beside others of its attempt, or before a restart.
+        if let Some(reason) = self.lane.blocked()
+            && !self.runner.holds(|holds| holds.blocked.contains_key(&(self.id.topic, self.id.partition)))
+        {
+            self.show_blocked(reason);
+        }
     }
 }
 
@@ -512,6 +511,11 @@ mod tests {
     }
 
     async fn entry_of(more: serde_json::Value) -> Entry {
+        entry_from(more, Progress::start(Offset::ZERO)).await
+    }
+
+    /// A lane that goes on from there, of a trigger that was just started.
+    async fn entry_from(more: serde_json::Value, progress: Progress) -> Entry {
         let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 8});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let runner = Runner::for_test(&definition);
@@ -521,7 +525,7 @@ mod tests {
         let input = EventInput::Log(LogInput::new(&runner.broker, &topic, 0).unwrap());
         let new = NewLane {
             id: LaneId { trigger: Uuid::from_u128(1), topic: topic.id(), partition: 0 },
-            progress: Progress::start(Offset::ZERO),
+            progress,
             remembered: LaneState::default(),
             status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
             runner,
@@ -664,6 +668,80 @@ mod tests {
         let now_ms = entry.runner.clock.now_ms();
         assert_eq!(entry.skip_damage(now_ms) as u64, on.since(again) + 4);
         assert_eq!((entry.lane.read_at(), entry.lane.catch_up_at()), (damaged_to, None));
+    }
+
+    /// Why its partition is shown as blocked.
+    fn shown_blocked(entry: &Entry) -> Option<String> {
+        let (shown, _) = entry.runner.shown();
+        (shown.state == crate::trigger::service::TriggerState::Blocked).then_some(shown.reason)
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_refused_beside_others_and_not_given_up_is_shown_until_it_is_finished() {
+        let intolerant = json!({"errors_tolerance": "none", "order": "none", "window": {"count": 2}});
+        let mut entry = entry_of(intolerant).await;
+        take(&mut entry, 0..4);
+        let (window, other) = (start(&mut entry).unwrap(), start(&mut entry).unwrap());
+        let refusal = InvocationError::new(ErrorClass::Rejected, "transform-failed", "$.data.x finds nothing");
+        let outcome = Outcome { rejected: [(Offset::ZERO, refusal)].into(), ..Outcome::default() };
+        let nudges = entry.nudges;
+        entry.ended(window, Ended::unasked(outcome), nudges);
+        entry.show();
+        assert_eq!(shown_blocked(&entry).unwrap(), "partition in/0: $.data.x finds nothing");
+        entry.ended(other, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        assert!(shown_blocked(&entry).is_some(), "another one that succeeds says nothing of it");
+        // A person who wants it tried now.
+        entry.runner.nudge();
+        entry.take_over_changes();
+        let again = start(&mut entry).unwrap();
+        let nudges = entry.nudges;
+        entry.ended(again, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        entry.show();
+        assert_eq!(shown_blocked(&entry), None);
+    }
+
+    #[tokio::test]
+    async fn a_window_that_was_blocked_before_a_restart_is_blocked_behind_it() {
+        for (class, max_attempts) in [(ErrorClass::Failed, 1), (ErrorClass::Rejected, 9), (ErrorClass::Failed, 9)] {
+            let retry = json!({"max_attempts": max_attempts, "max_interval": "1h"});
+            let intolerant = json!({"errors_tolerance": "none", "retry": retry});
+            let mut entry = entry_of(intolerant.clone()).await;
+            take(&mut entry, 0..1);
+            let window = start(&mut entry).unwrap();
+            let nudges = entry.nudges;
+            entry.ended(window, failed(class), nudges);
+            let is_blocked = shown_blocked(&entry).is_some();
+            assert_eq!(is_blocked, class == ErrorClass::Rejected || max_attempts == 1);
+            let progress = Progress::decode(&entry.lane.encoded_progress()).unwrap();
+            let mut entry = entry_from(intolerant, progress).await;
+            take(&mut entry, 0..1);
+            entry.show();
+            assert_eq!(shown_blocked(&entry).is_some(), is_blocked, "{class:?}, {max_attempts}");
+            // Somebody skips it.
+            entry.lane.skip();
+            let (window, _) = entry.lane.next_given_up().unwrap();
+            entry.lane.settle(window, entry.runner.clock.now_ms());
+            entry.unblock();
+            assert_eq!(shown_blocked(&entry), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_definition_that_tolerates_errors_leaves_no_window_blocked() {
+        let mut entry = entry_of(json!({"errors_tolerance": "none"})).await;
+        take(&mut entry, 0..1);
+        let window = start(&mut entry).unwrap();
+        let nudges = entry.nudges;
+        entry.ended(window, failed(ErrorClass::Rejected), nudges);
+        assert!(shown_blocked(&entry).is_some());
+        let mut spec = (*entry.runner.spec()).clone();
+        entry.runner.redefine(spec.clone());
+        entry.take_over_changes();
+        assert!(shown_blocked(&entry).is_some(), "it has not succeeded yet");
+        spec.errors_tolerance = crate::trigger::attempt::ErrorsTolerance::All;
+        entry.runner.redefine(spec);
+        entry.take_over_changes();
+        assert_eq!(shown_blocked(&entry), None);
     }
 
     #[tokio::test]

@@ -455,6 +455,9 @@ impl World {
             }
         }
         let tolerates = self.spec.policies.errors_tolerance == ErrorsTolerance::All;
+        let blocked = self.lane.blocked().is_some();
+        ensure!(!blocked || !tolerates, "it is blocked, and errors are tolerated");
+        ensure!(blocked || !step.blocks(), "it is not shown that {window:?} is blocked");
         for offset in rejected.keys() {
             let record = self.model.get_mut(*offset);
             record.aside = true;
