@@ -1,7 +1,8 @@
-//! What matching all patterns of a topic leaves on the heap: nothing, once its scratch has grown.
+//! What patterns take on the heap: matching all of a topic nothing, once its scratch has grown; reading one no more than
+//! it is large.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tripline::event::{EventView, Header, RecordView};
 use tripline::trigger::filter::{FilterSet, Pattern, Scratch};
 use tripline_storage::{LeaderEpoch, Offset};
@@ -52,4 +53,28 @@ fn matching_a_record_allocates_nothing_in_the_steady_state() {
     assert_eq!(matched, 1 + 100 + 2, "every kind of pattern is at work");
     let allocated = allocation_counter::measure(|| assert_eq!(match_all(), matched));
     assert_eq!((allocated.count_total, allocated.bytes_total), (0, 0));
+}
+
+/// A pattern with so many keys.
+fn keys(count: usize) -> Value {
+    Value::Object((0..count).map(|n| (format!("k{n:06}"), json!([1]))).collect())
+}
+
+#[test]
+fn a_pattern_that_amounts_to_too_much_is_refused_before_it_is_multiplied_out() {
+    let mut pattern = keys(60);
+    pattern["$or"] = vec![json!({}); 1000].into();
+    let read = || assert!(Pattern::parse(&pattern).unwrap_err().reason.contains("60000 lists"));
+    let allocated = allocation_counter::measure(read);
+    assert!(allocated.bytes_total < 60_000 * size_of::<usize>() as u64, "{allocated:?}");
+}
+
+#[test]
+fn reading_twice_the_keys_takes_twice_the_memory() {
+    let bytes = |count| {
+        let pattern = keys(count);
+        allocation_counter::measure(|| drop(Pattern::parse(&pattern).unwrap())).bytes_total
+    };
+    let (once, twice) = (bytes(4_000), bytes(8_000));
+    assert!(twice < once * 5 / 2, "{once} and {twice} bytes");
 }

@@ -1,5 +1,6 @@
 //! A pattern as written, checked and multiplied out into plain patterns.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -34,20 +35,20 @@ pub(super) fn pattern(source: &Value) -> Result<Parsed, PatternError> {
     let Value::Object(fields) = source else {
         return Err(refuse("", format!("a pattern is a JSON object, not {}", kind(source))));
     };
-    let items = object(fields, "", 1)?;
-    let count = count_alternatives(&items);
-    if count > ALTERNATIVES_MAX {
+    // Before anything is made of it: a small pattern may amount to more than there is memory.
+    let Amount { alternatives, lists } = amount(fields);
+    if alternatives > ALTERNATIVES_MAX {
         return Err(refuse(
             "",
-            format!("its $or lists amount to {count} patterns, at most {ALTERNATIVES_MAX} are allowed"),
+            format!("its $or lists amount to {alternatives} patterns, at most {ALTERNATIVES_MAX} are allowed"),
         ));
     }
-    let plain = multiply_out(&items);
-    let lists: usize = plain.iter().map(Vec::len).sum();
     if lists > CLAUSES_MAX {
         return Err(refuse("", format!("it amounts to {lists} lists, at most {CLAUSES_MAX} are allowed")));
     }
-    Ok(Parsed { alternatives: plain.into_iter().map(|clauses| alternative(&clauses)).collect(), lists })
+    let plain = multiply_out(&object(fields, "", 1)?);
+    debug_assert_eq!((plain.len(), plain.iter().map(Vec::len).sum::<usize>()), (alternatives, lists));
+    Ok(Parsed { alternatives: plain.into_iter().map(alternative).collect(), lists })
 }
 
 fn refuse(path: &str, reason: impl Into<String>) -> PatternError {
@@ -92,50 +93,88 @@ fn or(value: &Value, path: &str, depth: usize) -> Result<Item, PatternError> {
     Ok(Item::Or(patterns.iter().map(read).collect::<Result<_, _>>()?))
 }
 
-fn count_alternatives(items: &[Item]) -> usize {
-    items.iter().fold(1, |product: usize, item| match item {
-        Item::Clause(_) => product,
-        Item::Or(patterns) => {
-            let sum = patterns.iter().fold(0, |sum: usize, items| sum.saturating_add(count_alternatives(items)));
-            product.saturating_mul(sum)
+/// What a pattern amounts to, multiplied out.
+#[derive(Clone, Copy)]
+struct Amount {
+    /// Plain patterns.
+    alternatives: usize,
+    /// Their lists.
+    lists: usize,
+}
+
+/// Of a pattern as written. What is wrong in it counts as anything.
+fn amount(fields: &Map<String, Value>) -> Amount {
+    fields.iter().fold(Amount { alternatives: 1, lists: 0 }, |product, (key, value)| {
+        let factor = match value {
+            Value::Array(patterns) if key == "$or" => {
+                let amounts = patterns.iter().filter_map(Value::as_object).map(amount);
+                amounts.fold(Amount { alternatives: 0, lists: 0 }, |sum, one| Amount {
+                    alternatives: sum.alternatives.saturating_add(one.alternatives),
+                    lists: sum.lists.saturating_add(one.lists),
+                })
+            }
+            Value::Object(fields) => amount(fields),
+            _ => Amount { alternatives: 1, lists: 1 },
+        };
+        // The lists of each stand in every plain pattern of the other.
+        let lists = product.lists.saturating_mul(factor.alternatives);
+        Amount {
+            alternatives: product.alternatives.saturating_mul(factor.alternatives),
+            lists: lists.saturating_add(factor.lists.saturating_mul(product.alternatives)),
         }
     })
 }
 
-/// Only called when the count is small.
+/// Only called when they amount to little.
 fn multiply_out(items: &[Item]) -> Vec<Vec<Arc<Clause>>> {
-    items.iter().fold(vec![Vec::new()], |products, item| match item {
-        Item::Clause(clause) => products.into_iter().map(|product| joined(&product, &[Arc::clone(clause)])).collect(),
-        Item::Or(patterns) => {
-            let choices: Vec<_> = patterns.iter().flat_map(|items| multiply_out(items)).collect();
-            let with_each = |product: Vec<_>| choices.iter().map(|choice| joined(&product, choice)).collect::<Vec<_>>();
-            products.into_iter().flat_map(with_each).collect()
+    let mut products = vec![Vec::new()];
+    for item in items {
+        match item {
+            Item::Clause(clause) => products.iter_mut().for_each(|product| product.push(Arc::clone(clause))),
+            Item::Or(patterns) => {
+                let choices: Vec<_> = patterns.iter().flat_map(|items| multiply_out(items)).collect();
+                let with_each =
+                    |product: Vec<_>| choices.iter().map(move |choice| [&product[..], &choice[..]].concat());
+                products = products.into_iter().flat_map(with_each).collect();
+            }
         }
-    })
-}
-
-fn joined(left: &[Arc<Clause>], right: &[Arc<Clause>]) -> Vec<Arc<Clause>> {
-    left.iter().chain(right).cloned().collect()
-}
-
-fn alternative(clauses: &[Arc<Clause>]) -> Alternative {
-    let mut root = Node::default();
-    for clause in clauses {
-        let node = clause.path.split('.').fold(&mut root, Node::child);
-        node.clauses.push(Arc::clone(clause));
     }
+    products
+}
+
+fn alternative(clauses: Vec<Arc<Clause>>) -> Alternative {
+    let mut root = Growing::default();
+    for clause in clauses {
+        let node = clause.path.split('.').fold(&mut root, Growing::child);
+        node.clauses.push(clause);
+    }
+    let root = root.grown();
     let needs_payload = root.children.iter().any(|(key, _)| matches!(&**key, "data" | "data_base64"));
     Alternative { root, needs_payload }
 }
 
-impl Node {
+/// A node while children come: each is looked for among those that are there.
+#[derive(Default)]
+struct Growing {
+    children: Vec<(Arc<str>, Self)>,
+    by_key: HashMap<Arc<str>, usize>,
+    clauses: Vec<Arc<Clause>>,
+}
+
+impl Growing {
     fn child<'a>(&'a mut self, key: &str) -> &'a mut Self {
-        let known = self.children.iter().position(|(known, _)| **known == *key);
-        let place = known.unwrap_or(self.children.len());
-        if known.is_none() {
-            self.children.push((key.into(), Self::default()));
-        }
+        let place = self.by_key.get(key).copied().unwrap_or_else(|| {
+            let key: Arc<str> = key.into();
+            self.by_key.insert(Arc::clone(&key), self.children.len());
+            self.children.push((key, Self::default()));
+            self.children.len() - 1
+        });
         &mut self.children[place].1
+    }
+
+    fn grown(self) -> Node {
+        let children = self.children.into_iter().map(|(key, child)| (key, child.grown()));
+        Node { children: children.collect(), clauses: self.clauses }
     }
 }
 

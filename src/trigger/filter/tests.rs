@@ -337,6 +337,37 @@ mod naive {
     }
 }
 
+fn keys(count: usize) -> Value {
+    Value::Object((0..count).map(|n| (format!("k{n}"), json!([n]))).collect())
+}
+
+#[test]
+fn a_pattern_as_large_as_is_allowed_is_read_and_matched() {
+    for pattern in [keys(CLAUSES_MAX), json!({ "data": keys(CLAUSES_MAX) })] {
+        let parsed = Pattern::parse(&pattern).unwrap();
+        let set = FilterSet::build([(7, &parsed)]).unwrap();
+        assert_eq!((parsed.lists, parsed.alternatives.len(), set.len()), (CLAUSES_MAX, 1, 1));
+        let found = |key: &str| if pattern.get("data").is_some() { json!({"data": {key: 3}}) } else { json!({key: 3}) };
+        assert!(!parsed.matches_json(&MatchEvent::new(found("k3"))));
+    }
+    let mut larger = keys(CLAUSES_MAX);
+    larger["$or"] = json!([{"a": [1]}, {"b": [1]}]);
+    assert_eq!(refusal(&larger).reason, "it amounts to 100002 lists, at most 50000 are allowed");
+}
+
+#[test]
+fn what_a_pattern_amounts_to_is_counted_before_it_is_multiplied_out() {
+    // Each `$or` has ten plain patterns with a list in each; so have twelve of them, beside each other in one object.
+    let ten = |n: usize| json!({"$or": (0..10).map(|m| json!({format!("k{n}-{m}"): [1]})).collect::<Vec<_>>()});
+    let nested: Value = Value::Object((0..12).map(|n| (format!("o{n}"), ten(n))).collect());
+    let reason = "its $or lists amount to 1000000000000 patterns, at most 1000 are allowed";
+    assert_eq!(refusal(&nested).reason, reason);
+    let three = json!({"x": ten(0), "y": ten(1), "z": {"$or": [{"a": [1], "b": [2]}, {}, {"$or": [{"c": [3]}, {}]}]}});
+    // 10 x 10 x 4, with one, one and three quarters of a list in each.
+    let parsed = Pattern::parse(&three).unwrap();
+    assert_eq!((parsed.alternatives.len(), parsed.lists), (400, 400 + 400 + 300));
+}
+
 fn any_object(leaf: impl Strategy<Value = Value> + 'static, lists: bool) -> impl Strategy<Value = Value> {
     let object = |value: BoxedStrategy<Value>| {
         proptest::collection::btree_map("[ab]", value, 0..3)
