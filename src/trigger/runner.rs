@@ -228,6 +228,11 @@ impl Runner {
         self.slots.redefine(&spec);
         *self.adaptive.lock() = adaptive(&spec);
         *self.spec.write() = Arc::new(spec);
+        self.renew();
+    }
+
+    /// There is another target, or the same one under another definition: what was learnt of the old one is forgotten.
+    pub(super) fn renew(&self) {
         self.nudge();
         // Behind the nudge: what is said of the old target is not heard any more.
         *self.health.lock() = TargetHealth::default();
@@ -472,6 +477,21 @@ mod tests {
         let classes: Vec<ErrorClass> = (0..5).map(|_| runner.class_of(&not_found, new)).collect();
         assert_eq!(classes[..4], [ErrorClass::Failed; 4]);
         assert_eq!(classes[4], ErrorClass::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_another_one_has_not_succeeded_yet() {
+        let runner = runner(json!({}));
+        let not_found = InvocationError::new(ErrorClass::Failed, "404", "");
+        let fifth = || {
+            (0..4).for_each(|_| assert_eq!(runner.class_of(&not_found, runner.nudges()), ErrorClass::Failed));
+            runner.class_of(&not_found, runner.nudges())
+        };
+        runner.target_answered(runner.nudges());
+        runner.nudge();
+        assert_eq!(fifth(), ErrorClass::Failed, "a person who resumes changes no target");
+        runner.renew();
+        assert_eq!(fifth(), ErrorClass::Unavailable);
     }
 
     fn in_outage(runner: &Runner) -> i64 {

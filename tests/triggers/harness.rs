@@ -126,13 +126,14 @@ impl World {
         let definition = python_definition(name);
         let spec = FunctionDefinition::from_json(&definition).unwrap().spec;
         let deployed = self.functions.deploy(spec, Some(Bytes::copy_from_slice(code.as_bytes()))).await.unwrap();
-        self.triggers.function_deployed(name);
+        self.triggers.function_deployed(name, deployed.changed);
         deployed.version
     }
 
     pub(crate) async fn http_function(&self, definition: &Value) {
         let spec = FunctionDefinition::from_json(definition).unwrap().spec;
-        self.functions.deploy(spec, None).await.unwrap();
+        let deployed = self.functions.deploy(spec, None).await.unwrap();
+        self.triggers.function_deployed(definition["function"].as_str().unwrap(), deployed.changed);
     }
 
     pub(crate) async fn apply(&self, definition: Value) {

@@ -149,7 +149,7 @@ pub(crate) async fn put(
         // A client that hangs up while code is loaded does not leave triggers waiting for code that is there.
         let deploy = async move {
             let deployed = functions.deploy(spec, code).await?;
-            triggers.function_deployed(function.as_str());
+            triggers.function_deployed(function.as_str(), deployed.changed);
             Ok::<_, RegisterError>(deployed)
         };
         let deployed = rooms.broker.to_the_end(deploy).await?;

@@ -86,6 +86,22 @@ async fn a_definition_that_waits_while_the_service_ends_starts_nothing_any_more(
 }
 
 #[tokio::test]
+async fn a_function_that_is_deployed_as_it_is_ends_no_wait_but_that_of_a_trigger_that_failed() {
+    let world = World::start().await;
+    world.apply(json!({})).await;
+    let runner = world.service.runner("x").unwrap();
+    let nudged = |function: &str, changed: bool| {
+        let before = runner.nudges();
+        world.service.function_deployed(function, changed);
+        runner.nudges() > before
+    };
+    assert!(!nudged("f", false) && nudged("f", true) && !nudged("g", true));
+    runner.change(|holds| crate::trigger::status::set(&mut holds.failed, Some("SyntaxError".to_owned())));
+    assert!(nudged("f", false) && runner.holds(|holds| holds.failed.is_none()));
+    assert!(!nudged("f", false));
+}
+
+#[tokio::test]
 async fn a_pause_that_nobody_waits_for_any_more_is_made_or_not_but_not_half() {
     let world = World::start().await;
     let id = world.apply(json!({})).await;

@@ -160,19 +160,32 @@ impl TriggerService {
         Ok(skipped)
     }
 
-    /// A function has new code: the triggers that failed of the old one go on.
-    pub fn function_deployed(&self, function: &str) {
+    /// A function was deployed. Where that changed it, the triggers that invoke it go on at once, and know nothing of
+    /// what it was. Where it did not, so do those that failed of its code, as somebody wants it tried; the waits of all
+    /// others have not lost their reason.
+    pub fn function_deployed(&self, function: &str, changed: bool) {
         let mut runners: Vec<Arc<Runner>> =
             self.inner.running.read().values().map(|running| Arc::clone(&running.runner)).collect();
         runners.extend(self.inner.runs.read().values().map(|active| Arc::clone(&active.running.runner)));
         for runner in runners {
-            if runner.spec().invokes(function) {
+            if !runner.spec().invokes(function) {
+                continue;
+            }
+            if changed {
+                self.resume_functions(&runner);
+                runner.renew();
+            } else if runner.holds(|holds| holds.failed.is_some()) {
                 self.retry_function(&runner);
             }
         }
     }
 
     pub(super) fn retry_function(&self, runner: &Runner) {
+        self.resume_functions(runner);
+        runner.nudge();
+    }
+
+    fn resume_functions(&self, runner: &Runner) {
         let spec = runner.spec();
         let steps = spec.transform.functions().map(ToString::to_string);
         for name in steps.chain([runner.function_name(&spec)]) {
@@ -180,7 +193,6 @@ impl TriggerService {
                 tracing::debug!(%error, "nothing to resume");
             }
         }
-        runner.nudge();
     }
 }
 
