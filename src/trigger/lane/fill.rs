@@ -186,7 +186,9 @@ impl Lane {
         }
         let queue = QueueKey::Key(record.key);
         let Some(found) = self.queues.get(&queue) else { return self.push(record, queue, false, now_ms) };
-        if self.spec.per_key.singleton == Some(Singleton::Skip) && found.is_busy() {
+        // A window that waits for its key to be quiet is no work yet: what comes takes the place of what it holds.
+        let is_busy = if self.spec.per_key.debounce.is_some() { found.closed() > 0 } else { found.is_busy() };
+        if self.spec.per_key.singleton == Some(Singleton::Skip) && is_busy {
             self.withheld.skipped += 1;
             return self.unfinished.cut();
         }

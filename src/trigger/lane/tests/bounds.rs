@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::*;
 use crate::function::InvocationError;
 use crate::trigger::attempt::ErrorsTolerance;
-use crate::trigger::flow::{Debounce, Throttle};
+use crate::trigger::flow::{Debounce, Singleton, Throttle};
 use crate::trigger::retry::RetryPolicy;
 use crate::trigger::window::RecordFacts;
 
@@ -187,6 +187,24 @@ fn a_record_that_is_finished_takes_its_bytes_out_of_its_window() {
     assert_eq!(lane.size_bytes(window), 10, "one of four goes on");
     let refused: Vec<WindowId> = std::iter::from_fn(|| lane.next_given_up()).map(|(window, _)| window).collect();
     assert_eq!(refused.iter().map(|window| lane.size_bytes(*window)).collect::<Vec<_>>(), [10, 10]);
+}
+
+#[test]
+fn a_debounced_key_that_takes_one_at_a_time_delivers_the_newest_record() {
+    let debounce = Some(Debounce { period_ms: 100, max_ms: 1000 });
+    let per_key = PerKey { debounce, singleton: Some(Singleton::Skip), ..PerKey::default() };
+    let mut lane = fresh(LaneSpec { per_key, ..spec(Order::Key, 100) });
+    (0..3).for_each(|at| read(&mut lane, &[7], at));
+    let window = lane.start(false, usize::MAX, 102).unwrap();
+    assert_eq!(lane.offsets(window), [offset(2)]);
+    assert_eq!(lane.take_withheld(), Withheld { debounced: 2, skipped: 0 });
+    // Now it is busy.
+    read(&mut lane, &[7], 103);
+    assert_eq!(lane.take_withheld(), Withheld { debounced: 0, skipped: 1 });
+    lane.end(window, Outcome::done(), 104, 0);
+    read(&mut lane, &[7], 105);
+    assert_eq!(deliver(&mut lane, 205), Some(vec![4]));
+    assert!(lane.is_empty());
 }
 
 #[test]
