@@ -125,7 +125,8 @@ pub enum Step {
         /// Its number, from 1.
         attempt: u32,
     },
-    /// The target is busy: nothing before `until_ms`, and fewer invocations at a time. No attempt is spent.
+    /// The target is busy: nothing before `until_ms`, and fewer invocations at a time. No attempt is spent, but the
+    /// window grows older.
     Throttled {
         /// When the next attempt may begin.
         until_ms: i64,
@@ -259,7 +260,10 @@ impl AttemptState {
                 self.count_attempt();
                 self.give_up(ExhaustedReason::Rejected, policies, now_ms)
             }
-            ErrorClass::Throttled => Step::Throttled { until_ms: self.throttle(error.retry_after, now_ms, random) },
+            ErrorClass::Throttled => {
+                let until_ms = self.throttle(error.retry_after, now_ms, random);
+                self.wait_throttled(until_ms, policies, now_ms)
+            }
             ErrorClass::Unavailable => {
                 let probe_at_ms = self.pause_until(now_ms, error.retry_after.unwrap_or(Duration::ZERO));
                 self.suspend(now_ms);
@@ -299,6 +303,23 @@ impl AttemptState {
                 self.next_at(now_ms, at_least.min(RETRY_AFTER_MAX))
             }
             None => self.pause_until(now_ms, at_least),
+        }
+    }
+
+    /// No attempt is spent, but the time counts: a target that never takes a record holds it up for no longer than any
+    /// other that fails.
+    fn wait_throttled(&mut self, until_ms: i64, policies: &Policies, now_ms: i64) -> Step {
+        if policies.retry.max_age().is_none_or(|max_age| self.age(until_ms) <= max_age) {
+            return Step::Throttled { until_ms };
+        }
+        match self.give_up(ExhaustedReason::Age, policies, now_ms) {
+            // What blocks is tried again, and not before the time that the target asked for.
+            Step::Blocked { at_ms, reason } => {
+                let at_ms = at_ms.max(until_ms);
+                self.next_attempt_ms = Some(at_ms);
+                Step::Blocked { at_ms, reason }
+            }
+            step => step,
         }
     }
 
@@ -484,13 +505,14 @@ mod tests {
     fn a_throttled_answer_waits_as_told_and_spends_nothing() {
         let mut state = AttemptState::default();
         let mut told = error(ErrorClass::Throttled);
+        let ageless = Policies { retry: RetryPolicy::BackoffRetry, errors_tolerance: ErrorsTolerance::All };
         told.retry_after = Some(Duration::from_secs(7));
         state.begin(NOW);
-        let step = state.end(Err(&told), &policies(ErrorsTolerance::All), NOW, 0);
+        let step = state.end(Err(&told), &ageless, NOW, 0);
         assert_eq!(step, Step::Throttled { until_ms: NOW + 7000 });
         told.retry_after = Some(Duration::MAX);
         state.begin(NOW);
-        let step = state.end(Err(&told), &policies(ErrorsTolerance::All), NOW, u64::MAX);
+        let step = state.end(Err(&told), &ageless, NOW, u64::MAX);
         assert_eq!(step, Step::Throttled { until_ms: NOW + 3_600_000 });
         assert_eq!((state.attempts, state.pauses), (0, 2));
     }
@@ -508,6 +530,33 @@ mod tests {
         state.pauses = u32::MAX;
         let step = attempt(&mut state, ErrorClass::Throttled, ErrorsTolerance::All, NOW);
         assert_eq!(step, Step::Throttled { until_ms: NOW + 60_000 });
+    }
+
+    #[test]
+    fn a_window_that_is_throttled_grows_older_and_is_given_up_in_the_end() {
+        let mut state = AttemptState::default();
+        let mut throttled = |tolerance, at_ms| attempt(&mut state, ErrorClass::Throttled, tolerance, at_ms);
+        assert_eq!(throttled(ErrorsTolerance::All, NOW), Step::Throttled { until_ms: NOW + 1000 });
+        // Of a hundred seconds, the two before the next attempt are the last.
+        let at_ms = NOW + 98_000;
+        assert_eq!(throttled(ErrorsTolerance::All, at_ms), Step::Throttled { until_ms: at_ms + 2000 });
+        let step = throttled(ErrorsTolerance::All, at_ms + 2000);
+        assert_eq!(step, Step::Exhausted { reason: ExhaustedReason::Age });
+        assert_eq!((state.attempts, state.next_attempt_ms), (0, None));
+        // The longest wait of the policy is a minute: the target is asked no earlier than it wants.
+        let mut told = error(ErrorClass::Throttled);
+        told.retry_after = Some(Duration::from_secs(3600));
+        let intolerant = policies(ErrorsTolerance::None);
+        state.begin(at_ms);
+        let step = state.end(Err(&told), &intolerant, at_ms, 0);
+        assert_eq!(step, Step::Blocked { at_ms: at_ms + 3_600_000, reason: ExhaustedReason::Age });
+        assert!(state.is_blocked(&intolerant) && state.next_attempt_ms == Some(at_ms + 3_600_000));
+        // The time of an outage or a pause does not count.
+        let mut state = AttemptState::default();
+        attempt(&mut state, ErrorClass::Throttled, ErrorsTolerance::All, NOW);
+        state.suspend(NOW + 1000);
+        let step = attempt(&mut state, ErrorClass::Throttled, ErrorsTolerance::All, NOW + 900_000);
+        assert_eq!(step, Step::Throttled { until_ms: NOW + 902_000 });
     }
 
     #[test]

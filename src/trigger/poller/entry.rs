@@ -311,6 +311,8 @@ impl Entry {
         Counters::add(counter, 1);
         let message = outcome.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
         let timed_out = outcome.error.as_ref().is_some_and(|error| error.code == "timeout");
+        // Whatever follows for its window.
+        let throttled = outcome.error.as_ref().is_some_and(|error| error.class == ErrorClass::Throttled);
         let step = self.lane.end(window, outcome, now_ms, fastrand::u64(..));
         made.into_iter().for_each(|made| runner.traces.attempt(made, Some(step)));
         self.dirty = true;
@@ -321,11 +323,13 @@ impl Entry {
                         adaptive.succeeded(u32::try_from(delivered).unwrap_or(u32::MAX), took);
                     }
                 }
-                Step::Throttled { .. } => adaptive.throttled(),
-                _ if timed_out => adaptive.throttled(),
+                _ if throttled || timed_out => adaptive.throttled(),
                 _ => {}
             }
             self.lane.set_count(adaptive.count());
+        }
+        if throttled {
+            runner.slots.halve();
         }
         // A nudge counts before it clears what holds the trigger: what is out of date by then is not put in its place.
         let is_current = |runner: &Runner| nudges == runner.nudges();
@@ -336,7 +340,6 @@ impl Entry {
                 }
                 self.unblock();
             }
-            Step::Throttled { .. } => runner.slots.halve(),
             Step::Outage { probe_at_ms } => {
                 // It may be over, by the success of another, before anybody looks.
                 self.in_outage = true;
@@ -350,7 +353,7 @@ impl Entry {
                 return;
             }
             Step::Blocked { .. } => self.show_blocked(&message),
-            Step::RetryAt { .. } | Step::Exhausted { .. } => {}
+            Step::RetryAt { .. } | Step::Throttled { .. } | Step::Exhausted { .. } => {}
         }
         if took.is_some() && !is_stale && runner.holds(|holds| holds.outage.is_some()) {
             runner.change(|holds| set(&mut holds.outage, None));
