@@ -153,7 +153,9 @@ fn describe(all: &Value) -> String {
                     (cell(&reason["path"]), cell(&reason["expected"]), cell(&reason["found"]));
                 text.push_str(&format!("  {path}: wanted {expected}, found {found}\n"));
             }
-            if !sample["transformed"].is_null() {
+            if let Some(size_bytes) = sample["transformed_bytes"].as_u64() {
+                text.push_str(&format!("  becomes {size_bytes} bytes (too large to show)\n"));
+            } else if !sample["transformed"].is_null() {
                 text.push_str(&format!("  becomes {}\n", sample["transformed"]));
             }
             if let Some(error) = sample["transform_error"].as_str() {
@@ -167,6 +169,18 @@ fn describe(all: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_large_to_show_is_said_to_be() {
+        let large =
+            json!({ "partition": 0, "offset": 7, "event": null, "transformed": null, "transformed_bytes": 70_000 });
+        let text =
+            describe(&json!({ "matched": 1, "turned_away": 0, "transform_failed": 0, "matched_samples": [large] }));
+        assert!(
+            text.ends_with("matches\n  (too large to show)\n  becomes 70000 bytes (too large to show)\n"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_step_that_is_not_invoked_is_named() {

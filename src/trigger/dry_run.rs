@@ -15,7 +15,7 @@ use tripline_storage::batch::RecordView as StoredRecord;
 
 use super::filter::{Pattern, TurnedAway};
 use super::run::{RangeRequest, RunRange, ScanError, for_each_chunk};
-use super::transform::{Origin, Stage, Transform};
+use super::transform::{Origin, Shown, Stage, Transform};
 use crate::event::EventView;
 use crate::input::EventInput;
 
@@ -25,7 +25,7 @@ pub const SAMPLES_MAX: u32 = 100;
 pub const CLAUSES_MAX: usize = 1_000;
 /// The longest that one call looks.
 pub const TIME_MAX: Duration = Duration::from_secs(30);
-/// A sample shows its event up to this size.
+/// A sample shows its event up to this size, and what the transform makes of it.
 const SAMPLE_BYTES_MAX: usize = 64 << 10;
 
 /// A dry run to make.
@@ -56,7 +56,7 @@ pub struct Sample {
     pub turned_away: Vec<TurnedAway>,
     /// What the transform makes of it, or why it makes nothing; `None` where there is no transform, or nothing to
     /// transform.
-    pub transformed: Option<Result<Value, String>>,
+    pub transformed: Option<Result<Shown, String>>,
 }
 
 /// A clause of the filter, and how many events it turned away.
@@ -182,9 +182,9 @@ impl Counting<'_> {
     }
 
     /// What comes before the first function that is a step.
-    fn transform(&mut self, partition: u32, event: &EventView<'_>) -> Option<Result<Value, String>> {
+    fn transform(&mut self, partition: u32, event: &EventView<'_>) -> Option<Result<Shown, String>> {
         let Some(Stage::Pure(chain)) = self.transform.stages().first() else { return None };
-        let made = chain.apply(&Origin::Record(event), None).map_err(|error| error.to_string());
+        let made = chain.show(&Origin::Record(event), SAMPLE_BYTES_MAX).map_err(|error| error.to_string());
         if let Err(reason) = &made {
             self.report.transform_failed += 1;
             if self.report.transform_failures.len() < self.samples {

@@ -152,6 +152,18 @@ pub struct PureChain {
     steps: Arc<[Step]>,
 }
 
+/// A result as people see it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shown {
+    /// As it is.
+    Whole(Value),
+    /// It is too large to show.
+    TooLarge {
+        /// As JSON.
+        size_bytes: usize,
+    },
+}
+
 impl Default for Transform {
     /// The original.
     fn default() -> Self {
@@ -230,6 +242,21 @@ impl PureChain {
         self.write(origin, input, &mut text)?;
         let last = self.first + self.steps.len() - 1;
         output::read_back(&text).map_err(|failure| failure.at(last))
+    }
+
+    /// The same, for people: results of more than `bytes_max` bytes of JSON are not made values of.
+    ///
+    /// # Errors
+    /// Those of [`PureChain::apply`].
+    pub fn show(&self, origin: &Origin<'_>, bytes_max: usize) -> Result<Shown, TransformError> {
+        let mut text = Vec::new();
+        self.write(origin, None, &mut text)?;
+        let shown = if text.len() > bytes_max {
+            output::check(&text).map(|()| Shown::TooLarge { size_bytes: text.len() })
+        } else {
+            output::read_back(&text).map(Shown::Whole)
+        };
+        shown.map_err(|failure| failure.at(self.first + self.steps.len() - 1))
     }
 
     fn write(&self, origin: &Origin<'_>, input: Option<&Value>, out: &mut Vec<u8>) -> Result<(), TransformError> {

@@ -10,6 +10,7 @@ use tripline::trigger::filter::Pattern;
 use tripline::trigger::run::{RangeRequest, RedriveRequest, ReplayRequest};
 use tripline::trigger::service::{LaneChoice, RunError, RunPhase, RunReport, TriggerState};
 use tripline::trigger::spec::StartPosition;
+use tripline::trigger::transform::Shown;
 use tripline_storage::Offset;
 use uuid::Uuid;
 
@@ -542,6 +543,25 @@ async fn a_dry_run_counts_explains_and_invokes_nothing() {
     assert!(little.ranges[0].1.get() > 0 && little.matched + little.turned_away > 0);
     assert_eq!(world.triggers.describe("x").unwrap().counts, live);
     assert_eq!(world.printed.wait_for(19).await.len(), 19, "what the live lane delivered, and nothing more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_shows_no_result_that_is_larger_than_the_largest_event_it_shows() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", PRINT).await;
+    // Ten times the payload, which is shown.
+    let transform = json!({"template": format!("[{}]", ["<x>"; 10].join(",")), "values": {"x": "$.data"}});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "transform": transform, "function": "f"})).await;
+    let large = json!("x".repeat(7_000)).to_string();
+    world.produce(&topic, 0, &["1", &large]).await;
+    let request = DryRunRequest { topic: None, ranges: vec![range(0, 2)], filter: None, samples: 9, time: PATIENCE };
+    let report = world.triggers.dry_run("x", &request).await.unwrap();
+    assert_eq!((report.matched, report.transform_failed), (2, 0));
+    assert!(report.matched_samples.iter().all(|sample| sample.event.is_some()));
+    let shown: Vec<_> = report.matched_samples.into_iter().map(|sample| sample.transformed.unwrap().unwrap()).collect();
+    assert_eq!(shown[0], Shown::Whole(json!(vec![1; 10])));
+    assert_eq!(shown[1], Shown::TooLarge { size_bytes: 10 * large.len() + 11 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

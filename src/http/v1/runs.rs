@@ -17,6 +17,7 @@ use crate::http::rooms::Rooms;
 use crate::trigger::dry_run::{DryRunReport, Sample};
 use crate::trigger::run::RunRange;
 use crate::trigger::service::{RedrivePreview, RunLaneReport, RunReport};
+use crate::trigger::transform::Shown;
 
 /// How long a redrive is looked at that is not started.
 const PREVIEW: Duration = Duration::from_secs(30);
@@ -232,7 +233,8 @@ pub(crate) async fn discard(
 /// What a trigger's filter and transform would do with a range of its input: counts and samples; nothing is invoked.
 ///
 /// `{"topic", "partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out, the
-/// topic where the trigger reads one. What does not fit into `time` goes on at `next` of each range.
+/// topic where the trigger reads one. What does not fit into `time` goes on at `next` of each range. Of an event of more
+/// than 64 KiB a sample shows null, as of such a result, whose size is `transformed_bytes` then.
 #[utoipa::path(post, path = "/v1/triggers/{trigger}/dry-run", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "Counts and samples"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn dry_run(
@@ -269,7 +271,11 @@ fn sample(sample: &Sample) -> Value {
         shown["explain"] = json!(sample.turned_away);
     }
     match &sample.transformed {
-        Some(Ok(value)) => shown["transformed"] = value.clone(),
+        Some(Ok(Shown::Whole(value))) => shown["transformed"] = value.clone(),
+        Some(Ok(Shown::TooLarge { size_bytes })) => {
+            shown["transformed"] = Value::Null;
+            shown["transformed_bytes"] = json!(size_bytes);
+        }
         Some(Err(reason)) => shown["transform_error"] = json!(reason),
         None => {}
     }

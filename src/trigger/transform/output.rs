@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{Failure, TransformCode};
@@ -97,6 +99,15 @@ impl Write for Escaped<'_, '_> {
 
 /// Text that was written here, as a value.
 pub(super) fn read_back(text: &[u8]) -> Result<Value, Failure> {
+    read(text)
+}
+
+/// Whether [`read_back`] would read it: no value is made.
+pub(super) fn check(text: &[u8]) -> Result<(), Failure> {
+    read(text).map(|IgnoredAny| ())
+}
+
+fn read<'t, T: Deserialize<'t>>(text: &'t [u8]) -> Result<T, Failure> {
     serde_json::from_slice(text)
         .map_err(|error| Failure::new(TransformCode::TooDeep, format!("the result cannot be read: {error}")))
 }
