@@ -46,6 +46,8 @@ pub use set::{FilterSet, FilterSetError, SET_BYTES_MAX, SET_LISTS_MAX, Scratch};
 
 /// How deep a pattern may be nested.
 pub const DEPTH_MAX: usize = 32;
+/// How long the keys that lead to a list may be, joined with dots, in bytes.
+pub const PATH_BYTES_MAX: usize = 1024;
 /// How many plain patterns the `$or`s of one pattern may amount to, multiplied out.
 pub const ALTERNATIVES_MAX: usize = 1000;
 /// How many lists a pattern may have, counted in every one of its plain patterns.

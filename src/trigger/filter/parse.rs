@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::clause::{Bound, Clause, Number, NumericRange, Test, TextTest, fold};
 use super::wildcard::Wildcard;
-use super::{ALTERNATIVES_MAX, Alternative, CLAUSES_MAX, DEPTH_MAX, Node, PatternError};
+use super::{ALTERNATIVES_MAX, Alternative, CLAUSES_MAX, DEPTH_MAX, Node, PATH_BYTES_MAX, PatternError};
 
 const OPERATORS: [&str; 9] =
     ["prefix", "suffix", "contains", "equals-ignore-case", "wildcard", "numeric", "cidr", "exists", "anything-but"];
@@ -69,6 +69,10 @@ fn object(fields: &Map<String, Value>, path: &str, depth: usize) -> Result<Vec<I
         let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         if below.matches('.').count() >= DEPTH_MAX * 2 {
             return Err(refuse(path, format!("keys may have {} parts at most", DEPTH_MAX * 2)));
+        }
+        // Each list keeps its own: one long key must not be kept for all that is below it.
+        if below.len() > PATH_BYTES_MAX {
+            return Err(refuse(path, format!("keys, joined with dots, may have {PATH_BYTES_MAX} bytes at most")));
         }
         match value {
             Value::Object(fields) => items.extend(object(fields, &below, depth + 1)?),

@@ -337,6 +337,14 @@ mod naive {
     }
 }
 
+#[test]
+fn the_keys_that_lead_to_a_list_are_of_bounded_length() {
+    let key = "k".repeat(PATH_BYTES_MAX - 2);
+    assert!(leaf(json!([1]), json!(1)) && matches(&json!({"a": {&key: [1]}}), &json!({"a": {&key: 1}})));
+    let found = refusal(&json!({"ab": {&key: [1]}}));
+    assert_eq!(found.to_string(), "ab: keys, joined with dots, may have 1024 bytes at most");
+}
+
 fn keys(count: usize) -> Value {
     Value::Object((0..count).map(|n| (format!("k{n}"), json!([n]))).collect())
 }
