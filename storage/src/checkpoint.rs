@@ -114,7 +114,7 @@ impl CheckpointFile {
             Err(e) if e.kind() == io::ErrorKind::NotFound => fs.open(&path, OpenMode::CreateNew, 0)?,
             other => other?,
         };
-        let slots = [read_slot(&*file, 0)?, read_slot(&*file, SLOT_BYTES)?];
+        let slots = [read_slot(&*file, &path, 0)?, read_slot(&*file, &path, SLOT_BYTES)?];
         let log_start_max = slots.iter().flatten().map(|(_, checkpoint)| checkpoint.log_start).max();
         let newest = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
         let sequence = newest.map_or(0, |(sequence, _)| sequence);
@@ -182,9 +182,9 @@ impl CheckpointFile {
 
 /// A slot that is missing, torn or foreign counts as absent: its neighbour, or nothing, is as true. One that the disk
 /// does not show may be the only one that tells of a log start.
-fn read_slot(file: &dyn File, at: u64) -> io::Result<Option<(u64, Checkpoint)>> {
+fn read_slot(file: &dyn File, path: &Path, at: u64) -> io::Result<Option<(u64, Checkpoint)>> {
     let mut bytes = [0; ENCODED_BYTES];
-    let read = fs::if_there(file.read_exact_at(&mut bytes, at))?;
+    let read = fs::if_there(path, file.read_exact_at(&mut bytes, at))?;
     Ok(read.and_then(|()| Checkpoint::decode(&bytes).ok()))
 }
 

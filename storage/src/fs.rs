@@ -190,16 +190,17 @@ pub(crate) fn read_whole(fs: &dyn Fs, path: &Path, limit_bytes: u64) -> io::Resu
     Ok(bytes)
 }
 
-/// What was read, or `None` when there is nothing to read, or too little, or something else: then it says nothing, and
-/// will not say more.
+/// What was read from `path`, or `None` when there is nothing to read, or too little, or something else: then it says
+/// nothing, and will not say more.
 ///
 /// # Errors
-/// The disk does not answer: what it holds is not known.
-pub(crate) fn if_there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+/// The disk does not answer, which names the file: what it holds is not known, and a person may move it away.
+pub(crate) fn if_there<T>(path: &Path, read: io::Result<T>) -> io::Result<Option<T>> {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match read {
         Err(e) if matches!(e.kind(), NotFound | UnexpectedEof | InvalidData) => Ok(None),
-        other => other.map(Some),
+        Err(e) => Err(io::Error::new(e.kind(), format!("{} cannot be read: {e}", path.display()))),
+        Ok(read) => Ok(Some(read)),
     }
 }
 

@@ -281,7 +281,8 @@ pub(crate) fn newest_evidence(
     let noted = noted.unwrap_or(Checkpoint { flushed: first, segment: first, position: 0, log_start: first });
     let mut newest_seal = None;
     for &base in bases.iter().rev() {
-        let bytes = fs::if_there(fs::read_whole(fs, &path_of(dir, base, FileKind::Seal), SEAL_BYTES as u64))?;
+        let path = path_of(dir, base, FileKind::Seal);
+        let bytes = fs::if_there(&path, fs::read_whole(fs, &path, SEAL_BYTES as u64))?;
         newest_seal = bytes.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
         if newest_seal.is_some() {
             break;

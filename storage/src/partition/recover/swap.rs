@@ -31,13 +31,15 @@ pub(super) fn settle_swaps(place: Place<'_>, listing: &mut Listing) -> io::Resul
 
 /// What the swap file says, if the log that it speaks of is there, under its own name or still under the other.
 fn decided(place: Place<'_>, base: Offset) -> io::Result<Option<(Seal, FileKind)>> {
-    let swap = fs::read_whole(place.fs, &path_of(place.dir, base, FileKind::Swap), SEAL_BYTES as u64);
-    let seal = fs::if_there(swap)?.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
+    let path = path_of(place.dir, base, FileKind::Swap);
+    let swap = fs::read_whole(place.fs, &path, SEAL_BYTES as u64);
+    let seal = fs::if_there(&path, swap)?.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
     let Some(seal) = seal else { return Ok(None) };
     for kind in [FileKind::Clean, FileKind::Log] {
-        let is_there = match is_log_of(place, &path_of(place.dir, base, kind), &seal) {
+        let path = path_of(place.dir, base, kind);
+        let is_there = match is_log_of(place, &path, &seal) {
             Err(WalkError::NoBatch { .. }) => false,
-            Err(WalkError::Io(e)) => fs::if_there(Err(e))?.unwrap_or(false),
+            Err(WalkError::Io(e)) => fs::if_there(&path, Err(e))?.unwrap_or(false),
             Ok(is_there) => is_there,
         };
         if is_there {
