@@ -7,8 +7,8 @@
 //!     └── nobody joined ────┘   └── join, leave, death ────────────┴─────────────────────────────────┘
 //! ```
 //! [`state`] decides: pure, events and `now` in, answers and deadlines out. [`service`] acts: it holds the groups,
-//! keeps the answers that wait, and lets time pass. [`expiry`] forgets what groups committed that nobody is in. Neither knows the wire; assignments and subscriptions are bytes to
-//! both, since the members' leader assigns.
+//! keeps the answers that wait, and lets time pass. Neither knows the wire; assignments and subscriptions are bytes to
+//! both, since the members' leader assigns. [`expiry`] forgets the offsets of groups that nobody is in any more.
 //!
 //! # Invariants
 //! - G1 A partition has one owner per generation: the assignment of a generation is set once, by its leader, and each

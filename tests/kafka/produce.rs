@@ -69,10 +69,10 @@ async fn batches_that_are_small_only_while_packed_leave_other_connections_their_
     second.call(9, &MetadataRequest::default()).await;
     let mut third = Client::connect(server.address).await;
     third.call(9, &MetadataRequest::default()).await;
-    let batch = compressed(Compression::Zstd, &[&"x".repeat(4 << 20)]);
-    assert!(batch.len() < 16 << 10, "{} bytes", batch.len());
+    let batch = compressed(Compression::Zstd, &[&"x".repeat(16 << 20)]);
+    assert!(batch.len() < 2 << 10, "{} bytes", batch.len());
     let mut request = produce_request("t", 0, 1, Some(batch));
-    request.topic_data[0].partition_data = vec![request.topic_data[0].partition_data[0].clone(); 40];
+    request.topic_data[0].partition_data = vec![request.topic_data[0].partition_data[0].clone(); 400];
     third.send(9, &request).await;
     let topic = server.broker.topic("t").unwrap();
     let tail = || topic.partition(0).unwrap().tail().get();
@@ -80,7 +80,7 @@ async fn batches_that_are_small_only_while_packed_leave_other_connections_their_
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     first.call(9, &MetadataRequest::default()).await;
-    assert!(tail() < 40, "answered between two batches, not after the last");
+    assert!(tail() < 400, "answered between two batches, not after the last");
     let response: ProduceResponse = third.receive(9).await;
     assert!(response.responses[0].partition_responses.iter().all(|partition| partition.error_code == 0));
 }
