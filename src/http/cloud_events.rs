@@ -96,11 +96,11 @@ pub(crate) fn events_of(body: &[u8]) -> Result<AtMost<RECORDS_IN_MAX, Box<RawVal
 
 /// The records of a batch of events.
 pub(crate) fn batched(events: &[Box<RawValue>]) -> Result<Vec<IncomingRecord>, Problem> {
-    let record = |(index, event): (usize, &Box<RawValue>)| {
+    let record = |(index, event): (usize, &RawValue)| {
         structured(event.get().as_bytes())
             .map_err(|problem| Problem { detail: format!("event {index}: {}", problem.detail), ..problem })
     };
-    events.iter().enumerate().map(record).collect()
+    events.iter().map(AsRef::as_ref).enumerate().map(record).collect()
 }
 
 fn check_required(name: &str, value: Option<&str>, prefix: &str) -> Result<(), Problem> {
