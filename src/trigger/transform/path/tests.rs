@@ -210,32 +210,32 @@ fn any_query(filter: BoxedStrategy<String>) -> impl Strategy<Value = String> {
     proptest::collection::vec(segment, 0..4).prop_map(|segments| segments.concat())
 }
 
+fn any_singular() -> impl Strategy<Value = String> {
+    ("[@$]", proptest::collection::vec("(\\.[abc]|\\[[01]\\])", 0..3)).prop_map(|(start, rest)| start + &rest.concat())
+}
+
+/// What may stand beside a sign.
+fn any_compared() -> impl Strategy<Value = String> {
+    let literals = ["1", "-2.0", "'ab'", "null", "true", "0.5"];
+    prop_oneof![
+        any_singular(),
+        proptest::sample::select(literals.to_vec()).prop_map(str::to_owned),
+        any_singular().prop_map(|query| format!("length({query})")),
+        Just("count(@.*)".to_owned()),
+        Just("value(@..a)".to_owned()),
+    ]
+}
+
 fn any_filter() -> BoxedStrategy<String> {
-    let singular = || {
-        ("[@$]", proptest::collection::vec("(\\.[abc]|\\[[01]\\])", 0..3))
-            .prop_map(|(start, rest)| start + &rest.concat())
-    };
-    let literal = || {
-        let literals = ["1", "-2.0", "'ab'", "null", "true", "0.5"];
-        proptest::sample::select(literals.to_vec()).prop_map(str::to_owned)
-    };
-    let plain = move || prop_oneof![singular(), literal()];
-    let made = move || {
-        prop_oneof![
-            plain(),
-            singular().prop_map(|query| format!("length({query})")),
-            Just("count(@.*)".to_owned()),
-            Just("value(@..a)".to_owned()),
-        ]
-    };
-    // The other reading departs from the standard with `<=` and `>=` (nothing <= nothing is false there, true >= false
-    // is true) and with negative indexes in what is compared (it finds nothing). Both have tests of their own.
-    let signs = proptest::sample::select(vec!["==", "!=", "<", ">"]);
-    let compared = (made(), signs, made());
+    // The other reading departs from the standard with `<=` and `>=` (nothing <= nothing is false there), with `>` and
+    // `>=` of what has no order (false > true is true) and with negative indexes in what is compared (it finds
+    // nothing). All have tests of their own.
+    let signs = proptest::sample::select(vec!["==", "!=", "<"]);
+    let compared = (any_compared(), signs, any_compared());
     let leaf = prop_oneof![
         compared.prop_map(|(left, sign, right)| format!("{left} {sign} {right}")),
-        singular(),
-        (singular(), "[ab.*|x]{1,4}").prop_filter_map("an expression", |(text, expression)| {
+        any_singular(),
+        (any_singular(), "[ab.*|x]{1,4}").prop_filter_map("an expression", |(text, expression)| {
             regex::Regex::new(&expression).ok().map(|_| format!("search({text}, '{expression}')"))
         }),
     ];
@@ -275,6 +275,16 @@ proptest! {
         let path = format!("${query}");
         let theirs: Vec<Value> = JsonPath::parse(&path).unwrap().query(&event).all().into_iter().cloned().collect();
         prop_assert_eq!(nodes(&path, &event), theirs, "{}", path);
+    }
+
+    #[test]
+    fn greater_is_less_the_other_way_round(left in any_compared(), right in any_compared(), event in any_event()) {
+        // RFC 9535, 2.3.5.2.2.
+        let turned = [(">", "<"), (">=", "<=")];
+        for (greater, less) in turned {
+            let (path, same) = (format!("$[?{left} {greater} {right}]"), format!("$[?{right} {less} {left}]"));
+            prop_assert_eq!(nodes(&path, &event), nodes(&same, &event), "{}", path);
+        }
     }
 
     #[test]
