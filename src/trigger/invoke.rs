@@ -220,7 +220,8 @@ impl Work {
             cause,
         };
         let outlet = Outlet::of(&self.runner.broker, &self.input);
-        let mut outputs = Outputs::of_success(&self.spec.destinations, &invoked, body);
+        let mut destinations = self.spec.destinations.clone();
+        let mut outputs = Outputs::of_success(&destinations, &invoked, body);
         loop {
             match outputs.leave(&outlet, &invoked).await {
                 Ok(()) => return Ok(()),
@@ -231,6 +232,12 @@ impl Work {
                     let reason = error.to_string();
                     if self.runner.blocked(origin, &reason).await.is_err() {
                         return Err(InvocationError::new(ErrorClass::Interrupted, "interrupted", reason));
+                    }
+                    let spec = self.runner.spec();
+                    if spec.destinations != destinations {
+                        // A topic that the definition does not name any more may be gone for good.
+                        destinations = spec.destinations.clone();
+                        outputs = Outputs::of_success(&destinations, &invoked, body);
                     }
                 }
             }

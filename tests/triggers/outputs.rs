@@ -67,6 +67,25 @@ async fn a_result_that_its_topic_does_not_take_fails_the_window_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_result_whose_topic_went_goes_where_the_definition_says_now() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let receiver = Receiver::start(|_| "\"late\"".into_response()).await;
+    let held = receiver.hold().await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.apply(trigger(&receiver)).await;
+    receiver.until(|invoked| !invoked.is_empty()).await;
+    let mut other = trigger(&receiver);
+    other["destinations"] = json!({"results": {"topic": "others"}});
+    world.apply(other).await;
+    world.broker.delete_topic("results").await.unwrap();
+    drop(held);
+    world.until_committed("t", 0, 1).await;
+    assert_eq!(world.records("others", 0)[0].value, "\"late\"");
+    assert_eq!(receiver.invoked().len(), 1, "it is not invoked again for that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_all_fit_leaves_nothing_behind() {
     let world = World::start();
     let topic = world.topic("in", 1).await;
