@@ -180,11 +180,12 @@ impl Runner {
         functions: FunctionService,
         clock: Clock,
         traces: TraceLog,
-        paused: bool,
+        paused_since_ms: Option<i64>,
     ) -> Self {
         let slots = Arc::new(Slots::new(&spec));
         let adaptive = Mutex::new(adaptive(&spec));
-        let held = Mutex::new(Held::new(Holds { paused, ..Holds::default() }, clock.now_ms()));
+        let holds = Holds { paused: paused_since_ms.is_some(), ..Holds::default() };
+        let held = Mutex::new(Held::new(holds, paused_since_ms.unwrap_or_else(|| clock.now_ms())));
         Self {
             id,
             broker,

@@ -195,7 +195,7 @@ impl TriggerService {
         let spec = TriggerSpec::from_json(&definition).map_err(|errors| errors.to_string())?;
         #[cfg(feature = "cluster")]
         if spec.input.cluster.is_some() {
-            return self.restore_on_cluster(entry.defined.id, spec, entry.paused_since_ms.is_some());
+            return self.restore_on_cluster(entry.defined.id, spec);
         }
         let topics = topics::selected(&self.inner.broker, &spec.input.topics);
         let is_missing = |name: &&TopicName| !topics.iter().any(|topic| topic.name() == *name);
@@ -205,7 +205,7 @@ impl TriggerService {
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run(entry.defined.id, spec, topics, entry.paused_since_ms.is_some())
+        self.run(entry.defined.id, spec, topics)
     }
 
     /// Ends all lanes: those that wait at once, those that invoke when their invocation ends, or after `grace`. What

@@ -24,7 +24,7 @@ impl Runner {
         let functions = FunctionService::new(options).unwrap();
         let (traces, _) = TraceLog::start(broker.clone());
         let spec = TriggerSpec::from_json(definition).unwrap();
-        let runner = Self::new(Uuid::from_u128(1), spec, broker, functions, Clock::start(), traces, false);
+        let runner = Self::new(Uuid::from_u128(1), spec, broker, functions, Clock::start(), traces, None);
         Arc::new(runner)
     }
 }

@@ -143,7 +143,6 @@ impl TriggerService {
         let journal = self.inner.broker.journal();
         let remembered = journal.look(|state| state.trigger_named(spec.name.as_str()));
         let id = remembered.unwrap_or_else(Uuid::new_v4);
-        let paused = self.is_paused(id);
         let known: BTreeSet<Uuid> = journal.look(|state| {
             let lanes = state.lanes.keys().filter(|lane| lane.trigger == id);
             lanes.map(|lane| lane.topic).collect()
@@ -161,7 +160,7 @@ impl TriggerService {
         self.remember(&more.records, &more.sources).await?;
         self.deploy_inline(&spec).await?;
         let name = spec.name.to_string();
-        self.run(id, spec, topics, paused).map_err(ApplyTriggerError::Lane)?;
+        self.run(id, spec, topics).map_err(ApplyTriggerError::Lane)?;
         self.go_on_with_runs(id, name);
         Ok(())
     }
@@ -173,10 +172,9 @@ impl TriggerService {
         }
     }
 
-    /// Whether a person has a trigger paused, as the journal says.
-    pub(super) fn is_paused(&self, id: Uuid) -> bool {
-        let paused = |state: &State| state.triggers.get(&id).is_some_and(|entry| entry.paused_since_ms.is_some());
-        self.inner.broker.journal().look(paused)
+    /// Since when a person has a trigger paused, as the journal says, ms since 1970.
+    pub(super) fn paused_since_ms(&self, id: Uuid) -> Option<i64> {
+        self.inner.broker.journal().look(|state: &State| state.triggers.get(&id)?.paused_since_ms)
     }
 
     pub(super) fn defined(&self, id: Uuid, spec: &TriggerSpec) -> TriggerDefined {

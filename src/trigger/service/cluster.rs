@@ -110,14 +110,13 @@ impl TriggerService {
             self.remember(&[self.defined(id, &spec).into()], &[]).await?;
             self.deploy_inline(&spec).await?;
             let name = spec.name.to_string();
-            self.run_on_cluster(id, spec, client, self.is_paused(id), begins);
+            self.run_on_cluster(id, spec, client, begins);
             self.go_on_with_runs(id, name);
             return Ok(Applied { created: true, changed: true, warnings });
         };
         let changed = *runner.spec() != spec;
         let moved = runner.spec().input.cluster != spec.input.cluster;
         if changed {
-            let paused = runner.holds(|holds| holds.paused);
             if moved {
                 self.halt_runs(runner.id).await;
             }
@@ -128,7 +127,7 @@ impl TriggerService {
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
                 let name = spec.name.to_string();
-                self.run_on_cluster(runner.id, spec, client, paused, begins);
+                self.run_on_cluster(runner.id, spec, client, begins);
                 self.go_on_with_runs(runner.id, name);
             } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
                 place.select(&spec, begins);
@@ -143,14 +142,14 @@ impl TriggerService {
         id: Uuid,
         spec: TriggerSpec,
         client: Arc<Client>,
-        paused: bool,
         begins: BTreeMap<ClusterPartition, Offset>,
     ) {
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let starts = Arc::new(Mutex::new(Starts::new(&spec, begins)));
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
+        let paused_since_ms = self.paused_since_ms(id);
+        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused_since_ms));
         let place = Some(self.join_group(&runner, client, starts));
         self.inner.running.write().insert(name, Running { place, ..Running::new(runner) });
     }
@@ -176,12 +175,12 @@ impl TriggerService {
         Place { member, driver, starts }
     }
 
-    pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec, paused: bool) -> Result<(), String> {
+    pub(super) fn restore_on_cluster(&self, id: Uuid, spec: TriggerSpec) -> Result<(), String> {
         let client = self.inner.client(&spec).map_err(|error| error.to_string())?;
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run_on_cluster(id, spec, client, paused, BTreeMap::new());
+        self.run_on_cluster(id, spec, client, BTreeMap::new());
         Ok(())
     }
 }

@@ -21,12 +21,13 @@ use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
     /// Starts the lanes of a trigger where the journal says.
-    pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topics: Vec<Arc<Topic>>, paused: bool) -> Result<(), String> {
+    pub(super) fn run(&self, id: Uuid, spec: TriggerSpec, topics: Vec<Arc<Topic>>) -> Result<(), String> {
         debug_assert!(self.is_changing(), "lanes of a trigger start within a change");
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused));
+        let paused_since_ms = self.paused_since_ms(id);
+        let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused_since_ms));
         let lanes = topics.iter().map(|topic| self.live_lanes(&runner, topic)).collect::<Result<Vec<_>, _>>()?;
         let mut running = Running::new(runner);
         for (topic, lanes) in topics.iter().zip(lanes) {

@@ -477,7 +477,7 @@ impl TriggerService {
     pub(super) fn runner_of_run(&self, id: Uuid, owner: &TriggerSpec, definition: &RunDefinition) -> Arc<Runner> {
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
-        let runner = Runner::new(id, run_spec(owner, definition), broker, functions, clock, traces, false);
+        let runner = Runner::new(id, run_spec(owner, definition), broker, functions, clock, traces, None);
         Arc::new(runner.of_run(definition.rate))
     }
 

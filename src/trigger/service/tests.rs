@@ -222,5 +222,6 @@ async fn a_trigger_that_could_not_be_restored_is_made_anew_with_its_pause_and_it
     world.produce();
     assert_eq!(world.apply(json!({})).await, id);
     assert_eq!(world.is_paused(id), (true, true));
+    assert_eq!(world.service.describe("x").unwrap().since_ms, 2, "it is paused for as long as it was");
     assert!(world.service.inner.runs.read().contains_key(&run));
 }

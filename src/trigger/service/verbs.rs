@@ -133,7 +133,7 @@ impl TriggerService {
         let records: Vec<JournalRecord> = lanes.into_iter().map(|(lane, at)| self.restart(lane, at)).collect();
         let remembered = self.remember(&records, &sources).await;
         let spec = (*runner.spec()).clone();
-        self.run(runner.id, spec, topics, true).map_err(ResetTriggerError::Lane)?;
+        self.run(runner.id, spec, topics).map_err(ResetTriggerError::Lane)?;
         Ok(remembered?)
     }
 

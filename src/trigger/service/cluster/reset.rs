@@ -177,6 +177,7 @@ mod tests {
 
     use super::super::super::tests::World;
     use super::*;
+    use crate::broker::record::TriggerSwitched;
 
     /// A paused trigger `far` on a cluster that hangs up on everybody; what to commit.
     async fn paused() -> (World, Offsets) {
@@ -188,10 +189,11 @@ mod tests {
         let world = World::start().await;
         let spec = TriggerSpec::from_json(&definition).unwrap();
         let id = Uuid::from_u128(1);
-        world.service.remember(&[world.service.defined(id, &spec).into()], &[]).await.unwrap();
+        let paused = TriggerSwitched { id, paused: true, since_ms: 1 };
+        world.service.remember(&[world.service.defined(id, &spec).into(), paused.into()], &[]).await.unwrap();
         {
             let _changing = world.service.inner.changing.lock().await;
-            world.service.restore_on_cluster(id, spec, true).unwrap();
+            world.service.restore_on_cluster(id, spec).unwrap();
         }
         let commit = Committed { offset: Offset::ZERO, metadata: String::new() };
         (world, [(ClusterPartition::new("in", 0), commit)].into())
