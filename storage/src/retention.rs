@@ -70,6 +70,8 @@ pub struct RetentionClock {
 
 /// A start whose clock is further ahead than this of the newest append is not believed at first.
 pub(crate) const JUMP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// A clock that shows less has not been set: nothing of this log was written before 2023.
+pub(crate) const BELIEVABLE_FROM_MS: i64 = 1_672_531_200_000;
 /// How long it is not believed.
 const DISTRUST: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -16,7 +16,7 @@ use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::{Index, IndexEntry, TIMESTAMP_NONE};
 use crate::offset::{Offset, PartitionId};
 use crate::progress::Published;
-use crate::retention::JUMP_MAX_MS;
+use crate::retention::{BELIEVABLE_FROM_MS, JUMP_MAX_MS};
 
 mod audit;
 mod heal;
@@ -319,17 +319,20 @@ impl SegmentFacts {
         }
     }
 
-    /// A clock that falls back makes nothing older than it was.
+    /// A clock that falls back makes nothing older than it was. One that stood far ahead for a moment is forgotten, or
+    /// the segment would never be old.
     pub(crate) fn appended(&mut self, now_ms: i64) {
-        let last_append_ms = self.first_append_ms.map_or(now_ms, |_| self.last_append_ms.max(now_ms));
-        self.first_append_ms.get_or_insert(now_ms);
-        self.last_append_ms = last_append_ms;
+        let was_ahead = now_ms >= BELIEVABLE_FROM_MS && self.last_append_ms.saturating_sub(now_ms) > JUMP_MAX_MS;
+        if was_ahead || self.first_append_ms.is_none() {
+            (self.first_append_ms, self.last_append_ms) = (Some(now_ms), now_ms);
+        }
+        self.last_append_ms = self.last_append_ms.max(now_ms);
     }
 
-    /// The segment ends at `now_ms`. If that is suspiciously far from its last append, the clock was put right since:
-    /// it may have stood at 1970 then, and what was written a moment ago must not seem to be due.
+    /// The segment ends at `now_ms`. Where its last append was under a clock that had not been set, what was written a
+    /// moment ago must not seem to be due.
     pub(crate) const fn ended(&mut self, now_ms: i64) {
-        if now_ms.saturating_sub(self.last_append_ms) > JUMP_MAX_MS {
+        if self.last_append_ms < BELIEVABLE_FROM_MS && now_ms >= BELIEVABLE_FROM_MS {
             self.last_append_ms = now_ms;
         }
     }

@@ -186,6 +186,27 @@ fn a_clock_that_was_put_right_or_fell_back_makes_no_segment_seem_old() {
 }
 
 #[test]
+fn a_clock_that_stood_far_ahead_keeps_nothing_for_ever_and_an_idle_log_is_as_old_as_its_last_append() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let store = open_store_on(Arc::new(SimFs::new()), std::path::Path::new("/data"));
+    let config = LogConfig {
+        retention_age: Some(Duration::from_secs(3600)),
+        segment_age: Duration::from_secs(24 * 3600),
+        ..LogConfig::default()
+    };
+    let (partition, _) = open(&store, config);
+    partition.append(&batch(0, 3), NOW_MS).unwrap();
+    // For a moment; the log is old then, and rolls.
+    partition.append(&batch(3, 3), NOW_MS + 30_000 * DAY_MS).unwrap();
+    partition.append(&batch(6, 3), NOW_MS + 1).unwrap();
+    assert_eq!(partition.last_append_ms(), Some(NOW_MS + 1));
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + DAY_MS), None).unwrap(), offset(3));
+    // Nobody wrote for a month.
+    partition.append(&batch(9, 3), NOW_MS + 30 * DAY_MS).unwrap();
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + 30 * DAY_MS), None).unwrap(), offset(9));
+}
+
+#[test]
 fn the_newest_append_is_known_while_the_active_segment_is_empty() {
     let disk = SimFs::new();
     let root = std::path::Path::new("/data");
