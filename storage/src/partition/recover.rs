@@ -269,8 +269,8 @@ fn split_below(mut bases: Vec<Offset>, log_start: Offset) -> (Vec<Offset>, Vec<O
 }
 
 /// What is known to be flushed: the checkpoint, or the newest seal where that says more (a seal is written after its
-/// segment was synced). Without either, everything is above the flushed offset. A seal that the disk does not show is
-/// not passed over: what it vouches for would be cut where it is damaged.
+/// segment was synced). Without either, everything is above the flushed offset. A seal that may say more and that the
+/// disk does not show is not passed over: what it vouches for would be cut where it is damaged.
 pub(crate) fn newest_evidence(
     fs: &dyn Fs,
     dir: &Path,
@@ -280,7 +280,11 @@ pub(crate) fn newest_evidence(
     let first = bases.first().copied().unwrap_or(Offset::ZERO);
     let noted = noted.unwrap_or(Checkpoint { flushed: first, segment: first, position: 0, log_start: first });
     let mut newest_seal = None;
-    for &base in bases.iter().rev() {
+    for (at, &base) in bases.iter().enumerate().rev() {
+        if bases.get(at + 1).is_some_and(|next| *next <= noted.segment) {
+            // It ends where the checkpoint begins, or before: it says no more, and neither do those before it.
+            break;
+        }
         let path = path_of(dir, base, FileKind::Seal);
         let bytes = fs::if_there(&path, fs::read_whole(fs, &path, SEAL_BYTES as u64))?;
         newest_seal = bytes.and_then(|bytes| Seal::decode(&bytes).ok()).filter(|seal| seal.base == base);
