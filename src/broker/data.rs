@@ -118,6 +118,10 @@ impl Broker {
         let append_time = topic.with_config(|config| config.message_timestamp_type) == TimestampType::LogAppendTime;
         let batch = if append_time { batch.with_append_time(now_ms) } else { batch };
         let outcome = append(log, &batch, now_ms)?;
+        if log.is_flush_due() {
+            // Before it comes to a flush on this thread, which others wait for.
+            log.request_flush();
+        }
         if !outcome.duplicate {
             self.inner.appended_records.fetch_add(i64::from(batch.header().record_count), Ordering::Relaxed);
             self.inner.appended_bytes.fetch_add(batch.size_bytes().cast_signed() as i64, Ordering::Relaxed);

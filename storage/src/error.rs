@@ -28,8 +28,8 @@ pub enum AppendError {
     /// The disk is full. Appends work again by themselves once there is room.
     #[error("the disk is full")]
     DiskFull,
-    /// The next segment could not be opened: the process or the machine is out of descriptors, or of memory for them.
-    /// Appends work again by themselves once there are some.
+    /// The next segment could not be opened: the process or the machine is out of descriptors. Appends work again by
+    /// themselves once there are some.
     #[error("no file for the next segment: {0}")]
     NoDescriptors(Arc<io::Error>),
     /// The producer's sequence does not continue what it appended before.

@@ -165,9 +165,10 @@ pub trait File: Send + Sync + fmt::Debug {
     fn sync_data(&self) -> io::Result<()>;
 }
 
-/// Whether a file could not be opened because there are too many already. Nothing was changed then.
+/// Whether a file could not be opened because there are too many already. Nothing was changed then. A want of memory
+/// does not count: a sync may answer that as well, and is not to be tried again.
 pub(crate) fn is_out_of_descriptors(cause: &io::Error) -> bool {
-    let wanting = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    let wanting = [Errno::MFILE, Errno::NFILE];
     Errno::from_io_error(cause).is_some_and(|errno| wanting.contains(&errno))
 }
 

@@ -16,9 +16,11 @@ pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// Behind so many segments that were sealed since the last flush, whoever appends flushes first: each keeps its file
 /// and its map open.
 pub(crate) const SEALED_UNFLUSHED_MAX: usize = 64;
-/// How long a flush waits for the descriptor that it needs to sync a directory before it gives up. Nothing else fails
-/// meanwhile: a partition that stopped would not serve writes again when there are descriptors.
-pub(crate) const DESCRIPTOR_WAIT: Duration = Duration::from_secs(60);
+/// Behind so many a flush is asked for, so that it need not come to that.
+pub(crate) const SEALED_UNFLUSHED_WANTED: usize = 16;
+/// How long a flush waits for the descriptor that it needs to sync a directory before it gives up, which stops the
+/// partition: other flushes may wait for it.
+pub(crate) const DESCRIPTOR_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks.
 pub(crate) const DESCRIPTOR_RETRY: Duration = Duration::from_millis(10);
 /// One compaction makes no more segments into one: their files are all open then.

@@ -11,7 +11,7 @@ use event_listener::EventListener;
 use super::{Partition, UnflushedSeal};
 use crate::error::{FlushError, Stopped};
 use crate::fs;
-use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT};
+use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, SEALED_UNFLUSHED_WANTED};
 use crate::offset::Offset;
 use crate::segment::{ActiveSegment, FileKind, path_of};
 
@@ -58,6 +58,13 @@ impl Partition {
         if self.flushing.ask() {
             self.shared.flusher.flush_soon(self);
         }
+    }
+
+    /// Whether so many segments were sealed since the last flush that somebody should [ask](Partition::request_flush)
+    /// for one: behind four times as many, whoever appends flushes first.
+    #[must_use]
+    pub fn is_flush_due(&self) -> bool {
+        self.sealed_unflushed.load(Ordering::Relaxed) >= SEALED_UNFLUSHED_WANTED
     }
 
     /// Notified when a flush ended, well or badly. Listen first, look at [`Partition::flushed`] and
