@@ -218,6 +218,7 @@ async fn who_follows_a_topic_that_goes_is_told() {
     assert_eq!(stage.send("DELETE", "/v1/topics/t", &[], "").await.status, 204);
     stage.json("POST", "/v1/topics", &json!({ "topic": "t" })).await;
     let all = tokio::time::timeout(PATIENCE, stream.into_body().collect()).await.unwrap().unwrap().to_bytes();
+    assert!(!all.starts_with(b": still here"), "at once, and not with the next sign of life");
     let text = std::str::from_utf8(&all).unwrap();
     assert!(text.contains("event: error\ndata: {") && text.contains("unknown-topic"), "{text}");
 }

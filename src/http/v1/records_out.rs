@@ -186,6 +186,17 @@ pub(crate) fn event_stream(stream: impl Stream<Item = Result<Bytes, Infallible>>
     (headers, Body::from_stream(stream)).into_response()
 }
 
+/// Returns when a topic is deleted: nothing comes any more. One of the same name is another.
+async fn gone(broker: &Broker, topic: &Topic) {
+    loop {
+        let changed = broker.listen_topics();
+        if broker.topic(topic.name().as_str()).is_none_or(|named| named.id() != topic.id()) {
+            return;
+        }
+        changed.await;
+    }
+}
+
 impl Following {
     /// The next events, a heartbeat, an error, or the end.
     async fn step(&mut self) -> Option<Bytes> {
@@ -193,17 +204,14 @@ impl Following {
             return None;
         }
         let limit = self.left.map_or(STEP_RECORDS, |left| left.min(STEP_RECORDS));
-        let changed = self.broker.listen_topics();
+        let arrived = wait_for_records(&self.partition, self.next, HEARTBEAT);
         tokio::select! {
-            () = wait_for_records(&self.partition, self.next, HEARTBEAT) => {}
-            () = changed => {}
-        }
-        let name = self.topic.name();
-        if self.broker.topic(name.as_str()).is_none_or(|topic| topic.id() != self.topic.id()) {
-            // Nothing comes any more. One of the same name is another.
-            self.failed = true;
-            let problem = Problem::not_found("topic", "unknown-topic", name.as_str()).to_json();
-            return Some(format!("event: error\ndata: {problem}\n\n").into());
+            () = arrived => {}
+            () = gone(&self.broker, &self.topic) => {
+                self.failed = true;
+                let problem = Problem::not_found("topic", "unknown-topic", self.topic.name().as_str()).to_json();
+                return Some(format!("event: error\ndata: {problem}\n\n").into());
+            }
         }
         let page = match read(&self.partition, self.next, limit).await {
             Ok(page) => page,
