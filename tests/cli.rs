@@ -464,7 +464,9 @@ fn a_broker_that_nobody_reads_any_more_stops_gracefully_as_well() {
     let temporary = tempfile::tempdir().unwrap();
     let mut command = Command::new(TRIPLINE);
     command.args(["serve", "--ephemeral", "--kafka", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-    let mut child = command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).spawn().unwrap();
+    command.env("TMPDIR", temporary.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stderr.take());
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // The pipe goes with the lines.
     assert!(lines.map_while(Result::ok).any(|line| line.starts_with("ready.")));

@@ -155,8 +155,9 @@ fn log_to_stderr(verbose: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRIPLINE_LOG").unwrap_or_else(|_| default.into());
     // Colours are for eyes: in a file they would be bytes between the words.
     let is_watched = std::io::stderr().is_terminal();
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_watched).with_writer(std::io::stderr).try_init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_watched).with_writer(std::io::stderr);
+    // What cannot be written would be said to the same stderr, which panics when it is gone.
+    let _ = lines.log_internal_errors(false).try_init();
 }
 
 /// What listens where, what was found, and what to try next.
