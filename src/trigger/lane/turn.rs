@@ -194,7 +194,7 @@ impl Lane {
         let cuts = groups(&rest.places);
         if rest.is_tried() && !self.fits(More { windows: 1, cuts, from: rest.name }) {
             // A function that takes one record at a time gets one; what cannot be written down begins anew.
-            rest.state = AttemptState::default();
+            (rest.state, rest.blocked) = (AttemptState::default(), false);
         }
         let behind = self.insert_behind(id, rest);
         if self.windows[&behind].is_tried() {

@@ -173,7 +173,8 @@ impl TriggerService {
             }
             if changed {
                 self.resume_functions(&runner);
-                runner.renew();
+                // What a step is says nothing of the target.
+                if runner.function_name(&runner.spec()) == function { runner.renew() } else { runner.nudge() }
             } else if runner.holds(|holds| holds.failed.is_some()) {
                 self.retry_function(&runner);
             }
