@@ -83,6 +83,9 @@ pub(super) enum Report {
     Finished { reusable: bool, duration: Duration, error: Option<ErrorClass> },
     /// The instance ended before it began with this; [`Report::Gone`] follows.
     Returned(Box<Assignment>),
+    /// The instance leaves, and nothing is wrong with its code: another may start at once. With what it was given and has
+    /// not begun with. [`Report::Gone`] follows.
+    Leaving(Option<Box<Assignment>>),
     /// The process and all its children are gone.
     Gone,
 }
@@ -108,18 +111,21 @@ impl InstanceTask {
             Ok(process) => self.serve(process).await,
             Err(error) => (self.report)(Report::StartFailed(error)),
         }
-        self.give_back();
+        if let Some(assignment) = self.close_orders() {
+            (self.report)(Report::Returned(assignment));
+        }
         let Self { definition, report, .. } = self;
         // The code may be pruned as soon as the pool hears that the instance is gone.
         drop(definition);
         report(Report::Gone);
     }
 
-    /// Takes no more work, and gives back what it was given and has not begun with.
-    fn give_back(&mut self) {
+    /// Takes no more work; answers what it was given and has not begun with.
+    fn close_orders(&mut self) -> Option<Box<Assignment>> {
         self.orders.close();
-        if let Ok(Order::Invoke(assignment)) = self.orders.try_recv() {
-            (self.report)(Report::Returned(assignment));
+        match self.orders.try_recv() {
+            Ok(Order::Invoke(assignment)) => Some(assignment),
+            _ => None,
         }
     }
 
@@ -187,8 +193,9 @@ impl InstanceTask {
                 order = self.orders.recv() => order,
                 ending = process.idle() => {
                     if matches!(ending, Ending::Exceeded(Excess::Ended)) {
-                        // Its good-bye takes time, which nobody who was given to it has to wait for.
-                        self.give_back();
+                        // Its good-bye takes time, which nobody has to wait for.
+                        let assignment = self.close_orders();
+                        (self.report)(Report::Leaving(assignment));
                         return self.stop(&mut process).await;
                     }
                     tracing::warn!(function = %self.definition.spec.name, instance = self.id, ?ending, "an idle instance ended");

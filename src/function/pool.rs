@@ -236,6 +236,10 @@ impl PoolLoop {
                 self.state.finished(id, reusable, now)
             }
             Report::Returned(assignment) => self.take_back(id, *assignment, now),
+            Report::Leaving(assignment) => {
+                let ticket = assignment.map(|assignment| self.wait_again(*assignment));
+                self.state.leaves(id, ticket, now)
+            }
             Report::Gone => {
                 if let Some(member) = self.instances.remove(&id)
                     && member.version != self.definition.code.version()
@@ -264,9 +268,14 @@ impl PoolLoop {
             self.answer(assignment, InvocationError::new(ErrorClass::Unavailable, "instance-died", message));
             return self.state.returned(id, None, now);
         }
+        let ticket = self.wait_again(assignment);
+        self.state.returned(id, Some(ticket), now)
+    }
+
+    fn wait_again(&mut self, assignment: Assignment) -> (Ticket, usize) {
         let ticket = (assignment.ticket, assignment.invocation.payload.len());
         self.waiting.insert(assignment.ticket, assignment);
-        self.state.returned(id, Some(ticket), now)
+        ticket
     }
 
     /// What was outdated may have held the last lease on its code.

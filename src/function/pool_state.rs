@@ -185,10 +185,16 @@ impl PoolState {
 
     /// An instance ended before it began with what it was assigned; `ticket` with its bytes waits again, first in line.
     pub(super) fn returned(&mut self, id: InstanceId, ticket: Option<(Ticket, usize)>, now: Moment) -> Vec<Effect> {
-        let Some(instance) = self.instances.get_mut(&id) else { return Vec::new() };
+        let Some(instance) = self.instances.get(&id) else { return Vec::new() };
         assert!(instance.phase == Phase::Busy, "F3: only a busy instance gives back");
-        instance.phase = Phase::Leaving;
         self.back_off(now);
+        self.leaves(id, ticket, now)
+    }
+
+    /// An instance takes no more work, for no fault of its code; `ticket` as in [`PoolState::returned`].
+    pub(super) fn leaves(&mut self, id: InstanceId, ticket: Option<(Ticket, usize)>, now: Moment) -> Vec<Effect> {
+        let Some(instance) = self.instances.get_mut(&id) else { return Vec::new() };
+        instance.phase = Phase::Leaving;
         let Some((ticket, bytes)) = ticket else { return self.decide(now) };
         // Not for want of room: it had its place.
         if let Some(refusal) = self.refusal_of_all() {

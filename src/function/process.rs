@@ -266,7 +266,12 @@ async fn excess(usage: &mut UsageWatch, work: Work) -> Excess {
         if let Some(excess) = found.excess {
             return excess;
         }
-        if usage.is_worn_out && work == Work::Idle {
+        // One that works is let be for as long as the machine has processes for others.
+        let ends = match work {
+            Work::Busy => found.ended > usage.processes_max,
+            Work::Idle => usage.is_worn_out,
+        };
+        if ends {
             return Excess::Ended;
         }
     }

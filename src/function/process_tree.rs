@@ -82,7 +82,7 @@ pub(super) enum Excess {
     Memory { used_bytes: u64 },
     /// Processes that run.
     Processes,
-    /// Processes that have ended. That is nothing an invocation dies of.
+    /// Processes that have ended. An invocation dies of that only where it leaves more of them than may run.
     Ended,
 }
 
@@ -132,7 +132,7 @@ mod proc_fs {
     }
 
     /// Processes that run below `root` by the kernel's lists of children, which is cheap, and how many are in these
-    /// lists that have ended; stops above `most` that run.
+    /// lists that have ended; stops above `most` of either.
     pub(super) fn descendants_by_children(root: Pid, most: usize) -> (Vec<Pid>, usize) {
         let (mut found, mut ended) = (Vec::new(), 0);
         let mut next = vec![root];
@@ -142,11 +142,11 @@ mod proc_fs {
                 let Some(line) = stat_line(child) else { continue };
                 if parse_stat(child, &line).is_none() {
                     ended += 1;
-                    continue;
+                } else {
+                    found.push(child);
+                    next.push(child);
                 }
-                found.push(child);
-                next.push(child);
-                if found.len() > most {
+                if found.len().max(ended) > most {
                     return (found, ended);
                 }
             }

@@ -335,6 +335,20 @@ def handler(event, context):
 }
 
 #[tokio::test]
+async fn an_invocation_that_leaves_processes_behind_without_end_dies_of_them() {
+    let stage = Stage::with(|options| options.process_limits.processes_max = 16);
+    let source = r#"
+import os
+def handler(event, context):
+    while True:
+        os.system("true &")
+"#;
+    stage.deploy(spec(), source).await;
+    let error = stage.error("1").await;
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::Crashed, "too-many-processes"));
+}
+
+#[tokio::test]
 async fn processes_that_are_left_behind_stay_few_and_no_invocation_dies_of_them() {
     let mut stage = Stage::with(|options| options.process_limits.processes_max = 16);
     let source = r#"

@@ -48,6 +48,19 @@ fn a_waiting_invocation_starts_an_instance_and_gets_it_when_it_is_ready() {
 }
 
 #[test]
+fn an_instance_that_leaves_by_plan_holds_nobody_up() {
+    let mut pool = warm(0, 2);
+    assert_eq!(pool.leaves(1, None, at(0)), []);
+    assert_eq!(pool.submit(2, 5, at(0)), [Start(2)], "at once, and not on the one that leaves");
+    assert_eq!(pool.ready(2, at(0)), [Assign(2, 2)]);
+    // It had not begun with what it was given.
+    assert_eq!(pool.leaves(2, Some((2, 5)), at(0)), []);
+    assert_eq!(pool.gone(1, at(0)), [Start(3)]);
+    assert_eq!(pool.gone(2, at(0)), []);
+    assert_eq!(pool.ready(3, at(0)), [Assign(3, 2)]);
+}
+
+#[test]
 fn what_an_instance_of_older_code_gives_back_is_refused_when_the_new_code_is_broken() {
     let mut pool = pool(0, 2);
     assert_eq!(pool.submit(1, 1, at(0)), [Start(1)]);
