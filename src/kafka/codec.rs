@@ -13,24 +13,25 @@ use super::version::Api;
 pub use kafka_wire::{
     ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteGroupsRequest,
     DeleteGroupsResponse, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    DescribeConfigsRequest, DescribeConfigsResponse, DescribeGroupsRequest, DescribeGroupsResponse, FetchRequest,
-    FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse,
-    InitProducerIdRequest, InitProducerIdResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, ListOffsetsRequest, ListOffsetsResponse,
-    MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
-    OffsetFetchResponse, ProduceRequest, ProduceResponse, SyncGroupRequest, SyncGroupResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
+    DescribeProducersRequest, DescribeProducersResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse, InitProducerIdRequest, InitProducerIdResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse,
+    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, SyncGroupRequest,
+    SyncGroupResponse,
 };
 /// The parts of each message, in a module per message.
 pub use kafka_wire::{
     api_versions_request, api_versions_response, create_topics_request, create_topics_response, delete_groups_request,
     delete_groups_response, delete_records_request, delete_records_response, delete_topics_request,
     delete_topics_response, describe_configs_request, describe_configs_response, describe_groups_request,
-    describe_groups_response, fetch_request, fetch_response, find_coordinator_request, find_coordinator_response,
-    heartbeat_request, heartbeat_response, init_producer_id_request, init_producer_id_response, join_group_request,
-    join_group_response, leave_group_request, leave_group_response, list_groups_request, list_groups_response,
-    list_offsets_request, list_offsets_response, metadata_request, metadata_response, offset_commit_request,
-    offset_commit_response, offset_fetch_request, offset_fetch_response, produce_request, produce_response,
-    sync_group_request, sync_group_response,
+    describe_groups_response, describe_producers_request, describe_producers_response, fetch_request, fetch_response,
+    find_coordinator_request, find_coordinator_response, heartbeat_request, heartbeat_response,
+    init_producer_id_request, init_producer_id_response, join_group_request, join_group_response, leave_group_request,
+    leave_group_response, list_groups_request, list_groups_response, list_offsets_request, list_offsets_response,
+    metadata_request, metadata_response, offset_commit_request, offset_commit_response, offset_fetch_request,
+    offset_fetch_response, produce_request, produce_response, sync_group_request, sync_group_response,
 };
 pub use kafka_wire::{
     decode_consumer_protocol_assignment, decode_consumer_protocol_subscription, encode_consumer_protocol_assignment,

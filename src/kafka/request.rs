@@ -61,6 +61,7 @@ requests! {
     InitProducerId(InitProducerIdRequest),
     DescribeConfigs(DescribeConfigsRequest),
     DeleteGroups(DeleteGroupsRequest),
+    DescribeProducers(DescribeProducersRequest),
 }
 
 /// One request, ready to be handled.

@@ -121,6 +121,7 @@ impl KafkaService {
             RequestBody::OffsetFetch(body) => respond(header, &api::offset_fetch::answer(self, *body, version)),
             RequestBody::DescribeGroups(body) => respond(header, &api::describe_groups::answer(self, *body, version)),
             RequestBody::ListGroups(body) => respond(header, &api::list_groups::answer(self, &body)),
+            RequestBody::DescribeProducers(body) => respond(header, &api::describe_producers::answer(self, *body)),
             RequestBody::DescribeConfigs(body) => respond(header, &api::describe_configs::answer(self, *body, version)),
             other => {
                 tracing::error!(api = ?other.api(), "no handler for a request that the table has");

@@ -26,6 +26,7 @@ pub enum Api {
     InitProducerId,
     DescribeConfigs,
     DeleteGroups,
+    DescribeProducers,
 }
 
 /// One row of the table.
@@ -52,7 +53,7 @@ const fn row(api: Api, name: &'static str, key: i16, min: i16, max: i16, flexibl
 }
 
 /// How many requests we serve.
-pub const API_COUNT: usize = 20;
+pub const API_COUNT: usize = 21;
 
 /// The table, in the order of [`Api`].
 pub const APIS: [ApiSpec; API_COUNT] = [
@@ -86,6 +87,7 @@ pub const APIS: [ApiSpec; API_COUNT] = [
     row(Api::InitProducerId, "InitProducerId", 22, 0, 5, 2),
     row(Api::DescribeConfigs, "DescribeConfigs", 32, 1, 4, 4),
     row(Api::DeleteGroups, "DeleteGroups", 42, 0, 2, 2),
+    row(Api::DescribeProducers, "DescribeProducers", 61, 0, 0, 0),
 ];
 
 impl Api {
@@ -161,6 +163,7 @@ mod tests {
         check::<InitProducerIdRequest>(Api::InitProducerId);
         check::<DescribeConfigsRequest>(Api::DescribeConfigs);
         check::<DeleteGroupsRequest>(Api::DeleteGroups);
+        check::<DescribeProducersRequest>(Api::DescribeProducers);
     }
 
     #[test]

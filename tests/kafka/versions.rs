@@ -144,6 +144,34 @@ async fn round_trip(server: &Server, client: &mut Client, api: Api, version: i16
                 assert!(!result.configs.is_empty(), "{what}");
             }
         }
+        Api::DescribeProducers => {
+            let name = text("produced");
+            create(client, &name, 2, &[]).await;
+            for (epoch, sequence) in [(0, 0), (0, 2), (3, 0)] {
+                let batch = of_producer(77, epoch, sequence, &["a", "b"]);
+                assert_eq!(produce(client, &name, batch).await.error_code, 0, "{what}");
+            }
+            let topic = |name: &str, partition_indexes| {
+                message!(describe_producers_request::TopicRequest {
+                    name: text(name),
+                    partition_indexes: partition_indexes,
+                })
+            };
+            let topics =
+                vec![topic("produced", vec![0, 1, 2, 0]), topic("missing", vec![0]), topic("produced", vec![1])];
+            let response = client.call(version, &message!(DescribeProducersRequest { topics: topics })).await;
+            let told = |partition: &describe_producers_response::PartitionResponse| {
+                let producers = partition.active_producers.iter();
+                let producers = producers.map(|one| (one.producer_id, one.producer_epoch, one.last_sequence));
+                (partition.partition_index, partition.error_code, producers.collect::<Vec<_>>())
+            };
+            let topics = response.topics.iter().map(|topic| topic.partitions.iter().map(told).collect::<Vec<_>>());
+            let expected =
+                [vec![(0, 0, vec![(77, 3, 1)]), (1, 0, Vec::new()), (2, 3, Vec::new())], vec![(0, 3, Vec::new())]];
+            assert_eq!(topics.collect::<Vec<_>>(), expected, "{what}");
+            let newest = &response.topics[0].partitions[0].active_producers[0];
+            assert!(newest.last_timestamp > 0 && newest.current_txn_start_offset == -1, "{what}: {newest:?}");
+        }
         group => group_round_trip(client, group, version).await,
     }
 }

@@ -163,6 +163,13 @@ impl Partition {
         self.writer.lock().producers.get(id)
     }
 
+    /// What is remembered of all idempotent producers, by rising id; at most
+    /// [`ProducerLimits::producers_max`](crate::producer::ProducerLimits::producers_max).
+    #[must_use]
+    pub fn producers(&self) -> Vec<ProducerDescription> {
+        self.writer.lock().producers.describe()
+    }
+
     /// Forgets idempotent producers that have been silent for too long.
     pub fn expire_producers(&self, now_ms: i64) {
         let forgotten = self.writer.lock().producers.expire(now_ms);

@@ -37,6 +37,8 @@ public class Basic {
             check(consume(base, codecs.size() * COUNT, 20) == codecs.size() * COUNT, "all records");
             check(consume(base, 1, 1) == 0, "the next member goes on at the commits");
             var greatest = admin.listOffsets(Map.of(FIRST, OffsetSpec.maxTimestamp())).all().get().get(FIRST);
+            var producers = admin.describeProducers(List.of(FIRST)).all().get().get(FIRST).activeProducers();
+            check(!producers.isEmpty() && producers.stream().allMatch(one -> one.lastSequence() >= 0), "producers");
             check(greatest.offset() > 0 && greatest.leaderEpoch().isPresent(), "greatest timestamp");
             check(admin.listConsumerGroupOffsets("java").partitionsToOffsetAndMetadata().get().size() == 3, "commits");
             admin.deleteConsumerGroups(List.of("java")).all().get();
