@@ -37,6 +37,6 @@ pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;
 pub use place::{ClusterPartition, Selection};
-pub use produce::Takes;
+pub use produce::{Remembered, Sent, Takes};
 pub use topics::ClusterTopic;
 pub use wire::CallError;

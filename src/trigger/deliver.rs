@@ -174,8 +174,13 @@ fn visit_wanted(
 /// How many records of a verdict, from its first on, have their letters or need none: this is what the partition
 /// remembers of the producer of its letters.
 pub(super) fn letters_there(producer: &ProducerDescription) -> usize {
-    let in_batch = producer.last_sequence.map_or(0, |last| last + 1);
-    usize::try_from(i32::from(producer.epoch) + in_batch).unwrap_or(0)
+    letters_to(producer.epoch.into(), producer.last_sequence)
+}
+
+/// The same, by the epoch of the producer and the sequence of its last record in it.
+pub(super) fn letters_to(epoch: i32, last_sequence: Option<i32>) -> usize {
+    let in_batch = last_sequence.map_or(0, |last| last.saturating_add(1));
+    usize::try_from(epoch.saturating_add(in_batch)).unwrap_or(0)
 }
 
 fn finished(builder: BatchBuilder) -> Option<CheckedBatch> {

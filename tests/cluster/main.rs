@@ -13,6 +13,9 @@ mod transactions;
 #[path = "../common/until.rs"]
 mod until;
 mod verbs;
+#[path = "../kafka/client.rs"]
+#[allow(dead_code, reason = "what other tests need of it")]
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,11 +26,12 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
 use tripline::function::ErrorClass;
 use tripline::input::ClusterBrokers;
-use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Selection};
+use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Remembered, Selection, Sent};
 use tripline::trigger::attempt::ExhaustedReason;
 use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
+use tripline_storage::batch::BatchProducer;
 
 use harness::{Cluster, Delivery, Kafka, LOOK, PATIENCE, Process, Receiver, batch, read_all};
 
@@ -70,6 +74,7 @@ on_both! {
     runs::survive_a_stop => a_run_on_a_tripline_goes_on_after_a_stop, a_run_on_a_kafka_goes_on_after_a_stop;
     runs::letters => letters_on_a_tripline_are_put_back_and_let_go, letters_on_a_kafka_are_put_back_and_let_go;
     runs::one_letter => a_letter_on_a_tripline_is_shown, a_letter_on_a_kafka_is_shown;
+    runs::no_letter_is_left_out => no_letter_on_a_tripline_is_left_out, no_letter_on_a_kafka_is_left_out;
     runs::survive_a_kill => a_run_on_a_tripline_goes_on_after_a_kill, a_run_on_a_kafka_goes_on_after_a_kill;
     batches_are_recognised => a_tripline_recognises_batches_that_are_sent_again, a_kafka_recognises_batches_that_are_sent_again;
 }
@@ -109,12 +114,12 @@ fn distinct(deliveries: &[Delivery]) -> usize {
 
 async fn records_reach_the_function(cluster: &Cluster) {
     let client = cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..30), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(0..30), None)).await.unwrap();
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let mut process = Process::start();
     process.apply(&trigger(cluster, &receiver, "window: { count: 7 }"));
     receiver.wait_for("30 records", |deliveries| distinct(deliveries) == 30);
-    assert!(client.produce("in", 0, &batch(&values(30..50), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(30..50), None)).await.unwrap();
     receiver.wait_for("50 records", |deliveries| distinct(deliveries) == 50);
     process.stop();
     assert_eq!(by_partition(&receiver.deliveries())[&0], (0..50).collect::<Vec<_>>(), "each once and in order");
@@ -123,7 +128,7 @@ async fn records_reach_the_function(cluster: &Cluster) {
     // The next process has nothing left to do but what comes.
     let next = Process::start();
     next.apply(&trigger(cluster, &receiver, "window: { count: 7 }"));
-    assert!(client.produce("in", 0, &batch(&values(50..51), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(50..51), None)).await.unwrap();
     receiver.wait_for("51 records", |deliveries| distinct(deliveries) == 51);
     assert_eq!(by_partition(&receiver.deliveries())[&0], (0..51).collect::<Vec<_>>());
     let described = next.trigger("far");
@@ -140,7 +145,7 @@ async fn a_killed_process_is_replaced(cluster: &Cluster) {
     first.apply(&definition);
     first.wait_for_partitions("far", 4);
     for partition in 0..4 {
-        assert!(client.produce("in", partition, &batch(&values(0..RECORDS / 4), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..RECORDS / 4), None)).await.unwrap();
     }
     receiver.wait_for("40 records", |deliveries| distinct(deliveries) >= 40);
     second.apply(&definition);
@@ -154,7 +159,7 @@ async fn a_killed_process_is_replaced(cluster: &Cluster) {
         "a handover repeats nothing"
     );
     for partition in 0..4 {
-        assert!(client.produce("in", partition, &batch(&values(RECORDS / 4..RECORDS), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(RECORDS / 4..RECORDS), None)).await.unwrap();
     }
     receiver.wait_for("600 records", |deliveries| distinct(deliveries) >= 600);
     first.kill();
@@ -185,7 +190,7 @@ async fn attempts_move(cluster: &Cluster) {
     let mut first = Process::start();
     first.apply(&definition);
     first.wait_for_partitions("far", 1);
-    assert!(client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(0..3), None)).await.unwrap();
     receiver.wait_for("2 attempts", |deliveries| deliveries.len() >= 2);
     // Otherwise the second attempt would be one that was interrupted.
     wait_for_spent_attempts(&client, 2).await;
@@ -226,7 +231,7 @@ async fn attempts_move(cluster: &Cluster) {
     let (paused, said) = second.command(&["trigger", "pause", "far"]);
     assert!(paused, "{said}");
     for number in 3..6 {
-        assert!(client.produce("in", 0, &batch(&values(number..number + 1), None)).await.unwrap());
+        client.produce("in", 0, &batch(&values(number..number + 1), None)).await.unwrap();
     }
     let (found, story) = second.command(&["trace", "in/0/5"]);
     assert!(found, "{story}");
@@ -243,7 +248,7 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
     let of_first = first.wait_for_partitions("far", 1);
     second.wait_for_partitions("far", 1);
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..200), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..200), None)).await.unwrap();
     }
     receiver.wait_for("60 records", |deliveries| distinct(deliveries) >= 60);
     first.signal("-STOP");
@@ -252,7 +257,7 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
     first.wait_for_partitions("far", 1);
     second.wait_for_partitions("far", 1);
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(200..220), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(200..220), None)).await.unwrap();
     }
     let deliveries = receiver.wait_for("440 records", |deliveries| distinct(deliveries) == 440);
     for (partition, offsets) in by_partition(&deliveries) {
@@ -268,7 +273,7 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
 async fn verdicts_move(cluster: &Cluster) {
     let client = cluster.topic("in", 1).await;
     cluster.topic("in.dlq", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..5), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(0..5), None)).await.unwrap();
     let (producer, other) = (client.producer_id().await.unwrap(), client.producer_id().await.unwrap());
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
@@ -303,7 +308,7 @@ async fn verdicts_move(cluster: &Cluster) {
     committed.await.unwrap();
     member.leave(Duration::from_secs(20)).await;
     events.await.unwrap();
-    assert!(client.produce("in.dlq", 0, &batch(&values(0..3), Some(producer))).await.unwrap());
+    client.produce("in.dlq", 0, &batch(&values(0..3), Some(producer))).await.unwrap();
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
     process.apply(&trigger(cluster, &receiver, "dead_letter: { topic: in.dlq }"));
@@ -363,9 +368,19 @@ async fn batches_are_recognised(cluster: &Cluster) {
     let client = cluster.topic("in", 1).await;
     let producer = client.producer_id().await.unwrap();
     let letters = batch(&values(0..3), Some(producer));
-    assert!(client.produce("in", 0, &letters).await.unwrap());
-    client.produce("in", 0, &letters).await.unwrap();
+    let remembered = async || client.remembered("in", 0, producer).await.unwrap();
+    assert_eq!(remembered().await, Remembered::Nothing);
+    for _ in 0..2 {
+        client.produce("in", 0, &letters).await.unwrap();
+        assert_eq!(remembered().await, Remembered::Last { epoch: 0, sequence: Some(2) });
+    }
     assert_eq!(read_all(&client, "in", 0).await.len(), 3, "what carries a verdict out twice doubles nothing");
+    // As letters go on whose predecessors are gone.
+    let numbered = |epoch| letters.produced_by(BatchProducer { id: producer, epoch, base_sequence: 0 });
+    assert_eq!(client.produce("in", 0, &numbered(7)).await.unwrap(), Sent::Appended);
+    assert_eq!(remembered().await, Remembered::Last { epoch: 7, sequence: Some(2) });
+    assert_eq!(client.produce("in", 0, &numbered(3)).await.unwrap(), Sent::DoesNotFollow);
+    assert_eq!(read_all(&client, "in", 0).await.len(), 6);
 }
 
 #[test]

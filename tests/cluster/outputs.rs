@@ -51,7 +51,7 @@ pub(crate) async fn are_in_their_topics(cluster: &Cluster) {
     }
     for partition in 0..3 {
         let count = if partition == 0 { 50 } else { 5 };
-        assert!(client.produce("in", partition, &batch(&values(0..count), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..count), None)).await.unwrap();
     }
     assert_eq!(wait_for_some_commits(&client, &[(0, 50), (1, 5), (2, 5)]).await, Ok(()), "{}", process.trigger("far"));
     // Whatever is committed is there. Nothing was repeated, so it is there once.
@@ -96,7 +96,7 @@ pub(crate) async fn survive_a_kill(cluster: &Cluster) {
     let of_first = first.wait_for_partitions("far", 1);
     second.wait_for_partitions("far", 1);
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..RECORDS), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..RECORDS), None)).await.unwrap();
     }
     receiver.wait_for("100 records", |deliveries| distinct(deliveries) >= 100);
     first.kill();
@@ -148,7 +148,7 @@ async fn a_topic_of_results_that_is_missing_holds_progress_up_until_it_is_there(
     let definition = trigger(&cluster, &receiver, "destinations: { results: { topic: out } }\nwindow: { count: 2 }\n");
     let mut process = Process::start();
     process.apply(&definition);
-    assert!(client.produce("in", 0, &batch(&values(0..2), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(0..2), None)).await.unwrap();
     assert_eq!(wait_for_commits(&client, 1, 2).await, Ok(()));
     let Cluster::Tripline(broker) = &cluster else { unreachable!() };
     let delete = || {
@@ -163,7 +163,7 @@ async fn a_topic_of_results_that_is_missing_holds_progress_up_until_it_is_there(
         assert!(blocked.to_string().contains("topic out does not exist in the cluster"), "{blocked:#}");
     };
     delete();
-    assert!(client.produce("in", 0, &batch(&values(2..4), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(2..4), None)).await.unwrap();
     wait_until_blocked(&process);
     assert_eq!(wait_for_commits(&client, 1, 2).await, Ok(()), "what is not there is not passed");
     cluster.topic("out", 1).await;
@@ -173,7 +173,7 @@ async fn a_topic_of_results_that_is_missing_holds_progress_up_until_it_is_there(
     assert_eq!(process.trigger("far")["state"], "Running");
     // A stop does not wait for it: who goes on finds an attempt that was cut off.
     delete();
-    assert!(client.produce("in", 0, &batch(&values(4..6), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(4..6), None)).await.unwrap();
     wait_until_blocked(&process);
     process.stop();
     assert_eq!(wait_for_commits(&client, 1, 4).await, Ok(()));

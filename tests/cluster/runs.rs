@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use kafka_wire::DeleteRecordsRequest;
+use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use serde_json::Value;
 use tripline::input::cluster::Client;
 
 use crate::harness::{Cluster, Delivery, Process, Receiver, batch, read_all, until};
+use crate::wire::{self, message};
 use crate::{AT_ONCE, by_partition, distinct, trigger, values, wait_for_commits};
 
 const LETTERS: &str = "dead_letter: { topic: far.dlq }\nwindow: { count: 5 }\n";
@@ -48,7 +51,7 @@ fn places(deliveries: &[Delivery]) -> BTreeSet<(u32, i64)> {
 async fn filled(cluster: &Cluster, partitions: u32, records: i64) -> Arc<Client> {
     let client = cluster.topic("in", partitions).await;
     for partition in 0..partitions {
-        assert!(client.produce("in", partition, &batch(&values(0..records), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..records), None)).await.unwrap();
     }
     client
 }
@@ -70,7 +73,7 @@ pub(crate) async fn replay(cluster: &Cluster) {
     assert_eq!((&replay["state"], &replay["counts"]["delivered"]), (&"Done".into(), &8.into()), "{replay:#}");
     assert_eq!(wait_for_commits(&client, 2, 10).await, Ok(()));
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(10..12), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(10..12), None)).await.unwrap();
     }
     receiver.wait_for("what came since", |deliveries| distinct(deliveries) == 24);
     assert_eq!(wait_for_commits(&client, 2, 12).await, Ok(()));
@@ -157,6 +160,42 @@ pub(crate) async fn one_letter(cluster: &Cluster) {
         assert!(refused(&process, &["dlq", "show", place]).contains("does not exist"), "{place}");
     }
     assert!(refused(&process, &["dlq", "show", "other.dlq/0/0"]).contains("other.dlq"));
+}
+
+/// Records of a window that the cluster's retention takes between two tries of its letters move none of the others.
+pub(crate) async fn no_letter_is_left_out(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    // As large as it may be: as a letter it is too large.
+    let value = |n: u32, bytes: usize| format!("{{\"n\":{n},\"more\":\"{}\"}}", "x".repeat(bytes));
+    let values = [value(0, 100), value(1, (1 << 20) - 200), value(2, 100)];
+    for value in &values {
+        client.produce("in", 0, &batch(std::slice::from_ref(value), None)).await.unwrap();
+    }
+    let receiver = Receiver::start(|_| (400, AT_ONCE));
+    let process = Process::start();
+    process.apply(&trigger(
+        cluster,
+        &receiver,
+        "dead_letter: { topic: far.dlq }\nwindow: { count: 3, interval: 10s, bytes: 4MiB }",
+    ));
+    until("a letter that is too large", || {
+        let shown = process.trigger("far").to_string();
+        if shown.contains("dead letters: ") { Ok(()) } else { Err(shown) }
+    });
+    assert_eq!(receiver.deliveries()[0].records.len(), 3, "one window");
+    let delete = message!(DeleteRecordsRequest {
+        topics: vec![message!(DeleteRecordsTopic {
+            name: "in".into(),
+            partitions: vec![message!(DeleteRecordsPartition { offset: 2 })],
+        })],
+        timeout_ms: 10_000,
+    });
+    let mut raw = wire::Client::connect(cluster.address().parse().unwrap()).await;
+    assert_eq!(raw.call(2, &delete).await.topics[0].partitions[0].error_code, 0);
+    assert_eq!(wait_for_commits(&client, 1, 3).await, Ok(()));
+    let letters = read_all(&client, "far.dlq", 0).await;
+    let found: Vec<&str> = letters.iter().map(|letter| letter.value.as_str()).collect();
+    assert_eq!(found, [values[0].as_str(), values[2].as_str()]);
 }
 
 /// A run goes on where it was when its process is killed; what it gives up becomes a letter once.
@@ -259,7 +298,7 @@ async fn a_run_does_not_go_on_in_a_topic_that_was_made_again() {
     let text = |number: i64| format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(10_000));
     for begin in (0..400).step_by(20) {
         let values: Vec<String> = (begin..begin + 20).map(text).collect();
-        assert!(client.produce("in", 0, &batch(&values, None)).await.unwrap());
+        client.produce("in", 0, &batch(&values, None)).await.unwrap();
     }
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
@@ -271,7 +310,7 @@ async fn a_run_does_not_go_on_in_a_topic_that_was_made_again() {
     let Cluster::Tripline(broker) = &cluster else { unreachable!() };
     done(broker, &["topic", "delete", "in"]);
     cluster.topic("in", 1).await;
-    assert!(client.produce("in", 0, &batch(&values(0..500), None)).await.unwrap());
+    client.produce("in", 0, &batch(&values(0..500), None)).await.unwrap();
     until("the reason", || match run(&process) {
         replay if replay["reason"].as_str().unwrap().contains("topic in of the cluster was made again") => Ok(()),
         replay => Err(replay.to_string()),

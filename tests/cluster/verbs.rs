@@ -26,7 +26,7 @@ fn refused(process: &Process, arguments: &[&str]) -> String {
 pub(crate) async fn look(cluster: &Cluster) {
     let client = cluster.topic("in", 2).await;
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap();
     }
     let receiver = Receiver::start(|_| (200, Duration::ZERO));
     let process = Process::start();
@@ -52,7 +52,7 @@ pub(crate) async fn look(cluster: &Cluster) {
 pub(crate) async fn reset(cluster: &Cluster) {
     let client = cluster.topic("in", 2).await;
     for partition in 0..2 {
-        assert!(client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap());
+        client.produce("in", partition, &batch(&values(0..10), None)).await.unwrap();
     }
     let receiver = Receiver::start(|_| (200, Duration::ZERO));
     let (mut process, mut other) = (Process::start(), Process::start());

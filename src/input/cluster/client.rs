@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::wire::StrBytes;
 use super::wire::schema::{
-    DescribeGroupsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, list_offsets_request, offset_commit_request,
-    offset_fetch_request,
+    DescribeGroupsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, ListOffsetsResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, list_offsets_request,
+    offset_commit_request, offset_fetch_request,
 };
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -42,9 +42,12 @@ pub(super) mod code {
     pub(crate) const ILLEGAL_GENERATION: i16 = 22;
     pub(crate) const UNKNOWN_MEMBER_ID: i16 = 25;
     pub(crate) const REBALANCE_IN_PROGRESS: i16 = 27;
+    pub(crate) const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+    pub(crate) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
     pub(crate) const TOPIC_ALREADY_EXISTS: i16 = 36;
     pub(crate) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
     pub(crate) const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+    pub(crate) const INVALID_PRODUCER_EPOCH: i16 = 47;
     pub(crate) const UNKNOWN_PRODUCER_ID: i16 = 59;
     pub(crate) const MEMBER_ID_REQUIRED: i16 = 79;
     pub(crate) const FENCED_INSTANCE_ID: i16 = 82;
@@ -192,6 +195,26 @@ impl Client {
         Ok(links.to(broker).call((broker, &self.dialer), versions, request, PATIENCE).await?)
     }
 
+    /// Asks who leads a partition, until it is answered there; `code_of` an answer says whether it was.
+    pub(super) async fn ask_leader<R: super::wire::schema::RequestResponsePair>(
+        &self,
+        topic: &str,
+        partition: u32,
+        versions: std::ops::RangeInclusive<i16>,
+        request: &R,
+        code_of: impl Fn(&R::Response) -> i16,
+    ) -> Result<R::Response, ClusterError> {
+        for _ in 0..TRIES {
+            let leader = self.leader(topic, partition).await?;
+            let answer = self.ask_at(&leader, versions.clone(), request).await?;
+            if !code::moves(code_of(&answer)) {
+                return Ok(answer);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
+    }
+
     /// Who coordinates a group.
     pub(super) async fn coordinator(&self, group: &str) -> Result<String, ClusterError> {
         let request = message!(FindCoordinatorRequest { key: StrBytes::from(group.to_owned()) });
@@ -209,31 +232,27 @@ impl Client {
         partition: u32,
         time: i64,
     ) -> Result<Option<Offset>, ClusterError> {
-        let what = || format!("offsets of partition {partition} of topic {topic}");
-        for _ in 0..TRIES {
-            let leader = self.leader(topic, partition).await?;
-            let asked = message!(list_offsets_request::ListOffsetsPartition {
-                partition_index: partition.cast_signed(),
-                current_leader_epoch: -1,
-                timestamp: time,
-            });
-            let asked = message!(list_offsets_request::ListOffsetsTopic {
-                name: StrBytes::from(topic.to_owned()),
-                partitions: vec![asked],
-            });
-            let isolation_level = READ_COMMITTED;
-            let request =
-                message!(ListOffsetsRequest { replica_id: -1, isolation_level: isolation_level, topics: vec![asked] });
-            let answer = self.ask_at(&leader, 1..=7, &request).await?;
+        let asked = message!(list_offsets_request::ListOffsetsPartition {
+            partition_index: partition.cast_signed(),
+            current_leader_epoch: -1,
+            timestamp: time,
+        });
+        let asked = message!(list_offsets_request::ListOffsetsTopic {
+            name: StrBytes::from(topic.to_owned()),
+            partitions: vec![asked],
+        });
+        let isolation_level = READ_COMMITTED;
+        let request =
+            message!(ListOffsetsRequest { replica_id: -1, isolation_level: isolation_level, topics: vec![asked] });
+        let found = |answer: &ListOffsetsResponse| {
             let found = answer.topics.first().and_then(|topic| topic.partitions.first());
-            let found = found.ok_or_else(|| ClusterError::refused(what(), code::UNKNOWN_TOPIC_OR_PARTITION))?;
-            match found.error_code {
-                code::NONE => return Ok(Offset::new(found.offset)),
-                code if code::moves(code) => tokio::time::sleep(PAUSE).await,
-                code => return Err(ClusterError::refused(what(), code)),
-            }
+            found.map_or((code::UNKNOWN_TOPIC_OR_PARTITION, -1), |found| (found.error_code, found.offset))
+        };
+        let answer = self.ask_leader(topic, partition, 1..=7, &request, |answer| found(answer).0).await?;
+        match found(&answer) {
+            (code::NONE, offset) => Ok(Offset::new(offset)),
+            (code, _) => Err(ClusterError::refused(format!("offsets of partition {partition} of topic {topic}"), code)),
         }
-        Err(ClusterError::NoLeader { topic: topic.to_owned(), partition })
     }
 
     /// The offset of a start.

@@ -16,7 +16,8 @@ use tripline_storage::batch::{BatchProducer, CheckedBatch};
 
 use super::client::{Client, ClusterError, PAUSE, TRIES, code};
 use super::wire::schema::{
-    DescribeConfigsRequest, ProduceRequest, describe_configs_request, describe_configs_response, produce_request,
+    DescribeConfigsRequest, DescribeProducersRequest, DescribeProducersResponse, ProduceRequest,
+    describe_configs_request, describe_configs_response, describe_producers_request, produce_request,
 };
 use super::wire::{CallError, Links, PATIENCE, StrBytes, message};
 
@@ -61,12 +62,29 @@ struct Writer {
 
 /// What became of a batch that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
+pub enum Sent {
+    /// It is there. So says Kafka also of one of the last five batches of its producer that was there already.
     Appended,
     /// It was there already.
     Known,
     /// It does not follow what the cluster remembers of its producer.
     DoesNotFollow,
+}
+
+/// What a partition of a cluster remembers of an idempotent producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remembered {
+    /// The cluster does not tell: it is older than Kafka 2.8, or we may not ask.
+    Untold,
+    /// Nothing.
+    Nothing,
+    /// Its newest batch.
+    Last {
+        /// Its epoch.
+        epoch: i32,
+        /// The sequence of its last record; `None` before the first of its epoch.
+        sequence: Option<i32>,
+    },
 }
 
 impl Client {
@@ -154,14 +172,50 @@ impl Client {
         Ok(BatchProducer { base_sequence: producer.base_sequence + count, ..producer })
     }
 
-    /// Appends a batch of an idempotent producer, acknowledged by all in-sync replicas. `false`: it was there already.
+    /// Appends a batch as it is, acknowledged by all in-sync replicas.
     ///
     /// # Errors
     /// See [`ClusterError`].
-    pub async fn produce(&self, topic: &str, partition: u32, batch: &CheckedBatch) -> Result<bool, ClusterError> {
+    pub async fn produce(&self, topic: &str, partition: u32, batch: &CheckedBatch) -> Result<Sent, ClusterError> {
         let mut writer = self.writers.letters.lock().await;
-        // Kafka remembers the last few batches of a producer. What is older than those does not follow, and is there.
-        Ok(self.send(&mut writer, (topic, partition), batch).await? == Sent::Appended)
+        self.send(&mut writer, (topic, partition), batch).await
+    }
+
+    /// What a partition remembers of an idempotent producer.
+    ///
+    /// # Errors
+    /// See [`ClusterError`].
+    pub async fn remembered(&self, topic: &str, partition: u32, producer: i64) -> Result<Remembered, ClusterError> {
+        let asked = message!(describe_producers_request::TopicRequest {
+            name: StrBytes::from(topic.to_owned()),
+            partition_indexes: vec![partition.cast_signed()],
+        });
+        let request = message!(DescribeProducersRequest { topics: vec![asked] });
+        let told = |answer: &DescribeProducersResponse| {
+            let told = answer.topics.first().and_then(|topic| topic.partitions.first());
+            told.map_or(code::UNKNOWN_TOPIC_OR_PARTITION, |partition| partition.error_code)
+        };
+        let mut answer = match self.ask_leader(topic, partition, 0..=0, &request, told).await {
+            Ok(answer) => answer,
+            Err(ClusterError::Call(CallError::Versions { .. })) => return Ok(Remembered::Untold),
+            Err(error) => return Err(error),
+        };
+        let partition = answer.topics.swap_remove(0).partitions.swap_remove(0);
+        match partition.error_code {
+            code::NONE => {}
+            code::TOPIC_AUTHORIZATION_FAILED | code::CLUSTER_AUTHORIZATION_FAILED => return Ok(Remembered::Untold),
+            code => {
+                return Err(ClusterError::refused(
+                    format!("producers of {}", what((topic, partition.partition_index.cast_unsigned()))),
+                    code,
+                ));
+            }
+        }
+        let found = partition.active_producers.iter().find(|found| found.producer_id == producer);
+        Ok(found.map_or(Remembered::Nothing, |found| Remembered::Last {
+            epoch: found.producer_epoch,
+            sequence: (found.last_sequence >= 0).then_some(found.last_sequence),
+        }))
     }
 
     /// Sends a batch until it is answered for good, and follows the partition to its leader. A connection that breaks
@@ -190,7 +244,9 @@ impl Client {
             let sent = match answer.map_or(code::UNKNOWN_TOPIC_OR_PARTITION, |partition| partition.error_code) {
                 code::NONE => Sent::Appended,
                 code::DUPLICATE_SEQUENCE_NUMBER => Sent::Known,
-                code::OUT_OF_ORDER_SEQUENCE_NUMBER | code::UNKNOWN_PRODUCER_ID => Sent::DoesNotFollow,
+                code::OUT_OF_ORDER_SEQUENCE_NUMBER | code::INVALID_PRODUCER_EPOCH | code::UNKNOWN_PRODUCER_ID => {
+                    Sent::DoesNotFollow
+                }
                 code::MESSAGE_TOO_LARGE | code::RECORD_LIST_TOO_LARGE => {
                     return Err(ClusterError::TooLarge { topic: topic.to_owned(), size_bytes: batch.size_bytes() });
                 }

@@ -2,29 +2,26 @@
 //!
 //! The verdict is made known, with the producer id of its letters, before the first of them is sent: to the group, or
 //! where a run gives up, to the journal of its process. Whoever takes the partition over after that, or the next start,
-//! sends the same batches under the same id, and the cluster drops those that it has: no letter is doubled for as long
-//! as the cluster remembers the producer (Kafka: a day by default). For that, batches are cut by what the records are
-//! and never by what is said about them: the error of the last attempt is not known to who takes over.
+//! goes on under the same id: what the cluster remembers of that producer says how far it came, as for letters here, see
+//! [`DeadLetters::batches`]. So no letter is doubled for as long as the cluster remembers (Kafka: a day by default), and
+//! none is left out, whatever the cluster's retention takes of the records meanwhile.
 
 use std::sync::Arc;
 
 use tripline_storage::Offset;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
 
 use super::{HoldUp, LetterPlaces, Told, Waited, attempts_of, remember};
 use crate::broker::record::{ClusterLetters, LettersGo, TriggerVerdict};
 use crate::input::EventInput;
-use crate::input::cluster::{Client, ClusterError};
+use crate::input::cluster::{Client, ClusterError, Remembered, Sent};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
-use crate::trigger::deliver::{DeadLetters, RecordsError, read_offsets};
+use crate::trigger::deliver::{DeadLetters, RecordsError, letters_to};
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::{Counters, Runner, Stopped};
 use crate::trigger::trace::ranges::Ranges;
 
-/// A batch is full with so many bytes of records…
+/// A batch is full with so many bytes: what any topic takes unless it was told to take less.
 const BATCH_BYTES: usize = 512 << 10;
-/// …where each counts this for what is said about it: names of at most 250 bytes, a message of at most 1 KiB, numbers.
-const ABOUT_BYTES: usize = 4 << 10;
 
 /// A window to give up.
 #[derive(Debug)]
@@ -73,6 +70,8 @@ enum LetterError {
     Records(#[from] RecordsError),
     #[error(transparent)]
     Cluster(#[from] ClusterError),
+    #[error("the cluster has other batches of producer {producer_id} than it told")]
+    Overtaken { producer_id: i64 },
 }
 
 /// What is decided of dead letters before.
@@ -224,98 +223,33 @@ impl GiveUp {
 
     /// Answers how many there are; those that retention took meanwhile are not.
     async fn write(&self, target: &ClusterLetters) -> Result<usize, LetterError> {
-        let mut written = 0;
-        for batch in self.batches(target.producer_id).await? {
-            written += batch.header().record_count.unsigned_abs() as usize;
-            // Whether it is new or was there: it is there.
-            self.client.produce(&target.topic, target.partition, &batch).await?;
-        }
-        Ok(written)
-    }
-
-    async fn batches(&self, producer_id: i64) -> Result<Vec<CheckedBatch>, RecordsError> {
         let (spec, function) = (self.runner.spec(), self.function());
+        let (topic, partition) = (target.topic.as_str(), target.partition);
+        let there = match self.client.remembered(topic, partition, target.producer_id).await? {
+            Remembered::Nothing => Some(0),
+            Remembered::Last { epoch, sequence } => Some(letters_to(epoch, sequence)),
+            Remembered::Untold => None,
+        };
         let letters = DeadLetters {
             trigger: spec.name.as_str(),
             function: &function,
             origin: self.input.origin(),
             state: &self.state,
-            batch_bytes: BATCH_BYTES,
+            // Each for itself where the cluster does not tell: only sending it shows then whether it is there.
+            batch_bytes: if there.is_some() { BATCH_BYTES } else { 0 },
             now_ms: self.runner.clock.now_ms(),
         };
-        let mut cutter = Cutter::new(producer_id);
-        read_offsets(&self.input, &self.offsets, &[], |record, epoch| {
-            let (names, values) = letters.headers(record, epoch);
-            let headers: Vec<_> = names.iter().map(Vec::as_slice).zip(values.iter().map(Option::as_deref)).collect();
-            let own: usize =
-                record.headers().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len)).sum();
-            let size_bytes = own + record.key().map_or(0, <[u8]>::len) + record.value().map_or(0, <[u8]>::len);
-            let letter =
-                NewRecord { timestamp_ms: letters.now_ms, key: record.key(), value: record.value(), headers: &headers };
-            cutter.push(size_bytes, record.offset(), &letter);
-        })
-        .await?;
-        cutter.finish()
-    }
-}
-
-/// Cuts letters into batches with sequences from 0.
-struct Cutter {
-    producer_id: i64,
-    sequence: i32,
-    batches: Vec<CheckedBatch>,
-    builder: BatchBuilder,
-    counted_bytes: usize,
-    failed: Option<RecordsError>,
-}
-
-impl Cutter {
-    fn new(producer_id: i64) -> Self {
-        let builder = Self::builder(producer_id, 0);
-        Self { producer_id, sequence: 0, batches: Vec::new(), builder, counted_bytes: 0, failed: None }
-    }
-
-    fn builder(id: i64, base_sequence: i32) -> BatchBuilder {
-        let producer = Some(BatchProducer { id, epoch: 0, base_sequence });
-        BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() })
-    }
-
-    /// `size_bytes` is that of the record without what is said about it.
-    fn push(&mut self, size_bytes: usize, offset: Offset, letter: &NewRecord<'_>) {
-        let counted = size_bytes + ABOUT_BYTES;
-        if !self.builder.is_empty() && self.counted_bytes + counted > BATCH_BYTES {
-            self.cut(offset);
-        }
-        self.counted_bytes += counted;
-        if let Err(reason) = self.builder.push(letter) {
-            self.failed.get_or_insert_with(|| RecordsError::Batch {
-                offsets: offset..offset.next(),
-                reason: reason.to_string(),
-            });
-        }
-    }
-
-    fn cut(&mut self, offset: Offset) {
-        let count = i32::try_from(self.builder.record_count()).expect("a window has at most 10,000 records");
-        self.sequence += count;
-        let full = std::mem::replace(&mut self.builder, Self::builder(self.producer_id, self.sequence));
-        self.counted_bytes = 0;
-        match full.finish() {
-            Ok(batch) => self.batches.push(batch),
-            Err(reason) => {
-                self.failed.get_or_insert_with(|| RecordsError::Batch {
-                    offsets: offset..offset.next(),
-                    reason: reason.to_string(),
-                });
+        let mut written = there.unwrap_or(0).min(self.offsets.len());
+        let left: Vec<(i16, Offset)> = (0..).zip(self.offsets.iter().copied()).skip(written).collect();
+        for batch in letters.batches(&self.input, &left, target.producer_id).await? {
+            written += batch.header().record_count.unsigned_abs() as usize;
+            let sent = self.client.produce(topic, partition, &batch).await?;
+            if sent == Sent::DoesNotFollow && there.is_some() {
+                // Somebody else's batch came between: what there is now is to be looked at anew.
+                return Err(LetterError::Overtaken { producer_id: target.producer_id });
             }
         }
-    }
-
-    fn finish(mut self) -> Result<Vec<CheckedBatch>, RecordsError> {
-        if !self.builder.is_empty() {
-            self.cut(Offset::ZERO);
-        }
-        self.failed.map_or(Ok(self.batches), Err)
+        Ok(written)
     }
 }
 
@@ -355,34 +289,5 @@ mod tests {
             let defined = Known::Defined("now.dlq".to_owned(), None);
             assert_eq!(known(LettersGo::Undecided), if is_named { defined } else { Known::Nowhere });
         }
-    }
-
-    fn cut(count: i64, value_bytes: usize, said: &str) -> Vec<(i32, i32)> {
-        let value = vec![b'v'; value_bytes];
-        let headers = [(b"tripline-dlq-error-message".as_slice(), Some(said.as_bytes()))];
-        let letter = NewRecord { timestamp_ms: 5, key: None, value: Some(&value), headers: &headers };
-        let mut cutter = Cutter::new(9);
-        for offset in 0..count {
-            cutter.push(value_bytes, Offset::new(offset).unwrap(), &letter);
-        }
-        let batches = cutter.finish().unwrap();
-        let numbers = batches.iter().map(|batch| (batch.header().producer().unwrap(), batch.header().record_count));
-        numbers
-            .inspect(|(producer, _)| assert_eq!(producer.id, 9))
-            .map(|(producer, count)| (producer.base_sequence, count))
-            .collect()
-    }
-
-    #[test]
-    fn what_is_said_about_records_does_not_move_the_cuts() {
-        let batches = cut(1000, 100, "");
-        assert_eq!(batches, cut(1000, 100, &"x".repeat(1024)), "so who takes over sends the same batches");
-        assert_eq!(batches.iter().map(|(_, count)| count).sum::<i32>(), 1000);
-        let mut next = 0;
-        for (sequence, count) in batches {
-            assert_eq!(sequence, next);
-            next += count;
-        }
-        assert_eq!(cut(3, 600 << 10, "").len(), 3, "a large record goes alone");
     }
 }
