@@ -92,9 +92,11 @@ pub(super) async fn run(args: ServeArgs, verbose: bool) -> Result<(), Failure> {
     let _ = print(&start_text(&server, temporary.is_some()));
     loop {
         tokio::select! {
+            // A terminal that is closed may say both.
+            biased;
+            _ = hangups.recv() => tracing::warn!("SIGHUP changes nothing: settings are read at the start"),
             _ = tokio::signal::ctrl_c() => break,
             _ = stops.recv() => break,
-            _ = hangups.recv() => tracing::warn!("SIGHUP changes nothing: settings are read at the start"),
         }
     }
     let _ = print("stopping; once more stops at once");
