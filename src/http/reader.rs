@@ -192,4 +192,19 @@ mod tests {
         }
         assert_eq!(seen, (0..16).collect::<Vec<i64>>());
     }
+
+    #[tokio::test]
+    async fn headers_count_with_all_that_they_take() {
+        let headers = vec![(b"h".as_slice(), None); 30_000];
+        let options = BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() };
+        let mut batch = BatchBuilder::new(options);
+        for _ in 0..40 {
+            batch.push(&NewRecord { headers: &headers, ..NewRecord::default() }).unwrap();
+        }
+        let log = [Bytes::copy_from_slice(batch.finish().unwrap().bytes())];
+        let page = Page { records: Vec::new(), next: Offset::ZERO, tail: Offset::ZERO, log_start: Offset::ZERO };
+        let page = fill(page, 0, 100, |at, _| read_log(&log, at)).await.unwrap();
+        let most = READ_BYTES_MAX / (30_000 * size_of::<(String, Option<Vec<u8>>)>());
+        assert!((1..=most).contains(&page.records.len()), "{} of at most {most}", page.records.len());
+    }
 }

@@ -4,6 +4,7 @@ use tripline_storage::batch::{BatchOptions, BatchProducer, Compression};
 
 use crate::client::{Client, message};
 use crate::requests::*;
+use crate::support::Server;
 
 #[tokio::test]
 async fn batches_of_every_codec_come_back_as_they_went() {
@@ -63,17 +64,15 @@ async fn requests_of_one_connection_are_appended_and_answered_in_order() {
 
 #[tokio::test]
 async fn batches_that_are_small_only_while_packed_leave_other_connections_their_turns() {
-    let (server, mut first) = with_topic().await;
-    // Connections are dealt to the two threads in turn: the third shares that of the first.
+    let server = Server::start_on_threads(tempfile::tempdir().unwrap(), 1).await;
+    let mut first = Client::connect(server.address).await;
+    create(&mut first, "t", 2, &[]).await;
     let mut second = Client::connect(server.address).await;
-    second.call(9, &MetadataRequest::default()).await;
-    let mut third = Client::connect(server.address).await;
-    third.call(9, &MetadataRequest::default()).await;
     let batch = compressed(Compression::Zstd, &[&"x".repeat(16 << 20)]);
     assert!(batch.len() < 2 << 10, "{} bytes", batch.len());
     let mut request = produce_request("t", 0, 1, Some(batch));
     request.topic_data[0].partition_data = vec![request.topic_data[0].partition_data[0].clone(); 400];
-    third.send(9, &request).await;
+    second.send(9, &request).await;
     let topic = server.broker.topic("t").unwrap();
     let tail = || topic.partition(0).unwrap().tail().get();
     while tail() == 0 {
@@ -81,7 +80,7 @@ async fn batches_that_are_small_only_while_packed_leave_other_connections_their_
     }
     first.call(9, &MetadataRequest::default()).await;
     assert!(tail() < 400, "answered between two batches, not after the last");
-    let response: ProduceResponse = third.receive(9).await;
+    let response: ProduceResponse = second.receive(9).await;
     assert!(response.responses[0].partition_responses.iter().all(|partition| partition.error_code == 0));
 }
 

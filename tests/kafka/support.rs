@@ -54,6 +54,11 @@ impl Server {
 
     /// Starts on what is there.
     pub(crate) async fn start_on(data: tempfile::TempDir) -> Self {
+        Self::start_on_threads(data, 2).await
+    }
+
+    /// With so many threads for connections.
+    pub(crate) async fn start_on_threads(data: tempfile::TempDir, io_threads: usize) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
@@ -74,7 +79,7 @@ impl Server {
             triggers: triggers.clone(),
             advertised: Arc::new(Advertised::default()),
             metrics: Arc::clone(&metrics),
-            listener: ListenerConfig { io_threads: 2, ..ListenerConfig::default() },
+            listener: ListenerConfig { io_threads, ..ListenerConfig::default() },
         };
         let serving = tokio::spawn(kafka.serve(listener, shutdown.clone()));
         Self { address, broker, metrics, triggers, shutdown, serving, data: Some(data) }

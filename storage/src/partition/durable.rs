@@ -224,6 +224,26 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_is_due_after_some_rolls_and_not_after_a_flush() {
+        let disk = SimFs::new();
+        let config = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+        let store = Store::open(Arc::new(disk), Path::new("/data"), config, Uuid::nil()).unwrap();
+        let config = LogConfig { segment_bytes: 1024, ..LogConfig::default() };
+        let (partition, _) = store.open_partition(ID, config).unwrap();
+        // One a segment.
+        let append = |id| partition.append(&batch_of(id, 0, &[0; 1000]), 1).unwrap();
+        append(0);
+        for round in 1..3 {
+            for n in 0..SEALED_UNFLUSHED_WANTED {
+                assert!(!partition.is_flush_due(), "round {round}, after {n}");
+                append(round * 100 + n as i64);
+            }
+            assert!(partition.is_flush_due());
+            partition.flush().unwrap();
+        }
+    }
+
+    #[test]
     fn what_rolls_leave_for_a_flush_is_bounded_and_recovery_wants_no_more() {
         let disk = SimFs::new();
         let open = |disk: &SimFs| {

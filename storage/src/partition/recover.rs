@@ -510,3 +510,45 @@ fn rewrite(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     }
     file.sync_data()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::batch::{BatchBuilder, BatchOptions, NewRecord};
+    use crate::fs::SimFs;
+    use crate::fs::sim::Fault;
+    use crate::{LogConfig, PartitionId, Store, StoreConfig};
+
+    #[test]
+    fn seals_that_say_no_more_than_the_checkpoint_are_not_asked() {
+        let disk = SimFs::new();
+        let id = PartitionId { topic: Uuid::from_u128(7), partition: 0 };
+        let store =
+            Store::open(Arc::new(disk.clone()), Path::new("/data"), StoreConfig::default(), Uuid::nil()).unwrap();
+        let (partition, _) =
+            store.open_partition(id, LogConfig { segment_bytes: 1024, ..LogConfig::default() }).unwrap();
+        for _ in 0..10 {
+            let mut batch = BatchBuilder::new(BatchOptions::default());
+            batch.push(&NewRecord { timestamp_ms: 1, value: Some(&[0; 900]), ..NewRecord::default() }).unwrap();
+            partition.append(&batch.finish().unwrap(), 1).unwrap();
+        }
+        partition.flush().unwrap();
+        let dir = Path::new("/data").join(format!("topics/{}/0", id.topic));
+        let bases: Vec<Offset> = (0..10).filter_map(Offset::new).collect();
+        assert!(disk.paths().contains(&path_of(&dir, bases[8], FileKind::Seal)), "{:?}", disk.paths());
+        let (_, slot) = CheckpointFile::open(&disk, &dir).unwrap();
+        assert_eq!(slot.map(|slot| (slot.segment, slot.flushed)), Some((bases[9], bases[9].next())));
+        // That of the segment in which the checkpoint ends could say more, and is not there.
+        disk.fail_from(disk.operations() + 2, Fault::Eio);
+        assert_eq!(newest_evidence(&disk, &dir, &bases, slot).unwrap(), slot.unwrap());
+        // Without the checkpoint, and with an older one, they may say more.
+        let older = Checkpoint { flushed: bases[9], segment: bases[8], ..slot.unwrap() };
+        for noted in [None, Some(older)] {
+            assert!(newest_evidence(&disk, &dir, &bases, noted).is_err(), "{noted:?}");
+        }
+    }
+}
