@@ -1,5 +1,5 @@
-//! What patterns take on the heap: matching all of a topic nothing, once its scratch has grown; reading one no more than
-//! it is large.
+//! What patterns take on the heap: matching all of a topic nothing, once its scratch has grown; reading one no more
+//! than it is large.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};

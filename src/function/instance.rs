@@ -83,8 +83,8 @@ pub(super) enum Report {
     Finished { reusable: bool, duration: Duration, error: Option<ErrorClass> },
     /// The instance ended before it began with this; [`Report::Gone`] follows.
     Returned(Box<Assignment>),
-    /// The instance leaves, and nothing is wrong with its code: another may start at once. With what it was given and has
-    /// not begun with. [`Report::Gone`] follows.
+    /// The instance leaves, and nothing is wrong with its code: another may start at once. With what it was given and
+    /// has not begun with. [`Report::Gone`] follows.
     Leaving(Option<Box<Assignment>>),
     /// The process and all its children are gone.
     Gone,

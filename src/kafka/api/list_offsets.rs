@@ -98,8 +98,9 @@ async fn find(
     Ok(Found { timestamp_ms, offset: offset.get(), leader_epoch })
 }
 
-/// The epoch under which the record at `offset` was appended; at the tail, the one under which it would be. −1 where its
-/// batch cannot be read: the offset is known all the same, and whoever starts there is told of the damage by the fetch.
+/// The epoch under which the record at `offset` was appended; at the tail, the one under which it would be. −1 where
+/// its batch cannot be read: the offset is known all the same, and whoever starts there is told of the damage by the
+/// fetch.
 async fn epoch_at(service: &Shared, partition: &Arc<Partition>, offset: Offset) -> i32 {
     let current = service.broker.leader_epoch().get();
     if offset >= partition.tail() {

@@ -285,9 +285,9 @@ impl<'a> DenseWalk<'a> {
 /// Looks behind damage at `suspect`: the first intact batch of `file[suspect + 1..end]` whose offsets lie in `offsets`.
 ///
 /// First where the damaged batch says that it ends: the records of a batch may hold what looks like other batches.
-/// Its length is believed when the last of `offsets` is its own and it ends where the file does: then nothing is behind;
-/// and when a header stands there that goes on with its offsets, of a batch that is damaged too, then. Otherwise byte by
-/// byte, since a damaged length says nothing.
+/// Its length is believed when the last of `offsets` is its own and it ends where the file does: then nothing is
+/// behind; and when a header stands there that goes on with its offsets, of a batch that is damaged too, then.
+/// Otherwise byte by byte, since a damaged length says nothing.
 pub(crate) fn next_intact(file: &dyn File, suspect: u64, end: u64, offsets: Range<Offset>) -> io::Result<Option<Step>> {
     let mut suspect = suspect;
     while let Some(damaged) = header_at(file, suspect, end)? {
