@@ -19,8 +19,8 @@ const UNAWAITED: u32 = 32;
 
 impl Poller {
     /// Waits for more attempts to end where they end one upon the other, unless they are long in coming or something
-    /// else happens. A turn costs about as much for one that has ended as for many, its journal append foremost: so a
-    /// quarter of those in flight share a turn.
+    /// else happens. A turn costs about as much for one that has ended as for many, its journal append foremost: so
+    /// half of those in flight share a turn.
     pub(super) async fn await_ended(&mut self) {
         if self.ended.is_empty() {
             return;
@@ -29,7 +29,7 @@ impl Poller {
         let in_flight =
             |trigger| self.lanes.get(trigger).map(|entry| entry.tasks.len().saturating_sub(entry.stuck.len()));
         let in_flight = self.ended.iter().filter_map(in_flight).max();
-        let wanted = in_flight.unwrap_or(0).div_ceil(4).min(ENDED_PER_TURN_MAX);
+        let wanted = in_flight.unwrap_or(0).div_ceil(2).min(ENDED_PER_TURN_MAX);
         if often && self.ended.len() < wanted {
             match self.unawaited.checked_sub(1) {
                 Some(left) => self.unawaited = left,
