@@ -127,6 +127,11 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// As the operating system answers.
     fn modified(&self) -> io::Result<SystemTime>;
+    /// Says that the content last changed then.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn set_modified(&self, at: SystemTime) -> io::Result<()>;
     /// Writes all of `parts` one behind the other at `offset`, in one call to the system where it takes them so.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::*;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, CheckedBatch, NewRecord};
@@ -491,6 +492,27 @@ fn a_flushed_offset_that_the_disk_does_not_show_is_no_reason_to_cut() {
         assert_eq!((partition.log_start(), partition.tail()), (offset(4), offset(15)), "operation {nth}");
     });
     assert!(opened > 10, "{opened}");
+}
+
+#[test]
+fn what_a_start_writes_and_cuts_is_not_taken_for_an_append() {
+    let then = UNIX_EPOCH + Duration::from_millis(NOW_MS.unsigned_abs());
+    let disk = SimFs::new();
+    disk.set_now(then);
+    {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 40);
+    }
+    let disk = disk.kill();
+    // Retention asks the newest append whether to believe such a clock.
+    disk.set_now(then + Duration::from_secs(30 * 24 * 3600));
+    for _ in 0..2 {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, report) = open(&store, small_segments());
+        assert!(report.damaged.is_empty(), "{report:?}");
+        assert_eq!((partition.tail(), partition.last_append_ms()), (offset(40), Some(NOW_MS)));
+    }
 }
 
 #[test]

@@ -171,6 +171,10 @@ impl File for OsFile {
         self.file.metadata()?.modified()
     }
 
+    fn set_modified(&self, at: SystemTime) -> io::Result<()> {
+        self.file.set_modified(at)
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let written = retry_interrupted(|| Ok(rustix::io::pwritev(&self.file, parts, offset)?)).map_err(as_full)?;

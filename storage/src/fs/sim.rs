@@ -304,6 +304,11 @@ impl File for SimFile {
         Ok(self.begin(Call::Modified)?.file(self.id).modified)
     }
 
+    fn set_modified(&self, at: SystemTime) -> io::Result<()> {
+        self.begin_change(Call::SetModified)?.file(self.id).modified = at;
+        Ok(())
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         if !self.writable {
             return Err(Errno::BADF.into());

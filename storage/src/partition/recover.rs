@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use self::rebuild::{end_of_flushed, rebuild_active, recover_producers};
 use self::settle::{quarantine_from, settle_names, settle_tail};
@@ -388,6 +389,8 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
             break;
         }
         let file = place.fs.open(&path, OpenMode::Write, u64::from(place.config.segment_bytes))?;
+        // When it was last appended to, which what is written and cut here is not to hide: the clock may have jumped.
+        let appended = file.modified()?;
         let start = if base == noted.segment { (noted.position, noted.flushed) } else { (0, base) };
         let end = scan(place, &*file, base, start, epoch, report)?;
         epoch = end.epoch;
@@ -395,11 +398,13 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
         let fits = following.is_some_and(|next| next == end.next);
         if fits {
             file.truncate(end.position)?;
+            keep_modified(place, &*file, appended);
             file.sync_data()?;
             chain.sealed.push(SealedSegment::found(base, end.next, end.position));
             continue;
         }
         settle_tail(place, &*file, base, &end, report)?;
+        keep_modified(place, &*file, appended);
         chain.tail = Some(Tail { base, file, len_bytes: end.position });
         let rest = &bases[at + 1..];
         if !rest.is_empty() {
@@ -409,6 +414,13 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
     }
     settle_names(place, report)?;
     Ok(chain)
+}
+
+/// Without it retention judges by a later time, which removes nothing too early but is no reason not to start.
+fn keep_modified(place: Place<'_>, file: &dyn File, at: SystemTime) {
+    if let Err(cause) = file.set_modified(at) {
+        tracing::warn!(partition = %place.id, %cause, "the time of the last append is not kept");
+    }
 }
 
 /// A segment that was flushed whole. Where its successor is missing, its own batches tell where it ends.

@@ -92,6 +92,7 @@ pub enum Call {
     FreeBytes,
     Len,
     Modified,
+    SetModified,
     WriteAt,
     ReadExactAt,
     Slice,
