@@ -330,6 +330,10 @@ impl Partition {
         let published = writer.active.published();
         let base = writer.next;
         let capacity_bytes = u64::from(config.segment_bytes);
+        // A cut of a file that is mapped, as in `take_back` and `close`: no reader goes beyond the published length. First,
+        // so that a roll that fails leaves no segment behind into whose offsets the log may go on here.
+        writer.reserved_bytes = published;
+        writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
         let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes).map_err(|cause| {
             // Nothing was begun.
             if fs::is_out_of_descriptors(&cause) {
@@ -337,8 +341,6 @@ impl Partition {
             }
             self.write_failed("starting a segment", cause)
         })?;
-        // A cut of a file that is mapped, as in `take_back` and `close`: no reader goes beyond the published length.
-        writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
         writer.facts.ended(now_ms);
         let seal = writer.facts.seal(writer.active.base, base, published);
         let sealed = Arc::new(SealedSegment::sealed(&writer.active, seal));
