@@ -59,14 +59,20 @@ pub fn is_older(then_ms: i64, now_ms: i64, age: Duration) -> bool {
 }
 
 /// The wall clock as retention believes it: it follows the machine's clock but never runs ahead of real time, so that a
-/// clock that jumps into the future deletes nothing.
+/// clock that jumps into the future deletes nothing for a day. After that it is believed, as one is that was ahead at a
+/// start: it may have been behind before.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionClock {
     believed_ms: i64,
     at: Duration,
     /// Set at a start whose clock is suspiciously far ahead: until then (monotonic), age deletes nothing.
     distrusted_until: Option<Duration>,
+    /// Since when (monotonic) the machine's clock has been ahead without a break.
+    ahead_since: Option<Duration>,
 }
+
+/// A clock that is less ahead than this may just be measured a little later.
+const AHEAD_MIN_MS: i64 = 1_000;
 
 /// A start whose clock is further ahead than this of the newest append is not believed at first.
 pub(crate) const JUMP_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -82,7 +88,7 @@ impl RetentionClock {
     pub fn start(wall_ms: i64, monotonic: Duration, newest_append_ms: Option<i64>) -> Self {
         let jumped = newest_append_ms.is_some_and(|newest| wall_ms.saturating_sub(newest) > JUMP_MAX_MS);
         let distrusted_until = jumped.then(|| monotonic + DISTRUST);
-        Self { believed_ms: wall_ms, at: monotonic, distrusted_until }
+        Self { believed_ms: wall_ms, at: monotonic, distrusted_until, ahead_since: None }
     }
 
     /// The time that deletion by age may use; `None` while the clock is not believed.
@@ -90,7 +96,11 @@ impl RetentionClock {
     pub fn now_ms(&mut self, wall_ms: i64, monotonic: Duration) -> Option<i64> {
         let elapsed_ms = i64::try_from(monotonic.saturating_sub(self.at).as_millis()).unwrap_or(i64::MAX);
         let latest_ms = self.believed_ms.saturating_add(elapsed_ms);
-        self.believed_ms = wall_ms.min(latest_ms);
+        let is_ahead = wall_ms.saturating_sub(latest_ms) > AHEAD_MIN_MS;
+        let ahead_since = self.ahead_since.unwrap_or(monotonic);
+        let is_settled = is_ahead && monotonic.saturating_sub(ahead_since) >= DISTRUST;
+        self.ahead_since = (is_ahead && !is_settled).then_some(ahead_since);
+        self.believed_ms = if is_settled { wall_ms } else { wall_ms.min(latest_ms) };
         self.at = monotonic;
         match self.distrusted_until {
             Some(until) if monotonic < until => None,
@@ -165,6 +175,26 @@ mod tests {
         assert_eq!(clock.now_ms(1_000_000_000, Duration::from_secs(2)), Some(3_000));
         assert_eq!(clock.now_ms(500, Duration::from_secs(3)), Some(500));
         assert_eq!(clock.now_ms(1_000_000_000, Duration::from_secs(4)), Some(1_500));
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_for_a_day_is_believed() {
+        let year_ms = 365 * 24 * 3_600_000;
+        let mut clock = RetentionClock::start(0, Duration::ZERO, None);
+        let at = |hours: i64| (year_ms + hours * 3_600_000, HOUR * u32::try_from(hours).unwrap());
+        for hours in 1..25 {
+            let (wall_ms, monotonic) = at(hours);
+            assert_eq!(clock.now_ms(wall_ms, monotonic), Some(hours * 3_600_000), "after {hours} h");
+        }
+        let (wall_ms, monotonic) = at(25);
+        assert_eq!(clock.now_ms(wall_ms, monotonic), Some(wall_ms));
+        // Not when it was right in between.
+        let mut clock = RetentionClock::start(0, Duration::ZERO, None);
+        for hours in 1..49 {
+            let right_ms = hours * 3_600_000;
+            let wall_ms = if hours % 20 == 0 { right_ms } else { year_ms };
+            assert_eq!(clock.now_ms(wall_ms, at(hours).1), Some(right_ms), "after {hours} h");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::Partition;
 use crate::error::{FlushError, TrimError};
+use crate::fs;
 use crate::offset::Offset;
 use crate::producer::ProducerDescription;
 use crate::retention::{self, SegmentAge};
@@ -131,6 +132,11 @@ impl Partition {
         }
         // The names of new segments may have been lost with this sync: another one would not tell.
         self.sync_dir().map_err(|cause| {
+            if fs::is_out_of_descriptors(&cause) {
+                // It was not tried: the next flush does it.
+                self.writer.lock().names_dirty = true;
+                return cause;
+            }
             let kind = cause.kind();
             io::Error::new(kind, self.stop("removing segments", cause))
         })

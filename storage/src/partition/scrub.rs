@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Partition;
 use super::recover::OffsetRange;
-use crate::fs::{File, OpenMode};
+use crate::fs::{self, File, OpenMode};
 use crate::offset::{LeaderEpoch, Offset};
 use crate::segment::{Audit, AuditPlace, AuditScope, Audited, FileKind, SealedSegment, heal, path_of};
 
@@ -36,13 +36,15 @@ struct Current {
 enum Next {
     Open(Current),
     Unreadable(Arc<SealedSegment>),
+    /// There are no descriptors for the moment.
+    Later,
     None,
 }
 
 /// What one slice of a pass found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubSlice {
-    /// Bytes that were read.
+    /// Bytes that were read; as many as were asked for, where there were no descriptors to read any.
     pub read_bytes: u64,
     /// Offsets of the segment that this slice ended which are damaged. They are told once in a pass.
     pub damaged: Vec<OffsetRange>,
@@ -63,6 +65,10 @@ impl Partition {
                 // Unless retention or compaction took it between the look and the opening.
                 let range = OffsetRange { from: segment.base, to: segment.next };
                 slice.damaged.extend(self.is_there(&segment).then_some(range));
+                return slice;
+            }
+            Next::Later => {
+                slice.read_bytes = max_bytes;
                 return slice;
             }
             Next::None => {
@@ -103,6 +109,7 @@ impl Partition {
                 segment,
                 file,
             }),
+            Err(cause) if fs::is_out_of_descriptors(&cause) => Next::Later,
             Err(cause) => {
                 tracing::warn!(partition = %self.id(), segment = %segment.base, %cause, "segment cannot be opened");
                 Next::Unreadable(segment)
