@@ -728,14 +728,21 @@ fn a_disk_that_does_not_answer_is_told_with_the_file() {
         disk.fail_nth(nth, Fault::Eio);
         let Ok(directory) = DataDirectory::look(Arc::new(disk.clone()), root) else { continue };
         let mut findings = Findings::default();
-        match directory.verify(&mut findings) {
-            Err(_) => failed += 1,
+        let verified = directory.verify(&mut findings);
+        let history = disk.history();
+        let operation = history.iter().find(|operation| operation.number == nth).unwrap();
+        match verified {
+            Err(_) => {
+                let of_partitions = [root.join("state"), root.join(format!("topics/{TOPIC}/0"))];
+                assert!(!of_partitions.iter().any(|dir| operation.path.starts_with(dir)), "{operation}");
+            }
             Ok(summary) => {
-                assert!(!summary.is_good(), "operation {nth}: {:?}", disk.history().last());
-                assert!(findings.found.iter().any(|finding| finding.problem.name() == "io"), "operation {nth}");
-                failed += 1;
+                assert!(!summary.is_good(), "{operation}");
+                assert!(findings.found.iter().any(|finding| finding.problem.name() == "io"), "{operation}");
+                assert_eq!(summary.partitions, 2, "{operation}");
             }
         }
+        failed += 1;
     }
     assert!(failed > 20, "{failed}");
 }

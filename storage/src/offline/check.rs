@@ -160,11 +160,9 @@ pub(super) fn check_partition(fs: &dyn Fs, dir: &Path, walked: &mut Progress<'_>
 }
 
 fn read_slots(fs: &dyn Fs, dir: &Path) -> io::Result<Vec<(u64, Slot)>> {
-    match fs.open(&dir.join(checkpoint::FILE_NAME), OpenMode::Read, 0) {
-        Ok(file) => Ok(checkpoint::read_slots(&*file)?.into()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
+    let path = dir.join(checkpoint::FILE_NAME);
+    let slots = fs.open(&path, OpenMode::Read, 0).and_then(|file| checkpoint::read_slots(&*file));
+    Ok(crate::fs::if_there(&path, slots)?.map_or_else(Vec::new, Vec::from))
 }
 
 /// What a segment is checked against.

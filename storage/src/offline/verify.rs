@@ -64,22 +64,26 @@ impl DataDirectory {
     /// covers: base offsets and epochs.
     ///
     /// # Errors
-    /// The names in a directory cannot be read. A file that cannot be read is a finding.
+    /// The names in the directory itself or in `topics/` cannot be read, or its small files. Anything else that cannot
+    /// be read is a finding.
     pub fn verify(&self, observer: &mut dyn Observer) -> io::Result<VerifySummary> {
         let survey = self.survey()?;
-        let total_bytes =
-            survey.partitions.iter().map(|partition| self.log_bytes(partition)).sum::<io::Result<u64>>()?;
+        let sizes: Vec<_> = survey.partitions.iter().map(|partition| self.log_bytes(partition)).collect();
+        let total_bytes = sizes.iter().flatten().sum();
         let mut telling = Telling { observer, summary: VerifySummary::default() };
         telling.small_files(&survey);
         telling.interrupted(&survey);
         let mut done_bytes = 0;
-        for partition in &survey.partitions {
+        for (partition, size) in survey.partitions.iter().zip(sizes) {
             let mut walked = |bytes| {
                 done_bytes += bytes;
                 telling.observer.progress(done_bytes, total_bytes);
             };
-            let checked = check_partition(&*self.fs, &self.root.join(&partition.path), &mut walked)?;
-            telling.partition(partition, &checked);
+            let dir = self.root.join(&partition.path);
+            match size.and_then(|_| check_partition(&*self.fs, &dir, &mut walked)) {
+                Ok(checked) => telling.partition(partition, &checked),
+                Err(cause) => telling.unread(partition, &cause),
+            }
         }
         telling.epoch(&survey);
         telling.rest(&survey);
@@ -149,6 +153,19 @@ impl Telling<'_> {
         for path in &survey.alien {
             self.of_directory(Severity::Notice, path, Problem::Alien);
         }
+    }
+
+    /// Of a partition whose names, or what was flushed of it, cannot be read, nothing more can be told.
+    fn unread(&mut self, partition: &PartitionDirectory, cause: &io::Error) {
+        self.summary.partitions += 1;
+        self.tell(Finding {
+            severity: Severity::Damage,
+            partition: Some(partition.id),
+            file: partition.path.clone(),
+            position: None,
+            offsets: None,
+            problem: Problem::Io(cause.to_string()),
+        });
     }
 
     fn partition(&mut self, partition: &PartitionDirectory, checked: &PartitionCheck) {
