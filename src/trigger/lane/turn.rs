@@ -213,9 +213,8 @@ impl Lane {
         let index = queue.windows.iter().position(|other| *other == before).map_or(0, |index| index + 1);
         queue.windows.insert(index, id);
         let is_tried = held.is_tried();
-        if is_tried {
-            self.moved(id, &held.places);
-        }
+        // Also where it is not tried any more: what it was part of was carried over.
+        self.moved(id, &held.places);
         self.windows.insert(id, held);
         if is_tried {
             self.note_tried(id);

@@ -405,6 +405,8 @@ impl Driver {
         let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
         let partition_input = input.clone();
         let input = EventInput::Cluster(input);
+        // Where the cluster has lost records, others come to stand where those were that had been given up.
+        let verdicts = if progress.reading_point() <= input.tail() { verdicts } else { BTreeMap::new() };
         let progress = set_back(progress, &input);
         let id = LaneId { trigger: self.runner.id, topic: topic.id, partition: number };
         let status = Arc::new(LaneStatus::new(input.clone(), progress.committed(), None));
