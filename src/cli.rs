@@ -31,7 +31,9 @@ mod verify;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use client::Client;
 use failure::Failure;
@@ -42,11 +44,12 @@ use crate::config::fields::nearest;
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TRIPLINE_COMMIT"), ")");
 
 /// What the environment may set, behind `TRIPLINE_`.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 15] = [
     "ALLOW_HOST",
     "COMPACTION_INTERVAL",
     "CONFIG",
     "DATA",
+    "EGRESS_ALLOW",
     "HTTP",
     "INSECURE",
     "INSTANCE",
@@ -154,7 +157,7 @@ Examples:
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parsed();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::new(format!("no threads to run on: {error}")).report(&cli.common),
@@ -168,6 +171,23 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(&common),
     }
+}
+
+/// The command line. Without a command it is that of `serve`, whose settings the environment may have.
+fn parsed() -> Cli {
+    let mut matches = Cli::command().get_matches();
+    if matches.subcommand().is_none() {
+        matches = Cli::command().get_matches_from(std::env::args_os().chain(["serve".into()]));
+    }
+    if let Some(serve) = matches.subcommand_matches("serve") {
+        // Flags win over the environment: only a flag contradicts another.
+        let names_data = serve.value_source("data") == Some(ValueSource::CommandLine);
+        if names_data && serve.get_flag("ephemeral") {
+            let reason = "the argument '--data <DIR>' cannot be used with '--ephemeral'";
+            Cli::command().error(ErrorKind::ArgumentConflict, reason).exit();
+        }
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// A variable that is nearly one of ours was meant to be it; others with our prefix may be anybody's.
@@ -196,7 +216,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Apply(args) => apply::run(args, &client()?, output).await,
         Command::Get(args) => resource::get(args, &client()?, output).await,
         Command::Delete(args) => resource::delete(args, &client()?, output).await,
-        Command::Export => resource::export(&client()?).await,
+        Command::Export => resource::export(&client()?, output).await,
         Command::Trigger(command) => trigger::run(command, &client()?, output).await,
         Command::Schedule(command) => schedule::run(command, &client()?, output).await,
         Command::Function(command) => function::run(command, &client()?, output).await,

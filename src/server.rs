@@ -62,6 +62,8 @@ pub struct ServerConfig {
     pub insecure: bool,
     /// Names by which HTTP clients may call, besides localhost and the listener's own address.
     pub allowed_hosts: Vec<String>,
+    /// Networks in which URLs of functions may lie although they are private.
+    pub egress_allow: Vec<ipnet::IpNet>,
     /// What one HTTP client may ask for.
     pub http_limits: HttpLimits,
     /// The `python3` to use; by default the first one in `PATH`.
@@ -86,6 +88,7 @@ impl ServerConfig {
             advertised: None,
             insecure: false,
             allowed_hosts: Vec::new(),
+            egress_allow: Vec::new(),
             http_limits: HttpLimits::default(),
             python3: None,
             launcher: None,
@@ -339,6 +342,7 @@ async fn start_functions(
     options.log_sink = log_sink;
     options.egress.allow_loopback = own_listeners.iter().all(|address| address.ip().is_loopback());
     options.egress.own_listeners = own_listeners.to_vec();
+    options.egress.allow.clone_from(&config.egress_allow);
     if let Some(launcher) = &config.launcher {
         options.launcher = Launcher::Program(launcher.clone());
     }

@@ -480,6 +480,49 @@ fn a_broker_that_nobody_reads_any_more_stops_gracefully_as_well() {
 }
 
 #[test]
+fn the_environment_counts_without_a_command_and_flags_win_over_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("named");
+    let tripline = || {
+        let mut command = Command::new(TRIPLINE);
+        command.current_dir(directory.path()).env("TRIPLINE_DATA", &data);
+        command.env("TRIPLINE_KAFKA", "127.0.0.1:0").env("TRIPLINE_HTTP", "127.0.0.1:0");
+        command
+    };
+    drop(Served::start(&mut tripline()));
+    assert!(data.join("FORMAT").exists() && !directory.path().join("tripline-data").exists());
+    std::fs::remove_dir_all(&data).unwrap();
+    drop(Served::start(tripline().args(["serve", "--ephemeral"])));
+    assert!(!data.exists());
+    let both = failed(&output(tripline().args(["serve", "--ephemeral", "--data", "d"]), ""), 2);
+    assert!(both.contains("'--data <DIR>' cannot be used with '--ephemeral'"), "{both}");
+    // What the file allows, the environment may forbid.
+    std::fs::write(directory.path().join("tripline.toml"), "insecure = true\n").unwrap();
+    let mut refused = tripline();
+    refused.env("TRIPLINE_HTTP", "0.0.0.0:0").env("TRIPLINE_INSECURE", "false");
+    let refused = failed(&output(&mut refused, ""), 1);
+    assert!(refused.contains("0.0.0.0"), "{refused}");
+}
+
+#[test]
+fn what_records_and_functions_say_steers_no_terminal() {
+    let broker = Broker::start();
+    broker.write("f.py", "def handler(event, context):\n    raise ValueError('\\x1b]0;title\\x07')\n");
+    broker.write("f.yaml", FUNCTION);
+    broker.good(&["apply", "-f", "f.yaml"]);
+    let said = failed(&broker.run_with(&["function", "invoke", "f"], "1"), 1);
+    assert!(said.contains("?]0;title?"), "{said:?}");
+}
+
+#[test]
+fn definitions_are_exported_as_json_for_programs() {
+    let broker = Broker::start();
+    good(broker.run_with(&["produce", "t"], "x"));
+    let exported: serde_json::Value = serde_json::from_str(&broker.good(&["export", "--json"])).unwrap();
+    assert_eq!(exported["definitions"][0]["topic"], "t", "{exported:#}");
+}
+
+#[test]
 fn a_signal_stops_the_broker_gracefully() {
     let mut broker = Broker::start();
     good(broker.run_with(&["produce", "t"], "x"));

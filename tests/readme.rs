@@ -58,7 +58,7 @@ fn settings_are_those_of_the_command() {
     let help = String::from_utf8(help.stdout).unwrap();
     let settings: Vec<_> =
         rows().into_iter().filter(|row| row.len() == 4 && row[1].starts_with("`TRIPLINE_")).collect();
-    assert_eq!(settings.len(), 10);
+    assert_eq!(settings.len(), 11);
     for row in settings {
         for cell in &row[1..=2] {
             let word = cell.trim_matches('`');

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Common;
+use super::output::clean;
 
 /// Why a command did not do what was asked: what, where, what to do.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Failure {
             let error = self.problem.clone().unwrap_or_else(|| json!({ "detail": self.message }));
             writeln!(stderr, "{}", json!({ "error": error }))
         } else {
-            writeln!(stderr, "error: {}", self.message)
+            writeln!(stderr, "error: {}", clean(&self.message))
         };
         if let Some(problem) = self.problem.filter(|_| common.verbose && !common.json) {
             let _ = writeln!(stderr, "{problem:#}");

@@ -15,9 +15,15 @@ pub(super) struct Output {
 impl Output {
     /// Prints `value` as JSON, or what `text` makes of it.
     pub(super) fn show(self, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
-        let shown = if self.json { format!("{value:#}") } else { text(value) };
+        let shown = if self.json { format!("{value:#}") } else { clean(&text(value)) };
         print(&shown)
     }
+}
+
+/// The text with `?` for control characters that do more than end a line or a cell: much of what is shown comes from
+/// records and from functions, and is to steer nobody's terminal.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
 }
 
 /// Prints a text with a line end. A reader that went away ends the command.

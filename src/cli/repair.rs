@@ -33,6 +33,9 @@ pub(super) struct RepairArgs {
 }
 
 pub(super) fn run(args: &RepairArgs, output: Output) -> Result<(), Failure> {
+    if output.json && !args.yes && !args.dry_run {
+        return Err(Failure::wrong_use("--json asks nobody; say --yes to do this, or --dry-run to look only"));
+    }
     let opened = if args.dry_run { Opened::look(&args.directory)? } else { Opened::change(&args.directory)? };
     let failed = |error: std::io::Error| Failure::new(format!("{}: {error}", args.directory.display()));
     let plan = {
@@ -126,8 +129,9 @@ fn ask() -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::wrong_use("nobody is there to be asked; say --yes to do this, or --dry-run to look only"));
     }
-    print!("Do this? [y/N] ");
-    std::io::stdout().flush()?;
+    let mut stderr = std::io::stderr();
+    write!(stderr, "Do this? [y/N] ")?;
+    stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     match answer.trim() {

@@ -85,10 +85,13 @@ pub(super) async fn delete(args: DeleteArgs, client: &Client, output: Output) ->
     if output.json { Ok(()) } else { print(&format!("{} {} deleted", args.kind.as_str(), args.name)) }
 }
 
-pub(super) async fn export(client: &Client) -> Result<(), Failure> {
+pub(super) async fn export(client: &Client, output: Output) -> Result<(), Failure> {
     let mut definitions = Vec::new();
     for kind in Kind::ALL {
         definitions.extend(all(kind, client).await?);
+    }
+    if output.json {
+        return output.show(&json!({ "definitions": definitions }), |_| String::new());
     }
     let text = documents(&definitions);
     let has_code = definitions.iter().any(|definition| definition["runtime"] == "python3");

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::Failure;
 use super::output::print;
-use super::settings::{FileSettings, INTERVAL_ALLOWED, SCRUB_ALLOWED, parse_interval};
+use super::settings::{FileSettings, INTERVAL_ALLOWED, NETWORK_ALLOWED, SCRUB_ALLOWED, parse_interval, parse_network};
 use crate::config::units::parse_size;
 use crate::server::{Server, ServerConfig, StopReport};
 
@@ -31,7 +32,7 @@ pub(super) struct ServeArgs {
     #[arg(short = 'c', long = "config", env = "TRIPLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The data directory; made if it is missing [default: ./tripline-data].
-    #[arg(long, env = "TRIPLINE_DATA", value_name = "DIR", conflicts_with = "ephemeral")]
+    #[arg(long, env = "TRIPLINE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where Kafka clients connect; port 0 is any free one [default: 127.0.0.1:9092].
     #[arg(long, env = "TRIPLINE_KAFKA", value_name = "ADDR")]
@@ -46,11 +47,24 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     ephemeral: bool,
     /// Allow addresses that other machines reach, although nobody is asked who he is.
-    #[arg(long, env = "TRIPLINE_INSECURE")]
-    insecure: bool,
+    #[arg(
+        long,
+        env = "TRIPLINE_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        hide_possible_values = true,
+    )]
+    insecure: Option<bool>,
     /// A name by which HTTP clients may call, besides localhost. May be repeated.
     #[arg(long, env = "TRIPLINE_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
     allow_host: Vec<String>,
+    /// A network or an address, such as 10.0.0.0/8, that functions which are URLs may name although it is private. May
+    /// be repeated.
+    #[arg(long, env = "TRIPLINE_EGRESS_ALLOW", value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
+    egress_allow: Vec<IpNet>,
     /// The python3 that functions run with [default: the first in PATH].
     #[arg(long, env = "TRIPLINE_PYTHON3", value_name = "FILE")]
     python3: Option<PathBuf>,
@@ -122,8 +136,9 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
     let mut config = ServerConfig::new(data);
     config.kafka = args.kafka.or(file.kafka).unwrap_or(config.kafka);
     config.http = args.http.or(file.http).unwrap_or(config.http);
-    config.insecure = args.insecure || file.insecure.unwrap_or(false);
+    config.insecure = args.insecure.or(file.insecure).unwrap_or(false);
     config.allowed_hosts = if args.allow_host.is_empty() { file.allow_host } else { args.allow_host };
+    config.egress_allow = if args.egress_allow.is_empty() { file.egress_allow } else { args.egress_allow };
     config.python3 = args.python3.or(file.python3);
     let rate = args.scrub.or(file.scrub).unwrap_or(config.broker.scrub_bytes_per_second);
     config.broker.scrub_bytes_per_second = rate;
@@ -141,6 +156,10 @@ fn config(args: ServeArgs, temporary: Option<PathBuf>) -> Result<ServerConfig, F
         config.clusters = super::settings::clusters::with_files(file.clusters).map_err(Failure::wrong_use)?;
     }
     Ok(config)
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    parse_network(text).ok_or_else(|| format!("allowed: {NETWORK_ALLOWED}"))
 }
 
 fn rate(text: &str) -> Result<u64, String> {

@@ -2,10 +2,11 @@
 
 #[cfg(feature = "cluster")]
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::failure::Failure;
@@ -16,6 +17,8 @@ use crate::topic::name::ClusterName;
 
 /// What the scrubber's rate may be.
 pub(super) const SCRUB_ALLOWED: &str = "bytes a second such as \"8MiB\", or \"0\" for none";
+/// What a network may be.
+pub(super) const NETWORK_ALLOWED: &str = "a network such as 10.0.0.0/8 or an address such as 192.168.1.7";
 /// What the time between two rounds of housekeeping may be.
 pub(super) const INTERVAL_ALLOWED: &str = "a time from 10ms to 1d such as \"30s\"";
 /// The file that is read if it is there and no other is named.
@@ -32,6 +35,7 @@ pub(super) struct FileSettings {
     pub(super) http: Option<SocketAddr>,
     pub(super) insecure: Option<bool>,
     pub(super) allow_host: Vec<String>,
+    pub(super) egress_allow: Vec<IpNet>,
     pub(super) python3: Option<PathBuf>,
     pub(super) kafka_advertised: Option<String>,
     pub(super) scrub: Option<u64>,
@@ -79,6 +83,15 @@ impl FileSettings {
                 Vec::new()
             })
         });
+        let egress_allow = fields.value("egress_allow").map_or_else(Vec::new, |value| {
+            let networks = value
+                .as_array()
+                .and_then(|networks| networks.iter().map(|network| network.as_str().and_then(parse_network)).collect());
+            networks.unwrap_or_else(|| {
+                fields.wrong("egress_allow", "a list of networks and addresses such as [\"10.0.0.0/8\", \"::1\"]");
+                Vec::new()
+            })
+        });
         let kafka_advertised = fields.optional_text("kafka_advertised", "HOST:PORT").map(str::to_owned);
         let scrub = fields.optional_text("scrub", SCRUB_ALLOWED).and_then(|text| {
             let rate = parse_size(text).ok();
@@ -99,6 +112,7 @@ impl FileSettings {
             http,
             insecure,
             allow_host,
+            egress_allow,
             python3,
             kafka_advertised,
             scrub,
@@ -116,6 +130,11 @@ fn not_toml(text: &str, error: &toml::de::Error) -> String {
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     format!("line {line}, column {column}: {}", error.message())
+}
+
+/// A network, or an address as the network of it alone.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// The time between two rounds, when it is allowed.
@@ -148,10 +167,11 @@ mod tests {
     #[test]
     fn a_file_sets_what_it_names() {
         let settings = FileSettings::parse(
-            "data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]\nscrub = \"1KiB\"\ncompaction_interval = \"1m\"",
+            "data = \"d\"\nhttp = \"[::1]:0\"\ninsecure = true\nallow_host = [\"a\"]\negress_allow = [\"10.0.0.0/8\", \"::1\"]\nscrub = \"1KiB\"\ncompaction_interval = \"1m\"",
         )
         .unwrap();
         assert_eq!(settings.scrub, Some(1024));
+        assert_eq!(settings.egress_allow, ["10.0.0.0/8", "::1/128"].map(|text| text.parse().unwrap()));
         assert_eq!(settings.compaction_interval, Some(Duration::from_secs(60)));
         assert_eq!(settings.data, Some(PathBuf::from("d")));
         assert_eq!(settings.http, Some("[::1]:0".parse().unwrap()));
@@ -165,6 +185,9 @@ mod tests {
         assert!(wrong("kafka = \"9092\"").contains("settings.kafka: found \"9092\""));
         assert!(wrong("insecure = \"yes\"").contains("true or false"));
         assert!(wrong("allow_host = \"a\"").contains("a list of host names"));
+        for given in ["egress_allow = \"10.0.0.0/8\"", "egress_allow = [\"10.0.0.0/33\"]", "egress_allow = [1]"] {
+            assert!(wrong(given).contains("settings.egress_allow: found"), "{}", wrong(given));
+        }
         assert!(wrong("scrub = \"fast\"").contains("bytes a second"));
         for given in ["retention_interval = \"9ms\"", "compaction_interval = \"2d\"", "retention_interval = \"5\""] {
             assert!(wrong(given).contains("10ms to 1d"), "{given}");

@@ -175,7 +175,7 @@ async fn refused_definitions_change_nothing() {
     let mut http = spec();
     http.runtime = Runtime::Http { url: "https://example.com/".to_owned() };
     let no_tls = stage.service.deploy(http.clone(), None).await.unwrap_err();
-    assert!(no_tls.to_string().ends_with("https targets need the tls feature, which is not built in"), "{no_tls}");
+    assert!(no_tls.to_string().ends_with("found https, allowed: http"), "{no_tls}");
     let unwanted = stage.service.deploy(http, Some(Bytes::from_static(b"x"))).await.unwrap_err();
     assert!(matches!(unwanted, DeployError::CodeNotWanted(_)));
     assert_eq!(stage.result("").await, "1");

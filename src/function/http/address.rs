@@ -15,7 +15,7 @@ pub struct EgressPolicy {
     pub allow_loopback: bool,
     /// Our own listeners: never a target, whatever `allow` says, so that a function cannot feed itself.
     pub own_listeners: Vec<SocketAddr>,
-    /// Networks allowed in addition (`egress.allow`).
+    /// Networks allowed in addition (`--egress-allow`).
     pub allow: Vec<IpNet>,
 }
 
@@ -60,10 +60,10 @@ impl EgressPolicy {
     }
 }
 
-const LOOPBACK: &str = "a loopback address, allowed only while all listeners are loopback or by egress.allow";
-const PRIVATE: &str = "a private address, not in egress.allow";
-const LINK_LOCAL: &str = "a link-local or metadata address, not in egress.allow";
-const UNUSABLE: &str = "a reserved address, not in egress.allow";
+const LOOPBACK: &str = "a loopback address, allowed while all listeners are loopback, or by `--egress-allow`";
+const PRIVATE: &str = "a private address, allowed by `--egress-allow NETWORK` only";
+const LINK_LOCAL: &str = "a link-local or metadata address, allowed by `--egress-allow NETWORK` only";
+const UNUSABLE: &str = "a reserved address, allowed by `--egress-allow NETWORK` only";
 
 /// An IPv4 address in its own form where an IPv6 address only wraps one.
 fn canonical(ip: IpAddr) -> IpAddr {

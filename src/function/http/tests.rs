@@ -324,10 +324,10 @@ fn a_url_is_checked_before_anything_runs() {
     }
     for (bad, problem) in [
         ("", "empty string"),
-        ("example.com", "its scheme is missing; http and https are allowed"),
+        ("example.com", "its scheme is missing; http is allowed"),
         ("/etc/passwd", "its scheme is missing"),
         ("file:///etc/passwd", "invalid format"),
-        ("ftp://h/", "its scheme is ftp; http and https are allowed"),
+        ("ftp://h/", "its scheme is ftp; http is allowed"),
         ("gopher://h/", "its scheme is gopher"),
         ("http://", "empty string"),
         ("http://user:pass@h/", "user names and passwords are not allowed in it"),

@@ -20,7 +20,7 @@ const HANDLER_BYTES_MAX: usize = 256;
 const URL_BYTES_MAX: usize = 2048;
 
 const HANDLER: &str = "module.function, such as notify.handler";
-const URL: &str = "an absolute http:// or https:// URL without user name and fragment, at most 2048 bytes";
+const URL: &str = "an absolute http:// URL without user name and fragment, at most 2048 bytes";
 
 /// A function's definition and where its owner keeps the code.
 #[derive(Clone, Debug, PartialEq, Eq)]
