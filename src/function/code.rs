@@ -79,6 +79,9 @@ pub struct CodeBundle {
     files: BTreeMap<String, Bytes>,
 }
 
+/// Where Python keeps what it made of the code.
+pub(super) const BYTECODE: &str = "__pycache__";
+
 impl CodeBundle {
     /// Checks `upload`: a zip archive, or the source of the Python module `module` (`a.b` becomes `a/b.py`).
     ///
@@ -123,7 +126,10 @@ impl CodeBundle {
         for index in 0..archive.len() {
             if let Some((path, contents)) = read_entry(&mut archive, index, left_bytes, limits.unpacked_bytes_max)? {
                 left_bytes -= contents.len();
-                files.insert(path, contents);
+                // Python makes them anew: they are no part of the code, here as in a folder.
+                if !path.split('/').any(|part| part == BYTECODE) {
+                    files.insert(path, contents);
+                }
             }
         }
         if files.is_empty() {
@@ -250,6 +256,14 @@ mod tests {
         let upload = zip_of(&[("notify.py", b"import lib.a"), ("lib/a.py", b"x = 1"), ("lib/data.bin", b"\0\x01")]);
         let names: Vec<_> = parse(&upload).unwrap().files.into_keys().collect();
         assert_eq!(names, ["lib/a.py", "lib/data.bin", "notify.py"]);
+    }
+
+    #[test]
+    fn what_python_made_of_the_code_is_no_part_of_it() {
+        let code: (&str, &[u8]) = ("pkg/notify.py", b"x = 1");
+        let upload = zip_of(&[("__pycache__/a.pyc", b"1"), code, ("pkg/__pycache__/notify.pyc", b"2")]);
+        assert_eq!(parse(&upload), parse(&zip_of(&[code])));
+        assert_eq!(parse(&zip_of(&[("__pycache__/a.pyc", b"1")])), Err(CodeError::Empty));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::code::CodeBundle;
+use super::code::{BYTECODE, CodeBundle};
 
 /// How many of the newest versions are kept though nothing uses them.
 const VERSIONS_KEPT: usize = 2;
@@ -215,7 +215,7 @@ fn count_files(directory: &Path) -> io::Result<usize> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            if entry.file_name() != "__pycache__" {
+            if entry.file_name() != BYTECODE {
                 count += count_files(&entry.path())?;
             }
         } else {
