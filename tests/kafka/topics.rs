@@ -283,6 +283,12 @@ async fn what_is_named_many_times_is_told_once() {
     assert_eq!(client.call(4, &request).await.results.len(), 1);
     let request = message!(DescribeGroupsRequest { groups: vec!["g".into(); 1000] });
     assert_eq!(client.call(5, &request).await.groups.len(), 1);
+    let first = message!(list_offsets_request::ListOffsetsPartition { timestamp: 0 });
+    let topic =
+        message!(list_offsets_request::ListOffsetsTopic { name: StrBytes::from("t"), partitions: vec![first; 1000] });
+    let request = message!(ListOffsetsRequest { topics: vec![topic; 3] });
+    let topics = client.call(7, &request).await.topics;
+    assert_eq!((topics.len(), topics[0].partitions.len()), (1, 1));
     let group = message!(offset_fetch_request::OffsetFetchRequestGroup { group_id: StrBytes::from("g"), topics: None });
     let request = message!(OffsetFetchRequest { groups: vec![group; 1000] });
     assert_eq!(client.call(9, &request).await.groups.len(), 1);

@@ -10,7 +10,7 @@ use super::log_errors;
 use crate::broker::Broker;
 use crate::kafka::codec::{ListOffsetsRequest, ListOffsetsResponse, list_offsets_request, list_offsets_response};
 use crate::kafka::error_code::ErrorCode;
-use crate::kafka::service::{KafkaService, Shared, partition_of};
+use crate::kafka::service::{KafkaService, Shared, once_each_in, partition_of};
 
 /// One after the last offset.
 const LATEST: i64 = -1;
@@ -26,11 +26,14 @@ const EARLIEST_LOCAL_SINCE: i16 = 8;
 const EPOCH_TOLD_SINCE: i16 = 4;
 
 pub(crate) async fn answer(service: &KafkaService, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
-    let mut topics = Vec::with_capacity(request.topics.len());
-    for asked in request.topics {
-        let topic = service.broker.topic(&asked.name);
-        let mut partitions = Vec::with_capacity(asked.partitions.len());
-        for asked in &asked.partitions {
+    // To look for a time may read from the disk.
+    let asked = request.topics.into_iter().map(|topic| (topic.name, topic.partitions));
+    let asked = once_each_in(asked, |partition| partition.partition_index);
+    let mut topics = Vec::with_capacity(asked.len());
+    for (name, asked) in asked {
+        let topic = service.broker.topic(&name);
+        let mut partitions = Vec::with_capacity(asked.len());
+        for asked in &asked {
             let partition = topic.as_ref().ok_or(ErrorCode::UnknownTopicOrPartition);
             let partition = partition.and_then(|topic| partition_of(topic, asked.partition_index));
             let found = match partition {
@@ -39,10 +42,7 @@ pub(crate) async fn answer(service: &KafkaService, request: ListOffsetsRequest, 
             };
             partitions.push(told(service, asked.partition_index, found));
         }
-        topics.push(message!(list_offsets_response::ListOffsetsTopicResponse {
-            name: asked.name,
-            partitions: partitions,
-        }));
+        topics.push(message!(list_offsets_response::ListOffsetsTopicResponse { name: name, partitions: partitions }));
     }
     message!(ListOffsetsResponse { topics: topics })
 }
