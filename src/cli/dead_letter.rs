@@ -199,6 +199,9 @@ fn list(answer: &Value) -> String {
     for unknown in array(&answer["unknown"]) {
         text.push_str(&format!("not known of trigger {}: {}\n", cell(&unknown["trigger"]), cell(&unknown["reason"])));
     }
+    if answer["complete"] == false {
+        text.push_str(&format!("the first {}; there may be more\n", rows.len()));
+    }
     text
 }
 

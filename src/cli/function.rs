@@ -1,6 +1,6 @@
 //! `tripline function` and `tripline logs`.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -106,6 +106,9 @@ pub(super) async fn logs(args: LogsArgs, client: &Client, output: Output) -> Res
     let path = format!("/v1/functions/{}/logs?limit={}", encoded(&args.function), args.lines);
     if !args.follow {
         let answer = client.get(&path).await?;
+        if answer["complete"] == false {
+            let _ = writeln!(std::io::stderr(), "older lines may be behind the newest 500,000 of all functions");
+        }
         return array(&answer["lines"]).iter().try_for_each(|line| show_line(line, output));
     }
     let mut events = client.events(&path).await?;

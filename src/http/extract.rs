@@ -85,6 +85,25 @@ async fn read_body(body: Body, limits: HttpLimits) -> Result<Bytes, Problem> {
     }
 }
 
+/// Most values in a JSON body, those in lists and objects each: in memory one takes a hundred times the bytes that it may
+/// be written in.
+const JSON_VALUES_MAX: usize = 100_000;
+
+/// How many values JSON has at most: one for each comma, bracket and brace that opens, outside of texts.
+fn values_in(json: &[u8]) -> usize {
+    let (mut values, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_text => is_escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// A JSON body of type `application/json`.
 pub(crate) struct JsonBody(pub(crate) Value);
 
@@ -115,6 +134,12 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
             return Err(unsupported(found.as_deref(), "application/json"));
         }
         let Upload(bytes) = Upload::from_request(request, state).await?;
+        if values_in(&bytes) > JSON_VALUES_MAX {
+            let detail = format!("the body has more than {JSON_VALUES_MAX} values");
+            return Err(
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "json-too-large", detail).with("limit", JSON_VALUES_MAX)
+            );
+        }
         parse_json(&bytes).map(Self)
     }
 }

@@ -131,7 +131,7 @@ impl From<CreateTopicError> for Problem {
         match error {
             CreateTopicError::Exists(_) => Self::new(StatusCode::CONFLICT, "topic-exists", error.to_string()),
             CreateTopicError::TooManyPartitions { limit, total, .. } => {
-                let detail = format!("{error}; delete topics, or start with a larger `partitions_max`");
+                let detail = format!("{error}; delete topics that are not needed");
                 Self::new(StatusCode::CONFLICT, "too-many-partitions", detail).with("limit", limit).with("total", total)
             }
             CreateTopicError::Log(cause) => Self::internal("storage", cause),

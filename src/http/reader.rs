@@ -25,7 +25,7 @@ pub(crate) struct OwnedRecord {
 
 impl OwnedRecord {
     /// What it takes in memory, about.
-    fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let header = |header: &(String, Option<Vec<u8>>)| size_of_val(header) + header.0.len() + length(&header.1);
         size_of::<Self>() + length(&self.key) + length(&self.value) + self.headers.iter().map(header).sum::<usize>()

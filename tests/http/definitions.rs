@@ -297,7 +297,7 @@ async fn what_a_verb_does_not_understand_is_refused_and_changes_nothing() {
     assert_eq!(empty, (416, "empty-range".to_owned()));
     assert_eq!(stage.get("/v1/triggers/g").await.json()["runs"], json!([]));
     assert_eq!(stage.get("/v1/functions/nope/logs").await.problem(), (404, "unknown-function".to_owned()));
-    assert_eq!(stage.get("/v1/functions/f/logs").await.json(), json!({ "lines": [] }));
+    assert_eq!(stage.get("/v1/functions/f/logs").await.json(), json!({ "lines": [], "complete": true }));
 }
 
 #[tokio::test]

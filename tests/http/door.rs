@@ -131,6 +131,45 @@ async fn health_metrics_cluster_and_the_description_answer() {
 }
 
 #[tokio::test]
+async fn no_operation_passes_over_a_parameter_that_it_does_not_have() {
+    let stage = Stage::new().await;
+    let document = stage.get("/openapi.json").await.json();
+    let mut asked = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        if !path.starts_with("/v1/") {
+            continue;
+        }
+        let parts = path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
+        let path = parts.collect::<Vec<_>>().join("/");
+        for (method, operation) in operations.as_object().unwrap() {
+            let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+            if parameters.iter().any(|parameter| parameter["name"] == "dry_run") {
+                continue;
+            }
+            let answer = stage.json(&method.to_uppercase(), &format!("{path}?dry_run=true"), &json!({})).await;
+            assert_eq!(answer.status, 400, "{method} {path}: {:?}", answer.body);
+            assert!(
+                answer.json()["detail"].as_str().unwrap().contains("dry_run"),
+                "{method} {path}: {:?}",
+                answer.body
+            );
+            asked += 1;
+        }
+    }
+    assert!(asked > 30, "{asked}");
+}
+
+#[tokio::test]
+async fn a_body_of_very_many_values_is_refused_before_they_are_made() {
+    let stage = Stage::new().await;
+    let with =
+        |count: usize| json!({ "pattern": { "a": [1] }, "event": { "a": vec![0; count], "b": ",[{".repeat(99_999) } });
+    assert_eq!(stage.json("POST", "/v1/patterns/test", &with(99_000)).await.status, 200);
+    let refused = stage.json("POST", "/v1/patterns/test", &with(100_000)).await;
+    assert_eq!(refused.problem(), (413, "json-too-large".to_owned()));
+}
+
+#[tokio::test]
 async fn a_pattern_is_tried_on_an_event() {
     let stage = Stage::new().await;
     let test = |pattern| json!({ "pattern": pattern, "event": { "data": { "delay": 95 } } });

@@ -15,7 +15,7 @@ use tripline_storage::error::ReadError;
 use super::records_out::start;
 use super::topics::existing_topic;
 use crate::http::extract::Segments;
-use crate::http::limits::RECORDS_OUT_MAX;
+use crate::http::limits::{READ_BYTES_MAX, RECORDS_OUT_MAX};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::reader::{OwnedRecord, read, read_input};
@@ -92,7 +92,7 @@ async fn open_letters(rooms: &Rooms, reports: &[TriggerReport], limit: usize) ->
     ("trigger" = Option<String>, Query, description = "Of this trigger; of all when left out"),
     ("limit" = Option<u32>, Query, description = "1 to 10,000, default 100"),
     ("all" = Option<bool>, Query, description = "Also those that were redriven or discarded, while their topic has them"),
-), responses((status = 200, description = "Dead letters; in `unknown`, triggers whose cluster does not tell theirs, and why"),
+), responses((status = 200, description = "Dead letters, 8 MiB at most; `complete` says whether there may be more; in `unknown`, triggers whose cluster does not tell theirs, and why"),
     (status = "4XX", description = "Problem details")))]
 pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
     let query = Query::parse(query.as_deref(), &["trigger", "limit", "all"])?;
@@ -101,50 +101,77 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
     let all = query.flag("all")?;
     let (here, on_clusters) = wanted(&rooms, trigger)?;
     let open = if all { HashMap::new() } else { open_letters(&rooms, &here, limit).await? };
-    let mut letters = Vec::new();
+    let mut page = Letters { found: Vec::new(), limit, left_bytes: READ_BYTES_MAX };
     for name in topics(&here) {
         let Some(topic) = rooms.broker.topic(name.as_str()) else { continue };
         for partition in topic.partitions() {
             let mut next = partition.log_start();
-            while letters.len() < limit && next < partition.tail() {
-                let page = read(partition, next, STEP_RECORDS).await?;
-                next = page.next;
-                let wanted = page.records.iter().filter(|record| {
+            while !page.is_full() && next < partition.tail() {
+                let read = read(partition, next, STEP_RECORDS).await?;
+                next = read.next;
+                let wanted = read.records.iter().filter(|record| {
                     let Some(owner) = record.header(TRIGGER_HEADER) else { return false };
                     let key = (name.to_string(), owner.to_owned());
                     trigger.is_none_or(|trigger| trigger == owner)
                         && open.get(&key).is_none_or(|open| open.contains(&(record.partition, record.offset)))
                 });
-                letters.extend(wanted.map(|record| describe(name, record)));
+                wanted.for_each(|record| page.take(name, record));
             }
         }
     }
     let mut unknown = Vec::new();
-    let left = limit.saturating_sub(letters.len());
     if let (Some(_), [only]) = (trigger, on_clusters.as_slice()) {
-        letters.extend(letters_on_cluster(&rooms, only, left, all).await?);
-    } else if left > 0 {
+        page.extend(letters_on_cluster(&rooms, only, page.rest(), all).await?);
+    } else if !page.is_full() {
         // Those of all others are shown.
-        let asked = on_clusters.iter().map(|report| letters_in_time(&rooms, report, left, all));
-        for (report, told) in on_clusters.iter().zip(join_all(asked).await) {
+        let asked = on_clusters.iter().map(|report| letters_in_time(&rooms, report, page.rest(), all));
+        let told = join_all(asked).await;
+        for (report, told) in on_clusters.iter().zip(told) {
             match told {
-                Ok(found) => letters.extend(found),
+                Ok(found) => page.extend(found),
                 Err(problem) => unknown.push(json!({ "trigger": report.spec.name, "reason": problem.detail })),
             }
         }
     }
-    letters.truncate(limit);
-    Ok(Json(json!({ "dead_letters": letters, "unknown": unknown })))
+    let complete = !page.is_full();
+    Ok(Json(json!({ "dead_letters": page.found, "complete": complete, "unknown": unknown })))
+}
+
+/// Letters of an answer: so many at most, and beyond the first as long as there is room for their bytes.
+struct Letters {
+    found: Vec<Value>,
+    limit: usize,
+    left_bytes: usize,
+}
+
+impl Letters {
+    const fn is_full(&self) -> bool {
+        self.found.len() >= self.limit || self.left_bytes == 0
+    }
+
+    /// As many as are missing here.
+    const fn rest(&self) -> Self {
+        let limit = self.limit.saturating_sub(self.found.len());
+        Self { found: Vec::new(), limit, left_bytes: self.left_bytes }
+    }
+
+    fn take(&mut self, topic: &TopicName, record: &OwnedRecord) {
+        if !self.is_full() {
+            self.found.push(describe(topic, record));
+            self.left_bytes = self.left_bytes.saturating_sub(record.size_bytes());
+        }
+    }
+
+    fn extend(&mut self, others: Self) {
+        self.found.extend(others.found);
+        self.found.truncate(self.limit);
+        self.left_bytes = self.left_bytes.min(others.left_bytes);
+    }
 }
 
 /// As [`letters_on_cluster`], within a time that somebody waits for a list of all.
-async fn letters_in_time(
-    rooms: &Rooms,
-    report: &TriggerReport,
-    limit: usize,
-    all: bool,
-) -> Result<Vec<Value>, Problem> {
-    let told = timeout(PATIENCE, letters_on_cluster(rooms, report, limit, all)).await;
+async fn letters_in_time(rooms: &Rooms, report: &TriggerReport, page: Letters, all: bool) -> Result<Letters, Problem> {
+    let told = timeout(PATIENCE, letters_on_cluster(rooms, report, page, all)).await;
     told.unwrap_or_else(|_| {
         let seconds = PATIENCE.as_secs();
         let late = format!("its cluster did not tell its letters within {seconds} s: ask for those of this trigger");
@@ -152,40 +179,38 @@ async fn letters_in_time(
     })
 }
 
-/// The first `limit` letters of a trigger on a cluster, which are there too.
+/// The first letters of a trigger on a cluster, which are there too, as many as `page` has room for.
 async fn letters_on_cluster(
     rooms: &Rooms,
     report: &TriggerReport,
-    limit: usize,
+    mut page: Letters,
     all: bool,
-) -> Result<Vec<Value>, Problem> {
+) -> Result<Letters, Problem> {
     let name = report.spec.name.as_str();
-    let Some(topic) = &report.spec.dead_letter else { return Ok(Vec::new()) };
-    let open = if all { None } else { Some(rooms.triggers.open_letters(name, limit).await?) };
-    let wanted = open.as_ref().map_or(limit, BTreeSet::len);
+    let Some(topic) = &report.spec.dead_letter else { return Ok(page) };
+    let open = if all { None } else { Some(rooms.triggers.open_letters(name, page.limit).await?) };
+    let wanted = open.as_ref().map_or(page.limit, BTreeSet::len);
     let there = rooms.triggers.letter_topic(name).await?;
-    let mut letters = Vec::new();
     for partition in 0..there.partition_count() {
-        if letters.len() >= wanted {
+        if page.found.len() >= wanted || page.is_full() {
             break;
         }
         let input = there.partition(partition).await?;
         let mut next = input.log_start();
-        while letters.len() < wanted && next < input.tail() {
-            let page = read_input(&input, next, STEP_RECORDS).await.map_err(of_cluster)?;
-            if page.next <= next {
+        while page.found.len() < wanted && !page.is_full() && next < input.tail() {
+            let read = read_input(&input, next, STEP_RECORDS).await.map_err(of_cluster)?;
+            if read.next <= next {
                 break;
             }
-            next = page.next;
-            let taken = page.records.iter().filter(|record| {
+            next = read.next;
+            let taken = read.records.iter().filter(|record| {
                 record.header(TRIGGER_HEADER) == Some(name)
                     && open.as_ref().is_none_or(|open| open.contains(&(record.partition, record.offset)))
             });
-            letters.extend(taken.map(|record| describe(topic, record)));
+            taken.for_each(|record| page.take(topic, record));
         }
     }
-    letters.truncate(limit);
-    Ok(letters)
+    Ok(page)
 }
 
 /// One dead letter.

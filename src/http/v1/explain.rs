@@ -12,7 +12,7 @@ use super::topics::existing_topic;
 use super::triggers::trigger_name;
 use crate::config::fields::{FieldErrors, Fields, read};
 use crate::event::{EventView, MatchEvent};
-use crate::http::extract::{JsonBody, Segments};
+use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
 use crate::input::{EventInput, LogInput};
@@ -41,6 +41,7 @@ enum Subject {
 pub(crate) async fn explain(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;

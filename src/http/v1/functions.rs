@@ -16,7 +16,7 @@ use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::function::registry::RegisterError;
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionService, FunctionState, Invocation, Runtime};
-use crate::http::extract::{JsonBody, NoParameters, Segments, Upload, media_type};
+use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
 use crate::topic::name::{FunctionName, INTERNAL_FUNCTION_PREFIX, NAME_BYTES_MAX};
@@ -181,6 +181,8 @@ fn take_code(body: &mut Value) -> Result<Option<Bytes>, Problem> {
 pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let name = own_name(&name)?;
     if let Some(user) = rooms.triggers.using_function(name.as_str()) {

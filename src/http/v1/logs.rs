@@ -9,21 +9,22 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
 use tripline_storage::{Offset, Partition};
 
 use super::functions::{absent, function_name};
-use super::records_out::{Shape, event_stream};
+use super::records_out::{NDJSON_TYPE, Shape, event_stream};
 use crate::function::log_topic::LOG_TOPIC;
 use crate::http::extract::Segments;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
-use crate::http::reader::{Page, read, wait_for_records};
+use crate::http::reader::{OwnedRecord, read, wait_for_records};
 use crate::http::rooms::Rooms;
 
-/// How far back lines are looked for, in lines of all functions.
-const LOOK_BACK: i64 = 20_000;
+/// How far back lines are looked for, in lines of all functions: at most, and at a time.
+const LOOK_BACK_MAX: u64 = 500_000;
+const STEP_BACK: i64 = 20_000;
 const STEP_RECORDS: usize = 2_000;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -33,7 +34,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 #[utoipa::path(get, path = "/v1/functions/{function}/logs", tag = "functions", params(
     ("function" = String, Path, description = "Its name"),
     ("limit" = Option<u32>, Query, description = "0 to 10,000 lines, default 100"),
-), responses((status = 200, description = "Lines"), (status = "4XX", description = "Problem details")))]
+), responses((status = 200, description = "Lines; `complete` is false where there may be older ones behind 500,000 lines of all functions"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn logs(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
@@ -51,16 +52,19 @@ pub(crate) async fn logs(
     let Some(log) = log else {
         return Err(if is_known { Problem::not_found("topic", "unknown-topic", LOG_TOPIC) } else { unknown() });
     };
-    let (lines, next) = newest(&log, &name, limit).await?;
+    let Newest { lines, tail, complete } = newest(&log, &name, limit).await?;
     // What a deleted function has printed may still be read.
     if !is_known && lines.is_empty() {
         return Err(unknown());
     }
     Ok(match shape {
-        Shape::Json => Json(json!({ "lines": lines })).into_response(),
-        Shape::Ndjson => lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_response(),
+        Shape::Json => Json(json!({ "lines": lines, "complete": complete })).into_response(),
+        Shape::Ndjson => {
+            let body = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            ([(header::CONTENT_TYPE, NDJSON_TYPE)], body).into_response()
+        }
         Shape::Events => {
-            let following = Following { log, name, next, waiting: lines };
+            let following = Following { log, name, next: tail, waiting: lines };
             event_stream(unfold(following, |mut following| async move {
                 let chunk = following.step().await?;
                 Some((Ok::<_, Infallible>(chunk), following))
@@ -69,23 +73,40 @@ pub(crate) async fn logs(
     })
 }
 
-async fn newest(log: &Arc<Partition>, name: &str, limit: usize) -> Result<(Vec<Value>, Offset), Problem> {
-    let tail = log.tail();
-    let back = Offset::new((tail.get() - LOOK_BACK).max(0)).unwrap_or(Offset::ZERO);
-    let mut next = back.max(log.log_start());
-    let mut lines = Vec::new();
-    while next < tail {
-        let page = read(log, next, STEP_RECORDS).await?;
-        next = page.next;
-        lines.extend(lines_of(&page, name));
-        let surplus = lines.len().saturating_sub(limit);
-        lines.drain(..surplus);
-    }
-    Ok((lines, next))
+/// The newest lines of a function.
+struct Newest {
+    /// Oldest first.
+    lines: Vec<Value>,
+    /// Where the log ended when it was looked at.
+    tail: Offset,
+    /// Whether these are as many as were asked for, or all that there are.
+    complete: bool,
 }
 
-fn lines_of(page: &Page, name: &str) -> Vec<Value> {
-    let own = page.records.iter().filter(|record| record.key.as_deref() == Some(name.as_bytes()));
+/// Goes back in the log until there are enough.
+async fn newest(log: &Arc<Partition>, name: &str, limit: usize) -> Result<Newest, Problem> {
+    let tail = log.tail();
+    let (mut lines, mut from) = (Vec::new(), tail);
+    while lines.len() < limit && from > log.log_start() && tail.since(from) < LOOK_BACK_MAX {
+        let to = from;
+        let back = Offset::new((to.get() - STEP_BACK).max(0)).unwrap_or(Offset::ZERO);
+        from = back.max(log.log_start());
+        let (mut found, mut at) = (Vec::new(), from);
+        while at < to {
+            let page = read(log, at, STEP_RECORDS).await?;
+            at = page.next;
+            found.extend(lines_of(page.records.iter().filter(|record| record.offset < to), name));
+        }
+        found.append(&mut lines);
+        lines = found;
+    }
+    let complete = lines.len() >= limit || from <= log.log_start();
+    lines.drain(..lines.len().saturating_sub(limit));
+    Ok(Newest { lines, tail, complete })
+}
+
+fn lines_of<'a>(records: impl Iterator<Item = &'a OwnedRecord>, name: &str) -> Vec<Value> {
+    let own = records.filter(|record| record.key.as_deref() == Some(name.as_bytes()));
     own.filter_map(|record| serde_json::from_slice(record.value.as_deref()?).ok()).collect()
 }
 
@@ -102,7 +123,7 @@ impl Following {
             wait_for_records(&self.log, self.next, HEARTBEAT).await;
             let page = read(&self.log, self.next, STEP_RECORDS).await.ok()?;
             self.next = page.next;
-            self.waiting = lines_of(&page, &self.name);
+            self.waiting = lines_of(page.records.iter(), &self.name);
         }
         if self.waiting.is_empty() {
             return Some(Bytes::from_static(b": still here\n\n"));

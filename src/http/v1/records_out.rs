@@ -26,7 +26,7 @@ use crate::http::reader::{Page, read, wait_for_records};
 use crate::http::record_json::{Encoding, to_json};
 use crate::http::rooms::Rooms;
 
-const NDJSON_TYPE: &str = "application/x-ndjson";
+pub(crate) const NDJSON_TYPE: &str = "application/x-ndjson";
 const SSE_TYPE: &str = "text/event-stream";
 /// A stream without records says so often that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -116,6 +116,7 @@ pub(crate) async fn get(
 pub(crate) async fn cancel(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
@@ -130,6 +131,7 @@ pub(crate) async fn cancel(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
@@ -144,6 +146,7 @@ pub(crate) async fn resume(
 pub(crate) async fn skip(
     State(rooms): State<Rooms>,
     Segments((name, run)): Segments<(String, String)>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let (name, run) = (trigger_name(&name)?, run_id(&run)?);
@@ -158,6 +161,7 @@ pub(crate) async fn skip(
 pub(crate) async fn replay(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let name = trigger_name(&name)?;
@@ -174,6 +178,7 @@ pub(crate) async fn replay(
 pub(crate) async fn redrive(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let name = trigger_name(&name)?;
@@ -216,6 +221,7 @@ fn preview_json(trigger: &str, preview: &RedrivePreview) -> Value {
 pub(crate) async fn discard(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
@@ -240,6 +246,7 @@ pub(crate) async fn discard(
 pub(crate) async fn dry_run(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;

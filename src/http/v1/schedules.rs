@@ -106,6 +106,7 @@ pub(crate) async fn put(
 pub(crate) async fn pause(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = schedule_name(&name)?;
@@ -119,6 +120,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = schedule_name(&name)?;
@@ -132,6 +134,8 @@ pub(crate) async fn resume(
 pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let name = schedule_name(&name)?;
     if rooms.schedules.remove(name.as_str()).await? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }

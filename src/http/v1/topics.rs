@@ -12,7 +12,7 @@ use tripline_storage::{Offset, PartitionId};
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
-use crate::http::extract::{JsonBody, NoParameters, Segments};
+use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::{Query, wrong};
 use crate::http::rooms::Rooms;
@@ -75,7 +75,11 @@ pub(crate) async fn get(
 /// Make a topic: `{"topic", "partitions", "config"}`.
 #[utoipa::path(post, path = "/v1/topics", tag = "topics", responses(
     (status = 201, description = "Made"), (status = 409, description = "There is one with this name")))]
-pub(crate) async fn create(State(rooms): State<Rooms>, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+pub(crate) async fn create(
+    State(rooms): State<Rooms>,
+    _: NoParameters,
+    JsonBody(body): JsonBody,
+) -> Result<Response, Problem> {
     let spec = TopicSpec::from_json(&body)?;
     let topic = rooms.broker.create_topic(spec).await?;
     Ok((StatusCode::CREATED, Json(describe(&topic, &ScrubReport::default()))).into_response())
@@ -134,6 +138,8 @@ pub(crate) async fn put(
 pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let wanted = topic_name(&name)?;
     // By its name: whether it is there already does not matter.

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::config::fields::read;
-use crate::http::extract::JsonBody;
+use crate::http::extract::{JsonBody, NoParameters};
 use crate::http::problem::Problem;
 use crate::trigger::transform::{Origin, Stage, Transform};
 
@@ -17,7 +17,7 @@ use crate::trigger::transform::{Origin, Stage, Transform};
     (status = 200, description = "`events`, and in `next` the function that would get them if a step is one"),
     (status = 400, description = "The transform is not valid: where and why"),
     (status = 422, description = "The transform fails for this event: `step`, from 0, and why")))]
-pub(crate) async fn test(JsonBody(body): JsonBody) -> Result<Json<Value>, Problem> {
+pub(crate) async fn test(_: NoParameters, JsonBody(body): JsonBody) -> Result<Json<Value>, Problem> {
     let (transform, event) = read(&body, "test", |fields| {
         if fields.value("transform").is_none() {
             fields.wrong("transform", "a transform, such as {jsonpath: $.data}");

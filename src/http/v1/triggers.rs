@@ -129,6 +129,7 @@ pub(crate) async fn put(
 pub(crate) async fn pause(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
@@ -142,6 +143,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
@@ -175,6 +177,7 @@ pub(crate) async fn skip(
 pub(crate) async fn reset(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let name = trigger_name(&name)?;
@@ -191,6 +194,8 @@ pub(crate) async fn reset(
 pub(crate) async fn delete(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
+    _: NoParameters,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let name = trigger_name(&name)?;
     if rooms.triggers.remove(name.as_str()).await? {
