@@ -416,7 +416,7 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
     Ok(chain)
 }
 
-/// Without it retention judges by a later time, which removes nothing too early but is no reason not to start.
+/// Without it a clock that jumped ahead is not noticed at this start, which is no reason not to start.
 fn keep_modified(place: Place<'_>, file: &dyn File, at: SystemTime) {
     if let Err(cause) = file.set_modified(at) {
         tracing::warn!(partition = %place.id, %cause, "the time of the last append is not kept");
