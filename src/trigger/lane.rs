@@ -219,9 +219,9 @@ pub struct Lane {
     surveyed: Offset,
     /// Not above the first unfinished offset.
     low: Offset,
-    /// Behind the last record that was finished, in order `key`, in a window made without keys: below, some records of
-    /// a key may be finished in front of others that were not tried.
-    keyless_to: Offset,
+    /// Where reading for the first time began: below, records of a key may be finished in front of others that were not
+    /// tried, in windows made without keys, or by a filter that let in fewer.
+    new_from: Offset,
     written_coarsely: bool,
     suspended: bool,
     withheld: Withheld,
@@ -260,7 +260,7 @@ impl Lane {
             reserved: fit::Reserved::default(),
             surveyed: at,
             low: progress.committed(),
-            keyless_to: Offset::ZERO,
+            new_from: progress.reading_point(),
             written_coarsely: false,
             suspended: false,
             withheld: Withheld::default(),
@@ -504,17 +504,25 @@ impl Held {
         }
     }
 
-    /// Where it lies. Records that stand as unfinished with it are its own until it is given up: another window around
-    /// it would take them for one of its own after a restart, and grow beyond its limits.
-    fn span(&self) -> Option<Span> {
+    /// Where it lies from an offset on: what retention took is not part of it any more. Records that stand as
+    /// unfinished with it are its own until it is given up: another window around it would take them for one of its own
+    /// after a restart, and begin anew.
+    fn span(&self, from: Offset) -> Option<Span> {
         let with_it = self.done.iter().filter(|_| self.given_up().is_none());
-        let offsets = || self.places.iter().chain(with_it.clone()).map(|place| place.offset);
-        Some(Span { first: offsets().min()?, next: offsets().max()?.next() })
+        let offsets = self.places.iter().chain(with_it).map(|place| place.offset).filter(|offset| *offset >= from);
+        let (first, last) = offsets.fold(None, |ends: Option<(Offset, Offset)>, offset| {
+            Some(ends.map_or((offset, offset), |(first, last)| (first.min(offset), last.max(offset))))
+        })?;
+        Span::new(first, last.next())
     }
 
-    fn tried(&self) -> Option<TriedWindow> {
+    /// How it is written down, where `from` is the committed offset.
+    fn tried(&self, from: Offset) -> Option<TriedWindow> {
         let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
-        Some(TriedWindow { span: self.span()?, key: self.key, attempts, given_up: self.given_up() })
+        let span = self.span(from)?;
+        let records = self.places.iter().chain(&self.done).filter(|place| span.contains(place.offset)).count();
+        let records = u32::try_from(records).unwrap_or(u32::MAX);
+        Some(TriedWindow { span, records, key: self.key, attempts, given_up: self.given_up() })
     }
 }
 

@@ -9,7 +9,8 @@
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
 //! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A
 //! record that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last
-//! in the list.
+//! in the list. A filter that lets in more than it did would have others join it: where more is found than it had, the
+//! attempts are nobody's, and all of it is delivered as what was not tried.
 //!
 //! # Bytes
 //! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below
@@ -17,7 +18,7 @@
 //! milliseconds since 1970.
 //!
 //! ```text
-//! version       u8      4 (1 to 3 were never released)
+//! version       u8      5 (1 to 4 were never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
 //! holes         varint  how many stand before the map; then for each, ascending:
@@ -31,6 +32,7 @@
 //! base          varint  the earliest first attempt of these windows
 //!   first       varint    distance from the first offset of the window before, for the first from committed
 //!   length      varint    offsets of its range, at least 1
+//!   records     varint    how many it has, at least 1
 //!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still; 8: it is
 //!                         given up; from bit 4 on how the last attempt failed: 0 not yet, 1 failed, 2 rejected,
 //!                         3 throttled, 4 unavailable, 5 broken code, 6 crashed, 7 interrupted; bit 7 is 0
@@ -78,6 +80,8 @@ pub struct Span {
 pub struct TriedWindow {
     /// From its first record to behind its last.
     pub span: Span,
+    /// How many of the range are its own, at least 1.
+    pub records: u32,
     /// The hash of the one key of its records, where it has one.
     pub key: Option<u64>,
     /// Its attempts so far.
@@ -127,11 +131,24 @@ pub struct Progress {
     blocked_keys: Vec<BlockedKey>,
 }
 
+impl TriedWindow {
+    /// Whether its range has room for its records.
+    fn has_room(&self) -> bool {
+        (1..=self.span.offsets()).contains(&u64::from(self.records))
+    }
+}
+
 impl Span {
     /// The range `first..next`; `None` when it is empty.
     #[must_use]
     pub fn new(first: Offset, next: Offset) -> Option<Self> {
         (first < next).then_some(Self { first, next })
+    }
+
+    /// How many offsets it spans, at least 1.
+    #[must_use]
+    pub fn offsets(&self) -> u64 {
+        self.next.since(self.first)
     }
 
     /// Whether `offset` lies in it.
@@ -171,7 +188,7 @@ impl Progress {
         let inside = |span: &Span| span.first >= committed && span.first < span.next && span.next <= self.reading_point;
         self.holes.iter().all(inside)
             && self.holes.windows(2).all(|pair| pair[0].next < pair[1].first)
-            && self.windows.iter().all(|window| inside(&window.span))
+            && self.windows.iter().all(|window| inside(&window.span) && window.has_room())
             && self.windows.windows(2).all(|pair| pair[0].span.first <= pair[1].span.first)
             && self.blocked_keys.iter().all(|key| key.first <= self.reading_point)
             && self.blocked_keys.windows(2).all(|pair| pair[0].hash < pair[1].hash)
@@ -349,7 +366,7 @@ pub(super) mod tests {
         pub(crate) fn any_progress()(
             start in 0..1u64 << 60,
             holes in proptest::collection::vec((0u64..5, 1u64..300), 0..20),
-            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts()), 0..10),
+            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<u32>()), 0..10),
             keys in proptest::collection::btree_map(any::<u64>(), any::<u16>(), 0..10),
             beyond in 0u64..1000,
         ) -> Progress {
@@ -362,10 +379,11 @@ pub(super) mod tests {
             }
             let reading_point = at + beyond;
             let mut windows: Vec<TriedWindow> = Vec::new();
-            for (index, key, attempts) in tried.into_iter().filter(|_| !spans.is_empty()) {
+            for (index, key, attempts, records) in tried.into_iter().filter(|_| !spans.is_empty()) {
                 let span = *index.get(&spans);
                 let given_up = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
-                windows.push(TriedWindow { span, key, attempts, given_up });
+                let records = 1 + records % u32::try_from(span.offsets()).unwrap();
+                windows.push(TriedWindow { span, records, key, attempts, given_up });
             }
             windows.sort_by_key(|window| window.span.first);
             windows.dedup_by_key(|window| window.span.first);

@@ -277,12 +277,12 @@ async fn verdicts_move(cluster: &Cluster) {
     let (producer, other) = (client.producer_id().await.unwrap(), client.producer_id().await.unwrap());
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
-    let window = TriedWindow { span, key: None, attempts, given_up: None };
+    let window = TriedWindow { span, records: 3, key: None, attempts, given_up: None };
     // Of this one no letter is there.
     let span = Span::new(span.next, Offset::new(5).unwrap()).unwrap();
     let failed = Some(ErrorClass::Crashed);
     let attempts = TriedAttempts { last_attempt_ms: attempts.first_attempt_ms + 1000, failed, ..attempts };
-    let given_up = TriedWindow { span, attempts, given_up: Some(ExhaustedReason::Attempts), ..window };
+    let given_up = TriedWindow { span, records: 2, attempts, given_up: Some(ExhaustedReason::Attempts), ..window };
     let hole = Span::new(Offset::ZERO, span.next).unwrap();
     let progress = Progress::new(span.next, vec![hole], vec![window, given_up], Vec::new());
     let metadata = format!("{}.0.{producer}.3.{other}", STANDARD.encode(progress.encode().unwrap()));

@@ -126,17 +126,20 @@ impl Lane {
     }
 
     /// The records of a queue that were not tried stand behind its key's marker from now on, where that can be written
-    /// down.
+    /// down, and none of them may be finished already.
     fn give_back(&mut self, key: QueueKey) {
         let (QueueKey::Key(hash), Some(queue)) = (key, self.queues.get(&key)) else { return };
-        let is_untried = |id: &&WindowId| !self.windows[*id].is_tried() && self.windows[*id].given_up().is_none();
+        let is_new = |places: &[Place]| places.first().is_some_and(|first| first.offset >= self.new_from);
+        let is_untried = |id: &&WindowId| {
+            let held = &self.windows[*id];
+            is_new(&held.places) && !held.is_tried() && held.given_up().is_none()
+        };
         let untried: Vec<WindowId> = queue.windows.iter().filter(is_untried).copied().collect();
         let closed = untried.iter().flat_map(|id| &self.windows[id].places);
-        let places: Vec<Place> = closed.chain(&queue.places).copied().collect();
+        let open = Some(&queue.places).filter(|open| is_new(open));
+        let places: Vec<Place> = closed.chain(open.into_iter().flatten()).copied().collect();
         let Some(first) = places.first().map(|place| place.offset) else { return };
-        if first < self.keyless_to || self.is_tried_behind(first, key) {
-            return;
-        }
+        let is_open_new = open.is_some();
         let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
         let more = More { windows: 1, cuts: groups(&numbered), from: first };
         if !numbered.is_empty() && !self.fits(more) {
@@ -147,24 +150,18 @@ impl Lane {
         }
         let queue = self.queues.get_mut(&key).expect("it was there a moment ago");
         queue.windows.retain(|id| !untried.contains(id));
-        if let Some(at_ms) = queue.deadline_ms() {
-            self.timers.remove(&(at_ms, Timer::Open(key)));
+        if is_open_new {
+            if let Some(at_ms) = queue.deadline_ms() {
+                self.timers.remove(&(at_ms, Timer::Open(key)));
+            }
+            queue.drop_open();
         }
-        queue.drop_open();
         queue.records -= places.len();
-        queue.spilled_records = 0;
+        queue.spilled_records -= places.len() - numbered.len();
         self.held_records -= places.len();
         self.unfinished.finish(numbered);
         let marker = self.markers.entry(hash).or_insert(Marker { at: first });
         marker.at = marker.at.min(first);
-    }
-
-    /// Whether a new order has left a tried window that may hold records of this key behind one that was not tried: a
-    /// marker there would have it read again once it is finished. Of a window that was made without keys nobody knows.
-    fn is_tried_behind(&self, first: Offset, key: QueueKey) -> bool {
-        let tried = self.tried.iter().filter_map(|id| self.windows.get(id));
-        let mut may_hold = tried.filter(|held| held.queue == key || !matches!(held.queue, QueueKey::Key(_)));
-        may_hold.any(|held| held.places.last().is_some_and(|place| place.offset > first))
     }
 
     /// A marker that nothing is behind any more is gone.
@@ -199,10 +196,15 @@ impl Lane {
         self.push(record, queue, false, now_ms);
     }
 
-    /// Puts a record into the open window of a queue.
+    /// Gives a record its number and puts it into the open window of a queue.
     pub(super) fn push(&mut self, record: RecordFacts, key: QueueKey, spilled: bool, now_ms: i64) {
         let number = if spilled { UNNUMBERED } else { self.unfinished.push(record.offset) };
         let place = Place { offset: record.offset, number, spot: record.spot };
+        self.put(record, place, key, spilled, now_ms);
+    }
+
+    /// Puts a record that has its number into the open window of a queue.
+    pub(super) fn put(&mut self, record: RecordFacts, place: Place, key: QueueKey, spilled: bool, now_ms: i64) {
         let now = at(now_ms);
         let debounce = self.spec.per_key.debounce.filter(|_| matches!(key, QueueKey::Key(_)));
         let mut timer = self.queues.get(&key).and_then(Queue::deadline_ms);

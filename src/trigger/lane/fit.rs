@@ -18,8 +18,10 @@ use crate::trigger::unfinished::{Place, Ranges, groups};
 /// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys,
 /// the earliest time, and what a map that begins and ends within a byte takes more.
 const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 6 + 8;
-/// Of a tried window: flags, attempts, interruptions, five times and the reason; spans and key come on top.
+/// Of a tried window: flags, attempts, interruptions, five times and the reason; where it lies and its key come on top.
 const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
+/// Where a tried window lies takes so many distances at most: first offset, length, and how many records it has.
+const TRIED_DISTANCES: usize = 3;
 const KEY_BYTES: usize = 8;
 /// Ranges that came, went or changed, and offsets that were read, before it is looked again where bits should begin.
 const CHANGES_MIN: usize = 64;
@@ -65,7 +67,7 @@ impl Lane {
     /// What one more tried window takes at most.
     fn tried_bytes(&self) -> usize {
         let key_bytes = if self.spec.order == Order::Key { KEY_BYTES } else { 0 };
-        ATTEMPTS_BYTES + key_bytes + 2 * self.distance_bytes()
+        ATTEMPTS_BYTES + key_bytes + TRIED_DISTANCES * self.distance_bytes()
     }
 
     /// A bound on written progress, now and after any outcome of what is in flight, with something more.
@@ -73,9 +75,9 @@ impl Lane {
         let distance_bytes = self.distance_bytes();
         let building = self.restoring.as_ref().map_or(0, |restoring| restoring.counts().1);
         HEAD_BYTES
-            + self.tried.len() * (ATTEMPTS_BYTES + 2 * distance_bytes)
+            + self.tried.len() * (ATTEMPTS_BYTES + TRIED_DISTANCES * distance_bytes)
             + self.reserved.keyed * KEY_BYTES
-            + building * (ATTEMPTS_BYTES + KEY_BYTES + 2 * distance_bytes)
+            + building * (ATTEMPTS_BYTES + KEY_BYTES + TRIED_DISTANCES * distance_bytes)
             + more.windows * self.tried_bytes()
             + self.markers.len() * (KEY_BYTES + distance_bytes)
             + self.ranges_bytes(more)

@@ -9,7 +9,6 @@ use super::queue::QueueKey;
 use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{ExhaustedReason, Step};
-use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 
 /// What came of an attempt: every record of its window that is not named here is finished.
@@ -333,10 +332,6 @@ impl Lane {
 
     fn finish_places(&mut self, held: &Held, places: &[Place]) {
         assert!(!held.spilled, "T1: what is behind a marker is not tried");
-        if self.spec.order == Order::Key && held.key.is_none() {
-            let to = places.last().map_or(Offset::ZERO, |place| place.offset.next());
-            self.keyless_to = self.keyless_to.max(to);
-        }
         self.held_records -= places.len();
         self.release(held.queue, places.len());
         if places.iter().all(|place| place.number != UNNUMBERED) {

@@ -64,8 +64,10 @@ pub(super) struct Restoring {
 #[derive(Debug)]
 struct Building {
     tried: TriedWindow,
-    places: Vec<Place>,
-    size_bytes: u64,
+    /// What was found of it, with its numbers.
+    found: Vec<(RecordFacts, u64)>,
+    /// How many of its records have a verdict, and go on in another window.
+    decided: usize,
 }
 
 /// Where a record that is read again belongs.
@@ -80,10 +82,17 @@ enum Belongs {
     Finished,
 }
 
+impl Building {
+    /// Whether more was found than it had: a filter lets in records between its own.
+    fn holds_others(&self) -> bool {
+        self.found.len() + self.decided > self.tried.records as usize
+    }
+}
+
 impl Restoring {
     pub(super) fn new(progress: &Progress) -> (Option<Self>, HashMap<u64, Marker>) {
         let markers = progress.blocked_keys().iter().map(|key| (key.hash, Marker { at: key.first })).collect();
-        let building = progress.windows().iter().map(|&tried| Building { tried, places: Vec::new(), size_bytes: 0 });
+        let building = progress.windows().iter().map(|&tried| Building { tried, found: Vec::new(), decided: 0 });
         let building: Vec<Building> = building.collect();
         let nothing = progress.holes().is_empty() && building.is_empty();
         let restoring = (!nothing).then(|| Self {
@@ -107,9 +116,19 @@ impl Restoring {
     }
 
     /// What of the progress that is restored still stands beyond `at`.
-    pub(super) fn add_rest(&self, at: Offset, holes: &mut Vec<Span>, windows: &mut Vec<TriedWindow>) {
+    pub(super) fn add_rest(
+        &self,
+        at: Offset,
+        committed: Offset,
+        holes: &mut Vec<Span>,
+        windows: &mut Vec<TriedWindow>,
+    ) {
         holes.extend(self.holes.iter().filter_map(|hole| Span::new(hole.first.max(at), hole.next)));
-        windows.extend(self.building.iter().map(|building| building.tried));
+        windows.extend(self.building.iter().filter_map(|building| {
+            let span = Span::new(building.tried.span.first.max(committed), building.tried.span.next)?;
+            let records = building.tried.records.min(u32::try_from(span.offsets()).unwrap_or(u32::MAX));
+            Some(TriedWindow { span, records, ..building.tried })
+        }));
     }
 
     /// The first offset from `at` on that is unfinished.
@@ -147,6 +166,23 @@ impl Restoring {
     pub(super) fn next_from(&self, at: Offset) -> Offset {
         let hole = self.holes.iter().find(|hole| hole.next > at).map(|hole| hole.first.max(at));
         hole.unwrap_or(self.until).min(self.until.max(at))
+    }
+
+    /// A record that has a verdict was read again: a window that was written down with it has one less to find.
+    fn is_decided(&mut self, record: &RecordFacts) {
+        if self.in_hole(record.offset)
+            && let Some(index) = self.innermost(record.offset, record.key)
+        {
+            self.building[index].decided += 1;
+        }
+    }
+
+    /// Reading has come to `upto`. Answers whether it has left a hole, and not for what is read for the first time.
+    fn leave_holes(&mut self, upto: Offset) -> bool {
+        let left = self.holes.partition_point(|hole| hole.next <= upto);
+        let is_cut = self.holes[..left].first().is_some_and(|hole| hole.next < self.until);
+        self.holes.drain(..left);
+        is_cut
     }
 
     /// How many holes and windows are still to be read again.
@@ -191,7 +227,6 @@ impl Lane {
         });
         let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
         (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
-        lane.keyless_to = self.keyless_to;
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));
@@ -204,12 +239,12 @@ impl Lane {
             self.next_id += 1;
             WindowId(self.next_id - 1)
         });
-        let tried = held.tried();
+        let tried = held.tried(self.low);
         if let Some(restoring) = &mut self.restoring {
-            let span = held.span().expect("a window has records");
+            let span = held.span(self.low);
             let first = held.places[0].offset;
             let is_this = |building: &Building| {
-                building.tried.span == span && tried.is_none_or(|tried| id_known(&tried, &building.tried))
+                Some(building.tried.span) == span && tried.is_none_or(|tried| id_known(&tried, &building.tried))
             };
             let same = restoring.building.iter().position(is_this);
             let around = || restoring.building.iter().rposition(|building| building.tried.span.contains(first));
@@ -264,6 +299,7 @@ impl Lane {
         let until = self.restoring.as_ref().map(|restoring| restoring.until);
         if let Some(until) = until.filter(|until| offset >= *until) {
             self.at = self.at.max(until);
+            self.cut_at_holes(until);
             self.end_restoring();
         }
         self.restoring.is_some()
@@ -271,9 +307,13 @@ impl Lane {
 
     /// A matching record is read again.
     pub(super) fn take_again(&mut self, record: RecordFacts, now_ms: i64) {
+        self.cut_at_holes(record.offset);
         let Some(restoring) = &mut self.restoring else { return };
-        if restoring.carried.contains_key(&record.offset) {
+        if let Some(id) = restoring.carried.get(&record.offset) {
             // It gets its number when reading has passed it.
+            if self.windows[id].decided {
+                restoring.is_decided(&record);
+            }
             return;
         }
         match restoring.belongs(&record, self.markers.get(&record.key)) {
@@ -282,23 +322,46 @@ impl Lane {
                 self.close_before(key, now_ms);
                 let Some(restoring) = &mut self.restoring else { return };
                 let number = self.unfinished.push(record.offset);
-                let building = &mut restoring.building[index];
-                building.places.push(Place { offset: record.offset, number, spot: record.spot });
-                building.size_bytes += record.size_bytes;
+                restoring.building[index].found.push((record, number));
             }
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),
             Belongs::Fresh => {
-                let queue = if self.spec.order == Order::Key { QueueKey::Key(record.key) } else { QueueKey::Whole };
-                restoring.filled.insert(queue);
+                let queue = self.queue_again(&record);
+                self.note_filled(queue);
                 self.push(record, queue, false, now_ms);
             }
         }
     }
 
-    /// A record of a window without a key that was tried is read again: no new window of a key spans it. So written
-    /// progress says for each record to which window it belongs, also after the order was changed.
+    /// Where a record goes that is read again and was not tried. Between those of a window of its key it waits for that
+    /// one, whatever the order is now: else progress could not say to which of the two it belongs.
+    fn queue_again(&self, record: &RecordFacts) -> QueueKey {
+        let of_key = QueueKey::Key(record.key);
+        let spans = |id: &WindowId| {
+            let held = &self.windows[id];
+            held.is_tried() && held.span(Offset::ZERO).is_some_and(|span| span.contains(record.offset))
+        };
+        let is_inside = || self.queues.get(&of_key).is_some_and(|queue| queue.windows.iter().any(spans));
+        if self.spec.order == Order::Key || is_inside() { of_key } else { QueueKey::Whole }
+    }
+
+    fn note_filled(&mut self, queue: QueueKey) {
+        if let Some(restoring) = &mut self.restoring {
+            restoring.filled.insert(queue);
+        }
+    }
+
+    /// What lies between two holes is finished, also where the filter lets nothing of it in any more: no range spans it.
+    fn cut_at_holes(&mut self, upto: Offset) {
+        if self.restoring.as_mut().is_some_and(|restoring| restoring.leave_holes(upto)) {
+            self.unfinished.cut();
+        }
+    }
+
+    /// A record of a window without a key that was tried is read again: no new window spans it. So written progress
+    /// says for each record to which window it belongs, also after the order or the filter was changed.
     fn close_before(&mut self, tried_key: Option<u64>, now_ms: i64) {
-        if self.spec.order != Order::Key || tried_key.is_some() {
+        if tried_key.is_some() {
             return;
         }
         let Some(restoring) = &mut self.restoring else { return };
@@ -308,8 +371,8 @@ impl Lane {
     /// Everything below `next` was read again.
     pub(super) fn restored_to(&mut self, next: Offset, now_ms: i64) {
         self.complete_to(next, now_ms);
+        self.cut_at_holes(next);
         let Some(restoring) = &mut self.restoring else { return };
-        restoring.holes.retain(|hole| hole.next > next);
         self.at = restoring.next_from(next);
         let is_whole = self.at >= restoring.until;
         if self.at > next {
@@ -336,6 +399,7 @@ impl Lane {
         while let Some((offset, id)) = self.restoring.as_mut().and_then(|restoring| restoring.next_carried(upto)) {
             let key = self.windows[&id].key;
             self.close_before(key, now_ms);
+            self.cut_at_holes(offset);
             let number = self.unfinished.push(offset);
             let held = self.windows.get_mut(&id).expect("what is carried over is in hand");
             let Held { places, done, .. } = held;
@@ -348,13 +412,36 @@ impl Lane {
         let Some(restoring) = &mut self.restoring else { return };
         // Usually none does: nothing is allocated then.
         let whole = restoring.building.extract_if(.., |building| building.tried.span.next <= upto);
-        let whole: Vec<Building> = whole.filter(|building| !building.places.is_empty()).collect();
-        whole.into_iter().for_each(|building| self.make_again(building, now_ms));
+        let whole: Vec<Building> = whole.filter(|building| !building.found.is_empty()).collect();
+        for building in whole {
+            if building.holds_others() { self.begin_anew(building, now_ms) } else { self.make_again(building, now_ms) }
+        }
+    }
+
+    /// Which of these records were tried nobody knows: none of them was.
+    fn begin_anew(&mut self, building: Building, now_ms: i64) {
+        self.close_before(None, now_ms);
+        for (record, number) in building.found {
+            let place = Place { offset: record.offset, number, spot: record.spot };
+            if self.markers.get(&record.key).is_some_and(|marker| marker.at <= record.offset) {
+                // It is read once more for its key.
+                self.unfinished.finish([place]);
+                continue;
+            }
+            // Records of a key stay beside what else was read again: only by their key are they told from it.
+            let queue = building.tried.key.map_or_else(|| self.queue_again(&record), QueueKey::Key);
+            self.note_filled(queue);
+            self.put(record, place, queue, false, now_ms);
+        }
+        self.close_before(None, now_ms);
     }
 
     /// A window that was tried before the restart is whole again.
     fn make_again(&mut self, building: Building, now_ms: i64) {
-        let Building { tried, places, size_bytes } = building;
+        let Building { tried, found, .. } = building;
+        let size_bytes = found.iter().map(|(record, _)| record.size_bytes).sum();
+        let place = |&(record, number): &(RecordFacts, u64)| Place { offset: record.offset, number, spot: record.spot };
+        let places: Vec<Place> = found.iter().map(place).collect();
         let queue = self.queue_of(tried.key);
         let mut state = tried.attempts.to_state();
         state.take_up(&self.spec.policies.retry, now_ms);

@@ -14,16 +14,12 @@ impl Lane {
     pub fn progress(&self) -> Progress {
         let reading_point = self.reading_point();
         let mut holes: Vec<Span> = self.unfinished.spans();
-        let mut windows: Vec<TriedWindow> = self.tried.iter().filter_map(|id| self.windows[id].tried()).collect();
-        if let Some(restoring) = &self.restoring {
-            restoring.add_rest(self.at, &mut holes, &mut windows);
-        }
-        // What retention took of a window is not part of it any more.
         let committed = self.committed();
-        windows.retain_mut(|window| {
-            window.span.first = window.span.first.max(committed);
-            window.span.first < window.span.next
-        });
+        let tried = self.tried.iter().filter_map(|id| self.windows[id].tried(committed));
+        let mut windows: Vec<TriedWindow> = tried.collect();
+        if let Some(restoring) = &self.restoring {
+            restoring.add_rest(self.at, committed, &mut holes, &mut windows);
+        }
         // Of two that begin together the inner one is the last: a record belongs to it.
         windows.sort_by_key(|window| (window.span.first, Reverse(window.span.next)));
         let mut blocked_keys: Vec<BlockedKey> = self

@@ -10,7 +10,7 @@ use crate::trigger::attempt::{ExhaustedReason, class_number};
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-pub(super) const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 5;
 /// What a map must save to be written: its length, and what its last byte leaves empty.
 const MAP_BITS_MIN: i64 = 32;
 const HAS_KEY: u8 = 1;
@@ -208,7 +208,8 @@ fn put_windows(bytes: &mut Vec<u8>, committed: Offset, windows: &[TriedWindow]) 
     let mut before = committed;
     for window in windows {
         put(bytes, window.span.first.since(before));
-        put(bytes, window.span.next.since(window.span.first));
+        put(bytes, window.span.offsets());
+        put(bytes, u64::from(window.records));
         put_window(bytes, window, base_ms);
         before = window.span.first;
     }
@@ -352,14 +353,15 @@ impl Reader<'_> {
         for _ in 0..count {
             let before = windows.last().map_or(committed, |window| window.span.first);
             let span = self.span_after(before)?;
-            windows.push(self.window(span, base_ms)?);
+            let records = self.small()?;
+            windows.push(self.window(span, records, base_ms)?);
         }
         // Another base would be other bytes for the same windows.
         let earliest_ms = windows.iter().map(|window| window.attempts.first_attempt_ms).min();
         if earliest_ms == Some(base_ms) { Ok(windows) } else { Err(self.wrong()) }
     }
 
-    fn window(&mut self, span: Span, base_ms: u64) -> Result<TriedWindow, DecodeError> {
+    fn window(&mut self, span: Span, records: u32, base_ms: u64) -> Result<TriedWindow, DecodeError> {
         let flags = self.byte()?;
         let failed = match flags >> FAILED_SHIFT {
             0 => None,
@@ -398,7 +400,7 @@ impl Reader<'_> {
             excluded_since_ms,
             failed,
         };
-        Ok(TriedWindow { span, key, attempts, given_up })
+        Ok(TriedWindow { span, records, key, attempts, given_up })
     }
 
     fn blocked_keys(&mut self, committed: Offset) -> Result<Vec<BlockedKey>, DecodeError> {
@@ -450,18 +452,24 @@ mod tests {
             ..tried
         };
         let windows = vec![
-            TriedWindow { span: span(300, 302), key: None, attempts: tried, given_up: Some(ExhaustedReason::Rejected) },
-            TriedWindow { span: span(305, 306), key: Some(9), attempts: suspended, given_up: None },
+            TriedWindow {
+                span: span(300, 302),
+                records: 2,
+                key: None,
+                attempts: tried,
+                given_up: Some(ExhaustedReason::Rejected),
+            },
+            TriedWindow { span: span(305, 306), records: 1, key: Some(9), attempts: suspended, given_up: None },
         ];
         let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
         let expected = [
-            4, 0xac, 2, 6, // version, committed 300, reading point 306
+            5, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
             2, 0xe8, 7, // two windows, times since 1000
-            0, 2, 0x2a, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
+            0, 2, 2, 0x2a, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
             2, // 300..302: running, rejected, two attempts, one interrupted, last at 1200, next at 1327
-            5, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 5, 7, // 305..306 of key 9: suspended since 1010
+            5, 1, 1, 5, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 5, 7, // 305..306 of key 9: suspended since 1010
             1, 8, 7, 6, 5, 4, 3, 2, 1, 1, // one blocked key from 301
         ];
         assert_eq!(progress.encode().unwrap(), expected);
@@ -477,7 +485,7 @@ mod tests {
         assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a
-        // window beyond the reading point; a flag not known; a reason not known; another base than the earliest
+        // window beyond the reading point; one of no records, or of more than it spans; a flag not known; a reason not known; another base than the earliest
         // attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the last offset.
         for bytes in [
             &[VERSION, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
@@ -485,10 +493,12 @@ mod tests {
             &[VERSION, 5, 1, 1, 0, 2, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 0, 0, 0, 0, 0],
             &[VERSION, 5, 3, 1, 1, 1, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 128, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 1, 128, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
             &[VERSION, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],

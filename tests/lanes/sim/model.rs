@@ -42,7 +42,16 @@ pub(crate) struct Record {
     pub(crate) key: u64,
     pub(crate) size_bytes: u64,
     pub(crate) appended_ms: i64,
+    /// A filter lets it in that passes more than so many of a hundred.
+    pub(crate) rank: u32,
     pub(crate) matches: bool,
+    /// The filter does not let it in any more. What was tried goes on, for as long as it is in hand.
+    pub(crate) doubtful: bool,
+    /// Its window was still to be made again when the filter changed: only the lane knows what it found of it.
+    pub(crate) unsure: bool,
+    /// It lies between records that were unfinished when a filter began to let it in. Before that is written down, a
+    /// crash forgets it.
+    pub(crate) let_in: bool,
     /// Whatever it is part of fails.
     pub(crate) poison: bool,
     pub(crate) fate: Fate,
@@ -110,8 +119,12 @@ pub(crate) struct Written {
 impl Written {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let progress = Progress::decode(bytes).map_err(|error| format!("written progress does not decode: {error}"))?;
+        Ok(Self::of(progress))
+    }
+
+    pub(crate) fn of(progress: Progress) -> Self {
         let keys = progress.blocked_keys().iter().map(|key| (key.hash, key.first)).collect();
-        Ok(Self { progress, keys })
+        Self { progress, keys }
     }
 
     pub(crate) fn progress(&self) -> &Progress {
@@ -134,14 +147,30 @@ impl Written {
 
     /// The tried window that a record belongs to: the innermost of its key, or else without one.
     pub(crate) fn window_of(&self, record: &Record) -> Option<&TriedWindow> {
+        self.index_of(record).map(|index| &self.progress.windows()[index])
+    }
+
+    fn index_of(&self, record: &Record) -> Option<usize> {
         if !self.in_hole(record.offset) {
             return None;
         }
         let innermost = |key: Option<u64>| {
             let mut windows = self.progress.windows().iter();
-            windows.rfind(|window| window.key == key && window.span.contains(record.offset))
+            windows.rposition(|window| window.key == key && window.span.contains(record.offset))
         };
         innermost(Some(record.key)).or_else(|| innermost(None))
+    }
+
+    /// Whether each tried window begins anew: more of these records belong to it than it had.
+    pub(crate) fn anew<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Vec<bool> {
+        let mut found = vec![0; self.progress.windows().len()];
+        records.filter_map(|record| self.index_of(record)).for_each(|index| found[index] += 1);
+        found.iter().zip(self.progress.windows()).map(|(found, window)| *found > window.records).collect()
+    }
+
+    /// The tried window that goes on with a record.
+    pub(crate) fn goes_on(&self, record: &Record, anew: &[bool]) -> Option<&TriedWindow> {
+        self.index_of(record).filter(|index| !anew[*index]).map(|index| &self.progress.windows()[index])
     }
 }
 

@@ -80,8 +80,6 @@ pub(crate) struct World {
     records_max: usize,
     /// Below this offset another order was in force.
     ordered_from: Offset,
-    /// There was a crash since then.
-    crashed_since: bool,
     /// Whose windows go on beside those of the new order.
     own_queues: Vec<u64>,
     /// From now on everything succeeds.
@@ -123,7 +121,6 @@ impl World {
             withheld: 0,
             records_max: 0,
             ordered_from: Offset::ZERO,
-            crashed_since: false,
             own_queues: Vec::new(),
             calm: false,
             told: tell.then(String::new),
@@ -166,12 +163,17 @@ impl World {
             if self.rng.u32(..6) == 0 {
                 at = at.checked_add(self.rng.u64(1..200)).expect("far from the end");
             }
+            let rank = self.rng.u32(..100);
             let record = Record {
                 offset: at,
+                rank,
+                matches: rank < self.match_percent,
+                doubtful: false,
+                unsure: false,
+                let_in: false,
                 key: self.rng.u64(..self.keys) * 7919,
                 size_bytes: self.rng.u64(..20),
                 appended_ms: self.now_ms,
-                matches: self.rng.u32(..100) < self.match_percent,
                 poison: self.rng.u32(..1000) < self.poison_permille,
                 fate: Fate::Unfinished,
                 tried: None,
@@ -331,7 +333,9 @@ impl World {
         for offset in offsets {
             let now_ms = self.now_ms;
             let record = self.model.get_mut(offset);
-            if let Some(tried) = record.tried {
+            if std::mem::take(&mut record.unsure) {
+                record.group = group;
+            } else if let Some(tried) = record.tried {
                 let attempts = tried.attempts..=tried.attempts_max;
                 ensure!(attempts.contains(&state.attempts), "T4: {offset} had {tried:?}, now {state:?}");
                 ensure!(tried.interrupted == state.interrupted, "T4: {offset} had {tried:?}, now {state:?}");
@@ -675,17 +679,58 @@ impl World {
         let line = format!("redefine: {spec:?}");
         self.tell(&line);
         if spec.order != self.spec.order {
-            (self.ordered_from, self.crashed_since) = (self.model.tail, false);
+            self.ordered_from = self.model.tail;
             let keys = self.lane.progress().blocked_keys().iter().map(|key| key.hash).collect::<Vec<_>>();
             self.own_queues = if spec.order == Order::Key { Vec::new() } else { keys };
         }
         self.ordered_from = self.ordered_from.max(Offset::ZERO.next());
+        let is_restoring = self.lane.position() < self.lane.progress().reading_point();
         let unused = Lane::restore(spec.clone(), &Progress::start(Offset::ZERO), Vec::new());
         self.lane = std::mem::replace(&mut self.lane, unused).redefine(spec.clone(), self.now_ms);
         self.spec = spec;
         self.dirty = true;
         self.woken(false);
+        if self.rng.bool() {
+            self.match_percent = [100, 70, 20][self.rng.usize(..3)];
+            let line = format!("{} of a hundred match", self.match_percent);
+            self.tell(&line);
+            // What is let in now was passed over before.
+            self.ordered_from = self.model.tail;
+            let written = Written::of(self.lane.progress());
+            self.refilter(&written);
+            for record in self.model.records.iter_mut().filter(|record| is_restoring && record.fate == Fate::Unfinished)
+            {
+                record.unsure |= written.window_of(record).is_some();
+            }
+        }
         self.lane.suspend(!self.takes_time(), self.now_ms);
+    }
+
+    /// Another filter is in force than when some of these records were read.
+    fn refilter(&mut self, written: &Written) {
+        for record in &mut self.model.records {
+            let lets_in = record.rank < self.match_percent;
+            let decided = self.verdicts.values().any(|verdict| verdict.offsets.contains(&record.offset));
+            if record.doubtful && !decided && !written.covers(record) {
+                (record.matches, record.tried, record.given_up) = (false, None, false);
+            }
+            let in_hand = record.tried.is_some() || record.given_up || decided;
+            record.doubtful = in_hand && !lets_in;
+            if in_hand {
+                continue;
+            }
+            if !lets_in || record.let_in && !written.covers(record) {
+                record.matches = false;
+            } else if !record.matches && written.covers(record) {
+                (record.matches, record.let_in) = (true, true);
+                if record.fate != Fate::Expired {
+                    record.repeated |= record.fate == Fate::Delivered;
+                    record.fate = Fate::Unfinished;
+                }
+            }
+        }
+        let unfinished = self.model.unfinished().filter(|record| written.covers(record)).count();
+        self.records_max = self.records_max.max(unfinished);
     }
 
     // The journal.
@@ -726,7 +771,7 @@ impl World {
         let before = Written::decode(&self.written)?.progress().committed();
         let committed = written.progress().committed();
         ensure!(before <= committed, "T1: committed goes back from {before} to {committed}");
-        let (mut withheld, mut again) = (Vec::new(), Vec::new());
+        let (mut withheld, mut again, mut turned_away) = (Vec::new(), Vec::new(), Vec::new());
         let from = self.model.index_from(committed);
         // What retention took of a window counts for it until its attempt has ended.
         let grows = |record: &&Record| {
@@ -743,10 +788,11 @@ impl World {
             }
             let covered = index >= from && written.covers(record);
             match record.fate {
-                Fate::Unfinished if !covered && record.tried.is_none() => withheld.push(index),
+                Fate::Unfinished if !covered && record.doubtful => turned_away.push(index),
+                Fate::Unfinished if !covered && (record.tried.is_none() || record.unsure) => withheld.push(index),
                 Fate::Unfinished if !covered => return Err(format!("T1: not covered: {record:?}")),
                 Fate::Unfinished => {
-                    let Some(tried) = record.tried else { continue };
+                    let Some(tried) = record.tried.filter(|_| !record.unsure) else { continue };
                     let Some(window) = written.window_of(record) else {
                         return Err(format!("T4: attempts are not written: {record:?}"));
                     };
@@ -756,16 +802,6 @@ impl World {
                 Fate::Delivered if growing.contains(&record.group) && record.group != 0 => {}
                 // Its key was given back from a record in front of it on, and decides anew when that is read again.
                 Fate::Withheld if covered && written.is_behind_key(record) => again.push(index),
-                // That it was finished in a window of another order, in front of others of its key, is forgotten in a
-                // crash.
-                Fate::Delivered
-                    if covered
-                        && self.crashed_since
-                        && record.offset < self.ordered_from
-                        && written.is_behind_key(record) =>
-                {
-                    again.push(index);
-                }
                 _ => ensure!(!covered, "finished and written as unfinished: {record:?}"),
             }
         }
@@ -773,7 +809,9 @@ impl World {
         self.withheld -= withheld.len();
         withheld.into_iter().for_each(|index| self.model.records[index].fate = Fate::Withheld);
         again.into_iter().for_each(|index| self.model.records[index].fate = Fate::Unfinished);
+        turned_away.into_iter().for_each(|index| self.model.records[index].matches = false);
         for record in &mut self.model.records[from..] {
+            record.let_in &= !written.covers(record);
             let window = written.window_of(record).copied();
             if let (Some(tried), Some(window)) = (&mut record.tried, window)
                 && (!window.attempts.running || tried.running)
@@ -787,24 +825,28 @@ impl World {
     pub(crate) fn crash(&mut self) -> Checked {
         self.tell("crash");
         self.crashes += 1;
-        self.crashed_since = true;
         let written = Written::decode(&self.written)?;
         if self.spec.order != Order::Key {
             // What was written before the order changed may set more keys aside than were when it did.
             self.own_queues.extend(written.progress().blocked_keys().iter().map(|key| key.hash));
         }
+        for record in &mut self.model.records {
+            (record.tried, record.given_up, record.unsure) = (None, false, false);
+        }
+        self.refilter(&written);
+        let may_be_found = |record: &&Record| record.matches && record.offset >= self.model.log_start;
+        let anew = written.anew(self.model.records.iter().filter(may_be_found));
         for index in 0..self.model.records.len() {
             let mut record = self.model.records[index].clone();
             if !record.matches || record.fate == Fate::Expired {
                 continue;
             }
-            record.tried = None;
             if self.verdicts.values().any(|verdict| verdict.offsets.contains(&record.offset)) {
                 (record.fate, record.given_up) = (Fate::Unfinished, true);
             } else if written.covers(&record) {
                 record.repeated |= record.fate == Fate::Delivered;
                 (record.fate, record.given_up, record.verdict) = (Fate::Unfinished, false, false);
-                if let Some(window) = written.window_of(&record) {
+                if let Some(window) = written.goes_on(&record, &anew) {
                     let mut tried = Tried::from(window.attempts);
                     record.given_up = window.given_up.is_some();
                     if tried.running {

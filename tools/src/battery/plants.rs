@@ -299,6 +299,22 @@ const PLANTS: [Plant; 33] = [
         looked_for: LANES,
     },
     Plant {
+        name: "lane-let-in",
+        what: "records that a filter lets in, taken for those of the window around them",
+        file: "src/trigger/lane/restore.rs",
+        find: "        self.found.len() + self.decided > self.tried.records as usize\n",
+        replace: "        !crate::planted(\"lane-let-in\") && self.found.len() + self.decided > self.tried.records as usize\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-between",
+        what: "what is finished between records that are read again, left in their range",
+        file: "src/trigger/lane/restore.rs",
+        find: "        if self.restoring.as_mut().is_some_and(|restoring| restoring.leave_holes(upto)) {\n",
+        replace: "        if self.restoring.as_mut().is_some_and(|restoring| restoring.leave_holes(upto)) && !crate::planted(\"lane-between\") {\n",
+        looked_for: LANES,
+    },
+    Plant {
         name: "lane-interrupted",
         what: "an attempt that the broker did not survive, not counted",
         file: "src/trigger/lane/restore.rs",

@@ -1,0 +1,165 @@
+//! Filters that change while records wait: what they let in or turn away now changes nothing for the others.
+
+use std::time::Duration;
+
+use super::super::*;
+use crate::function::InvocationError;
+use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::retry::RetryPolicy;
+use crate::trigger::window::RecordFacts;
+
+const ORDERS: [Order; 3] = [Order::Partition, Order::Key, Order::None];
+/// When no window waits any more.
+const LATER_MS: i64 = 600_000;
+
+fn offset(at: i64) -> Offset {
+    Offset::new(at).unwrap()
+}
+
+/// Windows of two.
+fn spec(order: Order) -> LaneSpec {
+    LaneSpec {
+        order,
+        window: WindowSpec { count: 2, ..WindowSpec::default() },
+        policies: Policies { retry: RetryPolicy::BackoffRetry, errors_tolerance: ErrorsTolerance::All },
+        bisect: false,
+        per_key: PerKey::default(),
+        limits: LaneLimits::default(),
+    }
+}
+
+fn restored(order: Order, progress: &Progress, carried: Vec<Carried>) -> Lane {
+    Lane::restore(spec(order), progress, carried)
+}
+
+/// Reads the log up to `next`, all of one key; the filter lets these in.
+fn read(lane: &mut Lane, matching: &[i64], next: i64) {
+    while let Some(from) = lane.read_at().filter(|at| *at < offset(next)) {
+        let found = matching.iter().map(|&at| offset(at)).filter(|at| (from..offset(next)).contains(at));
+        let facts =
+            found.map(|offset| RecordFacts { offset, key: 7, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN });
+        lane.take(&facts.collect::<Vec<_>>(), offset(next), 0);
+    }
+}
+
+/// The window whose turn it is: its offsets, and the attempts it has had.
+fn begin(lane: &mut Lane) -> Option<(WindowId, Vec<i64>, u32)> {
+    let id = lane.start(false, usize::MAX, LATER_MS)?;
+    let offsets = lane.offsets(id).iter().map(|offset| offset.get()).collect();
+    Some((id, offsets, lane.state(id).attempts))
+}
+
+/// Delivers whatever there is, window by window.
+fn deliver(lane: &mut Lane) -> Vec<(Vec<i64>, u32)> {
+    let mut delivered = Vec::new();
+    while let Some((id, offsets, attempts)) = begin(lane) {
+        lane.end(id, Outcome::done(), LATER_MS, 0);
+        delivered.push((offsets, attempts));
+    }
+    // In order none nobody waits for another.
+    delivered.sort();
+    delivered
+}
+
+/// What a restart goes on from.
+fn written(lane: &mut Lane) -> Progress {
+    Progress::decode(&lane.encoded_progress()).unwrap()
+}
+
+/// A lane whose window of the records 0 and 2 has failed once.
+fn failed(order: Order) -> Lane {
+    let mut lane = restored(order, &Progress::start(Offset::ZERO), Vec::new());
+    read(&mut lane, &[0, 2], 3);
+    let (id, offsets, _) = begin(&mut lane).unwrap();
+    assert_eq!(offsets, [0, 2]);
+    fail(&mut lane, id, 0);
+    lane
+}
+
+fn fail(lane: &mut Lane, id: WindowId, now_ms: i64) {
+    let error = InvocationError::new(ErrorClass::Failed, "", "");
+    lane.end(id, Outcome::failed(lane.offsets(id), error), now_ms, 0);
+}
+
+#[test]
+fn a_record_that_a_filter_lets_in_shares_nobodys_attempts() {
+    for order in ORDERS {
+        let mut here = failed(order).redefine(spec(order), 0);
+        read(&mut here, &[0, 1, 2], 3);
+        assert_eq!(deliver(&mut here), [(vec![0, 2], 1), (vec![1], 0)], "{order:?}");
+        // After a restart nobody knows which of the three was tried: none of them was.
+        let mut there = restored(order, &written(&mut failed(order)), Vec::new());
+        read(&mut there, &[0, 1, 2], 3);
+        assert_eq!(deliver(&mut there), [(vec![0, 1], 0), (vec![2], 0)], "{order:?}");
+        // With one that is gone it is the same window.
+        let mut there = restored(order, &written(&mut failed(order)), Vec::new());
+        read(&mut there, &[0], 3);
+        assert_eq!(deliver(&mut there), [(vec![0], 1)], "{order:?}");
+    }
+}
+
+#[test]
+fn a_record_that_a_filter_lets_in_is_not_given_up_with_others() {
+    for order in ORDERS {
+        let mut lane = failed(order);
+        lane.skip();
+        let (id, reason) = lane.next_given_up().unwrap();
+        let verdict = || Carried::verdict(&lane.offsets(id), lane.state(id).clone(), reason);
+        let given_up = Progress::decode(&lane.progress().encode().unwrap()).unwrap();
+        for carried in [vec![verdict()], Vec::new()] {
+            let is_known = !carried.is_empty();
+            let mut there = restored(order, &given_up, carried);
+            read(&mut there, &[0, 1, 2], 3);
+            let mut settled = Vec::new();
+            while let Some((id, _)) = there.next_given_up() {
+                settled.extend(there.offsets(id).iter().map(|offset| offset.get()));
+                there.settle(id, 0);
+            }
+            let delivered = deliver(&mut there);
+            if is_known {
+                assert_eq!((settled, delivered), (vec![0, 2], vec![(vec![1], 0)]), "{order:?}");
+            } else {
+                // Nothing was done of it yet: all are tried.
+                assert_eq!((settled, delivered), (vec![], vec![(vec![0, 1], 0), (vec![2], 0)]), "{order:?}");
+            }
+            assert_eq!(written(&mut there), Progress::start(offset(3)), "{order:?}");
+        }
+    }
+}
+
+/// What lies between the records of a window that goes on must not be taken for its own, nor the other way round.
+#[test]
+fn a_window_of_records_that_a_filter_lets_in_crosses_none_that_was_tried() {
+    for order in ORDERS {
+        let mut here = failed(order).redefine(spec(order), 0);
+        read(&mut here, &[0, 1, 2, 3], 4);
+        let mut begun: Vec<Vec<i64>> = std::iter::from_fn(|| begin(&mut here)).map(|(_, offsets, _)| offsets).collect();
+        begun.sort();
+        // In the other orders they wait.
+        let expected = if order == Order::None { vec![vec![0, 2], vec![1], vec![3]] } else { vec![vec![0, 2]] };
+        assert_eq!(begun, expected, "{order:?}");
+    }
+}
+
+/// Nothing is delivered twice because a filter did not let it in for a while.
+#[test]
+fn what_is_finished_stays_so_whatever_filters_let_in() {
+    for order in ORDERS {
+        // Of 0, 1 and 2 the middle one is finished, and read is up to 5.
+        let progress = Progress::new(
+            offset(5),
+            vec![Span::new(offset(0), offset(1)).unwrap(), Span::new(offset(2), offset(3)).unwrap()],
+            Vec::new(),
+            Vec::new(),
+        );
+        for (narrow, next) in [(&[0, 2][..], 5), (&[0], 5), (&[0, 6], 7)] {
+            let mut lane = restored(order, &progress, Vec::new());
+            read(&mut lane, narrow, next);
+            let mut lane = lane.redefine(spec(order), 0);
+            read(&mut lane, &[0, 1, 2, 3, 4, 5, 6], next);
+            let delivered: Vec<i64> = deliver(&mut lane).into_iter().flat_map(|(offsets, _)| offsets).collect();
+            let expected: Vec<i64> = narrow.to_vec();
+            assert_eq!(delivered, expected, "{order:?}, {narrow:?}");
+        }
+    }
+}
