@@ -206,6 +206,13 @@ impl World {
         let Some(record) = self.model.records.get(self.rng.usize(..self.model.records.len().max(1))) else { return };
         let log_start = record.offset;
         self.model.expire_to(log_start);
+        if self.lane.position() < self.lane.progress().reading_point() {
+            // What is gone before it was read again is not counted.
+            let written = Written::of(self.lane.progress());
+            for record in &mut self.model.records {
+                record.unsure |= written.window_of(record).is_some();
+            }
+        }
         let line = format!("retention to {log_start}");
         self.tell(&line);
     }
@@ -723,7 +730,9 @@ impl World {
                 record.matches = false;
             } else if !record.matches && written.covers(record) {
                 (record.matches, record.let_in) = (true, true);
-                if record.fate != Fate::Expired {
+                if record.offset < self.model.log_start {
+                    record.fate = Fate::Expired;
+                } else if record.fate != Fate::Expired {
                     record.repeated |= record.fate == Fate::Delivered;
                     record.fate = Fate::Unfinished;
                 }
