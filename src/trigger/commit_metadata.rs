@@ -8,10 +8,10 @@
 //! and made again begins anew, whatever was committed for the one before, and whenever. Without it, it speaks of any
 //! topic of its name.
 //!
-//! `FIRST` is the first offset of the window that was given up, `PRODUCER` the producer id of its dead letters: whoever
-//! takes over invokes nothing for it and sends the same batches again, which the cluster recognises. Decimal numbers.
-//! At most 4,096 characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40. Verdicts
-//! that find no room wait for others to be carried out.
+//! `FIRST` is the first offset of the window that was given up, as progress has it, `PRODUCER` the producer id of its
+//! dead letters: whoever takes over invokes nothing for it, and asks the cluster how far that producer came. Decimal
+//! numbers. At most 4,096 characters: progress takes at most 4,000 of them, the topic 13, and a verdict at most 40.
+//! Verdicts that find no room wait for others to be carried out.
 
 use std::collections::BTreeMap;
 

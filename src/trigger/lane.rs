@@ -129,6 +129,15 @@ pub struct Withheld {
     pub skipped: usize,
 }
 
+/// How a window that was made again stood in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its first offset then.
+    pub first: Offset,
+    /// How many records it had then, at least as many as it has.
+    pub records: usize,
+}
+
 /// A closed window.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
@@ -145,6 +154,8 @@ pub(super) struct Held {
     phase: Phase,
     /// What its invocations are called: the first offset that it had.
     name: Offset,
+    /// How it was written down before a restart. Not so its parts.
+    written: Option<Written>,
     /// Its verdict was found in the journal, and stands for it there.
     decided: bool,
     /// Behind the marker of its key: its records are in no hole. Only before the first attempt.
@@ -359,6 +370,21 @@ impl Lane {
         self.windows[&id].name
     }
 
+    /// How a window stood in the progress that it was made again from.
+    ///
+    /// # Panics
+    /// When it is not in hand.
+    #[must_use]
+    pub fn written(&self, id: WindowId) -> Option<Written> {
+        self.windows[&id].written
+    }
+
+    /// Whether a window is in hand.
+    #[must_use]
+    pub fn has(&self, id: WindowId) -> bool {
+        self.windows.contains_key(&id)
+    }
+
     /// The size of a window's records.
     ///
     /// # Panics
@@ -478,6 +504,7 @@ impl Held {
             name: places[0].offset,
             done: Vec::new(),
             cuts: 0,
+            written: None,
             state: self.state.clone(),
             places,
             ..*self

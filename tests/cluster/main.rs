@@ -60,6 +60,7 @@ on_both! {
     a_killed_process_is_replaced => partitions_of_a_tripline_go_on_when_a_process_is_killed, partitions_of_a_kafka_go_on_when_a_process_is_killed;
     attempts_move => attempts_on_a_tripline_go_on_elsewhere, attempts_on_a_kafka_go_on_elsewhere;
     a_process_that_stood_still_is_fenced => a_tripline_fences_a_process_that_stood_still, a_kafka_fences_a_process_that_stood_still;
+    verdicts_of_what_is_gone_move => a_verdict_on_a_tripline_outlives_its_records, a_verdict_on_a_kafka_outlives_its_records;
     verdicts_move => a_verdict_on_a_tripline_is_carried_out_once, a_verdict_on_a_kafka_is_carried_out_once;
     outputs::are_in_their_topics => outputs_are_in_topics_of_a_tripline, outputs_are_in_topics_of_a_kafka;
     outputs::survive_a_kill => a_kill_loses_no_result_for_a_tripline, a_kill_loses_no_result_for_a_kafka;
@@ -286,28 +287,7 @@ async fn verdicts_move(cluster: &Cluster) {
     let hole = Span::new(Offset::ZERO, span.next).unwrap();
     let progress = Progress::new(span.next, vec![hole], vec![window, given_up], Vec::new());
     let metadata = format!("{}.0.{producer}.3.{other}", STANDARD.encode(progress.encode().unwrap()));
-    let (member, mut events, committer) = Member::join(Arc::clone(&client), "trigger.far", Selection::named(["in"]));
-    let (assigned, committed) = oneshot::channel();
-    let mut assigned = Some(assigned);
-    let events = tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            match event {
-                GroupEvent::Assigned(partitions) => {
-                    let only = ClusterPartition::new("in", 0);
-                    assert_eq!(partitions, BTreeSet::from([only.clone()]));
-                    committer.commit(only, Offset::ZERO, metadata.clone()).await.unwrap();
-                    assigned.take().unwrap().send(()).unwrap();
-                }
-                GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
-                lost @ (GroupEvent::Lost(_) | GroupEvent::Deleted(_) | GroupEvent::BrokeDown) => panic!("{lost:?}"),
-                // A Kafka that has just started coordinates nothing for a moment.
-                GroupEvent::Joined(_) | GroupEvent::Trouble(_) => {}
-            }
-        }
-    });
-    committed.await.unwrap();
-    member.leave(Duration::from_secs(20)).await;
-    events.await.unwrap();
+    commit_once(&client, Offset::ZERO, metadata).await;
     client.produce("in.dlq", 0, &batch(&values(0..3), Some(producer))).await.unwrap();
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let process = Process::start();
@@ -322,6 +302,76 @@ async fn verdicts_move(cluster: &Cluster) {
         assert_eq!(told, ["crashed", "6", "2023-11-14T22:13:21.000Z"]);
     }
     assert_eq!(process.trigger("far")["counts"]["dead_lettered"], 5, "{:#}", process.trigger("far"));
+}
+
+/// Commits to the only partition of `in`, as a process does that is killed then.
+async fn commit_once(client: &Arc<Client>, at: Offset, metadata: String) {
+    let (member, mut events, committer) = Member::join(Arc::clone(client), "trigger.far", Selection::named(["in"]));
+    let (assigned, committed) = oneshot::channel();
+    let mut assigned = Some(assigned);
+    let events = tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            match event {
+                GroupEvent::Assigned(partitions) => {
+                    let only = ClusterPartition::new("in", 0);
+                    assert_eq!(partitions, BTreeSet::from([only.clone()]));
+                    committer.commit(only, at, metadata.clone()).await.unwrap();
+                    assigned.take().unwrap().send(()).unwrap();
+                }
+                GroupEvent::Revoked(_, done) => done.send(()).unwrap(),
+                lost @ (GroupEvent::Lost(_) | GroupEvent::Deleted(_) | GroupEvent::BrokeDown) => panic!("{lost:?}"),
+                // A Kafka that has just started coordinates nothing for a moment.
+                GroupEvent::Joined(_) | GroupEvent::Trouble(_) => {}
+            }
+        }
+    });
+    committed.await.unwrap();
+    member.leave(Duration::from_secs(20)).await;
+    events.await.unwrap();
+}
+
+/// Windows that were given up, whose records are not all there any more: here a filter hides them.
+async fn verdicts_of_what_is_gone_move(cluster: &Cluster) {
+    let client = cluster.topic("in", 1).await;
+    cluster.topic("in.dlq", 1).await;
+    client.produce("in", 0, &batch(&values(0..12), None)).await.unwrap();
+    let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
+    let at = |offset| Offset::new(offset).unwrap();
+    let given_up = |first, next, records| TriedWindow {
+        span: Span::new(at(first), at(next)).unwrap(),
+        records,
+        key: None,
+        attempts,
+        given_up: Some(ExhaustedReason::Attempts),
+    };
+    // 0, 4, 7 and 10 are gone.
+    let windows = vec![given_up(0, 3, 3), given_up(3, 6, 3), given_up(6, 9, 3), given_up(9, 12, 3)];
+    let progress = Progress::new(at(12), vec![Span::new(at(0), at(12)).unwrap()], windows, Vec::new());
+    let mut metadata = STANDARD.encode(progress.encode().unwrap());
+    let mut producers = Vec::new();
+    for first in [0, 3, 6, 9] {
+        let producer = client.producer_id().await.unwrap();
+        metadata.push_str(&format!(".{first}.{producer}"));
+        producers.push(producer);
+    }
+    commit_once(&client, at(0), metadata).await;
+    // Of the first window two of three letters are there, of the others one, all, and none.
+    for (producer, letters) in producers.iter().zip([0..2, 3..4, 6..9]) {
+        client.produce("in.dlq", 0, &batch(&values(letters), Some(*producer))).await.unwrap();
+    }
+    let receiver = Receiver::start(|_| (200, AT_ONCE));
+    let process = Process::start();
+    let filter = "filter: { data: { n: [ { anything-but: [0, 4, 7, 10] } ] } }\ndead_letter: { topic: in.dlq }";
+    process.apply(&trigger(cluster, &receiver, filter));
+    assert_eq!(wait_for_commits(&client, 1, 12).await, Ok(()), "{}", process.trigger("far"));
+    assert_eq!(receiver.deliveries().len(), 0, "nothing is invoked after a verdict");
+    let mut letters: Vec<String> =
+        read_all(&client, "in.dlq", 0).await.into_iter().map(|letter| letter.value).collect();
+    let there: Vec<String> = letters.drain(..6).collect();
+    assert_eq!(there, [values(0..2), values(3..4), values(6..9)].concat());
+    letters.sort_by_key(|letter| (letter.len(), letter.clone()));
+    // Which of three records have two letters or one nobody knows.
+    assert_eq!(letters, [1, 2, 3, 5, 9, 11].map(|n| format!("{{\"n\":{n}}}")), "none is left out");
 }
 
 /// Waits until all partitions are committed to `offset`; answers what is committed instead.

@@ -4,7 +4,9 @@
 //! where a run gives up, to the journal of its process. Whoever takes the partition over after that, or the next start,
 //! goes on under the same id: what the cluster remembers of that producer says how far it came, as for letters here, see
 //! [`DeadLetters::batches`]. So no letter is doubled for as long as the cluster remembers (Kafka: a day by default), and
-//! none is left out, whatever the cluster's retention takes of the records meanwhile.
+//! none is left out, whatever the cluster's retention takes of the records meanwhile. Where records are gone before
+//! another process takes the window over, the numbers of the others are not known: unless all letters are there, all
+//! that is left gets letters under another id, of which some may be there already.
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError, Remembered, Sent};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::deliver::{DeadLetters, RecordsError, letters_to};
+use crate::trigger::lane::WindowId;
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::{Counters, Runner, Stopped};
 use crate::trigger::trace::ranges::Ranges;
@@ -40,10 +43,23 @@ pub(in crate::trigger) struct GiveUp {
 /// Who knows of a verdict before anything of it is done.
 #[derive(Debug)]
 pub(in crate::trigger) enum Keeper {
-    /// The group, by the commits of this poller; with the producer id of the letters, if it knows that.
-    Group(PollerHandle, Option<i64>),
+    /// The group, by the commits of this poller.
+    Group {
+        poller: PollerHandle,
+        window: WindowId,
+        /// What the group knows already.
+        begun: Option<Begun>,
+    },
     /// The journal.
     Journal(Box<TriggerVerdict>),
+}
+
+/// Letters that somebody began to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::trigger) struct Begun {
+    pub(in crate::trigger) producer_id: i64,
+    /// How many records they were for. Where some of them are gone, nobody knows which, nor so the numbers of the others.
+    pub(in crate::trigger) records: usize,
 }
 
 /// As [`super::run`], on a cluster.
@@ -72,6 +88,14 @@ enum LetterError {
     Cluster(#[from] ClusterError),
     #[error("the cluster has other batches of producer {producer_id} than it told")]
     Overtaken { producer_id: i64 },
+}
+
+/// What came of writing letters.
+enum Wrote {
+    /// So many are there.
+    All(usize),
+    /// Nothing: some may be there, and which of the records that are left have one cannot be told.
+    Unclear,
 }
 
 /// What is decided of dead letters before.
@@ -116,42 +140,79 @@ impl GiveUp {
     }
 
     async fn dead_letters(&mut self) -> Result<Letters, Stopped> {
-        let target = loop {
-            let (topic, producer_id) = match self.known() {
-                Known::Target(target) => break target,
-                Known::Nowhere => {
-                    self.drop_records();
-                    return Ok(Letters::None);
-                }
-                Known::Defined(topic, producer_id) => (topic, producer_id),
+        loop {
+            let target = match self.target().await? {
+                Ok(target) => target,
+                Err(none) => return Ok(none),
             };
-            match self.decide(topic, producer_id).await {
-                Ok(target) if producer_id.is_some() || self.make_known(&target).await? => break target,
-                Ok(_) => return Ok(Letters::SomebodyElses),
-                Err(error) => {
-                    if self.is_skipped(&error.into()).await? {
-                        return Ok(Letters::None);
-                    }
-                }
+            // What is skipped from now on is not the wait for that.
+            self.hold_up.over();
+            if let Some(letters) = self.write_to(target).await? {
+                return Ok(letters);
             }
-        };
-        // What is skipped from now on is not the wait for that.
-        self.hold_up.over();
+        }
+    }
+
+    /// Goes on until the letters are there; `None`: under another producer id.
+    async fn write_to(&mut self, target: ClusterLetters) -> Result<Option<Letters>, Stopped> {
         loop {
             match self.write(&target).await {
-                Ok(written) => {
+                Ok(Wrote::All(written)) => {
                     self.hold_up.over();
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
                     // The cluster does not say where those are that it had already.
-                    return Ok(Letters::At((target.topic, target.partition, Ranges::default())));
+                    return Ok(Some(Letters::At((target.topic, target.partition, Ranges::default()))));
+                }
+                Ok(Wrote::Unclear) => {
+                    self.begin_anew(&target);
+                    return Ok(None);
                 }
                 Err(error) => {
                     if self.is_skipped(&error).await? {
-                        return Ok(Letters::None);
+                        return Ok(Some(Letters::None));
                     }
                 }
             }
+        }
+    }
+
+    /// Where the letters go, once that is known to whoever must know it; or what becomes of them else.
+    async fn target(&mut self) -> Result<Result<ClusterLetters, Letters>, Stopped> {
+        loop {
+            let (topic, producer_id) = match self.known() {
+                Known::Target(target) => return Ok(Ok(target)),
+                Known::Nowhere => {
+                    self.drop_records();
+                    return Ok(Err(Letters::None));
+                }
+                Known::Defined(topic, producer_id) => (topic, producer_id),
+            };
+            match self.decide(topic, producer_id).await {
+                Ok(target) if producer_id.is_some() || self.make_known(&target).await? => return Ok(Ok(target)),
+                Ok(_) => return Ok(Err(Letters::SomebodyElses)),
+                Err(error) => {
+                    if self.is_skipped(&error.into()).await? {
+                        return Ok(Err(Letters::None));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that is left gets letters of another producer: some may be there twice, none is left out.
+    fn begin_anew(&mut self, target: &ClusterLetters) {
+        let (spec, origin) = (self.runner.spec(), self.input.origin());
+        tracing::warn!(
+            trigger = %spec.name,
+            topic = origin.topic,
+            partition = origin.partition,
+            first = %self.offsets[0],
+            dead_letters = target.topic,
+            "records of a window are gone whose dead letters another process had begun: some may be there twice"
+        );
+        if let Keeper::Group { begun, .. } = &mut self.keeper {
+            *begun = None;
         }
     }
 
@@ -169,7 +230,7 @@ impl GiveUp {
     /// Which function gave them up, as far as that is known.
     fn function(&self) -> String {
         match &self.keeper {
-            Keeper::Group(..) => self.runner.spec().function.label().to_owned(),
+            Keeper::Group { .. } => self.runner.spec().function.label().to_owned(),
             Keeper::Journal(verdict) => verdict.function.clone(),
         }
     }
@@ -181,7 +242,7 @@ impl GiveUp {
             None => Known::Nowhere,
         };
         match &self.keeper {
-            Keeper::Group(_, producer_id) => defined(*producer_id),
+            Keeper::Group { begun, .. } => defined(begun.map(|begun| begun.producer_id)),
             Keeper::Journal(verdict) => match &verdict.dead_letters {
                 LettersGo::ToCluster(target) => Known::Target(target.clone()),
                 LettersGo::Nowhere => Known::Nowhere,
@@ -203,8 +264,10 @@ impl GiveUp {
     /// `false`: the partition is somebody else's now.
     async fn make_known(&mut self, target: &ClusterLetters) -> Result<bool, Stopped> {
         match &mut self.keeper {
-            Keeper::Group(poller, _) => {
-                Ok(poller.make_known(self.runner.id, self.offsets[0].get(), target.producer_id).await)
+            Keeper::Group { poller, window, begun } => {
+                let is_ours = poller.make_known(self.runner.id, *window, target.producer_id).await;
+                *begun = Some(Begun { producer_id: target.producer_id, records: self.offsets.len() });
+                Ok(is_ours)
             }
             Keeper::Journal(verdict) => {
                 verdict.dead_letters = LettersGo::ToCluster(target.clone());
@@ -221,8 +284,8 @@ impl GiveUp {
         tracing::warn!(trigger = %spec.name, topic, partition, first = %self.offsets[0], records = self.offsets.len(), reason, "records dropped without dead letters");
     }
 
-    /// Answers how many there are; those that retention took meanwhile are not.
-    async fn write(&self, target: &ClusterLetters) -> Result<usize, LetterError> {
+    /// Those that retention took meanwhile are not there.
+    async fn write(&self, target: &ClusterLetters) -> Result<Wrote, LetterError> {
         let (spec, function) = (self.runner.spec(), self.function());
         let (topic, partition) = (target.topic.as_str(), target.partition);
         let there = match self.client.remembered(topic, partition, target.producer_id).await? {
@@ -230,6 +293,12 @@ impl GiveUp {
             Remembered::Last { epoch, sequence } => Some(letters_to(epoch, sequence)),
             Remembered::Untold => None,
         };
+        if let Keeper::Group { begun: Some(Begun { records, .. }), .. } = self.keeper
+            && records > self.offsets.len()
+        {
+            let is_whole = there.is_some_and(|there| there >= records);
+            return Ok(if is_whole { Wrote::All(self.offsets.len()) } else { Wrote::Unclear });
+        }
         let letters = DeadLetters {
             trigger: spec.name.as_str(),
             function: &function,
@@ -249,7 +318,7 @@ impl GiveUp {
                 return Err(LetterError::Overtaken { producer_id: target.producer_id });
             }
         }
-        Ok(written)
+        Ok(Wrote::All(written))
     }
 }
 
@@ -260,7 +329,6 @@ mod tests {
     use super::*;
     use crate::broker::record::LaneId;
     use crate::input::cluster::ClusterInput;
-    use crate::trigger::lane::WindowId;
 
     #[tokio::test]
     async fn letters_of_a_run_go_where_its_verdict_says_whatever_is_defined_now() {

@@ -321,6 +321,7 @@ impl Lane {
             state: AttemptState::default(),
             phase: Phase::Queued,
             name,
+            written: None,
             decided: false,
             spilled,
             is_rest: false,

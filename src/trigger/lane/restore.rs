@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::{Held, Lane, LaneSpec, Marker, Phase, WindowId};
+use super::{Held, Lane, LaneSpec, Marker, Phase, WindowId, Written};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
 use crate::trigger::progress::{Progress, Span, TriedWindow};
@@ -36,6 +36,7 @@ impl Carried {
             state,
             phase: Phase::GivenUp(reason),
             name: offsets[0],
+            written: None,
             decided: true,
             spilled: false,
             is_rest: false,
@@ -473,6 +474,7 @@ impl Lane {
             state,
             phase,
             name,
+            written: Some(Written { first: tried.span.first, records: tried.records as usize }),
             decided: false,
             spilled: false,
             is_rest: false,

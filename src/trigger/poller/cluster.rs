@@ -20,7 +20,8 @@ use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
 use crate::trigger::attempt::ExhaustedReason;
 use crate::trigger::commit_metadata::{self, Verdicts};
-use crate::trigger::give_up::{self, HoldUp, cluster::Keeper};
+use crate::trigger::give_up::cluster::{Begun, Keeper};
+use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Outcome, WindowId};
 
@@ -52,8 +53,10 @@ pub(in crate::trigger) struct GroupPlace {
 pub(in crate::trigger) struct Kept {
     /// The commit under way.
     committing: Option<Committing>,
-    /// Verdicts that are being carried out, by the first offset of their window.
-    verdicts: BTreeMap<i64, Verdict>,
+    /// Verdicts of whoever had the partition before, by the first offset of their window, until that is made again.
+    carried: Verdicts,
+    /// Verdicts that are being carried out.
+    verdicts: BTreeMap<WindowId, Verdict>,
 }
 
 /// A verdict that the group knows, or is to know.
@@ -69,15 +72,14 @@ struct Committing {
     committed: Offset,
     /// What begins when it is done.
     starting: Vec<Starting>,
-    /// The verdicts in it.
-    verdicts: Vec<i64>,
+    /// Whose verdicts are in it.
+    verdicts: Vec<WindowId>,
 }
 
 impl Kept {
     /// Verdicts that somebody else's commit tells of.
     pub(in crate::trigger) fn carried(verdicts: Verdicts) -> Self {
-        let carried = |(first, producer_id)| (first, Verdict { producer_id, told: None });
-        Self { committing: None, verdicts: verdicts.into_iter().map(carried).collect() }
+        Self { carried: verdicts, ..Self::default() }
     }
 
     pub(super) const fn is_at_rest(&self) -> bool {
@@ -89,16 +91,16 @@ impl Kept {
 #[derive(Debug)]
 pub(in crate::trigger) struct NewVerdict {
     pub(in crate::trigger) trigger: Uuid,
-    pub(in crate::trigger) first: i64,
+    pub(in crate::trigger) window: WindowId,
     pub(in crate::trigger) producer_id: i64,
     pub(in crate::trigger) told: oneshot::Sender<()>,
 }
 
 impl PollerHandle {
     /// Makes a verdict known to the group. `false`: the lane is somebody else's now.
-    pub(in crate::trigger) async fn make_known(&self, trigger: Uuid, first: i64, producer_id: i64) -> bool {
+    pub(in crate::trigger) async fn make_known(&self, trigger: Uuid, window: WindowId, producer_id: i64) -> bool {
         let (told, known) = oneshot::channel();
-        self.send(Message::Verdict(NewVerdict { trigger, first, producer_id, told }));
+        self.send(Message::Verdict(NewVerdict { trigger, window, producer_id, told }));
         known.await.is_ok()
     }
 }
@@ -133,7 +135,8 @@ impl Poller {
 
     pub(super) fn verdict(&mut self, new: NewVerdict) {
         let Some(entry) = self.lanes.get_mut(&new.trigger) else { return };
-        entry.kept.verdicts.insert(new.first, Verdict { producer_id: new.producer_id, told: Some(new.told) });
+        let verdict = Verdict { producer_id: new.producer_id, told: Some(new.told) };
+        entry.kept.verdicts.insert(new.window, verdict);
         entry.dirty = true;
         self.touched.insert(new.trigger);
     }
@@ -220,7 +223,7 @@ impl Poller {
             offsets,
             state,
             reason,
-            keeper: Keeper::Group(handle.clone(), entry.kept.verdicts.get(&first).map(|verdict| verdict.producer_id)),
+            keeper: Keeper::Group { poller: handle.clone(), window, begun: entry.begun(window) },
         };
         let runner = Arc::clone(&entry.runner);
         let running = self.tracker.spawn(async move {
@@ -235,19 +238,40 @@ impl Poller {
 
 impl Entry {
     fn has_verdict(&self, window: WindowId) -> bool {
-        self.lane.offsets(window).first().is_some_and(|first| self.kept.verdicts.contains_key(&first.get()))
+        self.lane.written(window).is_some_and(|written| self.kept.carried.contains_key(&written.first.get()))
+    }
+
+    /// What is known of the letters of a window that is given up.
+    fn begun(&mut self, window: WindowId) -> Option<Begun> {
+        let records = self.lane.offsets(window).len();
+        if let Some(verdict) = self.kept.verdicts.get(&window) {
+            return Some(Begun { producer_id: verdict.producer_id, records });
+        }
+        let written = self.lane.written(window)?;
+        let producer_id = self.kept.carried.remove(&written.first.get())?;
+        // Where records are gone the next one would not know of it.
+        if written.records == records {
+            self.kept.verdicts.insert(window, Verdict { producer_id, told: None });
+        }
+        Some(Begun { producer_id, records: written.records })
     }
 
     /// The offset and the metadata to commit now. A verdict that finds no room goes when another was carried out.
     fn next_commit(&mut self) -> (Offset, String) {
         let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
-        for settled in self.settled.drain(..) {
-            self.kept.verdicts.remove(&settled);
-        }
-        // Of windows that were made otherwise meanwhile nothing is left to carry out.
-        self.kept.verdicts.retain(|first, _| *first >= committed.get());
-        let verdicts = self.kept.verdicts.iter().map(|(first, verdict)| (*first, verdict.producer_id));
-        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, verdicts);
+        self.settled.clear();
+        // Of windows that are settled nothing is left to carry out, nor of any below what is committed.
+        self.kept.verdicts.retain(|window, _| self.lane.has(*window));
+        let carried = self.kept.carried.iter().filter(|(first, _)| **first >= committed.get());
+        let carried = carried.map(|(&first, &producer_id)| (None, first, producer_id));
+        let ours = self.kept.verdicts.iter().map(|(&window, verdict)| {
+            let first = self.lane.offsets(window)[0].get();
+            (Some(window), first, verdict.producer_id)
+        });
+        let verdicts: Vec<(Option<WindowId>, i64, i64)> = carried.chain(ours).collect();
+        let listed = verdicts.iter().map(|&(_, first, producer_id)| (first, producer_id));
+        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, listed);
+        let included = verdicts[..included.len()].iter().filter_map(|(window, ..)| *window).collect();
         let starting = std::mem::take(&mut self.starting);
         self.kept.committing = Some(Committing { committed, starting, verdicts: included });
         self.dirty = false;
@@ -259,8 +283,8 @@ impl Entry {
         if self.writes_again_at.take().is_some() {
             self.unblock();
         }
-        for first in &done.verdicts {
-            if let Some(told) = self.kept.verdicts.get_mut(first).and_then(|verdict| verdict.told.take()) {
+        for window in &done.verdicts {
+            if let Some(told) = self.kept.verdicts.get_mut(window).and_then(|verdict| verdict.told.take()) {
                 // Who gave it up may be gone with the lane.
                 let _ = told.send(());
             }
