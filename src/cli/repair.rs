@@ -101,6 +101,13 @@ fn text_of(opened: &Opened, plan: &RepairPlan) -> String {
             range.to
         ));
     }
+    let more = plan.lost_unlisted;
+    if more.places > 0 {
+        text.push_str(&format!(
+            "lost: {} more places, of {} offsets, which are not listed\n",
+            more.places, more.offsets
+        ));
+    }
     for refused in &plan.refused {
         text.push_str(&format!("left: {refused}\n"));
     }
@@ -122,7 +129,8 @@ fn json_of(opened: &Opened, plan: &RepairPlan, done: bool) -> serde_json::Value 
             json!({ "partition": name(lost.partition), "offsets": { "from": from, "to": to } })
         })
         .collect();
-    json!({ "steps": steps, "lost": lost, "left": plan.refused, "done": done })
+    let more = json!({ "places": plan.lost_unlisted.places, "offsets": plan.lost_unlisted.offsets });
+    json!({ "steps": steps, "lost": lost, "lost_unlisted": more, "left": plan.refused, "done": done })
 }
 
 fn ask() -> Result<(), Failure> {

@@ -28,7 +28,7 @@ mod verify;
 pub use dump::{LogPiece, SmallFileDump, dump_log, dump_small_file, is_log_name};
 pub use finding::{Finding, Problem, Severity};
 pub use inspect::{FileState, PartitionFacts, SealInfo, SegmentInfo};
-pub use repair::{Lost, RepairPlan, RepairStep};
+pub use repair::{Lost, LostUnlisted, RepairPlan, RepairStep};
 pub use verify::{Observer, VerifySummary};
 
 /// A data directory that no broker has open as long as this lives.

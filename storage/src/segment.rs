@@ -25,7 +25,7 @@ mod seal;
 mod walk;
 
 pub(crate) use audit::{Audit, AuditPlace, AuditScope, Audited, Fault, Wrong, fault_reason};
-pub(crate) use heal::{HealedHeader, heal};
+pub(crate) use heal::{HealedHeader, heal, heal_alone};
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;

@@ -538,6 +538,66 @@ fn damage_in_the_flushed_part_of_the_active_segment_is_damage_and_above_it_ends_
     assert_eq!(partition.tail(), offset(from));
 }
 
+/// Damages every other of `batches` of a log: most in their records, every tenth in its base offset, which its neighbours
+/// tell. Answers the offsets that are lost, by batch.
+fn damage_every_other(log: &Path, batches: &[(usize, usize, i64, i64)]) -> Vec<std::ops::Range<i64>> {
+    let mut lost = Vec::new();
+    change(log, |bytes| {
+        for (which, &(position, size, from, to)) in batches.iter().skip(1).step_by(2).enumerate() {
+            if which % 10 == 9 {
+                bytes[position + 6] ^= 0x10;
+            } else {
+                bytes[position + size - 3] ^= 0x10;
+                lost.push(from..to);
+            }
+        }
+    });
+    lost
+}
+
+#[test]
+fn of_more_wrong_places_than_are_listed_each_is_mended_by_itself_and_what_lies_between_is_kept() {
+    const PLACES: usize = 1_300;
+    let config = LogConfig { segment_bytes: 16 << 20, ..small_segments() };
+    for is_sealed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let records = 3 * (2 * PLACES as u64 + 1);
+        {
+            let store = open_store(dir.path());
+            let (partition, _) = open(&store, config);
+            append_records(&partition, 0, records);
+            if is_sealed {
+                partition.set_config(small_segments());
+                append_records(&partition, records, records + 3);
+            }
+            store.close();
+        }
+        let log = files(dir.path(), "log").remove(0);
+        let lost = damage_every_other(&log, &batches(&log));
+        if is_sealed {
+            change(&log, |bytes| bytes.extend([9; 50]));
+        }
+        let damaged = fs::read(&log).unwrap();
+        let (summary, findings) = verify(dir.path());
+        assert_eq!(summary.damage, 1_001);
+        let rest = findings.bad().into_iter().find(|finding| finding.problem.name() == "unlisted").unwrap();
+        assert!(rest.to_string().contains("300 more places, of 900 offsets"), "{rest}");
+        let plan = repair(dir.path());
+        assert_eq!((plan.lost.len(), plan.lost_unlisted.places, plan.lost_unlisted.offsets), (900, 270, 810));
+        assert!(plan.refused.is_empty() && plan.steps.len() < 5, "{} steps", plan.steps.len());
+        let (summary, findings) = verify(dir.path());
+        assert!(summary.is_good() && findings.found.is_empty(), "{:#?}", findings.found);
+        let store = open_store(dir.path());
+        let (partition, report) = open(&store, config);
+        assert!(report.damaged.is_empty() && report.cut.is_none(), "{report:?}");
+        let lost: BTreeSet<i64> = lost.into_iter().flatten().collect();
+        let tail = records as i64 + if is_sealed { 3 } else { 0 };
+        let expected: Vec<_> = (0..tail).filter(|n| !lost.contains(n)).map(|n| (n, n as u64)).collect();
+        assert_eq!(read_all(&partition, 0, 1 << 20), expected, "sealed: {is_sealed}");
+        assert!(content(&dir.path().join("quarantine")).values().any(|kept| *kept == damaged), "the old file is kept");
+    }
+}
+
 #[test]
 fn a_damaged_format_is_mended_from_what_the_file_tells() {
     type Plant = fn(&mut Vec<u8>);

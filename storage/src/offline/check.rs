@@ -1,6 +1,7 @@
 //! Everything that can be known of a partition by reading all of it.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use super::names::PartitionNames;
@@ -16,10 +17,11 @@ use crate::partition::newest_evidence;
 use crate::producer::Producers;
 use crate::segment::{
     Audit, AuditPlace, AuditScope, Audited, Fault, FileKind, HealedHeader, Seal, SegmentFacts, Step, Wrong,
-    fault_reason, heal, path_of,
+    fault_reason, heal, heal_alone, path_of,
 };
 
-/// Wrong places of one segment that are told one by one; what comes behind is told as one.
+/// Wrong places of one segment that are kept one by one, and as many batches whose records do not read back: there may
+/// be millions. What comes behind is counted.
 const WRONGS_MAX: usize = 1_000;
 /// An index entry for so many bytes, in an index that is made anew: the default of the settings.
 const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
@@ -56,8 +58,15 @@ pub(super) struct SegmentCheck {
     pub(super) records: u64,
     pub(super) newest_epoch: Option<LeaderEpoch>,
     pub(super) wrongs: Vec<Wrong>,
+    /// Wrong places behind those.
+    pub(super) wrongs_unlisted: Option<Unlisted>,
+    /// Those of them that cannot be put right.
+    pub(super) lost_unlisted: Option<Unlisted>,
+    /// What was gone over, to do that again. `None` where nothing could be.
+    pub(super) scope: Option<AuditScope>,
     /// Whole batches whose records do not read back.
     pub(super) malformed: Vec<(Step, BatchError)>,
+    pub(super) malformed_unlisted: Option<Unlisted>,
     /// Set when bytes follow the log's end: their number, and why they are no batch.
     pub(super) behind: Option<(u64, BatchError)>,
     /// The disk did not answer there.
@@ -74,10 +83,30 @@ pub(super) struct SegmentCheck {
     pub(super) rebuilt: Index,
 }
 
+/// Places that are not kept one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unlisted {
+    /// Where the first of them is.
+    pub(super) position: u64,
+    pub(super) places: u64,
+    /// How many offsets they have.
+    pub(super) offsets: u64,
+}
+
+impl Unlisted {
+    fn count(unlisted: &mut Option<Self>, position: u64, offsets: &Range<Offset>) {
+        let unlisted = unlisted.get_or_insert(Self { position, places: 0, offsets: 0 });
+        unlisted.places += 1;
+        unlisted.offsets += offsets.end.since(offsets.start);
+    }
+}
+
 impl SegmentCheck {
     /// Takes over what was read.
     fn take(&mut self, reading: Reading<'_>) {
         let Reading { facts, rebuilt, index, batches, records, newest_epoch, wrongs, malformed, .. } = reading;
+        (self.wrongs_unlisted, self.lost_unlisted) = (reading.wrongs_unlisted, reading.lost_unlisted);
+        self.malformed_unlisted = reading.malformed_unlisted;
         self.facts = facts.seal(self.base, self.next, self.end);
         self.wrong_entry = index.wrong;
         (self.rebuilt, self.batches, self.records) = (rebuilt, batches, records);
@@ -204,6 +233,7 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
     let start = AuditPlace::beginning(base, around.epoch);
     let mut reading = Reading::new(base, index.good());
     let scope = AuditScope { start, end, flushed_to: flushed_to.min(end), flushed_next };
+    check.scope = Some(scope);
     match reading.run(&*file, scope, walked) {
         Ok((position, next)) => {
             (check.end, check.next) = (position, next);
@@ -212,6 +242,7 @@ fn check_segment(around: Around<'_>, walked: &mut Progress<'_>) -> io::Result<Se
         }
         Err((position, cause)) => check.unread = Some((position, cause.to_string())),
     }
+    reading.settle_newest(&*file);
     check.take(reading);
     check.index = index;
     check.heal(&*file);
@@ -233,7 +264,11 @@ fn unknown_segment(around: Around<'_>) -> SegmentCheck {
         records: 0,
         newest_epoch: None,
         wrongs: Vec::new(),
+        wrongs_unlisted: None,
+        lost_unlisted: None,
+        scope: None,
         malformed: Vec::new(),
+        malformed_unlisted: None,
         behind: None,
         unread: None,
         healed: Vec::new(),
@@ -288,7 +323,12 @@ struct Reading<'a> {
     /// As it was before the last batch.
     newest_epoch_before: Option<LeaderEpoch>,
     wrongs: Vec<Wrong>,
+    wrongs_unlisted: Option<Unlisted>,
+    lost_unlisted: Option<Unlisted>,
+    /// The last wrong place that was met: at the end it may turn out to be none.
+    newest_wrong: Option<Wrong>,
     malformed: Vec<(Step, BatchError)>,
+    malformed_unlisted: Option<Unlisted>,
     /// Why the log ended before the file did.
     end: Option<BatchError>,
 }
@@ -305,7 +345,11 @@ impl<'a> Reading<'a> {
             newest_epoch: None,
             newest_epoch_before: None,
             wrongs: Vec::new(),
+            wrongs_unlisted: None,
+            lost_unlisted: None,
+            newest_wrong: None,
             malformed: Vec::new(),
+            malformed_unlisted: None,
             end: None,
         }
     }
@@ -324,7 +368,7 @@ impl<'a> Reading<'a> {
             let Some(met) = audit.next().map_err(at)? else { break };
             match met {
                 Audited::Batch(step) => self.batch(&audit, &step).map_err(at)?,
-                Audited::Wrong(wrong) => self.wrong(wrong),
+                Audited::Wrong(wrong) => self.wrong(file, wrong),
                 Audited::End { position, reason } => {
                     self.end = Some(reason);
                     return Ok((position, audit.expected()));
@@ -346,35 +390,47 @@ impl<'a> Reading<'a> {
         self.records += u64::from(step.header.record_count.unsigned_abs());
         self.newest_epoch_before = self.newest_epoch;
         self.newest_epoch = self.newest_epoch.max(step.header.leader_epoch);
-        if let Err(reason) = read_records(&bytes)
-            && self.malformed.len() < WRONGS_MAX
-        {
-            self.malformed.push((*step, reason));
+        match read_records(&bytes) {
+            Ok(()) => {}
+            Err(reason) if self.malformed.len() < WRONGS_MAX => self.malformed.push((*step, reason)),
+            Err(_) => {
+                let offsets = step.header.base_offset..step.header.next_offset();
+                Unlisted::count(&mut self.malformed_unlisted, step.position, &offsets);
+            }
         }
         Ok(())
     }
 
     /// Bytes at the end in whose place no offset is missing are no damage, but too many.
     fn without_surplus(&mut self, check: &mut SegmentCheck) {
-        let surplus = self.wrongs.pop_if(|last| last.offsets.is_empty() && last.bytes.end == check.end);
-        if let Some(surplus) = surplus {
+        let is_surplus = |last: &mut Wrong| last.offsets.is_empty() && last.bytes.end == check.end;
+        if let Some(surplus) = self.newest_wrong.take_if(is_surplus) {
             check.end = surplus.bytes.start;
             self.end = Some(fault_reason(&surplus.fault));
         }
     }
 
-    fn wrong(&mut self, wrong: Wrong) {
+    fn wrong(&mut self, file: &dyn File, wrong: Wrong) {
         self.index.damage();
         if matches!(wrong.fault, Fault::Epoch { .. }) {
             self.newest_epoch = self.newest_epoch_before;
         }
-        let is_full = self.wrongs.len() >= WRONGS_MAX;
-        match self.wrongs.last_mut() {
-            Some(last) if is_full => {
-                last.bytes.end = wrong.bytes.end;
-                last.offsets.end = wrong.offsets.end;
-            }
-            _ => self.wrongs.push(wrong),
+        self.settle_newest(file);
+        self.newest_wrong = Some(wrong);
+    }
+
+    /// The newest wrong place is one.
+    fn settle_newest(&mut self, file: &dyn File) {
+        let Some(wrong) = self.newest_wrong.take() else { return };
+        if self.wrongs.len() < WRONGS_MAX {
+            self.wrongs.push(wrong);
+            return;
+        }
+        Unlisted::count(&mut self.wrongs_unlisted, wrong.bytes.start, &wrong.offsets);
+        // So many are not put right together, so that each by itself tells. One that the disk does not show counts as
+        // lost here; a repair ends there.
+        if !matches!(heal_alone(file, &wrong), Ok(Some(_))) {
+            Unlisted::count(&mut self.lost_unlisted, wrong.bytes.start, &wrong.offsets);
         }
     }
 }

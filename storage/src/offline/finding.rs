@@ -63,6 +63,13 @@ pub enum Problem {
         /// What stands there.
         found: String,
     },
+    /// More places of the file are wrong than are told one by one: 1,000 of a log. A repair deals with each of them.
+    Unlisted {
+        /// How many.
+        places: u64,
+        /// How many offsets they have.
+        offsets: u64,
+    },
     /// Records that should be there are not.
     RecordsMissing,
     /// Bytes behind what the file should hold.
@@ -99,6 +106,7 @@ impl Problem {
         match self {
             Self::Batch(_) => "batch",
             Self::Differs { .. } => "differs",
+            Self::Unlisted { .. } => "unlisted",
             Self::RecordsMissing => "records-missing",
             Self::Behind { .. } => "bytes-behind",
             Self::LogEnds { .. } => "log-ends",
@@ -139,6 +147,9 @@ impl fmt::Display for Problem {
         match self {
             Self::Batch(reason) => write!(f, "no batch: {reason}"),
             Self::Differs { field, expected, found } => write!(f, "{field} is {found}, expected is {expected}"),
+            Self::Unlisted { places, offsets } => {
+                write!(f, "from here on {places} more places, of {offsets} offsets, which are not listed")
+            }
             Self::RecordsMissing => f.write_str("records are missing"),
             Self::Behind { size_bytes } => write!(f, "{size_bytes} bytes behind the last batch"),
             Self::LogEnds { size_bytes, reason } => {

@@ -55,13 +55,24 @@ pub struct Lost {
     pub offsets: OffsetRange,
 }
 
+/// Places that are lost and not listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostUnlisted {
+    /// How many.
+    pub places: u64,
+    /// How many offsets they have.
+    pub offsets: u64,
+}
+
 /// What a repair would do.
 #[derive(Clone, Debug, Default)]
 pub struct RepairPlan {
     /// In the order in which they are done.
     pub steps: Vec<RepairStep>,
-    /// Records that are lost in any case. The rest is served around them.
+    /// Records that are lost in any case. The rest is served around them. At most 1,000 places of a segment are listed.
     pub lost: Vec<Lost>,
+    /// What is lost beyond that.
+    pub lost_unlisted: LostUnlisted,
     /// Why something is left as it is.
     pub refused: Vec<String>,
 }

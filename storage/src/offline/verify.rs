@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::check::{PartitionCheck, SegmentCheck, check_partition};
+use super::check::{PartitionCheck, SegmentCheck, Unlisted, check_partition};
 use super::finding::{Finding, Problem, Severity};
 use super::side::SideFile;
 use super::{DataDirectory, PartitionDirectory, SmallFile, Survey};
@@ -339,6 +339,11 @@ impl Place<'_, '_> {
             let offsets = Some((step.header.base_offset, step.header.next_offset()));
             let problem = Problem::Batch(reason.clone());
             self.tell(Severity::Damage, file.clone(), Some(step.position), offsets, problem);
+        }
+        for unlisted in [segment.wrongs_unlisted, segment.malformed_unlisted].into_iter().flatten() {
+            let Unlisted { position, places, offsets } = unlisted;
+            let problem = Problem::Unlisted { places, offsets };
+            self.tell(Severity::Damage, file.clone(), Some(position), None, problem);
         }
         if let Some((position, reason)) = &segment.unread {
             let offsets = Some((segment.base, segment.next));

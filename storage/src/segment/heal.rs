@@ -78,7 +78,7 @@ pub(crate) fn heal(file: &dyn File, seal: Option<&Seal>, wrongs: &[Wrong], end: 
 }
 
 /// The header of one batch that passes its own checksum once it says what its neighbours say.
-fn heal_alone(file: &dyn File, wrong: &Wrong) -> io::Result<Option<HealedHeader>> {
+pub(crate) fn heal_alone(file: &dyn File, wrong: &Wrong) -> io::Result<Option<HealedHeader>> {
     if !is_one_batch(wrong) {
         return Ok(None);
     }

@@ -6,14 +6,16 @@ use std::path::Path;
 
 use super::super::quarantine::keep;
 use super::DataDirectory;
-use crate::batch::fillers;
 use crate::batch::header::HEADER_BYTES;
+use crate::batch::{BatchHeader, fillers};
 use crate::checkpoint::Checkpoint;
 use crate::fs::{File, OpenMode};
 use crate::index::Index;
 use crate::limits::SCAN_BYTES;
 use crate::offset::{LeaderEpoch, Offset};
-use crate::segment::{BatchWalk, FileKind, Seal, SegmentFacts, path_of, unix_ms};
+use crate::segment::{
+    Audit, AuditScope, Audited, BatchWalk, FileKind, HealedHeader, Seal, SegmentFacts, heal_alone, path_of, unix_ms,
+};
 
 /// An index entry for so many bytes: the default of the settings.
 const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
@@ -22,11 +24,24 @@ const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Isolation {
     pub(super) base: Offset,
-    /// The damaged places, by position.
-    pub(super) holes: Vec<Hole>,
+    pub(super) holes: Holes,
     /// Where the batches end.
     pub(super) end: u64,
     pub(super) then: Then,
+}
+
+/// The damaged places of a log.
+#[derive(Clone, Debug)]
+pub(super) enum Holes {
+    /// These, by position.
+    Listed(Vec<Hole>),
+    /// More than are kept one by one: they are looked for again while the log is written anew, and headers that are
+    /// known are put right on the way.
+    Sought {
+        scope: AuditScope,
+        /// What is missing behind the last batch.
+        behind: Option<Hole>,
+    },
 }
 
 /// A damaged place: bytes that go, offsets that are lost.
@@ -110,21 +125,19 @@ impl DataDirectory {
         }
         let old = fs.open(path, OpenMode::Read, 0)?;
         let new = fs.open(temporary, OpenMode::CreateNew, 0)?;
-        let mut writer = Writer { new: &*new, at: 0 };
-        let (mut from, mut epoch) = (0, None);
-        for hole in &isolation.holes {
-            epoch = last_epoch(&*old, from..hole.bytes.start).or(epoch);
-            writer.copy(&*old, from..hole.bytes.start)?;
-            let known = epoch.or_else(|| first_epoch(&*old, hole.bytes.end..isolation.end));
-            for filler in fillers(hole.offsets.clone(), known.or(Some(LeaderEpoch::NONE))) {
-                writer.write(&filler)?;
+        let writer = Writer { new: &*new, at: 0 };
+        let mut copy = MendedCopy { old: &*old, writer, from: 0, end: isolation.end, epoch: None };
+        match &isolation.holes {
+            Holes::Listed(holes) => holes.iter().try_for_each(|hole| copy.leave_out(hole))?,
+            Holes::Sought { scope, behind } => {
+                copy.seek(*scope)?;
+                behind.iter().try_for_each(|hole| copy.leave_out(hole))?;
             }
-            from = hole.bytes.end;
         }
-        writer.copy(&*old, from..isolation.end)?;
+        let len_bytes = copy.finish()?;
         new.sync_data()?;
         old.sync_data()?;
-        Ok(writer.at)
+        Ok(len_bytes)
     }
 
     /// Facts and index of a log in which every batch is good, and where it ends.
@@ -140,6 +153,67 @@ impl DataDirectory {
             next = step.header.next_offset();
         }
         Ok((facts, index, (walk.position(), next)))
+    }
+}
+
+/// A log that is copied around what is damaged.
+struct MendedCopy<'a> {
+    old: &'a dyn File,
+    writer: Writer<'a>,
+    /// Where what was not copied yet begins, and where it ends.
+    from: u64,
+    end: u64,
+    /// Of the last batch that was copied.
+    epoch: Option<LeaderEpoch>,
+}
+
+impl MendedCopy<'_> {
+    /// Does with each wrong place in `scope` what can be done, the moment it is found.
+    fn seek(&mut self, scope: AuditScope) -> io::Result<()> {
+        let old = self.old;
+        // What stood behind the end may have been cut since.
+        let mut audit = Audit::new(old, AuditScope { end: scope.end.min(old.len()?), ..scope });
+        while let Some(met) = audit.next()? {
+            let Audited::Wrong(wrong) = met else { continue };
+            match heal_alone(old, &wrong)? {
+                Some(healed) => self.put_right(&healed, wrong.bytes.end)?,
+                None => self.leave_out(&Hole { bytes: wrong.bytes, offsets: wrong.offsets })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_to(&mut self, position: u64) -> io::Result<()> {
+        self.epoch = last_epoch(self.old, self.from..position).or(self.epoch);
+        self.writer.copy(self.old, self.from..position)?;
+        self.from = position;
+        Ok(())
+    }
+
+    fn leave_out(&mut self, hole: &Hole) -> io::Result<()> {
+        self.copy_to(hole.bytes.start)?;
+        let known = self.epoch.or_else(|| first_epoch(self.old, hole.bytes.end..self.end));
+        for filler in fillers(hole.offsets.clone(), known.or(Some(LeaderEpoch::NONE))) {
+            self.writer.write(&filler)?;
+        }
+        self.from = hole.bytes.end;
+        Ok(())
+    }
+
+    /// The batch ends at `end`.
+    fn put_right(&mut self, healed: &HealedHeader, end: u64) -> io::Result<()> {
+        self.copy_to(healed.position)?;
+        self.writer.write(&healed.right)?;
+        self.writer.copy(self.old, healed.position + HEADER_BYTES as u64..end)?;
+        self.epoch = BatchHeader::parse(&healed.right).ok().and_then(|header| header.leader_epoch).or(self.epoch);
+        self.from = end;
+        Ok(())
+    }
+
+    /// Answers how long the copy is.
+    fn finish(mut self) -> io::Result<u64> {
+        self.copy_to(self.end)?;
+        Ok(self.writer.at)
     }
 }
 

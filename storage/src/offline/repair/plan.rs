@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::super::PartitionDirectory;
-use super::super::check::{PartitionCheck, SegmentCheck};
+use super::super::check::{PartitionCheck, SegmentCheck, Unlisted};
 use super::super::side::SideFile;
-use super::isolate::{Hole, Isolation, Then};
+use super::isolate::{Hole, Holes, Isolation, Then};
 use super::{Action, Lost, RepairPlan, RepairStep};
 use crate::checkpoint::{self, Slot};
 use crate::cleaned;
@@ -122,7 +122,9 @@ impl Planning<'_> {
 
     fn log(&mut self, segment: &SegmentCheck) {
         let file = self.path(segment.base, FileKind::Log);
-        for healed in &segment.healed {
+        // Of more places than are kept one by one, all is done while the log is written anew, from the file as it is.
+        let is_sought = segment.wrongs_unlisted.is_some();
+        for healed in segment.healed.iter().filter(|_| !is_sought) {
             let (field, right, found) = healed.difference();
             let what = format!(
                 "at byte {}, put {field} {right} back in place of {found}: checksums and neighbours say so",
@@ -130,7 +132,7 @@ impl Planning<'_> {
             );
             self.step(file.clone(), what, Action::Heal(healed.clone()));
         }
-        if let Some((size_bytes, _)) = segment.behind.as_ref().filter(|_| segment.is_sealed) {
+        if let Some((size_bytes, _)) = segment.behind.as_ref().filter(|_| segment.is_sealed && !is_sought) {
             let end = segment.end;
             let what = format!("cut at byte {end}: move the {size_bytes} bytes behind the last batch to quarantine");
             self.step(file.clone(), what, Action::Cut(end));
@@ -139,6 +141,10 @@ impl Planning<'_> {
             let (from, position) = (step.header.base_offset, step.position);
             let file = file.display();
             self.refuse(format!("{file}: the batch at byte {position}, offset {from}, was stored as it is: {reason}"));
+        }
+        if let Some(Unlisted { places, offsets, .. }) = segment.malformed_unlisted {
+            let file = file.display();
+            self.refuse(format!("{file}: {places} more batches, of {offsets} offsets, were stored as they are, too"));
         }
     }
 
@@ -149,20 +155,24 @@ impl Planning<'_> {
             .map(|wrong| Hole { bytes: wrong.bytes.clone(), offsets: wrong.offsets.clone() })
             .collect();
         let noted = checked.noted;
-        if is_last && segment.next < noted.flushed {
-            holes.push(Hole { bytes: segment.end..segment.end, offsets: segment.next..noted.flushed });
-        }
-        if holes.is_empty() {
+        let behind = (is_last && segment.next < noted.flushed)
+            .then_some(Hole { bytes: segment.end..segment.end, offsets: segment.next..noted.flushed });
+        holes.extend(behind.clone());
+        if holes.is_empty() && segment.wrongs_unlisted.is_none() {
             return false;
         }
         for hole in &holes {
             self.lost(hole.offsets.start, hole.offsets.end);
         }
-        let ranges: Vec<_> = holes.iter().map(|hole| format!("{}..{}", hole.offsets.start, hole.offsets.end)).collect();
-        let what = format!(
-            "write it anew without what is damaged: offsets {} are lost and stay empty; the old file goes to quarantine",
-            ranges.join(", ")
-        );
+        if let Some(Unlisted { places, offsets, .. }) = segment.lost_unlisted {
+            self.plan.lost_unlisted.places += places;
+            self.plan.lost_unlisted.offsets += offsets;
+        }
+        let what = words_of(&holes, segment);
+        let holes = match segment.scope {
+            Some(scope) if segment.wrongs_unlisted.is_some() => Holes::Sought { scope, behind },
+            _ => Holes::Listed(holes),
+        };
         let times = segment.seal.good().map(|seal| (seal.first_append_ms, seal.last_append_ms));
         let log_start = noted.log_start;
         let then = match (segment.is_sealed, is_last) {
@@ -270,4 +280,19 @@ impl Planning<'_> {
         let what = format!("note in both slots that the records below offset {} were flushed", noted.flushed);
         self.step(self.partition.path.join(checkpoint::FILE_NAME), what, Action::Checkpoint(noted));
     }
+}
+
+/// What writing a log anew does, in words.
+fn words_of(holes: &[Hole], segment: &SegmentCheck) -> String {
+    let mut lost: Vec<_> = holes.iter().map(|hole| format!("{}..{}", hole.offsets.start, hole.offsets.end)).collect();
+    lost.extend(segment.lost_unlisted.map(|more| format!("{} more in {} places", more.offsets, more.places)));
+    let healed = if segment.wrongs_unlisted.is_some() { ", with the headers put right that are known" } else { "" };
+    if lost.is_empty() {
+        return format!("write it anew{healed}; the old file goes to quarantine");
+    }
+    format!(
+        "write it anew without what is damaged{healed}: offsets {} are lost and stay empty; the old file goes to \
+         quarantine",
+        lost.join(", ")
+    )
 }
