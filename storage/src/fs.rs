@@ -177,6 +177,22 @@ pub(crate) fn is_out_of_descriptors(cause: &io::Error) -> bool {
     Errno::from_io_error(cause).is_some_and(|errno| wanting.contains(&errno))
 }
 
+/// Whether what is there cannot be read: a bad sector, or a disk that is away for the moment.
+pub(crate) fn is_unreadable(cause: &io::Error) -> bool {
+    Errno::from_io_error(cause) == Some(Errno::IO)
+}
+
+/// Asks a second time for what cannot be read: an error that passes is not to be taken for a bad sector.
+///
+/// # Errors
+/// As the last answer.
+pub(crate) fn asked_twice<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match ask() {
+        Err(cause) if is_unreadable(&cause) => ask(),
+        other => other,
+    }
+}
+
 /// Reads a whole file of at most `limit_bytes`.
 ///
 /// # Errors

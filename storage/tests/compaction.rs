@@ -316,6 +316,69 @@ fn a_damaged_segment_is_left_as_it_is_and_the_others_are_compacted() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_read_is_left_as_it_is_and_the_others_are_compacted() {
+    let config = LogConfig { segment_bytes: 16 << 10, ..config() };
+    let mut world = Keyed::new(config, 16 << 10, None).unwrap();
+    for _ in 0..200 {
+        run(&mut world, &[append([1, 2, 3, 4], None), delete([5, 6, 7, 8])]).unwrap();
+    }
+    run(&mut world, &[Operation::Flush]).unwrap();
+    let paths = logs(&world);
+    assert!(paths.len() >= 4, "{paths:?}");
+    world.disk.set_unreadable(&paths[1], Some(4096..8192)).unwrap();
+    let (before, before_bytes) = (world.disk.read_image(&paths[1]).unwrap(), world.partition().len_bytes());
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert_eq!(outcome.damaged, [base_of(&paths[1])]);
+    assert!(outcome.removed_bytes > before_bytes / 3, "{outcome:?} of {before_bytes}");
+    assert_eq!(world.disk.read_image(&paths[1]).unwrap(), before, "not a byte of it was touched");
+    let sizes: Vec<_> = [0, 2].map(|at| world.disk.read_image(&paths[at]).unwrap().len()).into();
+    assert!(sizes.iter().all(|&len_bytes| len_bytes < 2_000), "its neighbours: {sizes:?}");
+    assert!(world.partition().stopped().is_none());
+    world.disk.set_unreadable(&paths[1], None).unwrap();
+    world.check_all().unwrap();
+}
+
+#[test]
+fn a_tombstone_waits_for_what_could_not_be_read_and_may_be_what_it_deletes() {
+    let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+    run(&mut world, &[append([9, 10, 11, 12], None); 4]).unwrap();
+    run(&mut world, &[delete([1, 9, 10, 2])]).unwrap();
+    let more = |world: &mut Keyed| {
+        run(world, &[append([20, 21, 22, 23], None); 8]).unwrap();
+        run(world, &[Operation::Flush]).unwrap();
+    };
+    more(&mut world);
+    let first = logs(&world).remove(0);
+    let len_bytes = world.disk.read_image(&first).unwrap().len() as u64;
+    world.disk.set_unreadable(&first, Some(0..len_bytes)).unwrap();
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert_eq!(outcome.damaged, [base_of(&first)]);
+    world.disk.set_unreadable(&first, None).unwrap();
+    // Whatever is compacted, and whenever.
+    for round in 1..4 {
+        more(&mut world);
+        let now_ms = round * 2 * TOMBSTONE_MS;
+        let outcome = world.partition().compact(Some(now_ms), None, &|| true).unwrap().unwrap();
+        assert_eq!(outcome.damaged, []);
+        world.check_all().unwrap();
+    }
+    // The next process goes over it again from where that one could read all.
+    world.looks = true;
+    run(&mut world, &[Operation::Reopen]).unwrap();
+    more(&mut world);
+    let found = |world: &Keyed| world.check_all().unwrap();
+    world.compact().unwrap().unwrap();
+    assert!(!found(&world).contains_key(&0), "deleted, and it was read again");
+    more(&mut world);
+    run(&mut world, &[Operation::Compact { after_ms: 2 * TOMBSTONE_MS as u16 }]).unwrap();
+    assert!(found(&world).values().all(|record| record.value.is_some()), "and then the tombstones are gone");
+}
+
+fn base_of(log: &std::path::Path) -> Offset {
+    Offset::new(log.file_stem().unwrap().to_str().unwrap().parse().unwrap()).unwrap()
+}
+
+#[test]
 fn a_full_disk_ends_a_compaction_and_the_log_goes_on() {
     let mut world = replaced(20);
     run(&mut world, &[Operation::FillDisk]).unwrap();

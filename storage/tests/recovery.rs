@@ -5,15 +5,17 @@
 mod common;
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::*;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, CheckedBatch, NewRecord};
-use tripline_storage::error::{AppendError, ReadError};
+use tripline_storage::error::{AppendError, OpenLogError, ReadError};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{Fs as _, SimFs};
+use tripline_storage::offline::{DataDirectory, Finding, Observer};
 use tripline_storage::partition::{OffsetRange, ReadStart, RecoveryReport};
 use tripline_storage::producer::SequenceError;
 use tripline_storage::{LogConfig, Offset, Partition, Store};
@@ -534,6 +536,151 @@ fn a_seal_that_the_disk_does_not_show_is_no_reason_to_cut() {
         assert_eq!(partition.tail(), offset(150), "operation {nth}");
     });
     assert!(opened > 10, "{opened}");
+}
+
+const PAGE: u64 = 4096;
+/// The record that is newer than all others, and when.
+const NEWEST: (u64, i64) = (300, NOW_MS + 1_000_000);
+
+/// The bytes of a batch, and its records.
+type Place = (Range<u64>, Range<u64>);
+
+/// A disk whose process died, with records 0..600 flushed and 600..630 not, in one segment; its log, and the batches in
+/// there.
+fn killed_disk() -> (SimFs, PathBuf, Vec<Place>) {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, one_segment());
+    for n in (0..600).step_by(3) {
+        let time_ms = if n == NEWEST.0 { NEWEST.1 } else { NOW_MS };
+        partition.append(&batch_at(n, 3, time_ms), NOW_MS).unwrap();
+    }
+    partition.flush().unwrap();
+    append_records(&partition, 600, 630);
+    let log = Path::new("/data").join(format!("topics/{TOPIC}/0/{:020}.log", 0));
+    let (mut batches, mut at) = (Vec::new(), 0);
+    for view in Batches::of(&disk.read_image(&log).unwrap()).map_while(Result::ok) {
+        let (end, base) = (at + view.bytes().len() as u64, view.header().base_offset.get() as u64);
+        batches.push((at..end, base..view.header().next_offset().get() as u64));
+        at = end;
+    }
+    assert_eq!(batches.len(), 210);
+    (disk.kill(), log, batches)
+}
+
+fn one_segment() -> LogConfig {
+    LogConfig { index_interval_bytes: 256, ..LogConfig::default() }
+}
+
+/// The records of the batches that have one of these bytes.
+fn records_in(bytes: &Range<u64>, batches: &[Place]) -> Range<u64> {
+    let mut found = batches.iter().filter(|(batch, _)| batch.start < bytes.end && bytes.start < batch.end);
+    let (_, first) = found.next().unwrap();
+    first.start..found.next_back().map_or(first.end, |(_, last)| last.end)
+}
+
+/// Every record is read from its own offset on, but for those in `lost`.
+fn assert_serves_around(partition: &Partition, tail: u64, lost: &Range<u64>) {
+    for max_bytes in [1, 700, 1 << 20] {
+        for n in 0..tail {
+            match partition.read_blocking(offset(n as i64), max_bytes) {
+                Ok(outcome) => assert!(!lost.contains(&n) && numbers(&outcome.bytes).contains(&(n as i64, n)), "{n}"),
+                Err(ReadError::Io(cause)) => assert!(lost.contains(&n), "record {n}, {lost:?}: {cause}"),
+                Err(other) => panic!("record {n}, {lost:?}: {other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_of_what_was_flushed_is_reported_by_range_and_served_around_as_long_as_it_cannot() {
+    let (disk, log, batches) = killed_disk();
+    let flushed_to = batches[199].0.end / PAGE * PAGE;
+    let end = batches[209].0.end as usize;
+    let newest = batches[NEWEST.0 as usize / 3].0.start / PAGE * PAGE;
+    for bad in [0..PAGE, newest..newest + PAGE, PAGE..3 * PAGE, flushed_to - PAGE..flushed_to] {
+        let disk = disk.kill();
+        let written = disk.read_image(&log).unwrap();
+        disk.set_unreadable(&log, Some(bad.clone())).unwrap();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, report) = open(&store, one_segment());
+        let lost = records_in(&bad, &batches);
+        let range = OffsetRange { from: offset(lost.start as i64), to: offset(lost.end as i64) };
+        assert_eq!((report.damaged, report.cut), (vec![range], None), "{bad:?}");
+        assert_eq!(partition.tail(), offset(630));
+        assert_serves_around(&partition, 630, &lost);
+        assert_eq!(disk.read_image(&log).unwrap()[..end], written[..end], "nothing was changed");
+        // The disk answers again, and nothing tells otherwise, now or later.
+        append_records(&partition, 630, 640);
+        disk.set_unreadable(&log, None).unwrap();
+        assert_records(&partition, 0, 640);
+        let newest = (offset(NEWEST.0 as i64), NEWEST.1);
+        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}");
+        partition.set_config(small_segments());
+        append_records(&partition, 640, 700);
+        partition.flush().unwrap();
+        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}, sealed");
+        store.close();
+        drop((partition, store));
+        let disk = disk.kill();
+        let directory = DataDirectory::look(Arc::new(disk.clone()), Path::new("/data")).unwrap();
+        assert!(directory.verify(&mut Unheard).unwrap().is_good(), "{bad:?}");
+        drop(directory);
+        let store = open_store_on(Arc::new(disk), Path::new("/data"));
+        let (partition, report) = open(&store, small_segments());
+        assert!(report.damaged.is_empty() && report.cut.is_none(), "{report:?}");
+        assert_records(&partition, 0, 700);
+        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}, opened again");
+    }
+}
+
+struct Unheard;
+
+impl Observer for Unheard {
+    fn found(&mut self, _: Finding) {}
+}
+
+#[test]
+fn what_cannot_be_read_above_the_flushed_offset_is_waited_for_and_never_given_up() {
+    let (disk, log, batches) = killed_disk();
+    let page = batches[205].0.start / PAGE * PAGE;
+    let written = disk.read_image(&log).unwrap();
+    disk.set_unreadable(&log, Some(page..page + PAGE)).unwrap();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    for _ in 0..2 {
+        let refused = store.open_partition(ID, one_segment()).unwrap_err();
+        assert!(matches!(refused, OpenLogError::Io { .. }), "{refused}");
+        assert!(disk.read_image(&log).unwrap() == written, "nothing was changed");
+    }
+    disk.set_unreadable(&log, None).unwrap();
+    let (partition, report) = open(&store, one_segment());
+    assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+    assert_records(&partition, 0, 630);
+}
+
+#[test]
+fn a_bad_place_of_a_sealed_segment_takes_no_other_records_with_it() {
+    let (disk, log, batches) = killed_disk();
+    {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 630, 700);
+        store.close();
+    }
+    for has_index in [true, false] {
+        let disk = disk.kill();
+        if !has_index {
+            disk.remove_file(&log.with_extension("index")).unwrap();
+        }
+        let bad = 2 * PAGE..3 * PAGE;
+        disk.set_unreadable(&log, Some(bad.clone())).unwrap();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        assert_serves_around(&partition, 700, &records_in(&bad, &batches));
+        disk.set_unreadable(&log, None).unwrap();
+        assert_records(&partition, 0, 700);
+        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some((offset(NEWEST.0 as i64), NEWEST.1)));
+    }
 }
 
 #[test]

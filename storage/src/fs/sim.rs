@@ -20,6 +20,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
+use self::content::FileNode;
 use self::disk::{Disk, Entry, Locked, NodeId};
 pub use self::fault::{Call, Fault, Lie, Operation};
 use super::{DirEntry, File, Fs, Lock, OpenMode};
@@ -131,6 +132,18 @@ impl SimFs {
         let file = disk.file(id);
         check_range(file.len(), byte, 1)?;
         file.flip(byte, bit);
+        Ok(())
+    }
+
+    /// From here on reads of any of these bytes of a file answer an I/O error, as those of a bad sector do; the others
+    /// go through. Replaces what was said of the file before. The images of the disk have it, too.
+    ///
+    /// # Errors
+    /// As [`SimFs::read_image`].
+    pub fn set_unreadable(&self, path: &Path, bytes: Option<Range<u64>>) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let id = disk.find_file(path)?;
+        disk.file(id).unreadable = bytes;
         Ok(())
     }
 
@@ -329,6 +342,7 @@ impl File for SimFile {
         let mut disk = self.begin(Call::ReadExactAt)?;
         let file = disk.file(self.id);
         check_range(file.len(), offset, buf.len() as u64)?;
+        check_readable(file, offset, buf.len() as u64)?;
         file.read(buf, offset);
         Ok(())
     }
@@ -338,6 +352,7 @@ impl File for SimFile {
         let file = disk.file(self.id);
         let len = range.end.saturating_sub(range.start);
         check_range(file.len(), range.start, len)?;
+        check_readable(file, range.start, len)?;
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         file.read(&mut bytes, range.start);
         Ok(bytes.into())
@@ -366,6 +381,10 @@ impl File for SimFile {
         }
         Ok(checked?)
     }
+}
+
+fn check_readable(file: &FileNode, offset: u64, len: u64) -> io::Result<()> {
+    if file.is_readable(offset, len) { Ok(()) } else { Err(Errno::IO.into()) }
 }
 
 fn check_range(file_len: u64, offset: u64, len: u64) -> io::Result<()> {

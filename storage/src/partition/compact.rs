@@ -29,7 +29,7 @@ use crate::config::CompactionConfig;
 use crate::error::CompactError;
 use crate::fs::{self, File, OpenMode};
 use crate::offset::Offset;
-use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, path_of, remove_segment};
+use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, Unfit, path_of, remove_segment};
 
 mod rewrite;
 
@@ -48,7 +48,7 @@ pub struct CompactionOutcome {
     pub removed_records: u64,
     /// How many segments there are less.
     pub removed_segments: usize,
-    /// Base offsets of damaged segments: they were left as they are.
+    /// Base offsets of segments that are damaged, or cannot be read: they were left as they are.
     pub damaged: Vec<Offset>,
 }
 
@@ -57,7 +57,33 @@ pub struct CompactionOutcome {
 pub(super) struct Cleaner {
     /// Read from its file when it is first needed.
     cleaned: Option<Cleaned>,
+    /// What they could not read since the start.
+    passed_over: Option<PassedOver>,
     unfinished: Option<Unfinished>,
+}
+
+/// Segments that the disk did not give, or not all of them. It may do so again: then they hold records that newer ones
+/// were to replace, and newer ones of keys that are not known. So the note of how far the log was compacted stays where
+/// it was, for the next start to go over all of it again, and no tombstone behind them gets a horizon before.
+#[derive(Clone, Copy, Debug)]
+struct PassedOver {
+    /// From where on keys are to be read again.
+    keys_from: Offset,
+    /// Where the first of the segments begins, and where the last one ends.
+    base: Offset,
+    next: Offset,
+}
+
+impl PassedOver {
+    fn add(passed_over: &mut Option<Self>, keys_from: Offset, segment: &SealedSegment) {
+        let SealedSegment { base, next, .. } = *segment;
+        let earlier = passed_over.unwrap_or(Self { keys_from, base, next });
+        *passed_over = Some(Self {
+            keys_from: earlier.keys_from.min(keys_from),
+            base: earlier.base.min(base),
+            next: earlier.next.max(next),
+        });
+    }
 }
 
 /// A swap that was decided and met an error.
@@ -143,7 +169,9 @@ impl Partition {
         // A position in a segment that is replaced must not be where a checkpoint says that the flushed bytes end: not
         // in an older one either, to which a power cut would fall back.
         self.checkpoint.lock().write_again_durably()?;
-        let (keys, to) = self.read_keys(&plan, cleaned.to, go_on)?;
+        let first = plan.segments.first().map(|segment| segment.base);
+        cleaner.passed_over.take_if(|passed_over| first.is_some_and(|first| passed_over.next <= first));
+        let (keys, to) = self.read_keys(&plan, cleaned.to, &mut cleaner.passed_over, go_on)?;
         let count = plan.segments.partition_point(|segment| segment.base < to);
         let mut rewriter = Rewriter {
             keys: &keys,
@@ -163,6 +191,8 @@ impl Partition {
             let mut group = compaction::merged(&plan.fills[at..count], plan.segment_bytes);
             at += loop {
                 let segments = &plan.segments[at..at + group];
+                let reached = segments[group - 1].next;
+                rewriter.is_whole &= cleaner.passed_over.is_none_or(|passed_over| reached <= passed_over.base);
                 match self.compact_group(cleaner, segments, &mut rewriter, &mut tally) {
                     Ok(()) => break group,
                     Err(RewriteError::Failed(error)) => return Err(error),
@@ -173,6 +203,9 @@ impl Partition {
                         tracing::error!(partition = %self.id(), segment = %base, position, %reason, "damaged; not compacted");
                         damaged.push(base);
                         rewriter.is_whole = false;
+                        if matches!(reason, Unfit::Unread(_)) {
+                            PassedOver::add(&mut cleaner.passed_over, cleaned.to, &segments[0]);
+                        }
                         break 1;
                     }
                 }
@@ -180,7 +213,8 @@ impl Partition {
         }
         let done = Cleaned { to, next_horizon_ms: tally.next_horizon_ms };
         cleaner.cleaned = Some(done);
-        if let Err(cause) = done.write(&*self.shared.fs, &self.dir) {
+        let noted = Cleaned { to: cleaner.passed_over.map_or(to, |passed_over| passed_over.keys_from), ..done };
+        if let Err(cause) = noted.write(&*self.shared.fs, &self.dir) {
             tracing::warn!(partition = %self.id(), %cause, "progress of compaction not noted");
         }
         Ok(CompactionOutcome {
@@ -203,25 +237,55 @@ impl Partition {
     }
 
     /// The keys of what was never compacted, as many as there is room for, and where they end.
-    fn read_keys(&self, plan: &Plan, from: Offset, go_on: &dyn Fn() -> bool) -> Result<(KeyMap, Offset), CompactError> {
+    fn read_keys(
+        &self,
+        plan: &Plan,
+        from: Offset,
+        passed_over: &mut Option<PassedOver>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(KeyMap, Offset), CompactError> {
         let end = plan.segments.last().map_or(from, |segment| segment.next).max(from);
         let mut keys = KeyMap::new(self.shared.compaction_keys_bytes, end.since(from));
         for segment in plan.segments.iter().filter(|segment| segment.next > from) {
-            let file = self.open_old(segment)?;
-            let mut walk = walk(&*file, segment);
-            while let Some(met) = walk.next()? {
-                if !go_on() {
-                    return Err(CompactError::Interrupted);
+            match self.read_keys_of(segment, &mut keys, from, go_on) {
+                Ok(None) => {}
+                Ok(Some(full_at)) => return Ok((keys, full_at)),
+                // What the rest of it would replace stays: the next start goes on from here.
+                Err(CompactError::Io(cause)) if fs::is_unreadable(&cause) => {
+                    PassedOver::add(passed_over, from, segment);
                 }
-                let Met::Batch(step) = met else { continue };
-                if step.header.last_offset() >= from
-                    && let Some(full_at) = note_keys(&mut keys, &walk.bytes(&step)?, from)
-                {
-                    return Ok((keys, full_at));
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok((keys, end))
+    }
+
+    /// Answers the offset for whose key there is no room.
+    fn read_keys_of(
+        &self,
+        segment: &SealedSegment,
+        keys: &mut KeyMap,
+        from: Offset,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Offset>, CompactError> {
+        let file = self.open_old(segment)?;
+        let mut walk = walk(&*file, segment);
+        while let Some(met) = walk.next()? {
+            if !go_on() {
+                return Err(CompactError::Interrupted);
+            }
+            let step = match met {
+                Met::Batch(step) => step,
+                Met::Damage { reason: Unfit::Unread(cause), .. } => return Err(cause.into()),
+                Met::Damage { .. } => continue,
+            };
+            if step.header.last_offset() >= from
+                && let Some(full_at) = note_keys(keys, &walk.bytes(&step)?, from)
+            {
+                return Ok(Some(full_at));
+            }
+        }
+        Ok(None)
     }
 
     fn compact_group(
@@ -233,7 +297,11 @@ impl Partition {
     ) -> Result<(), RewriteError> {
         let mut files = Vec::with_capacity(group.len());
         for segment in group {
-            files.push((&**segment, self.open_old(segment).map_err(CompactError::from)?));
+            let file = self.open_old(segment).map_err(|cause| match fs::is_unreadable(&cause) {
+                true => RewriteError::Damaged { index: files.len(), position: 0, reason: Unfit::Unread(cause) },
+                false => cause.into(),
+            })?;
+            files.push((&**segment, file));
         }
         if let [(segment, file)] = &files[..]
             && let Some(unchanged) = rewriter.unchanged(segment, &**file)?
@@ -374,7 +442,8 @@ impl Partition {
     }
 
     fn open_old(&self, segment: &SealedSegment) -> io::Result<Arc<dyn File>> {
-        self.shared.fs.open(&self.path(segment.base, FileKind::Log), OpenMode::Read, segment.len_bytes)
+        let path = self.path(segment.base, FileKind::Log);
+        fs::asked_twice(|| self.shared.fs.open(&path, OpenMode::Read, segment.len_bytes))
     }
 
     /// An empty file, whatever was left under its name.

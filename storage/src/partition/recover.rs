@@ -1,12 +1,13 @@
 //! Opening a partition's directory after whatever happened to it.
 //!
 //! The log is the truth; everything else in the directory is a hint. What lies below the flushed offset was on stable
-//! storage before somebody relied on it: it is never cut (invariant S5), damage there is reported and served around.
-//! What lies above it may be anything: a batch is accepted only if its checksum holds, its base offset is the expected
-//! one and its epoch not below its predecessor's. The first that fails ends the log (invariant S4); what stands behind
-//! goes to the quarantine directory. Accepted bytes above the flushed offset are written again and synced before they
-//! are served: after a failed sync the page cache may show bytes that the disk never got, and a second sync over clean
-//! pages proves nothing.
+//! storage before somebody relied on it: it is never cut (invariant S5), damage there is reported and served around, as
+//! is what cannot be read there. What lies above it may be anything: a batch is accepted only if its checksum holds,
+//! its base offset is the expected one and its epoch not below its predecessor's. The first that fails ends the log
+//! (invariant S4); what stands behind goes to the quarantine directory. What cannot be read ends nothing: it may have
+//! been acknowledged and be readable the next time, so the partition is not opened. Accepted bytes above the flushed
+//! offset are written again and synced before they are served: after a failed sync the page cache may show bytes that
+//! the disk never got, and a second sync over clean pages proves nothing.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
@@ -66,7 +67,8 @@ pub struct RecoveryReport {
     pub rewritten_bytes: u64,
     /// Set when something behind the tail was moved away.
     pub cut: Option<Cut>,
-    /// Damage below the flushed offset, where it was seen. The files are kept as they are.
+    /// Damage below the flushed offset, and what cannot be read there, where it was seen. The files are kept as they
+    /// are.
     pub damaged: Vec<OffsetRange>,
     /// Names in the directory that are not ours. They are left alone.
     pub alien: Vec<String>,

@@ -100,6 +100,8 @@ pub(super) struct FileNode {
     pub(super) handles: u32,
     /// Whether the file has a name that the process sees.
     pub(super) linked: bool,
+    /// Bytes that the disk does not give.
+    pub(super) unreadable: Option<Range<u64>>,
 }
 
 impl FileNode {
@@ -112,7 +114,13 @@ impl FileNode {
             modified: now,
             handles: 0,
             linked: false,
+            unreadable: None,
         }
+    }
+
+    /// Whether the disk gives the `len` bytes at `offset`.
+    pub(super) fn is_readable(&self, offset: u64, len: u64) -> bool {
+        self.unreadable.as_ref().is_none_or(|bytes| offset + len <= bytes.start || bytes.end <= offset)
     }
 
     pub(super) fn len(&self) -> u64 {

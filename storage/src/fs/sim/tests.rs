@@ -594,6 +594,31 @@ mod helpers {
     use super::*;
 
     #[test]
+    fn bytes_that_cannot_be_read_take_no_others_with_them() {
+        let (fs, file) = disk_with(&[7; 10_000]);
+        fs.set_unreadable(path("/f"), Some(4_096..8_192)).unwrap();
+        let reads = |fs: &SimFs, from: u64, to: u64| {
+            let file = fs.open(path("/f"), OpenMode::Read, 0).unwrap();
+            let (sliced, mut buf) = (file.slice(from..to), vec![0; (to - from) as usize]);
+            let read = file.read_exact_at(&mut buf, from);
+            assert_eq!(sliced.is_ok(), read.is_ok());
+            sliced.map(|_| ()).map_err(|cause| Errno::from_io_error(&cause).unwrap())
+        };
+        let check = |fs: &SimFs| {
+            assert_eq!((reads(fs, 0, 4_096), reads(fs, 8_192, 10_000)), (Ok(()), Ok(())));
+            assert_eq!((reads(fs, 0, 4_097), reads(fs, 8_191, 9_000)), (Err(Errno::IO), Err(Errno::IO)));
+        };
+        check(&fs);
+        let images = [fs.kill(), fs.crash(1)];
+        drop(file);
+        for fs in images {
+            check(&fs);
+            fs.set_unreadable(path("/f"), None).unwrap();
+            assert_eq!(reads(&fs, 0, 10_000), Ok(()));
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_is_seen_and_survives() {
         let (fs, _) = disk_with(&[0; 5_000]);
         fs.flip(path("/f"), 4_999, 3).unwrap();

@@ -12,11 +12,11 @@ use crate::batch::header::HEADER_BYTES;
 use crate::batch::{BatchError, BatchHeader, BatchLimits, BatchView, emptied, fillers};
 use crate::compaction::{Candidate, KeyMap, Rules};
 use crate::error::CompactError;
-use crate::fs::File;
+use crate::fs::{self, File};
 use crate::index::Index;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
-use crate::segment::{Met, Seal, SealedSegment, SegmentFacts, Step};
+use crate::segment::{Met, Seal, SealedSegment, SegmentFacts, Step, Unfit};
 
 /// How much is collected before it is written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -74,7 +74,7 @@ pub(super) struct Made {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RewriteError {
     #[error("damage at position {position} of segment {index} of the group: {reason}")]
-    Damaged { index: usize, position: u64, reason: BatchError },
+    Damaged { index: usize, position: u64, reason: Unfit },
     #[error(transparent)]
     Failed(#[from] CompactError),
 }
@@ -158,7 +158,11 @@ impl Rewriter<'_> {
         mut visit: impl FnMut(&mut Self, &BatchView<'_>, &Bytes) -> Result<bool, VisitError>,
     ) -> Result<bool, RewriteError> {
         let mut walk = walk(file, segment);
-        while let Some(met) = walk.next()? {
+        let unread = |position, cause| match fs::is_unreadable(&cause) {
+            true => RewriteError::Damaged { index, position, reason: Unfit::Unread(cause) },
+            false => cause.into(),
+        };
+        while let Some(met) = walk.next().map_err(|cause| unread(0, cause))? {
             if !(self.go_on)() {
                 return Err(CompactError::Interrupted.into());
             }
@@ -166,7 +170,7 @@ impl Rewriter<'_> {
                 Met::Batch(step) => step,
                 Met::Damage { position, reason, .. } => return Err(RewriteError::Damaged { index, position, reason }),
             };
-            let bytes = walk.bytes(&step)?;
+            let bytes = walk.bytes(&step).map_err(|cause| unread(step.position, cause))?;
             let visited = BatchView::parse(&bytes).map_err(VisitError::Batch).and_then(|(view, _)| {
                 view.verify_crc()?;
                 visit(self, &view, &bytes)
@@ -176,7 +180,7 @@ impl Rewriter<'_> {
                 Ok(false) => {}
                 Err(VisitError::Io(cause)) => return Err(cause.into()),
                 Err(VisitError::Batch(reason)) => {
-                    return Err(RewriteError::Damaged { index, position: step.position, reason });
+                    return Err(RewriteError::Damaged { index, position: step.position, reason: reason.into() });
                 }
             }
         }

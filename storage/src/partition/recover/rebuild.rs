@@ -9,16 +9,23 @@ use crate::index::Index;
 use crate::limits::HEADER_SCAN_BYTES;
 use crate::offset::Offset;
 use crate::producer::{ProducerLimits, Producers};
-use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, path_of, unix_ms};
+use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, Unfit, path_of, unix_ms};
 
 /// A snapshot has at most a few hundred bytes a producer.
 const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 
 /// How far the batches of a segment go that was flushed up to `limit` and lost its end, over damage where there is
-/// some.
+/// some. Not over an end that cannot be read: what it holds is not given up for that.
 pub(super) fn end_of_flushed(file: &dyn File, base: Offset, len_bytes: u64, limit: Offset) -> io::Result<Offset> {
     let mut next = base;
-    for_each_batch(file, base..limit, len_bytes, |step, _| next = step.header.next_offset(), |_| {})?;
+    for_each_batch(file, base..limit, len_bytes, |found| match found {
+        Found::Batch(step, _) => {
+            next = step.header.next_offset();
+            Ok(())
+        }
+        Found::Damage(range, Unfit::Unread(cause)) if range.to == limit => Err(cause),
+        Found::Damage(..) => Ok(()),
+    })?;
     Ok(next)
 }
 
@@ -32,15 +39,24 @@ pub(super) fn rebuild_active(
     let mut index = Index::default();
     let mut facts = SegmentFacts::new();
     let interval_bytes = place.config.index_interval_bytes;
-    let note = |step: &Step, header: &[u8]| {
-        if let Some(entry) = facts.note_step(header, step, active.base, interval_bytes) {
-            index.push(entry);
-        }
-    };
     let len_bytes = chain.tail_len_bytes();
-    for_each_batch(&*active.file, active.base..chain.next, len_bytes, note, |range| {
-        tracing::error!(partition = %place.id, segment = %active.base, from = %range.from, to = %range.to, "damaged");
-        report.damaged.push(range);
+    for_each_batch(&*active.file, active.base..chain.next, len_bytes, |found| {
+        match found {
+            Found::Batch(step, header) => {
+                if let Some(entry) = facts.note_step(header, step, active.base, interval_bytes) {
+                    index.push(entry);
+                }
+            }
+            Found::Damage(range, reason) => {
+                let OffsetRange { from, to } = range;
+                tracing::error!(partition = %place.id, segment = %active.base, %from, %to, %reason, "damaged");
+                report.damaged.push(range);
+                if matches!(reason, Unfit::Unread(_)) {
+                    facts.pass_over();
+                }
+            }
+        }
+        Ok(())
     })?;
     if len_bytes > 0 {
         // The broker's clock at the last write; the first append's time is lost with the process that saw it.
@@ -49,23 +65,31 @@ pub(super) fn rebuild_active(
     Ok((index, facts))
 }
 
-/// Walks the headers of the batches of `file[..end]`, which hold `offsets`.
+/// What stands in a segment.
+enum Found<'a> {
+    /// A batch, and its header as it stands there.
+    Batch(&'a Step, &'a [u8]),
+    /// Nothing that could be used.
+    Damage(OffsetRange, Unfit),
+}
+
+/// Walks the headers of the batches of `file[..end]`, which hold `offsets` and were flushed, or were read and written
+/// again a moment ago.
 fn for_each_batch(
     file: &dyn File,
     offsets: std::ops::Range<Offset>,
     end: u64,
-    mut visit: impl FnMut(&Step, &[u8]),
-    mut damaged: impl FnMut(OffsetRange),
+    mut visit: impl FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     let headers = BatchWalk::new(file, 0, end).with_window(HEADER_SCAN_BYTES);
     let mut walk = DenseWalk::new(headers, offsets.start, offsets.end);
     while let Some(met) = walk.next()? {
         match met {
-            Met::Batch(step) => visit(&step, &walk.header_bytes(&step)?),
-            Met::Damage { from, behind, .. } => {
+            Met::Batch(step) => visit(Found::Batch(&step, &walk.header_bytes(&step)?))?,
+            Met::Damage { from, behind, reason, .. } => {
                 let to = behind.map_or(offsets.end, |step| step.header.base_offset);
                 if from < to {
-                    damaged(OffsetRange { from, to });
+                    visit(Found::Damage(OffsetRange { from, to }, reason))?;
                 }
             }
         }
@@ -110,12 +134,14 @@ struct Replay {
 impl Replay {
     fn read(&mut self, file: &dyn File, offsets: std::ops::Range<Offset>, end: u64) -> io::Result<()> {
         let now_ms = unix_ms(file.modified()?);
-        let record = |step: &Step, _: &[u8]| {
-            self.pass_to(step.header.base_offset);
-            self.producers.record(&step.header, step.header.base_offset, now_ms);
-            self.next = step.header.next_offset();
-        };
-        for_each_batch(file, offsets, end, record, |_| {})
+        for_each_batch(file, offsets, end, |found| {
+            if let Found::Batch(step, _) = found {
+                self.pass_to(step.header.base_offset);
+                self.producers.record(&step.header, step.header.base_offset, now_ms);
+                self.next = step.header.next_offset();
+            }
+            Ok(())
+        })
     }
 
     /// What damaged batches said of their producers is lost, in a segment, at its end or with all of it: those go on
