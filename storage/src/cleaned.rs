@@ -54,9 +54,14 @@ impl Cleaned {
     }
 
     /// What the file in `dir` says, or that nothing is known.
-    pub(crate) fn read(fs: &dyn Fs, dir: &Path) -> Self {
-        let bytes = fs::read_whole(fs, &dir.join(FILE_NAME), ENCODED_BYTES as u64);
-        bytes.ok().and_then(|bytes| Self::decode(&bytes).ok()).unwrap_or(Self::NOTHING)
+    ///
+    /// # Errors
+    /// There are no descriptors for the moment.
+    pub(crate) fn read(fs: &dyn Fs, dir: &Path) -> io::Result<Self> {
+        match fs::read_whole(fs, &dir.join(FILE_NAME), ENCODED_BYTES as u64) {
+            Err(cause) if fs::is_out_of_descriptors(&cause) => Err(cause),
+            bytes => Ok(bytes.ok().and_then(|bytes| Self::decode(&bytes).ok()).unwrap_or(Self::NOTHING)),
+        }
     }
 
     /// Why the file, which is there, says nothing.
@@ -100,17 +105,17 @@ mod tests {
     fn what_was_written_reads_back_and_anything_else_is_nothing() {
         let (fs, dir) = (SimFs::new(), Path::new("/p"));
         fs.create_dir_all(dir).unwrap();
-        assert_eq!(Cleaned::read(&fs, dir), Cleaned::NOTHING);
+        assert_eq!(Cleaned::read(&fs, dir).unwrap(), Cleaned::NOTHING);
         for next_horizon_ms in [5, i64::MAX] {
             let cleaned = Cleaned { next_horizon_ms, ..sample() };
             cleaned.write(&fs, dir).unwrap();
-            assert_eq!(Cleaned::read(&fs, dir), cleaned);
+            assert_eq!(Cleaned::read(&fs, dir).unwrap(), cleaned);
         }
         for bit in 0..ENCODED_BYTES * 8 {
             let mut damaged = sample().encode();
             damaged[bit / 8] ^= 1 << (bit % 8);
             fs.write_image(&dir.join(FILE_NAME), &damaged).unwrap();
-            assert_eq!(Cleaned::read(&fs, dir), Cleaned::NOTHING, "bit {bit}");
+            assert_eq!(Cleaned::read(&fs, dir).unwrap(), Cleaned::NOTHING, "bit {bit}");
         }
     }
 }

@@ -96,7 +96,7 @@ pub enum CompactError {
     /// The partition stopped, with this compaction or before.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// The disk does not answer, or is full.
+    /// The disk does not answer, or is full, or there are no descriptors for the moment.
     #[error("compaction failed: {0}")]
     Io(#[from] io::Error),
     /// Whoever asked for it wants no more of it.

@@ -12,11 +12,11 @@
 //! appended, also after a restart. A failed sync is never tried again: the partition stops ([`error::Stopped`]), what
 //! it serves from then on is verified each time, and the next start writes what it accepts anew. A full disk refuses
 //! appends and passes; [`Partition::append_reserved`] goes on from a reserve meanwhile. A want of descriptors refuses
-//! what needs a new segment, lets flushes wait for a moment, and passes. Damage to what was flushed is reported by
-//! offset range ([`error::ReadError::Damaged`]) and served around; nothing behind it is lost. So is what the disk does
-//! not give back of it; but that may pass, so reads of it answer [`error::ReadError::Io`] until it does, and nothing is
-//! thrown away because of it. Above what was flushed it refuses the start, and cuts nothing. What cannot belong to the
-//! log any more is kept in `quarantine/`.
+//! what needs a new segment, lets flushes wait for a moment, puts off retention and compaction, and passes. Damage to
+//! what was flushed is reported by offset range ([`error::ReadError::Damaged`]) and served around; nothing behind it is
+//! lost. So is what the disk does not give back of it; but that may pass, so reads of it answer
+//! [`error::ReadError::Io`] until it does, and nothing is thrown away because of it. Above what was flushed it refuses
+//! the start, and cuts nothing. What cannot belong to the log any more is kept in `quarantine/`.
 //!
 //! # A data directory
 //!

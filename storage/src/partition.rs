@@ -131,6 +131,8 @@ struct Writer {
     unflushed: Vec<UnflushedSeal>,
     /// A segment file was made since the last flush: its name is not durable yet.
     names_dirty: bool,
+    /// Half a batch stands behind the published length and is to be cut off before anything is written there.
+    cut_due: bool,
 }
 
 /// What a flush writes for a segment that was rolled since the last one.
@@ -169,6 +171,7 @@ impl Partition {
             producers,
             unflushed: Vec::new(),
             names_dirty: false,
+            cut_due: false,
         };
         Self {
             id,
@@ -336,6 +339,7 @@ impl Partition {
         // so that a roll that fails leaves no segment behind into whose offsets the log may go on here.
         writer.reserved_bytes = published;
         writer.active.file.truncate(published).map_err(|cause| self.write_failed("sealing a segment", cause))?;
+        writer.cut_due = false;
         let file = create_segment(&*self.shared.fs, &self.dir, base, capacity_bytes).map_err(|cause| {
             // Nothing was begun.
             if fs::is_out_of_descriptors(&cause) {
@@ -369,6 +373,9 @@ impl Partition {
     }
 
     fn write(&self, writer: &mut Writer, batch: &CheckedBatch) -> Result<(), AppendError> {
+        if writer.cut_due {
+            self.cut_back(writer)?;
+        }
         let position = writer.active.published();
         let end = position + batch.bytes().len() as u64;
         if end > writer.reserved_bytes {
@@ -377,7 +384,7 @@ impl Partition {
         let (head, rest) = batch.write_parts(writer.next, self.shared.epoch);
         let parts = [IoSlice::new(&head), IoSlice::new(rest)];
         match writer.active.file.write_at(&parts, position) {
-            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => self.take_back(writer, position),
+            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => self.take_back(writer),
             other => other.map_err(|cause| self.write_failed("appending", cause)),
         }
     }

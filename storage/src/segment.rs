@@ -213,7 +213,7 @@ impl SealedSegment {
         if let Some(seal) = self.seal.get() {
             return Ok(seal);
         }
-        let seal = match self.read_seal(fs, dir) {
+        let seal = match self.read_seal(fs, dir)? {
             Some(seal) => seal,
             None => self.estimated_seal(fs, dir)?,
         };
@@ -221,14 +221,20 @@ impl SealedSegment {
     }
 
     /// What was written down, if it reads back and fits.
-    pub(crate) fn read_seal(&self, fs: &dyn Fs, dir: &Path) -> Option<Seal> {
-        let bytes = fs::read_whole(fs, &path_of(dir, self.base, FileKind::Seal), SEAL_BYTES as u64).ok()?;
-        let seal = Seal::decode(&bytes).ok()?;
+    ///
+    /// # Errors
+    /// There are no descriptors for the moment: an estimate would stay, and retention would go by it.
+    pub(crate) fn read_seal(&self, fs: &dyn Fs, dir: &Path) -> io::Result<Option<Seal>> {
+        let bytes = match fs::read_whole(fs, &path_of(dir, self.base, FileKind::Seal), SEAL_BYTES as u64) {
+            Err(cause) if fs::is_out_of_descriptors(&cause) => return Err(cause),
+            bytes => bytes.ok(),
+        };
+        let Some(seal) = bytes.and_then(|bytes| Seal::decode(&bytes).ok()) else { return Ok(None) };
         let fits = seal.base == self.base && seal.next == self.next && seal.len_bytes == self.len_bytes;
         if !fits {
             tracing::warn!(dir = %dir.display(), base = %self.base, ?seal, "seal does not fit its segment");
         }
-        fits.then_some(seal)
+        Ok(fits.then_some(seal))
     }
 
     fn estimated_seal(&self, fs: &dyn Fs, dir: &Path) -> io::Result<Seal> {

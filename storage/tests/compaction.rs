@@ -392,6 +392,51 @@ fn a_full_disk_ends_a_compaction_and_the_log_goes_on() {
 }
 
 #[test]
+fn without_descriptors_a_compaction_is_tried_again_later_and_nothing_stops() {
+    // One in which a segment is made anew, and several become one.
+    let due = || {
+        let mut world = replaced(12);
+        run(&mut world, &[COMPACT, append([1, 1, 1, 1], None), Operation::Flush, COMPACT]).unwrap();
+        run(&mut world, &[append([1, 1, 1, 1], None); 8]).unwrap();
+        run(&mut world, &[Operation::Flush]).unwrap();
+        world
+    };
+    let world = due();
+    let before = world.disk.operations();
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert!(outcome.removed_segments > 0, "{outcome:?}");
+    let calls = world.disk.operations() - before;
+    let ends = [
+        &[COMPACT, Operation::Kill][..],
+        &[Operation::Kill],
+        &[Operation::PowerCut { seed: 1 }],
+        &[Operation::PowerCut { seed: 2 }],
+    ];
+    let run_one = |nth: u64, ends: &[Operation]| {
+        let mut world = due();
+        // Files can be read and written from here on, and none can be opened.
+        world.disk.fail_from(world.disk.operations() + nth, Fault::Emfile);
+        let failed = world.partition().compact(Some(0), None, &|| true);
+        world.disk.heal();
+        let is_out = |cause: &std::io::Error| cause.raw_os_error() == Some(24);
+        let later = matches!(&failed, Ok(Some(_))) || matches!(&failed, Err(CompactError::Io(cause)) if is_out(cause));
+        assert!(later, "operation {nth}: {failed:?}");
+        assert!(world.partition().stopped().is_none(), "operation {nth}: {:?}", world.partition().stopped());
+        let rest = [append([1, 2, 3, 4], Some(0)), Operation::Flush];
+        run(&mut world, &rest).and_then(|()| run(&mut world, ends)).and_then(|()| run(&mut world, &[COMPACT])).unwrap();
+        world.check_all().unwrap();
+        failed.is_err()
+    };
+    // Each waits for a descriptor for some time, at the same time.
+    let failed = std::thread::scope(|scope| {
+        let runs = (1..=calls).flat_map(|nth| ends.map(|ends| (nth, ends)));
+        let threads: Vec<_> = runs.map(|(nth, ends)| scope.spawn(move || run_one(nth, ends))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap().then_some(())).count()
+    });
+    assert!(failed > 40, "{failed}");
+}
+
+#[test]
 fn producers_are_known_from_a_compacted_log_alone() {
     let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
     for n in 0..12 {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::*;
+use tripline_storage::batch::Batches;
 use tripline_storage::error::AppendError;
-use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::sim::{Call, Fault};
 use tripline_storage::fs::{Fs, SimFs};
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{LogConfig, Offset, Partition, Store, StoreConfig};
@@ -219,4 +220,155 @@ fn without_descriptors_a_roll_is_refused_and_a_flush_waits_and_nothing_stops() {
     drop((partition, store));
     let store = open_store_on(Arc::new(disk.crash(3)), Path::new("/data"));
     assert_records(&open(&store, small_segments()).0, 0, next);
+}
+
+#[test]
+fn a_roll_that_finds_no_space_to_cut_leaves_no_segment_behind() {
+    // The next batch rolls.
+    let written = |disk: &SimFs| {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        let mut next = 0;
+        while partition.len_bytes() + batch(next, 3).bytes().len() as u64 <= 2048 {
+            append_records(&partition, next, next + 3);
+            next += 3;
+        }
+        (store, partition, next)
+    };
+    let mut cuts = 0;
+    for nth in 1.. {
+        let disk = SimFs::new();
+        let (store, partition, next) = written(&disk);
+        let (before, segments) = (disk.operations(), logs(&disk));
+        disk.fail_nth(before + nth, Fault::Enospc);
+        let outcome = partition.append_reserved(&batch(next, 3), NOW_MS);
+        if disk.operations() < before + nth {
+            assert_eq!(logs(&disk).len(), segments.len() + 1, "it rolls");
+            break;
+        }
+        let failed = disk.history().into_iter().find(|operation| operation.number == before + nth).unwrap();
+        disk.heal();
+        if failed.call != Call::Truncate {
+            continue;
+        }
+        cuts += 1;
+        assert!(is_full(outcome) && partition.stopped().is_none(), "{failed}");
+        assert_eq!(logs(&disk), segments, "{failed}");
+        // The log goes on where it was, over what would have been the next segment's first offset.
+        partition.set_config(LogConfig::default());
+        for n in (next..next + 60).step_by(3) {
+            partition.append_reserved(&batch(n, 3), NOW_MS).unwrap();
+        }
+        assert_eq!(logs(&disk), segments);
+        drop((partition, store));
+        let store = open_store_on(Arc::new(disk.kill()), Path::new("/data"));
+        let (partition, report) = open(&store, LogConfig::default());
+        assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+        assert_records(&partition, 0, next + 60);
+    }
+    assert_eq!(cuts, 1);
+}
+
+#[test]
+fn half_a_batch_that_cannot_be_cut_off_at_once_is_before_the_next_is_written() {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 30);
+    let log = logs(&disk).pop().unwrap();
+    // The write, and then everything that takes space.
+    disk.fail_from(disk.operations() + 1, Fault::ShortWriteThenFull);
+    assert!(is_full(partition.append_reserved(&batch(30, 20), NOW_MS)));
+    assert!(disk.history().iter().any(|operation| operation.call == Call::Truncate), "{:?}", disk.history());
+    assert!(is_full(partition.append_reserved(&batch(30, 1), NOW_MS)));
+    disk.heal();
+    partition.append_reserved(&batch(30, 1), NOW_MS).unwrap();
+    let bytes = disk.read_image(&log).unwrap();
+    let end: usize = Batches::of(&bytes).map_while(Result::ok).map(|view| view.bytes().len()).sum();
+    assert!(bytes[end..].iter().all(|&byte| byte == 0), "nothing of the longer one stands behind the shorter one");
+    assert!(partition.stopped().is_none());
+    assert_records(&partition, 0, 31);
+}
+
+#[test]
+fn without_descriptors_retention_goes_on_and_what_it_removed_stays_away() {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 150);
+    partition.flush().unwrap();
+    let before = logs(&disk);
+    partition.set_config(LogConfig { retention_bytes: Some(4096), ..small_segments() });
+    disk.fail_from(disk.operations() + 1, Fault::Emfile);
+    partition.enforce_retention(Some(NOW_MS), None).unwrap_err();
+    assert!(partition.stopped().is_none());
+    let (left, log_start) = (logs(&disk), partition.log_start());
+    assert!(left.len() < before.len() && log_start > Offset::ZERO, "{log_start}");
+    disk.heal();
+    append_records(&partition, 150, 153);
+    partition.flush().unwrap();
+    for seed in 0..50 {
+        let disk = disk.crash(seed);
+        assert_eq!(logs(&disk), left, "the flush has made it durable; seed {seed}");
+        let store = open_store_on(Arc::new(disk), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        assert_eq!(partition.log_start(), log_start);
+        assert_records(&partition, log_start.get() as u64, 153);
+    }
+}
+
+#[test]
+fn without_descriptors_the_names_of_what_a_log_can_do_without_are_no_reason_to_stop() {
+    let written = || {
+        let disk = SimFs::new();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 60);
+        (disk, store, partition)
+    };
+    let (disk, _store, partition) = written();
+    let before = disk.operations();
+    partition.flush().unwrap();
+    let calls = disk.operations() - before;
+    assert_eq!(disk.history().pop().unwrap().call, Call::SyncDir);
+    let (disk, store, partition) = written();
+    // The last one: seals, indexes and producers are written.
+    disk.fail_from(disk.operations() + calls, Fault::Emfile);
+    assert_eq!(partition.flush().unwrap(), partition.tail());
+    assert!(partition.stopped().is_none());
+    disk.heal();
+    append_records(&partition, 60, 63);
+    partition.flush().unwrap();
+    drop((partition, store));
+    let seals =
+        |disk: &SimFs| disk.paths().iter().filter(|path| path.extension().is_some_and(|it| it == "seal")).count();
+    let there = seals(&disk);
+    assert!(there > 0 && (0..50).all(|seed| seals(&disk.crash(seed)) == there), "the next flush has made them durable");
+}
+
+#[test]
+fn a_seal_that_there_is_no_descriptor_for_is_not_taken_for_lost() {
+    let disk = SimFs::new();
+    {
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, 150);
+        store.close();
+    }
+    let by_age = LogConfig { retention_age: Some(Duration::from_secs(3600)), ..small_segments() };
+    for nth in 1.. {
+        // Its clock says 1970, and so does each file.
+        let disk = disk.kill();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, by_age);
+        let before = disk.operations();
+        disk.fail_nth(before + nth, Fault::Emfile);
+        assert_eq!(partition.enforce_retention(Some(NOW_MS), None).unwrap(), Offset::ZERO, "operation {nth}");
+        if disk.operations() < before + nth {
+            break;
+        }
+        disk.heal();
+        assert_eq!(partition.enforce_retention(Some(NOW_MS), None).unwrap(), Offset::ZERO, "operation {nth}, later");
+        assert_records(&partition, 0, 150);
+    }
 }

@@ -11,7 +11,7 @@ use common::*;
 use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::import::{CheckedSource, ImportError, ImportSource};
-use tripline_storage::partition::{OffsetRange, Scrub};
+use tripline_storage::partition::{OffsetRange, Scrub, ScrubSlice};
 use tripline_storage::{Partition, Store};
 
 const RECORDS: u64 = 150;
@@ -109,6 +109,29 @@ fn a_disk_that_does_not_answer_is_damage_of_that_segment_and_ends_nothing() {
     }
     assert!(found >= logs.len(), "{found} of {calls}");
     assert_eq!(pass(&partition, 1 << 20), clean);
+}
+
+#[test]
+fn without_descriptors_a_pass_waits_where_it_is_and_takes_nothing_for_damage() {
+    let (disk, logs) = disk();
+    let (_store, partition) = reopened(&disk);
+    let mut scrub = Scrub::default();
+    let mut read_bytes = 0;
+    for log in &logs {
+        disk.fail_from(disk.operations() + 1, Fault::Emfile);
+        for _ in 0..3 {
+            // As if it had read: whoever reads so much a second looks again when it would go on.
+            let waits = ScrubSlice { read_bytes: 1000, ..ScrubSlice::default() };
+            assert_eq!(partition.scrub(&mut scrub, 1000), waits, "{}", log.display());
+        }
+        disk.heal();
+        let slice = partition.scrub(&mut scrub, 1 << 20);
+        assert!(slice.damaged.is_empty() && !slice.is_done, "{slice:?}");
+        read_bytes += slice.read_bytes;
+    }
+    assert!(partition.scrub(&mut scrub, 1 << 20).is_done);
+    let all: u64 = logs.iter().map(|log| disk.read_image(log).unwrap().len() as u64).sum();
+    assert_eq!((read_bytes, partition.stopped().is_none()), (all, true), "nothing was passed over");
 }
 
 #[test]

@@ -126,7 +126,10 @@ impl Partition {
             return Ok(None);
         }
         self.settle_unfinished(&mut cleaner)?;
-        let cleaned = *cleaner.cleaned.get_or_insert_with(|| Cleaned::read(&*self.shared.fs, &self.dir));
+        let cleaned = match cleaner.cleaned {
+            Some(cleaned) => cleaned,
+            None => *cleaner.cleaned.insert(Cleaned::read(&*self.shared.fs, &self.dir)?),
+        };
         let Some(plan) = self.plan(&cleaned, now_ms, hold)? else { return Ok(None) };
         self.run(&mut cleaner, cleaned, plan, now_ms, go_on).map(Some)
     }
@@ -356,10 +359,10 @@ impl Partition {
         let segment = Arc::new(SealedSegment::compacted(made.seal, edition));
         // Set before, so that an error at any step finds it.
         cleaner.unfinished = Some(Unfinished::Decided { base });
-        if let Err(cause) = self.decide(&made).and_then(|()| self.replace(group, &segment)) {
+        if let Err(error) = self.decide(&made).and_then(|()| Ok(self.replace(group, &segment)?)) {
             self.undo(base)?;
             cleaner.unfinished = None;
-            return Err(cause.into());
+            return Err(error);
         }
         let swallowed: Vec<_> = group[1..].iter().map(|segment| segment.base).collect();
         self.finish(&segment, &swallowed, &made.index).inspect_err(|_| {
@@ -370,12 +373,12 @@ impl Partition {
         Ok(())
     }
 
-    fn decide(&self, made: &Made) -> io::Result<()> {
+    fn decide(&self, made: &Made) -> Result<(), CompactError> {
         self.remove_if_there(made.seal.base, FileKind::Index)?;
         let file = self.create(made.seal.base, FileKind::Swap)?;
         file.write_at(&[IoSlice::new(&made.seal.encode())], 0)?;
         file.sync_data()?;
-        self.sync_names().map_err(io::Error::other)
+        self.sync_names()
     }
 
     /// One moment for the file and for what stands for it: whoever opened it looks afterwards which one it was.
@@ -464,9 +467,13 @@ impl Partition {
     }
 
     /// The names of new segments may be lost with a failed sync, and another one would not tell: as in retention, that
-    /// stops the partition.
+    /// stops the partition. Not so without a descriptor, when it was not tried: whatever the compaction has come to, a
+    /// crash leaves the old segments or the new one, and the next compaction goes on from there.
     fn sync_names(&self) -> Result<(), CompactError> {
-        Ok(self.sync_dir().map_err(|cause| self.stop("compacting", cause))?)
+        self.sync_dir().map_err(|cause| match fs::is_out_of_descriptors(&cause) {
+            true => CompactError::Io(cause),
+            false => CompactError::Stopped(self.stop("compacting", cause)),
+        })
     }
 }
 

@@ -189,12 +189,18 @@ impl Partition {
             let index = active.with_index(|index| index.encode(seal.base));
             self.write_aside(seal.base, FileKind::Index, &index, false);
         }
-        if !kept.is_empty()
-            && let Err(cause) = self.sync_dir()
-        {
-            // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not
-            // tell.
-            self.stop("writing side files", cause);
+        if kept.is_empty() {
+            return;
+        }
+        match self.sync_dir() {
+            Ok(()) => {}
+            // It was not tried: the next flush does it.
+            Err(cause) if fs::is_out_of_descriptors(&cause) => self.writer.lock().names_dirty = true,
+            Err(cause) => {
+                // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not
+                // tell.
+                self.stop("writing side files", cause);
+            }
         }
     }
 

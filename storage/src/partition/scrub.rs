@@ -154,9 +154,9 @@ impl Partition {
     /// All batches are whole: are their headers those that were sealed?
     fn check_headers(&self, current: &mut Current) -> io::Result<()> {
         let segment = &current.segment;
-        let Some(seal) = segment.read_seal(&*self.shared.fs, &self.dir).filter(|_| current.damaged.is_empty()) else {
-            return Ok(());
-        };
+        // Without descriptors the next pass looks.
+        let seal = segment.read_seal(&*self.shared.fs, &self.dir).ok().flatten();
+        let Some(seal) = seal.filter(|_| current.damaged.is_empty()) else { return Ok(()) };
         // That of a compacted segment may be there already.
         if seal.headers_crc == current.headers_crc.clone().finalize() || !self.is_there(segment) {
             return Ok(());

@@ -44,11 +44,20 @@ static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
 impl Partition {
     /// The disk filled up in the middle of a batch. What was written is cut off: a shorter batch over it would leave
     /// the end of this one, whose records may look like batches, for recovery to find.
-    pub(super) fn take_back(&self, writer: &mut Writer, position: u64) -> Result<(), AppendError> {
+    pub(super) fn take_back(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        writer.cut_due = true;
+        self.cut_back(writer)?;
+        Err(AppendError::DiskFull)
+    }
+
+    /// Some file systems need space to cut, too: then it is done before the next batch is written.
+    pub(super) fn cut_back(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        let position = writer.active.published();
         writer.reserved_bytes = position;
         let cut = writer.active.file.truncate(position);
         cut.map_err(|cause| self.write_failed("taking back half a batch", cause))?;
-        Err(AppendError::DiskFull)
+        writer.cut_due = false;
+        Ok(())
     }
 
     /// Reserves space ahead of the tail in growing steps; on a disk that is nearly full, just what is needed.

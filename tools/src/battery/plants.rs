@@ -213,8 +213,8 @@ const PLANTS: [Plant; 33] = [
         name: "swap-sync",
         what: "the sync of the seal that decides a compaction",
         file: "storage/src/partition/compact.rs",
-        find: "        file.sync_data()?;\n        self.sync_names().map_err(io::Error::other)\n",
-        replace: "        if !crate::planted(\"swap-sync\") { file.sync_data()?; }\n        if crate::planted(\"swap-name-sync\") { return Ok(()); }\n        self.sync_names().map_err(io::Error::other)\n",
+        find: "        file.sync_data()?;\n        self.sync_names()\n",
+        replace: "        if !crate::planted(\"swap-sync\") { file.sync_data()?; }\n        if crate::planted(\"swap-name-sync\") { return Ok(()); }\n        self.sync_names()\n",
         looked_for: COMPACTING,
     },
     Plant {

@@ -16,7 +16,8 @@ pub enum Fault {
     /// As [`Fault::Eio`]; and in all but the first of the pages that a failed sync loses, the process sees what the
     /// disk has from then on: they count as clean, and the memory was needed for others.
     EioThenEvicted,
-    /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space go through.
+    /// `StorageFull`; as [`Fault::Eio`] otherwise. Operations that take no space on any file system go through; to cut
+    /// a file takes some where nothing is written over in place.
     Enospc,
     /// There are too many open files. Operations that open none go through.
     Emfile,
@@ -115,6 +116,7 @@ impl Call {
                 | Self::Lock
                 | Self::WriteAt
                 | Self::Reserve
+                | Self::Truncate
                 | Self::SyncData
         )
     }

@@ -507,6 +507,7 @@ mod faults {
             Call::CreateNew,
             Call::Reserve,
             Call::WriteAt,
+            Call::Truncate,
             Call::SyncData,
             Call::Rename,
             Call::CreateNew,
