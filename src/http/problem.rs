@@ -342,6 +342,7 @@ impl From<ApplyScheduleError> for Problem {
                 Self::new(StatusCode::CONFLICT, "schedules-too-large", error.to_string())
                     .with("limit_bytes", DEFINITIONS_BYTES_MAX)
             }
+            ApplyScheduleError::UnclearTick { .. } => Self::internal("storage", error),
             ApplyScheduleError::Topic(error) => error.into(),
             ApplyScheduleError::Journal(error) => error.into(),
         }

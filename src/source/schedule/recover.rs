@@ -8,30 +8,84 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::tick::{ID_HEADER, SOURCE_HEADER};
-use crate::broker::Broker;
+use super::tick::{ID_HEADER, SOURCE_HEADER, Tick, source};
+use crate::broker::record::{JournalRecord, ScheduleFired, ScheduleFiring};
+use crate::broker::state::ScheduleEntry;
+use crate::broker::{Broker, now_ms};
 
 /// How much of a log is read at a time.
 const READ_BYTES: usize = 1 << 20;
 
+/// Looks for the events of ticks that were begun. Those that are there are done, here and in the journal; what the
+/// others had begun is known not to be there. Answers the schedules whose partition cannot be read.
+pub(super) async fn complete(broker: &Broker, entries: &mut [ScheduleEntry]) -> HashMap<Uuid, String> {
+    let mut places: HashMap<(Uuid, u32), Vec<&mut ScheduleEntry>> = HashMap::new();
+    for entry in entries {
+        if let Some(firing) = &entry.firing {
+            places.entry((firing.topic, firing.partition)).or_default().push(entry);
+        }
+    }
+    let mut broken = HashMap::new();
+    for ((topic, partition), mut begun) in places {
+        let topic = broker.topic_by_id(topic);
+        // In a topic that is gone there is nothing.
+        let Some(log) = topic.as_ref().and_then(|topic| topic.partition(partition)) else { continue };
+        let tail = log.tail();
+        match find_begun(broker, log, &begun).await {
+            Ok(found) => {
+                begun.retain(|entry| found.contains(&entry.defined.id));
+                done(broker, (log, tail), &mut begun);
+            }
+            Err(error) => broken.extend(begun.iter().map(|entry| (entry.defined.id, error.to_string()))),
+        }
+    }
+    broken
+}
+
+async fn find_begun(
+    broker: &Broker,
+    log: &Arc<Partition>,
+    begun: &[&mut ScheduleEntry],
+) -> Result<Vec<Uuid>, ReadError> {
+    let firings = || begun.iter().filter_map(|entry| Some((entry, entry.firing.as_ref()?)));
+    let from = |(_, firing): (_, &ScheduleFiring)| Offset::new(firing.from).unwrap_or(Offset::ZERO);
+    let from = firings().map(from).min().unwrap_or(Offset::ZERO);
+    let wanted = firings().map(|(entry, firing)| {
+        let name = entry.defined.name.as_str();
+        let event = Wanted { id: Tick::new(firing.tick_s).id(name), source: source(name, broker.cluster_id()) };
+        (event, entry.defined.id)
+    });
+    find(log, from, wanted.collect()).await
+}
+
+/// These ticks are in their topic, below `end`.
+fn done(broker: &Broker, (log, end): (&Arc<Partition>, Offset), entries: &mut [&mut ScheduleEntry]) {
+    let mut records: Vec<JournalRecord> = Vec::new();
+    for entry in entries {
+        let Some(firing) = entry.firing.take() else { continue };
+        entry.fired_s = Some(firing.tick_s);
+        records.push(ScheduleFired { id: firing.id, tick_s: firing.tick_s }.into());
+    }
+    if let Err(error) = broker.journal().append_after(&records, &[(Arc::clone(log), end)], now_ms()) {
+        // The next start finds them by their intent.
+        tracing::warn!(%error, "ticks are done, which could not be remembered");
+    }
+}
+
 /// An event that is looked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wanted {
+struct Wanted {
     /// Its `ce_id`.
-    pub(super) id: String,
+    id: String,
     /// Its `ce_source`.
-    pub(super) source: String,
+    source: String,
 }
 
 /// Which of the wanted events a partition has at `from` or later. One pass, however many are wanted.
 ///
 /// # Errors
 /// The disk does not answer.
-pub(super) async fn find(
-    log: &Arc<Partition>,
-    from: Offset,
-    mut wanted: HashMap<Wanted, Uuid>,
-) -> Result<Vec<Uuid>, ReadError> {
+async fn find(log: &Arc<Partition>, from: Offset, mut wanted: HashMap<Wanted, Uuid>) -> Result<Vec<Uuid>, ReadError> {
     let mut found = Vec::new();
     let mut at = from.max(log.log_start());
     while !wanted.is_empty() && at < log.tail() {

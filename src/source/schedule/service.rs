@@ -8,15 +8,13 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tripline_storage::Offset;
-use tripline_storage::error::ReadError;
 use uuid::Uuid;
 
 use super::clock::Clock;
 use super::planner::{LATE_MAX_S, Planner, Position, Reading};
-use super::recover::{self, Wanted};
+use super::recover;
 use super::spec::ScheduleSpec;
-use super::tick::{Tick, source};
+use super::tick::Tick;
 use super::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{
@@ -66,6 +64,18 @@ pub enum ApplyScheduleError {
     TooLarge {
         /// With the new one.
         found: usize,
+    },
+    /// A tick that was begun may be in its topic or not.
+    #[error(
+        "schedule {name} has begun tick {tick}, and whether its event is in its topic cannot be read: {reason}; apply it again when that can be read, or delete the schedule first, which lets go of the tick"
+    )]
+    UnclearTick {
+        /// The schedule.
+        name: String,
+        /// The time of the tick.
+        tick: String,
+        /// Why it is not known.
+        reason: String,
     },
     /// The topic could not be made.
     #[error(transparent)]
@@ -246,7 +256,9 @@ impl ScheduleService {
             let warnings = self.warnings(&spec);
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
-        let defined = self.defined(&spec, &topic, current.as_deref());
+        let remembered = self.remembered(&spec, current.is_some()).await?;
+        let keeps_times = current.as_deref().filter(|current| current.spec.timing == spec.timing);
+        let defined = self.defined(&spec, &topic, remembered.as_ref(), keeps_times);
         self.check_limits(defined.definition.len(), current.as_deref())?;
         let remembered = self.remember_definition(&defined, &topic).await?;
         let mut status =
@@ -260,15 +272,35 @@ impl ScheduleService {
         Ok(AppliedSchedule { created: current.is_none(), changed: true, warnings })
     }
 
-    fn defined(&self, spec: &ScheduleSpec, topic: &Topic, current: Option<&Schedule>) -> ScheduleDefined {
+    /// What the journal knows of a schedule with this name. A tick that was begun is known not to be in its topic then.
+    async fn remembered(&self, spec: &ScheduleSpec, runs: bool) -> Result<Option<ScheduleEntry>, ApplyScheduleError> {
+        let name = spec.name.as_str();
+        let entry = self.inner.broker.journal().look(|state| state.schedule_named(name).cloned());
+        let Some(mut entry) = entry else { return Ok(None) };
+        // One that could not be started: nobody knows yet what became of its tick.
+        if !runs && let Some(firing) = entry.firing.clone() {
+            let broken = recover::complete(&self.inner.broker, std::slice::from_mut(&mut entry)).await;
+            if let Some(reason) = broken.into_values().next() {
+                let tick = Tick::new(firing.tick_s).time_text();
+                return Err(ApplyScheduleError::UnclearTick { name: name.to_owned(), tick, reason });
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    /// `keeps_times`: the one that runs, if its times stay as they are.
+    fn defined(
+        &self,
+        spec: &ScheduleSpec,
+        topic: &Topic,
+        remembered: Option<&ScheduleEntry>,
+        keeps_times: Option<&Schedule>,
+    ) -> ScheduleDefined {
         let now_ms = self.inner.clock.read().wall_ms;
-        // Also one that could not be started.
-        let remembered = self.inner.broker.journal().look(|state| state.schedule_named(spec.name.as_str()).cloned());
-        let keeps_its_ticks = current
-            .is_some_and(|current| current.spec.timing == spec.timing && (current.spec.enabled || !spec.enabled));
-        let kept_since_ms = remembered.as_ref().filter(|_| keeps_its_ticks).map(|entry| entry.since_ms);
+        let keeps_its_ticks = keeps_times.is_some_and(|current| current.spec.enabled || !spec.enabled);
+        let kept_since_ms = remembered.filter(|_| keeps_its_ticks).map(|entry| entry.since_ms);
         ScheduleDefined {
-            id: remembered.as_ref().map_or_else(Uuid::new_v4, |entry| entry.defined.id),
+            id: remembered.map_or_else(Uuid::new_v4, |entry| entry.defined.id),
             name: spec.name.to_string(),
             topic: topic.id(),
             definition: spec.to_json().to_string(),
@@ -469,79 +501,35 @@ fn status_of(entry: &ScheduleEntry) -> Status {
     Status { paused: entry.paused, position, ..Status::default() }
 }
 
+fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
+    let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
+    ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())
+}
+
 async fn restore(broker: &Broker, planner: &mut Planner) -> (Schedules, Vec<RestoreScheduleError>) {
     let (mut schedules, mut failed) = (Schedules::default(), Vec::new());
-    let entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
-    let mut restored = Vec::new();
+    let mut entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
+    let mut broken = recover::complete(broker, &mut entries).await;
     for entry in entries {
-        match restore_one(broker, &entry) {
-            Ok(schedule) => restored.push((entry, Arc::new(schedule))),
+        // Whether its tick is done is not known: neither losing nor repeating it is right.
+        let restored = broken.remove(&entry.defined.id).map_or_else(|| restore_one(broker, &entry), Err);
+        match restored {
+            Ok(schedule) => {
+                let schedule = Arc::new(schedule);
+                schedule.plan(planner);
+                schedules.insert(schedule);
+            }
             Err(reason) => failed.push(RestoreScheduleError { name: entry.defined.name, reason }),
         }
-    }
-    let broken = complete(broker, &restored).await;
-    for (entry, schedule) in restored {
-        // Whether its tick is done is not known: neither losing nor repeating it is right.
-        if let Some(reason) = broken.get(&schedule.id) {
-            failed.push(RestoreScheduleError { name: entry.defined.name, reason: reason.clone() });
-            continue;
-        }
-        schedule.plan(planner);
-        schedules.insert(schedule);
     }
     (schedules, failed)
 }
 
 fn restore_one(broker: &Broker, entry: &ScheduleEntry) -> Result<Schedule, String> {
-    let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
-    let spec = ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())?;
+    let spec = spec_of(entry)?;
     let topic = broker.topic_by_id(entry.defined.topic);
     let topic = topic.ok_or_else(|| format!("topic {} does not exist", spec.topic))?;
     Ok(Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry)))
-}
-
-/// Looks for the events of ticks that were begun. Those that are there are done; the others are to be appended. Answers
-/// the schedules whose partition cannot be read.
-async fn complete(broker: &Broker, restored: &[(ScheduleEntry, Arc<Schedule>)]) -> HashMap<Uuid, String> {
-    let mut wanted: HashMap<(Uuid, u32), (Offset, HashMap<Wanted, Uuid>)> = HashMap::new();
-    for (entry, schedule) in restored {
-        let Some(firing) = &entry.firing else { continue };
-        let name = schedule.spec.name.as_str();
-        let event = Wanted { id: Tick::new(firing.tick_s).id(name), source: source(name, broker.cluster_id()) };
-        let from = Offset::new(firing.from).unwrap_or(Offset::ZERO);
-        let place = wanted.entry((firing.topic, firing.partition)).or_insert_with(|| (from, HashMap::new()));
-        place.0 = place.0.min(from);
-        place.1.insert(event, schedule.id);
-    }
-    let (mut done, mut broken) = (Vec::new(), HashMap::new());
-    for ((topic, partition), (from, events)) in wanted {
-        let ids: Vec<Uuid> = events.values().copied().collect();
-        match find(broker, topic, partition, from, events).await {
-            Ok(found) => done.extend(found),
-            Err(error) => broken.extend(ids.into_iter().map(|id| (id, error.to_string()))),
-        }
-    }
-    for (entry, schedule) in restored.iter().filter(|(_, schedule)| done.contains(&schedule.id)) {
-        let mut status = schedule.status.lock();
-        status.position.pending = None;
-        status.position.fired = entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s));
-    }
-    broken
-}
-
-/// In a topic that is gone there is nothing.
-async fn find(
-    broker: &Broker,
-    topic: Uuid,
-    partition: u32,
-    from: Offset,
-    events: HashMap<Wanted, Uuid>,
-) -> Result<Vec<Uuid>, ReadError> {
-    let topic = broker.topic_by_id(topic);
-    match topic.as_ref().and_then(|topic| topic.partition(partition)) {
-        Some(log) => recover::find(log, from, events).await,
-        None => Ok(Vec::new()),
-    }
 }
 
 #[cfg(test)]

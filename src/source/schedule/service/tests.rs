@@ -3,6 +3,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tripline_storage::batch::{BatchLimits, Batches};
+use tripline_storage::fs::SimFs;
+use tripline_storage::fs::sim::Fault;
 
 use super::*;
 use crate::broker::{BrokerConfig, DeleteTopicError};
@@ -315,6 +317,88 @@ async fn a_topic_that_takes_nothing_blocks_its_schedule_until_it_does() {
     world.pass(300).await;
     assert_eq!(world.ids("t"), at(&["07:01:00", "07:06:00"]), "those behind it were missed but for the last, 5 s late");
     assert_eq!(world.state("m").0, ScheduleState::Running);
+}
+
+/// [`every_minute`] but for these fields.
+fn with(fields: Value) -> Value {
+    let mut definition = every_minute("skip");
+    definition.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    definition
+}
+
+/// A schedule that could not be started, since its topic is not there, and that had begun the tick of 07:01:00. Its
+/// event is in the topic of that time; with `from` behind it, the search does not find it.
+async fn not_started(from: i64) -> World {
+    let world = World::new().await;
+    world.apply(every_minute("skip")).await;
+    world.pass(60).await;
+    begin_again(&world.broker, from, Uuid::new_v4());
+    let World { dir, clock, broker, schedules } = world;
+    schedules.shutdown().await;
+    drop((schedules, broker));
+    clock.jump(150_000);
+    let (world, failed) = World::start_with_failures(dir, clock).await;
+    assert_eq!(failed[0].to_string(), "schedule m in the state journal: topic t does not exist");
+    world
+}
+
+/// The journal says that the last tick of `m` was begun, and that its events go to `topic`.
+fn begin_again(broker: &Broker, from: i64, topic: Uuid) {
+    let entry = broker.journal().look(|state| state.schedule_named("m").cloned().unwrap());
+    let (id, tick_s) = (entry.defined.id, entry.fired_s.unwrap());
+    let firing = ScheduleFiring { id, tick_s, topic: entry.defined.topic, partition: 0, from };
+    let moved = ScheduleDefined { topic, ..entry.defined };
+    let records = [ScheduleFired { id, tick_s: tick_s - 60 }.into(), firing.into(), JournalRecord::from(moved)];
+    broker.journal().append(&records, T0_MS).unwrap();
+}
+
+#[tokio::test]
+async fn a_schedule_that_could_not_be_started_repeats_no_tick_when_it_is_applied_again() {
+    let world = not_started(0).await;
+    world.apply(every_minute("skip")).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
+    world.pass(30).await;
+    let world = world.restart(0).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:04:00"]), "what came while it could not be started is not its own");
+}
+
+#[tokio::test]
+async fn a_begun_tick_of_a_schedule_that_could_not_be_started_is_done_when_it_is_applied_again() {
+    let world = not_started(1).await;
+    world.apply(with(json!({"data": 1}))).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:01:00"]), "the search does not see the first");
+}
+
+#[tokio::test]
+async fn a_schedule_whose_partition_cannot_be_read_is_applied_again_when_it_can() {
+    let disk = Arc::new(SimFs::new());
+    let (broker, _) = Broker::start_on(disk.clone(), BrokerConfig::new("/data")).unwrap();
+    let clock = ManualClock::new(T0_MS);
+    let spec = || ScheduleSpec::from_json(&every_minute("skip")).unwrap();
+    let (schedules, _) = ScheduleService::start(broker.clone(), Clock::Manual(clock.clone())).await;
+    schedules.apply(spec()).await.unwrap();
+    clock.pass(60_000);
+    schedules.settled().await;
+    schedules.shutdown().await;
+    let topic = broker.topic("t").unwrap();
+    begin_again(&broker, 0, topic.id());
+    let log = topic.partition(0).unwrap();
+    log.flush().unwrap();
+    broker.journal().flush().unwrap();
+
+    disk.fail_from(disk.operations() + 1, Fault::Eio);
+    let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::Manual(clock)).await;
+    assert!(failed[0].to_string().starts_with("schedule m in the state journal: reading failed"), "{}", failed[0]);
+    let unclear = schedules.apply(spec()).await.unwrap_err().to_string();
+    assert!(unclear.starts_with("schedule m has begun tick 2026-12-01T07:01:00Z, and whether"), "{unclear}");
+    assert!(schedules.list().is_empty());
+    disk.heal();
+    schedules.apply(spec()).await.unwrap();
+    schedules.settled().await;
+    assert_eq!(log.tail().get(), 1);
+    assert_eq!(schedules.describe("m").unwrap().last.unwrap().time_text(), "2026-12-01T07:01:00Z");
 }
 
 #[tokio::test]
