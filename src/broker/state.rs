@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::record::{
     FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, ScheduleDefined, ScheduleFired,
-    ScheduleFiring, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerSwitched, TriggerVerdict,
+    ScheduleFiring, ScheduleRemoved, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerSwitched,
+    TriggerVerdict,
 };
 
 mod runs;
@@ -280,6 +281,16 @@ impl State {
 }
 
 impl ScheduleEntry {
+    /// Records that change its definition to one with other times: a tick that was begun is not its own any more. What
+    /// is known not to be begun has no record of its own, so it is described from nothing.
+    #[must_use]
+    pub fn with_new_times(&self, defined: &ScheduleDefined) -> Vec<JournalRecord> {
+        let (defined, since_ms) = (defined.clone(), defined.since_ms);
+        let id = self.defined.id;
+        let changed = Self { defined, paused: self.paused, since_ms, firing: None, fired_s: self.fired_s };
+        std::iter::once(ScheduleRemoved { id }.into()).chain(changed.records()).collect()
+    }
+
     /// The order matters: a fired tick clears the one that was begun.
     fn records(&self) -> Vec<JournalRecord> {
         let id = self.defined.id;

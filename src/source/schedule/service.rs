@@ -257,13 +257,18 @@ impl ScheduleService {
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
         let remembered = self.remembered(&spec, current.is_some()).await?;
-        let keeps_times = current.as_deref().filter(|current| current.spec.timing == spec.timing);
-        let defined = self.defined(&spec, &topic, remembered.as_ref(), keeps_times);
+        let before = spec_before(current.as_deref(), remembered.as_ref());
+        let keeps_times = before.is_some_and(|before| before.timing == spec.timing);
+        let defined = self.defined(&spec, &topic, remembered.as_ref(), current.as_deref().filter(|_| keeps_times));
         self.check_limits(defined.definition.len(), current.as_deref())?;
-        let remembered = self.remember_definition(&defined, &topic).await?;
+        let remembered = self.remember_definition(&defined, &topic, keeps_times).await?;
         let mut status =
             current.as_ref().map_or_else(|| status_of(&remembered), |current| current.status.lock().clone());
         status.position.since_ms = defined.since_ms;
+        if !keeps_times {
+            planner.remove(defined.id);
+            (status.position.pending, status.blocked) = (None, None);
+        }
         let warnings = self.warnings(&spec);
         let schedule = Arc::new(Schedule::new(&defined, Arc::new(spec), topic, status));
         schedule.plan(&mut planner);
@@ -340,19 +345,22 @@ impl ScheduleService {
         if found > DEFINITIONS_BYTES_MAX { Err(ApplyScheduleError::TooLarge { found }) } else { Ok(()) }
     }
 
-    /// Durable on return, unless somebody has deleted the topic meanwhile.
+    /// Durable on return, unless somebody has deleted the topic meanwhile. New times have no use for a tick of the old
+    /// ones that was begun.
     async fn remember_definition(
         &self,
         defined: &ScheduleDefined,
         topic: &Topic,
+        keeps_times: bool,
     ) -> Result<ScheduleEntry, ApplyScheduleError> {
         let journal = self.inner.broker.journal();
         let (next, ()) = journal.append_if(crate::broker::now_ms(), |state| {
-            if state.topics.contains_key(&topic.id()) {
-                Ok((vec![defined.clone().into()], ()))
-            } else {
-                Err(ApplyScheduleError::UnknownTopic(topic.name().to_string()))
+            if !state.topics.contains_key(&topic.id()) {
+                return Err(ApplyScheduleError::UnknownTopic(topic.name().to_string()));
             }
+            let begun = state.schedules.get(&defined.id).filter(|entry| !keeps_times && entry.firing.is_some());
+            let records = begun.map_or_else(|| vec![defined.clone().into()], |entry| entry.with_new_times(defined));
+            Ok((records, ()))
         })?;
         let entry = journal.look(|state| state.schedules.get(&defined.id).cloned());
         journal.durable(next).await?;
@@ -499,6 +507,12 @@ fn status_of(entry: &ScheduleEntry) -> Status {
         pending: entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s)),
     };
     Status { paused: entry.paused, position, ..Status::default() }
+}
+
+/// What the definition was; `None` when there was none that can be read.
+fn spec_before(current: Option<&Schedule>, remembered: Option<&ScheduleEntry>) -> Option<Arc<ScheduleSpec>> {
+    let read = |entry: &ScheduleEntry| spec_of(entry).ok().map(Arc::new);
+    current.map_or_else(|| remembered.and_then(read), |current| Some(Arc::clone(&current.spec)))
 }
 
 fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {

@@ -319,11 +319,58 @@ async fn a_topic_that_takes_nothing_blocks_its_schedule_until_it_does() {
     assert_eq!(world.state("m").0, ScheduleState::Running);
 }
 
+/// Its first tick is `Blocked`: the topic takes no events as large as its own.
+async fn blocked() -> World {
+    let world = World::new().await;
+    let small = json!({"topic": "t", "config": {"max.message.bytes": 2000}});
+    world.broker.create_topic(TopicSpec::from_json(&small).unwrap()).await.unwrap();
+    world.apply(with(json!({"data": "x".repeat(4000)}))).await;
+    world.pass(60).await;
+    assert_eq!(world.state("m").0, ScheduleState::Blocked);
+    world
+}
+
 /// [`every_minute`] but for these fields.
 fn with(fields: Value) -> Value {
     let mut definition = every_minute("skip");
     definition.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     definition
+}
+
+#[tokio::test]
+async fn new_times_let_go_of_a_tick_of_the_old_ones_that_waits_for_its_topic() {
+    for restarts in [false, true] {
+        let mut world = blocked().await;
+        world.apply(with(json!({"rate": "45s"}))).await;
+        assert_eq!(world.state("m"), (ScheduleState::Running, String::new()));
+        if restarts {
+            world = world.restart(0).await;
+        }
+        world.pass(45).await;
+        assert_eq!(world.ids("t"), at(&["07:01:30"]), "restarts: {restarts}");
+        world = world.restart(0).await;
+        assert_eq!(world.ids("t"), at(&["07:01:30"]), "restarts: {restarts}");
+    }
+}
+
+#[tokio::test]
+async fn a_paused_schedule_stays_so_when_new_times_let_go_of_its_tick() {
+    let world = blocked().await;
+    world.schedules.pause("m").await.unwrap();
+    world.apply(with(json!({"rate": "45s"}))).await;
+    let world = world.restart(90).await;
+    assert_eq!((world.state("m").0, world.ids("t")), (ScheduleState::Paused, at(&[])));
+    world.schedules.resume("m").await.unwrap();
+    world.pass(45).await;
+    assert_eq!(world.ids("t"), at(&["07:03:00"]));
+}
+
+#[tokio::test]
+async fn a_definition_with_the_same_times_keeps_a_tick_that_waits() {
+    let world = blocked().await;
+    world.apply(with(json!({"data": 1}))).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
 }
 
 /// A schedule that could not be started, since its topic is not there, and that had begun the tick of 07:01:00. Its
@@ -364,11 +411,15 @@ async fn a_schedule_that_could_not_be_started_repeats_no_tick_when_it_is_applied
 }
 
 #[tokio::test]
-async fn a_begun_tick_of_a_schedule_that_could_not_be_started_is_done_when_it_is_applied_again() {
+async fn a_begun_tick_of_a_schedule_that_could_not_be_started_is_done_if_its_times_are_the_same() {
     let world = not_started(1).await;
     world.apply(with(json!({"data": 1}))).await;
     world.schedules.settled().await;
     assert_eq!(world.ids("t"), at(&["07:01:00", "07:01:00"]), "the search does not see the first");
+    let world = not_started(1).await;
+    world.apply(with(json!({"rate": "45s"}))).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]));
 }
 
 #[tokio::test]
