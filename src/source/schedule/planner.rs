@@ -120,16 +120,26 @@ impl Planner {
         }
     }
 
-    /// Plans a schedule, in place of what was planned for it.
+    /// Plans a schedule, in place of what was planned for it. What was left out stays so, and a tick that waited for
+    /// its topic has waited.
     pub fn put(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position) {
-        let plan = Plan { spec, position, missed_to_ms: i64::MIN, next: None, failures: 0 };
+        let was = self.plans.get(&id);
+        let missed_to_ms = was.map_or(i64::MIN, |was| was.missed_to_ms);
+        let failures = was.filter(|was| was.position.pending == position.pending).map_or(0, |was| was.failures);
+        let plan = Plan { spec, position, missed_to_ms, next: None, failures };
         self.plans.insert(id, plan);
         self.plan(id);
     }
 
-    /// Forgets a schedule. Answers its position.
-    pub fn remove(&mut self, id: Uuid) -> Option<Position> {
-        self.plans.remove(&id).map(|plan| plan.position)
+    /// Forgets a schedule.
+    pub fn remove(&mut self, id: Uuid) {
+        self.plans.remove(&id);
+    }
+
+    /// How far a schedule has come.
+    #[must_use]
+    pub fn position(&self, id: Uuid) -> Option<Position> {
+        self.plans.get(&id).map(|plan| plan.position)
     }
 
     /// Takes what is due, the longest due first, at most one tick of a schedule and `max` in all. Each is in hand until

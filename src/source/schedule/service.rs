@@ -194,13 +194,14 @@ impl Schedule {
 
     /// Puts it into the planner, or takes it out.
     fn plan(&self, planner: &mut Planner) {
-        let was = planner.remove(self.id);
         let mut status = self.status.lock();
-        if let Some(was) = was {
+        if let Some(was) = planner.position(self.id) {
             (status.position.fired, status.position.pending) = (was.fired, was.pending);
         }
         if self.spec.enabled && !status.paused {
             planner.put(self.id, Arc::clone(&self.spec), status.position);
+        } else {
+            planner.remove(self.id);
         }
     }
 }

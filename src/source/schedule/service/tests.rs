@@ -373,6 +373,20 @@ async fn a_definition_with_the_same_times_keeps_a_tick_that_waits() {
     assert_eq!(world.ids("t"), at(&["07:01:00"]));
 }
 
+#[tokio::test]
+async fn ticks_behind_one_that_waits_are_missed_also_when_another_definition_ends_the_wait() {
+    let world = blocked().await;
+    world.pass(330).await;
+    world.apply(with(json!({"data": 1}))).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]), "the last one is 30 s late");
+    world.apply(with(json!({"data": 2}))).await;
+    world.schedules.settled().await;
+    assert_eq!(world.ids("t"), at(&["07:01:00"]), "what was left out stays so");
+    world.pass(30).await;
+    assert_eq!(world.ids("t"), at(&["07:01:00", "07:07:00"]));
+}
+
 /// A schedule that could not be started, since its topic is not there, and that had begun the tick of 07:01:00. Its
 /// event is in the topic of that time; with `from` behind it, the search does not find it.
 async fn not_started(from: i64) -> World {
