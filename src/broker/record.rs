@@ -253,7 +253,7 @@ pub struct TriggerVerdict {
     pub reason: String,
     /// The function that failed, as dead letters call it.
     pub function: String,
-    /// The attempts that led here, with the last error, in the encoding of the trigger room.
+    /// The attempts that led here, with the last error and what they were called, in the encoding of the trigger room.
     pub attempts: Vec<u8>,
     /// Where its dead letters go.
     pub dead_letters: LettersGo,

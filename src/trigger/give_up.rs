@@ -30,14 +30,16 @@ use crate::input::{EventInput, Origin};
 pub(super) mod cluster;
 
 /// The verdict on a window whose attempts are spent: these records, ascending and at least one. It is written down with
-/// the first progress that says so, while what the last attempt said is still known.
+/// the first progress that says so, while what the last attempt said is still known. `name`: what the invocations of the
+/// window were called, of which these may be the rest.
 pub(super) fn verdict(
     lane: LaneId,
     function: &str,
-    offsets: &[Offset],
+    (name, offsets): (Offset, &[Offset]),
     state: &AttemptState,
     reason: ExhaustedReason,
 ) -> TriggerVerdict {
+    debug_assert!(name <= offsets[0], "a window is named after the first record that it had");
     TriggerVerdict {
         lane,
         first: offsets[0].get(),
@@ -45,7 +47,8 @@ pub(super) fn verdict(
         offsets: offsets.iter().map(|offset| offset.get()).collect(),
         reason: reason.as_str().to_owned(),
         function: function.to_owned(),
-        attempts: codec::encode_part(state),
+        // Most windows are given up whole: their name is the first of the offsets.
+        attempts: if name == offsets[0] { codec::encode_part(state) } else { codec::encode_part(&(state, name.get())) },
         dead_letters: LettersGo::Undecided,
     }
 }
@@ -71,14 +74,21 @@ impl DeadLetterError {
 pub(super) fn carried(verdict: &TriggerVerdict) -> Option<Carried> {
     let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
     let reason = ExhaustedReason::from_name(&verdict.reason).unwrap_or(ExhaustedReason::Attempts);
-    (!offsets.is_empty()).then(|| Carried::verdict(&offsets, attempts_of(verdict), reason))
+    let (name, state) = attempts_of(verdict);
+    (!offsets.is_empty()).then(|| Carried::verdict(name, &offsets, state, reason))
 }
 
-fn attempts_of(verdict: &TriggerVerdict) -> AttemptState {
-    codec::decode_part(&verdict.attempts).unwrap_or_else(|reason| {
-        tracing::error!(lane = ?verdict.lane, reason, "attempts in the journal do not decode");
-        AttemptState::default()
-    })
+/// The attempts that led to a verdict, and what they were called.
+fn attempts_of(verdict: &TriggerVerdict) -> (Offset, AttemptState) {
+    let first = Offset::new(verdict.first).unwrap_or(Offset::ZERO);
+    let whole = |_| codec::decode_part(&verdict.attempts).map(|state| (state, verdict.first));
+    match codec::decode_part(&verdict.attempts).or_else(whole) {
+        Ok((state, name)) => (Offset::new(name).unwrap_or(first), state),
+        Err(reason) => {
+            tracing::error!(lane = ?verdict.lane, reason, "attempts in the journal do not decode");
+            (first, AttemptState::default())
+        }
+    }
 }
 
 /// Goes on until the records of a verdict that is written down are dead letters, or dropped. Answers the first offset
@@ -162,6 +172,8 @@ fn condition(reason: &str) -> &'static str {
 
 /// What is told of a window that is given up.
 struct Told<'a> {
+    /// What its invocations were called.
+    name: Offset,
     /// Its records, ascending, at least one.
     offsets: &'a [Offset],
     function: &'a str,
@@ -178,7 +190,7 @@ impl Told<'_> {
         hold_up: &mut HoldUp,
     ) -> Result<(), Stopped> {
         let (spec, origin) = (runner.spec(), input.origin());
-        let id = runner.invocation_id(origin, self.offsets[0]);
+        let id = runner.invocation_id(origin, self.name);
         let invoked = Invoked {
             id: &id,
             trigger: spec.name.as_str(),
@@ -300,7 +312,8 @@ impl GiveUp {
     ) -> Result<(), Stopped> {
         let offsets: Vec<Offset> = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
         let letters = self.dead_letters(verdict, target, &offsets, hold_up).await?;
-        let told = Told { offsets: &offsets, function: &verdict.function, state: &attempts_of(verdict) };
+        let (name, state) = attempts_of(verdict);
+        let told = Told { name, offsets: &offsets, function: &verdict.function, state: &state };
         told.tell(&self.runner, &self.input, &verdict.reason, hold_up).await?;
         told.trace(&self.runner, &self.input, &verdict.reason, letters);
         Ok(())
@@ -358,7 +371,7 @@ impl GiveUp {
     ) -> Result<(usize, Ranges), DeadLetterError> {
         let broker = &self.runner.broker;
         let topic = broker.topic_by_id(target.topic).ok_or(DeadLetterError::NoTopic)?;
-        let state = attempts_of(verdict);
+        let (_, state) = attempts_of(verdict);
         let spec = self.runner.spec();
         let letters = DeadLetters {
             trigger: spec.name.as_str(),
@@ -473,6 +486,18 @@ mod tests {
 
     fn values(range: std::ops::Range<i64>) -> Vec<Vec<u8>> {
         range.map(|number| number.to_string().into_bytes()).collect()
+    }
+
+    #[test]
+    fn a_verdict_says_what_its_invocations_were_called_in_no_more_bytes_where_that_is_its_first_record() {
+        let lane = LaneId { trigger: Uuid::from_u128(1), topic: Uuid::from_u128(2), partition: 0 };
+        let at = |offset| Offset::new(offset).unwrap();
+        let state = AttemptState { attempts: 3, ..AttemptState::default() };
+        let of = |name| verdict(lane, "f", (at(name), &[at(7), at(9)]), &state, ExhaustedReason::Attempts);
+        for name in [5, 7] {
+            assert_eq!((of(name).first, attempts_of(&of(name))), (7, (at(name), state.clone())));
+        }
+        assert_eq!(of(7).attempts, codec::encode_part(&state), "as those who know no names wrote it");
     }
 
     #[tokio::test]

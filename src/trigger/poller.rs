@@ -246,8 +246,8 @@ impl Poller {
         let mut entry = Entry::new(new, carried, self.filters.take_slot());
         // Verdicts invoke nothing, so a pause does not hold them up: their records and their producer may not last.
         while let Some((window, _)) = entry.lane.next_given_up() {
-            let name = entry.lane.name(window);
-            let verdict = verdicts.iter().find(|verdict| verdict.offsets.first() == Some(&name.get()));
+            let first = entry.lane.offsets(window).first().map(|first| first.get());
+            let verdict = verdicts.iter().find(|verdict| verdict.offsets.first().copied() == first);
             let Some(verdict) = verdict else { continue };
             self.carry_out(&mut entry, window, (*verdict).clone());
         }

@@ -2,6 +2,7 @@
 
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
+use tripline::trigger::service::TriggerState;
 
 use crate::harness::World;
 use crate::receiver::{Receiver, status};
@@ -100,4 +101,39 @@ async fn what_does_not_all_fit_leaves_nothing_behind() {
     let failed: Value = serde_json::from_str(&world.records("failed", 0)[0].value).unwrap();
     let told = failed["responsePayload"].as_str().unwrap();
     assert!(told.contains("topic done takes 1048588"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_given_up_is_told_about_by_the_id_that_its_function_saw() {
+    for restarts in [false, true] {
+        let mut world = World::start();
+        let topic = world.topic("in", 1).await;
+        // The first record of the window succeeds.
+        let receiver = Receiver::start(|invoked| {
+            let events = invoked.body_json();
+            let failed = events.as_array().unwrap().iter().filter(|event| event["data"] != 1);
+            let failed: Vec<Value> = failed.map(|event| json!({"itemIdentifier": event["id"]})).collect();
+            json!({"batchItemFailures": failed}).to_string().into_response()
+        })
+        .await;
+        let mut definition = trigger(&receiver);
+        definition["window"]["count"] = json!(3);
+        definition["dead_letter"] = json!({"topic": "in.dlq"});
+        world.apply(definition).await;
+        world.broker.delete_topic("in.dlq").await.unwrap();
+        world.produce(&topic, 0, &["1", "2", "3"]).await;
+        drop(topic);
+        world.until_state("t", TriggerState::Blocked).await;
+        if restarts {
+            world = World::start_in(world.kill().await, &[]);
+        }
+        world.topic("in.dlq", 1).await;
+        world.until_committed("t", 0, 3).await;
+        let seen: Vec<String> = receiver.invoked().into_iter().map(|invoked| invoked.id).collect();
+        assert_eq!(seen, ["t/in/0/0", "t/in/0/0"]);
+        let told = world.records("failed", 0);
+        let failed: Value = serde_json::from_str(&told[0].value).unwrap();
+        assert_eq!(failed["requestContext"]["requestId"], seen[1], "restarts: {restarts}");
+        assert_eq!((failed["requestPayload"]["offsets"].clone(), told.len()), (json!([1, 2]), 1));
+    }
 }

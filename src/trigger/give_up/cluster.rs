@@ -33,6 +33,8 @@ pub(in crate::trigger) struct GiveUp {
     pub(in crate::trigger) input: EventInput,
     pub(in crate::trigger) client: Arc<Client>,
     pub(in crate::trigger) hold_up: HoldUp,
+    /// What its invocations were called.
+    pub(in crate::trigger) name: Offset,
     /// Its records, ascending, at least one.
     pub(in crate::trigger) offsets: Vec<Offset>,
     pub(in crate::trigger) state: AttemptState,
@@ -70,11 +72,11 @@ pub(super) async fn run(
     verdict: TriggerVerdict,
     hold_up: HoldUp,
 ) -> Result<i64, Stopped> {
-    let (first, state) = (verdict.first, attempts_of(&verdict));
+    let (first, (name, state)) = (verdict.first, attempts_of(&verdict));
     let offsets = verdict.offsets.iter().copied().filter_map(Offset::new).collect();
     let reason = ExhaustedReason::from_name(&verdict.reason).unwrap_or(ExhaustedReason::Attempts);
     let keeper = Keeper::Journal(Box::new(verdict));
-    let mut work = GiveUp { runner, input, client, hold_up, offsets, state, reason, keeper };
+    let mut work = GiveUp { runner, input, client, hold_up, name, offsets, state, reason, keeper };
     let is_done = work.carry_out().await?;
     debug_assert!(is_done, "what the journal has is nobody else's");
     Ok(first)
@@ -133,7 +135,7 @@ impl GiveUp {
             Letters::At(places) => Some(places),
         };
         let function = self.function();
-        let told = Told { offsets: &self.offsets, function: &function, state: &self.state };
+        let told = Told { name: self.name, offsets: &self.offsets, function: &function, state: &self.state };
         told.tell(&self.runner, &self.input, self.reason.as_str(), &mut self.hold_up).await?;
         told.trace(&self.runner, &self.input, self.reason.as_str(), letters);
         Ok(true)
@@ -344,13 +346,13 @@ mod tests {
                 let lane = LaneId { trigger: runner.id, topic: uuid::Uuid::nil(), partition: 0 };
                 let (state, reason) = (AttemptState::default(), ExhaustedReason::Attempts);
                 let offsets = vec![Offset::ZERO];
-                let verdict = super::super::verdict(lane, "f", &offsets, &state, reason);
+                let verdict = super::super::verdict(lane, "f", (Offset::ZERO, &offsets), &state, reason);
                 let keeper = Keeper::Journal(Box::new(TriggerVerdict { dead_letters: letters, ..verdict }));
                 let (poller, _) = PollerHandle::for_test();
                 let hold_up = HoldUp::new(poller, runner.id, WindowId::for_test(1));
                 let (runner, input) = (Arc::clone(&runner), EventInput::Cluster(cluster.clone()));
                 let client = Arc::clone(cluster.client());
-                GiveUp { runner, input, client, hold_up, offsets, state, reason, keeper }.known()
+                GiveUp { runner, input, client, hold_up, name: Offset::ZERO, offsets, state, reason, keeper }.known()
             };
             assert_eq!(known(LettersGo::ToCluster(target.clone())), Known::Target(target.clone()));
             assert_eq!(known(LettersGo::Nowhere), Known::Nowhere);

@@ -22,9 +22,9 @@ pub struct Carried {
 
 impl Carried {
     /// A window whose verdict was written down before a restart: its records, ascending and at least one, are not
-    /// invoked again. [`Lane::next_given_up`] gives it out.
+    /// invoked again. `name`: what its invocations were called. [`Lane::next_given_up`] gives it out.
     #[must_use]
-    pub fn verdict(offsets: &[Offset], state: AttemptState, reason: ExhaustedReason) -> Self {
+    pub fn verdict(name: Offset, offsets: &[Offset], state: AttemptState, reason: ExhaustedReason) -> Self {
         let places = offsets.iter().map(|&offset| Place { offset, number: UNNUMBERED, spot: Spot::UNKNOWN }).collect();
         let held = Held {
             places,
@@ -35,7 +35,7 @@ impl Carried {
             key: None,
             state,
             phase: Phase::GivenUp(reason),
-            name: offsets[0],
+            name,
             written: None,
             decided: true,
             spilled: false,

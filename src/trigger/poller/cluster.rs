@@ -220,6 +220,7 @@ impl Poller {
             input: self.input.clone(),
             client: Arc::clone(&group.client),
             hold_up: HoldUp::new(handle.clone(), trigger, window),
+            name: entry.lane.name(window),
             offsets,
             state,
             reason,

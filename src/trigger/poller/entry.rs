@@ -431,7 +431,8 @@ impl Entry {
     pub(super) fn take_verdicts(&mut self) {
         while let Some((window, reason)) = self.lane.next_given_up() {
             let (offsets, state) = (self.lane.offsets(window), self.lane.state(window));
-            let verdict = give_up::verdict(self.id, self.spec.function.label(), &offsets, state, reason);
+            let records = (self.lane.name(window), offsets.as_slice());
+            let verdict = give_up::verdict(self.id, self.spec.function.label(), records, state, reason);
             self.verdicts.push((window, verdict));
             self.dirty = true;
         }

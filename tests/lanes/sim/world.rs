@@ -35,6 +35,8 @@ macro_rules! ensure {
 /// A verdict in the journal.
 #[derive(Clone, Debug)]
 struct Verdict {
+    /// What the invocations of its window were called.
+    name: Offset,
     offsets: Vec<Offset>,
     state: AttemptState,
     reason: ExhaustedReason,
@@ -613,7 +615,8 @@ impl World {
     fn write_verdicts(&mut self) -> Checked {
         for index in 0..self.settling.len() {
             let Some((state, reason)) = self.settling[index].decide.take() else { continue };
-            let Settling { first, offsets, .. } = self.settling[index].clone();
+            let Settling { window, first, offsets, .. } = self.settling[index].clone();
+            let name = self.lane.name(window);
             let line = format!("verdict on {offsets:?}");
             self.tell(&line);
             for &offset in &offsets {
@@ -621,7 +624,7 @@ impl World {
                 ensure!(!record.verdict, "T1: two verdicts on {record:?}");
                 record.verdict = true;
             }
-            let before = self.verdicts.insert(first, Verdict { offsets, state, reason, lettered: false });
+            let before = self.verdicts.insert(first, Verdict { name, offsets, state, reason, lettered: false });
             ensure!(before.is_none(), "two verdicts from {first}");
         }
         Ok(())
@@ -632,7 +635,10 @@ impl World {
         let line = format!("give up {window:?} {offsets:?}, {reason:?}");
         self.tell(&line);
         let state = self.lane.state(window).clone();
-        let written = self.verdicts.get(&offsets[0]).is_some_and(|verdict| verdict.offsets == offsets);
+        let written = self.verdicts.get(&offsets[0]).filter(|verdict| verdict.offsets == offsets);
+        let name = self.lane.name(window);
+        ensure!(written.is_none_or(|verdict| verdict.name == name), "{window:?} is called {name} after a restart");
+        let written = written.is_some();
         for &offset in &offsets {
             let record = self.model.get_mut(offset);
             record.given_up = true;
@@ -877,7 +883,10 @@ impl World {
         self.withheld = 0;
         (self.starting, self.in_flight, self.settled, self.settling) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let verdicts = self.verdicts.values();
-        let carried = verdicts.map(|verdict| Carried::verdict(&verdict.offsets, verdict.state.clone(), verdict.reason));
+        let carried = verdicts.map(|verdict| {
+            let Verdict { name, offsets, state, reason, .. } = verdict.clone();
+            Carried::verdict(name, &offsets, state, reason)
+        });
         self.lane = Lane::restore(self.spec.clone(), written.progress(), carried.collect());
         while let Some((window, reason)) = self.lane.next_given_up() {
             self.given_up(window, reason)?;

@@ -104,7 +104,7 @@ fn a_record_that_a_filter_lets_in_is_not_given_up_with_others() {
         let mut lane = failed(order);
         lane.skip();
         let (id, reason) = lane.next_given_up().unwrap();
-        let verdict = || Carried::verdict(&lane.offsets(id), lane.state(id).clone(), reason);
+        let verdict = || Carried::verdict(lane.name(id), &lane.offsets(id), lane.state(id).clone(), reason);
         let given_up = Progress::decode(&lane.progress().encode().unwrap()).unwrap();
         for carried in [vec![verdict()], Vec::new()] {
             let is_known = !carried.is_empty();
