@@ -6,7 +6,7 @@ use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::record::{
-    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, ScheduleDefined, ScheduleFired,
+    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, RunState, ScheduleDefined, ScheduleFired,
     ScheduleFiring, ScheduleRemoved, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerSwitched,
     TriggerVerdict,
 };
@@ -198,11 +198,13 @@ impl State {
         }
     }
 
-    /// The name of a trigger that reads this topic, itself or in a run; the live lanes of the triggers `but` do not
-    /// count.
+    /// The name of a trigger that reads this topic, itself or in a run that goes on; the live lanes of the triggers
+    /// `but` do not count. A cancelled run reads nothing, and goes with its topic.
     #[must_use]
     pub fn trigger_on(&self, topic: Uuid, but: &[Uuid]) -> Option<&str> {
-        let lane = self.lanes.keys().find(|lane| lane.topic == topic && !but.contains(&lane.trigger))?;
+        let goes_on = |id| self.runs.get(&id).is_none_or(|run| run.state == RunState::Running);
+        let reads = |lane: &&LaneId| lane.topic == topic && !but.contains(&lane.trigger) && goes_on(lane.trigger);
+        let lane = self.lanes.keys().find(reads)?;
         let trigger = self.runs.get(&lane.trigger).map_or(lane.trigger, |run| run.defined.trigger);
         self.triggers.get(&trigger).map(|entry| entry.defined.name.as_str())
     }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tripline::broker::Topic;
-use tripline::broker::record::RunDefined;
+use tripline::broker::record::{JournalRecord, RunDefined, RunState, RunSwitched};
+use tripline::broker::{DeleteTopicError, Topic};
 use tripline::trigger::dry_run::DryRunRequest;
 use tripline::trigger::filter::Pattern;
-use tripline::trigger::run::{RangeRequest, RedriveRequest, ReplayRequest};
+use tripline::trigger::run::{REMEMBERED_MAX, RangeRequest, RedriveRequest, ReplayRequest};
 use tripline::trigger::service::{LaneChoice, RunError, RunPhase, RunReport, TriggerState};
 use tripline::trigger::spec::StartPosition;
 use tripline::trigger::transform::Shown;
@@ -374,6 +374,56 @@ async fn a_cancelled_run_stays_so_over_a_restart_and_goes_on_where_it_was() {
     assert!(before - 6 + after >= 6);
     assert!(matches!(world.triggers.resume_run("x", run).await, Err(RunError::State(_))));
     assert!(matches!(world.triggers.cancel_run("x", Uuid::nil()).await, Err(RunError::UnknownRun { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_can_be_deleted_when_no_run_on_it_goes_on() {
+    let world = World::start();
+    world.with_letters(&["1", "2", "3"], json!({"window": {"count": 1}})).await;
+    let version = world.python("f", PRINT).await;
+    let request = RedriveRequest { rate: Some(1), ..RedriveRequest::default() };
+    let run = world.triggers.redrive("x", request).await.unwrap();
+    let refused = world.broker.delete_topic("t.dlq").await.unwrap_err();
+    assert!(matches!(refused, DeleteTopicError::InUse { .. }), "{refused}");
+    world.triggers.cancel_run("x", run).await.unwrap();
+    let left = world.triggers.describe_run("x", run).unwrap();
+    assert!(left.lag() > 0, "it can still be seen, and go on");
+    world.broker.delete_topic("t.dlq").await.unwrap();
+    let gone = world.triggers.resume_run("x", run).await.unwrap_err();
+    assert!(matches!(gone, RunError::UnknownRun { .. }), "{gone}");
+    let world = World::start_in(world.kill().await, &[(python_definition("f"), version)]);
+    assert!(world.triggers.runs("x").unwrap().is_empty());
+    world.until_state("x", TriggerState::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_replays_give_way_to_others_when_as_many_are_remembered_as_may_be() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    world.python("f", PRINT).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "t", "start": "earliest"}, "function": "f"})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    world.until_committed("x", 0, 1).await;
+    let trigger = world.broker.journal().look(|state| state.trigger_named("x").unwrap());
+    let definition = json!({"kind": "replay", "topic": "t", "ranges": [{"partition": 0, "from": 0, "to": 1}]});
+    let ids: Vec<Uuid> = (0..REMEMBERED_MAX).map(|_| Uuid::new_v4()).collect();
+    let remembered = ids.iter().zip(1..).flat_map(|(&id, created_ms)| -> [JournalRecord; 2] {
+        let state = RunState::Cancelled;
+        let definition = definition.to_string();
+        let defined = RunDefined { id, trigger, topic: topic.id(), definition, created_ms };
+        [defined.into(), RunSwitched { id, state, since_ms: created_ms, counts: Vec::new() }.into()]
+    });
+    world.broker.journal().append(&remembered.collect::<Vec<_>>(), 0).unwrap();
+    let replay =
+        async || world.triggers.replay("x", ReplayRequest { topic: None, ranges: vec![range(0, 1)], rate: None }).await;
+    world.until_done(replay().await.unwrap()).await;
+    let is_known = |index: usize| world.triggers.describe_run("x", ids[index]).is_some();
+    assert_eq!((is_known(0), is_known(1)), (false, true), "the oldest");
+    world.until_done(replay().await.unwrap()).await;
+    assert!(is_known(1), "what has ended goes first");
+    assert_eq!(world.triggers.runs("x").unwrap().len(), REMEMBERED_MAX);
+    world.triggers.resume_run("x", ids[1]).await.unwrap();
+    assert_eq!(world.until_done(ids[1]).await.counts.delivered, 1, "it goes on as it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -147,7 +147,15 @@ mod tests {
     fn progress_of_a_run_is_kept_until_it_ends_and_its_definition_longer() {
         let late = || TriggerProgress { lane: LANE, progress: vec![9] }.into();
         assert_eq!(with([late()]).lanes[&LANE].progress, Some(vec![9]));
-        assert_eq!(with([switched(RunState::Cancelled), late()]).trigger_on(TOPIC, &[]), Some("x"));
+        assert_eq!(with([late()]).trigger_on(TOPIC, &[]), Some("x"));
+        let cancelled = with([switched(RunState::Cancelled), late()]);
+        assert_eq!(
+            (cancelled.lanes.len(), cancelled.trigger_on(TOPIC, &[])),
+            (1, None),
+            "it can go on, and reads nothing"
+        );
+        let resumed = with([switched(RunState::Cancelled), switched(RunState::Running)]);
+        assert_eq!(resumed.trigger_on(TOPIC, &[]), Some("x"));
         let done = with([switched(RunState::Done), late()]);
         assert_eq!((done.lanes.len(), done.trigger_on(TOPIC, &[])), (0, None));
         assert_eq!(done.runs_of(TRIGGER)[0].counts, [4]);

@@ -365,7 +365,8 @@ impl TriggerService {
         if remembered >= REMEMBERED_MAX { looked_up.topic.ask_log_starts().await } else { Ok(()) }
     }
 
-    /// Makes room for one more run: those that have ended and tell nothing any more are forgotten.
+    /// Makes room for one more run: those that have ended and tell nothing any more are forgotten, then cancelled
+    /// replays, which nobody has resumed for so many runs. A cancelled redrive tells which letters it took.
     pub(super) fn forget_ended(&self, trigger: &Runner, topic: &RunTopic) -> Result<Vec<JournalRecord>, RunError> {
         let entries: Vec<RunEntry> =
             self.inner.broker.journal().look(|state| state.runs_of(trigger.id).into_iter().cloned().collect());
@@ -403,12 +404,11 @@ impl TriggerService {
                 || entry.defined.topic == topic.id() && (is_gone || is_covered(entry.defined.id, &definition))
         };
         let surplus = (entries.len() + 1).saturating_sub(REMEMBERED_MAX);
-        let ended = entries.iter().filter(|entry| entry.state.has_ended());
-        let forgotten: Vec<JournalRecord> = ended
-            .filter(tells_nothing)
-            .take(surplus)
-            .map(|entry| RunForgotten { id: entry.defined.id }.into())
-            .collect();
+        let ended = entries.iter().filter(|entry| entry.state.has_ended()).filter(tells_nothing);
+        let is_replay = |entry: &RunEntry| definition(entry).is_ok_and(|definition| definition.kind == RunKind::Replay);
+        let cancelled = entries.iter().filter(|entry| entry.state == RunState::Cancelled && is_replay(entry));
+        let forgotten: Vec<JournalRecord> =
+            ended.chain(cancelled).take(surplus).map(|entry| RunForgotten { id: entry.defined.id }.into()).collect();
         if forgotten.len() < surplus {
             let most = format!(
                 "{} runs of this trigger are remembered, which is the most: discard dead letters that were redriven, or redrive without a filter",
