@@ -8,6 +8,7 @@
 //! Nothing is guessed: an unknown query parameter, field or media type is an error that says what is allowed.
 
 mod at_most;
+mod bodies;
 pub mod cloud_events;
 mod extract;
 pub mod guard;

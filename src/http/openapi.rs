@@ -4,9 +4,11 @@ use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
-use utoipa::OpenApi;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as Answer, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
 
-use super::{health, v1};
+use super::problem::PROBLEM_TYPE;
+use super::{bodies, health, v1};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -64,10 +66,48 @@ use super::{health, v1};
         v1::transforms::test,
         health::live,
         health::ready,
+        health::health,
         health::metrics_text,
-    )
+        serve,
+    ),
+    components(schemas(bodies::ProblemBody)),
+    modifiers(&Answers)
 )]
 struct Description;
+
+/// What is the same in all operations: errors are problems, whatever the request was, and answers are JSON unless they
+/// say otherwise.
+struct Answers;
+
+impl Modify for Answers {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut document.paths.paths {
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                let answers = &mut operation.responses.responses;
+                if path.starts_with("/v1/") {
+                    for status in ["4XX", "5XX"] {
+                        let problem = || ResponseBuilder::new().description("Problem details").build().into();
+                        answers.entry(status.to_owned()).or_insert_with(problem);
+                    }
+                }
+                answers.iter_mut().for_each(|(status, answer)| fill(status, answer));
+            }
+        }
+    }
+}
+
+fn fill(status: &str, answer: &mut RefOr<Answer>) {
+    let RefOr::T(answer) = answer else { return };
+    if !answer.content.is_empty() || status == "204" {
+        return;
+    }
+    let is_error = status.starts_with(['4', '5']);
+    let (media_type, schema) =
+        if is_error { (PROBLEM_TYPE, Some(Ref::from_schema_name("Problem"))) } else { ("application/json", None) };
+    let content = ContentBuilder::new().schema(schema).build();
+    answer.content.insert(media_type.to_owned(), content.into());
+}
 
 /// The OpenAPI document, as JSON.
 #[must_use]
@@ -77,6 +117,8 @@ pub fn document() -> &'static str {
     &DOCUMENT
 }
 
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "health", responses((status = 200, description = "OpenAPI 3.1")))]
 pub(crate) async fn serve() -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document()).into_response()
 }

@@ -58,7 +58,7 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .nest("/v1", v1)
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
-        .route("/healthz", get(health::ready))
+        .route("/healthz", get(health::health))
         .route("/metrics", get(health::metrics_text))
         .route("/openapi.json", get(openapi::serve))
         .fallback(unknown_path)

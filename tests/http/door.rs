@@ -1,8 +1,9 @@
 //! Who is let in, and what is too much.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -130,33 +131,146 @@ async fn health_metrics_cluster_and_the_description_answer() {
     assert!(story["properties"]["triggers"].is_object(), "{story}");
 }
 
+/// An operation of the description of the API.
+struct Operation {
+    method: String,
+    /// With something in the place of each parameter.
+    path: String,
+    described: Value,
+}
+
+impl Operation {
+    async fn all(stage: &Stage) -> (Value, Vec<Self>) {
+        let document = stage.get("/openapi.json").await.json();
+        let mut all = Vec::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            let parts = path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
+            let path = parts.collect::<Vec<_>>().join("/");
+            for (method, described) in operations.as_object().unwrap() {
+                all.push(Self { method: method.to_uppercase(), path: path.clone(), described: described.clone() });
+            }
+        }
+        (document, all)
+    }
+
+    fn has_parameter(&self, name: &str) -> bool {
+        let parameters = self.described["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+        parameters.iter().any(|parameter| parameter["name"] == name)
+    }
+
+    /// What is said of answers with this status, or with its hundred.
+    fn answer(&self, status: u16) -> Option<&Value> {
+        let answers = &self.described["responses"];
+        answers.get(status.to_string()).or_else(|| answers.get(format!("{}XX", status / 100)))
+    }
+
+    /// What is said of its body, by media type.
+    fn bodies(&self) -> Option<&serde_json::Map<String, Value>> {
+        self.described.get("requestBody").map(|body| body["content"].as_object().unwrap())
+    }
+}
+
+/// A schema, looked up where it is a reference.
+fn schema<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    let name = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/components/schemas/"));
+    name.map_or(schema, |name| &document["components"]["schemas"][name])
+}
+
 #[tokio::test]
 async fn no_operation_passes_over_a_parameter_that_it_does_not_have() {
     let stage = Stage::new().await;
-    let document = stage.get("/openapi.json").await.json();
-    let mut asked = 0;
-    for (path, operations) in document["paths"].as_object().unwrap() {
-        if !path.starts_with("/v1/") {
+    let (_, operations) = Operation::all(&stage).await;
+    let without = |operation: &&Operation| operation.path.starts_with("/v1/") && !operation.has_parameter("dry_run");
+    let without: Vec<&Operation> = operations.iter().filter(without).collect();
+    for Operation { method, path, .. } in &without {
+        let answer = stage.json(method, &format!("{path}?dry_run=true"), &json!({})).await;
+        assert_eq!(answer.status, 400, "{method} {path}: {:?}", answer.body);
+        assert!(answer.json()["detail"].as_str().unwrap().contains("dry_run"), "{method} {path}: {:?}", answer.body);
+    }
+    assert!(without.len() > 30, "{}", without.len());
+}
+
+#[tokio::test]
+async fn every_path_is_described_with_all_that_it_answers() {
+    let stage = Stage::new().await;
+    let (document, operations) = Operation::all(&stage).await;
+    for path in ["/livez", "/readyz", "/healthz", "/metrics", "/openapi.json"] {
+        let operation = operations.iter().find(|operation| operation.path == path);
+        let described = operation.and_then(|operation| operation.answer(200)).unwrap_or(&Value::Null);
+        let media_type = stage.get(path).await.headers["content-type"].to_str().unwrap().to_owned();
+        let media_type = media_type.split(';').next().unwrap();
+        assert!(described["content"][media_type].is_object(), "{path}, {media_type}: {described}");
+    }
+    for operation in operations.iter().filter(|operation| operation.path.starts_with("/v1/")) {
+        let Operation { method, path, .. } = operation;
+        for status in [400, 413, 429, 500, 503, 507] {
+            let answer = operation.answer(status).unwrap_or(&Value::Null);
+            let problem = schema(&document, &answer["content"]["application/problem+json"]["schema"]);
+            assert!(problem["properties"]["code"].is_object(), "{method} {path}, {status}: {answer}");
+        }
+        for (status, answer) in operation.described["responses"].as_object().unwrap() {
+            assert_eq!(answer.get("content").is_none(), status == "204", "{method} {path}, {status}: {answer}");
+        }
+        let sent = stage.json(method, path, &json!({})).await;
+        let answer = operation.answer(sent.status.as_u16()).unwrap_or(&Value::Null);
+        let media_type = sent.headers.get("content-type").map(|media_type| media_type.to_str().unwrap());
+        let is_told = media_type.map_or(sent.status == 204, |media_type| answer["content"][media_type].is_object());
+        assert!(is_told, "{method} {path}, {} with {media_type:?}: {answer}", sent.status);
+    }
+}
+
+/// Names that a reader of definitions or requests knows, as it says where it finds another one.
+fn known_names(problem: &Value) -> Vec<String> {
+    let errors = problem["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    let unknown = errors.iter().find(|error| error["path"].as_str().unwrap().ends_with(".no_such_name"));
+    let unknown = unknown.unwrap_or_else(|| panic!("{problem}"));
+    assert_eq!(unknown["found"], "an unknown name");
+    unknown["allowed"].as_str().unwrap().split(", ").map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_body_is_described_by_the_names_that_are_known_in_it_and_no_other_is_taken() {
+    let stage = Stage::new().await;
+    let (document, operations) = Operation::all(&stage).await;
+    let mut described = 0;
+    for operation in operations.iter().filter(|operation| operation.path.starts_with("/v1/")) {
+        let Operation { method, path, .. } = operation;
+        let body = json!({ "no_such_name": 1 });
+        let Some(bodies) = operation.bodies() else {
+            // With GET a body means nothing to anybody.
+            if method != "GET" {
+                let refused = stage.json(method, path, &body).await;
+                let query = refused.json()["code"] == "invalid-query";
+                assert!(query || refused.problem() == (400, "body-not-wanted".to_owned()), "{method} {path}");
+            }
+            continue;
+        };
+        described += 1;
+        assert!(!bodies.is_empty() && method != "GET", "{method} {path}");
+        let is_needed = operation.described["requestBody"]["required"] == true;
+        assert_eq!(is_needed, !path.ends_with("/invocations"), "{method} {path}");
+        for (media_type, body) in bodies {
+            assert!(schema(&document, &body["schema"]).is_object(), "{method} {path}, {media_type}: {body}");
+        }
+        let other = stage.send(method, path, &[("content-type", "text/csv")], "a,b").await;
+        let takes_all = bodies.contains_key("*/*");
+        assert_eq!(other.status != 415, takes_all, "{method} {path}: {:?}", other.body);
+        if takes_all {
             continue;
         }
-        let parts = path.split('/').map(|part| if part.starts_with('{') { "1" } else { part });
-        let path = parts.collect::<Vec<_>>().join("/");
-        for (method, operation) in operations.as_object().unwrap() {
-            let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
-            if parameters.iter().any(|parameter| parameter["name"] == "dry_run") {
-                continue;
-            }
-            let answer = stage.json(&method.to_uppercase(), &format!("{path}?dry_run=true"), &json!({})).await;
-            assert_eq!(answer.status, 400, "{method} {path}: {:?}", answer.body);
-            assert!(
-                answer.json()["detail"].as_str().unwrap().contains("dry_run"),
-                "{method} {path}: {:?}",
-                answer.body
-            );
-            asked += 1;
+        let schema = schema(&document, &bodies["application/json"]["schema"]);
+        let names: BTreeSet<String> = schema["properties"].as_object().unwrap().keys().cloned().collect();
+        let mut known = BTreeSet::new();
+        for body in [body, json!({ "no_such_name": 1, "runtime": "http" })] {
+            known.extend(known_names(&stage.json(method, path, &body).await.json()));
         }
+        if path.starts_with("/v1/functions/") {
+            // The path of a file means something to the command line alone, which sends its bytes.
+            assert!(known.remove("code") && known.insert("code_base64".to_owned()));
+        }
+        assert_eq!(names, known, "{method} {path}");
     }
-    assert!(asked > 30, "{asked}");
+    assert_eq!(described, 15);
 }
 
 #[tokio::test]

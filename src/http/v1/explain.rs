@@ -12,6 +12,7 @@ use super::topics::existing_topic;
 use super::triggers::trigger_name;
 use crate::config::fields::{FieldErrors, Fields, read};
 use crate::event::{EventView, MatchEvent};
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
@@ -35,7 +36,7 @@ enum Subject {
 ///
 /// The body is `{"partition": …, "offset": …}` for a record of the trigger's one topic, with `topic` for one of any
 /// other, or `{"event": …}`; on a cluster of a topic that the trigger reads. Nothing is invoked and no progress is made.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/explain", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/explain", tag = "triggers", request_body = bodies::ExplainBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "`matches`, in `explain` what turned the event away, and for a record the `event` that filters see"),
         (status = 400, description = "Problem details"), (status = 404, description = "There is no such trigger, topic, partition or record")))]
 pub(crate) async fn explain(

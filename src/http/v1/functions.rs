@@ -16,6 +16,7 @@ use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::function::registry::RegisterError;
 use crate::function::spec::FunctionDefinition;
 use crate::function::{FunctionReport, FunctionService, FunctionState, Invocation, Runtime};
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments, Upload, media_type};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
@@ -112,7 +113,7 @@ pub(crate) async fn get(
 ///
 /// Durable when answered. Code that does not load is accepted all the same; `state` is `Failed` then, with the
 /// traceback. Without code, the code that is there stays.
-#[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions",
+#[utoipa::path(put, path = "/v1/functions/{function}", tag = "functions", request_body = bodies::FunctionBody,
     params(("function" = String, Path, description = "Its name"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
         ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
@@ -196,8 +197,11 @@ pub(crate) async fn delete(
 }
 
 /// Invoke a function and wait for its answer. The body is the event, byte for byte. Never retried.
-#[utoipa::path(post, path = "/v1/functions/{function}/invocations", tag = "functions", params(("function" = String, Path, description = "Its name")),
-    responses((status = 200, description = "The function's answer"), (status = "5XX", description = "Problem details with `error_class` and `error_code`")))]
+#[utoipa::path(post, path = "/v1/functions/{function}/invocations", tag = "functions",
+    request_body(content = Option<Vec<u8>>, content_type = "*/*", description = "The event"),
+    params(("function" = String, Path, description = "Its name")),
+    responses((status = 200, description = "The function's answer",
+            content((Value = "application/json"), (Vec<u8> = "application/octet-stream"))), (status = "5XX", description = "Problem details with `error_class` and `error_code`")))]
 pub(crate) async fn invoke(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,

@@ -34,7 +34,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 #[utoipa::path(get, path = "/v1/functions/{function}/logs", tag = "functions", params(
     ("function" = String, Path, description = "Its name"),
     ("limit" = Option<u32>, Query, description = "0 to 10,000 lines, default 100"),
-), responses((status = 200, description = "Lines; `complete` is false where there may be older ones behind 500,000 lines of all functions"), (status = "4XX", description = "Problem details")))]
+), responses((status = 200, description = "Lines; `complete` is false where there may be older ones behind 500,000 lines of all functions",
+    content((Value = "application/json"), (String = "application/x-ndjson"), (String = "text/event-stream"))), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn logs(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,

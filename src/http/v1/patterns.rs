@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::fields::read;
 use crate::event::MatchEvent;
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoParameters};
 use crate::http::problem::Problem;
 use crate::trigger::filter::Pattern;
@@ -17,7 +18,7 @@ pub(crate) fn checked(pattern: &Value) -> Result<Pattern, Problem> {
 }
 
 /// Try a pattern on an event: `{"pattern": …, "event": …}`.
-#[utoipa::path(post, path = "/v1/patterns/test", tag = "patterns", responses(
+#[utoipa::path(post, path = "/v1/patterns/test", tag = "patterns", request_body = bodies::PatternTestBody, responses(
     (status = 200, description = "`matches`, and in `explain` what turned the event away"), (status = 400, description = "The pattern is not valid: where and why")))]
 pub(crate) async fn test(_: NoParameters, JsonBody(body): JsonBody) -> Result<Json<Value>, Problem> {
     let (pattern, event) = read(&body, "test", |fields| {

@@ -15,6 +15,7 @@ use super::topics::topic_name;
 use crate::broker::{Acks, Broker, Topic, now_ms};
 use crate::event::{BATCH_TYPE, STRUCTURED_TYPE};
 use crate::http::at_most::AtMost;
+use crate::http::bodies;
 use crate::http::cloud_events;
 use crate::http::extract::{Segments, Upload, media_type, parse_json, unsupported};
 use crate::http::limits::RECORDS_IN_MAX;
@@ -28,7 +29,15 @@ use crate::topic::partitioner::partition_of_key;
 ///
 /// The media type says what the body is: `application/json` is `{"records": [{"key", "value", "headers", "partition",
 /// "timestamp"}]}`; CloudEvents come in binary, structured or batch mode; everything else is one raw record.
-#[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "records", params(
+#[utoipa::path(post, path = "/v1/topics/{topic}/records", tag = "records", request_body(
+    description = "One raw record, unless its media type says more: binary CloudEvents have `ce-*` headers",
+    content(
+        (bodies::RecordsBody = "application/json"),
+        (bodies::CloudEventBody = "application/cloudevents+json"),
+        (Vec<bodies::CloudEventBody> = "application/cloudevents-batch+json"),
+        (Vec<u8> = "*/*"),
+    ),
+), params(
     ("topic" = String, Path, description = "The topic; made if it is missing and topics may be made so"),
     ("acks" = Option<String>, Query, description = "all (default): on disk; 1: in the page cache; 0: not waited for"),
     ("partition" = Option<u32>, Query, description = "For records that do not name one themselves"),

@@ -72,7 +72,8 @@ impl Shape {
     ("limit" = Option<u32>, Query, description = "1 to 10,000 records, default 100; without limit for a stream"),
     ("wait" = Option<String>, Query, description = "How long to wait for a first record: 0 (default) to 30s"),
     ("encoding" = Option<String>, Query, description = "auto (default), or base64 so that no byte is lost"),
-), responses((status = 200, description = "Records"), (status = "4XX", description = "Problem details")))]
+), responses((status = 200, description = "Records",
+    content((Value = "application/json"), (String = "application/x-ndjson"), (String = "text/event-stream"))), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn records(
     State(rooms): State<Rooms>,
     Segments(topic): Segments<String>,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::run_requests as requests;
 use super::triggers::{describe_lane, trigger_name};
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::rooms::Rooms;
@@ -156,7 +157,7 @@ pub(crate) async fn skip(
 
 /// Have a range of a trigger's input go through it again, beside its live run: `{"topic", "partition", "from", "to",
 /// "rate"}`, or several `ranges`. The topic may be left out where the trigger reads one.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/replays", tag = "runs", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/replays", tag = "runs", request_body = bodies::ReplayBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 201, description = "The run"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn replay(
     State(rooms): State<Rooms>,
@@ -173,7 +174,7 @@ pub(crate) async fn replay(
 ///
 /// `{"partition", "from", "to", "ranges", "filter", "max", "rate", "max_redrives", "force", "again", "dry_run"}`, each
 /// of which may be left out. The filter sees the records as they were, and the reasons among their headers.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/redrives", tag = "dead letters", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/redrives", tag = "dead letters", request_body = bodies::RedriveBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 201, description = "The run"), (status = 200, description = "What a run would find"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn redrive(
     State(rooms): State<Rooms>,
@@ -216,7 +217,7 @@ fn preview_json(trigger: &str, preview: &RedrivePreview) -> Value {
 ///
 /// They are not listed and not redriven any more. Where the records below are nothing but letters of this trigger, and
 /// no trigger reads them, they are deleted too.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/discards", tag = "dead letters", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/discards", tag = "dead letters", request_body = bodies::DiscardBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "What was discarded"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn discard(
     State(rooms): State<Rooms>,
@@ -241,7 +242,7 @@ pub(crate) async fn discard(
 /// `{"topic", "partition", "from", "to", "ranges", "pattern", "samples", "time"}`, each of which may be left out, the
 /// topic where the trigger reads one. What does not fit into `time` goes on at `next` of each range. Of an event of more
 /// than 64 KiB a sample shows null, as of such a result, whose size is `transformed_bytes` then.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/dry-run", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/dry-run", tag = "triggers", request_body = bodies::DryRunBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "Counts and samples"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn dry_run(
     State(rooms): State<Rooms>,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::event::time_text;
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
@@ -75,7 +76,7 @@ pub(crate) async fn get(
 }
 
 /// Define a schedule, or change it; what it has done stays done.
-#[utoipa::path(put, path = "/v1/schedules/{schedule}", tag = "schedules",
+#[utoipa::path(put, path = "/v1/schedules/{schedule}", tag = "schedules", request_body = bodies::ScheduleBody,
     params(("schedule" = String, Path, description = "Its name"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
         ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),

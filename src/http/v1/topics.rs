@@ -12,6 +12,7 @@ use tripline_storage::{Offset, PartitionId};
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
 use crate::broker::scrub::ScrubReport;
 use crate::broker::{Broker, Topic};
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::{Query, wrong};
@@ -73,7 +74,7 @@ pub(crate) async fn get(
 }
 
 /// Make a topic: `{"topic", "partitions", "config"}`.
-#[utoipa::path(post, path = "/v1/topics", tag = "topics", responses(
+#[utoipa::path(post, path = "/v1/topics", tag = "topics", request_body = bodies::TopicBody, responses(
     (status = 201, description = "Made"), (status = 409, description = "There is one with this name")))]
 pub(crate) async fn create(
     State(rooms): State<Rooms>,
@@ -86,7 +87,7 @@ pub(crate) async fn create(
 }
 
 /// Make a topic, or give one that exists these settings.
-#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics",
+#[utoipa::path(put, path = "/v1/topics/{topic}", tag = "topics", request_body = bodies::TopicBody,
     params(("topic" = String, Path, description = "Its name"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
         ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
@@ -164,6 +165,7 @@ pub(crate) async fn delete_records(
     State(rooms): State<Rooms>,
     Segments(name): Segments<String>,
     RawQuery(query): RawQuery,
+    _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     let query = Query::parse(query.as_deref(), &["partition", "before_offset"])?;
     let topic = existing_topic(&rooms.broker, &name)?;

@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::config::fields::read;
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoParameters};
 use crate::http::problem::Problem;
 use crate::trigger::transform::{Origin, Stage, Transform};
@@ -13,7 +14,7 @@ use crate::trigger::transform::{Origin, Stage, Transform};
 ///
 /// `events` has what it gives. Functions are not invoked: when a step is one, `events` has what it would get, and
 /// `next` names it.
-#[utoipa::path(post, path = "/v1/transforms/test", tag = "transforms", responses(
+#[utoipa::path(post, path = "/v1/transforms/test", tag = "transforms", request_body = bodies::TransformTestBody, responses(
     (status = 200, description = "`events`, and in `next` the function that would get them if a step is one"),
     (status = 400, description = "The transform is not valid: where and why"),
     (status = 422, description = "The transform fails for this event: `step`, from 0, and why")))]

@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::definitions::{Put, differences, name_in_path, name_matches, trial};
+use crate::http::bodies;
 use crate::http::extract::{JsonBody, NoBody, NoParameters, Segments};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
@@ -98,7 +99,7 @@ pub(crate) async fn get(
 }
 
 /// Define a trigger, or change it and keep its progress.
-#[utoipa::path(put, path = "/v1/triggers/{trigger}", tag = "triggers",
+#[utoipa::path(put, path = "/v1/triggers/{trigger}", tag = "triggers", request_body = bodies::TriggerBody,
     params(("trigger" = String, Path, description = "Its name"),
         ("dry_run" = Option<bool>, Query, description = "Only say what would be answered or refused"),
         ("planned" = Option<String>, Query, description = "With dry_run: what will be there by then, such as topic/flights,function/notify")),
@@ -172,7 +173,7 @@ pub(crate) async fn skip(
 
 /// Set a paused trigger to another position: `{"to": …, "topic": …, "partition": …}`, of all partitions when none is
 /// named.
-#[utoipa::path(post, path = "/v1/triggers/{trigger}/reset", tag = "triggers", params(("trigger" = String, Path, description = "Its name")),
+#[utoipa::path(post, path = "/v1/triggers/{trigger}/reset", tag = "triggers", request_body = bodies::ResetBody, params(("trigger" = String, Path, description = "Its name")),
     responses((status = 200, description = "The offsets that it meant"), (status = "4XX", description = "Problem details")))]
 pub(crate) async fn reset(
     State(rooms): State<Rooms>,
