@@ -129,6 +129,17 @@ fn verify_tells_a_changed_byte_and_repair_leaves_the_rest() {
     assert_eq!((finding["topic"].as_str(), finding["offsets"]["to"].as_i64()), (Some("t"), Some(1)));
     assert!(finding["expected"].as_str().unwrap().starts_with("0x"), "{finding}");
     let before = std::fs::read(&log).unwrap();
+    let asked = run(&["repair", "--json"]);
+    let refused: serde_json::Value = serde_json::from_slice(&asked.stderr).unwrap();
+    assert!(refused["error"]["detail"].as_str().unwrap().starts_with("--json asks nobody"), "{refused}");
+    assert_eq!(asked.status.code(), Some(2));
+    let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&good(run(args))).unwrap() };
+    let planned = json(&["repair", "--json", "--dry-run"]);
+    let step = &planned["steps"][0];
+    assert!(step["file"].as_str().unwrap().starts_with("topics/") && step["what"].is_string(), "{planned}");
+    assert_eq!((&step["partition"], planned["steps"].as_array().unwrap().len()), (&"t/0".into(), 1));
+    let lost = serde_json::json!([{ "partition": "t/0", "offsets": { "from": 0, "to": 1 } }]);
+    assert_eq!((&planned["lost"], &planned["left"], &planned["done"]), (&lost, &serde_json::json!([]), &false.into()));
     for (args, code) in [(&["repair"][..], 2), (&["repair", "--dry-run"][..], 0)] {
         let planned = run(args);
         assert_eq!(planned.status.code(), Some(code), "{planned:?}");
@@ -140,6 +151,12 @@ fn verify_tells_a_changed_byte_and_repair_leaves_the_rest() {
     assert!(done.contains("step 1 of 1") && done.ends_with("1 step(s) done\n"), "{done}");
     assert!(good(run(&["verify"])).ends_with("all good\n"));
     assert_eq!(good(run(&["repair", "--yes"])), "nothing to repair\n");
+    std::fs::write(&log, before).unwrap();
+    let done = json(&["repair", "--json", "--yes"]);
+    assert_eq!((&done["lost"], &done["left"], &done["done"]), (&lost, &serde_json::json!([]), &true.into()), "{done}");
+    assert!(done["steps"].as_array().unwrap().contains(step), "{done}");
+    let nothing_left = serde_json::json!({ "steps": [], "lost": [], "left": [], "done": false });
+    assert_eq!(json(&["repair", "--json", "--yes"]), nothing_left);
     let nothing = output(Command::new(TRIPLINE).arg("verify").arg(data.parent().unwrap()), "");
     assert!(failed(&nothing, 2).contains("not a data directory"));
     assert!(failed(&output(Command::new(TRIPLINE).args(["verify", "/nowhere"]), ""), 2).contains("/nowhere"));
@@ -387,6 +404,55 @@ fn functions_that_cannot_run_are_told_with_their_reason() {
     broker.good(&["apply", "-f", "app.yaml"]);
     let output = failed(&broker.run(&["function", "invoke", "f", "--data", "1"]), 1);
     assert!(output.contains("JSON"), "{output}");
+}
+
+/// Answers every request with its own body.
+fn echo(listener: std::net::TcpListener) {
+    for stream in listener.incoming() {
+        let mut reader = BufReader::new(stream.unwrap());
+        let (mut line, mut length) = (String::new(), 0);
+        while reader.read_line(&mut line).unwrap() > 2 {
+            let header = line.to_ascii_lowercase();
+            length = header.strip_prefix("content-length:").map_or(length, |found| found.trim().parse().unwrap());
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        std::io::Read::read_exact(&mut reader, &mut body).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        reader.get_mut().write_all(&[head.as_bytes(), &body].concat()).unwrap();
+    }
+}
+
+#[test]
+fn functions_reach_the_private_addresses_that_egress_allow_names_and_no_others() {
+    // With a listener that others reach, this machine is as private to functions as any other network.
+    let start = |more: &[&str]| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(TRIPLINE);
+        command.args(["serve", "--kafka", "0.0.0.0:0", "--insecure", "--http", "127.0.0.1:0", "--data"]);
+        command.arg(directory.path().join("data")).current_dir(directory.path()).args(more);
+        Broker { served: Served::start(&mut command), directory }
+    };
+    let target = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let port = target.local_addr().unwrap().port();
+    std::thread::spawn(move || echo(target));
+    let apply = |broker: &Broker, host: &str| {
+        broker.write("h.yaml", &format!("function: h\nruntime: http\nurl: http://{host}:{port}/\n"));
+        broker.run(&["apply", "-f", "h.yaml"])
+    };
+    let broker = start(&["--egress-allow", "127.0.0.2,10.1.0.0/16", "--egress-allow", "fd00::/8"]);
+    for (host, kind) in [("127.0.0.3", "loopback"), ("10.2.0.1", "private"), ("169.254.169.254", "metadata")] {
+        let refused = failed(&apply(&broker, host), 1);
+        assert!(refused.contains(&format!("{host}:{port} is a")) && refused.contains(kind), "{refused}");
+        assert!(refused.contains("by `--egress-allow"), "{refused}");
+    }
+    for host in ["10.1.2.3", "[fd00::1]", "127.0.0.2"] {
+        good(apply(&broker, host));
+    }
+    let answer = broker.good(&["function", "invoke", "h", "--data", "[{\"a\": 1}]"]);
+    assert_eq!(answer.trim(), "[{\"a\": 1}]");
+    let without = failed(&apply(&start(&[]), "127.0.0.2"), 1);
+    assert!(without.contains("loopback"), "{without}");
 }
 
 #[test]
