@@ -58,6 +58,11 @@ async fn a_function_is_deployed_invoked_and_there_after_a_restart() {
     assert!(answer.headers.contains_key("tripline-invocation-id"));
     let logs = stage.until("/v1/functions/f/logs", |logs| !logs["lines"].as_array().unwrap().is_empty()).await;
     assert_eq!((&logs["lines"][0]["text"], &logs["lines"][0]["stream"]), (&json!("got [1,2]"), &json!("stdout")));
+    let ndjson = stage.send("GET", "/v1/functions/f/logs", &[("accept", "application/x-ndjson")], "").await;
+    assert_eq!(ndjson.headers["content-type"], "application/x-ndjson");
+    let lines: Vec<Value> =
+        ndjson.body.split_inclusive(|byte| *byte == b'\n').map(|line| serde_json::from_slice(line).unwrap()).collect();
+    assert_eq!((json!(lines), ndjson.body.last()), (logs["lines"].clone(), Some(&b'\n')));
     let stage = stage.restart().await;
     let answer = stage.json("POST", "/v1/functions/f/invocations", &json!("again")).await;
     assert_eq!(answer.json(), json!("again"));
@@ -298,6 +303,32 @@ async fn what_a_verb_does_not_understand_is_refused_and_changes_nothing() {
     assert_eq!(stage.get("/v1/triggers/g").await.json()["runs"], json!([]));
     assert_eq!(stage.get("/v1/functions/nope/logs").await.problem(), (404, "unknown-function".to_owned()));
     assert_eq!(stage.get("/v1/functions/f/logs").await.json(), json!({ "lines": [], "complete": true }));
+}
+
+#[tokio::test]
+async fn a_list_of_large_dead_letters_ends_after_so_many_bytes_and_says_so() {
+    let stage = Stage::new().await;
+    stage.json("PUT", "/v1/functions/f", &function(FAIL)).await;
+    stage.json("PUT", "/v1/triggers/g", &trigger()).await;
+    let value = "x".repeat(1_000_000);
+    for _ in 0..10 {
+        let appended = stage.send("POST", "/v1/topics/in/records", &[("content-type", "text/plain")], value.clone());
+        assert_eq!(appended.await.status, 200);
+    }
+    stage.until("/v1/triggers/g", |trigger| trigger["counts"]["dead_lettered"] == 10).await;
+    let list = async |query: &str| {
+        let list = stage.get(&format!("/v1/dead-letters?{query}")).await.json();
+        let letters = list["dead_letters"].as_array().unwrap();
+        assert!(letters.iter().all(|letter| letter["record"]["value"].as_str() == Some(&value)), "letters are whole");
+        (letters.iter().map(|letter| letter["offset"].as_i64().unwrap()).collect::<Vec<_>>(), list["complete"] == true)
+    };
+    // The ninth goes beyond 8 MiB.
+    for query in ["", "trigger=g", "all=true", "limit=10000"] {
+        assert_eq!(list(query).await, ((0..9).collect(), false), "{query}");
+    }
+    assert_eq!(list("limit=3").await, (vec![0, 1, 2], false));
+    stage.json("POST", "/v1/triggers/g/discards", &json!({ "to": 4 })).await;
+    assert_eq!(list("").await, ((4..10).collect(), true));
 }
 
 #[tokio::test]

@@ -22,9 +22,10 @@ use crate::http::query::Query;
 use crate::http::reader::{OwnedRecord, read, wait_for_records};
 use crate::http::rooms::Rooms;
 
-/// How far back lines are looked for, in lines of all functions: at most, and at a time.
-const LOOK_BACK_MAX: u64 = 500_000;
-const STEP_BACK: i64 = 20_000;
+/// How far back lines are looked for, in lines of all functions: at most, and at a time. Not as far in tests, which go
+/// beyond.
+const LOOK_BACK_MAX: u64 = if cfg!(test) { 5_000 } else { 500_000 };
+const STEP_BACK: i64 = LOOK_BACK_MAX.cast_signed() / 25;
 const STEP_RECORDS: usize = 2_000;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -131,5 +132,44 @@ impl Following {
         }
         let events = self.waiting.drain(..).map(|line| format!("data: {line}\n\n"));
         Some(events.collect::<String>().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+
+    use super::*;
+    use crate::broker::{Broker, BrokerConfig, Topic};
+    use crate::function::log_topic;
+
+    fn print(broker: &Broker, topic: &Topic, function: &str, lines: u64) {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for line in 0..lines {
+            let value = line.to_string();
+            let (key, value) = (Some(function.as_bytes()), Some(value.as_bytes()));
+            builder.push(&NewRecord { key, value, ..NewRecord::default() }).unwrap();
+        }
+        broker.append(topic, 0, builder.finish().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn lines_behind_very_many_of_others_are_found_as_far_as_it_is_looked_and_it_is_said_where_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let topic = log_topic::topic(&broker).await.unwrap();
+        let log = topic.partition(0).unwrap();
+        let found = async |limit| {
+            let newest = newest(log, "f", limit).await.unwrap();
+            (newest.lines, newest.complete)
+        };
+        assert_eq!(found(9).await, (vec![], true));
+        print(&broker, &topic, "f", 2);
+        print(&broker, &topic, "other", LOOK_BACK_MAX - 2);
+        assert_eq!(found(9).await, (vec![json!(0), json!(1)], true), "all that there are");
+        print(&broker, &topic, "f", 1);
+        assert_eq!(found(9).await, (vec![json!(1), json!(0)], false), "there may be older ones");
+        assert_eq!(found(2).await, (vec![json!(1), json!(0)], true), "as many as were asked for");
+        assert_eq!(found(1).await, (vec![json!(0)], true));
     }
 }
