@@ -79,7 +79,7 @@ const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
 const COMPACTING: &[Look] = &[Look::Compaction];
 
-const PLANTS: [Plant; 33] = [
+const PLANTS: [Plant; 35] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
