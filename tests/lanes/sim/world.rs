@@ -207,14 +207,14 @@ impl World {
     pub(crate) fn expire(&mut self) {
         let Some(record) = self.model.records.get(self.rng.usize(..self.model.records.len().max(1))) else { return };
         let log_start = record.offset;
-        self.model.expire_to(log_start);
         if self.lane.position() < self.lane.progress().reading_point() {
             // What is gone before it was read again is not counted.
             let written = Written::of(self.lane.progress());
-            for record in &mut self.model.records {
+            for record in self.model.records.iter_mut().filter(|record| record.fate == Fate::Unfinished) {
                 record.unsure |= written.window_of(record).is_some();
             }
         }
+        self.model.expire_to(log_start);
         let line = format!("retention to {log_start}");
         self.tell(&line);
     }
@@ -343,7 +343,7 @@ impl World {
             let now_ms = self.now_ms;
             let record = self.model.get_mut(offset);
             if std::mem::take(&mut record.unsure) {
-                record.group = group;
+                record.group = if record.tried.is_some() { record.group } else { group };
             } else if let Some(tried) = record.tried {
                 let attempts = tried.attempts..=tried.attempts_max;
                 ensure!(attempts.contains(&state.attempts), "T4: {offset} had {tried:?}, now {state:?}");
@@ -711,6 +711,7 @@ impl World {
             self.ordered_from = self.model.tail;
             let written = Written::of(self.lane.progress());
             self.refilter(&written);
+            self.may_hold(&written);
             for record in self.model.records.iter_mut().filter(|record| is_restoring && record.fate == Fate::Unfinished)
             {
                 record.unsure |= written.window_of(record).is_some();
@@ -727,7 +728,7 @@ impl World {
             if record.doubtful && !decided && !written.covers(record) {
                 (record.matches, record.tried, record.given_up) = (false, None, false);
             }
-            let in_hand = record.tried.is_some() || record.given_up || decided;
+            let in_hand = record.tried.is_some() || record.given_up || decided || record.unsure;
             record.doubtful = in_hand && !lets_in;
             if in_hand {
                 continue;
@@ -744,6 +745,10 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What is read again is taken, whatever it comes to.
+    fn may_hold(&mut self, written: &Written) {
         let unfinished = self.model.unfinished().filter(|record| written.covers(record)).count();
         self.records_max = self.records_max.max(unfinished);
     }
@@ -880,6 +885,7 @@ impl World {
             }
             self.model.records[index] = record;
         }
+        self.may_hold(&written);
         self.withheld = 0;
         (self.starting, self.in_flight, self.settled, self.settling) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let verdicts = self.verdicts.values();
