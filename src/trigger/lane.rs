@@ -38,7 +38,7 @@ use tripline_storage::Offset;
 
 use super::attempt::{AttemptState, ErrorsTolerance, ExhaustedReason, Policies};
 use super::flow::PerKey;
-use super::progress::{ENCODED_BYTES_MAX, Progress, Span, TriedAttempts, TriedWindow};
+use super::progress::{ENCODED_BYTES_MAX, Progress, Span, TriedAttempts, TriedWindow, fingerprint};
 use super::spec::Order;
 use super::unfinished::{Place, Unfinished};
 use super::window::{Spot, WindowSpec};
@@ -156,6 +156,8 @@ pub(super) struct Held {
     name: Offset,
     /// How it was written down before a restart. Not so its parts.
     written: Option<Written>,
+    /// Another filter was in force when it was made.
+    foreign: bool,
     /// Its verdict was found in the journal, and stands for it there.
     decided: bool,
     /// Behind the marker of its key: its records are in no hole. Only before the first attempt.
@@ -385,6 +387,13 @@ impl Lane {
         self.windows.contains_key(&id)
     }
 
+    /// Whether a window that stood in progress from `first` on is in hand, or still to be made again.
+    #[must_use]
+    pub fn has_written(&self, first: Offset) -> bool {
+        let is_made = |held: &Held| held.written.is_some_and(|written| written.first == first);
+        self.restoring.as_ref().is_some_and(|restoring| restoring.builds(first)) || self.windows.values().any(is_made)
+    }
+
     /// The size of a window's records.
     ///
     /// # Panics
@@ -547,9 +556,14 @@ impl Held {
     fn tried(&self, from: Offset) -> Option<TriedWindow> {
         let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
         let span = self.span(from)?;
-        let records = self.places.iter().chain(&self.done).filter(|place| span.contains(place.offset)).count();
-        let records = u32::try_from(records).unwrap_or(u32::MAX);
-        Some(TriedWindow { span, records, key: self.key, attempts, given_up: self.given_up() })
+        let with_it = self.done.iter().filter(|_| self.given_up().is_none());
+        let own = || {
+            let offsets = self.places.iter().chain(with_it.clone()).map(|place| place.offset);
+            offsets.filter(|offset| span.contains(*offset))
+        };
+        let records = u32::try_from(own().count()).unwrap_or(u32::MAX);
+        let fingerprint = self.foreign.then(|| fingerprint(own()));
+        Some(TriedWindow { span, records, fingerprint, key: self.key, attempts, given_up: self.given_up() })
     }
 }
 

@@ -9,8 +9,9 @@
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
 //! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A
 //! record that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last
-//! in the list. A filter that lets in more than it did would have others join it: where more is found than it had, the
-//! attempts are nobody's, and all of it is delivered as what was not tried.
+//! in the list. Another filter than when it was made may have others join it. So it says how many records it has and,
+//! once another filter is in force, a fingerprint of them: where what is found cannot be what it had, the attempts are
+//! nobody's, and all of it is delivered as what was not tried.
 //!
 //! # Bytes
 //! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below
@@ -35,8 +36,10 @@
 //!   records     varint    how many it has, at least 1
 //!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still; 8: it is
 //!                         given up; from bit 4 on how the last attempt failed: 0 not yet, 1 failed, 2 rejected,
-//!                         3 throttled, 4 unavailable, 5 broken code, 6 crashed, 7 interrupted; bit 7 is 0
+//!                         3 throttled, 4 unavailable, 5 broken code, 6 crashed, 7 interrupted; bit 7: another filter
+//!                         was in force when it was made
 //!   key         u64       little-endian hash, with flag 1
+//!   fingerprint u16       little-endian, of its offsets, with bit 7
 //!   attempts    varint    spent
 //!   interrupted varint    attempts that the broker did not survive
 //!   first       varint    the first attempt, since base
@@ -82,6 +85,8 @@ pub struct TriedWindow {
     pub span: Span,
     /// How many of the range are its own, at least 1.
     pub records: u32,
+    /// The [`fingerprint`] of their offsets, where another filter was in force when it was made.
+    pub fingerprint: Option<u16>,
     /// The hash of the one key of its records, where it has one.
     pub key: Option<u64>,
     /// Its attempts so far.
@@ -129,6 +134,14 @@ pub struct Progress {
     holes: Vec<Span>,
     windows: Vec<TriedWindow>,
     blocked_keys: Vec<BlockedKey>,
+}
+
+/// The sum of the highest 16 bits of each offset times 2^64 divided by the golden ratio: in whatever order, the same
+/// for the same offsets, and for others rarely.
+#[must_use]
+pub fn fingerprint(offsets: impl IntoIterator<Item = Offset>) -> u16 {
+    let mixed = |offset: Offset| offset.get().unsigned_abs().wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    offsets.into_iter().fold(0, |sum: u16, offset| sum.wrapping_add(mixed(offset) as u16))
 }
 
 impl TriedWindow {
@@ -366,7 +379,7 @@ pub(super) mod tests {
         pub(crate) fn any_progress()(
             start in 0..1u64 << 60,
             holes in proptest::collection::vec((0u64..5, 1u64..300), 0..20),
-            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<u32>()), 0..10),
+            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<(u32, Option<u16>)>()), 0..10),
             keys in proptest::collection::btree_map(any::<u64>(), any::<u16>(), 0..10),
             beyond in 0u64..1000,
         ) -> Progress {
@@ -379,11 +392,11 @@ pub(super) mod tests {
             }
             let reading_point = at + beyond;
             let mut windows: Vec<TriedWindow> = Vec::new();
-            for (index, key, attempts, records) in tried.into_iter().filter(|_| !spans.is_empty()) {
+            for (index, key, attempts, (records, fingerprint)) in tried.into_iter().filter(|_| !spans.is_empty()) {
                 let span = *index.get(&spans);
                 let given_up = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
                 let records = 1 + records % u32::try_from(span.offsets()).unwrap();
-                windows.push(TriedWindow { span, records, key, attempts, given_up });
+                windows.push(TriedWindow { span, records, fingerprint, key, attempts, given_up });
             }
             windows.sort_by_key(|window| window.span.first);
             windows.dedup_by_key(|window| window.span.first);

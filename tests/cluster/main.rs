@@ -278,7 +278,7 @@ async fn verdicts_move(cluster: &Cluster) {
     let (producer, other) = (client.producer_id().await.unwrap(), client.producer_id().await.unwrap());
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
-    let window = TriedWindow { span, records: 3, key: None, attempts, given_up: None };
+    let window = TriedWindow { span, records: 3, fingerprint: None, key: None, attempts, given_up: None };
     // Of this one no letter is there.
     let span = Span::new(span.next, Offset::new(5).unwrap()).unwrap();
     let failed = Some(ErrorClass::Crashed);
@@ -340,6 +340,7 @@ async fn verdicts_of_what_is_gone_move(cluster: &Cluster) {
     let given_up = |first, next, records| TriedWindow {
         span: Span::new(at(first), at(next)).unwrap(),
         records,
+        fingerprint: None,
         key: None,
         attempts,
         given_up: Some(ExhaustedReason::Attempts),

@@ -322,6 +322,7 @@ impl Lane {
             phase: Phase::Queued,
             name,
             written: None,
+            foreign: false,
             decided: false,
             spilled,
             is_rest: false,

@@ -23,6 +23,7 @@ const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
 /// Where a tried window lies takes so many distances at most: first offset, length, and how many records it has.
 const TRIED_DISTANCES: usize = 3;
 const KEY_BYTES: usize = 8;
+const FINGERPRINT_BYTES: usize = 2;
 /// Ranges that came, went or changed, and offsets that were read, before it is looked again where bits should begin.
 const CHANGES_MIN: usize = 64;
 const OFFSETS_MIN: u64 = 1024;
@@ -46,6 +47,8 @@ pub(super) struct Reserved {
     cuts_below: usize,
     /// Windows with a key.
     keyed: usize,
+    /// Windows that were made under another filter.
+    foreign: usize,
 }
 
 /// What is more to be written down: a bound has room for it or not.
@@ -67,7 +70,8 @@ impl Lane {
     /// What one more tried window takes at most.
     fn tried_bytes(&self) -> usize {
         let key_bytes = if self.spec.order == Order::Key { KEY_BYTES } else { 0 };
-        ATTEMPTS_BYTES + key_bytes + TRIED_DISTANCES * self.distance_bytes()
+        let foreign_bytes = if self.reserved.foreign > 0 { FINGERPRINT_BYTES } else { 0 };
+        ATTEMPTS_BYTES + key_bytes + foreign_bytes + TRIED_DISTANCES * self.distance_bytes()
     }
 
     /// A bound on written progress, now and after any outcome of what is in flight, with something more.
@@ -77,7 +81,8 @@ impl Lane {
         HEAD_BYTES
             + self.tried.len() * (ATTEMPTS_BYTES + TRIED_DISTANCES * distance_bytes)
             + self.reserved.keyed * KEY_BYTES
-            + building * (ATTEMPTS_BYTES + KEY_BYTES + TRIED_DISTANCES * distance_bytes)
+            + self.reserved.foreign * FINGERPRINT_BYTES
+            + building * (ATTEMPTS_BYTES + KEY_BYTES + FINGERPRINT_BYTES + TRIED_DISTANCES * distance_bytes)
             + more.windows * self.tried_bytes()
             + self.markers.len() * (KEY_BYTES + distance_bytes)
             + self.ranges_bytes(more)
@@ -181,9 +186,10 @@ impl Lane {
 
     /// A window is tried from now on.
     pub(super) fn note_tried(&mut self, id: WindowId) {
-        let keyed = self.windows[&id].key.is_some();
+        let (keyed, foreign) = (self.windows[&id].key.is_some(), self.windows[&id].foreign);
         if self.tried.insert(id) {
             self.reserved.keyed += usize::from(keyed);
+            self.reserved.foreign += usize::from(foreign);
         }
     }
 
@@ -191,6 +197,7 @@ impl Lane {
     pub(super) fn release_reserved(&mut self, id: WindowId, held: &Held) {
         if self.tried.remove(&id) {
             self.reserved.keyed -= usize::from(held.key.is_some());
+            self.reserved.foreign -= usize::from(held.foreign);
         }
         self.reserved.cuts -= held.cuts;
         if held.name < self.unfinished.dense_from() {

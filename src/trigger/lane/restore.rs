@@ -8,7 +8,7 @@ use super::queue::QueueKey;
 use super::{Held, Lane, LaneSpec, Marker, Phase, WindowId, Written};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
-use crate::trigger::progress::{Progress, Span, TriedWindow};
+use crate::trigger::progress::{Progress, Span, TriedWindow, fingerprint};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 use crate::trigger::window::{RecordFacts, Spot};
@@ -37,6 +37,7 @@ impl Carried {
             phase: Phase::GivenUp(reason),
             name,
             written: None,
+            foreign: false,
             decided: true,
             spilled: false,
             is_rest: false,
@@ -67,8 +68,12 @@ struct Building {
     tried: TriedWindow,
     /// What was found of it, with its numbers.
     found: Vec<(RecordFacts, u64)>,
-    /// How many of its records have a verdict, and go on in another window.
-    decided: usize,
+    /// Its records that have a verdict, and go on in another window.
+    decided: Vec<Offset>,
+    /// Those in its range that have a verdict and may be its own: some may end before they are read again.
+    maybe_decided: Vec<Offset>,
+    /// The filter was changed since it was written down.
+    doubted: bool,
 }
 
 /// Where a record that is read again belongs.
@@ -84,16 +89,43 @@ enum Belongs {
 }
 
 impl Building {
-    /// Whether more was found than it had: a filter lets in records between its own.
-    fn holds_others(&self) -> bool {
-        self.found.len() + self.decided > self.tried.records as usize
+    /// Whether more was found than it had.
+    fn is_beyond(&self) -> bool {
+        self.found.len() > self.tried.records as usize
+    }
+
+    /// Whether what was found are records that it had. Under the filter that it was made with it may be fewer: the log
+    /// removes some. Under another one it must be all.
+    fn is_same(&self) -> bool {
+        let TriedWindow { span, records, .. } = self.tried;
+        let found = || self.found.iter().map(|(record, _)| record.offset);
+        let all = |decided: &[Offset]| self.found.len() + decided.len() == records as usize;
+        let is_whole = |decided: &Vec<Offset>| match self.tried.fingerprint {
+            Some(known) => all(decided) && fingerprint(found().chain(decided.iter().copied())) == known,
+            None => all(decided) && u64::from(records) == span.offsets(),
+        };
+        let is_part = !self.doubted && self.tried.fingerprint.is_none();
+        let fits = if is_part {
+            !self.is_beyond()
+        } else {
+            [&Vec::new(), &self.decided, &self.maybe_decided].into_iter().any(is_whole)
+        };
+        // Where the verdict may be its own, nothing but what has it was given up.
+        let has_verdict = self.found.len() < records as usize && !self.maybe_decided.is_empty();
+        fits && !(self.tried.given_up.is_some() && has_verdict)
     }
 }
 
 impl Restoring {
     pub(super) fn new(progress: &Progress) -> (Option<Self>, HashMap<u64, Marker>) {
         let markers = progress.blocked_keys().iter().map(|key| (key.hash, Marker { at: key.first })).collect();
-        let building = progress.windows().iter().map(|&tried| Building { tried, found: Vec::new(), decided: 0 });
+        let building = progress.windows().iter().map(|&tried| Building {
+            tried,
+            found: Vec::new(),
+            decided: Vec::new(),
+            maybe_decided: Vec::new(),
+            doubted: false,
+        });
         let building: Vec<Building> = building.collect();
         let nothing = progress.holes().is_empty() && building.is_empty();
         let restoring = (!nothing).then(|| Self {
@@ -174,7 +206,7 @@ impl Restoring {
         if self.in_hole(record.offset)
             && let Some(index) = self.innermost(record.offset, record.key)
         {
-            self.building[index].decided += 1;
+            self.building[index].decided.push(record.offset);
         }
     }
 
@@ -184,6 +216,11 @@ impl Restoring {
         let is_cut = self.holes[..left].first().is_some_and(|hole| hole.next < self.until);
         self.holes.drain(..left);
         is_cut
+    }
+
+    /// Whether a window that stood in progress from `first` on is still to be made again.
+    pub(super) fn builds(&self, first: Offset) -> bool {
+        self.building.iter().any(|building| building.tried.span.first == first)
     }
 
     /// How many holes and windows are still to be read again.
@@ -207,14 +244,17 @@ impl Restoring {
 }
 
 impl Lane {
-    /// The same lane under a new definition: windows that were tried are carried over, everything else that is
-    /// unfinished is read again.
+    /// The same lane under a new definition, with the filter that it had or another one: windows that were tried are
+    /// carried over, everything else that is unfinished is read again.
     #[must_use]
-    pub fn redefine(mut self, spec: LaneSpec, now_ms: i64) -> Self {
+    pub fn redefine(mut self, spec: LaneSpec, is_filter_same: bool, now_ms: i64) -> Self {
         let progress = self.progress();
+        let new_from = (is_filter_same && spec.order == self.spec.order).then_some(self.new_from);
+        self.windows.values_mut().for_each(|held| held.foreign |= !is_filter_same);
         let mut queues: Vec<(Offset, Vec<WindowId>)> = Vec::new();
         for queue in self.queues.values() {
-            let tried = queue.windows.iter().copied().filter(|id| self.windows[id].is_tried());
+            let goes_on = |held: &Held| held.is_tried() || held.given_up().is_some();
+            let tried = queue.windows.iter().copied().filter(|id| goes_on(&self.windows[id]));
             let tried: Vec<WindowId> = tried.collect();
             if let Some(first) = tried.first() {
                 queues.push((self.windows[first].places[0].offset, tried));
@@ -228,6 +268,9 @@ impl Lane {
         });
         let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
         (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
+        lane.new_from = new_from.unwrap_or(lane.new_from);
+        let building = lane.restoring.iter_mut().flat_map(|restoring| &mut restoring.building);
+        building.for_each(|building| building.doubted |= !is_filter_same);
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));
@@ -255,6 +298,10 @@ impl Lane {
             // A verdict may be on a part of what was written: the rest of that goes on as it was.
             if let Some(index) = same.filter(|_| !held.decided) {
                 restoring.building.remove(index);
+            }
+            for building in restoring.building.iter_mut().filter(|_| held.decided) {
+                let offsets = held.places.iter().map(|place| place.offset);
+                building.maybe_decided.extend(offsets.filter(|offset| building.tried.span.contains(*offset)));
             }
             for place in held.places.iter_mut().chain(&mut held.done) {
                 place.number = UNNUMBERED;
@@ -323,11 +370,21 @@ impl Lane {
                 self.close_before(key, now_ms);
                 let Some(restoring) = &mut self.restoring else { return };
                 let number = self.unfinished.push(record.offset);
-                restoring.building[index].found.push((record, number));
+                let building = &mut restoring.building[index];
+                building.found.push((record, number));
+                if building.is_beyond() {
+                    // What else is found of it is taken as what was never tried: there may be any number.
+                    let building = restoring.building.remove(index);
+                    self.begin_anew(building, now_ms);
+                }
             }
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),
             Belongs::Fresh => {
                 let queue = self.queue_again(&record);
+                if self.spec.order != Order::Key && queue != QueueKey::Whole {
+                    // No window without a key spans it.
+                    self.close_before(None, now_ms);
+                }
                 self.note_filled(queue);
                 self.push(record, queue, false, now_ms);
             }
@@ -415,7 +472,7 @@ impl Lane {
         let whole = restoring.building.extract_if(.., |building| building.tried.span.next <= upto);
         let whole: Vec<Building> = whole.filter(|building| !building.found.is_empty()).collect();
         for building in whole {
-            if building.holds_others() { self.begin_anew(building, now_ms) } else { self.make_again(building, now_ms) }
+            if building.is_same() { self.make_again(building, now_ms) } else { self.begin_anew(building, now_ms) }
         }
     }
 
@@ -429,7 +486,7 @@ impl Lane {
                 self.unfinished.finish([place]);
                 continue;
             }
-            // Records of a key stay beside what else was read again: only by their key are they told from it.
+            // Records of a key stay beside what else was read again: by their key they were told from it.
             let queue = building.tried.key.map_or_else(|| self.queue_again(&record), QueueKey::Key);
             self.note_filled(queue);
             self.put(record, place, queue, false, now_ms);
@@ -475,6 +532,7 @@ impl Lane {
             phase,
             name,
             written: Some(Written { first: tried.span.first, records: tried.records as usize }),
+            foreign: tried.fingerprint.is_some(),
             decided: false,
             spilled: false,
             is_rest: false,

@@ -261,10 +261,10 @@ impl Entry {
     fn next_commit(&mut self) -> (Offset, String) {
         let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
         self.settled.clear();
-        // Of windows that are settled nothing is left to carry out, nor of any below what is committed.
+        // Of windows that are settled nothing is left to carry out, nor of those that begin anew.
         self.kept.verdicts.retain(|window, _| self.lane.has(*window));
-        let carried = self.kept.carried.iter().filter(|(first, _)| **first >= committed.get());
-        let carried = carried.map(|(&first, &producer_id)| (None, first, producer_id));
+        self.kept.carried.retain(|first, _| Offset::new(*first).is_some_and(|first| self.lane.has_written(first)));
+        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, first, producer_id));
         let ours = self.kept.verdicts.iter().map(|(&window, verdict)| {
             let first = self.lane.offsets(window)[0].get();
             (Some(window), first, verdict.producer_id)

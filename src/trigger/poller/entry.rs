@@ -245,7 +245,7 @@ impl Entry {
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
             let lane = std::mem::replace(&mut self.lane, placeholder);
-            self.lane = lane.redefine(spec.lane(), now_ms);
+            self.lane = lane.redefine(spec.lane(), spec.filter == self.spec.filter, now_ms);
             self.spec = spec;
             self.dirty = true;
             self.redefined = true;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tripline::trigger::progress::{Progress, TriedAttempts, TriedWindow};
+use tripline::trigger::progress::{Progress, TriedAttempts, TriedWindow, fingerprint};
 use tripline_storage::Offset;
 
 /// What has become of a matching record.
@@ -42,8 +42,6 @@ pub(crate) struct Record {
     pub(crate) key: u64,
     pub(crate) size_bytes: u64,
     pub(crate) appended_ms: i64,
-    /// A filter lets it in that passes more than so many of a hundred.
-    pub(crate) rank: u32,
     pub(crate) matches: bool,
     /// The filter does not let it in any more. What was tried goes on, for as long as it is in hand.
     pub(crate) doubtful: bool,
@@ -161,16 +159,38 @@ impl Written {
         innermost(Some(record.key)).or_else(|| innermost(None))
     }
 
-    /// Whether each tried window begins anew: more of these records belong to it than it had.
-    pub(crate) fn anew<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Vec<bool> {
-        let mut found = vec![0; self.progress.windows().len()];
-        records.filter_map(|record| self.index_of(record)).for_each(|index| found[index] += 1);
-        found.iter().zip(self.progress.windows()).map(|(found, window)| *found > window.records).collect()
+    /// Whether each tried window goes on with these records, which the filter lets in, where those that `decided` tells
+    /// have a verdict; `None`: that depends on which verdict ends first.
+    pub(crate) fn same(&self, records: &[&Record], decided: impl Fn(Offset) -> bool) -> Vec<Option<bool>> {
+        let windows = self.progress.windows().iter().enumerate();
+        let one = |(index, window): (usize, &TriedWindow)| {
+            let mut own: Vec<Offset> = Vec::new();
+            let mut known: Vec<Offset> = Vec::new();
+            for record in records.iter().filter(|record| self.index_of(record) == Some(index)) {
+                if decided(record.offset) { known.push(record.offset) } else { own.push(record.offset) }
+            }
+            let first = window.span.first.get();
+            let span = (first..window.span.next.get()).filter_map(Offset::new);
+            let any: Vec<Offset> = span.filter(|offset| decided(*offset)).collect();
+            if window.given_up.is_some() && own.len() < window.records as usize && !any.is_empty() {
+                return Some(false);
+            }
+            let Some(print) = window.fingerprint else {
+                return Some(own.len() <= window.records as usize);
+            };
+            let is_whole = |decided: &[Offset]| {
+                let offsets = own.iter().chain(decided).copied();
+                own.len() + decided.len() == window.records as usize && fingerprint(offsets) == print
+            };
+            let by_all = is_whole(&[]) || is_whole(&any);
+            if by_all || known == any { Some(by_all || is_whole(&known)) } else { None }
+        };
+        windows.map(one).collect()
     }
 
-    /// The tried window that goes on with a record.
-    pub(crate) fn goes_on(&self, record: &Record, anew: &[bool]) -> Option<&TriedWindow> {
-        self.index_of(record).filter(|index| !anew[*index]).map(|index| &self.progress.windows()[index])
+    /// The tried window that a record belongs to, and whether it goes on.
+    pub(crate) fn goes_on(&self, record: &Record, same: &[Option<bool>]) -> Option<(&TriedWindow, Option<bool>)> {
+        self.index_of(record).map(|index| (&self.progress.windows()[index], same[index]))
     }
 }
 

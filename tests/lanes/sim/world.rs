@@ -62,6 +62,8 @@ pub(crate) struct World {
     now_ms: i64,
     keys: u64,
     match_percent: u32,
+    /// Which of the records those are.
+    filter: u64,
     poison_permille: u32,
     slots: usize,
     /// The journal: progress, and verdicts by their first offset.
@@ -107,6 +109,7 @@ impl World {
             now_ms: 1_000_000,
             keys,
             match_percent: [100, 100, 70, 20][rng.usize(..4)],
+            filter: 0,
             poison_permille: [0, 0, 50, 200][rng.usize(..4)],
             slots: [1, 3, 8, SLOTS_MAX][rng.usize(..4)],
             written: start.encode().expect("a start fits"),
@@ -165,11 +168,9 @@ impl World {
             if self.rng.u32(..6) == 0 {
                 at = at.checked_add(self.rng.u64(1..200)).expect("far from the end");
             }
-            let rank = self.rng.u32(..100);
             let record = Record {
                 offset: at,
-                rank,
-                matches: rank < self.match_percent,
+                matches: self.lets_in(at),
                 doubtful: false,
                 unsure: false,
                 let_in: false,
@@ -343,6 +344,7 @@ impl World {
             let now_ms = self.now_ms;
             let record = self.model.get_mut(offset);
             if std::mem::take(&mut record.unsure) {
+                record.given_up = false;
                 record.group = if record.tried.is_some() { record.group } else { group };
             } else if let Some(tried) = record.tried {
                 let attempts = tried.attempts..=tried.attempts_max;
@@ -374,7 +376,8 @@ impl World {
         for &offset in offsets {
             let record = self.model.get(offset);
             ensure!(record.matches, "{offset} does not match");
-            ensure!(!record.verdict && !record.given_up, "T1: {offset} is given up and begins again: {record:?}");
+            let given_up = record.given_up && !record.unsure;
+            ensure!(!record.verdict && !given_up, "T1: {offset} is given up and begins again: {record:?}");
             let gone = record.fate == Fate::Expired;
             ensure!(gone || record.fate == Fate::Unfinished, "T1: {offset} is finished and begins again: {record:?}");
         }
@@ -645,6 +648,11 @@ impl World {
             let gone = record.fate == Fate::Expired;
             ensure!(gone || record.fate == Fate::Unfinished, "T1: {record:?} is finished and given up");
         }
+        let tried = |offset: &Offset| {
+            let record = self.model.get(*offset);
+            record.tried.is_some() || record.unsure
+        };
+        ensure!(written || offsets.iter().all(tried), "T1: {offsets:?} are given up and were never tried");
         let decide = (!written).then_some((state, reason));
         self.dirty |= !written;
         self.settling.push(Settling { window, first: offsets[0], decide, offsets });
@@ -698,15 +706,19 @@ impl World {
         }
         self.ordered_from = self.ordered_from.max(Offset::ZERO.next());
         let is_restoring = self.lane.position() < self.lane.progress().reading_point();
+        let changes_filter = self.rng.bool();
+        if changes_filter {
+            self.match_percent = [100, 70, 50, 20][self.rng.usize(..4)];
+            self.filter += self.rng.u64(..2);
+            let line = format!("{} of a hundred match", self.match_percent);
+            self.tell(&line);
+        }
         let unused = Lane::restore(spec.clone(), &Progress::start(Offset::ZERO), Vec::new());
-        self.lane = std::mem::replace(&mut self.lane, unused).redefine(spec.clone(), self.now_ms);
+        self.lane = std::mem::replace(&mut self.lane, unused).redefine(spec.clone(), !changes_filter, self.now_ms);
         self.spec = spec;
         self.dirty = true;
         self.woken(false);
-        if self.rng.bool() {
-            self.match_percent = [100, 70, 20][self.rng.usize(..3)];
-            let line = format!("{} of a hundred match", self.match_percent);
-            self.tell(&line);
+        if changes_filter {
             // What is let in now was passed over before.
             self.ordered_from = self.model.tail;
             let written = Written::of(self.lane.progress());
@@ -720,10 +732,15 @@ impl World {
         self.lane.suspend(!self.takes_time(), self.now_ms);
     }
 
+    fn lets_in(&self, offset: Offset) -> bool {
+        lets_in(self.filter, self.match_percent, offset)
+    }
+
     /// Another filter is in force than when some of these records were read.
     fn refilter(&mut self, written: &Written) {
+        let (filter, match_percent) = (self.filter, self.match_percent);
         for record in &mut self.model.records {
-            let lets_in = record.rank < self.match_percent;
+            let lets_in = lets_in(filter, match_percent, record.offset);
             let decided = self.verdicts.values().any(|verdict| verdict.offsets.contains(&record.offset));
             if record.doubtful && !decided && !written.covers(record) {
                 (record.matches, record.tried, record.given_up) = (false, None, false);
@@ -749,8 +766,11 @@ impl World {
 
     /// What is read again is taken, whatever it comes to.
     fn may_hold(&mut self, written: &Written) {
-        let unfinished = self.model.unfinished().filter(|record| written.covers(record)).count();
-        self.records_max = self.records_max.max(unfinished);
+        // What retention took of a window in hand is held until that ends.
+        let is_held =
+            |record: &&Record| matches!(record.fate, Fate::Unfinished | Fate::Expired) && written.covers(record);
+        let held = self.model.records.iter().filter(|record| record.matches).filter(is_held).count();
+        self.records_max = self.records_max.max(held);
     }
 
     // The journal.
@@ -854,8 +874,11 @@ impl World {
             (record.tried, record.given_up, record.unsure) = (None, false, false);
         }
         self.refilter(&written);
-        let may_be_found = |record: &&Record| record.matches && record.offset >= self.model.log_start;
-        let anew = written.anew(self.model.records.iter().filter(may_be_found));
+        let may_be_found =
+            |record: &&Record| record.matches && self.lets_in(record.offset) && record.offset >= self.model.log_start;
+        let found: Vec<&Record> = self.model.records.iter().filter(may_be_found).collect();
+        let has_verdict = |offset: Offset| self.verdicts.values().any(|verdict| verdict.offsets.contains(&offset));
+        let same = written.same(&found, has_verdict);
         for index in 0..self.model.records.len() {
             let mut record = self.model.records[index].clone();
             if !record.matches || record.fate == Fate::Expired {
@@ -866,7 +889,10 @@ impl World {
             } else if written.covers(&record) {
                 record.repeated |= record.fate == Fate::Delivered;
                 (record.fate, record.given_up, record.verdict) = (Fate::Unfinished, false, false);
-                if let Some(window) = written.goes_on(&record, &anew) {
+                if let Some((window, is_same)) =
+                    written.goes_on(&record, &same).filter(|(_, is_same)| *is_same != Some(false))
+                {
+                    record.unsure = is_same.is_none();
                     let mut tried = Tried::from(window.attempts);
                     record.given_up = window.given_up.is_some();
                     if tried.running {
@@ -969,4 +995,10 @@ impl World {
         ensure!(unlettered.is_none(), "dead letters: {unlettered:?}");
         Ok(())
     }
+}
+
+/// A filter by its number takes so many of a hundred records.
+fn lets_in(filter: u64, percent: u32, offset: Offset) -> bool {
+    let mixed = (offset.get().unsigned_abs() + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ filter << 7);
+    (mixed >> 40) % 100 < u64::from(percent)
 }

@@ -168,7 +168,7 @@ fn a_new_definition_forgets_no_start_of_a_throttled_key() {
     let mut lane = fresh(throttled(LaneLimits::default()));
     read(&mut lane, &[7], 0);
     deliver(&mut lane, 0);
-    let mut lane = lane.redefine(throttled(LaneLimits::default()), 1);
+    let mut lane = lane.redefine(throttled(LaneLimits::default()), true, 1);
     read(&mut lane, &[7], 2);
     assert_eq!((deliver(&mut lane, HOUR_MS - 1), deliver(&mut lane, HOUR_MS)), (None, Some(vec![1])));
 }

@@ -35,11 +35,20 @@ fn restored(order: Order, progress: &Progress, carried: Vec<Carried>) -> Lane {
 /// Reads the log up to `next`, all of one key; the filter lets these in.
 fn read(lane: &mut Lane, matching: &[i64], next: i64) {
     while let Some(from) = lane.read_at().filter(|at| *at < offset(next)) {
-        let found = matching.iter().map(|&at| offset(at)).filter(|at| (from..offset(next)).contains(at));
-        let facts =
-            found.map(|offset| RecordFacts { offset, key: 7, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN });
-        lane.take(&facts.collect::<Vec<_>>(), offset(next), 0);
+        let found = matching.iter().copied().filter(|at| (from..offset(next)).contains(&offset(*at)));
+        read_chunk(lane, &found.collect::<Vec<_>>(), next);
     }
+}
+
+fn read_chunk(lane: &mut Lane, matching: &[i64], next: i64) {
+    let facts = matching.iter().map(|&at| RecordFacts {
+        offset: offset(at),
+        key: 7,
+        size_bytes: 1,
+        age: Duration::ZERO,
+        spot: Spot::UNKNOWN,
+    });
+    lane.take(&facts.collect::<Vec<_>>(), offset(next), 0);
 }
 
 /// The window whose turn it is: its offsets, and the attempts it has had.
@@ -84,7 +93,7 @@ fn fail(lane: &mut Lane, id: WindowId, now_ms: i64) {
 #[test]
 fn a_record_that_a_filter_lets_in_shares_nobodys_attempts() {
     for order in ORDERS {
-        let mut here = failed(order).redefine(spec(order), 0);
+        let mut here = failed(order).redefine(spec(order), false, 0);
         read(&mut here, &[0, 1, 2], 3);
         assert_eq!(deliver(&mut here), [(vec![0, 2], 1), (vec![1], 0)], "{order:?}");
         // After a restart nobody knows which of the three was tried: none of them was.
@@ -131,7 +140,7 @@ fn a_record_that_a_filter_lets_in_is_not_given_up_with_others() {
 #[test]
 fn a_window_of_records_that_a_filter_lets_in_crosses_none_that_was_tried() {
     for order in ORDERS {
-        let mut here = failed(order).redefine(spec(order), 0);
+        let mut here = failed(order).redefine(spec(order), false, 0);
         read(&mut here, &[0, 1, 2, 3], 4);
         let mut begun: Vec<Vec<i64>> = std::iter::from_fn(|| begin(&mut here)).map(|(_, offsets, _)| offsets).collect();
         begun.sort();
@@ -155,11 +164,63 @@ fn what_is_finished_stays_so_whatever_filters_let_in() {
         for (narrow, next) in [(&[0, 2][..], 5), (&[0], 5), (&[0, 6], 7)] {
             let mut lane = restored(order, &progress, Vec::new());
             read(&mut lane, narrow, next);
-            let mut lane = lane.redefine(spec(order), 0);
+            let mut lane = lane.redefine(spec(order), false, 0);
             read(&mut lane, &[0, 1, 2, 3, 4, 5, 6], next);
             let delivered: Vec<i64> = deliver(&mut lane).into_iter().flat_map(|(offsets, _)| offsets).collect();
             let expected: Vec<i64> = narrow.to_vec();
             assert_eq!(delivered, expected, "{order:?}, {narrow:?}");
         }
+    }
+}
+
+#[test]
+fn attempts_go_on_after_a_restart_where_the_same_records_are_found() {
+    for order in ORDERS {
+        // Another filter, which takes the same two, or one of them and one between.
+        for (found, expected) in [(&[0, 2][..], (vec![0, 2], 1)), (&[1, 2], (vec![1, 2], 0)), (&[2], (vec![2], 0))] {
+            let mut here = failed(order).redefine(spec(order), false, 0);
+            let mut there = restored(order, &written(&mut here), Vec::new());
+            read(&mut there, found, 3);
+            assert_eq!(deliver(&mut there), [expected], "{order:?}, {found:?}");
+        }
+    }
+}
+
+/// Its letters may be quicker than reading.
+#[test]
+fn what_lies_between_the_records_of_a_verdict_is_tried_also_once_that_is_settled() {
+    for order in ORDERS {
+        let mut lane = failed(order);
+        lane.skip();
+        let (id, reason) = lane.next_given_up().unwrap();
+        let verdict = Carried::verdict(lane.name(id), &lane.offsets(id), lane.state(id).clone(), reason);
+        let progress = Progress::decode(&lane.progress().encode().unwrap()).unwrap();
+        let mut there = restored(order, &progress, vec![verdict]);
+        let (id, _) = there.next_given_up().unwrap();
+        there.settle(id, 0);
+        let mut there = there.redefine(spec(order), false, 0);
+        read(&mut there, &[0, 1, 2], 3);
+        assert_eq!(there.next_given_up(), None, "{order:?}");
+        assert_eq!(deliver(&mut there), [(vec![1], 0)], "{order:?}");
+    }
+}
+
+#[test]
+fn a_lane_holds_no_more_whatever_a_filter_lets_in_between_what_was_tried() {
+    const FAR: i64 = 200_000;
+    for order in ORDERS {
+        let mut lane = restored(order, &Progress::start(Offset::ZERO), Vec::new());
+        read(&mut lane, &[0, FAR], FAR + 1);
+        let (id, ..) = begin(&mut lane).unwrap();
+        fail(&mut lane, id, 0);
+        let mut there = restored(order, &written(&mut lane), Vec::new());
+        for _ in 0..2 * FAR / 1000 {
+            let Some(from) = there.read_at().map(Offset::get).filter(|from| *from <= FAR) else { break };
+            let next = (from + 1000).min(FAR + 1);
+            let chunk: Vec<i64> = (from..next).collect();
+            read_chunk(&mut there, &chunk, next);
+        }
+        let most = spec(order).limits.records + 1000;
+        assert!(there.held_records() <= most, "{order:?}: {}", there.held_records());
     }
 }
