@@ -598,6 +598,66 @@ fn of_more_wrong_places_than_are_listed_each_is_mended_by_itself_and_what_lies_b
     }
 }
 
+/// Where a header has the last byte of its leader epoch.
+const EPOCH_BYTE: usize = 15;
+
+#[test]
+fn an_epoch_that_is_blamed_behind_another_wrong_place_is_put_right_where_it_stands_among_many_places() {
+    const PLACES: usize = 1_100;
+    let config = LogConfig { segment_bytes: 16 << 20, ..small_segments() };
+    for is_sealed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let records = 3 * (2 * PLACES as u64 + 60);
+        {
+            let store = open_store(dir.path());
+            let (partition, _) = open(&store, config);
+            append_records(&partition, 0, records);
+            if is_sealed {
+                partition.set_config(small_segments());
+                append_records(&partition, records, records + 3);
+            }
+            store.close();
+        }
+        let log = files(dir.path(), "log").remove(0);
+        let before = fs::read(&log).unwrap();
+        let found = batches(&log);
+        let mut lost: BTreeSet<_> =
+            damage_every_other(&log, &found[..2 * PLACES]).into_iter().flat_map(|range| range.into_iter()).collect();
+        let behind = &found[2 * PLACES..];
+        change(&log, |bytes| {
+            // In front of a damaged batch, of a wrong base offset, of both, of an epoch that is wrong in turn, and of one
+            // that is not there.
+            for at in [3, 13, 23, 33, 43] {
+                bytes[behind[at].0 + EPOCH_BYTE] ^= 8;
+            }
+            for (at, byte) in [(14, 6), (24, 6), (34, 6), (34, EPOCH_BYTE)] {
+                bytes[behind[at].0 + byte] ^= 0x10;
+            }
+            for at in [4, 25] {
+                bytes[behind[at].0 + behind[at].1 - 3] ^= 0x10;
+            }
+            bytes.drain(behind[44].0..behind[45].0);
+        });
+        lost.extend([4, 25, 44].into_iter().flat_map(|at: usize| behind[at].2..behind[at].3));
+        repair(dir.path());
+        let (summary, findings) = verify(dir.path());
+        assert!(summary.is_good() && findings.found.is_empty(), "{:#?}", findings.found);
+        let mended = fs::read(&log).unwrap();
+        let mended_at: BTreeMap<_, _> =
+            batches(&log).into_iter().map(|(at, size, from, _)| (from, (at, size))).collect();
+        for (at, size, from, _) in found.into_iter().filter(|(_, _, from, _)| !lost.contains(from)) {
+            let (mended_at, mended_size) = mended_at[&from];
+            assert!(before[at..at + size] == mended[mended_at..mended_at + mended_size], "the batch at offset {from}");
+        }
+        let store = open_store(dir.path());
+        let (partition, report) = open(&store, config);
+        assert!(report.damaged.is_empty() && report.cut.is_none(), "{report:?}");
+        let tail = records as i64 + if is_sealed { 3 } else { 0 };
+        let expected: Vec<_> = (0..tail).filter(|n| !lost.contains(n)).map(|n| (n, n as u64)).collect();
+        assert_eq!(read_all(&partition, 0, 1 << 20), expected, "sealed: {is_sealed}");
+    }
+}
+
 #[test]
 fn a_damaged_format_is_mended_from_what_the_file_tells() {
     type Plant = fn(&mut Vec<u8>);

@@ -143,7 +143,7 @@ impl<'a> Audit<'a> {
             return Ok(None);
         }
         if let Some(step) = self.pending.take() {
-            return Ok(Some(self.accept(step)));
+            return Ok(Some(self.in_place(step)));
         }
         let position = self.walk.position();
         let met = match self.walk.next_verified() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::quarantine::keep;
 use super::DataDirectory;
-use crate::batch::header::HEADER_BYTES;
+use crate::batch::header::{HEADER_BYTES, LEADER_EPOCH_AT};
 use crate::batch::{BatchHeader, fillers};
 use crate::checkpoint::Checkpoint;
 use crate::fs::{File, OpenMode};
@@ -14,7 +14,8 @@ use crate::index::Index;
 use crate::limits::SCAN_BYTES;
 use crate::offset::{LeaderEpoch, Offset};
 use crate::segment::{
-    Audit, AuditScope, Audited, BatchWalk, FileKind, HealedHeader, Seal, SegmentFacts, heal_alone, path_of, unix_ms,
+    Audit, AuditPlace, AuditScope, Audited, BatchWalk, Fault, FileKind, HealedHeader, Seal, SegmentFacts, Step,
+    WalkError, Wrong, fault_reason, heal_alone, path_of, unix_ms,
 };
 
 /// An index entry for so many bytes: the default of the settings.
@@ -25,8 +26,9 @@ const INDEX_INTERVAL_BYTES: u32 = 16 << 10;
 pub(super) struct Isolation {
     pub(super) base: Offset,
     pub(super) holes: Holes,
-    /// Where the batches end.
+    /// Where the batches end, and the offset that follows them, holes counted in.
     pub(super) end: u64,
+    pub(super) next: Offset,
     pub(super) then: Then,
 }
 
@@ -71,6 +73,7 @@ impl DataDirectory {
         let modified_ms = self.modified_ms(&path)?;
         let temporary = path.with_extension("tmp");
         let written_to = self.write_around(&path, &temporary, isolation)?;
+        self.verify_new(&temporary, isolation, written_to)?;
         if let Then::Active { log_start } = isolation.then {
             // The note that is there tells a place in the old file, which in the new one is not where a batch begins.
             // This one is true of both: all batches of either lie below, whatever of the rename comes through.
@@ -78,7 +81,7 @@ impl DataDirectory {
             let position = isolation.end.max(written_to);
             self.note(dir, Checkpoint { flushed: next, segment: base, position, log_start })?;
         }
-        // The new file takes the name of the old one when it is durable.
+        // The new file takes the name of the old one when it is durable and was found good.
         self.fs.rename(&temporary, &path)?;
         self.fs.sync_dir(dir)?;
         match isolation.then {
@@ -125,8 +128,7 @@ impl DataDirectory {
         }
         let old = fs.open(path, OpenMode::Read, 0)?;
         let new = fs.open(temporary, OpenMode::CreateNew, 0)?;
-        let writer = Writer { new: &*new, at: 0 };
-        let mut copy = MendedCopy { old: &*old, writer, from: 0, end: isolation.end, epoch: None };
+        let mut copy = MendedCopy::new(&*old, &*new, isolation.end);
         match &isolation.holes {
             Holes::Listed(holes) => holes.iter().try_for_each(|hole| copy.leave_out(hole))?,
             Holes::Sought { scope, behind } => {
@@ -138,6 +140,25 @@ impl DataDirectory {
         new.sync_data()?;
         old.sync_data()?;
         Ok(len_bytes)
+    }
+
+    /// Whether the new log is whole and holds all offsets that it should. Its first epoch is not measured by that of
+    /// the segment before, which may be the wrong one of the two.
+    fn verify_new(&self, path: &Path, isolation: &Isolation, end: u64) -> io::Result<()> {
+        let file = self.fs.open(path, OpenMode::Read, 0)?;
+        let start = AuditPlace::beginning(isolation.base, LeaderEpoch::NONE);
+        let mut audit = Audit::new(&*file, AuditScope { start, end, flushed_to: end, flushed_next: None });
+        while let Some(met) = audit.next()? {
+            if let Audited::Wrong(Wrong { bytes, fault, .. }) = met {
+                let reason = fault_reason(&fault);
+                return Err(not_mended(format!("at byte {} of the new log: {reason}", bytes.start)));
+            }
+        }
+        if audit.expected() != isolation.next {
+            let (found, next) = (audit.expected(), isolation.next);
+            return Err(not_mended(format!("the new log ends at offset {found} in place of {next}")));
+        }
+        Ok(())
     }
 
     /// Facts and index of a log in which every batch is good, and where it ends.
@@ -165,26 +186,96 @@ struct MendedCopy<'a> {
     end: u64,
     /// Of the last batch that was copied.
     epoch: Option<LeaderEpoch>,
+    /// The last batch that was met and good as far as was known then: where it is in the old log and in the new one.
+    accepted: Option<(Step, u64)>,
+    /// From there on the new log has headers whose epochs what follows may tell to be wrong.
+    unsettled: Option<u64>,
+    /// The epoch below which none of those may be.
+    least: LeaderEpoch,
 }
 
-impl MendedCopy<'_> {
+impl<'a> MendedCopy<'a> {
+    fn new(old: &'a dyn File, new: &'a dyn File, end: u64) -> Self {
+        let writer = Writer { new, at: 0 };
+        let least = LeaderEpoch::NONE;
+        Self { old, writer, from: 0, end, epoch: None, accepted: None, unsettled: None, least }
+    }
+
     /// Does with each wrong place in `scope` what can be done, the moment it is found.
     fn seek(&mut self, scope: AuditScope) -> io::Result<()> {
         let old = self.old;
         // What stood behind the end may have been cut since.
         let mut audit = Audit::new(old, AuditScope { end: scope.end.min(old.len()?), ..scope });
         while let Some(met) = audit.next()? {
-            let Audited::Wrong(wrong) = met else { continue };
-            match heal_alone(old, &wrong)? {
-                Some(healed) => self.put_right(&healed, wrong.bytes.end)?,
-                None => self.leave_out(&Hole { bytes: wrong.bytes, offsets: wrong.offsets })?,
+            match met {
+                Audited::Batch(step) => self.accept(step)?,
+                // Too many bytes at the end are not copied anyway.
+                Audited::Wrong(wrong) if wrong.bytes.start >= self.end && wrong.offsets.is_empty() => {}
+                Audited::Wrong(wrong) => self.mend(wrong)?,
+                Audited::End { .. } => {}
             }
         }
+        self.settle_epochs(None)
+    }
+
+    fn accept(&mut self, step: Step) -> io::Result<()> {
+        self.settle_epochs(step.header.leader_epoch)?;
+        let ahead_bytes = step.position.checked_sub(self.from).ok_or_else(went_back)?;
+        self.accepted = Some((step, self.writer.at + ahead_bytes));
+        self.least = step.header.leader_epoch.unwrap_or(self.least);
+        Ok(())
+    }
+
+    fn mend(&mut self, wrong: Wrong) -> io::Result<()> {
+        let healed = heal_alone(self.old, &wrong)?;
+        if let Fault::Epoch { least, .. } = wrong.fault {
+            self.least = if wrong.bytes.start == 0 { LeaderEpoch::NONE } else { least };
+        }
+        if wrong.bytes.start < self.from {
+            // What follows a wrong place may tell that the batch before that place is wrong, too: it stands in the new
+            // log already.
+            let written = self.accepted.take().filter(|(step, _)| step.position == wrong.bytes.start);
+            let (Some((_, at)), Some(healed)) = (written, healed) else { return Err(went_back()) };
+            self.unsettled = Some(at);
+            return self.writer.rewrite(&healed.right, at);
+        }
+        // Up to there it is as it was accepted.
+        let at = self.writer.at + (wrong.bytes.start - self.from);
+        self.unsettled.get_or_insert(at);
+        match healed {
+            Some(healed) => self.put_right(&healed, wrong.bytes.end),
+            None => self.leave_out(&Hole { bytes: wrong.bytes, offsets: wrong.offsets }),
+        }
+    }
+
+    /// The epochs of what was written since the last good batch lie between that one's and `most`, that of the next
+    /// one: what was written there of empty batches had to be guessed, and a header that was put right for another
+    /// reason may be wrong in this, too.
+    fn settle_epochs(&mut self, most: Option<LeaderEpoch>) -> io::Result<()> {
+        let Some(mut at) = self.unsettled.take() else { return Ok(()) };
+        let mut least = self.least;
+        while at < self.writer.at {
+            let mut bytes = [0; HEADER_BYTES];
+            self.writer.new.read_exact_at(&mut bytes, at)?;
+            let header = BatchHeader::parse(&bytes).map_err(io::Error::other)?;
+            let found = header.leader_epoch.unwrap_or(least);
+            let right = most.map_or(found, |most| found.min(most)).max(least);
+            if header.leader_epoch != Some(right) {
+                bytes[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&right.get().to_be_bytes());
+                self.writer.rewrite(&bytes, at)?;
+            }
+            least = right;
+            at += header.size_bytes() as u64;
+        }
+        (self.least, self.epoch) = (least, Some(least));
         Ok(())
     }
 
     fn copy_to(&mut self, position: u64) -> io::Result<()> {
-        self.epoch = last_epoch(self.old, self.from..position).or(self.epoch);
+        if position < self.from {
+            return Err(went_back());
+        }
+        self.epoch = last_epoch(self.old, self.from..position)?.or(self.epoch);
         self.writer.copy(self.old, self.from..position)?;
         self.from = position;
         Ok(())
@@ -192,7 +283,10 @@ impl MendedCopy<'_> {
 
     fn leave_out(&mut self, hole: &Hole) -> io::Result<()> {
         self.copy_to(hole.bytes.start)?;
-        let known = self.epoch.or_else(|| first_epoch(self.old, hole.bytes.end..self.end));
+        let known = match self.epoch {
+            Some(epoch) => Some(epoch),
+            None => first_epoch(self.old, hole.bytes.end..self.end)?,
+        };
         for filler in fillers(hole.offsets.clone(), known.or(Some(LeaderEpoch::NONE))) {
             self.writer.write(&filler)?;
         }
@@ -229,6 +323,11 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Over what was written.
+    fn rewrite(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.new.write_at(&[IoSlice::new(bytes)], at).map(|_| ())
+    }
+
     fn copy(&mut self, old: &dyn File, range: Range<u64>) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
@@ -240,15 +339,29 @@ impl Writer<'_> {
     }
 }
 
-fn last_epoch(file: &dyn File, range: Range<u64>) -> Option<LeaderEpoch> {
-    let mut walk = BatchWalk::new(file, range.start, range.end);
-    let mut last = None;
-    while let Ok(Some(step)) = walk.next() {
-        last = step.header.leader_epoch.or(last);
-    }
-    last
+fn went_back() -> io::Error {
+    not_mended("a place is wrong that was copied already".to_owned())
 }
 
-fn first_epoch(file: &dyn File, range: Range<u64>) -> Option<LeaderEpoch> {
-    BatchWalk::new(file, range.start, range.end).next().ok().flatten().and_then(|step| step.header.leader_epoch)
+fn not_mended(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("not mended, the old log was left as it is: {reason}"))
+}
+
+/// Of batches that are good.
+fn last_epoch(file: &dyn File, range: Range<u64>) -> io::Result<Option<LeaderEpoch>> {
+    let mut walk = BatchWalk::new(file, range.start, range.end);
+    let mut last = None;
+    while let Some(step) = walk.next().map_err(io::Error::other)? {
+        last = step.header.leader_epoch.or(last);
+    }
+    Ok(last)
+}
+
+/// `None` when the next place is damaged, too.
+fn first_epoch(file: &dyn File, range: Range<u64>) -> io::Result<Option<LeaderEpoch>> {
+    match BatchWalk::new(file, range.start, range.end).next() {
+        Ok(step) => Ok(step.and_then(|step| step.header.leader_epoch)),
+        Err(WalkError::NoBatch { .. }) => Ok(None),
+        Err(WalkError::Io(cause)) => Err(cause),
+    }
 }

@@ -168,6 +168,7 @@ impl Planning<'_> {
             self.plan.lost_unlisted.places += places;
             self.plan.lost_unlisted.offsets += offsets;
         }
+        let next = behind.as_ref().map_or(segment.next, |behind| behind.offsets.end);
         let what = words_of(&holes, segment);
         let holes = match segment.scope {
             Some(scope) if segment.wrongs_unlisted.is_some() => Holes::Sought { scope, behind },
@@ -180,7 +181,7 @@ impl Planning<'_> {
             (true, true) => Then::SealedLast { times, log_start },
             (false, _) => Then::Active { log_start },
         };
-        let isolation = Isolation { base: segment.base, holes, end: segment.end, then };
+        let isolation = Isolation { base: segment.base, holes, end: segment.end, next, then };
         self.step(self.path(segment.base, FileKind::Log), what, Action::Isolate(isolation));
         true
     }
