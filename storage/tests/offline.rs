@@ -1104,6 +1104,33 @@ fn a_repair_that_ends_at_any_disk_operation_is_done_by_the_next_one() {
     assert!(nth > 60, "{nth}");
 }
 
+#[test]
+fn producers_are_not_written_from_a_log_that_cannot_be_read_to_its_end() {
+    let root = Path::new("/data");
+    let (damaged, _) = damaged_disk();
+    let of = |extension: &str| -> Vec<PathBuf> {
+        damaged.paths().into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+    };
+    of("snapshot").iter().for_each(|path| damaged.write_image(path, b"lost").unwrap());
+    let logs = of("log");
+    // It is as for a seek over a bad sector: it comes after the plan, and goes away.
+    for log in &logs[..logs.len() - 1] {
+        let disk = damaged.kill();
+        let directory = DataDirectory::change(Arc::new(disk.clone()), root).unwrap();
+        let plan = directory.plan_repair(Uuid::nil(), &mut |_| {}).unwrap();
+        let mut begun = PathBuf::new();
+        let ended = directory.repair(&plan, &mut |step| {
+            begun.clone_from(&step.file);
+            if step.file.extension().is_some_and(|found| found == "snapshot") {
+                disk.set_unreadable(log, Some(0..100)).unwrap();
+            }
+        });
+        let cause = ended.expect_err("what stands there is not known");
+        assert!(cause.to_string().contains("os error 5"), "{cause}");
+        assert_eq!(disk.read_image(&root.join(begun)).unwrap(), b"lost");
+    }
+}
+
 /// A disk whose only segment is appended to and damaged where it was flushed, with more behind that was not, and the
 /// offsets that are lost.
 fn damaged_active() -> (SimFs, std::ops::Range<i64>) {

@@ -294,13 +294,20 @@ impl DataDirectory {
                 break;
             }
         }
-        for &base in &before[from..] {
-            let file = fs.open(&path_of(dir, base, FileKind::Log), OpenMode::Read, 0)?;
+        for (index, &base) in before.iter().enumerate().skip(from) {
+            let path = path_of(dir, base, FileKind::Log);
+            let file = fs.open(&path, OpenMode::Read, 0)?;
             let now_ms = unix_ms(file.modified()?);
-            let mut walk = BatchWalk::new(&*file, 0, file.len()?);
-            // The log up to `at` is whole: that is what the plan demands.
-            while let Ok(Some(step)) = walk.next() {
+            let end = before.get(index + 1).copied().unwrap_or(at);
+            let (mut walk, mut next) = (BatchWalk::new(&*file, 0, file.len()?), base);
+            // The log up to `at` is whole: that is what the plan demands. What is left out here, producers that send
+            // it again would append again.
+            while next < end {
+                let cannot = |reason: String| io::Error::other(format!("{}: {reason}", path.display()));
+                let step = walk.next().map_err(|cause| cannot(cause.to_string()))?;
+                let step = step.ok_or_else(|| cannot(format!("it ends at offset {next}, not at {end}")))?;
                 producers.record(&step.header, step.header.base_offset, now_ms);
+                next = step.header.next_offset();
             }
         }
         Ok(producers)
