@@ -66,7 +66,7 @@ pub enum ReadError {
         /// First offset behind the damage.
         to: Offset,
     },
-    /// The disk does not answer. Where that is a bad place of it, what follows that place can be read.
+    /// The disk does not answer.
     #[error("reading failed: {0}")]
     Io(#[from] io::Error),
 }

@@ -14,9 +14,9 @@
 //! appends and passes; [`Partition::append_reserved`] goes on from a reserve meanwhile. A want of descriptors refuses
 //! what needs a new segment, lets flushes wait for a moment, puts off retention and compaction, and passes. Damage to
 //! what was flushed is reported by offset range ([`error::ReadError::Damaged`]) and served around; nothing behind it is
-//! lost. So is what the disk does not give back of it; but that may pass, so reads of it answer
-//! [`error::ReadError::Io`] until it does, and nothing is thrown away because of it. Above what was flushed it refuses
-//! the start, and cuts nothing. What cannot belong to the log any more is kept in `quarantine/`.
+//! lost. What the disk does not give back may come back: reads of it answer [`error::ReadError::Io`], compaction goes
+//! around its segment, and where the active segment has it, that refuses the start, and nothing is thrown away because
+//! of it. What cannot belong to the log any more is kept in `quarantine/`.
 //!
 //! # A data directory
 //!

@@ -33,9 +33,6 @@ pub const BATCH_BYTES_MAX: usize = 64 << 20;
 pub const READ_BYTES_MAX: usize = 64 << 20;
 /// How much is read at a time where only headers are looked at: a page of a large batch, and many small ones.
 pub(crate) const HEADER_SCAN_BYTES: u64 = 64 << 10;
-/// So much in one piece may be unreadable before it is a disk that does not answer, and no bad place on one that does:
-/// a disk takes its time over each page that it cannot read.
-pub(crate) const UNREADABLE_BYTES_MAX: u64 = 1 << 20;
 /// How much recovery and verification read at a time when no batch is larger.
 pub(crate) const SCAN_BYTES: u64 = 4 << 20;
 

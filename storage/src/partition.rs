@@ -140,8 +140,6 @@ struct Writer {
 struct UnflushedSeal {
     active: Arc<ActiveSegment>,
     seal: Seal,
-    /// Whether seal and index tell of all batches.
-    is_whole: bool,
     /// The producers at the roll, encoded; belongs to the segment that follows. Empty when newer ones took its place.
     snapshot: Vec<u8>,
 }
@@ -359,8 +357,7 @@ impl Partition {
         if held_bytes + snapshot.len() > SNAPSHOTS_UNFLUSHED_BYTES_MAX {
             writer.unflushed.iter_mut().for_each(|sealed| sealed.snapshot = Vec::new());
         }
-        let is_whole = writer.facts.are_whole();
-        writer.unflushed.push(UnflushedSeal { active: sealed_active, seal, is_whole, snapshot });
+        writer.unflushed.push(UnflushedSeal { active: sealed_active, seal, snapshot });
         self.sealed_unflushed.store(writer.unflushed.len(), Ordering::Relaxed);
         writer.names_dirty = true;
         writer.facts = SegmentFacts::new();

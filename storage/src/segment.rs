@@ -29,7 +29,7 @@ pub(crate) use heal::{HealedHeader, heal, heal_alone};
 pub(crate) use open::{OpenSegment, OpenSegments};
 pub(crate) use seal::SEAL_BYTES;
 pub(crate) use seal::Seal;
-pub(crate) use walk::{BatchWalk, DenseWalk, Met, Step, Unfit, WalkError, next_intact, next_readable};
+pub(crate) use walk::{BatchWalk, DenseWalk, Met, Step, WalkError, next_intact};
 
 /// The kinds of file that belong to a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,6 @@ pub(crate) struct SegmentFacts {
     pub(crate) max_timestamp_ms: i64,
     headers_crc: crc32fast::Hasher,
     indexed_to: u64,
-    is_whole: bool,
 }
 
 impl SegmentFacts {
@@ -277,19 +276,7 @@ impl SegmentFacts {
             max_timestamp_ms: TIMESTAMP_NONE,
             headers_crc: crc32fast::Hasher::new(),
             indexed_to: 0,
-            is_whole: true,
         }
-    }
-
-    /// Something stands here that cannot be read for the moment: how new it is, nobody knows. What says that all before
-    /// it is older than some time would hide it when it can be read again.
-    pub(crate) const fn pass_over(&mut self) {
-        (self.max_timestamp_ms, self.is_whole) = (i64::MAX, false);
-    }
-
-    /// Whether they tell of all batches.
-    pub(crate) const fn are_whole(&self) -> bool {
-        self.is_whole
     }
 
     /// Notes a batch at `position`, `relative_offset` after the segment's base. Answers the index entry to add, if one

@@ -15,7 +15,6 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, Batches, CheckedBatch,
 use tripline_storage::error::{AppendError, OpenLogError, ReadError};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{Fs as _, SimFs};
-use tripline_storage::offline::{DataDirectory, Finding, Observer};
 use tripline_storage::partition::{OffsetRange, ReadStart, RecoveryReport};
 use tripline_storage::producer::SequenceError;
 use tripline_storage::{LogConfig, Offset, Partition, Store};
@@ -542,6 +541,9 @@ const PAGE: u64 = 4096;
 /// The record that is newer than all others, and when.
 const NEWEST: (u64, i64) = (300, NOW_MS + 1_000_000);
 
+/// The first record of the one batch of a producer.
+const PRODUCED: u64 = 297;
+
 /// The bytes of a batch, and its records.
 type Place = (Range<u64>, Range<u64>);
 
@@ -553,7 +555,8 @@ fn killed_disk() -> (SimFs, PathBuf, Vec<Place>) {
     let (partition, _) = open(&store, one_segment());
     for n in (0..600).step_by(3) {
         let time_ms = if n == NEWEST.0 { NEWEST.1 } else { NOW_MS };
-        partition.append(&batch_at(n, 3, time_ms), NOW_MS).unwrap();
+        let batch = if n == PRODUCED { producer_batch(n, 3, 7, 0) } else { batch_at(n, 3, time_ms) };
+        partition.append(&batch, NOW_MS).unwrap();
     }
     partition.flush().unwrap();
     append_records(&partition, 600, 630);
@@ -572,28 +575,8 @@ fn one_segment() -> LogConfig {
     LogConfig { index_interval_bytes: 256, ..LogConfig::default() }
 }
 
-/// The records of the batches that have one of these bytes.
-fn records_in(bytes: &Range<u64>, batches: &[Place]) -> Range<u64> {
-    let mut found = batches.iter().filter(|(batch, _)| batch.start < bytes.end && bytes.start < batch.end);
-    let (_, first) = found.next().unwrap();
-    first.start..found.next_back().map_or(first.end, |(_, last)| last.end)
-}
-
-/// Every record is read from its own offset on, but for those in `lost`.
-fn assert_serves_around(partition: &Partition, tail: u64, lost: &Range<u64>) {
-    for max_bytes in [1, 700, 1 << 20] {
-        for n in 0..tail {
-            match partition.read_blocking(offset(n as i64), max_bytes) {
-                Ok(outcome) => assert!(!lost.contains(&n) && numbers(&outcome.bytes).contains(&(n as i64, n)), "{n}"),
-                Err(ReadError::Io(cause)) => assert!(lost.contains(&n), "record {n}, {lost:?}: {cause}"),
-                Err(other) => panic!("record {n}, {lost:?}: {other}"),
-            }
-        }
-    }
-}
-
 #[test]
-fn what_cannot_be_read_of_what_was_flushed_is_reported_by_range_and_served_around_as_long_as_it_cannot() {
+fn what_cannot_be_read_of_what_was_flushed_refuses_the_start_as_long_as_it_cannot_and_changes_nothing() {
     let (disk, log, batches) = killed_disk();
     let flushed_to = batches[199].0.end / PAGE * PAGE;
     let end = batches[209].0.end as usize;
@@ -603,41 +586,23 @@ fn what_cannot_be_read_of_what_was_flushed_is_reported_by_range_and_served_aroun
         let written = disk.read_image(&log).unwrap();
         disk.set_unreadable(&log, Some(bad.clone())).unwrap();
         let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
-        let (partition, report) = open(&store, one_segment());
-        let lost = records_in(&bad, &batches);
-        let range = OffsetRange { from: offset(lost.start as i64), to: offset(lost.end as i64) };
-        assert_eq!((report.damaged, report.cut), (vec![range], None), "{bad:?}");
-        assert_eq!(partition.tail(), offset(630));
-        assert_serves_around(&partition, 630, &lost);
-        assert_eq!(disk.read_image(&log).unwrap()[..end], written[..end], "nothing was changed");
-        // The disk answers again, and nothing tells otherwise, now or later.
-        append_records(&partition, 630, 640);
+        for _ in 0..2 {
+            let refused = store.open_partition(ID, one_segment()).unwrap_err();
+            assert!(matches!(refused, OpenLogError::Io { .. }), "{refused}");
+            let told = refused.to_string();
+            for part in [&*log.to_string_lossy(), "with offset ", "os error 5", "nothing that was flushed", "repair`"] {
+                assert!(told.contains(part), "{part} in {told}");
+            }
+            assert!(disk.read_image(&log).unwrap()[..end] == written[..end], "nothing was changed");
+        }
         disk.set_unreadable(&log, None).unwrap();
-        assert_records(&partition, 0, 640);
-        let newest = (offset(NEWEST.0 as i64), NEWEST.1);
-        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}");
-        partition.set_config(small_segments());
-        append_records(&partition, 640, 700);
-        partition.flush().unwrap();
-        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}, sealed");
-        store.close();
-        drop((partition, store));
-        let disk = disk.kill();
-        let directory = DataDirectory::look(Arc::new(disk.clone()), Path::new("/data")).unwrap();
-        assert!(directory.verify(&mut Unheard).unwrap().is_good(), "{bad:?}");
-        drop(directory);
-        let store = open_store_on(Arc::new(disk), Path::new("/data"));
-        let (partition, report) = open(&store, small_segments());
-        assert!(report.damaged.is_empty() && report.cut.is_none(), "{report:?}");
-        assert_records(&partition, 0, 700);
-        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some(newest), "{bad:?}, opened again");
+        let (partition, report) = open(&store, one_segment());
+        assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+        assert_records(&partition, 0, 630);
+        // What is known of producers is whole: one that sends again is answered with where it was.
+        let again = partition.append(&producer_batch(PRODUCED, 3, 7, 0), NOW_MS).unwrap();
+        assert_eq!((again.duplicate, again.base_offset), (true, offset(PRODUCED as i64)), "{bad:?}");
     }
-}
-
-struct Unheard;
-
-impl Observer for Unheard {
-    fn found(&mut self, _: Finding) {}
 }
 
 #[test]
@@ -659,7 +624,7 @@ fn what_cannot_be_read_above_the_flushed_offset_is_waited_for_and_never_given_up
 }
 
 #[test]
-fn a_bad_place_of_a_sealed_segment_takes_no_other_records_with_it() {
+fn a_bad_place_of_a_sealed_segment_is_an_error_of_its_readers_and_of_no_start() {
     let (disk, log, batches) = killed_disk();
     {
         let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
@@ -667,20 +632,28 @@ fn a_bad_place_of_a_sealed_segment_takes_no_other_records_with_it() {
         append_records(&partition, 630, 700);
         store.close();
     }
-    for has_index in [true, false] {
-        let disk = disk.kill();
-        if !has_index {
-            disk.remove_file(&log.with_extension("index")).unwrap();
+    let disk = disk.kill();
+    let bad = 2 * PAGE..3 * PAGE;
+    disk.set_unreadable(&log, Some(bad.clone())).unwrap();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, small_segments());
+    for n in 0..700 {
+        let is_bad = batches
+            .iter()
+            .any(|(bytes, records)| records.contains(&(n as u64)) && bytes.start < bad.end && bad.start < bytes.end);
+        match partition.read_blocking(offset(n), 1) {
+            Ok(outcome) => assert!(!is_bad && numbers(&outcome.bytes).contains(&(n, n as u64)), "record {n}"),
+            // What lies near may be an error, too.
+            Err(ReadError::Io(cause)) => {
+                let told = cause.to_string();
+                assert!(n < 630 && told.contains(&format!("offset {n} ")) && told.contains("os error 5"), "{told}");
+            }
+            Err(other) => panic!("record {n}: {other}"),
         }
-        let bad = 2 * PAGE..3 * PAGE;
-        disk.set_unreadable(&log, Some(bad.clone())).unwrap();
-        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
-        let (partition, _) = open(&store, small_segments());
-        assert_serves_around(&partition, 700, &records_in(&bad, &batches));
-        disk.set_unreadable(&log, None).unwrap();
-        assert_records(&partition, 0, 700);
-        assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some((offset(NEWEST.0 as i64), NEWEST.1)));
     }
+    disk.set_unreadable(&log, None).unwrap();
+    assert_records(&partition, 0, 700);
+    assert_eq!(partition.offset_for_time(NEWEST.1).unwrap(), Some((offset(NEWEST.0 as i64), NEWEST.1)));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use self::rewrite::{Made, RewriteError, Rewriter, Tally};
+use self::rewrite::{Made, RewriteError, Rewriter, Tally, Unfit};
 use super::{LogFiles, Partition};
 use crate::batch::{BatchLimits, BatchView};
 use crate::cleaned::Cleaned;
@@ -29,7 +29,7 @@ use crate::config::CompactionConfig;
 use crate::error::CompactError;
 use crate::fs::{self, File, OpenMode};
 use crate::offset::Offset;
-use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, Unfit, path_of, remove_segment};
+use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, path_of, remove_segment};
 
 mod rewrite;
 
@@ -277,11 +277,7 @@ impl Partition {
             if !go_on() {
                 return Err(CompactError::Interrupted);
             }
-            let step = match met {
-                Met::Batch(step) => step,
-                Met::Damage { reason: Unfit::Unread(cause), .. } => return Err(cause.into()),
-                Met::Damage { .. } => continue,
-            };
+            let Met::Batch(step) = met else { continue };
             if step.header.last_offset() >= from
                 && let Some(full_at) = note_keys(keys, &walk.bytes(&step)?, from)
             {

@@ -174,17 +174,10 @@ impl Partition {
         // Retention may have removed some meanwhile.
         let log_start = self.log_start();
         let kept: Vec<_> = sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
-        for UnflushedSeal { active, seal, is_whole, snapshot } in &kept {
-            if *is_whole {
-                self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
-            }
+        for UnflushedSeal { active, seal, snapshot } in &kept {
+            self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
             if !snapshot.is_empty() {
                 self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
-            }
-            if !is_whole {
-                // What could not be read when it was opened may be readable again: they would hide it, or call it
-                // changed. Both are made anew from the log.
-                continue;
             }
             let index = active.with_index(|index| index.encode(seal.base));
             self.write_aside(seal.base, FileKind::Index, &index, false);

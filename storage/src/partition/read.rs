@@ -7,15 +7,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::Partition;
-use crate::batch::header::HEADER_BYTES;
-use crate::batch::{BatchLimits, BatchView, Batches, RecordView};
+use crate::batch::{BatchError, BatchLimits, BatchView, Batches, RecordView};
 use crate::error::{ReadError, Stopped};
 use crate::fs::{self, File};
 use crate::index::{Index, IndexEntry};
 use crate::limits::{READ_BYTES_MAX, SCAN_BYTES};
 use crate::offset::Offset;
 use crate::segment::{
-    ActiveSegment, BatchWalk, DenseWalk, Met, OpenSegment, SealedSegment, Step, Trust, Unfit, WalkError, next_readable,
+    ActiveSegment, BatchWalk, DenseWalk, Met, OpenSegment, SealedSegment, Step, Trust, WalkError, next_intact,
 };
 
 /// What a read found.
@@ -194,6 +193,16 @@ impl Partition {
     }
 
     fn read_at(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
+        self.read_placed(from, max_bytes).map_err(|error| match error {
+            ReadError::Io(cause) if fs::is_unreadable(&cause) => {
+                let reason = format!("records from offset {from} on cannot be read from the disk: {cause}");
+                ReadError::Io(std::io::Error::new(cause.kind(), reason))
+            }
+            other => other,
+        })
+    }
+
+    fn read_placed(&self, from: Offset, max_bytes: usize) -> Result<ReadOutcome, ReadError> {
         match self.place(from)? {
             None => Ok(self.outcome(Bytes::new(), from)),
             Some(Place::Lost { to }) => Err(ReadError::Damaged { from, to }),
@@ -201,7 +210,7 @@ impl Partition {
             Some(Place::Sealed(sealed)) => match self.open_sealed(&sealed) {
                 Ok(Some(open)) => self.read_view(&self.view_sealed(&sealed, &open), from, max_bytes),
                 // Compacted between the look and the opening.
-                Ok(None) => self.read_at(from, max_bytes),
+                Ok(None) => self.read_placed(from, max_bytes),
                 // Removed in between.
                 Err(_) if from < self.log_start() => Err(self.out_of_range(from)),
                 Err(cause) => Err(cause.into()),
@@ -256,7 +265,8 @@ impl Partition {
                 }
                 Met::Batch(step) => step,
                 Met::Damage { from, position, reason, behind } => {
-                    return Err(self.unfit(view, from, position, reason, behind));
+                    self.report(view, position, &reason);
+                    return Err(damaged(view, from, behind));
                 }
             };
             if step.header.max_timestamp_ms < timestamp_ms || step.header.last_offset() < self.log_start() {
@@ -382,10 +392,7 @@ impl Partition {
         let below = u32::try_from(limit.min(view.end).saturating_sub(1)).unwrap_or(0);
         let indexed = view.with_index(|index| index.floor_by_position(below));
         let last = self.last_within(view, &mut walk, first, u64::from(indexed), limit)?;
-        let (bytes, last) = match walk.bytes(first.position, last.end()) {
-            Err(cause) if fs::is_unreadable(&cause) => readable_part(view, first, last, cause)?,
-            bytes => (bytes?, last),
-        };
+        let bytes = walk.bytes(first.position, last.end())?;
         let (bytes, last) = self.verified(view, first, last, bytes)?;
         Ok(self.outcome(bytes, last.header.next_offset()))
     }
@@ -398,7 +405,8 @@ impl Partition {
                 Met::Batch(_) => {}
                 Met::Damage { behind: Some(step), .. } if step.header.base_offset <= from => {}
                 Met::Damage { position, reason, behind, .. } => {
-                    return Err(self.unfit(view, from, position, reason, behind));
+                    self.report(view, position, &reason);
+                    return Err(damaged(view, from, behind));
                 }
             }
         }
@@ -436,7 +444,6 @@ impl Partition {
                 Ok(_) => return Ok(last),
                 // What was found before is good: the damage shows at the next read.
                 Err(WalkError::NoBatch { .. }) => return Ok(last),
-                Err(WalkError::Io(e)) if fs::is_unreadable(&e) => return Ok(last),
                 Err(WalkError::Io(e)) => return Err(e.into()),
             }
         }
@@ -513,19 +520,13 @@ impl Partition {
         }
     }
 
-    /// What stands at `position` cannot be served.
-    fn unfit(&self, view: &View<'_>, from: Offset, position: u64, reason: Unfit, behind: Option<Step>) -> ReadError {
+    fn report(&self, view: &View<'_>, position: u64, reason: &BatchError) {
         tracing::error!(partition = %self.id(), segment = %view.base, position, %reason, "damaged batch");
-        match reason {
-            Unfit::Batch(_) => damaged(view, from, behind),
-            // It may pass, so that nobody is told to go on behind it.
-            Unfit::Unread(cause) => unread(from..behind.map_or(view.next, |step| step.header.base_offset), &cause),
-        }
     }
 
     /// The batch at `position` is damaged; what follows it can be read.
     fn damaged_at(&self, view: &View<'_>, from: Offset, position: u64) -> std::io::Result<ReadError> {
-        let behind = next_readable(view.file, position, view.end, from.next()..view.next)?;
+        let behind = next_intact(view.file, position, view.end, from.next()..view.next)?;
         Ok(damaged(view, from, behind))
     }
 }
@@ -537,29 +538,9 @@ fn walk_to(view: &View<'_>, walk: &mut BatchWalk<'_>, first: Step) -> Result<Ste
         match walk.next() {
             Ok(Some(step)) if step.header.next_offset() <= view.next => last = step,
             Ok(_) | Err(WalkError::NoBatch { .. }) => return Ok(last),
-            Err(WalkError::Io(e)) if fs::is_unreadable(&e) => return Ok(last),
             Err(WalkError::Io(e)) => return Err(e.into()),
         }
     }
-}
-
-/// The bytes of the batches from `first` to `last` as far as the disk gives them whole, and the last of those.
-fn readable_part(view: &View<'_>, first: Step, last: Step, cause: std::io::Error) -> Result<(Bytes, Step), ReadError> {
-    let mut walk = BatchWalk::new(view.file, first.position, last.end()).with_window(HEADER_BYTES as u64);
-    let mut readable = None;
-    while let Ok(Some(step)) = walk.next()
-        && walk.bytes(step.position, step.end()).is_ok()
-    {
-        readable = Some(step);
-    }
-    let last = readable.ok_or_else(|| unread(first.header.base_offset..first.header.next_offset(), &cause))?;
-    Ok((walk.bytes(first.position, last.end())?, last))
-}
-
-fn unread(offsets: Range<Offset>, cause: &std::io::Error) -> ReadError {
-    let Range { start, end } = offsets;
-    let reason = format!("offsets {start}..{end} cannot be read from the disk: {cause}");
-    ReadError::Io(std::io::Error::new(cause.kind(), reason))
 }
 
 /// Whether any of these batches has a record; nearly always the first has.

@@ -1,13 +1,12 @@
 //! Opening a partition's directory after whatever happened to it.
 //!
 //! The log is the truth; everything else in the directory is a hint. What lies below the flushed offset was on stable
-//! storage before somebody relied on it: it is never cut (invariant S5), damage there is reported and served around, as
-//! is what cannot be read there. What lies above it may be anything: a batch is accepted only if its checksum holds,
-//! its base offset is the expected one and its epoch not below its predecessor's. The first that fails ends the log
-//! (invariant S4); what stands behind goes to the quarantine directory. What cannot be read ends nothing: it may have
-//! been acknowledged and be readable the next time, so the partition is not opened. Accepted bytes above the flushed
-//! offset are written again and synced before they are served: after a failed sync the page cache may show bytes that
-//! the disk never got, and a second sync over clean pages proves nothing.
+//! storage before somebody relied on it: it is never cut (invariant S5), damage there is reported and served around.
+//! What lies above it may be anything: a batch is accepted only if its checksum holds, its base offset is the expected
+//! one and its epoch not below its predecessor's. The first that fails ends the log (invariant S4); what stands behind
+//! goes to the quarantine directory. Accepted bytes above the flushed offset are written again and synced before they
+//! are served: after a failed sync the page cache may show bytes that the disk never got, and a second sync over clean
+//! pages proves nothing.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
@@ -67,8 +66,7 @@ pub struct RecoveryReport {
     pub rewritten_bytes: u64,
     /// Set when something behind the tail was moved away.
     pub cut: Option<Cut>,
-    /// Damage below the flushed offset, and what cannot be read there, where it was seen. The files are kept as they
-    /// are.
+    /// Damage below the flushed offset, where it was seen. The files are kept as they are.
     pub damaged: Vec<OffsetRange>,
     /// Names in the directory that are not ours. They are left alone.
     pub alien: Vec<String>,
@@ -432,12 +430,23 @@ fn flushed_segment(
     following: Option<Offset>,
     limit: Offset,
 ) -> io::Result<SealedSegment> {
-    let file = place.fs.open(&path_of(place.dir, base, FileKind::Log), OpenMode::Read, 0)?;
+    let path = path_of(place.dir, base, FileKind::Log);
+    let file = place.fs.open(&path, OpenMode::Read, 0)?;
     let len_bytes = file.len()?;
     match following {
         Some(next) => Ok(SealedSegment::found(base, next, len_bytes)),
-        None => Ok(SealedSegment::found(base, end_of_flushed(&*file, base, len_bytes, limit)?, len_bytes)),
+        None => Ok(SealedSegment::found(base, end_of_flushed(&path, &*file, base, len_bytes, limit)?, len_bytes)),
     }
+}
+
+/// What the disk does not give may hold batches that were acknowledged, and what they say of their producers: without
+/// that, one that is sent again would be taken for a new one. It may come back, so the partition is not opened.
+fn unread(path: &Path, (position, offset): (u64, Offset), cause: &io::Error) -> io::Error {
+    let path = path.display();
+    let what = format!("{path}: what begins at byte {position}, with offset {offset}, cannot be read: {cause}");
+    let advice = "nothing that was flushed was changed; try again, or copy the data directory with a tool that skips \
+                  bad sectors and run `tripline repair` on the copy";
+    io::Error::new(cause.kind(), format!("{what}; {advice}"))
 }
 
 struct ScanEnd {
@@ -456,11 +465,12 @@ fn scan(
     epoch: LeaderEpoch,
     report: &mut RecoveryReport,
 ) -> io::Result<ScanEnd> {
+    let path = path_of(place.dir, base, FileKind::Log);
     let len_bytes = file.len()?;
     let (position, next) = start;
     if position > len_bytes {
         tracing::error!(partition = %place.id, segment = %base, len_bytes, position, "segment is shorter than what was flushed to it");
-        let next = end_of_flushed(file, base, len_bytes, next)?;
+        let next = end_of_flushed(&path, file, base, len_bytes, next)?;
         return Ok(ScanEnd { position: len_bytes, next, epoch, reason: None });
     }
     let mut end = ScanEnd { position, next, epoch, reason: None };
@@ -469,7 +479,7 @@ fn scan(
         let step = match walk.next_verified() {
             Ok(Some(step)) => step,
             Ok(None) => break,
-            Err(WalkError::Io(e)) => return Err(e),
+            Err(WalkError::Io(e)) => return Err(unread(&path, (end.position, end.next), &e)),
             Err(WalkError::NoBatch { reason, .. }) => {
                 end.reason = Some(reason);
                 break;

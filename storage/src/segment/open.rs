@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, SegmentFacts, SegmentKey, Unfit, path_of};
+use super::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, SegmentFacts, SegmentKey, path_of};
 use crate::fs::{self, File, Fs, OpenMode};
 use crate::index::Index;
 use crate::limits::{BATCH_BYTES_MAX, HEADER_SCAN_BYTES};
@@ -48,14 +48,7 @@ fn rebuild_index(file: &dyn File, segment: &SealedSegment, interval_bytes: u32) 
     let headers = BatchWalk::new(file, 0, segment.len_bytes).with_window(HEADER_SCAN_BYTES);
     let mut walk = DenseWalk::new(headers, segment.base, segment.next);
     while let Some(met) = walk.next()? {
-        let step = match met {
-            Met::Batch(step) => step,
-            Met::Damage { reason: Unfit::Unread(_), .. } => {
-                facts.pass_over();
-                continue;
-            }
-            Met::Damage { .. } => continue,
-        };
+        let Met::Batch(step) = met else { continue };
         if let Some(entry) = facts.note_step(&[], &step, segment.base, interval_bytes) {
             index.push(entry);
         }

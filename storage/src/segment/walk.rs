@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::batch::header::HEADER_BYTES;
 use crate::batch::{BatchError, BatchHeader, BatchView};
 use crate::fs::{self, File};
-use crate::limits::{BATCH_BYTES_MAX, SCAN_BYTES, UNREADABLE_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, SCAN_BYTES};
 use crate::offset::Offset;
 
 /// A batch met on the walk.
@@ -52,11 +52,9 @@ pub(crate) struct BatchWalk<'a> {
     may_wait: bool,
     /// Size of the batch that was met last.
     last_bytes: u64,
-    /// Below, something cannot be read: it is gone over page by page, so that nothing else goes with it.
-    careful_to: u64,
 }
 
-/// Enough for a header, wherever it lies. What cannot be read is a multiple of that.
+/// Enough for a header, wherever it lies.
 const PAGE_BYTES: u64 = 4096;
 
 impl<'a> BatchWalk<'a> {
@@ -71,7 +69,6 @@ impl<'a> BatchWalk<'a> {
             window_bytes: SCAN_BYTES,
             may_wait: true,
             last_bytes: 0,
-            careful_to: 0,
         }
     }
 
@@ -140,12 +137,12 @@ impl<'a> BatchWalk<'a> {
             let (from, to) = ((start - self.window_at) as usize, (end - self.window_at) as usize);
             return Ok(self.window.slice(from..to));
         }
-        fs::asked_twice(|| self.slice(start..end))
+        self.slice(start..end)
     }
 
     fn slice(&self, range: Range<u64>) -> io::Result<Bytes> {
         if self.may_wait {
-            return self.file.slice(range);
+            return fs::asked_twice(|| self.file.slice(range.clone()));
         }
         self.file.resident(range).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
@@ -177,37 +174,13 @@ impl<'a> BatchWalk<'a> {
                 let small = self.last_bytes < self.window_bytes;
                 let ahead_bytes = if small { self.window_bytes } else { PAGE_BYTES };
                 let window_end = self.end.min(self.position + ahead_bytes.max(wanted as u64));
-                self.window = self.read_window(wanted as u64, window_end)?;
+                self.window = self.slice(self.position..window_end)?;
                 self.window_at = self.position;
                 0
             }
         };
         Ok(&self.window[from..from + wanted])
     }
-
-    /// The bytes from the position up to `to`; where some of them cannot be read, no more than the pages in which the
-    /// first `wanted` ones lie.
-    fn read_window(&mut self, wanted: u64, to: u64) -> io::Result<Bytes> {
-        if self.position >= self.careful_to {
-            match self.slice(self.position..to) {
-                Err(cause) if fs::is_unreadable(&cause) => self.careful_to = to,
-                other => return other,
-            }
-        }
-        let page_end = (self.position + wanted).next_multiple_of(PAGE_BYTES);
-        self.slice(self.position..page_end.min(to))
-    }
-}
-
-/// Why a place holds no batch that could be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unfit {
-    /// The bytes are no batch, or not the one that was written.
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// The disk does not give them. It may do so later.
-    #[error("it cannot be read: {0}")]
-    Unread(io::Error),
 }
 
 /// What a dense walk meets.
@@ -215,9 +188,8 @@ pub(crate) enum Unfit {
 pub(crate) enum Met {
     /// The batch that was expected.
     Batch(Step),
-    /// Something else; the walk goes on at `behind`, or ends when no batch follows. The batch before it, which was met,
-    /// counts in where it cannot be read to its end.
-    Damage { from: Offset, position: u64, reason: Unfit, behind: Option<Step> },
+    /// Something else; the walk goes on at `behind`, or ends when no batch follows.
+    Damage { from: Offset, position: u64, reason: BatchError, behind: Option<Step> },
 }
 
 /// Walks batches whose offsets must be dense: each begins where the one before ended (invariant S2). A batch's checksum
@@ -240,6 +212,11 @@ impl<'a> DenseWalk<'a> {
         self.walk
     }
 
+    /// Where the next batch begins, and its offset.
+    pub(crate) const fn place(&self) -> (u64, Offset) {
+        (self.walk.position, self.expected)
+    }
+
     /// The bytes of a batch that was met.
     pub(crate) fn bytes(&self, step: &Step) -> io::Result<Bytes> {
         self.walk.bytes(step.position, step.end())
@@ -258,7 +235,6 @@ impl<'a> DenseWalk<'a> {
         match first {
             Ok(first) => Ok(first.is_some_and(|step| self.fits(&step))),
             Err(WalkError::NoBatch { .. }) => Ok(false),
-            Err(WalkError::Io(e)) if fs::is_unreadable(&e) => Ok(false),
             Err(WalkError::Io(e)) => Err(e),
         }
     }
@@ -275,23 +251,21 @@ impl<'a> DenseWalk<'a> {
                 self.previous = Some(step);
                 return Ok(Some(Met::Batch(step)));
             }
-            Ok(Some(step)) => Unfit::Batch(BatchError::Field {
+            Ok(Some(step)) => BatchError::Field {
                 field: "base_offset",
                 found: step.header.base_offset.get(),
                 allowed: "the offset after the batch before it",
-            }),
-            Ok(None) => Unfit::Batch(BatchError::Truncated { needed_bytes: HEADER_BYTES, found_bytes: 0 }),
-            Err(WalkError::NoBatch { reason, .. }) => Unfit::Batch(reason),
-            Err(WalkError::Io(e)) if fs::is_unreadable(&e) => Unfit::Unread(e),
+            },
+            Ok(None) => BatchError::Truncated { needed_bytes: HEADER_BYTES, found_bytes: 0 },
+            Err(WalkError::NoBatch { reason, .. }) => reason,
             Err(WalkError::Io(e)) => return Err(e),
         };
         if !self.walk.may_wait {
             // What follows is looked for, and told, by a walk that may wait.
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let (from, suspect) = self.suspect(position)?;
-        let offsets = self.expected..self.limit;
-        let behind = next_readable(self.walk.file, suspect, self.walk.end, offsets)?;
+        let from = self.expected;
+        let behind = next_intact(self.walk.file, self.suspect(position)?, self.walk.end, from..self.limit)?;
         self.walk.position = behind.map_or(self.walk.end, |step| step.position);
         self.expected = behind.map_or(self.limit, |step| step.header.base_offset);
         self.previous = None;
@@ -302,14 +276,12 @@ impl<'a> DenseWalk<'a> {
         step.header.base_offset == self.expected && step.header.next_offset() <= self.limit
     }
 
-    /// Where the damage is: here, or in the length of the batch before, when its checksum fails too. And the first
-    /// offset that it takes.
-    fn suspect(&self, position: u64) -> io::Result<(Offset, u64)> {
-        let Some(previous) = self.previous else { return Ok((self.expected, position)) };
+    /// Where the damage is: here, or in the length of the batch before, when its checksum fails too.
+    fn suspect(&self, position: u64) -> io::Result<u64> {
+        let Some(previous) = self.previous else { return Ok(position) };
         match BatchWalk::new(self.walk.file, previous.position, self.walk.end).next_verified() {
-            Ok(_) => Ok((self.expected, position)),
-            Err(WalkError::NoBatch { .. }) => Ok((self.expected, previous.position)),
-            Err(WalkError::Io(e)) if fs::is_unreadable(&e) => Ok((previous.header.base_offset, position)),
+            Ok(_) => Ok(position),
+            Err(WalkError::NoBatch { .. }) => Ok(previous.position),
             Err(WalkError::Io(e)) => Err(e),
         }
     }
@@ -322,121 +294,55 @@ impl<'a> DenseWalk<'a> {
 /// behind; and when a header stands there that goes on with its offsets, of a batch that is damaged too, then.
 /// Otherwise byte by byte, since a damaged length says nothing.
 pub(crate) fn next_intact(file: &dyn File, suspect: u64, end: u64, offsets: Range<Offset>) -> io::Result<Option<Step>> {
-    Search { file, end, offsets, unreadable_bytes_max: 0, unreadable_bytes: 0 }.behind(suspect)
-}
-
-/// As [`next_intact`], also over what cannot be read, as long as that is a place and not all there is.
-pub(crate) fn next_readable(
-    file: &dyn File,
-    suspect: u64,
-    end: u64,
-    offsets: Range<Offset>,
-) -> io::Result<Option<Step>> {
-    Search { file, end, offsets, unreadable_bytes_max: UNREADABLE_BYTES_MAX, unreadable_bytes: 0 }.behind(suspect)
-}
-
-/// A search for an intact batch.
-struct Search<'a> {
-    file: &'a dyn File,
-    end: u64,
-    offsets: Range<Offset>,
-    /// How much in one piece may be unreadable, and how much was just now.
-    unreadable_bytes_max: u64,
-    unreadable_bytes: u64,
-}
-
-impl Search<'_> {
-    fn behind(mut self, suspect: u64) -> io::Result<Option<Step>> {
-        let mut suspect = suspect;
-        while let Some(damaged) = self.header_at(suspect)? {
-            let (behind, next) = (damaged.end(), damaged.header.next_offset());
-            if behind == self.end && next == self.offsets.end {
-                return Ok(None);
-            }
-            if let Some(step) = self.intact_at(behind)? {
-                return Ok(Some(step));
-            }
-            if self.header_at(behind)?.is_none_or(|follower| follower.header.base_offset != next) {
-                break;
-            }
-            suspect = behind;
+    let mut suspect = suspect;
+    while let Some(damaged) = header_at(file, suspect, end)? {
+        let (behind, next) = (damaged.end(), damaged.header.next_offset());
+        if behind == end && next == offsets.end {
+            return Ok(None);
         }
-        self.byte_by_byte(suspect + 1)
-    }
-
-    fn byte_by_byte(&mut self, from: u64) -> io::Result<Option<Step>> {
-        let mut at = from;
-        while at < self.end {
-            let to = self.end.min(at + SCAN_BYTES);
-            let found = match self.begins_in(at..to, HEADER_BYTES as u64) {
-                Err(cause) if self.passes(&cause) => self.page_by_page(at..to)?,
-                other => other?,
-            };
-            if found.is_some() {
-                return Ok(found);
-            }
-            at = to;
+        if let Some(step) = intact_at(file, behind, end, &offsets)? {
+            return Ok(Some(step));
         }
-        Ok(None)
-    }
-
-    /// Where something cannot be read.
-    fn page_by_page(&mut self, range: Range<u64>) -> io::Result<Option<Step>> {
-        let mut at = range.start;
-        while at < range.end {
-            let to = range.end.min((at + 1).next_multiple_of(PAGE_BYTES));
-            // Before a page that cannot be read, what begins in it is lost with it.
-            let found = self.begins_in(at..to, HEADER_BYTES as u64).or_else(|_| self.begins_in(at..to, 0));
-            self.unreadable_bytes = if found.is_err() { self.unreadable_bytes + (to - at) } else { 0 };
-            match found {
-                Err(cause) if self.passes(&cause) && self.unreadable_bytes <= self.unreadable_bytes_max => {}
-                Ok(None) => {}
-                other => return other,
-            }
-            at = to;
+        if header_at(file, behind, end)?.is_none_or(|follower| follower.header.base_offset != next) {
+            break;
         }
-        Ok(None)
+        suspect = behind;
     }
-
-    /// The first intact batch that begins in `range`. Headers may end up to `ahead_bytes` behind it.
-    fn begins_in(&self, range: Range<u64>, ahead_bytes: u64) -> io::Result<Option<Step>> {
-        let chunk = self.file.slice(range.start..self.end.min(range.end + ahead_bytes))?;
-        for position in range.clone() {
-            let header = BatchHeader::parse(&chunk[(position - range.start) as usize..]);
-            if !header.is_ok_and(|header| self.offsets.contains(&header.base_offset)) {
+    let mut chunk_at = suspect + 1;
+    while chunk_at < end {
+        let chunk_end = end.min(chunk_at + SCAN_BYTES);
+        // Headers that begin in this chunk may end in the next one.
+        let chunk = file.slice(chunk_at..end.min(chunk_end + HEADER_BYTES as u64))?;
+        for at in 0..(chunk_end - chunk_at) {
+            let header = BatchHeader::parse(&chunk[at as usize..]);
+            if !header.is_ok_and(|header| offsets.contains(&header.base_offset)) {
                 continue;
             }
-            if let Some(step) = self.intact_at(position)? {
+            if let Some(step) = intact_at(file, chunk_at + at, end, &offsets)? {
                 return Ok(Some(step));
             }
         }
-        Ok(None)
+        chunk_at = chunk_end;
     }
+    Ok(None)
+}
 
-    fn passes(&self, cause: &io::Error) -> bool {
-        self.unreadable_bytes_max > 0 && fs::is_unreadable(cause)
+fn header_at(file: &dyn File, position: u64, end: u64) -> io::Result<Option<Step>> {
+    match BatchWalk::new(file, position, end).with_window(HEADER_BYTES as u64).next() {
+        Ok(step) => Ok(step),
+        Err(WalkError::NoBatch { .. }) => Ok(None),
+        Err(WalkError::Io(e)) => Err(e),
     }
+}
 
-    fn header_at(&self, position: u64) -> io::Result<Option<Step>> {
-        self.found(BatchWalk::new(self.file, position, self.end).with_window(HEADER_BYTES as u64).next())
-    }
-
-    fn intact_at(&self, position: u64) -> io::Result<Option<Step>> {
-        let mut walk = BatchWalk::new(self.file, position, self.end).with_window(HEADER_BYTES as u64);
-        let found = self.found(walk.next_verified())?;
-        let fits = |step: &Step| {
-            self.offsets.contains(&step.header.base_offset) && step.header.next_offset() <= self.offsets.end
-        };
-        Ok(found.filter(fits))
-    }
-
-    /// What cannot be read is no batch that could be used, where that passes.
-    fn found(&self, walked: Result<Option<Step>, WalkError>) -> io::Result<Option<Step>> {
-        match walked {
-            Ok(step) => Ok(step),
-            Err(WalkError::NoBatch { .. }) => Ok(None),
-            Err(WalkError::Io(cause)) if self.passes(&cause) => Ok(None),
-            Err(WalkError::Io(cause)) => Err(cause),
+fn intact_at(file: &dyn File, position: u64, end: u64, offsets: &Range<Offset>) -> io::Result<Option<Step>> {
+    let mut walk = BatchWalk::new(file, position, end).with_window(HEADER_BYTES as u64);
+    match walk.next_verified() {
+        Ok(step) => {
+            Ok(step
+                .filter(|step| offsets.contains(&step.header.base_offset) && step.header.next_offset() <= offsets.end))
         }
+        Err(WalkError::NoBatch { .. }) => Ok(None),
+        Err(WalkError::Io(e)) => Err(e),
     }
 }

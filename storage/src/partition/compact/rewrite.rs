@@ -16,7 +16,7 @@ use crate::fs::{self, File};
 use crate::index::Index;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::offset::{LeaderEpoch, Offset};
-use crate::segment::{Met, Seal, SealedSegment, SegmentFacts, Step, Unfit};
+use crate::segment::{Met, Seal, SealedSegment, SegmentFacts, Step};
 
 /// How much is collected before it is written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -68,6 +68,17 @@ pub(super) struct Made {
     pub(super) seal: Seal,
     pub(super) index: Vec<u8>,
     pub(super) tally: Tally,
+}
+
+/// Why a segment is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    /// The bytes are no batch, or not the one that was written.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The disk does not give them. It may do so later.
+    #[error("it cannot be read: {0}")]
+    Unread(io::Error),
 }
 
 /// Why a group was not written again.
@@ -168,7 +179,9 @@ impl Rewriter<'_> {
             }
             let step = match met {
                 Met::Batch(step) => step,
-                Met::Damage { position, reason, .. } => return Err(RewriteError::Damaged { index, position, reason }),
+                Met::Damage { position, reason, .. } => {
+                    return Err(RewriteError::Damaged { index, position, reason: reason.into() });
+                }
             };
             let bytes = walk.bytes(&step).map_err(|cause| unread(step.position, cause))?;
             let visited = BatchView::parse(&bytes).map_err(VisitError::Batch).and_then(|(view, _)| {

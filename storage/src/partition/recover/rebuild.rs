@@ -2,30 +2,30 @@
 //! producers.
 
 use std::io;
+use std::path::Path;
 
-use super::{Active, Chain, OffsetRange, Place, RecoveryReport};
+use super::{Active, Chain, OffsetRange, Place, RecoveryReport, unread};
 use crate::fs::{self, File};
 use crate::index::Index;
 use crate::limits::HEADER_SCAN_BYTES;
 use crate::offset::Offset;
 use crate::producer::{ProducerLimits, Producers};
-use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, Unfit, path_of, unix_ms};
+use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, path_of, unix_ms};
 
 /// A snapshot has at most a few hundred bytes a producer.
 const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 
 /// How far the batches of a segment go that was flushed up to `limit` and lost its end, over damage where there is
-/// some. Not over an end that cannot be read: what it holds is not given up for that.
-pub(super) fn end_of_flushed(file: &dyn File, base: Offset, len_bytes: u64, limit: Offset) -> io::Result<Offset> {
+/// some.
+pub(super) fn end_of_flushed(
+    path: &Path,
+    file: &dyn File,
+    base: Offset,
+    len_bytes: u64,
+    limit: Offset,
+) -> io::Result<Offset> {
     let mut next = base;
-    for_each_batch(file, base..limit, len_bytes, |found| match found {
-        Found::Batch(step, _) => {
-            next = step.header.next_offset();
-            Ok(())
-        }
-        Found::Damage(range, Unfit::Unread(cause)) if range.to == limit => Err(cause),
-        Found::Damage(..) => Ok(()),
-    })?;
+    for_each_batch(path, file, base..limit, len_bytes, |step, _| next = step.header.next_offset(), |_| {})?;
     Ok(next)
 }
 
@@ -39,24 +39,16 @@ pub(super) fn rebuild_active(
     let mut index = Index::default();
     let mut facts = SegmentFacts::new();
     let interval_bytes = place.config.index_interval_bytes;
-    let len_bytes = chain.tail_len_bytes();
-    for_each_batch(&*active.file, active.base..chain.next, len_bytes, |found| {
-        match found {
-            Found::Batch(step, header) => {
-                if let Some(entry) = facts.note_step(header, step, active.base, interval_bytes) {
-                    index.push(entry);
-                }
-            }
-            Found::Damage(range, reason) => {
-                let OffsetRange { from, to } = range;
-                tracing::error!(partition = %place.id, segment = %active.base, %from, %to, %reason, "damaged");
-                report.damaged.push(range);
-                if matches!(reason, Unfit::Unread(_)) {
-                    facts.pass_over();
-                }
-            }
+    let note = |step: &Step, header: &[u8]| {
+        if let Some(entry) = facts.note_step(header, step, active.base, interval_bytes) {
+            index.push(entry);
         }
-        Ok(())
+    };
+    let len_bytes = chain.tail_len_bytes();
+    let path = path_of(place.dir, active.base, FileKind::Log);
+    for_each_batch(&path, &*active.file, active.base..chain.next, len_bytes, note, |range| {
+        tracing::error!(partition = %place.id, segment = %active.base, from = %range.from, to = %range.to, "damaged");
+        report.damaged.push(range);
     })?;
     if len_bytes > 0 {
         // The broker's clock at the last write; the first append's time is lost with the process that saw it.
@@ -65,36 +57,33 @@ pub(super) fn rebuild_active(
     Ok((index, facts))
 }
 
-/// What stands in a segment.
-enum Found<'a> {
-    /// A batch, and its header as it stands there.
-    Batch(&'a Step, &'a [u8]),
-    /// Nothing that could be used.
-    Damage(OffsetRange, Unfit),
-}
-
-/// Walks the headers of the batches of `file[..end]`, which hold `offsets` and were flushed, or were read and written
-/// again a moment ago.
+/// Walks the headers of the batches of `file[..end]`, which hold `offsets`.
 fn for_each_batch(
+    path: &Path,
     file: &dyn File,
     offsets: std::ops::Range<Offset>,
     end: u64,
-    mut visit: impl FnMut(Found<'_>) -> io::Result<()>,
+    mut visit: impl FnMut(&Step, &[u8]),
+    mut damaged: impl FnMut(OffsetRange),
 ) -> io::Result<()> {
     let headers = BatchWalk::new(file, 0, end).with_window(HEADER_SCAN_BYTES);
     let mut walk = DenseWalk::new(headers, offsets.start, offsets.end);
-    while let Some(met) = walk.next()? {
+    loop {
+        let met = match walk.next() {
+            Ok(Some(met)) => met,
+            Ok(None) => return Ok(()),
+            Err(cause) => return Err(unread(path, walk.place(), &cause)),
+        };
         match met {
-            Met::Batch(step) => visit(Found::Batch(&step, &walk.header_bytes(&step)?))?,
-            Met::Damage { from, behind, reason, .. } => {
+            Met::Batch(step) => visit(&step, &walk.header_bytes(&step)?),
+            Met::Damage { from, behind, .. } => {
                 let to = behind.map_or(offsets.end, |step| step.header.base_offset);
                 if from < to {
-                    visit(Found::Damage(OffsetRange { from, to }, reason))?;
+                    damaged(OffsetRange { from, to });
                 }
             }
         }
     }
-    Ok(())
 }
 
 /// The newest snapshot that reads back, and the batch headers since; without one, those of the whole log: snapshots are
@@ -116,10 +105,15 @@ pub(super) fn recover_producers(
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let path = path_of(place.dir, segment.base, FileKind::Log);
         let file = place.fs.open(&path, fs::OpenMode::Read, segment.len_bytes)?;
-        replay.read(&*file, segment.base..segment.next, segment.len_bytes)?;
+        replay.read(&path, &*file, segment.base..segment.next, segment.len_bytes)?;
     }
     if active.base >= from {
-        replay.read(&*active.file, active.base..chain.next, chain.tail_len_bytes())?;
+        replay.read(
+            &path_of(place.dir, active.base, FileKind::Log),
+            &*active.file,
+            active.base..chain.next,
+            chain.tail_len_bytes(),
+        )?;
     }
     replay.pass_to(chain.next);
     Ok(replay.producers)
@@ -132,16 +126,14 @@ struct Replay {
 }
 
 impl Replay {
-    fn read(&mut self, file: &dyn File, offsets: std::ops::Range<Offset>, end: u64) -> io::Result<()> {
+    fn read(&mut self, path: &Path, file: &dyn File, offsets: std::ops::Range<Offset>, end: u64) -> io::Result<()> {
         let now_ms = unix_ms(file.modified()?);
-        for_each_batch(file, offsets, end, |found| {
-            if let Found::Batch(step, _) = found {
-                self.pass_to(step.header.base_offset);
-                self.producers.record(&step.header, step.header.base_offset, now_ms);
-                self.next = step.header.next_offset();
-            }
-            Ok(())
-        })
+        let record = |step: &Step, _: &[u8]| {
+            self.pass_to(step.header.base_offset);
+            self.producers.record(&step.header, step.header.base_offset, now_ms);
+            self.next = step.header.next_offset();
+        };
+        for_each_batch(path, file, offsets, end, record, |_| {})
     }
 
     /// What damaged batches said of their producers is lost, in a segment, at its end or with all of it: those go on
