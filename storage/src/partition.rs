@@ -1,6 +1,6 @@
 //! A partition: one append-only log, its producers and its tail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -129,8 +129,11 @@ struct Writer {
     producers: Producers,
     /// Sealed since the last flush, oldest first.
     unflushed: Vec<UnflushedSeal>,
-    /// A segment file was made since the last flush: its name is not durable yet.
+    /// A segment file was made since the last flush: its name is not durable yet, and nothing in it is acknowledged
+    /// before it is.
     names_dirty: bool,
+    /// What a flush tries once more, and nobody waits for.
+    sides_due: SidesDue,
     /// Half a batch stands behind the published length and is to be cut off before anything is written there.
     cut_due: bool,
 }
@@ -144,7 +147,23 @@ struct UnflushedSeal {
     snapshot: Vec<u8>,
 }
 
+/// What a want of descriptors has left to do beside the log.
+#[derive(Debug, Default)]
+struct SidesDue {
+    /// Names were made or removed that are not durable yet, none of them that of a new segment.
+    names: bool,
+    /// Of flushed segments, oldest first.
+    seals: VecDeque<Seal>,
+    /// The newest producers, encoded, and the segment that they belong to.
+    snapshot: Option<(Offset, Vec<u8>)>,
+}
+
 impl LogFiles {
+    /// Whether a segment begins there.
+    fn begins_at(&self, base: Offset) -> bool {
+        self.active.base == base || self.sealed.binary_search_by_key(&base, |segment| segment.base).is_ok()
+    }
+
     /// Whether what `segment` held is in another file now.
     fn was_replaced(&self, segment: &Arc<SealedSegment>) -> bool {
         let at = self.sealed.partition_point(|other| other.next <= segment.base);
@@ -169,6 +188,7 @@ impl Partition {
             producers,
             unflushed: Vec::new(),
             names_dirty: false,
+            sides_due: SidesDue::default(),
             cut_due: false,
         };
         Self {

@@ -379,6 +379,52 @@ fn base_of(log: &std::path::Path) -> Offset {
 }
 
 #[test]
+fn a_seal_that_is_written_late_is_not_that_of_a_segment_which_was_compacted_meanwhile() {
+    let written = || {
+        let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
+        for round in 0..40 {
+            run(&mut world, &[append([1, 2, 3, if round % 6 == 0 { 100 + round } else { 4 }], None)]).unwrap();
+        }
+        world
+    };
+    let first = {
+        let world = written();
+        let before = world.disk.operations();
+        world.partition().flush().unwrap();
+        let mut history = world.disk.history().into_iter();
+        let is_aside = |path: &std::path::Path| path.extension().is_some_and(|found| found == "tmp");
+        history.find(|it| it.number > before && is_aside(&it.path)).unwrap().number - before
+    };
+    let mut world = written();
+    world.disk.fail_from(world.disk.operations() + first, Fault::Emfile);
+    world.partition().flush().unwrap();
+    world.disk.heal();
+    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
+    assert!(outcome.removed_records > 0 && outcome.damaged.is_empty(), "{outcome:?}");
+    run(&mut world, &[append([1, 2, 3, 4], None), Operation::Flush]).unwrap();
+    let (mut seals, paths) = (0, world.disk.paths());
+    for log in logs(&world) {
+        let seal = log.with_extension("seal");
+        if paths.contains(&seal) {
+            // What it says of the length, behind magic, version, base and next offset.
+            let told = world.disk.read_image(&seal).unwrap()[SEAL_LENGTH_AT..][..8].try_into().unwrap();
+            assert_eq!(
+                u64::from_le_bytes(told),
+                world.disk.read_image(&log).unwrap().len() as u64,
+                "{}",
+                seal.display()
+            );
+            seals += 1;
+        }
+    }
+    assert_eq!(seals, logs(&world).len() - 1, "each sealed segment has one");
+    world.check_all().unwrap();
+}
+
+/// Where a seal has the length of its log.
+const SEAL_LENGTH_AT: usize = 22;
+
+#[test]
 fn a_full_disk_ends_a_compaction_and_the_log_goes_on() {
     let mut world = replaced(20);
     run(&mut world, &[Operation::FillDisk]).unwrap();

@@ -290,6 +290,19 @@ fn half_a_batch_that_cannot_be_cut_off_at_once_is_before_the_next_is_written() {
     assert_records(&partition, 0, 31);
 }
 
+/// What needs no new segment is acknowledged, and at once, whatever names of other files are still to be made durable.
+fn flush_without_descriptors(partition: &Arc<Partition>, records: std::ops::Range<u64>) {
+    let config = partition.config();
+    partition.set_config(LogConfig { segment_bytes: LogConfig::default().segment_bytes, ..config });
+    for n in records.step_by(3) {
+        append_records(partition, n, n + 3);
+        let begun = std::time::Instant::now();
+        assert_eq!(partition.flush().unwrap(), partition.tail());
+        assert!(begun.elapsed() < Duration::from_millis(1_500), "it does not wait for descriptors");
+        assert!(partition.stopped().is_none());
+    }
+}
+
 #[test]
 fn without_descriptors_retention_goes_on_and_what_it_removed_stays_away() {
     let disk = SimFs::new();
@@ -304,8 +317,9 @@ fn without_descriptors_retention_goes_on_and_what_it_removed_stays_away() {
     assert!(partition.stopped().is_none());
     let (left, log_start) = (logs(&disk), partition.log_start());
     assert!(left.len() < before.len() && log_start > Offset::ZERO, "{log_start}");
+    flush_without_descriptors(&partition, 150..156);
     disk.heal();
-    append_records(&partition, 150, 153);
+    append_records(&partition, 156, 159);
     partition.flush().unwrap();
     for seed in 0..50 {
         let disk = disk.crash(seed);
@@ -313,7 +327,7 @@ fn without_descriptors_retention_goes_on_and_what_it_removed_stays_away() {
         let store = open_store_on(Arc::new(disk), Path::new("/data"));
         let (partition, _) = open(&store, small_segments());
         assert_eq!(partition.log_start(), log_start);
-        assert_records(&partition, log_start.get() as u64, 153);
+        assert_records(&partition, log_start.get() as u64, 159);
     }
 }
 
@@ -336,14 +350,60 @@ fn without_descriptors_the_names_of_what_a_log_can_do_without_are_no_reason_to_s
     disk.fail_from(disk.operations() + calls, Fault::Emfile);
     assert_eq!(partition.flush().unwrap(), partition.tail());
     assert!(partition.stopped().is_none());
+    flush_without_descriptors(&partition, 60..66);
     disk.heal();
-    append_records(&partition, 60, 63);
+    append_records(&partition, 66, 69);
     partition.flush().unwrap();
     drop((partition, store));
     let seals =
         |disk: &SimFs| disk.paths().iter().filter(|path| path.extension().is_some_and(|it| it == "seal")).count();
     let there = seals(&disk);
     assert!(there > 0 && (0..50).all(|seed| seals(&disk.crash(seed)) == there), "the next flush has made them durable");
+}
+
+#[test]
+fn side_files_that_there_is_no_descriptor_for_are_written_later() {
+    let written = || {
+        let disk = SimFs::new();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        partition.append(&producer_batch(0, 3, 7, 0), NOW_MS).unwrap();
+        append_records(&partition, 3, 150);
+        (disk, store, partition)
+    };
+    let sides = |disk: &SimFs| -> Vec<(PathBuf, Vec<u8>)> {
+        let is_side = |path: &Path| path.extension().is_some_and(|it| it == "seal");
+        let paths = disk.paths();
+        let newest = paths.iter().rfind(|path| path.extension().is_some_and(|it| it == "snapshot"));
+        let kept = paths.iter().filter(|path| is_side(path)).chain(newest);
+        kept.map(|path| (path.clone(), disk.read_image(path).unwrap())).collect()
+    };
+    let (disk, _store, partition) = written();
+    let before = disk.operations();
+    partition.flush().unwrap();
+    let expected = sides(&disk);
+    assert!(expected.len() > 3, "{} files", expected.len());
+    let first = disk
+        .history()
+        .into_iter()
+        .find(|operation| operation.number > before && operation.path.extension().is_some_and(|it| it == "tmp"));
+    let first = first.unwrap().number - before;
+    for (goes_on, nth) in [(true, first), (false, first), (true, first + 7), (false, first + 7)] {
+        let (disk, store, partition) = written();
+        disk.fail_from(disk.operations() + nth, Fault::Emfile);
+        assert_eq!(partition.flush().unwrap(), partition.tail());
+        assert!(sides(&disk).len() < expected.len());
+        flush_without_descriptors(&partition, 150..156);
+        disk.heal();
+        if goes_on {
+            append_records(&partition, 156, 159);
+            partition.flush().unwrap();
+        } else {
+            store.close();
+        }
+        assert_eq!(sides(&disk), expected, "goes on: {goes_on}, from {nth}");
+        assert!((0..50).all(|seed| sides(&disk.crash(seed)) == expected), "and durable");
+    }
 }
 
 #[test]

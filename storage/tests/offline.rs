@@ -1113,7 +1113,7 @@ fn producers_are_not_written_from_a_log_that_cannot_be_read_to_its_end() {
     };
     of("snapshot").iter().for_each(|path| damaged.write_image(path, b"lost").unwrap());
     let logs = of("log");
-    // It is as for a seek over a bad sector: it comes after the plan, and goes away.
+    // The disk gives it to the plan and not to the repair.
     for log in &logs[..logs.len() - 1] {
         let disk = damaged.kill();
         let directory = DataDirectory::change(Arc::new(disk.clone()), root).unwrap();

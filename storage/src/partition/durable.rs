@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use event_listener::EventListener;
 
-use super::{Partition, UnflushedSeal};
+use super::{Partition, SidesDue, UnflushedSeal};
 use crate::error::{FlushError, Stopped};
 use crate::fs;
-use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, SEALED_UNFLUSHED_WANTED};
+use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX};
 use crate::offset::Offset;
-use crate::segment::{ActiveSegment, FileKind, path_of};
+use crate::segment::{ActiveSegment, FileKind, Seal, path_of};
 
 /// What a flush has to make durable, taken under the append lock.
 struct Pending {
@@ -48,7 +48,7 @@ impl Partition {
         if let Err(cause) = checkpoint.write(slot) {
             tracing::warn!(partition = %self.id(), %cause, "flushed offset not noted");
         }
-        self.write_side_files(&pending.sealed);
+        self.write_side_files(&pending);
         Ok(pending.tail)
     }
 
@@ -170,39 +170,96 @@ impl Partition {
 
     /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of
     /// the directory that failed for their sake must not be followed by one that vouches for the names of segments.
-    fn write_side_files(&self, sealed: &[UnflushedSeal]) {
+    fn write_side_files(&self, pending: &Pending) {
+        self.write_sides_due();
         // Retention may have removed some meanwhile.
         let log_start = self.log_start();
-        let kept: Vec<_> = sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
-        for UnflushedSeal { active, seal, snapshot } in &kept {
-            self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true);
-            if !snapshot.is_empty() {
-                self.write_aside(seal.next, FileKind::Snapshot, snapshot, true);
+        let kept: Vec<_> = pending.sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
+        let mut due = SidesDue { names: !kept.is_empty(), ..SidesDue::default() };
+        for UnflushedSeal { active, seal, snapshot } in kept {
+            if !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
+                due.seals.push_back(*seal);
+            }
+            if !snapshot.is_empty() && !self.write_aside(seal.next, FileKind::Snapshot, snapshot, true) {
+                due.snapshot = Some((seal.next, snapshot.clone()));
             }
             let index = active.with_index(|index| index.encode(seal.base));
+            // Without one it is made in memory, each time that the segment is opened.
             self.write_aside(seal.base, FileKind::Index, &index, false);
         }
-        if kept.is_empty() {
-            return;
-        }
-        match self.sync_dir() {
-            Ok(()) => {}
-            // It was not tried: the next flush does it.
-            Err(cause) if fs::is_out_of_descriptors(&cause) => self.writer.lock().names_dirty = true,
-            Err(cause) => {
-                // The name of a segment that was made meanwhile may be lost with this sync, and the next one would not
-                // tell.
-                self.stop("writing side files", cause);
-            }
-        }
+        self.sync_side_names(due);
     }
 
-    /// Writes a file that recovery can do without: its loss costs time, not data.
-    fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) {
-        let path = path_of(&self.dir, base, kind);
-        if let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) {
-            tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
+    /// What earlier flushes had no descriptors for. The caller has the checkpoint's lock, as a flush has: no two write
+    /// the same file.
+    pub(super) fn write_sides_due(&self) {
+        let SidesDue { names, seals, snapshot } = std::mem::take(&mut self.writer.lock().sides_due);
+        let mut due = SidesDue { names, ..SidesDue::default() };
+        if !seals.is_empty() || snapshot.is_some() {
+            // Compaction and retention put other files in the place of these, or none: not at the same time. They wait
+            // for the checkpoint, so they are not waited for here.
+            let Some(_condemned) = self.condemned.try_lock() else {
+                self.put_off(SidesDue { names, seals, snapshot });
+                return;
+            };
+            due.names = true;
+            for seal in seals {
+                if self.is_sealed_as(&seal) && !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
+                    due.seals.push_back(seal);
+                }
+            }
+            let snapshot = snapshot.filter(|(at, _)| self.files.read().begins_at(*at));
+            due.snapshot = snapshot.filter(|(at, bytes)| !self.write_aside(*at, FileKind::Snapshot, bytes, true));
         }
+        self.sync_side_names(due);
+    }
+
+    /// Whether the segment is there, and is the one that this seal was made for.
+    fn is_sealed_as(&self, seal: &Seal) -> bool {
+        let files = self.files.read();
+        let found = files.sealed.binary_search_by_key(&seal.base, |segment| segment.base);
+        let segment = found.ok().and_then(|at| files.sealed.get(at));
+        segment.is_some_and(|it| (it.edition, it.next, it.len_bytes) == (0, seal.next, seal.len_bytes))
+    }
+
+    /// Makes names durable where that is due, and puts off what could not be done. Nobody waits for these names, so
+    /// neither is there a wait for a descriptor.
+    fn sync_side_names(&self, mut due: SidesDue) {
+        if due.names {
+            match self.shared.fs.sync_dir(&self.dir) {
+                Ok(()) => due.names = false,
+                // It was not tried.
+                Err(cause) if fs::is_out_of_descriptors(&cause) => {}
+                Err(cause) => {
+                    // The name of a segment that was made meanwhile may be lost with this sync, and the next one would
+                    // not tell.
+                    self.stop("writing side files", cause);
+                    return;
+                }
+            }
+        }
+        self.put_off(due);
+    }
+
+    /// Leaves it to the next flush.
+    fn put_off(&self, due: SidesDue) {
+        let mut writer = self.writer.lock();
+        let sides_due = &mut writer.sides_due;
+        sides_due.names |= due.names;
+        sides_due.seals.extend(due.seals);
+        let surplus = sides_due.seals.len().saturating_sub(SEALS_DUE_MAX);
+        sides_due.seals.drain(..surplus);
+        // Recovery wants the newest.
+        sides_due.snapshot = due.snapshot.or_else(|| sides_due.snapshot.take());
+    }
+
+    /// Writes a file that recovery can do without: its loss costs time, not data. Answers whether that is settled; not
+    /// so when there was no descriptor, as there may be later.
+    fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) -> bool {
+        let path = path_of(&self.dir, base, kind);
+        let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) else { return true };
+        tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");
+        !fs::is_out_of_descriptors(&cause)
     }
 }
 

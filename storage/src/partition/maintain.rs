@@ -133,8 +133,8 @@ impl Partition {
         // The names of new segments may have been lost with this sync: another one would not tell.
         self.sync_dir().map_err(|cause| {
             if fs::is_out_of_descriptors(&cause) {
-                // It was not tried: the next flush does it.
-                self.writer.lock().names_dirty = true;
+                // It was not tried: the next flush does it, behind what it is for.
+                self.writer.lock().sides_due.names = true;
                 return cause;
             }
             let kind = cause.kind();
@@ -155,6 +155,10 @@ impl Partition {
     /// [`FlushError::Stopped`], as for a flush.
     pub fn close(&self) -> Result<Offset, FlushError> {
         let flushed = self.flush()?;
+        {
+            let _checkpoint = self.checkpoint.lock();
+            self.write_sides_due();
+        }
         let mut writer = self.writer.lock();
         writer.reserved_bytes = writer.active.published();
         if let Err(cause) = writer.active.file.truncate(writer.active.published()) {
