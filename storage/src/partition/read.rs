@@ -245,9 +245,11 @@ impl Partition {
     fn search_sealed(&self, segment: &Arc<SealedSegment>, timestamp_ms: i64) -> Result<Searched, ReadError> {
         let seal = match segment.seal(&*self.shared.fs, &self.dir) {
             Err(_) if self.files.read().was_replaced(segment) => return Ok(Searched::Replaced),
-            other => other?,
+            // The segment itself tells.
+            Err(cause) if fs::is_unreadable(&cause) => None,
+            other => Some(other?),
         };
-        if seal.max_timestamp_ms < timestamp_ms {
+        if seal.is_some_and(|seal| seal.max_timestamp_ms < timestamp_ms) {
             return Ok(Searched::Absent);
         }
         let Some(open) = self.open_sealed(segment)? else { return Ok(Searched::Replaced) };
