@@ -74,6 +74,8 @@ struct Building {
     maybe_decided: Vec<Offset>,
     /// The filter was changed since it was written down.
     doubted: bool,
+    /// More was found than it had: what is found from now on is taken as what was never tried.
+    dissolved: bool,
 }
 
 /// Where a record that is read again belongs.
@@ -125,6 +127,7 @@ impl Restoring {
             decided: Vec::new(),
             maybe_decided: Vec::new(),
             doubted: false,
+            dissolved: false,
         });
         let building: Vec<Building> = building.collect();
         let nothing = progress.holes().is_empty() && building.is_empty();
@@ -143,7 +146,7 @@ impl Restoring {
         let built = |building: &Building| {
             let tried = &building.tried;
             let is_key = tried.key.is_none_or(|other| other == key);
-            tried.span.contains(offset) && is_key && (offset < at || self.in_hole(offset))
+            !building.dissolved && tried.span.contains(offset) && is_key && (offset < at || self.in_hole(offset))
         };
         (offset >= at && self.in_hole(offset)) || self.building.iter().any(built)
     }
@@ -157,7 +160,7 @@ impl Restoring {
         windows: &mut Vec<TriedWindow>,
     ) {
         holes.extend(self.holes.iter().filter_map(|hole| Span::new(hole.first.max(at), hole.next)));
-        windows.extend(self.building.iter().filter_map(|building| {
+        windows.extend(self.building.iter().filter(|building| !building.dissolved).filter_map(|building| {
             let span = Span::new(building.tried.span.first.max(committed), building.tried.span.next)?;
             let records = building.tried.records.min(u32::try_from(span.offsets()).unwrap_or(u32::MAX));
             Some(TriedWindow { span, records, ..building.tried })
@@ -177,6 +180,7 @@ impl Restoring {
     fn belongs(&self, record: &RecordFacts, marker: Option<&Marker>) -> Belongs {
         if self.in_hole(record.offset)
             && let Some(index) = self.innermost(record.offset, record.key)
+            && !self.building[index].dissolved
         {
             return Belongs::Building(index);
         }
@@ -220,7 +224,7 @@ impl Restoring {
 
     /// Whether a window that stood in progress from `first` on is still to be made again.
     pub(super) fn builds(&self, first: Offset) -> bool {
-        self.building.iter().any(|building| building.tried.span.first == first)
+        self.building.iter().any(|building| building.tried.span.first == first && !building.dissolved)
     }
 
     /// How many holes and windows are still to be read again.
@@ -373,9 +377,10 @@ impl Lane {
                 let building = &mut restoring.building[index];
                 building.found.push((record, number));
                 if building.is_beyond() {
-                    // What else is found of it is taken as what was never tried: there may be any number.
-                    let building = restoring.building.remove(index);
-                    self.begin_anew(building, now_ms);
+                    // There may be any number of them.
+                    building.dissolved = true;
+                    let (key, found) = (building.tried.key, std::mem::take(&mut building.found));
+                    self.begin_anew(key, found, now_ms);
                 }
             }
             Belongs::Marker | Belongs::Finished => self.unfinished.cut(),
@@ -472,14 +477,18 @@ impl Lane {
         let whole = restoring.building.extract_if(.., |building| building.tried.span.next <= upto);
         let whole: Vec<Building> = whole.filter(|building| !building.found.is_empty()).collect();
         for building in whole {
-            if building.is_same() { self.make_again(building, now_ms) } else { self.begin_anew(building, now_ms) }
+            if building.is_same() {
+                self.make_again(building, now_ms);
+            } else {
+                self.begin_anew(building.tried.key, building.found, now_ms);
+            }
         }
     }
 
     /// Which of these records were tried nobody knows: none of them was.
-    fn begin_anew(&mut self, building: Building, now_ms: i64) {
+    fn begin_anew(&mut self, tried_key: Option<u64>, found: Vec<(RecordFacts, u64)>, now_ms: i64) {
         self.close_before(None, now_ms);
-        for (record, number) in building.found {
+        for (record, number) in found {
             let place = Place { offset: record.offset, number, spot: record.spot };
             if self.markers.get(&record.key).is_some_and(|marker| marker.at <= record.offset) {
                 // It is read once more for its key.
@@ -487,7 +496,7 @@ impl Lane {
                 continue;
             }
             // Records of a key stay beside what else was read again: by their key they were told from it.
-            let queue = building.tried.key.map_or_else(|| self.queue_again(&record), QueueKey::Key);
+            let queue = tried_key.map_or_else(|| self.queue_again(&record), QueueKey::Key);
             self.note_filled(queue);
             self.put(record, place, queue, false, now_ms);
         }
