@@ -155,7 +155,9 @@ fn verify_tells_a_changed_byte_and_repair_leaves_the_rest() {
     let done = json(&["repair", "--json", "--yes"]);
     assert_eq!((&done["lost"], &done["left"], &done["done"]), (&lost, &serde_json::json!([]), &true.into()), "{done}");
     assert!(done["steps"].as_array().unwrap().contains(step), "{done}");
-    let nothing_left = serde_json::json!({ "steps": [], "lost": [], "left": [], "done": false });
+    let unlisted = serde_json::json!({ "places": 0, "offsets": 0 });
+    let nothing_left =
+        serde_json::json!({ "steps": [], "lost": [], "lost_unlisted": unlisted, "left": [], "done": false });
     assert_eq!(json(&["repair", "--json", "--yes"]), nothing_left);
     let nothing = output(Command::new(TRIPLINE).arg("verify").arg(data.parent().unwrap()), "");
     assert!(failed(&nothing, 2).contains("not a data directory"));
