@@ -223,13 +223,10 @@ impl SealedSegment {
     /// What was written down, if it reads back and fits.
     ///
     /// # Errors
-    /// It cannot be read, or there are no descriptors for the moment: an estimate would stay, and retention would go by
-    /// it.
+    /// There are no descriptors for the moment: an estimate would stay, and retention would go by it.
     pub(crate) fn read_seal(&self, fs: &dyn Fs, dir: &Path) -> io::Result<Option<Seal>> {
-        use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-        let path = path_of(dir, self.base, FileKind::Seal);
-        let bytes = match fs::asked_twice(|| fs::read_whole(fs, &path, SEAL_BYTES as u64)) {
-            Err(cause) if !matches!(cause.kind(), NotFound | UnexpectedEof | InvalidData) => return Err(cause),
+        let bytes = match fs::read_whole(fs, &path_of(dir, self.base, FileKind::Seal), SEAL_BYTES as u64) {
+            Err(cause) if fs::is_out_of_descriptors(&cause) => return Err(cause),
             bytes => bytes.ok(),
         };
         let Some(seal) = bytes.and_then(|bytes| Seal::decode(&bytes).ok()) else { return Ok(None) };
@@ -240,8 +237,7 @@ impl SealedSegment {
         Ok(fits.then_some(seal))
     }
 
-    /// The file's own times, in place of what was written down.
-    pub(crate) fn estimated_seal(&self, fs: &dyn Fs, dir: &Path) -> io::Result<Seal> {
+    fn estimated_seal(&self, fs: &dyn Fs, dir: &Path) -> io::Result<Seal> {
         let file = fs.open(&path_of(dir, self.base, FileKind::Log), OpenMode::Read, 0)?;
         let modified_ms = unix_ms(file.modified()?);
         Ok(Seal {

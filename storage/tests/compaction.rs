@@ -339,27 +339,6 @@ fn a_segment_that_cannot_be_read_is_left_as_it_is_and_the_others_are_compacted()
 }
 
 #[test]
-fn a_segment_whose_seal_cannot_be_read_is_left_as_it_is_and_the_others_are_compacted() {
-    let mut world = Keyed::new(LogConfig { segment_bytes: 16 << 10, ..config() }, 16 << 10, None).unwrap();
-    for _ in 0..200 {
-        run(&mut world, &[append([1, 2, 3, 4], None), delete([5, 6, 7, 8])]).unwrap();
-    }
-    run(&mut world, &[Operation::Flush]).unwrap();
-    let paths = logs(&world);
-    let seal = paths[1].with_extension("seal");
-    world.disk.set_unreadable(&seal, Some(0..100)).unwrap();
-    // What is opened anew has read no seal yet.
-    run(&mut world, &[Operation::Reopen]).unwrap();
-    let before = world.disk.read_image(&paths[1]).unwrap();
-    let outcome = world.partition().compact(Some(0), None, &|| true).unwrap().unwrap();
-    assert_eq!(outcome.damaged, [base_of(&paths[1])]);
-    assert_eq!(world.disk.read_image(&paths[1]).unwrap(), before, "not a byte of it was touched");
-    assert!(world.disk.read_image(&paths[0]).unwrap().len() < 2_000, "its neighbour");
-    world.disk.set_unreadable(&seal, None).unwrap();
-    world.check_all().unwrap();
-}
-
-#[test]
 fn a_tombstone_waits_for_what_could_not_be_read_and_may_be_what_it_deletes() {
     let mut world = Keyed::new(config(), 16 << 10, None).unwrap();
     run(&mut world, &[append([9, 10, 11, 12], None); 4]).unwrap();

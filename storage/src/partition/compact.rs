@@ -144,11 +144,7 @@ impl Partition {
         segments.truncate(segments.partition_point(|segment| segment.next <= limit));
         let mut fills = Vec::with_capacity(segments.len());
         for segment in &segments {
-            let seal = match segment.seal(&*self.shared.fs, &self.dir) {
-                // It is planned with and left as it is.
-                Err(cause) if fs::is_unreadable(&cause) => segment.estimated_seal(&*self.shared.fs, &self.dir)?,
-                seal => *seal?,
-            };
+            let seal = segment.seal(&*self.shared.fs, &self.dir)?;
             fills.push(SegmentFill {
                 base: segment.base,
                 next: segment.next,
@@ -334,17 +330,10 @@ impl Partition {
         rewriter: &mut Rewriter<'_>,
     ) -> Result<Made, RewriteError> {
         let base = files[0].0.base;
-        let mut seals = Vec::with_capacity(files.len());
-        for (index, (segment, _)) in files.iter().enumerate() {
-            // An estimate of its times would be written down for ever.
-            seals.push(segment.seal(&*self.shared.fs, &self.dir).map_err(|cause| match fs::is_unreadable(&cause) {
-                true => RewriteError::Damaged { index, position: 0, reason: Unfit::Unread(cause) },
-                false => cause.into(),
-            })?);
-        }
         let output = self.create(base, FileKind::Clean).map_err(CompactError::from)?;
         let mut made = rewriter.rewrite(files, &*output)?;
-        for seal in seals {
+        for (segment, _) in files {
+            let seal = segment.seal(&*self.shared.fs, &self.dir).map_err(CompactError::from)?;
             made.seal.first_append_ms = made.seal.first_append_ms.min(seal.first_append_ms);
             made.seal.last_append_ms = made.seal.last_append_ms.max(seal.last_append_ms);
         }

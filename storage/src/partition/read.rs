@@ -245,11 +245,9 @@ impl Partition {
     fn search_sealed(&self, segment: &Arc<SealedSegment>, timestamp_ms: i64) -> Result<Searched, ReadError> {
         let seal = match segment.seal(&*self.shared.fs, &self.dir) {
             Err(_) if self.files.read().was_replaced(segment) => return Ok(Searched::Replaced),
-            // The segment itself tells.
-            Err(cause) if fs::is_unreadable(&cause) => None,
-            other => Some(other?),
+            other => other?,
         };
-        if seal.is_some_and(|seal| seal.max_timestamp_ms < timestamp_ms) {
+        if seal.max_timestamp_ms < timestamp_ms {
             return Ok(Searched::Absent);
         }
         let Some(open) = self.open_sealed(segment)? else { return Ok(Searched::Replaced) };
