@@ -25,6 +25,8 @@ pub(crate) const DESCRIPTOR_WAIT: Duration = Duration::from_secs(2);
 pub(crate) const DESCRIPTOR_RETRY: Duration = Duration::from_millis(10);
 /// So many seals wait for descriptors; without the oldest ones beyond that, the log itself has to tell.
 pub(crate) const SEALS_DUE_MAX: usize = 1024;
+/// So many of them are written at a flush.
+pub(crate) const LATE_SEALS_A_FLUSH: usize = 8;
 /// One compaction makes no more segments into one: their files are all open then.
 pub(crate) const MERGED_SEGMENTS_MAX: usize = 128;
 /// Encoded producers that wait for a flush; beyond this only the newest are kept. Recovery wants no others.

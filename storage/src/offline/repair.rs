@@ -23,7 +23,7 @@ use crate::fs::{self, OpenMode};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::{self, OffsetRange, Place};
 use crate::producer::{ProducerLimits, Producers};
-use crate::segment::{BatchWalk, FileKind, HealedHeader, path_of, unix_ms};
+use crate::segment::{BatchWalk, FileKind, HealedHeader, WalkError, path_of, unix_ms};
 use crate::store::{
     FORMAT_VERSION, REPAIRING, SMALL_FILE_BYTES, epoch_text, format_text, mend_text, parse_epoch, parse_format,
 };
@@ -300,12 +300,16 @@ impl DataDirectory {
             let now_ms = unix_ms(file.modified()?);
             let end = before.get(index + 1).copied().unwrap_or(at);
             let (mut walk, mut next) = (BatchWalk::new(&*file, 0, file.len()?), base);
-            // The log up to `at` is whole: that is what the plan demands. What is left out here, producers that send
-            // it again would append again.
+            // What cannot be read now must not be left out: producers that send it again would append again. What is
+            // damaged, as segments that only wait for their removal may be, is not there any more.
             while next < end {
-                let cannot = |reason: String| io::Error::other(format!("{}: {reason}", path.display()));
-                let step = walk.next().map_err(|cause| cannot(cause.to_string()))?;
-                let step = step.ok_or_else(|| cannot(format!("it ends at offset {next}, not at {end}")))?;
+                let step = match walk.next() {
+                    Ok(Some(step)) => step,
+                    Err(WalkError::Io(cause)) => {
+                        return Err(io::Error::new(cause.kind(), format!("{}: {cause}", path.display())));
+                    }
+                    Ok(None) | Err(_) => break,
+                };
                 producers.record(&step.header, step.header.base_offset, now_ms);
                 next = step.header.next_offset();
             }

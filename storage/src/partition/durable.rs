@@ -11,7 +11,7 @@ use event_listener::EventListener;
 use super::{Partition, SidesDue, UnflushedSeal};
 use crate::error::{FlushError, Stopped};
 use crate::fs;
-use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX};
+use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, LATE_SEALS_A_FLUSH, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX};
 use crate::offset::Offset;
 use crate::segment::{ActiveSegment, FileKind, Seal, path_of};
 
@@ -172,6 +172,10 @@ impl Partition {
     /// the directory that failed for their sake must not be followed by one that vouches for the names of segments.
     fn write_side_files(&self, pending: &Pending) {
         self.write_sides_due();
+        if self.stopped().is_some() {
+            // A sync that failed is not tried again.
+            return;
+        }
         // Retention may have removed some meanwhile.
         let log_start = self.log_start();
         let kept: Vec<_> = pending.sealed.iter().filter(|sealed| sealed.seal.next > log_start).collect();
@@ -203,11 +207,15 @@ impl Partition {
                 return;
             };
             due.names = true;
-            for seal in seals {
+            let mut seals = seals.into_iter();
+            // A few at a time: somebody waits for the log.
+            for seal in seals.by_ref().take(LATE_SEALS_A_FLUSH) {
                 if self.is_sealed_as(&seal) && !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
                     due.seals.push_back(seal);
+                    break;
                 }
             }
+            due.seals.extend(seals);
             let snapshot = snapshot.filter(|(at, _)| self.files.read().begins_at(*at));
             due.snapshot = snapshot.filter(|(at, bytes)| !self.write_aside(*at, FileKind::Snapshot, bytes, true));
         }
