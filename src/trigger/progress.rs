@@ -136,12 +136,17 @@ pub struct Progress {
     blocked_keys: Vec<BlockedKey>,
 }
 
-/// The sum of the highest 16 bits of each offset times 2^64 divided by the golden ratio: in whatever order, the same
-/// for the same offsets, and for others rarely.
+/// The sum of the lowest 16 bits of each offset as the finalizer of SplitMix64 mixes it: in whatever order, the same for
+/// the same offsets, and for others rarely.
 #[must_use]
 pub fn fingerprint(offsets: impl IntoIterator<Item = Offset>) -> u16 {
-    let mixed = |offset: Offset| offset.get().unsigned_abs().wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
-    offsets.into_iter().fold(0, |sum: u16, offset| sum.wrapping_add(mixed(offset) as u16))
+    let mixed = |offset: Offset| {
+        let mut bits = offset.get().unsigned_abs().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (bits ^ bits >> 31) as u16
+    };
+    offsets.into_iter().fold(0, |sum: u16, offset| sum.wrapping_add(mixed(offset)))
 }
 
 impl TriedWindow {

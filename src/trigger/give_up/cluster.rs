@@ -60,7 +60,7 @@ pub(in crate::trigger) enum Keeper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::trigger) struct Begun {
     pub(in crate::trigger) producer_id: i64,
-    /// How many records they were for. Where some of them are gone, nobody knows which, nor so the numbers of the others.
+    /// How many records they were for. Where there are others, nobody knows which, nor so the numbers of the others.
     pub(in crate::trigger) records: usize,
 }
 
@@ -296,7 +296,7 @@ impl GiveUp {
             Remembered::Untold => None,
         };
         if let Keeper::Group { begun: Some(Begun { records, .. }), .. } = self.keeper
-            && records > self.offsets.len()
+            && records != self.offsets.len()
         {
             let is_whole = there.is_some_and(|there| there >= records);
             return Ok(if is_whole { Wrote::All(self.offsets.len()) } else { Wrote::Unclear });

@@ -72,10 +72,11 @@ struct Building {
     decided: Vec<Offset>,
     /// Those in its range that have a verdict and may be its own: some may end before they are read again.
     maybe_decided: Vec<Offset>,
-    /// The filter was changed since it was written down.
-    doubted: bool,
-    /// More was found than it had: what is found from now on is taken as what was never tried.
+    /// What is found from now on is taken as what was never tried: more was found than it had, or the filter was changed
+    /// and nothing tells its own records from others.
     dissolved: bool,
+    /// Somebody has begun to write its dead letters: whatever is found of it is given up.
+    has_letters: bool,
 }
 
 /// Where a record that is read again belongs.
@@ -93,25 +94,41 @@ enum Belongs {
 impl Building {
     /// Whether more was found than it had.
     fn is_beyond(&self) -> bool {
-        self.found.len() > self.tried.records as usize
+        !self.has_letters && self.found.len() > self.tried.records as usize
+    }
+
+    /// Another filter is in force from now on.
+    fn doubt(&mut self) {
+        let TriedWindow { span, records, .. } = self.tried;
+        if self.tried.fingerprint.is_some() || self.has_letters {
+            return;
+        }
+        if u64::from(records) == span.offsets() {
+            let offsets = (span.first.get()..span.next.get()).filter_map(Offset::new);
+            self.tried.fingerprint = Some(fingerprint(offsets));
+        } else {
+            self.dissolved = true;
+        }
     }
 
     /// Whether what was found are records that it had. Under the filter that it was made with it may be fewer: the log
     /// removes some. Under another one it must be all.
     fn is_same(&self) -> bool {
-        let TriedWindow { span, records, .. } = self.tried;
+        if self.has_letters {
+            return true;
+        }
+        let records = self.tried.records;
         let found = || self.found.iter().map(|(record, _)| record.offset);
         let all = |decided: &[Offset]| self.found.len() + decided.len() == records as usize;
-        let is_whole = |decided: &Vec<Offset>| match self.tried.fingerprint {
-            Some(known) => all(decided) && fingerprint(found().chain(decided.iter().copied())) == known,
-            None => all(decided) && u64::from(records) == span.offsets(),
-        };
-        let is_part = !self.doubted && self.tried.fingerprint.is_none();
-        let fits = if is_part {
-            !self.is_beyond()
-        } else {
-            [&Vec::new(), &self.decided, &self.maybe_decided].into_iter().any(is_whole)
-        };
+        let fits = self.tried.fingerprint.map_or_else(
+            || !self.is_beyond(),
+            |known| {
+                let is_whole = |decided: &Vec<Offset>| {
+                    all(decided) && fingerprint(found().chain(decided.iter().copied())) == known
+                };
+                [&Vec::new(), &self.decided, &self.maybe_decided].into_iter().any(is_whole)
+            },
+        );
         // Where the verdict may be its own, nothing but what has it was given up.
         let has_verdict = self.found.len() < records as usize && !self.maybe_decided.is_empty();
         fits && !(self.tried.given_up.is_some() && has_verdict)
@@ -126,8 +143,8 @@ impl Restoring {
             found: Vec::new(),
             decided: Vec::new(),
             maybe_decided: Vec::new(),
-            doubted: false,
             dissolved: false,
+            has_letters: false,
         });
         let building: Vec<Building> = building.collect();
         let nothing = progress.holes().is_empty() && building.is_empty();
@@ -274,7 +291,7 @@ impl Lane {
         (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
         lane.new_from = new_from.unwrap_or(lane.new_from);
         let building = lane.restoring.iter_mut().flat_map(|restoring| &mut restoring.building);
-        building.for_each(|building| building.doubted |= !is_filter_same);
+        building.filter(|_| !is_filter_same).for_each(Building::doubt);
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));
@@ -342,6 +359,15 @@ impl Lane {
                 self.next_id += 1;
                 QueueKey::Alone(self.next_id - 1)
             }
+        }
+    }
+
+    /// Dead letters of the windows that stood in progress from these offsets on are begun: they are not tried again.
+    pub fn expect_letters(&mut self, firsts: impl Iterator<Item = Offset>) {
+        let Some(restoring) = &mut self.restoring else { return };
+        for first in firsts {
+            let building = restoring.building.iter_mut().filter(|building| building.tried.span.first == first);
+            building.for_each(|building| building.has_letters = true);
         }
     }
 
@@ -541,7 +567,8 @@ impl Lane {
             phase,
             name,
             written: Some(Written { first: tried.span.first, records: tried.records as usize }),
-            foreign: tried.fingerprint.is_some(),
+            // What the filter in force lets in is what it has.
+            foreign: false,
             decided: false,
             spilled: false,
             is_rest: false,

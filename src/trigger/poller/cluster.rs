@@ -82,6 +82,11 @@ impl Kept {
         Self { carried: verdicts, ..Self::default() }
     }
 
+    /// Where windows begin whose letters somebody else has begun.
+    pub(super) fn begun_at(&self) -> impl Iterator<Item = Offset> {
+        self.carried.keys().copied().filter_map(Offset::new)
+    }
+
     pub(super) const fn is_at_rest(&self) -> bool {
         self.committing.is_none()
     }

@@ -125,7 +125,7 @@ impl Entry {
         let nudges = runner.nudges();
         let spec = runner.spec();
         let lane = Lane::restore(spec.lane(), &progress, carried);
-        Self {
+        let mut entry = Self {
             noted: progress.committed(),
             nudges,
             runner,
@@ -156,7 +156,15 @@ impl Entry {
             completed: false,
             #[cfg(feature = "cluster")]
             kept: new.kept,
-        }
+        };
+        entry.expect_letters();
+        entry
+    }
+
+    /// Windows whose letters somebody has begun are not tried again, whatever is found of them.
+    fn expect_letters(&mut self) {
+        #[cfg(feature = "cluster")]
+        self.lane.expect_letters(self.kept.begun_at());
     }
 
     /// This works on a window from now on.
@@ -247,6 +255,7 @@ impl Entry {
             let lane = std::mem::replace(&mut self.lane, placeholder);
             self.lane = lane.redefine(spec.lane(), spec.filter == self.spec.filter, now_ms);
             self.spec = spec;
+            self.expect_letters();
             self.dirty = true;
             self.redefined = true;
             // What cannot be read is met again if it is read at all.

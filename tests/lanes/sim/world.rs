@@ -708,7 +708,8 @@ impl World {
             self.own_queues = if spec.order == Order::Key { Vec::new() } else { keys };
         }
         self.ordered_from = self.ordered_from.max(Offset::ZERO.next());
-        let is_restoring = self.lane.position() < self.lane.progress().reading_point();
+        let before = Written::of(self.lane.progress());
+        let is_restoring = self.lane.position() < before.progress().reading_point();
         let changes_filter = self.rng.bool();
         if changes_filter {
             self.match_percent = [100, 70, 50, 20][self.rng.usize(..4)];
@@ -730,7 +731,7 @@ impl World {
             self.may_hold(&written);
             for record in self.model.records.iter_mut().filter(|record| is_restoring && record.fate == Fate::Unfinished)
             {
-                record.unsure |= written.window_of(record).is_some();
+                record.unsure |= before.window_of(record).is_some();
             }
         }
         self.lane.suspend(!self.takes_time(), self.now_ms);

@@ -186,6 +186,19 @@ fn attempts_go_on_after_a_restart_where_the_same_records_are_found() {
     }
 }
 
+/// Of the same number and the same sum.
+#[test]
+fn records_are_told_from_others_that_lie_around_them() {
+    let mut lane = restored(Order::Partition, &Progress::start(Offset::ZERO), Vec::new());
+    read(&mut lane, &[0, 3], 4);
+    let (id, ..) = begin(&mut lane).unwrap();
+    fail(&mut lane, id, 0);
+    let mut lane = lane.redefine(spec(Order::Partition), false, 0);
+    let mut there = restored(Order::Partition, &written(&mut lane), Vec::new());
+    read(&mut there, &[1, 2], 4);
+    assert_eq!(deliver(&mut there), [(vec![1, 2], 0)]);
+}
+
 /// Its letters may be quicker than reading.
 #[test]
 fn what_lies_between_the_records_of_a_verdict_is_tried_also_once_that_is_settled() {
@@ -198,7 +211,8 @@ fn what_lies_between_the_records_of_a_verdict_is_tried_also_once_that_is_settled
         let mut there = restored(order, &progress, vec![verdict]);
         let (id, _) = there.next_given_up().unwrap();
         there.settle(id, 0);
-        let mut there = there.redefine(spec(order), false, 0);
+        // And another change before anything is read.
+        let mut there = there.redefine(spec(order), false, 0).redefine(spec(order), true, 0);
         read(&mut there, &[0, 1, 2], 3);
         assert_eq!(there.next_given_up(), None, "{order:?}");
         assert_eq!(deliver(&mut there), [(vec![1], 0)], "{order:?}");
