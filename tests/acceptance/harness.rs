@@ -1,7 +1,7 @@
 //! A broker in a process of its own, the command line, and scripts with real Kafka clients.
 
 use std::io::{BufRead, BufReader, Lines, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +9,7 @@ use std::{fs, io};
 
 use serde_json::Value;
 
+use crate::ports::free_port;
 use crate::served::{Served, TRIPLINE};
 pub(crate) use crate::until::until;
 
@@ -35,8 +36,9 @@ pub(crate) fn setting(name: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: found {text:?}, allowed: a number")))
 }
 
+/// Where a broker listens, also after a restart.
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// A disk of its own, mounted where no other process sees it. It is gone when this is dropped.

@@ -12,6 +12,8 @@ mod harness;
 mod kills;
 mod many;
 mod memory;
+#[path = "../common/ports.rs"]
+mod ports;
 #[path = "../common/served.rs"]
 mod served;
 mod stopped;

@@ -19,6 +19,7 @@ use tripline_storage::batch::{
     BatchBuilder, BatchLimits, BatchOptions, BatchProducer, Batches, CheckedBatch, NewRecord,
 };
 
+use crate::ports::free_port;
 use crate::served::{Served, TRIPLINE};
 pub(crate) use crate::until::{LOOK, PATIENCE, until};
 
@@ -169,11 +170,7 @@ impl Kafka {
     fn try_start(jars: &Path, secured: Option<&str>, users: &[String]) -> Option<Result<Self, String>> {
         let classpath = format!("{}/*", jars.display());
         let dir = tempfile::tempdir().unwrap();
-        // Taken at the same time, so that they differ.
-        let taken = [(); 3].map(|()| listener_outside_of_the_ephemeral_ports());
-        let [broker_port, controller_port, secured_port] =
-            taken.each_ref().map(|listener| listener.local_addr().unwrap().port());
-        drop(taken);
+        let [broker_port, controller_port, secured_port] = [(); 3].map(|()| free_port());
         let properties = dir.path().join("server.properties");
         let data = dir.path().join("data").display().to_string();
         let also = if secured.is_some() { format!(",SECURED://127.0.0.1:{secured_port}") } else { String::new() };
@@ -249,15 +246,6 @@ impl Drop for Kafka {
 
 /// How often Kafka is started anew that has ended.
 const TRIES: usize = 3;
-
-/// Kafka cannot say which port it was given, so it is told one. What others get who ask for any port is above these.
-fn listener_outside_of_the_ephemeral_ports() -> TcpListener {
-    loop {
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", fastrand::u16(15_000..32_000))) {
-            return listener;
-        }
-    }
-}
 
 /// Beside the Python of the client tests.
 fn jars() -> Option<PathBuf> {

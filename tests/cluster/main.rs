@@ -4,6 +4,8 @@
 
 mod harness;
 mod outputs;
+#[path = "../common/ports.rs"]
+mod ports;
 mod runs;
 mod secured;
 #[path = "../common/served.rs"]
