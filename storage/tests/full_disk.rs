@@ -407,6 +407,40 @@ fn side_files_that_there_is_no_descriptor_for_are_written_later() {
 }
 
 #[test]
+fn a_close_leaves_no_seal_for_later() {
+    let written = |records| {
+        let disk = SimFs::new();
+        let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+        let (partition, _) = open(&store, small_segments());
+        append_records(&partition, 0, records);
+        (disk, store, partition)
+    };
+    let seals =
+        |disk: &SimFs| disk.paths().iter().filter(|path| path.extension().is_some_and(|it| it == "seal")).count();
+    // Operations of a flush before its first seal, but for the sync of each segment.
+    let (disk, _store, partition) = written(100);
+    let before = disk.operations();
+    partition.flush().unwrap();
+    let (segments, history) = (seals(&disk) as u64 + 1, disk.history());
+    let is_aside = |path: &Path| path.extension().is_some_and(|it| it == "tmp");
+    let first = history.iter().find(|operation| operation.number > before && is_aside(&operation.path)).unwrap();
+    let others = first.number - before - segments;
+
+    let (disk, _store, partition) = written(600);
+    let before = disk.operations();
+    partition.flush().unwrap();
+    let expected = seals(&disk);
+    let (disk, store, partition) = written(600);
+    disk.fail_from(before + expected as u64 + 1 + others, Fault::Emfile);
+    assert_eq!(partition.flush().unwrap(), partition.tail());
+    let due = expected - seals(&disk);
+    assert!(due > 8, "{due} seals of {expected} are due: more than a flush writes late");
+    disk.heal();
+    store.close();
+    assert_eq!(seals(&disk), expected);
+}
+
+#[test]
 fn a_seal_that_there_is_no_descriptor_for_is_not_taken_for_lost() {
     let disk = SimFs::new();
     {

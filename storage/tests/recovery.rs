@@ -606,6 +606,29 @@ fn what_cannot_be_read_of_what_was_flushed_refuses_the_start_as_long_as_it_canno
 }
 
 #[test]
+fn producers_are_known_from_the_log_where_their_snapshot_cannot_be_read() {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, small_segments());
+    partition.append(&producer_batch(0, 3, 7, 0), NOW_MS).unwrap();
+    append_records(&partition, 3, 300);
+    store.close();
+    drop((partition, store));
+    let paths = disk.paths();
+    let snapshots: Vec<_> = paths.iter().filter(|path| path.extension().is_some_and(|it| it == "snapshot")).collect();
+    assert!(!snapshots.is_empty());
+    for path in snapshots {
+        let len_bytes = disk.read_image(path).unwrap().len() as u64;
+        disk.set_unreadable(path, Some(0..len_bytes)).unwrap();
+    }
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, report) = open(&store, small_segments());
+    assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+    let again = partition.append(&producer_batch(0, 3, 7, 0), NOW_MS).unwrap();
+    assert_eq!((again.duplicate, again.base_offset), (true, Offset::ZERO));
+}
+
+#[test]
 fn what_cannot_be_read_above_the_flushed_offset_is_waited_for_and_never_given_up() {
     let (disk, log, batches) = killed_disk();
     let page = batches[205].0.start / PAGE * PAGE;

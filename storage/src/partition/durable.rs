@@ -196,29 +196,40 @@ impl Partition {
 
     /// What earlier flushes had no descriptors for. The caller has the checkpoint's lock, as a flush has: no two write
     /// the same file.
-    pub(super) fn write_sides_due(&self) {
+    fn write_sides_due(&self) {
+        // Compaction and retention put other files in the place of these, or none: not at the same time. They wait
+        // for the checkpoint, so they are not waited for here.
+        let condemned = self.condemned.try_lock();
+        // A few at a time: somebody waits for the log.
+        self.write_late(if condemned.is_some() { LATE_SEALS_A_FLUSH } else { 0 });
+    }
+
+    /// All of it, as there is no flush any more.
+    pub(super) fn write_last_sides(&self) {
+        let _condemned = self.condemned.lock();
+        let _checkpoint = self.checkpoint.lock();
+        self.write_late(usize::MAX);
+    }
+
+    /// At most so many of the seals that are due, and the snapshot; 0: neither. The caller has both locks, or asks for
+    /// none.
+    fn write_late(&self, seals_max: usize) {
         let SidesDue { names, seals, snapshot } = std::mem::take(&mut self.writer.lock().sides_due);
-        let mut due = SidesDue { names, ..SidesDue::default() };
-        if !seals.is_empty() || snapshot.is_some() {
-            // Compaction and retention put other files in the place of these, or none: not at the same time. They wait
-            // for the checkpoint, so they are not waited for here.
-            let Some(_condemned) = self.condemned.try_lock() else {
-                self.put_off(SidesDue { names, seals, snapshot });
-                return;
-            };
-            due.names = true;
-            let mut seals = seals.into_iter();
-            // A few at a time: somebody waits for the log.
-            for seal in seals.by_ref().take(LATE_SEALS_A_FLUSH) {
-                if self.is_sealed_as(&seal) && !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
-                    due.seals.push_back(seal);
-                    break;
-                }
-            }
-            due.seals.extend(seals);
-            let snapshot = snapshot.filter(|(at, _)| self.files.read().begins_at(*at));
-            due.snapshot = snapshot.filter(|(at, bytes)| !self.write_aside(*at, FileKind::Snapshot, bytes, true));
+        if seals_max == 0 || seals.is_empty() && snapshot.is_none() {
+            self.sync_side_names(SidesDue { names, seals, snapshot });
+            return;
         }
+        let mut due = SidesDue { names: true, ..SidesDue::default() };
+        let mut seals = seals.into_iter();
+        for seal in seals.by_ref().take(seals_max) {
+            if self.is_sealed_as(&seal) && !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
+                due.seals.push_back(seal);
+                break;
+            }
+        }
+        due.seals.extend(seals);
+        let snapshot = snapshot.filter(|(at, _)| self.files.read().begins_at(*at));
+        due.snapshot = snapshot.filter(|(at, bytes)| !self.write_aside(*at, FileKind::Snapshot, bytes, true));
         self.sync_side_names(due);
     }
 

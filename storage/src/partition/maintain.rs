@@ -155,10 +155,7 @@ impl Partition {
     /// [`FlushError::Stopped`], as for a flush.
     pub fn close(&self) -> Result<Offset, FlushError> {
         let flushed = self.flush()?;
-        {
-            let _checkpoint = self.checkpoint.lock();
-            self.write_sides_due();
-        }
+        self.write_last_sides();
         let mut writer = self.writer.lock();
         writer.reserved_bytes = writer.active.published();
         if let Err(cause) = writer.active.file.truncate(writer.active.published()) {

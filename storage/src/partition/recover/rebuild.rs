@@ -146,8 +146,14 @@ impl Replay {
     }
 }
 
+/// `None` where it does not read back: what it knew of producers that the log has nothing of any more is lost then.
 fn read_snapshot(place: Place<'_>, at: Offset, limits: ProducerLimits) -> Option<(Producers, Offset)> {
-    let bytes = fs::read_whole(place.fs, &path_of(place.dir, at, FileKind::Snapshot), SNAPSHOT_BYTES_MAX).ok()?;
+    let path = path_of(place.dir, at, FileKind::Snapshot);
+    let read = fs::asked_twice(|| fs::read_whole(place.fs, &path, SNAPSHOT_BYTES_MAX));
+    let unread = |cause: &io::Error| {
+        tracing::warn!(path = %path.display(), %cause, "producers are taken from an older snapshot, or from the log");
+    };
+    let bytes = read.inspect_err(unread).ok()?;
     let snapshot = Producers::decode_snapshot(&bytes, limits).ok()?;
     (snapshot.next_offset == at).then_some((snapshot.producers, at))
 }
