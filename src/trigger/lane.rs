@@ -28,7 +28,7 @@
 //! [`Lane::restore`] goes on from written progress: what lies in holes is read again, windows that were tried are made
 //! again as they were, and one whose attempt has no outcome was interrupted. The same way takes over a new definition
 //! ([`Lane::redefine`]); windows that were tried are carried over as they are. Where the order changes, each of them
-//! goes on beside what is made under the new one.
+//! goes on beside what is made under the new one. What another filter lets in between their records is none of theirs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -105,6 +105,9 @@ pub struct LaneSpec {
     pub bisect: bool,
     /// What is held back per key.
     pub per_key: PerKey,
+    /// Tells the filter that lets its records in from others: the same number for the same one, and another one, as
+    /// good as always, for another.
+    pub filter: u32,
     /// What it holds at most.
     pub limits: LaneLimits,
 }
@@ -249,7 +252,7 @@ impl Lane {
 
     fn restore_numbered(spec: LaneSpec, progress: &Progress, carried: Vec<Carried>, next_id: u64) -> Self {
         let count = spec.window.count;
-        let (restoring, markers) = Restoring::new(progress);
+        let (restoring, markers) = Restoring::new(progress, spec.filter);
         let at = restoring
             .as_ref()
             .map_or_else(|| progress.reading_point(), |restoring| restoring.next_from(progress.committed()));
@@ -540,29 +543,24 @@ impl Held {
         }
     }
 
-    /// Where it lies from an offset on: what retention took is not part of it any more. Records that stand as
+    /// Its records from an offset on: what retention took is not part of it any more. Those that stand as
     /// unfinished with it are its own until it is given up: another window around it would take them for one of its own
     /// after a restart, and begin anew.
-    fn span(&self, from: Offset) -> Option<Span> {
+    fn own(&self, from: Offset) -> impl Iterator<Item = Offset> {
         let with_it = self.done.iter().filter(|_| self.given_up().is_none());
-        let offsets = self.places.iter().chain(with_it).map(|place| place.offset).filter(|offset| *offset >= from);
-        let (first, last) = offsets.fold(None, |ends: Option<(Offset, Offset)>, offset| {
-            Some(ends.map_or((offset, offset), |(first, last)| (first.min(offset), last.max(offset))))
-        })?;
-        Span::new(first, last.next())
+        self.places.iter().chain(with_it).map(|place| place.offset).filter(move |offset| *offset >= from)
+    }
+
+    fn span(&self, from: Offset) -> Option<Span> {
+        Span::new(self.own(from).min()?, self.own(from).max()?.next())
     }
 
     /// How it is written down, where `from` is the committed offset.
     fn tried(&self, from: Offset) -> Option<TriedWindow> {
         let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
         let span = self.span(from)?;
-        let with_it = self.done.iter().filter(|_| self.given_up().is_none());
-        let own = || {
-            let offsets = self.places.iter().chain(with_it.clone()).map(|place| place.offset);
-            offsets.filter(|offset| span.contains(*offset))
-        };
-        let records = u32::try_from(own().count()).unwrap_or(u32::MAX);
-        let fingerprint = self.foreign.then(|| fingerprint(own()));
+        let records = u32::try_from(self.own(from).count()).unwrap_or(u32::MAX);
+        let fingerprint = self.foreign.then(|| fingerprint(self.own(from)));
         Some(TriedWindow { span, records, fingerprint, key: self.key, attempts, given_up: self.given_up() })
     }
 }

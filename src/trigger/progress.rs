@@ -9,9 +9,10 @@
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
 //! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A
 //! record that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last
-//! in the list. Another filter than when it was made may have others join it. So it says how many records it has and,
-//! once another filter is in force, a fingerprint of them: where what is found cannot be what it had, the attempts are
-//! nobody's, and all of it is delivered as what was not tried.
+//! in the list. Under another filter than when it was made others may join it. So it says how many records it has and,
+//! once another filter is in force, a fingerprint of them; and beside the windows stands under which filter all this was
+//! written, for whoever reads it under another one. Where what is found cannot be what a window had, or nothing can tell,
+//! the attempts are nobody's, and all of it is delivered as what was not tried.
 //!
 //! # Bytes
 //! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below
@@ -19,7 +20,7 @@
 //! milliseconds since 1970.
 //!
 //! ```text
-//! version       u8      5 (1 to 4 were never released)
+//! version       u8      6 (1 to 5 were never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
 //! holes         varint  how many stand before the map; then for each, ascending:
@@ -30,6 +31,7 @@
 //!   bits        u8 …      lowest first, one an offset: whether it lies in a hole; the first and one of the last byte are set
 //! more holes    varint  how many stand behind the map; then for each as above
 //! windows       varint  how many were tried and are not finished; 0 ends this part
+//! filter        u32     little-endian, of the filter that was in force
 //! base          varint  the earliest first attempt of these windows
 //!   first       varint    distance from the first offset of the window before, for the first from committed
 //!   length      varint    offsets of its range, at least 1
@@ -133,6 +135,8 @@ pub struct Progress {
     reading_point: Offset,
     holes: Vec<Span>,
     windows: Vec<TriedWindow>,
+    /// 0 without windows.
+    filter: u32,
     blocked_keys: Vec<BlockedKey>,
 }
 
@@ -180,7 +184,7 @@ impl Progress {
     /// Nothing read yet; reading begins at `offset`.
     #[must_use]
     pub const fn start(offset: Offset) -> Self {
-        Self { reading_point: offset, holes: Vec::new(), windows: Vec::new(), blocked_keys: Vec::new() }
+        Self { reading_point: offset, holes: Vec::new(), windows: Vec::new(), filter: 0, blocked_keys: Vec::new() }
     }
 
     /// Progress with these parts. Holes that touch are one.
@@ -196,7 +200,8 @@ impl Progress {
         blocked_keys: Vec<BlockedKey>,
     ) -> Self {
         let windows = windows.into_iter().map(|window| TriedWindow { attempts: window.attempts.normal(), ..window });
-        let progress = Self { reading_point, holes: joined(holes), windows: windows.collect(), blocked_keys };
+        let progress =
+            Self { reading_point, holes: joined(holes), windows: windows.collect(), filter: 0, blocked_keys };
         assert!(progress.is_consistent(), "the parts of progress agree: {progress:?}");
         progress
     }
@@ -236,6 +241,19 @@ impl Progress {
     #[must_use]
     pub fn windows(&self) -> &[TriedWindow] {
         &self.windows
+    }
+
+    /// The same, written under the filter with this number: [`LaneSpec::filter`](super::lane::LaneSpec::filter).
+    #[must_use]
+    pub fn under(self, filter: u32) -> Self {
+        let filter = if self.windows.is_empty() { 0 } else { filter };
+        Self { filter, ..self }
+    }
+
+    /// Under which filter its windows were written; 0 where there is none of them.
+    #[must_use]
+    pub const fn filter(&self) -> u32 {
+        self.filter
     }
 
     /// Keys that wait, by hash.
@@ -387,6 +405,7 @@ pub(super) mod tests {
             tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<(u32, Option<u16>)>()), 0..10),
             keys in proptest::collection::btree_map(any::<u64>(), any::<u16>(), 0..10),
             beyond in 0u64..1000,
+            filter: u32,
         ) -> Progress {
             let mut at = start;
             let mut spans = Vec::new();
@@ -409,7 +428,7 @@ pub(super) mod tests {
                 BlockedKey { hash, first: offset((start + u64::from(distance)).min(reading_point)) }
             });
             let keys = keys.filter(|key| spans.first().is_none_or(|hole| key.first >= hole.first)).collect();
-            Progress::new(offset(reading_point), spans, windows, keys)
+            Progress::new(offset(reading_point), spans, windows, keys).under(filter)
         }
     }
 

@@ -189,6 +189,7 @@ impl TriggerSpec {
             policies: self.policies(),
             bisect: self.bisect,
             per_key: self.per_key,
+            filter: self.filter.as_ref().map_or(0, |filter| crc32fast::hash(filter.source().to_string().as_bytes())),
             limits,
         }
     }

@@ -16,8 +16,8 @@ use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, Ranges, groups};
 
 /// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys,
-/// the earliest time, and what a map that begins and ends within a byte takes more.
-const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 6 + 8;
+/// the filter, the earliest time, and what a map that begins and ends within a byte takes more.
+const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 4 + 6 + 8;
 /// Of a tried window: flags, attempts, interruptions, five times and the reason; where it lies and its key come on top.
 const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
 /// Where a tried window lies takes so many distances at most: first offset, length, and how many records it has.

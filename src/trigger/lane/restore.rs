@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::{Held, Lane, LaneSpec, Marker, Phase, WindowId, Written};
+use super::{Held, Lane, LaneSpec, Marker, Phase, TAKEN_MAX, WindowId, Written};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
 use crate::trigger::progress::{Progress, Span, TriedWindow, fingerprint};
@@ -58,7 +58,7 @@ pub(super) struct Restoring {
     building: Vec<Building>,
     /// Records of windows that were carried over, until reading comes by.
     carried: BTreeMap<Offset, WindowId>,
-    /// Queues that records came into since the open windows of keys were closed.
+    /// Queues that records came into since their open windows were closed.
     filled: BTreeSet<QueueKey>,
 }
 
@@ -68,14 +68,12 @@ struct Building {
     tried: TriedWindow,
     /// What was found of it, with its numbers.
     found: Vec<(RecordFacts, u64)>,
-    /// Its records that have a verdict, and go on in another window.
+    /// What has a verdict in its range, perhaps on some of its own records: that goes on in another window, or has ended.
     decided: Vec<Offset>,
-    /// Those in its range that have a verdict and may be its own: some may end before they are read again.
-    maybe_decided: Vec<Offset>,
     /// What is found from now on is taken as what was never tried: more was found than it had, or the filter was changed
     /// and nothing tells its own records from others.
     dissolved: bool,
-    /// Somebody has begun to write its dead letters: whatever is found of it is given up.
+    /// Somebody has begun to write its dead letters: what is found of it is given up.
     has_letters: bool,
 }
 
@@ -92,15 +90,17 @@ enum Belongs {
 }
 
 impl Building {
-    /// Whether more was found than it had.
+    /// Whether more was found than it had. Where its letters are begun, some of that may be what had succeeded of it;
+    /// yet there may be any number.
     fn is_beyond(&self) -> bool {
-        !self.has_letters && self.found.len() > self.tried.records as usize
+        let more = if self.has_letters { TAKEN_MAX } else { 0 };
+        self.found.len() > self.tried.records as usize + more
     }
 
-    /// Another filter is in force from now on.
+    /// Another filter is in force than the one that it was written under.
     fn doubt(&mut self) {
         let TriedWindow { span, records, .. } = self.tried;
-        if self.tried.fingerprint.is_some() || self.has_letters {
+        if self.tried.fingerprint.is_some() {
             return;
         }
         if u64::from(records) == span.offsets() {
@@ -111,42 +111,51 @@ impl Building {
         }
     }
 
+    /// Whatever is found of it is given up, also under another filter.
+    fn expect_letters(&mut self) {
+        self.has_letters = true;
+        self.dissolved &= !self.decided.is_empty();
+    }
+
     /// Whether what was found are records that it had. Under the filter that it was made with it may be fewer: the log
     /// removes some. Under another one it must be all.
     fn is_same(&self) -> bool {
         if self.has_letters {
             return true;
         }
-        let records = self.tried.records;
-        let found = || self.found.iter().map(|(record, _)| record.offset);
-        let all = |decided: &[Offset]| self.found.len() + decided.len() == records as usize;
-        let fits = self.tried.fingerprint.map_or_else(
-            || !self.is_beyond(),
-            |known| {
-                let is_whole = |decided: &Vec<Offset>| {
-                    all(decided) && fingerprint(found().chain(decided.iter().copied())) == known
-                };
-                [&Vec::new(), &self.decided, &self.maybe_decided].into_iter().any(is_whole)
-            },
-        );
-        // Where the verdict may be its own, nothing but what has it was given up.
-        let has_verdict = self.found.len() < records as usize && !self.maybe_decided.is_empty();
-        fits && !(self.tried.given_up.is_some() && has_verdict)
+        let records = self.tried.records as usize;
+        // Where a verdict may be its own, nothing but what has it was given up.
+        if self.tried.given_up.is_some() && self.found.len() < records && !self.decided.is_empty() {
+            return false;
+        }
+        let Some(known) = self.tried.fingerprint else { return !self.is_beyond() };
+        let is_whole = |decided: &[Offset]| {
+            let found = self.found.iter().map(|(record, _)| record.offset);
+            self.found.len() + decided.len() == records && fingerprint(found.chain(decided.iter().copied())) == known
+        };
+        is_whole(&[]) || is_whole(&self.decided)
     }
 }
 
 impl Restoring {
-    pub(super) fn new(progress: &Progress) -> (Option<Self>, HashMap<u64, Marker>) {
+    /// Under the filter with this number.
+    pub(super) fn new(progress: &Progress, filter: u32) -> (Option<Self>, HashMap<u64, Marker>) {
         let markers = progress.blocked_keys().iter().map(|key| (key.hash, Marker { at: key.first })).collect();
-        let building = progress.windows().iter().map(|&tried| Building {
+        // Of what lies in no hole the verdict was carried out before the restart: nothing of it is read again.
+        let is_left = |tried: &&TriedWindow| {
+            let holes = progress.holes();
+            let at = holes.partition_point(|hole| hole.next <= tried.span.first);
+            holes.get(at).is_some_and(|hole| hole.first < tried.span.next)
+        };
+        let building = progress.windows().iter().filter(is_left).map(|&tried| Building {
             tried,
             found: Vec::new(),
             decided: Vec::new(),
-            maybe_decided: Vec::new(),
             dissolved: false,
             has_letters: false,
         });
-        let building: Vec<Building> = building.collect();
+        let mut building: Vec<Building> = building.collect();
+        building.iter_mut().filter(|_| progress.filter() != filter).for_each(Building::doubt);
         let nothing = progress.holes().is_empty() && building.is_empty();
         let restoring = (!nothing).then(|| Self {
             until: progress.reading_point(),
@@ -222,15 +231,6 @@ impl Restoring {
         hole.unwrap_or(self.until).min(self.until.max(at))
     }
 
-    /// A record that has a verdict was read again: a window that was written down with it has one less to find.
-    fn is_decided(&mut self, record: &RecordFacts) {
-        if self.in_hole(record.offset)
-            && let Some(index) = self.innermost(record.offset, record.key)
-        {
-            self.building[index].decided.push(record.offset);
-        }
-    }
-
     /// Reading has come to `upto`. Answers whether it has left a hole, and not for what is read for the first time.
     fn leave_holes(&mut self, upto: Offset) -> bool {
         let left = self.holes.partition_point(|hole| hole.next <= upto);
@@ -242,6 +242,21 @@ impl Restoring {
     /// Whether a window that stood in progress from `first` on is still to be made again.
     pub(super) fn builds(&self, first: Offset) -> bool {
         self.building.iter().any(|building| building.tried.span.first == first && !building.dissolved)
+    }
+
+    /// What was known of windows beside their progress, which was written from `committed` on, holds on.
+    fn remember(&mut self, before: Vec<Building>, committed: Offset) {
+        for Building { tried, decided, has_letters, .. } in before {
+            let span = Span::new(tried.span.first.max(committed), tried.span.next);
+            let is_it = |other: &&mut Building| Some(other.tried.span) == span && other.tried.key == tried.key;
+            let Some(building) = self.building.iter_mut().find(is_it) else { continue };
+            if has_letters {
+                building.expect_letters();
+            }
+            let decided = decided.into_iter().filter(|offset| building.tried.span.contains(*offset));
+            building.decided =
+                building.decided.iter().copied().chain(decided).collect::<BTreeSet<_>>().into_iter().collect();
+        }
     }
 
     /// How many holes and windows are still to be read again.
@@ -265,11 +280,12 @@ impl Restoring {
 }
 
 impl Lane {
-    /// The same lane under a new definition, with the filter that it had or another one: windows that were tried are
-    /// carried over, everything else that is unfinished is read again.
+    /// The same lane under a new definition: windows that were tried are carried over, everything else that is
+    /// unfinished is read again.
     #[must_use]
-    pub fn redefine(mut self, spec: LaneSpec, is_filter_same: bool, now_ms: i64) -> Self {
+    pub fn redefine(mut self, spec: LaneSpec, now_ms: i64) -> Self {
         let progress = self.progress();
+        let is_filter_same = spec.filter == self.spec.filter;
         let new_from = (is_filter_same && spec.order == self.spec.order).then_some(self.new_from);
         self.windows.values_mut().for_each(|held| held.foreign |= !is_filter_same);
         let mut queues: Vec<(Offset, Vec<WindowId>)> = Vec::new();
@@ -287,11 +303,13 @@ impl Lane {
             let held = self.windows.remove(&id).expect("a window in hand");
             Carried { id: Some(id), held }
         });
+        let before = self.restoring.take().map_or_else(Vec::new, |restoring| restoring.building);
         let mut lane = Self::restore_numbered(spec, &progress, carried.collect(), self.next_id);
+        if let Some(restoring) = &mut lane.restoring {
+            restoring.remember(before, progress.committed());
+        }
         (lane.withheld, lane.suspended, lane.starts) = (self.withheld, self.suspended, self.starts);
         lane.new_from = new_from.unwrap_or(lane.new_from);
-        let building = lane.restoring.iter_mut().flat_map(|restoring| &mut restoring.building);
-        building.filter(|_| !is_filter_same).for_each(Building::doubt);
         let mut keys: Vec<QueueKey> = lane.queues.keys().copied().collect();
         keys.sort_unstable();
         keys.into_iter().for_each(|key| lane.advance(key, now_ms));
@@ -317,12 +335,18 @@ impl Lane {
                 held.key = held.key.or(restoring.building[index].tried.key);
             }
             // A verdict may be on a part of what was written: the rest of that goes on as it was.
-            if let Some(index) = same.filter(|_| !held.decided) {
-                restoring.building.remove(index);
+            if let Some(index) = same {
+                if held.decided {
+                    // Where it was given up, that is all that was.
+                    let building = &mut restoring.building[index];
+                    building.dissolved |= building.tried.given_up.is_some();
+                } else {
+                    restoring.building.remove(index);
+                }
             }
             for building in restoring.building.iter_mut().filter(|_| held.decided) {
                 let offsets = held.places.iter().map(|place| place.offset);
-                building.maybe_decided.extend(offsets.filter(|offset| building.tried.span.contains(*offset)));
+                building.decided.extend(offsets.filter(|offset| building.tried.span.contains(*offset)));
             }
             for place in held.places.iter_mut().chain(&mut held.done) {
                 place.number = UNNUMBERED;
@@ -362,12 +386,13 @@ impl Lane {
         }
     }
 
-    /// Dead letters of the windows that stood in progress from these offsets on are begun: they are not tried again.
+    /// Somebody has begun to write dead letters of the windows that stood in progress from these offsets on: they are not
+    /// tried again, whatever is found of them.
     pub fn expect_letters(&mut self, firsts: impl Iterator<Item = Offset>) {
         let Some(restoring) = &mut self.restoring else { return };
         for first in firsts {
             let building = restoring.building.iter_mut().filter(|building| building.tried.span.first == first);
-            building.for_each(|building| building.has_letters = true);
+            building.for_each(Building::expect_letters);
         }
     }
 
@@ -387,11 +412,8 @@ impl Lane {
     pub(super) fn take_again(&mut self, record: RecordFacts, now_ms: i64) {
         self.cut_at_holes(record.offset);
         let Some(restoring) = &mut self.restoring else { return };
-        if let Some(id) = restoring.carried.get(&record.offset) {
+        if restoring.carried.contains_key(&record.offset) {
             // It gets its number when reading has passed it.
-            if self.windows[id].decided {
-                restoring.is_decided(&record);
-            }
             return;
         }
         match restoring.belongs(&record, self.markers.get(&record.key)) {
@@ -514,6 +536,8 @@ impl Lane {
     /// Which of these records were tried nobody knows: none of them was.
     fn begin_anew(&mut self, tried_key: Option<u64>, found: Vec<(RecordFacts, u64)>, now_ms: i64) {
         self.close_before(None, now_ms);
+        let others = self.tried_among(&found);
+        let mut last = None;
         for (record, number) in found {
             let place = Place { offset: record.offset, number, spot: record.spot };
             if self.markers.get(&record.key).is_some_and(|marker| marker.at <= record.offset) {
@@ -521,12 +545,27 @@ impl Lane {
                 self.unfinished.finish([place]);
                 continue;
             }
+            if last.is_some_and(|last| others.range(last..record.offset).next().is_some()) {
+                // Nor does a window that is made of them span any other that was tried.
+                self.close_before(None, now_ms);
+            }
+            last = Some(record.offset);
             // Records of a key stay beside what else was read again: by their key they were told from it.
             let queue = tried_key.map_or_else(|| self.queue_again(&record), QueueKey::Key);
             self.note_filled(queue);
             self.put(record, place, queue, false, now_ms);
         }
         self.close_before(None, now_ms);
+    }
+
+    /// Records of windows that were tried, between the first and the last of these.
+    fn tried_among(&self, found: &[(RecordFacts, u64)]) -> BTreeSet<Offset> {
+        let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) else { return BTreeSet::new() };
+        let in_hand = self.tried.iter().flat_map(|id| self.windows[id].own(Offset::ZERO));
+        let building = self.restoring.iter().flat_map(|restoring| &restoring.building);
+        let to_be = building.filter(|building| !building.dissolved).flat_map(|building| &building.found);
+        let all = in_hand.chain(to_be.map(|(record, _)| record.offset));
+        all.filter(|offset| (first.offset..last.offset).contains(offset)).collect()
     }
 
     /// A window that was tried before the restart is whole again.

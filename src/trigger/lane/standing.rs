@@ -157,6 +157,7 @@ mod tests {
             policies: Policies { retry: RetryPolicy::Free(retry), errors_tolerance: ErrorsTolerance::All },
             bisect: false,
             per_key: PerKey::default(),
+            filter: 0,
             limits: LaneLimits { records: 100, key_records: 2, keys: 100, ..LaneLimits::default() },
         }
     }

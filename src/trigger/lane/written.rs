@@ -28,7 +28,7 @@ impl Lane {
             .map(|(&hash, marker)| BlockedKey { hash, first: self.first_spilled(hash, marker) })
             .collect();
         blocked_keys.sort_by_key(|key| key.hash);
-        Progress::new(reading_point, holes, windows, blocked_keys)
+        Progress::new(reading_point, holes, windows, blocked_keys).under(self.spec.filter)
     }
 
     /// The progress to write down, as bytes. What does not fit is written coarsely: nothing is lost, but what is
@@ -45,7 +45,7 @@ impl Lane {
             let hole: Vec<Span> = Span::new(progress.committed(), progress.reading_point()).into_iter().collect();
             let windows = progress.windows().to_vec();
             let with_windows = Progress::new(progress.reading_point(), hole.clone(), windows, Vec::new());
-            fitting(&with_windows).unwrap_or_else(|| {
+            fitting(&with_windows.under(self.spec.filter)).unwrap_or_else(|| {
                 let least = Progress::new(progress.reading_point(), hole, Vec::new(), Vec::new());
                 least.encode().expect("a single hole fits")
             })

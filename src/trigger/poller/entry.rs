@@ -125,6 +125,7 @@ impl Entry {
         let nudges = runner.nudges();
         let spec = runner.spec();
         let lane = Lane::restore(spec.lane(), &progress, carried);
+        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only a cluster has letters of others"))]
         let mut entry = Self {
             noted: progress.committed(),
             nudges,
@@ -157,14 +158,9 @@ impl Entry {
             #[cfg(feature = "cluster")]
             kept: new.kept,
         };
-        entry.expect_letters();
-        entry
-    }
-
-    /// Windows whose letters somebody has begun are not tried again, whatever is found of them.
-    fn expect_letters(&mut self) {
         #[cfg(feature = "cluster")]
-        self.lane.expect_letters(self.kept.begun_at());
+        entry.lane.expect_letters(entry.kept.begun_at());
+        entry
     }
 
     /// This works on a window from now on.
@@ -253,9 +249,8 @@ impl Entry {
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
             let lane = std::mem::replace(&mut self.lane, placeholder);
-            self.lane = lane.redefine(spec.lane(), spec.filter == self.spec.filter, now_ms);
+            self.lane = lane.redefine(spec.lane(), now_ms);
             self.spec = spec;
-            self.expect_letters();
             self.dirty = true;
             self.redefined = true;
             // What cannot be read is met again if it is read at all.

@@ -10,7 +10,7 @@ use crate::trigger::attempt::{ExhaustedReason, class_number};
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-pub(super) const VERSION: u8 = 5;
+pub(super) const VERSION: u8 = 6;
 /// What a map must save to be written: its length, and what its last byte leaves empty.
 const MAP_BITS_MIN: i64 = 32;
 const HAS_KEY: u8 = 1;
@@ -81,7 +81,7 @@ impl Progress {
         put(&mut bytes, committed.get().unsigned_abs());
         put(&mut bytes, self.reading_point.since(committed));
         put_holes(&mut bytes, committed, &self.holes);
-        put_windows(&mut bytes, committed, &self.windows);
+        put_windows(&mut bytes, committed, self);
         put(&mut bytes, count(self.blocked_keys.len()));
         for key in &self.blocked_keys {
             bytes.extend_from_slice(&key.hash.to_le_bytes());
@@ -106,9 +106,9 @@ impl Progress {
         let committed = reader.offset_after(Offset::ZERO)?;
         let reading_point = reader.offset_after(committed)?;
         let holes = reader.holes(committed)?;
-        let windows = reader.windows(committed)?;
+        let (windows, filter) = reader.windows(committed)?;
         let blocked_keys = reader.blocked_keys(committed)?;
-        let progress = Self { reading_point, holes, windows, blocked_keys };
+        let progress = Self { reading_point, holes, windows, filter, blocked_keys };
         if progress.committed() != committed || !progress.is_consistent() {
             return Err(reader.wrong());
         }
@@ -203,9 +203,10 @@ fn mapped(committed: Offset, holes: &[Span]) -> Range<usize> {
     best
 }
 
-fn put_windows(bytes: &mut Vec<u8>, committed: Offset, windows: &[TriedWindow]) {
+fn put_windows(bytes: &mut Vec<u8>, committed: Offset, Progress { windows, filter, .. }: &Progress) {
     put(bytes, count(windows.len()));
     let Some(base_ms) = windows.iter().map(|window| window.attempts.first_attempt_ms).min() else { return };
+    bytes.extend_from_slice(&filter.to_le_bytes());
     put(bytes, base_ms);
     let mut before = committed;
     for window in windows {
@@ -256,12 +257,16 @@ impl Reader<'_> {
         Ok(byte)
     }
 
-    fn hash(&mut self) -> Result<u64, DecodeError> {
-        let mut hash = [0; 8];
-        for byte in &mut hash {
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let mut bytes = [0; N];
+        for byte in &mut bytes {
             *byte = self.byte()?;
         }
-        Ok(u64::from_le_bytes(hash))
+        Ok(bytes)
+    }
+
+    fn hash(&mut self) -> Result<u64, DecodeError> {
+        self.bytes().map(u64::from_le_bytes)
     }
 
     const fn wrong(&self) -> DecodeError {
@@ -347,11 +352,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn windows(&mut self, committed: Offset) -> Result<Vec<TriedWindow>, DecodeError> {
+    /// With the filter that they were written under.
+    fn windows(&mut self, committed: Offset) -> Result<(Vec<TriedWindow>, u32), DecodeError> {
         let count = self.number()?;
         if count == 0 {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
+        let filter = u32::from_le_bytes(self.bytes()?);
         let base_ms = self.number()?;
         let mut windows: Vec<TriedWindow> = Vec::new();
         for _ in 0..count {
@@ -362,7 +369,7 @@ impl Reader<'_> {
         }
         // Another base would be other bytes for the same windows.
         let earliest_ms = windows.iter().map(|window| window.attempts.first_attempt_ms).min();
-        if earliest_ms == Some(base_ms) { Ok(windows) } else { Err(self.wrong()) }
+        if earliest_ms == Some(base_ms) { Ok((windows, filter)) } else { Err(self.wrong()) }
     }
 
     fn window(&mut self, span: Span, records: u32, base_ms: u64) -> Result<TriedWindow, DecodeError> {
@@ -374,7 +381,7 @@ impl Reader<'_> {
         let key = if flags & HAS_KEY != 0 { Some(self.hash()?) } else { None };
         let fingerprint = match flags & HAS_FINGERPRINT {
             0 => None,
-            _ => Some(u16::from_le_bytes([self.byte()?, self.byte()?])),
+            _ => Some(u16::from_le_bytes(self.bytes()?)),
         };
         let attempts = self.small()?;
         let interrupted = self.small()?;
@@ -478,10 +485,11 @@ mod tests {
         ];
         let keys = vec![BlockedKey { hash: 0x0102_0304_0506_0708, first: offset(301) }];
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
+        let progress = progress.under(0x0102_0304);
         let expected = [
-            5, 0xac, 2, 6, // version, committed 300, reading point 306
+            6, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
-            2, 0xe8, 7, // two windows, times since 1000
+            2, 4, 3, 2, 1, 0xe8, 7, // two windows, their filter, times since 1000
             0, 2, 2, 0x2a, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
             2, // 300..302: running, rejected, two attempts, one interrupted, last at 1200, next at 1327
             5, 1, 1, 0x85, 9, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12, 0, 1, 3, 0, 0, 5,
@@ -501,19 +509,20 @@ mod tests {
         assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a
-        // window beyond the reading point; one of no records, or of more than it spans; a reason not known; another base than the earliest
-        // attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the last offset.
+        // window beyond the reading point; one of no records, or of more than it spans; a reason not known; another base
+        // than the earliest attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the
+        // last offset.
         for bytes in [
             &[VERSION, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
             &[VERSION, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 2, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 0, 0, 0, 0, 0],
             &[VERSION, 5, 3, 1, 1, 1, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 7, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
             &[VERSION, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],

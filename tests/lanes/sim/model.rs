@@ -159,38 +159,46 @@ impl Written {
         innermost(Some(record.key)).or_else(|| innermost(None))
     }
 
-    /// Whether each tried window goes on with these records, which the filter lets in, where those that `decided` tells
-    /// have a verdict; `None`: that depends on which verdict ends first.
-    pub(crate) fn same(&self, records: &[&Record], decided: impl Fn(Offset) -> bool) -> Vec<Option<bool>> {
+    /// Whether each tried window goes on with these records, which the filter with this number lets in, where there are
+    /// verdicts on those of `verdicts`.
+    pub(crate) fn same(&self, records: &[&Record], filter: u32, verdicts: &[&[Offset]]) -> Vec<bool> {
+        let decided = |offset: Offset| verdicts.iter().any(|offsets| offsets.contains(&offset));
         let windows = self.progress.windows().iter().enumerate();
         let one = |(index, window): (usize, &TriedWindow)| {
-            let mut own: Vec<Offset> = Vec::new();
-            let mut known: Vec<Offset> = Vec::new();
-            for record in records.iter().filter(|record| self.index_of(record) == Some(index)) {
-                if decided(record.offset) { known.push(record.offset) } else { own.push(record.offset) }
+            let records = records.iter().filter(|record| self.index_of(record) == Some(index));
+            let own: Vec<Offset> = records.map(|record| record.offset).filter(|offset| !decided(*offset)).collect();
+            let span = (window.span.first.get()..window.span.next.get()).filter_map(Offset::new);
+            let known: Vec<Offset> = span.filter(|offset| decided(*offset)).collect();
+            let is_its = |offsets: &&[Offset]| {
+                let left = || offsets.iter().filter(|offset| **offset >= self.progress.committed());
+                left().min() == Some(&window.span.first)
+                    && left().max().map(|last| last.next()) == Some(window.span.next)
+            };
+            let is_partly = own.len() < window.records as usize && !known.is_empty();
+            if window.given_up.is_some() && (is_partly || verdicts.iter().any(is_its)) {
+                return false;
             }
-            let first = window.span.first.get();
-            let span = (first..window.span.next.get()).filter_map(Offset::new);
-            let any: Vec<Offset> = span.filter(|offset| decided(*offset)).collect();
-            if window.given_up.is_some() && own.len() < window.records as usize && !any.is_empty() {
-                return Some(false);
-            }
-            let Some(print) = window.fingerprint else {
-                return Some(own.len() <= window.records as usize);
+            let is_all = u64::from(window.records) == window.span.offsets();
+            let print = match window.fingerprint {
+                Some(print) => print,
+                None if filter == self.progress.filter() => return own.len() <= window.records as usize,
+                None if is_all => {
+                    fingerprint((window.span.first.get()..window.span.next.get()).filter_map(Offset::new))
+                }
+                None => return false,
             };
             let is_whole = |decided: &[Offset]| {
                 let offsets = own.iter().chain(decided).copied();
                 own.len() + decided.len() == window.records as usize && fingerprint(offsets) == print
             };
-            let by_all = is_whole(&[]) || is_whole(&any);
-            if by_all || known == any { Some(by_all || is_whole(&known)) } else { None }
+            is_whole(&[]) || is_whole(&known)
         };
         windows.map(one).collect()
     }
 
-    /// The tried window that a record belongs to, and whether it goes on.
-    pub(crate) fn goes_on(&self, record: &Record, same: &[Option<bool>]) -> Option<(&TriedWindow, Option<bool>)> {
-        self.index_of(record).map(|index| (&self.progress.windows()[index], same[index]))
+    /// The tried window that goes on with a record.
+    pub(crate) fn goes_on(&self, record: &Record, same: &[bool]) -> Option<&TriedWindow> {
+        self.index_of(record).filter(|index| same[*index]).map(|index| &self.progress.windows()[index])
     }
 }
 

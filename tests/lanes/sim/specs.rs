@@ -22,6 +22,7 @@ pub(crate) fn spec(rng: &mut Rng) -> LaneSpec {
         policies: policies(rng),
         bisect: rng.bool(),
         per_key: if order == Order::Key { per_key(rng) } else { PerKey::default() },
+        filter: 0,
         limits: limits(rng),
     }
 }

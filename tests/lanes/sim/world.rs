@@ -65,7 +65,6 @@ pub(crate) struct World {
     /// Which of the records those are.
     filter: u64,
     /// Nothing was written since it was changed.
-    filter_is_new: bool,
     poison_permille: u32,
     slots: usize,
     /// The journal: progress, and verdicts by their first offset.
@@ -102,7 +101,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, tell: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let spec = specs::spec(&mut rng);
+        let match_percent = [100, 100, 70, 20][rng.usize(..4)];
+        let spec = LaneSpec { filter: filter_number(0, match_percent), ..specs::spec(&mut rng) };
         let start = Progress::start(Offset::ZERO);
         let keys = if rng.bool() { rng.u64(1..4) } else { rng.u64(1..30) };
         let mut world = Self {
@@ -110,9 +110,8 @@ impl World {
             lane: Lane::restore(spec.clone(), &start, Vec::new()),
             now_ms: 1_000_000,
             keys,
-            match_percent: [100, 100, 70, 20][rng.usize(..4)],
+            match_percent,
             filter: 0,
-            filter_is_new: false,
             poison_permille: [0, 0, 50, 200][rng.usize(..4)],
             slots: [1, 3, 8, SLOTS_MAX][rng.usize(..4)],
             written: start.encode().expect("a start fits"),
@@ -331,7 +330,9 @@ impl World {
     fn started(&mut self, window: WindowId) -> Checked {
         let offsets = self.lane.offsets(window);
         self.starts += 1;
-        let group = self.starts;
+        // As long as it is tried, it is the same.
+        let known = offsets.iter().map(|offset| self.model.get(*offset)).filter(|record| record.tried.is_some());
+        let group = known.map(|record| record.group).find(|group| *group != 0).unwrap_or(self.starts);
         let line = format!("start {window:?} {offsets:?}, attempt {}", self.lane.state(window).attempt_number());
         self.tell(&line);
         ensure!(!offsets.is_empty() && offsets.is_sorted(), "a window of records in order");
@@ -348,7 +349,6 @@ impl World {
             let record = self.model.get_mut(offset);
             if std::mem::take(&mut record.unsure) {
                 record.given_up = false;
-                record.group = if record.tried.is_some() { record.group } else { group };
             } else if let Some(tried) = record.tried {
                 let attempts = tried.attempts..=tried.attempts_max;
                 ensure!(attempts.contains(&state.attempts), "T4: {offset} had {tried:?}, now {state:?}");
@@ -357,8 +357,8 @@ impl World {
                 ensure!(at_ms <= now_ms, "T4: {offset} is tried {} ms early", at_ms - now_ms);
             } else {
                 ensure!(state.attempts == 0, "T4: {offset} had no attempts, now {state:?}");
-                record.group = group;
             }
+            record.group = group;
             let (attempts, interrupted) = (state.attempts, state.interrupted);
             record.tried = Some(Tried {
                 attempts,
@@ -710,16 +710,18 @@ impl World {
         self.ordered_from = self.ordered_from.max(Offset::ZERO.next());
         let before = Written::of(self.lane.progress());
         let is_restoring = self.lane.position() < before.progress().reading_point();
-        let changes_filter = self.rng.bool();
-        if changes_filter {
+        if self.rng.bool() {
             self.match_percent = [100, 70, 50, 20][self.rng.usize(..4)];
             self.filter += self.rng.u64(..2);
-            self.filter_is_new = true;
+        }
+        spec.filter = filter_number(self.filter, self.match_percent);
+        let changes_filter = spec.filter != self.spec.filter;
+        if changes_filter {
             let line = format!("{} of a hundred match", self.match_percent);
             self.tell(&line);
         }
         let unused = Lane::restore(spec.clone(), &Progress::start(Offset::ZERO), Vec::new());
-        self.lane = std::mem::replace(&mut self.lane, unused).redefine(spec.clone(), !changes_filter, self.now_ms);
+        self.lane = std::mem::replace(&mut self.lane, unused).redefine(spec.clone(), self.now_ms);
         self.spec = spec;
         self.dirty = true;
         self.woken(false);
@@ -744,6 +746,7 @@ impl World {
     /// Another filter is in force than when some of these records were read.
     fn refilter(&mut self, written: &Written) {
         let (filter, match_percent) = (self.filter, self.match_percent);
+        let growing = self.growing();
         for record in &mut self.model.records {
             let lets_in = lets_in(filter, match_percent, record.offset);
             let decided = self.verdicts.values().any(|verdict| verdict.offsets.contains(&record.offset));
@@ -758,7 +761,12 @@ impl World {
             if !lets_in || record.let_in && !written.covers(record) {
                 record.matches = false;
             } else if !record.matches && written.covers(record) {
-                (record.matches, record.let_in) = (true, true);
+                record.matches = true;
+                if record.fate == Fate::Delivered && growing.contains(&record.group) {
+                    // It is still one of its window's.
+                    continue;
+                }
+                record.let_in = true;
                 if record.offset < self.model.log_start {
                     record.fate = Fate::Expired;
                 } else if record.fate != Fate::Expired {
@@ -767,6 +775,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Windows of which something is unfinished. What retention took of one counts for it until its attempt has ended.
+    fn growing(&self) -> Vec<u64> {
+        let grows = |record: &&Record| {
+            record.matches
+                && record.group != 0
+                && (record.fate == Fate::Unfinished || record.fate == Fate::Expired && record.tried.is_some())
+        };
+        self.model.records.iter().filter(grows).map(|record| record.group).collect()
     }
 
     /// What is read again is taken, whatever it comes to.
@@ -802,7 +820,7 @@ impl World {
         self.tell(&line);
         self.written = bytes;
         self.writes += 1;
-        (self.dirty, self.filter_is_new) = (false, false);
+        self.dirty = false;
         for first in std::mem::take(&mut self.settled) {
             self.verdicts.remove(&first);
         }
@@ -818,12 +836,7 @@ impl World {
         ensure!(before <= committed, "T1: committed goes back from {before} to {committed}");
         let (mut withheld, mut again, mut turned_away) = (Vec::new(), Vec::new(), Vec::new());
         let from = self.model.index_from(committed);
-        // What retention took of a window counts for it until its attempt has ended.
-        let grows = |record: &&Record| {
-            record.matches
-                && (record.fate == Fate::Unfinished || record.fate == Fate::Expired && record.tried.is_some())
-        };
-        let growing: Vec<u64> = self.model.records.iter().filter(grows).map(|record| record.group).collect();
+        let growing = self.growing();
         for (index, record) in self.model.records.iter().enumerate() {
             if !record.matches || record.fate == Fate::Expired || record.verdict && record.fate == Fate::Unfinished {
                 continue;
@@ -844,7 +857,7 @@ impl World {
                     let found = Tried::from(window.attempts);
                     ensure!(tried.agrees(&found), "T4: {record:?} is written as {found:?}");
                 }
-                Fate::Delivered if growing.contains(&record.group) && record.group != 0 => {}
+                Fate::Delivered if growing.contains(&record.group) => {}
                 // Its key was given back from a record in front of it on, and decides anew when that is read again.
                 Fate::Withheld if covered && written.is_behind_key(record) => again.push(index),
                 _ => ensure!(!covered, "finished and written as unfinished: {record:?}"),
@@ -868,10 +881,6 @@ impl World {
     }
 
     pub(crate) fn crash(&mut self) -> Checked {
-        if self.filter_is_new {
-            // Progress that does not know of it yet tells records that it lets in from others by their number alone.
-            return Ok(());
-        }
         self.tell("crash");
         self.crashes += 1;
         let written = Written::decode(&self.written)?;
@@ -883,11 +892,14 @@ impl World {
             (record.tried, record.given_up, record.unsure) = (None, false, false);
         }
         self.refilter(&written);
+        for record in self.model.records.iter_mut().filter(|record| !record.matches) {
+            record.group = 0;
+        }
         let may_be_found =
             |record: &&Record| record.matches && self.lets_in(record.offset) && record.offset >= self.model.log_start;
         let found: Vec<&Record> = self.model.records.iter().filter(may_be_found).collect();
-        let has_verdict = |offset: Offset| self.verdicts.values().any(|verdict| verdict.offsets.contains(&offset));
-        let same = written.same(&found, has_verdict);
+        let verdicts: Vec<&[Offset]> = self.verdicts.values().map(|verdict| &verdict.offsets[..]).collect();
+        let same = written.same(&found, self.spec.filter, &verdicts);
         for index in 0..self.model.records.len() {
             let mut record = self.model.records[index].clone();
             if !record.matches || record.fate == Fate::Expired {
@@ -898,10 +910,7 @@ impl World {
             } else if written.covers(&record) {
                 record.repeated |= record.fate == Fate::Delivered;
                 (record.fate, record.given_up, record.verdict) = (Fate::Unfinished, false, false);
-                if let Some((window, is_same)) =
-                    written.goes_on(&record, &same).filter(|(_, is_same)| *is_same != Some(false))
-                {
-                    record.unsure = is_same.is_none();
+                if let Some(window) = written.goes_on(&record, &same) {
                     let mut tried = Tried::from(window.attempts);
                     record.given_up = window.given_up.is_some();
                     if tried.running {
@@ -1004,6 +1013,10 @@ impl World {
         ensure!(unlettered.is_none(), "dead letters: {unlettered:?}");
         Ok(())
     }
+}
+
+fn filter_number(filter: u64, percent: u32) -> u32 {
+    u32::try_from(filter << 8).expect("few filters") | percent
 }
 
 /// A filter by its number takes so many of a hundred records.

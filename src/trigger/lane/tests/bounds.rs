@@ -21,6 +21,7 @@ fn spec(order: Order, count: u32) -> LaneSpec {
         policies: Policies { retry: RetryPolicy::BackoffRetry, errors_tolerance: ErrorsTolerance::All },
         bisect: false,
         per_key: PerKey::default(),
+        filter: 0,
         limits: LaneLimits::default(),
     }
 }
@@ -168,7 +169,7 @@ fn a_new_definition_forgets_no_start_of_a_throttled_key() {
     let mut lane = fresh(throttled(LaneLimits::default()));
     read(&mut lane, &[7], 0);
     deliver(&mut lane, 0);
-    let mut lane = lane.redefine(throttled(LaneLimits::default()), true, 1);
+    let mut lane = lane.redefine(throttled(LaneLimits::default()), 1);
     read(&mut lane, &[7], 2);
     assert_eq!((deliver(&mut lane, HOUR_MS - 1), deliver(&mut lane, HOUR_MS)), (None, Some(vec![1])));
 }

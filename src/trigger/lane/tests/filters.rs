@@ -24,8 +24,14 @@ fn spec(order: Order) -> LaneSpec {
         policies: Policies { retry: RetryPolicy::BackoffRetry, errors_tolerance: ErrorsTolerance::All },
         bisect: false,
         per_key: PerKey::default(),
+        filter: 0,
         limits: LaneLimits::default(),
     }
+}
+
+/// With another filter.
+fn changed(order: Order) -> LaneSpec {
+    LaneSpec { filter: 1, ..spec(order) }
 }
 
 fn restored(order: Order, progress: &Progress, carried: Vec<Carried>) -> Lane {
@@ -93,7 +99,7 @@ fn fail(lane: &mut Lane, id: WindowId, now_ms: i64) {
 #[test]
 fn a_record_that_a_filter_lets_in_shares_nobodys_attempts() {
     for order in ORDERS {
-        let mut here = failed(order).redefine(spec(order), false, 0);
+        let mut here = failed(order).redefine(changed(order), 0);
         read(&mut here, &[0, 1, 2], 3);
         assert_eq!(deliver(&mut here), [(vec![0, 2], 1), (vec![1], 0)], "{order:?}");
         // After a restart nobody knows which of the three was tried: none of them was.
@@ -140,7 +146,7 @@ fn a_record_that_a_filter_lets_in_is_not_given_up_with_others() {
 #[test]
 fn a_window_of_records_that_a_filter_lets_in_crosses_none_that_was_tried() {
     for order in ORDERS {
-        let mut here = failed(order).redefine(spec(order), false, 0);
+        let mut here = failed(order).redefine(changed(order), 0);
         read(&mut here, &[0, 1, 2, 3], 4);
         let mut begun: Vec<Vec<i64>> = std::iter::from_fn(|| begin(&mut here)).map(|(_, offsets, _)| offsets).collect();
         begun.sort();
@@ -164,7 +170,7 @@ fn what_is_finished_stays_so_whatever_filters_let_in() {
         for (narrow, next) in [(&[0, 2][..], 5), (&[0], 5), (&[0, 6], 7)] {
             let mut lane = restored(order, &progress, Vec::new());
             read(&mut lane, narrow, next);
-            let mut lane = lane.redefine(spec(order), false, 0);
+            let mut lane = lane.redefine(changed(order), 0);
             read(&mut lane, &[0, 1, 2, 3, 4, 5, 6], next);
             let delivered: Vec<i64> = deliver(&mut lane).into_iter().flat_map(|(offsets, _)| offsets).collect();
             let expected: Vec<i64> = narrow.to_vec();
@@ -178,10 +184,33 @@ fn attempts_go_on_after_a_restart_where_the_same_records_are_found() {
     for order in ORDERS {
         // Another filter, which takes the same two, or one of them and one between.
         for (found, expected) in [(&[0, 2][..], (vec![0, 2], 1)), (&[1, 2], (vec![1, 2], 0)), (&[2], (vec![2], 0))] {
-            let mut here = failed(order).redefine(spec(order), false, 0);
-            let mut there = restored(order, &written(&mut here), Vec::new());
+            let mut here = failed(order).redefine(changed(order), 0);
+            let mut there = Lane::restore(changed(order), &written(&mut here), Vec::new());
             read(&mut there, found, 3);
             assert_eq!(deliver(&mut there), [expected], "{order:?}, {found:?}");
+        }
+    }
+}
+
+/// A kill before the first progress under a new filter, or a group of which another process has another one.
+#[test]
+fn attempts_begin_anew_where_progress_was_written_under_another_filter_and_cannot_tell() {
+    for order in ORDERS {
+        for found in [&[0, 2][..], &[0, 1], &[2]] {
+            let mut there = Lane::restore(changed(order), &written(&mut failed(order)), Vec::new());
+            read(&mut there, found, 3);
+            assert_eq!(deliver(&mut there), [(found.to_vec(), 0)], "{order:?}");
+        }
+        // Nor is it given up, unless letters of it may be there.
+        for has_letters in [false, true] {
+            let mut lane = failed(order);
+            lane.skip();
+            let mut there = Lane::restore(changed(order), &written(&mut lane), Vec::new());
+            there.expect_letters([offset(0)].into_iter().filter(|_| has_letters));
+            read(&mut there, &[0, 2], 3);
+            let (given_up, delivered) = (there.next_given_up().is_some(), deliver(&mut there));
+            let expected = if has_letters { Vec::new() } else { vec![(vec![0, 2], 0)] };
+            assert_eq!((given_up, delivered), (has_letters, expected), "{order:?}");
         }
     }
 }
@@ -193,8 +222,8 @@ fn records_are_told_from_others_that_lie_around_them() {
     read(&mut lane, &[0, 3], 4);
     let (id, ..) = begin(&mut lane).unwrap();
     fail(&mut lane, id, 0);
-    let mut lane = lane.redefine(spec(Order::Partition), false, 0);
-    let mut there = restored(Order::Partition, &written(&mut lane), Vec::new());
+    let mut lane = lane.redefine(changed(Order::Partition), 0);
+    let mut there = Lane::restore(changed(Order::Partition), &written(&mut lane), Vec::new());
     read(&mut there, &[1, 2], 4);
     assert_eq!(deliver(&mut there), [(vec![1, 2], 0)]);
 }
@@ -212,7 +241,7 @@ fn what_lies_between_the_records_of_a_verdict_is_tried_also_once_that_is_settled
         let (id, _) = there.next_given_up().unwrap();
         there.settle(id, 0);
         // And another change before anything is read.
-        let mut there = there.redefine(spec(order), false, 0).redefine(spec(order), true, 0);
+        let mut there = there.redefine(changed(order), 0).redefine(changed(order), 0);
         read(&mut there, &[0, 1, 2], 3);
         assert_eq!(there.next_given_up(), None, "{order:?}");
         assert_eq!(deliver(&mut there), [(vec![1], 0)], "{order:?}");

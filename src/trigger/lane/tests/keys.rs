@@ -30,6 +30,7 @@ fn spec(count: u32, limits: LaneLimits) -> LaneSpec {
         policies: Policies { retry: RetryPolicy::Free(retry), errors_tolerance: ErrorsTolerance::None },
         bisect: false,
         per_key: PerKey::default(),
+        filter: 0,
         limits,
     }
 }
