@@ -1,7 +1,7 @@
 //! The bodies of requests and errors as the description of the API shows them. What is allowed in them is up to their
 //! readers; a test holds the names here to those that the readers know. Durations are texts such as `500ms`, sizes are
-//! numbers of bytes or texts such as `1MiB`; a position in a partition is an offset, an
-//! RFC 3339 time, `earliest` or `latest`.
+//! numbers of bytes or texts such as `1MiB`; a position in a partition is an offset, an RFC 3339 time, `earliest` or
+//! `latest`.
 
 #![expect(dead_code, reason = "only the description reads them")]
 

@@ -621,7 +621,7 @@ fn producers_are_known_from_the_log_where_their_snapshot_cannot_be_read() {
         let len_bytes = disk.read_image(path).unwrap().len() as u64;
         disk.set_unreadable(path, Some(0..len_bytes)).unwrap();
     }
-    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let store = open_store_on(Arc::new(disk), Path::new("/data"));
     let (partition, report) = open(&store, small_segments());
     assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
     let again = partition.append(&producer_batch(0, 3, 7, 0), NOW_MS).unwrap();
