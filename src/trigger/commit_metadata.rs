@@ -108,8 +108,8 @@ mod tests {
         let progress = Progress::start(Offset::new(300).unwrap());
         let verdicts = BTreeMap::from([(300, 4000), (305, 7)]);
         for (topic, known, expected) in [
-            (Uuid::nil(), None, "BawCAAAAAAAA.300.4000.305.7"),
-            (TOPIC, Some(0x0b0c_0d0e_0f10), "BawCAAAAAAAA~0b0c0d0e0f10.300.4000.305.7"),
+            (Uuid::nil(), None, "BqwCAAAAAAAA.300.4000.305.7"),
+            (TOPIC, Some(0x0b0c_0d0e_0f10), "BqwCAAAAAAAA~0b0c0d0e0f10.300.4000.305.7"),
         ] {
             let (text, included) = encode(topic, &progress.encode().unwrap(), verdicts.clone().into_iter());
             assert_eq!((text.as_str(), included), (expected, vec![300, 305]));
@@ -140,12 +140,12 @@ mod tests {
             "",
             "hello",
             "{}",
-            "BawCAAAAAAAA~",
-            "BawCAAAAAAAA~0b0c0d0e0f1g",
-            "BawCAAAAAAAA.300",
-            "BawCAAAAAAAA.300.x",
-            "BawCAAAAAAAA.300.-4",
-            "BawCAAAAAAAA.",
+            "BqwCAAAAAAAA~",
+            "BqwCAAAAAAAA~0b0c0d0e0f1g",
+            "BqwCAAAAAAAA.300",
+            "BqwCAAAAAAAA.300.x",
+            "BqwCAAAAAAAA.300.-4",
+            "BqwCAAAAAAAA.",
         ] {
             assert_eq!(decode(text), None, "{text}");
         }
