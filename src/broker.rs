@@ -33,7 +33,7 @@ pub mod state;
 mod topics;
 
 pub use data::{Acks, Appended};
-pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError, StartError};
+pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError, StartError};
 pub use import::ImportTopicError;
 pub use maintain::CommitRequest;
 pub use topics::Topic;
@@ -91,6 +91,8 @@ pub struct StartReport {
     pub records: u64,
     /// Partitions whose recovery has something to tell.
     pub recovered: Vec<(String, RecoveryReport)>,
+    /// Partitions that are offline, with what their disk did not give back: they are tried again at the next start.
+    pub offline: Vec<(String, String)>,
     /// Committed offsets that were beyond the tail and were set to it: group, topic, partition, from, to.
     pub commits_set_back: Vec<String>,
     /// Directories below `topics/` that no topic owns. They are left alone.
@@ -285,7 +287,7 @@ fn seen_damage(report: &StartReport) -> BTreeMap<PartitionId, Vec<OffsetRange>> 
 
 fn newest_append_ms(topics: &Topics) -> Option<i64> {
     let partitions = topics.by_id.values().flat_map(|topic| topic.partitions());
-    partitions.filter_map(|partition| partition.last_append_ms()).max()
+    partitions.filter_map(|(_, partition)| partition.last_append_ms()).max()
 }
 
 /// The partition `partition` of `topic` in the store.

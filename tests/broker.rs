@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tripline::broker::record::OffsetCommitted;
-use tripline::broker::{Acks, Broker, BrokerConfig, CommitRequest, CreateTopicError, ProduceError, now_ms};
+use tripline::broker::{
+    Acks, Broker, BrokerConfig, CommitRequest, CreateTopicError, NoPartition, ProduceError, now_ms,
+};
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline_storage::Offset;
@@ -220,7 +222,7 @@ async fn batches_of_clients_are_checked_and_the_brokers_own_topics_are_closed_to
     *bytes.last_mut().unwrap() ^= 1;
     assert!(matches!(broker.append_client_batch(&topic, 0, Bytes::from(bytes)), Err(ProduceError::Batch(_))));
     let unknown = broker.append(&topic, 1, batch(1));
-    assert!(matches!(unknown, Err(ProduceError::UnknownPartition { last: 0, .. })));
+    assert!(matches!(unknown, Err(ProduceError::Partition(NoPartition::Unknown { last: 0, .. }))));
     let name = TopicName::new("__tripline.function_logs").unwrap();
     let own = broker.internal_topic(&name, TopicConfig::default()).await.unwrap();
     let refused = broker.append_client_batch(&own, 0, Bytes::copy_from_slice(batch(1).bytes()));

@@ -102,7 +102,7 @@ fn what_kafka_wrote_is_read_back_record_by_record() {
     let broker = opened(&data);
     let topic = broker.topic("plain").unwrap();
     assert_eq!(topic.partition_count(), 2);
-    for (number, partition) in topic.partitions().iter().enumerate() {
+    for (number, partition) in topic.partitions() {
         let read = read_back(partition);
         assert_eq!(read.lines, expected(&format!("plain-{number}")));
         assert_eq!((partition.tail(), partition.flushed()), (offset(50), offset(50)));

@@ -109,11 +109,7 @@ impl Broker {
         batch: CheckedBatch,
         append: impl FnOnce(&Arc<Partition>, &CheckedBatch, i64) -> Result<AppendOutcome, AppendError>,
     ) -> Result<Appended, ProduceError> {
-        let Some(log) = topic.partition(partition) else {
-            let last = topic.partition_count() - 1;
-            let topic = topic.name().to_string();
-            return Err(ProduceError::UnknownPartition { topic, partition: i64::from(partition), last });
-        };
+        let log = topic.partition(partition)?;
         let now_ms = now_ms();
         let append_time = topic.with_config(|config| config.message_timestamp_type) == TimestampType::LogAppendTime;
         let batch = if append_time { batch.with_append_time(now_ms) } else { batch };
@@ -171,11 +167,7 @@ impl Broker {
         if !topic.with_config(|config| config.cleanup_policy.deletes()) {
             return Err(DeleteRecordsError::Compacted(name));
         }
-        let Some(log) = topic.partition(partition) else {
-            let last = topic.partition_count() - 1;
-            return Err(DeleteRecordsError::UnknownPartition { topic: name, partition, last });
-        };
-        let log = Arc::clone(log);
+        let log = Arc::clone(topic.partition(partition)?);
         Ok(blocking(move || log.trim(before.unwrap_or_else(|| log.tail()))).await?)
     }
 

@@ -31,6 +31,31 @@ pub enum StartError {
     },
 }
 
+/// Why there is no log to a partition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPartition {
+    /// The topic has no such partition.
+    #[error("topic {topic} has partitions 0 to {last}, found {found}")]
+    Unknown {
+        /// The topic.
+        topic: String,
+        /// Its last partition.
+        last: u32,
+        /// What was asked for.
+        found: u32,
+    },
+    /// The disk did not give back what opening it needs.
+    #[error("{topic}/{partition} is offline since the start, and tried again at the next: {reason}")]
+    Offline {
+        /// The topic.
+        topic: String,
+        /// Which of its partitions.
+        partition: u32,
+        /// What could not be read, and how.
+        reason: String,
+    },
+}
+
 /// Why a topic was not made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,16 +136,9 @@ pub enum ProduceError {
     /// It was appended but is not known to be on disk.
     #[error(transparent)]
     Flush(#[from] FlushError),
-    /// There is no such partition.
-    #[error("topic {topic} has partitions 0 to {last}, found {partition}")]
-    UnknownPartition {
-        /// The topic.
-        topic: String,
-        /// What was asked for.
-        partition: i64,
-        /// Its last partition.
-        last: u32,
-    },
+    /// There is no such partition, or it is offline.
+    #[error(transparent)]
+    Partition(#[from] NoPartition),
     /// The topic belongs to the broker.
     #[error("topic {0} belongs to the broker; it can be read but not written")]
     Internal(String),
@@ -138,16 +156,9 @@ pub enum ProduceError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeleteRecordsError {
-    /// There is no such partition.
-    #[error("topic {topic} has partitions 0 to {last}, found {partition}")]
-    UnknownPartition {
-        /// The topic.
-        topic: String,
-        /// What was asked for.
-        partition: u32,
-        /// Its last partition.
-        last: u32,
-    },
+    /// There is no such partition, or it is offline.
+    #[error(transparent)]
+    Partition(#[from] NoPartition),
     /// The topic belongs to the broker.
     #[error("topic {0} belongs to the broker")]
     Internal(String),

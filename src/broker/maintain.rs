@@ -46,7 +46,7 @@ impl Broker {
     /// See [`JournalError`].
     pub async fn flush_for_commit(&self, commits: &[CommitRequest]) -> Result<(), JournalError> {
         for commit in commits {
-            let log = self.topic_by_id(commit.topic).and_then(|topic| topic.partition(commit.partition).cloned());
+            let log = self.topic_by_id(commit.topic).and_then(|topic| topic.partition(commit.partition).ok().cloned());
             if let (Some(log), Some(offset)) = (log, commit.offset) {
                 log.flushed_to(offset.min(log.tail())).await?;
             }
@@ -152,7 +152,7 @@ impl Broker {
         });
         for (group, topic, partition, committed) in commits {
             let Some(served) = self.topic_by_id(topic) else { continue };
-            let Some(tail) = served.partition(partition).map(|log| log.tail()) else { continue };
+            let Ok(tail) = served.partition(partition).map(|log| log.tail()) else { continue };
             if committed.offset <= tail {
                 continue;
             }
@@ -182,7 +182,7 @@ impl Broker {
         let believed_ms = self.believed_ms();
         let go_on = || !self.inner.housekeeping_ended.load(Ordering::Relaxed);
         for topic in self.topics() {
-            for (number, partition) in (0..).zip(topic.partitions()) {
+            for (number, partition) in topic.partitions() {
                 let hold = holds.get(&(topic.id(), number)).copied();
                 match partition.compact(believed_ms, hold, &go_on) {
                     Ok(None) => {}
@@ -228,7 +228,7 @@ impl Broker {
         let now_ms = now_ms();
         let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms, self.inner.started.elapsed());
         for topic in self.topics() {
-            for (number, partition) in (0..).zip(topic.partitions()) {
+            for (number, partition) in topic.partitions() {
                 // On a full disk, records that may go make room: those who wait for them are told what they missed.
                 let hold = holds.get(&(topic.id(), number)).copied().filter(|_| !self.inner.store.is_disk_full());
                 tend(partition, believed_ms, hold);

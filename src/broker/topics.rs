@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use event_listener::EventListener;
 use parking_lot::RwLock;
+use tripline_storage::error::OpenLogError;
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{CompactionConfig, LogConfig, Partition, Store};
 use uuid::Uuid;
 
-use super::error::{CreateTopicError, DeleteTopicError, StartError};
+use super::error::{CreateTopicError, DeleteTopicError, NoPartition, StartError};
 use super::journal::{Journal, JournalError};
 use super::record::{JournalRecord, TopicConfigured, TopicCreated, TopicDeleted};
 use super::{Broker, StartReport, Topics, now_ms, partition_id};
@@ -23,7 +24,16 @@ pub struct Topic {
     id: Uuid,
     name: TopicName,
     config: RwLock<TopicConfig>,
-    partitions: Vec<Arc<Partition>>,
+    slots: Vec<Slot>,
+}
+
+/// A partition of a topic.
+#[derive(Debug)]
+enum Slot {
+    Open(Arc<Partition>),
+    /// Its disk did not give back at the start what a start needs. Nothing is known of its records, not even which
+    /// offsets they have; it is tried again at the next start.
+    Offline(OpenLogError),
 }
 
 impl Topic {
@@ -56,22 +66,53 @@ impl Topic {
         look(&self.config.read())
     }
 
-    /// Its partitions, by number.
-    #[must_use]
-    pub fn partitions(&self) -> &[Arc<Partition>] {
-        &self.partitions
+    /// Its partitions with their numbers, but for those that are offline.
+    pub fn partitions(&self) -> impl Iterator<Item = (u32, &Arc<Partition>)> {
+        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot {
+            Slot::Open(partition) => Some((number, partition)),
+            Slot::Offline(_) => None,
+        })
+    }
+
+    /// Its partitions that are offline: the disk did not give back at the start what opening them needs.
+    pub fn offline(&self) -> impl Iterator<Item = (u32, &OpenLogError)> {
+        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot {
+            Slot::Open(_) => None,
+            Slot::Offline(cause) => Some((number, cause)),
+        })
     }
 
     /// One partition.
-    #[must_use]
-    pub fn partition(&self, number: u32) -> Option<&Arc<Partition>> {
-        self.partitions.get(number as usize)
+    ///
+    /// # Errors
+    /// See [`NoPartition`].
+    pub fn partition(&self, number: u32) -> Result<&Arc<Partition>, NoPartition> {
+        match self.slots.get(number as usize) {
+            Some(Slot::Open(partition)) => Ok(partition),
+            Some(Slot::Offline(cause)) => {
+                let (topic, reason) = (self.name.to_string(), cause.to_string());
+                Err(NoPartition::Offline { topic, partition: number, reason })
+            }
+            None => {
+                let last = self.partition_count().saturating_sub(1);
+                Err(NoPartition::Unknown { topic: self.name.to_string(), last, found: number })
+            }
+        }
+    }
+
+    /// That none of its partitions is offline, for what is to be known of all of them.
+    ///
+    /// # Errors
+    /// [`NoPartition::Offline`] with the first one that is.
+    pub fn is_whole(&self) -> Result<(), NoPartition> {
+        let first = self.offline().next();
+        first.map_or(Ok(()), |(number, _)| self.partition(number).map(drop))
     }
 
     /// How many partitions it has.
     #[must_use]
     pub fn partition_count(&self) -> u32 {
-        u32::try_from(self.partitions.len()).expect("at most 1,000 partitions")
+        u32::try_from(self.slots.len()).expect("at most 1,000 partitions")
     }
 
     /// The definition that would make it.
@@ -111,7 +152,7 @@ impl Broker {
         if topics.by_name.contains_key(&spec.name) {
             return Err(CreateTopicError::Exists(spec.name.to_string()));
         }
-        let total = topics.by_id.values().map(|topic| topic.partitions.len()).sum::<usize>() + spec.partitions as usize;
+        let total = topics.by_id.values().map(|topic| topic.slots.len()).sum::<usize>() + spec.partitions as usize;
         let limit = self.inner.config.partitions_max;
         if total > limit {
             return Err(CreateTopicError::TooManyPartitions { wanted: spec.partitions, total, limit });
@@ -188,7 +229,8 @@ impl Broker {
             if taken { exists() } else { Ok((std::iter::once(created.into()).chain(more).collect(), ())) }
         })?;
         self.inner.journal.durable(next).await?;
-        let topic = Arc::new(Topic { id, name: spec.name, config: RwLock::new(spec.config), partitions });
+        let slots = partitions.into_iter().map(Slot::Open).collect();
+        let topic = Arc::new(Topic { id, name: spec.name, config: RwLock::new(spec.config), slots });
         let mut topics = self.inner.topics.write();
         topics.by_name.insert(topic.name.clone(), Arc::clone(&topic));
         topics.by_id.insert(id, Arc::clone(&topic));
@@ -260,7 +302,7 @@ impl Broker {
         let next = self.inner.journal.append(&[configured.into()], now_ms())?;
         let log = log_config(&config);
         *topic.config.write() = config;
-        topic.partitions.iter().for_each(|partition| partition.set_config(log));
+        topic.partitions().for_each(|(_, partition)| partition.set_config(log));
         self.inner.journal.durable(next).await
     }
 
@@ -324,9 +366,8 @@ pub(super) fn open_all(store: &Store, journal: &Journal, report: &mut StartRepor
     for created in created {
         let topic = Arc::new(open(store, created, report)?);
         report.topics += 1;
-        report.partitions += topic.partitions.len();
-        report.records +=
-            topic.partitions.iter().map(|partition| partition.tail().since(partition.log_start())).sum::<u64>();
+        report.partitions += topic.slots.len();
+        report.records += topic.partitions().map(|(_, log)| log.tail().since(log.log_start())).sum::<u64>();
         topics.by_name.insert(topic.name.clone(), Arc::clone(&topic));
         topics.by_id.insert(topic.id, topic);
     }
@@ -338,13 +379,22 @@ fn open(store: &Store, created: TopicCreated, report: &mut StartReport) -> Resul
     let name = TopicName::new(created.name.clone()).map_err(|error| refused(error.to_string()))?;
     let pairs = created.config.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let config = TopicConfig::from_pairs(pairs).map_err(|error| refused(error.to_string()))?;
-    let mut partitions = Vec::new();
+    let mut slots = Vec::new();
     for number in 0..created.partitions {
-        let (partition, recovery) = store.open_partition(partition_id(created.id, number), log_config(&config))?;
-        note(&name, number, recovery, report);
-        partitions.push(partition);
+        slots.push(match store.open_partition(partition_id(created.id, number), log_config(&config)) {
+            Ok((partition, recovery)) => {
+                note(&name, number, recovery, report);
+                Slot::Open(partition)
+            }
+            // The others go on. Whatever else it is, want of descriptors for one, is the same for all.
+            Err(cause) if cause.is_unreadable() => {
+                report.offline.push((format!("{name}/{number}"), cause.to_string()));
+                Slot::Offline(cause)
+            }
+            Err(cause) => return Err(cause.into()),
+        });
     }
-    Ok(Topic { id: created.id, name, config: RwLock::new(config), partitions })
+    Ok(Topic { id: created.id, name, config: RwLock::new(config), slots })
 }
 
 fn note(name: &TopicName, number: u32, recovery: RecoveryReport, report: &mut StartReport) {

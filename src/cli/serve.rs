@@ -220,6 +220,9 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
             recovery.rewritten_bytes
         );
     }
+    for (place, cause) in &broker.offline {
+        let _ = writeln!(text, "  offline {place}, until the next start: {cause}");
+    }
     for line in &broker.commits_set_back {
         let _ = writeln!(text, "  recovered {line}");
     }

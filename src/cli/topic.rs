@@ -103,6 +103,9 @@ fn describe(topic: &Value) -> String {
         .collect();
     text.push_str(&table(&["PARTITION", "LOG START", "TAIL", "FLUSHED"], &rows));
     for partition in array(&topic["offsets"]) {
+        for why in [&partition["stopped"], &partition["offline"]].into_iter().filter_map(Value::as_str) {
+            text.push_str(&format!("{why}\n"));
+        }
         for range in array(&partition["damaged"]) {
             let (number, from, to) = (cell(&partition["partition"]), cell(&range["from"]), cell(&range["to"]));
             text.push_str(&format!("partition {number}: offsets {from}..{to} are damaged on disk\n"));

@@ -343,6 +343,9 @@ fn describe(trigger: &Value) -> String {
         &["TOPIC", "PARTITION", "COMMITTED", "TAIL", "LAG", "HELD", "BLOCKED KEYS", "ATTEMPTS", "LAST ERROR"],
         &rows,
     ));
+    for place in array(&trigger["offline"]) {
+        text.push_str(&format!("partition {} is offline, see `tripline topic describe`\n", cell(place)));
+    }
     for lane in array(&trigger["lanes"]).iter().filter(|lane| lane["full"] == true) {
         let (topic, partition) = (cell(&lane["topic"]), cell(&lane["partition"]));
         text.push_str(&format!(

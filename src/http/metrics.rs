@@ -173,7 +173,12 @@ fn topics(text: &mut Text, topics: &[std::sync::Arc<Topic>]) {
         let name: (&str, &dyn Display) = ("topic", topic.name());
         text.gauge("kafka_topic_partitions", "Partitions of a topic.", &[name], topic.partition_count());
         let mut data_bytes = 0;
-        for (number, partition) in topic.partitions().iter().enumerate() {
+        let offline = "1 while a partition could not be opened at the start: its disk did not give it back.";
+        for (number, _) in topic.offline() {
+            text.gauge("tripline_partition_offline", offline, &[name, ("partition", &number)], 1);
+        }
+        for (number, partition) in topic.partitions() {
+            text.gauge("tripline_partition_offline", offline, &[name, ("partition", &number)], 0);
             let labels: [(&str, &dyn Display); 2] = [name, ("partition", &number)];
             let (oldest, newest) = (partition.log_start(), partition.tail());
             data_bytes += partition.len_bytes();
@@ -213,7 +218,7 @@ fn groups(text: &mut Text, broker: &Broker) {
         let mut sums = BTreeMap::<String, (i64, i64)>::new();
         for ((topic, partition), committed) in broker.committed_offsets(&group) {
             let Some(topic) = broker.topic_by_id(topic) else { continue };
-            let Some(tail) = topic.partition(partition).map(|log| log.tail().get()) else { continue };
+            let Ok(tail) = topic.partition(partition).map(|log| log.tail().get()) else { continue };
             let offset = committed.offset.get();
             let lag = (tail - offset).max(0);
             let labels: [(&str, &dyn Display); 3] =
@@ -254,7 +259,7 @@ fn traces(text: &mut Text, source: &Source<'_>) {
     let help =
         "Attempts and verdicts that events' history misses: they came faster than the disk took them, or it took none.";
     text.counter("tripline_trace_facts_dropped_total", help, &[], counts.dropped);
-    let log = source.broker.topic(TRACE_TOPIC).and_then(|topic| topic.partition(0).cloned());
+    let log = source.broker.topic(TRACE_TOPIC).and_then(|topic| topic.partition(0).ok().cloned());
     let kept = log.map_or(0, |log| log.tail().since(log.log_start()));
     text.gauge("tripline_trace_records", "Records of events' history that are kept.", &[], kept);
 }

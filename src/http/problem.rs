@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tripline_storage::error::{AppendError, FlushError, ReadError, Stopped, TrimError};
 
 use crate::broker::journal::JournalError;
-use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError};
+use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError};
 use crate::config::fields::FieldErrors;
 use crate::function::registry::{RegisterError, UnregisterError};
 use crate::function::{DeployError, ErrorClass, InvocationError, RemoveError};
@@ -157,9 +157,7 @@ impl From<ProduceError> for Problem {
             ProduceError::Batch(cause) => Self::bad_request("invalid-records", cause.to_string()),
             ProduceError::Append(cause) => cause.into(),
             ProduceError::Flush(cause) => cause.into(),
-            ProduceError::UnknownPartition { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
-            }
+            ProduceError::Partition(cause) => cause.into(),
             ProduceError::Internal(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", error.to_string()),
             ProduceError::WithoutKey { index, .. } => {
                 Self::bad_request("key-missing", error.to_string()).with("record", index)
@@ -168,12 +166,20 @@ impl From<ProduceError> for Problem {
     }
 }
 
+impl From<NoPartition> for Problem {
+    fn from(error: NoPartition) -> Self {
+        let detail = error.to_string();
+        match error {
+            NoPartition::Unknown { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-partition", detail),
+            NoPartition::Offline { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "partition-offline", detail),
+        }
+    }
+}
+
 impl From<DeleteRecordsError> for Problem {
     fn from(error: DeleteRecordsError) -> Self {
         match &error {
-            DeleteRecordsError::UnknownPartition { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "unknown-partition", error.to_string())
-            }
+            DeleteRecordsError::Partition(cause) => cause.clone().into(),
             DeleteRecordsError::Internal(_) => Self::new(StatusCode::FORBIDDEN, "internal-topic", error.to_string()),
             DeleteRecordsError::Compacted(_) => Self::new(StatusCode::CONFLICT, "topic-compacted", error.to_string()),
             DeleteRecordsError::Trim(TrimError::OutOfRange { tail, .. }) => {
@@ -291,6 +297,7 @@ impl From<ApplyTriggerError> for Problem {
             ApplyTriggerError::UnknownFunction(_) | ApplyTriggerError::UnknownStep(_) => {
                 Self::new(StatusCode::CONFLICT, "unknown-function", error.to_string())
             }
+            ApplyTriggerError::Partition(cause) => cause.into(),
             ApplyTriggerError::Stopping => Self::stopping(error.to_string()),
             ApplyTriggerError::Unfit(_) => Self::bad_request("function-unfit", error.to_string()),
             ApplyTriggerError::OtherTopic { .. } => Self::new(StatusCode::CONFLICT, "other-topic", error.to_string()),
@@ -334,6 +341,7 @@ impl From<ApplyScheduleError> for Problem {
     fn from(error: ApplyScheduleError) -> Self {
         match error {
             ApplyScheduleError::UnknownTopic(_) => Self::new(StatusCode::CONFLICT, "unknown-topic", error.to_string()),
+            ApplyScheduleError::Partition(cause) => cause.into(),
             ApplyScheduleError::KeyMissing(_) => Self::bad_request("key-missing", error.to_string()),
             ApplyScheduleError::TooMany => {
                 Self::new(StatusCode::CONFLICT, "too-many-schedules", error.to_string()).with("limit", SCHEDULES_MAX)
@@ -373,6 +381,7 @@ impl From<ResetTriggerError> for Problem {
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "offset-out-of-range", error.to_string())
                     .with("tail", tail.get())
             }
+            ResetTriggerError::Partition(cause) => cause.clone().into(),
             ResetTriggerError::OtherTopic(_) => Self::bad_request("other-topic", error.to_string()),
             ResetTriggerError::Choice(error) => error.clone().into(),
             ResetTriggerError::Members(_) => Self::new(StatusCode::CONFLICT, "group-members", error.to_string()),

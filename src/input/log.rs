@@ -10,7 +10,7 @@ use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::Origin;
-use crate::broker::{Broker, Topic};
+use crate::broker::{Broker, NoPartition, Topic};
 
 /// A partition of the local log.
 #[derive(Clone, Debug)]
@@ -20,9 +20,11 @@ pub struct LogInput {
 }
 
 impl LogInput {
-    /// Partition `number` of a topic; `None` when there is none.
-    #[must_use]
-    pub fn new(broker: &Broker, topic: &Topic, number: u32) -> Option<Self> {
+    /// Partition `number` of a topic.
+    ///
+    /// # Errors
+    /// See [`NoPartition`].
+    pub fn new(broker: &Broker, topic: &Topic, number: u32) -> Result<Self, NoPartition> {
         let origin = Origin {
             topic: topic.name().to_string(),
             topic_id: topic.id(),
@@ -30,7 +32,7 @@ impl LogInput {
             partition: number,
             letters: None,
         };
-        Some(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
+        Ok(Self { log: Arc::clone(topic.partition(number)?), origin: Arc::new(origin) })
     }
 
     pub(super) fn with_letters_of(self, topics: HashMap<String, Uuid>) -> Self {

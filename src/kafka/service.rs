@@ -189,8 +189,8 @@ pub(crate) fn once_each_in<K: Clone + Hash + Eq, T, P: Hash + Eq>(
 
 /// A partition by its number on the wire.
 pub(crate) fn partition_of(topic: &Topic, number: i32) -> Result<&Arc<Partition>, ErrorCode> {
-    let partition = u32::try_from(number).ok().and_then(|number| topic.partition(number));
-    partition.ok_or(ErrorCode::UnknownTopicOrPartition)
+    let number = u32::try_from(number).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+    topic.partition(number).map_err(|error| api::log_errors::partition(&error))
 }
 
 /// As much of a name that a client made up as a reason repeats: strings of the older versions end at 32 KiB.

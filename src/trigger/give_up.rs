@@ -381,7 +381,7 @@ impl GiveUp {
             batch_bytes: target.batch_bytes as usize,
             now_ms: self.runner.clock.now_ms(),
         };
-        let there = topic.partition(target.partition).and_then(|log| log.producer(target.producer_id));
+        let there = topic.partition(target.partition).map_err(ProduceError::from)?.producer(target.producer_id);
         let mut written = there.as_ref().map_or(0, letters_there).min(offsets.len());
         let mut left: Vec<(i16, Offset)> = (0..).zip(offsets.iter().copied()).skip(written).collect();
         let batches = loop {
@@ -402,8 +402,7 @@ impl GiveUp {
             places.push(appended.outcome.base_offset.get(), appended.outcome.last_offset.get());
         }
         // Those that a broken-off try wrote may have waited for nothing.
-        if let (Some(log), Some(last)) = (topic.partition(target.partition), there.and_then(|there| there.last_offset))
-        {
+        if let (Ok(log), Some(last)) = (topic.partition(target.partition), there.and_then(|there| there.last_offset)) {
             log.flushed_to(last.next()).await.map_err(ProduceError::from)?;
         }
         Ok((written, places))

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::fs::is_unreadable;
 use crate::offset::{Offset, PartitionId};
 use crate::producer::SequenceError;
 
@@ -134,6 +135,15 @@ pub enum OpenLogError {
         /// How.
         cause: io::Error,
     },
+}
+
+impl OpenLogError {
+    /// Whether the disk does not give back what is there, for now or for good, while others may be opened. Nothing was
+    /// changed then, and it may be tried again.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } if is_unreadable(cause))
+    }
 }
 
 /// Why a data directory could not be opened. Nothing in it was changed.

@@ -179,7 +179,22 @@ pub(crate) fn is_out_of_descriptors(cause: &io::Error) -> bool {
 
 /// Whether what is there cannot be read: a bad sector, or a disk that is away for the moment.
 pub(crate) fn is_unreadable(cause: &io::Error) -> bool {
+    let cause = cause.get_ref().and_then(|told| told.downcast_ref::<Told>()).map_or(cause, |told| &told.cause);
     Errno::from_io_error(cause) == Some(Errno::IO)
+}
+
+/// An error with more to say than the operating system.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Told {
+    text: String,
+    #[source]
+    cause: io::Error,
+}
+
+/// The same error, with this to say.
+pub(crate) fn told(cause: io::Error, text: String) -> io::Error {
+    io::Error::new(cause.kind(), Told { text, cause })
 }
 
 /// Asks a second time for what cannot be read: an error that passes is not to be taken for a bad sector.

@@ -5,6 +5,7 @@ mod client;
 mod compaction;
 mod fetch;
 mod groups;
+mod offline;
 mod offsets;
 mod produce;
 mod requests;

@@ -14,6 +14,7 @@ use tripline::kafka::advertised::Advertised;
 use tripline::kafka::listener::ListenerConfig;
 use tripline::kafka::metrics::KafkaMetrics;
 use tripline::trigger::service::TriggerService;
+use tripline_storage::fs::SimFs;
 
 /// A running broker; it stops when this is dropped.
 pub(crate) struct Server {
@@ -59,9 +60,20 @@ impl Server {
 
     /// With so many threads for connections.
     pub(crate) async fn start_on_threads(data: tempfile::TempDir, io_threads: usize) -> Self {
+        let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
+        Self::serve(broker, data, io_threads).await
+    }
+
+    /// Its topics on a disk in memory.
+    #[allow(dead_code, reason = "not each test binary has such a disk")]
+    pub(crate) async fn start_on_disk(disk: &SimFs) -> Self {
+        let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
+        Self::serve(broker, tempfile::tempdir().unwrap(), 2).await
+    }
+
+    async fn serve(broker: Broker, data: tempfile::TempDir, io_threads: usize) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
-        let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
         let mut options = FunctionOptions::new(data.path().join("data/functions")).unwrap();
         options.egress.allow_loopback = true;
         let functions = FunctionService::new(options).unwrap();

@@ -5,6 +5,7 @@ mod expiry;
 mod failing;
 mod harness;
 mod moments;
+mod offline;
 mod orders;
 mod outputs;
 mod power;

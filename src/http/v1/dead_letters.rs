@@ -14,6 +14,7 @@ use tripline_storage::error::ReadError;
 
 use super::records_out::start;
 use super::topics::existing_topic;
+use crate::broker::NoPartition;
 use crate::http::extract::Segments;
 use crate::http::limits::{READ_BYTES_MAX, RECORDS_OUT_MAX};
 use crate::http::problem::Problem;
@@ -104,7 +105,8 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
     let mut page = Letters { found: Vec::new(), limit, left_bytes: READ_BYTES_MAX };
     for name in topics(&here) {
         let Some(topic) = rooms.broker.topic(name.as_str()) else { continue };
-        for partition in topic.partitions() {
+        topic.is_whole()?;
+        for (_, partition) in topic.partitions() {
             let mut next = partition.log_start();
             while !page.is_full() && next < partition.tail() {
                 let read = read(partition, next, STEP_RECORDS).await?;
@@ -248,7 +250,10 @@ pub(crate) async fn get(
         return record.map(|record| Json(describe(&topic, record))).ok_or_else(missing);
     }
     let topic = existing_topic(&rooms.broker, &topic)?;
-    let log = topic.partition(partition).ok_or_else(missing)?;
+    let log = topic.partition(partition).map_err(|error| match error {
+        NoPartition::Unknown { .. } => missing(),
+        error @ NoPartition::Offline { .. } => error.into(),
+    })?;
     let from = start(log, &offset.to_string()).await?;
     let page = read(log, from, 1).await?;
     let record = page.records.first().filter(|record| is_letter(record, from));

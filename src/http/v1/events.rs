@@ -56,7 +56,7 @@ impl From<TraceError> for Problem {
             TraceError::UnknownTopic(_) | TraceError::NotRead { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "unknown-topic", detail)
             }
-            TraceError::UnknownPartition { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-partition", detail),
+            TraceError::Partition(error) => error.into(),
             TraceError::NotProduced { .. } => Self::new(StatusCode::NOT_FOUND, "unknown-event", detail),
             TraceError::NotFound { searched, .. } => Self::new(StatusCode::NOT_FOUND, "unknown-event", detail)
                 .with("searched", serde_json::to_value(searched).unwrap_or_default()),

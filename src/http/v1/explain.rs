@@ -109,11 +109,7 @@ fn verdict(filter: Option<&Pattern>, event: &MatchEvent) -> Value {
 
 fn input(rooms: &Rooms, topic: &str, number: u32) -> Result<LogInput, Problem> {
     let topic = existing_topic(&rooms.broker, topic)?;
-    LogInput::new(&rooms.broker, &topic, number).ok_or_else(|| {
-        let last = topic.partition_count() - 1;
-        let detail = format!("topic {} has partitions 0 to {last}, found {number}", topic.name());
-        Problem::new(StatusCode::NOT_FOUND, "unknown-partition", detail)
-    })
+    Ok(LogInput::new(&rooms.broker, &topic, number)?)
 }
 
 /// The verdict over the record at `offset`.

@@ -41,7 +41,7 @@ fn describe(rooms: &Rooms, group: &str) -> Option<Value> {
 
 fn shown(group: &str, state: &str, members: usize, committed: Vec<Committed>) -> Value {
     let offset = |(topic, partition, committed): &Committed| {
-        let tail = topic.partition(*partition)?.tail().get();
+        let tail = topic.partition(*partition).ok()?.tail().get();
         let lag = (tail - committed).max(0);
         Some(json!({ "topic": topic.name(), "partition": partition, "committed": committed, "tail": tail, "lag": lag }))
     };

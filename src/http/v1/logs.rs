@@ -50,10 +50,10 @@ pub(crate) async fn logs(
     let is_known = rooms.functions.service().describe(&name).is_some();
     let unknown = || absent(rooms.functions.service(), &name);
     let topic = rooms.broker.topic(LOG_TOPIC);
-    let log = topic.and_then(|topic| topic.partition(0).cloned());
-    let Some(log) = log else {
+    let Some(topic) = topic else {
         return Err(if is_known { Problem::not_found("topic", "unknown-topic", LOG_TOPIC) } else { unknown() });
     };
+    let log = Arc::clone(topic.partition(0)?);
     let Newest { lines, tail, complete } = newest(&log, &name, limit).await?;
     // What a deleted function has printed may still be read.
     if !is_known && lines.is_empty() {

@@ -146,9 +146,10 @@ pub(crate) async fn append_all(
         }
     }
     // What is refused is to be refused as a whole, as far as that can be seen.
-    let stopped = batches.iter().find_map(|(partition, _, _)| topic.partition(*partition)?.stopped().cloned());
-    if let Some(cause) = stopped {
-        return Err(AppendError::Stopped(cause).into());
+    for (partition, _, _) in &batches {
+        if let Some(cause) = topic.partition(*partition)?.stopped() {
+            return Err(AppendError::Stopped(cause.clone()).into());
+        }
     }
     let mut positions = vec![Value::Null; records.len()];
     let mut waiting = Vec::with_capacity(batches.len());
@@ -189,11 +190,14 @@ fn check_keys(topic: &Topic, records: &[IncomingRecord]) -> Result<(), Problem> 
     Err(Problem::bad_request("key-missing", detail).with("record", index))
 }
 
-/// Which records go to which partition: as told, else by key, else all to one partition, another one each time.
+/// Which records go to which partition: as told, else by key, else all to one partition that takes records, another one
+/// each time.
 fn assign(topic: &Topic, records: &[IncomingRecord]) -> Result<BTreeMap<u32, Vec<usize>>, Problem> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let partitions = topic.partition_count();
-    let without_key = NEXT.fetch_add(1, Ordering::Relaxed) % partitions;
+    let next = NEXT.fetch_add(1, Ordering::Relaxed) % partitions;
+    let takes_records = |number: &u32| topic.partition(*number).is_ok_and(|log| log.stopped().is_none());
+    let without_key = (next..partitions).chain(0..next).find(takes_records).unwrap_or(next);
     let mut by_partition = BTreeMap::<u32, Vec<usize>>::new();
     for (index, record) in records.iter().enumerate() {
         let partition = match (record.partition, &record.key) {
@@ -279,8 +283,13 @@ mod tests {
         disk.heal();
         let problem = append_all(&broker, &topic, &[to(0), to(1)], Acks::All).await.unwrap_err();
         assert_eq!(problem.code, "partition-stopped");
-        let tail = topic.partition(0).unwrap().tail();
-        assert_eq!(tail.get(), 0, "what is said of the request is true of all of it");
+        let tail = || topic.partition(0).unwrap().tail().get();
+        assert_eq!(tail(), 0, "what is said of the request is true of all of it");
+        for appended in 1..=4 {
+            let anywhere = IncomingRecord { partition: None, ..to(0) };
+            append_all(&broker, &topic, &[anywhere], Acks::Leader).await.unwrap();
+            assert_eq!(tail(), appended, "what may go anywhere goes where it is taken");
+        }
     }
 
     #[test]

@@ -127,10 +127,7 @@ fn partition(topic: &Topic, query: &Query) -> Result<Arc<Partition>, Problem> {
             return Err(Problem::bad_request("partition-missing", detail));
         }
     };
-    topic.partition(number).cloned().ok_or_else(|| {
-        let detail = format!("topic {} has partitions 0 to {last}, found {number}", topic.name());
-        Problem::new(StatusCode::NOT_FOUND, "unknown-partition", detail)
-    })
+    Ok(topic.partition(number).cloned()?)
 }
 
 /// The offset that `from` means now.

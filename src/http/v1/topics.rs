@@ -31,22 +31,23 @@ pub(crate) fn existing_topic(broker: &Broker, name: &str) -> Result<Arc<Topic>, 
 }
 
 fn describe(topic: &Topic, scrub: &ScrubReport) -> Value {
-    let damaged = |number: usize| {
-        let id = PartitionId { topic: topic.id(), partition: u32::try_from(number).ok()? };
+    let damaged = |number: u32| {
+        let id = PartitionId { topic: topic.id(), partition: number };
         let ranges = scrub.damaged.get(&id)?;
         Some(ranges.iter().map(|range| json!({ "from": range.from.get(), "to": range.to.get() })).collect::<Vec<_>>())
     };
-    let partition = |(number, partition): (usize, &Arc<tripline_storage::Partition>)| {
-        json!({
+    let partition = |number: u32| match topic.partition(number) {
+        Ok(log) => json!({
             "partition": number,
-            "log_start": partition.log_start().get(),
-            "tail": partition.tail().get(),
-            "flushed": partition.flushed().get(),
-            "stopped": partition.stopped().map(ToString::to_string),
+            "log_start": log.log_start().get(),
+            "tail": log.tail().get(),
+            "flushed": log.flushed().get(),
+            "stopped": log.stopped().map(ToString::to_string),
             "damaged": damaged(number).unwrap_or_default(),
-        })
+        }),
+        Err(error) => json!({ "partition": number, "offline": error.to_string() }),
     };
-    let partitions: Vec<Value> = topic.partitions().iter().enumerate().map(partition).collect();
+    let partitions: Vec<Value> = (0..topic.partition_count()).map(partition).collect();
     let mut shown = topic.spec().to_json();
     shown["id"] = json!(topic.id());
     shown["internal"] = json!(topic.is_internal());

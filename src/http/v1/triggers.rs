@@ -33,6 +33,7 @@ fn describe(report: &TriggerReport) -> Value {
         "ends_when": report.ends_when,
         "lag": lag,
         "lanes": lanes,
+        "offline": report.offline,
         "counts": {
             "delivered": counts.delivered,
             "filtered": counts.filtered,

@@ -21,7 +21,10 @@ pub(crate) fn answer(service: &KafkaService, request: DescribeProducersRequest) 
             let topic = topic.as_ref().ok_or(ErrorCode::UnknownTopicOrPartition);
             let producers = match topic.and_then(|topic| partition_of(topic, index)) {
                 Ok(partition) => partition.producers(),
-                Err(code) => return failed(service, index, code, "there is no such partition".to_owned()),
+                Err(code @ ErrorCode::UnknownTopicOrPartition) => {
+                    return failed(service, index, code, "there is no such partition".to_owned());
+                }
+                Err(code) => return failed(service, index, code, "the partition is offline".to_owned()),
             };
             match room.checked_sub(producers.len()) {
                 Some(left) => room = left,

@@ -7,8 +7,17 @@ use tripline_storage::batch::{BatchError, CodecError};
 use tripline_storage::error::{AppendError, FlushError, ReadError, TrimError};
 use tripline_storage::producer::SequenceError;
 
-use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, ProduceError};
+use crate::broker::{CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError};
 use crate::kafka::error_code::ErrorCode;
+
+/// For whatever is asked of a partition.
+#[must_use]
+pub const fn partition(error: &NoPartition) -> ErrorCode {
+    match error {
+        NoPartition::Unknown { .. } => ErrorCode::UnknownTopicOrPartition,
+        NoPartition::Offline { .. } => ErrorCode::KafkaStorageError,
+    }
+}
 
 /// For Produce.
 #[must_use]
@@ -17,7 +26,7 @@ pub const fn produce(error: &ProduceError) -> ErrorCode {
         ProduceError::Batch(error) => batch(error),
         ProduceError::Append(error) => append(error),
         ProduceError::Flush(error) => flush(error),
-        ProduceError::UnknownPartition { .. } => ErrorCode::UnknownTopicOrPartition,
+        ProduceError::Partition(error) => partition(error),
         ProduceError::Internal(_) => ErrorCode::TopicAuthorizationFailed,
         ProduceError::WithoutKey { .. } => ErrorCode::InvalidRecord,
     }
@@ -27,7 +36,7 @@ pub const fn produce(error: &ProduceError) -> ErrorCode {
 #[must_use]
 pub const fn delete_records(error: &DeleteRecordsError) -> ErrorCode {
     match error {
-        DeleteRecordsError::UnknownPartition { .. } => ErrorCode::UnknownTopicOrPartition,
+        DeleteRecordsError::Partition(error) => partition(error),
         DeleteRecordsError::Internal(_) => ErrorCode::TopicAuthorizationFailed,
         DeleteRecordsError::Compacted(_) => ErrorCode::PolicyViolation,
         DeleteRecordsError::Trim(TrimError::OutOfRange { .. }) => ErrorCode::OffsetOutOfRange,

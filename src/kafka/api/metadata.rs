@@ -1,5 +1,6 @@
 //! Metadata: the topics there are, and the one node that has them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -12,6 +13,9 @@ use crate::kafka::codec::{MetadataRequest, MetadataResponse, StrBytes, metadata_
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::service::{KafkaService, NODE_ID, once_each, wire_id};
 use crate::topic::name::TopicName;
+
+/// Of a partition that nobody serves.
+const NO_LEADER: i32 = -1;
 
 /// Versions whose empty list of topics means all of them.
 const EMPTY_IS_ALL_UNTIL: i16 = 0;
@@ -102,13 +106,17 @@ async fn by_name(broker: &Broker, name: &str, creates: bool) -> Result<Arc<Topic
 
 fn describe(broker: &Broker, topic: &Topic, with_operations: bool) -> metadata_response::MetadataResponseTopic {
     let leader_epoch = broker.leader_epoch().get();
+    let offline: HashSet<i32> = topic.offline().map(|(number, _)| number.cast_signed()).collect();
     let partition = |index| {
+        let is_offline = offline.contains(&index);
         message!(metadata_response::MetadataResponsePartition {
+            error_code: if is_offline { ErrorCode::LeaderNotAvailable.code() } else { ErrorCode::None.code() },
             partition_index: index,
-            leader_id: NODE_ID,
+            leader_id: if is_offline { NO_LEADER } else { NODE_ID },
             leader_epoch: leader_epoch,
             replica_nodes: vec![NODE_ID],
             isr_nodes: vec![NODE_ID],
+            offline_replicas: if is_offline { vec![NODE_ID] } else { Vec::new() },
         })
     };
     let operations = if topic.is_internal() { authorized::INTERNAL_TOPIC } else { authorized::TOPIC };
@@ -116,7 +124,7 @@ fn describe(broker: &Broker, topic: &Topic, with_operations: bool) -> metadata_r
         name: Some(StrBytes::from(topic.name().as_str())),
         topic_id: wire_id(topic.id()),
         is_internal: topic.is_internal(),
-        partitions: (0..).take(topic.partitions().len()).map(partition).collect(),
+        partitions: (0..topic.partition_count().cast_signed()).map(partition).collect(),
         topic_authorized_operations: if with_operations { operations } else { authorized::NOT_ASKED },
     })
 }

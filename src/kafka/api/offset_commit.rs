@@ -16,7 +16,7 @@ use crate::kafka::codec::{
 };
 use crate::kafka::error_code::ErrorCode;
 use crate::kafka::handler::Answer;
-use crate::kafka::service::{KafkaService, Shared, partition_of, respond};
+use crate::kafka::service::{KafkaService, Shared, respond};
 use crate::kafka::trigger_groups::{self, ResetError};
 
 /// Longest metadata of one commit in bytes. Kafka's `offset.metadata.max.bytes`.
@@ -110,7 +110,10 @@ fn check_partition(
     topic: &crate::broker::Topic,
     asked: &offset_commit_request::OffsetCommitRequestPartition,
 ) -> Result<CommitRequest, ErrorCode> {
-    partition_of(topic, asked.partition_index)?;
+    // What is known of an offline one is kept, too.
+    if !(0..i64::from(topic.partition_count())).contains(&i64::from(asked.partition_index)) {
+        return Err(ErrorCode::UnknownTopicOrPartition);
+    }
     let metadata = asked.committed_metadata.as_deref().unwrap_or_default();
     if metadata.len() > METADATA_BYTES_MAX {
         return Err(ErrorCode::OffsetMetadataTooLarge);

@@ -148,7 +148,7 @@ async fn append_all(service: &Shared, version: i16, request: ProduceRequest) -> 
 }
 
 fn append(service: &Shared, topic: &Topic, partition: i32, records: Bytes) -> Result<Appended, Refusal> {
-    if let Err(code) = partition_of(topic, partition) {
+    if let Err(code @ ErrorCode::UnknownTopicOrPartition) = partition_of(topic, partition) {
         let last = topic.partition_count() - 1;
         return Err(Refusal::new(code, format!("partition is {partition}, allowed are 0 to {last}")));
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::tick::{ID_HEADER, SOURCE_HEADER, Tick, source};
 use crate::broker::record::{JournalRecord, ScheduleFired, ScheduleFiring};
 use crate::broker::state::ScheduleEntry;
-use crate::broker::{Broker, now_ms};
+use crate::broker::{Broker, NoPartition, now_ms};
 
 /// How much of a log is read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -29,7 +29,15 @@ pub(super) async fn complete(broker: &Broker, entries: &mut [ScheduleEntry]) -> 
     for ((topic, partition), mut begun) in places {
         let topic = broker.topic_by_id(topic);
         // In a topic that is gone there is nothing.
-        let Some(log) = topic.as_ref().and_then(|topic| topic.partition(partition)) else { continue };
+        let Some(topic) = topic else { continue };
+        let log = match topic.partition(partition) {
+            Ok(log) => log,
+            Err(NoPartition::Unknown { .. }) => continue,
+            Err(error) => {
+                broken.extend(begun.iter().map(|entry| (entry.defined.id, error.to_string())));
+                continue;
+            }
+        };
         let tail = log.tail();
         match find_begun(broker, log, &begun).await {
             Ok(found) => {

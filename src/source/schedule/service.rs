@@ -21,7 +21,7 @@ use crate::broker::record::{
     JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched,
 };
 use crate::broker::state::ScheduleEntry;
-use crate::broker::{Broker, CreateTopicError, Topic};
+use crate::broker::{Broker, CreateTopicError, NoPartition, Topic};
 use crate::config::planned::Planned;
 use crate::topic::partitioner::partition_of_key;
 
@@ -51,6 +51,9 @@ pub enum ApplyScheduleError {
     /// The topic does not exist, and topics are not made by themselves.
     #[error("schedule.topic: topic {0} does not exist; create it first")]
     UnknownTopic(String),
+    /// The partition that its key goes to is offline.
+    #[error("schedule.topic: {0}")]
+    Partition(#[from] NoPartition),
     /// A compacted topic keeps records by their keys.
     #[error("schedule.key: found nothing, allowed: a key, because topic {0} is compacted")]
     KeyMissing(String),
@@ -180,10 +183,9 @@ struct Status {
 
 impl Schedule {
     fn new(entry: &ScheduleDefined, spec: Arc<ScheduleSpec>, topic: Arc<Topic>, status: Status) -> Self {
-        let key = spec.key.as_deref().unwrap_or(spec.name.as_str());
         Self {
             id: entry.id,
-            partition: partition_of_key(key.as_bytes(), topic.partition_count()),
+            partition: partition_for(&spec, &topic),
             created_ms: entry.created_ms,
             definition_bytes: entry.definition.len(),
             spec,
@@ -251,6 +253,7 @@ impl ScheduleService {
         let topic = self.inner.broker.topic_or_create(&spec.topic).await?;
         let topic = topic.ok_or_else(|| ApplyScheduleError::UnknownTopic(spec.topic.to_string()))?;
         has_needed_key(&spec, &topic)?;
+        topic.partition(partition_for(&spec, &topic))?;
         let mut planner = self.inner.planner.lock().await;
         let current = self.inner.find(spec.name.as_str());
         if current.as_ref().is_some_and(|current| *current.spec == spec && current.topic.id() == topic.id()) {
@@ -322,7 +325,10 @@ impl ScheduleService {
     pub fn check(&self, spec: &ScheduleSpec, planned: &Planned) -> Result<AppliedSchedule, ApplyScheduleError> {
         let topic = self.inner.broker.topic(spec.topic.as_str());
         match &topic {
-            Some(topic) => has_needed_key(spec, topic)?,
+            Some(topic) => {
+                has_needed_key(spec, topic)?;
+                topic.partition(partition_for(spec, topic))?;
+            }
             None if planned.has_topic(spec.topic.as_str()) => {}
             None if self.inner.broker.has_or_would_create(&spec.topic)? => {}
             None => return Err(ApplyScheduleError::UnknownTopic(spec.topic.to_string())),
@@ -510,6 +516,12 @@ fn status_of(entry: &ScheduleEntry) -> Status {
     Status { paused: entry.paused, position, ..Status::default() }
 }
 
+/// Where the events of a schedule go.
+fn partition_for(spec: &ScheduleSpec, topic: &Topic) -> u32 {
+    let key = spec.key.as_deref().unwrap_or(spec.name.as_str());
+    partition_of_key(key.as_bytes(), topic.partition_count())
+}
+
 /// What the definition was; `None` when there was none that can be read.
 fn spec_before(current: Option<&Schedule>, remembered: Option<&ScheduleEntry>) -> Option<Arc<ScheduleSpec>> {
     let read = |entry: &ScheduleEntry| spec_of(entry).ok().map(Arc::new);
@@ -544,7 +556,9 @@ fn restore_one(broker: &Broker, entry: &ScheduleEntry) -> Result<Schedule, Strin
     let spec = spec_of(entry)?;
     let topic = broker.topic_by_id(entry.defined.topic);
     let topic = topic.ok_or_else(|| format!("topic {} does not exist", spec.topic))?;
-    Ok(Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry)))
+    let schedule = Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry));
+    schedule.topic.partition(schedule.partition).map_err(|error| error.to_string())?;
+    Ok(schedule)
 }
 
 #[cfg(test)]

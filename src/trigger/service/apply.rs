@@ -245,7 +245,9 @@ pub(super) struct Remembered {
 impl Remembered {
     /// Where a trigger starts in a topic.
     async fn start(&mut self, trigger: Uuid, topic: &Topic, starts: &Starts) -> Result<(), ApplyTriggerError> {
-        for (partition, log) in (0..).zip(topic.partitions()) {
+        // Where it would start in one that is offline nobody can say.
+        topic.is_whole()?;
+        for (partition, log) in topic.partitions() {
             let at = starts.at(topic.id(), partition, log).await?;
             self.sources.push((Arc::clone(log), at));
             let lane = LaneId { trigger, topic: topic.id(), partition };
@@ -268,7 +270,7 @@ impl Starts {
         let (position, mut found) = (spec.input.start, HashMap::new());
         if matches!(position, StartPosition::Time(_)) {
             for topic in topics {
-                for (partition, log) in (0..).zip(topic.partitions()) {
+                for (partition, log) in topic.partitions() {
                     found.insert((topic.id(), partition), start_offset(log, position).await?);
                 }
             }

@@ -2,8 +2,8 @@
 
 use tripline_storage::Offset;
 
-use crate::broker::CreateTopicError;
 use crate::broker::journal::JournalError;
+use crate::broker::{CreateTopicError, NoPartition};
 use crate::config::fields::nearest;
 use crate::function::DeployError;
 
@@ -60,6 +60,9 @@ pub enum ApplyTriggerError {
     /// The function behind a URL is refused.
     #[error("trigger.function.http.url: {0}")]
     Deploy(#[from] DeployError),
+    /// A partition that it would start in is offline.
+    #[error("trigger.input: {0}")]
+    Partition(#[from] NoPartition),
     /// The start position could not be looked up.
     #[error("trigger.input.start: {0}")]
     Start(#[from] tripline_storage::error::ReadError),
@@ -184,6 +187,9 @@ pub enum ResetTriggerError {
         /// One after the last offset that any of them has.
         tail: Offset,
     },
+    /// The partition is offline.
+    #[error(transparent)]
+    Partition(#[from] NoPartition),
     /// It does not read this topic.
     #[error("trigger {0} does not read that topic")]
     OtherTopic(String),

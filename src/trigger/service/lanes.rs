@@ -40,7 +40,8 @@ impl TriggerService {
     /// A trigger's lanes in a topic, one per partition, where the journal says.
     pub(super) fn live_lanes(&self, runner: &Arc<Runner>, topic: &Topic) -> Result<Vec<NewLane>, String> {
         self.set_back(runner.id, topic).map_err(|error| error.to_string())?;
-        let lanes = (0..topic.partition_count()).map(|partition| {
+        // What is remembered of those that are offline stays as it is.
+        let lanes = topic.partitions().map(|(partition, _)| {
             let lane = LaneId { trigger: runner.id, topic: topic.id(), partition };
             self.new_lane(runner, self.log_input(topic, partition)?, lane, None)
         });
@@ -93,7 +94,7 @@ impl TriggerService {
 
     pub(super) fn log_input(&self, topic: &Topic, partition: u32) -> Result<EventInput, String> {
         let input = LogInput::new(&self.inner.broker, topic, partition);
-        input.map(EventInput::Log).ok_or_else(|| format!("partition {}/{partition} is missing", topic.name()))
+        input.map(EventInput::Log).map_err(|error| error.to_string())
     }
 
     /// The poller of a partition, started if there is none at work: one that broke down drives nothing any more.
@@ -112,7 +113,7 @@ impl TriggerService {
     pub(super) fn set_back(&self, id: Uuid, topic: &Topic) -> Result<(), JournalError> {
         let journal = self.inner.broker.journal();
         let mut records = Vec::new();
-        for (partition, log) in (0..).zip(topic.partitions()) {
+        for (partition, log) in topic.partitions() {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };
             let back =
                 journal.look(|state| state.lanes.get(&lane).and_then(|remembered| set_back(remembered, log.tail())));

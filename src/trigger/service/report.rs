@@ -1,11 +1,13 @@
 //! What people and metrics see of triggers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::{Running, TriggerService};
+use crate::broker::Topic;
 use crate::trigger::spec::TriggerSpec;
 
 /// What a trigger is doing, with the words that people see.
@@ -120,6 +122,8 @@ pub struct TriggerReport {
     pub ends_when: &'static str,
     /// Its partitions, by the names of their topics and their numbers.
     pub lanes: Vec<LaneReport>,
+    /// Partitions that it reads and that are offline, as `topic/number`: what it has done there is kept.
+    pub offline: Vec<String>,
     /// Since the broker started.
     pub counts: TriggerCounts,
 }
@@ -200,6 +204,10 @@ impl Running {
 
 fn report(running: &Running) -> TriggerReport {
     let (shown, since_ms) = running.runner.shown();
+    let offline_in = |topic: &Arc<Topic>| {
+        let places = topic.offline().map(|(number, _)| format!("{}/{number}", topic.name()));
+        places.collect::<Vec<_>>()
+    };
     TriggerReport {
         id: running.runner.id,
         spec: (*running.runner.spec()).clone(),
@@ -208,6 +216,7 @@ fn report(running: &Running) -> TriggerReport {
         since_ms,
         ends_when: shown.ends_when,
         lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
+        offline: running.topics.iter().flat_map(offline_in).collect(),
         counts: running.runner.counters.snapshot(),
     }
 }

@@ -11,7 +11,7 @@ use super::apply::start_offset;
 #[cfg(feature = "cluster")]
 use super::cluster::{There, told_in_time};
 use super::runs::RunError;
-use crate::broker::{Broker, Topic};
+use crate::broker::{Broker, NoPartition, Topic};
 use crate::input::{EventInput, LogInput};
 use crate::trigger::run::{RangeRequest, RunRange, ScanError, chosen, none_where_named};
 use crate::trigger::runner::Runner;
@@ -85,7 +85,7 @@ impl RunTopic {
     /// Where a partition begins; `None` when nobody asked its cluster, see [`RunTopic::ask_log_starts`].
     pub(super) fn log_start(&self, partition: u32) -> Option<Offset> {
         match self.local() {
-            Some(topic) => topic.partition(partition).map(|log| log.log_start()),
+            Some(topic) => topic.partition(partition).ok().map(|log| log.log_start()),
             None => self.log_starts.get(&partition).copied(),
         }
     }
@@ -130,7 +130,7 @@ impl RunTopic {
     /// What must be durable before anything that is written down about its records in these ranges.
     pub(super) fn sources(&self, ranges: &[RunRange]) -> Vec<(Arc<Partition>, Offset)> {
         let of_range = |range: &RunRange| {
-            let log = self.local()?.partition(range.partition)?;
+            let log = self.local()?.partition(range.partition).ok()?;
             Some((Arc::clone(log), range.next()))
         };
         ranges.iter().filter_map(of_range).collect()
@@ -140,8 +140,8 @@ impl RunTopic {
     pub(super) async fn input(&self, broker: &Broker, partition: u32) -> Result<EventInput, RunError> {
         let input = match &self.at {
             At::Here(topic) => {
-                let missing = || ScanError { partition, reason: "it is missing".to_owned() };
-                EventInput::Log(LogInput::new(broker, topic, partition).ok_or_else(missing)?)
+                let failed = |error: NoPartition| ScanError { partition, reason: error.to_string() };
+                EventInput::Log(LogInput::new(broker, topic, partition).map_err(failed)?)
             }
             #[cfg(feature = "cluster")]
             At::There(there) => there.input(partition, Offset::ZERO).await?,
@@ -179,7 +179,7 @@ impl RunTopic {
         match &self.at {
             At::Here(topic) => {
                 let failed = |reason: String| ScanError { partition, reason };
-                let log = topic.partition(partition).ok_or_else(|| failed("it is missing".to_owned()))?;
+                let log = topic.partition(partition).map_err(|error| failed(error.to_string()))?;
                 Ok(start_offset(log, position).await.map_err(|error| failed(error.to_string()))?)
             }
             #[cfg(feature = "cluster")]

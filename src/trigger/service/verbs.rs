@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::apply::start_offset;
 use super::{LaneChoice, ResetTriggerError, TriggerError, TriggerService};
+use crate::broker::NoPartition;
 use crate::broker::record::{JournalRecord, LaneId, TriggerSwitched};
 use crate::trigger::runner::Runner;
 use crate::trigger::spec::StartPosition;
@@ -78,7 +79,7 @@ impl TriggerService {
             return Err(ResetTriggerError::Unknown(name.to_owned()));
         }
         let topics = self.topics_meant(name, choice)?;
-        let tails = || topics.iter().flat_map(|topic| topic.partitions()).map(|log| log.tail());
+        let tails = || topics.iter().flat_map(|topic| topic.partitions()).map(|(_, log)| log.tail());
         match (to, tails().max()) {
             (StartPosition::Offset(found), Some(tail)) if choice.partition.is_none() && found > tail => {
                 return Err(ResetTriggerError::Beyond { name: name.to_owned(), found, tail });
@@ -90,7 +91,11 @@ impl TriggerService {
             let all = 0..topic.partition_count();
             let numbers = choice.partition.map_or(all, |number| number..number.saturating_add(1));
             for number in numbers {
-                let offset = match (topic.partition(number), to) {
+                let log = match topic.partition(number) {
+                    Err(error @ NoPartition::Offline { .. }) => return Err(error.into()),
+                    found => found.ok(),
+                };
+                let offset = match (log, to) {
                     (Some(log), StartPosition::Offset(_)) if choice.partition.is_none() => start_offset(log, to).await,
                     (_, StartPosition::Offset(offset)) => Ok(offset),
                     (Some(log), _) => start_offset(log, to).await,
@@ -117,7 +122,10 @@ impl TriggerService {
         for &(topic, partition, found) in offsets {
             let topic = topics.iter().find(|read| read.id() == topic);
             let topic = topic.ok_or_else(|| ResetTriggerError::OtherTopic(name.to_owned()))?;
-            let log = topic.partition(partition);
+            let log = match topic.partition(partition) {
+                Err(error @ NoPartition::Offline { .. }) => return Err(error.into()),
+                found => found.ok(),
+            };
             sources.extend(log.map(|log| (Arc::clone(log), found)));
             let (log_start, tail) = log.map_or((Offset::ZERO, Offset::ZERO), |log| (log.log_start(), log.tail()));
             if log.is_none() || found < log_start || found > tail {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::record::{Fact, Letters, TraceRecord, key_may_tell_of};
 use super::story::{self, EventFacts, History, LetterPlace, Searched, Story, Told, TriggerFacts, WhyNot};
 use super::writer::{TRACE_TOPIC, TraceLog};
-use crate::broker::{Broker, Topic};
+use crate::broker::{Broker, NoPartition, Topic};
 use crate::event::MatchEvent;
 use crate::event::trace::TraceContext;
 use crate::input::{EventInput, LogInput, Origin};
@@ -103,16 +103,9 @@ pub enum TraceError {
         /// Its partition.
         partition: u32,
     },
-    /// The topic has no such partition.
-    #[error("topic {topic} has partitions 0 to {last}, found {found}")]
-    UnknownPartition {
-        /// The topic.
-        topic: String,
-        /// Its last partition.
-        last: u32,
-        /// What was asked for.
-        found: u32,
-    },
+    /// The topic has no such partition, or it is offline.
+    #[error(transparent)]
+    Partition(#[from] NoPartition),
     /// Nothing was produced there yet.
     #[error("{topic}/{partition} ends before offset {tail}: there is nothing at {offset} yet")]
     NotProduced {
@@ -242,11 +235,7 @@ async fn told_of(
 }
 
 fn input(broker: &Broker, topic: &Topic, partition: u32) -> Result<LogInput, TraceError> {
-    LogInput::new(broker, topic, partition).ok_or_else(|| TraceError::UnknownPartition {
-        topic: topic.name().to_string(),
-        last: topic.partition_count().saturating_sub(1),
-        found: partition,
-    })
+    Ok(LogInput::new(broker, topic, partition)?)
 }
 
 /// A record as it stands in the log.
@@ -386,7 +375,7 @@ async fn history(
 /// Where among a window's dead letters that of one record is, by what it says of itself.
 async fn letter_place(broker: &Broker, letters: &Letters<'_>, origin: &Origin, offset: Offset) -> LetterPlace {
     let mut place = LetterPlace { topic: letters.topic.to_string(), partition: letters.partition, offset: None };
-    let input = broker.topic(&letters.topic).and_then(|found| LogInput::new(broker, &found, letters.partition));
+    let input = broker.topic(&letters.topic).and_then(|found| LogInput::new(broker, &found, letters.partition).ok());
     let Some(input) = input else { return place };
     let wanted = [
         ("tripline-dlq-topic", origin.topic.clone()),
@@ -480,9 +469,9 @@ async fn find_in_topics(
     topics: &[Arc<Topic>],
     spent: &mut Spent,
 ) -> Result<Option<Place>, TraceError> {
-    let inputs = topics
-        .iter()
-        .flat_map(|topic| (0..topic.partition_count()).filter_map(|partition| LogInput::new(broker, topic, partition)));
+    let inputs = topics.iter().flat_map(|topic| {
+        (0..topic.partition_count()).filter_map(|partition| LogInput::new(broker, topic, partition).ok())
+    });
     let mut partitions: Vec<Backwards> = inputs.map(Backwards::new).collect();
     while !partitions.is_empty() {
         let mut left = Vec::new();

@@ -441,12 +441,12 @@ fn flushed_segment(
 
 /// What the disk does not give may hold batches that were acknowledged, and what they say of their producers: without
 /// that, one that is sent again would be taken for a new one. It may come back, so the partition is not opened.
-fn unread(path: &Path, (position, offset): (u64, Offset), cause: &io::Error) -> io::Error {
+fn unread(path: &Path, (position, offset): (u64, Offset), cause: io::Error) -> io::Error {
     let path = path.display();
     let what = format!("{path}: what begins at byte {position}, with offset {offset}, cannot be read: {cause}");
     let advice = "nothing that was flushed was changed; try again, or copy the data directory with a tool that skips \
                   bad sectors and run `tripline repair` on the copy";
-    io::Error::new(cause.kind(), format!("{what}; {advice}"))
+    fs::told(cause, format!("{what}; {advice}"))
 }
 
 struct ScanEnd {
@@ -479,7 +479,7 @@ fn scan(
         let step = match walk.next_verified() {
             Ok(Some(step)) => step,
             Ok(None) => break,
-            Err(WalkError::Io(e)) => return Err(unread(&path, (end.position, end.next), &e)),
+            Err(WalkError::Io(e)) => return Err(unread(&path, (end.position, end.next), e)),
             Err(WalkError::NoBatch { reason, .. }) => {
                 end.reason = Some(reason);
                 break;

@@ -99,7 +99,7 @@ fn firings(inner: &Inner, due: &[Due]) -> Vec<Firing> {
     let schedules = inner.schedules.read();
     let firing = |&due: &Due| {
         let schedule = Arc::clone(schedules.by_id.get(&due.id)?);
-        let log = Arc::clone(schedule.topic.partition(schedule.partition)?);
+        let log = Arc::clone(schedule.topic.partition(schedule.partition).ok()?);
         Some(Firing { due, schedule, from: log.tail(), log })
     };
     due.iter().filter_map(firing).collect()

@@ -68,7 +68,7 @@ impl World {
     fn ids(&self, topic: &str) -> Vec<String> {
         let topic = self.broker.topic(topic).unwrap();
         let mut ids = Vec::new();
-        for log in topic.partitions() {
+        for (_, log) in topic.partitions() {
             let mut at = log.log_start();
             while at < log.tail() {
                 let outcome = log.read_blocking(at, 1 << 20).unwrap();
@@ -464,6 +464,54 @@ async fn a_schedule_whose_partition_cannot_be_read_is_applied_again_when_it_can(
     schedules.settled().await;
     assert_eq!(log.tail().get(), 1);
     assert_eq!(schedules.describe("m").unwrap().last.unwrap().time_text(), "2026-12-01T07:01:00Z");
+}
+
+#[tokio::test]
+async fn a_schedule_whose_partition_is_offline_waits_for_the_start_that_finds_it() {
+    for has_begun in [false, true] {
+        let disk = SimFs::new();
+        let clock = ManualClock::new(T0_MS);
+        let start = async |disk: &SimFs| {
+            let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
+            let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::Manual(clock.clone())).await;
+            (broker, schedules, failed)
+        };
+        let spec = || ScheduleSpec::from_json(&every_minute("skip")).unwrap();
+        let (broker, schedules, _) = start(&disk).await;
+        schedules.apply(spec()).await.unwrap();
+        clock.pass(60_000);
+        schedules.settled().await;
+        schedules.shutdown().await;
+        let topic = broker.topic("t").unwrap();
+        if has_begun {
+            begin_again(&broker, 0, topic.id());
+        }
+        let name = format!("/data/topics/{}/0/{:020}.log", topic.id(), 0);
+        let log = Path::new(&name);
+        drop((topic, schedules, broker));
+
+        let disk = disk.kill();
+        disk.set_unreadable(log, Some(0..4096)).unwrap();
+        let (broker, schedules, failed) = start(&disk).await;
+        let told = failed[0].to_string();
+        assert!(told.starts_with("schedule m in the state journal: t/0 is offline"), "{told}");
+        let refused = schedules.apply(spec()).await.unwrap_err().to_string();
+        assert!(refused.starts_with("schedule.topic: t/0 is offline"), "{refused}");
+        clock.pass(630_000);
+        schedules.settled().await;
+        schedules.shutdown().await;
+        drop((schedules, broker));
+
+        let disk = disk.kill();
+        disk.set_unreadable(log, None).unwrap();
+        let (broker, schedules, failed) = start(&disk).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        clock.pass(60_000);
+        schedules.settled().await;
+        let tail = broker.topic("t").unwrap().partition(0).unwrap().tail().get();
+        assert_eq!(tail, 2, "its first tick once, and the one that came now");
+        schedules.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ fn for_each_batch(
         let met = match walk.next() {
             Ok(Some(met)) => met,
             Ok(None) => return Ok(()),
-            Err(cause) => return Err(unread(path, walk.place(), &cause)),
+            Err(cause) => return Err(unread(path, walk.place(), cause)),
         };
         match met {
             Met::Batch(step) => visit(&step, &walk.header_bytes(&step)?),
