@@ -199,27 +199,30 @@ impl Partition {
     fn write_sides_due(&self) {
         // Compaction and retention put other files in the place of these, or none: not at the same time. They wait
         // for the checkpoint, so they are not waited for here.
-        let condemned = self.condemned.try_lock();
-        // A few at a time: somebody waits for the log.
-        self.write_late(if condemned.is_some() { LATE_SEALS_A_FLUSH } else { 0 });
+        if let Some(_condemned) = self.condemned.try_lock() {
+            // A few at a time: somebody waits for the log.
+            self.write_late(LATE_SEALS_A_FLUSH);
+        } else {
+            let due = std::mem::take(&mut self.writer.lock().sides_due);
+            self.sync_side_names(due);
+        }
     }
 
     /// All of it, as there is no flush any more.
     pub(super) fn write_last_sides(&self) {
         let _condemned = self.condemned.lock();
         let _checkpoint = self.checkpoint.lock();
-        self.write_late(usize::MAX);
+        // A sync that failed is not tried again.
+        if self.stopped().is_none() {
+            self.write_late(usize::MAX);
+        }
     }
 
-    /// At most so many of the seals that are due, and the snapshot; 0: neither. The caller has both locks, or asks for
-    /// none.
+    /// At most so many of the seals that are due, and the snapshot. The caller has both locks.
     fn write_late(&self, seals_max: usize) {
         let SidesDue { names, seals, snapshot } = std::mem::take(&mut self.writer.lock().sides_due);
-        if seals_max == 0 || seals.is_empty() && snapshot.is_none() {
-            self.sync_side_names(SidesDue { names, seals, snapshot });
-            return;
-        }
-        let mut due = SidesDue { names: true, ..SidesDue::default() };
+        let writes = !seals.is_empty() || snapshot.is_some();
+        let mut due = SidesDue { names: names || writes, ..SidesDue::default() };
         let mut seals = seals.into_iter();
         for seal in seals.by_ref().take(seals_max) {
             if self.is_sealed_as(&seal) && !self.write_aside(seal.base, FileKind::Seal, &seal.encode(), true) {
