@@ -132,13 +132,30 @@ pub struct Withheld {
     pub skipped: usize,
 }
 
+/// The window whose turn it is.
+#[derive(Debug)]
+pub struct Next {
+    turn: fit::Turn,
+    size_bytes: u64,
+}
+
+impl Next {
+    /// Bytes of its records; some of them may be cut off when it starts.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
 /// How a window that was made again stood in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Its first offset then.
     pub first: Offset,
-    /// How many records it had then, at least as many as it has.
+    /// How many records it had then.
     pub records: usize,
+    /// Whether it has just these: the log has removed none, and nothing that succeeded is among them.
+    pub is_whole: bool,
 }
 
 /// A closed window.
@@ -560,8 +577,8 @@ impl Held {
         let attempts = TriedAttempts::of(&self.state).filter(|_| !self.decided)?;
         let span = self.span(from)?;
         let records = u32::try_from(self.own(from).count()).unwrap_or(u32::MAX);
-        let fingerprint = self.foreign.then(|| fingerprint(self.own(from)));
-        Some(TriedWindow { span, records, fingerprint, key: self.key, attempts, given_up: self.given_up() })
+        let (fingerprint, is_foreign) = (fingerprint(self.own(from)), self.foreign);
+        Some(TriedWindow { span, records, fingerprint, is_foreign, key: self.key, attempts, given_up: self.given_up() })
     }
 }
 

@@ -442,8 +442,8 @@ impl Poller {
         loop {
             let now_ms = entry.runner.clock.now_ms();
             let more = entry.fills(tail) && !(entry.at_head.is_some() && self.head_failed);
-            let Some(size_bytes) = entry.lane.next_size_bytes(more, now_ms) else { return false };
-            let permit = match entry.runner.permit(size_bytes, now_ms, &self.handle) {
+            let Some(next) = entry.lane.next(more, now_ms) else { return false };
+            let permit = match entry.runner.permit(next.size_bytes(), now_ms, &self.handle) {
                 Ok(permit) => permit,
                 Err(NotNow::Told) => return true,
                 Err(NotNow::Until(at_ms)) => {
@@ -453,7 +453,7 @@ impl Poller {
             };
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
             let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
-            let Some(window) = entry.lane.start(more, if raw { 1 } else { usize::MAX }, now_ms) else { return false };
+            let window = entry.lane.start(next, if raw { 1 } else { usize::MAX }, now_ms);
             if entry.run.is_some() {
                 entry.runner.slots.spend(entry.lane.offsets(window).len(), entry.runner.clock.elapsed());
             }

@@ -9,10 +9,11 @@
 //! A window that was tried stands here with its attempts, so that a restart makes the same window again and goes on
 //! counting: its records are those in its range that lie in a hole and, where it has a key, that have this key. A
 //! record that may be of several belongs to the innermost of its key, or else to the innermost without a key: the last
-//! in the list. Under another filter than when it was made others may join it. So it says how many records it has and,
-//! once another filter is in force, a fingerprint of them; and beside the windows stands under which filter all this was
-//! written, for whoever reads it under another one. Where what is found cannot be what a window had, or nothing can tell,
-//! the attempts are nobody's, and all of it is delivered as what was not tried.
+//! in the list. Others may come to lie between them: another filter lets them in, or what was finished there takes too
+//! many bytes to be told apart. So it says how many records it has, a fingerprint of them, and whether another filter is
+//! in force than when it was made; and beside the windows stands under which filter all this was written, for whoever
+//! reads it under another one. Where what is found cannot be what a window had, the attempts are nobody's, and all of it
+//! is delivered as what was not tried. Under its own filter some may be gone, which the log has removed.
 //!
 //! # Bytes
 //! The same bytes stand in the state journal and, on a cluster, as the metadata of a commit (in base64 they stay below
@@ -35,13 +36,13 @@
 //! base          varint  the earliest first attempt of these windows
 //!   first       varint    distance from the first offset of the window before, for the first from committed
 //!   length      varint    offsets of its range, at least 1
-//!   records     varint    how many it has, at least 1
+//!   records     varint    how many it has, 1 to 10,000
 //!   flags       u8        1: it has a key; 2: an attempt has begun and has no outcome; 4: its age stands still; 8: it is
 //!                         given up; from bit 4 on how the last attempt failed: 0 not yet, 1 failed, 2 rejected,
 //!                         3 throttled, 4 unavailable, 5 broken code, 6 crashed, 7 interrupted; bit 7: another filter
 //!                         was in force when it was made
 //!   key         u64       little-endian hash, with flag 1
-//!   fingerprint u16       little-endian, of its offsets, with bit 7
+//!   fingerprint u16       little-endian, of its offsets
 //!   attempts    varint    spent
 //!   interrupted varint    attempts that the broker did not survive
 //!   first       varint    the first attempt, since base
@@ -63,6 +64,7 @@
 use tripline_storage::Offset;
 
 use super::attempt::{AttemptState, ExhaustedReason, LastError};
+use super::window::WINDOW_COUNT_MAX;
 use crate::function::ErrorClass;
 
 mod codec;
@@ -85,10 +87,12 @@ pub struct Span {
 pub struct TriedWindow {
     /// From its first record to behind its last.
     pub span: Span,
-    /// How many of the range are its own, at least 1.
+    /// How many are its own, 1 to [`WINDOW_COUNT_MAX`]. Of some the range may not be left any more.
     pub records: u32,
-    /// The [`fingerprint`] of their offsets, where another filter was in force when it was made.
-    pub fingerprint: Option<u16>,
+    /// The [`fingerprint`] of their offsets.
+    pub fingerprint: u16,
+    /// Another filter is in force than when it was made.
+    pub is_foreign: bool,
     /// The hash of the one key of its records, where it has one.
     pub key: Option<u64>,
     /// Its attempts so far.
@@ -153,13 +157,6 @@ pub fn fingerprint(offsets: impl IntoIterator<Item = Offset>) -> u16 {
     offsets.into_iter().fold(0, |sum: u16, offset| sum.wrapping_add(mixed(offset)))
 }
 
-impl TriedWindow {
-    /// Whether its range has room for its records.
-    fn has_room(&self) -> bool {
-        (1..=self.span.offsets()).contains(&u64::from(self.records))
-    }
-}
-
 impl Span {
     /// The range `first..next`; `None` when it is empty.
     #[must_use]
@@ -211,7 +208,10 @@ impl Progress {
         let inside = |span: &Span| span.first >= committed && span.first < span.next && span.next <= self.reading_point;
         self.holes.iter().all(inside)
             && self.holes.windows(2).all(|pair| pair[0].next < pair[1].first)
-            && self.windows.iter().all(|window| inside(&window.span) && window.has_room())
+            && self
+                .windows
+                .iter()
+                .all(|window| inside(&window.span) && (1..=WINDOW_COUNT_MAX).contains(&window.records))
             && self.windows.windows(2).all(|pair| pair[0].span.first <= pair[1].span.first)
             && self.blocked_keys.iter().all(|key| key.first <= self.reading_point)
             && self.blocked_keys.windows(2).all(|pair| pair[0].hash < pair[1].hash)
@@ -402,7 +402,7 @@ pub(super) mod tests {
         pub(crate) fn any_progress()(
             start in 0..1u64 << 60,
             holes in proptest::collection::vec((0u64..5, 1u64..300), 0..20),
-            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<(u32, Option<u16>)>()), 0..10),
+            tried in proptest::collection::vec((any::<prop::sample::Index>(), any::<Option<u64>>(), attempts(), any::<(u32, u16, bool)>()), 0..10),
             keys in proptest::collection::btree_map(any::<u64>(), any::<u16>(), 0..10),
             beyond in 0u64..1000,
             filter: u32,
@@ -416,11 +416,11 @@ pub(super) mod tests {
             }
             let reading_point = at + beyond;
             let mut windows: Vec<TriedWindow> = Vec::new();
-            for (index, key, attempts, (records, fingerprint)) in tried.into_iter().filter(|_| !spans.is_empty()) {
+            for (index, key, attempts, (records, fingerprint, is_foreign)) in tried.into_iter().filter(|_| !spans.is_empty()) {
                 let span = *index.get(&spans);
                 let given_up = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
-                let records = 1 + records % u32::try_from(span.offsets()).unwrap();
-                windows.push(TriedWindow { span, records, fingerprint, key, attempts, given_up });
+                let records = 1 + records % WINDOW_COUNT_MAX;
+                windows.push(TriedWindow { span, records, fingerprint, is_foreign, key, attempts, given_up });
             }
             windows.sort_by_key(|window| window.span.first);
             windows.dedup_by_key(|window| window.span.first);

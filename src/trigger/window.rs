@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use tripline_storage::Offset;
 
+/// The most records that a window has.
+pub const WINDOW_COUNT_MAX: u32 = 10_000;
+
 /// The limits of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowSpec {

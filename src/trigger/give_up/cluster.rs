@@ -60,8 +60,10 @@ pub(in crate::trigger) enum Keeper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::trigger) struct Begun {
     pub(in crate::trigger) producer_id: i64,
-    /// How many records they were for. Where there are others, nobody knows which, nor so the numbers of the others.
+    /// How many records they were for.
     pub(in crate::trigger) records: usize,
+    /// Whether those are the records that there are now. Else nobody knows which is which, nor so the numbers of any.
+    pub(in crate::trigger) is_whole: bool,
 }
 
 /// As [`super::run`], on a cluster.
@@ -268,7 +270,7 @@ impl GiveUp {
         match &mut self.keeper {
             Keeper::Group { poller, window, begun } => {
                 let is_ours = poller.make_known(self.runner.id, *window, target.producer_id).await;
-                *begun = Some(Begun { producer_id: target.producer_id, records: self.offsets.len() });
+                *begun = Some(Begun { producer_id: target.producer_id, records: self.offsets.len(), is_whole: true });
                 Ok(is_ours)
             }
             Keeper::Journal(verdict) => {
@@ -295,11 +297,9 @@ impl GiveUp {
             Remembered::Last { epoch, sequence } => Some(letters_to(epoch, sequence)),
             Remembered::Untold => None,
         };
-        if let Keeper::Group { begun: Some(Begun { records, .. }), .. } = self.keeper
-            && records != self.offsets.len()
-        {
-            let is_whole = there.is_some_and(|there| there >= records);
-            return Ok(if is_whole { Wrote::All(self.offsets.len()) } else { Wrote::Unclear });
+        if let Keeper::Group { begun: Some(Begun { records, is_whole: false, .. }), .. } = self.keeper {
+            let are_all_there = there.is_some_and(|there| there >= records);
+            return Ok(if are_all_there { Wrote::All(self.offsets.len()) } else { Wrote::Unclear });
         }
         let letters = DeadLetters {
             trigger: spec.name.as_str(),

@@ -18,12 +18,12 @@ use crate::trigger::unfinished::{Place, Ranges, groups};
 /// Version, committed offset, distance of the reading point, three counts of ranges and bits, two of windows and keys,
 /// the filter, the earliest time, and what a map that begins and ends within a byte takes more.
 const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 4 + 6 + 8;
-/// Of a tried window: flags, attempts, interruptions, five times and the reason; where it lies and its key come on top.
-const ATTEMPTS_BYTES: usize = 1 + 3 + 2 + 5 * 5 + 1;
-/// Where a tried window lies takes so many distances at most: first offset, length, and how many records it has.
-const TRIED_DISTANCES: usize = 3;
+/// Of a tried window: how many records it has, flags, fingerprint, attempts, interruptions, five times and the reason;
+/// where it lies and its key come on top.
+const ATTEMPTS_BYTES: usize = 2 + 1 + 2 + 3 + 2 + 5 * 5 + 1;
+/// Where a tried window lies takes so many distances at most: first offset and length.
+const TRIED_DISTANCES: usize = 2;
 const KEY_BYTES: usize = 8;
-const FINGERPRINT_BYTES: usize = 2;
 /// Ranges that came, went or changed, and offsets that were read, before it is looked again where bits should begin.
 const CHANGES_MIN: usize = 64;
 const OFFSETS_MIN: u64 = 1024;
@@ -47,8 +47,6 @@ pub(super) struct Reserved {
     cuts_below: usize,
     /// Windows with a key.
     keyed: usize,
-    /// Windows that were made under another filter.
-    foreign: usize,
 }
 
 /// What is more to be written down: a bound has room for it or not.
@@ -70,8 +68,7 @@ impl Lane {
     /// What one more tried window takes at most.
     fn tried_bytes(&self) -> usize {
         let key_bytes = if self.spec.order == Order::Key { KEY_BYTES } else { 0 };
-        let foreign_bytes = if self.reserved.foreign > 0 { FINGERPRINT_BYTES } else { 0 };
-        ATTEMPTS_BYTES + key_bytes + foreign_bytes + TRIED_DISTANCES * self.distance_bytes()
+        ATTEMPTS_BYTES + key_bytes + TRIED_DISTANCES * self.distance_bytes()
     }
 
     /// A bound on written progress, now and after any outcome of what is in flight, with something more.
@@ -81,8 +78,7 @@ impl Lane {
         HEAD_BYTES
             + self.tried.len() * (ATTEMPTS_BYTES + TRIED_DISTANCES * distance_bytes)
             + self.reserved.keyed * KEY_BYTES
-            + self.reserved.foreign * FINGERPRINT_BYTES
-            + building * (ATTEMPTS_BYTES + KEY_BYTES + FINGERPRINT_BYTES + TRIED_DISTANCES * distance_bytes)
+            + building * (ATTEMPTS_BYTES + KEY_BYTES + TRIED_DISTANCES * distance_bytes)
             + more.windows * self.tried_bytes()
             + self.markers.len() * (KEY_BYTES + distance_bytes)
             + self.ranges_bytes(more)
@@ -186,10 +182,9 @@ impl Lane {
 
     /// A window is tried from now on.
     pub(super) fn note_tried(&mut self, id: WindowId) {
-        let (keyed, foreign) = (self.windows[&id].key.is_some(), self.windows[&id].foreign);
+        let keyed = self.windows[&id].key.is_some();
         if self.tried.insert(id) {
             self.reserved.keyed += usize::from(keyed);
-            self.reserved.foreign += usize::from(foreign);
         }
     }
 
@@ -197,7 +192,6 @@ impl Lane {
     pub(super) fn release_reserved(&mut self, id: WindowId, held: &Held) {
         if self.tried.remove(&id) {
             self.reserved.keyed -= usize::from(held.key.is_some());
-            self.reserved.foreign -= usize::from(held.foreign);
         }
         self.reserved.cuts -= held.cuts;
         if held.name < self.unfinished.dense_from() {
@@ -273,8 +267,13 @@ impl Lane {
         if let Some(index) = self.ready.iter().position(|id| is(id, &Held::is_tried)) {
             return Some(Turn { ready: Some(index), open: 0, records_max: usize::MAX });
         }
-        // One that stands behind another of its queue, as a restart may put it, goes on when that has gone.
-        let goes_on = |id: &WindowId| self.windows.get(id).is_some_and(|held| held.phase != Phase::Queued);
+        // One that stands behind another of its queue, as a restart may put it, goes on when that has gone. The first of
+        // its queue goes on, also where it waits for a turn of its key.
+        let is_first = |id: &WindowId, held: &Held| {
+            self.queues.get(&held.queue).is_some_and(|queue| queue.windows.front() == Some(id))
+        };
+        let goes_on =
+            |id: &WindowId| self.windows.get(id).is_some_and(|held| held.phase != Phase::Queued || is_first(id, held));
         if self.tried.iter().any(goes_on) {
             return None;
         }

@@ -69,11 +69,10 @@ struct Building {
     /// What was found of it, with its numbers.
     found: Vec<(RecordFacts, u64)>,
     /// What has a verdict in its range, perhaps on some of its own records: that goes on in another window, or has ended.
-    decided: Vec<Offset>,
-    /// What is found from now on is taken as what was never tried: more was found than it had, or the filter was changed
-    /// and nothing tells its own records from others.
+    decided: BTreeSet<Offset>,
+    /// What is found from now on is taken as what was never tried: it is not this window's.
     dissolved: bool,
-    /// Somebody has begun to write its dead letters: what is found of it is given up.
+    /// Somebody has begun to write its dead letters: under its own filter what is found of it is given up.
     has_letters: bool,
 }
 
@@ -90,37 +89,33 @@ enum Belongs {
 }
 
 impl Building {
-    /// Whether more was found than it had. Where its letters are begun, some of that may be what had succeeded of it;
-    /// yet there may be any number.
+    /// Whether what is found of it is given up, whatever it is: all that may be among it besides had succeeded.
+    const fn is_for_letters(&self) -> bool {
+        self.has_letters && !self.tried.is_foreign
+    }
+
+    /// Whether more was found than it can be.
     fn is_beyond(&self) -> bool {
-        let more = if self.has_letters { TAKEN_MAX } else { 0 };
+        // Of what had succeeded there may be any number.
+        let more = if self.is_for_letters() { TAKEN_MAX } else { 0 };
         self.found.len() > self.tried.records as usize + more
     }
 
-    /// Another filter is in force than the one that it was written under.
-    fn doubt(&mut self) {
-        let TriedWindow { span, records, .. } = self.tried;
-        if self.tried.fingerprint.is_some() {
-            return;
-        }
-        if u64::from(records) == span.offsets() {
-            let offsets = (span.first.get()..span.next.get()).filter_map(Offset::new);
-            self.tried.fingerprint = Some(fingerprint(offsets));
-        } else {
-            self.dissolved = true;
-        }
+    /// Whether what was found, with these, is just what it had.
+    fn is_whole_with(&self, decided: &BTreeSet<Offset>) -> bool {
+        let found = self.found.iter().map(|(record, _)| record.offset);
+        self.found.len() + decided.len() == self.tried.records as usize
+            && fingerprint(found.chain(decided.iter().copied())) == self.tried.fingerprint
     }
 
-    /// Whatever is found of it is given up, also under another filter.
-    fn expect_letters(&mut self) {
-        self.has_letters = true;
-        self.dissolved &= !self.decided.is_empty();
+    fn is_whole(&self) -> bool {
+        self.is_whole_with(&BTreeSet::new())
     }
 
     /// Whether what was found are records that it had. Under the filter that it was made with it may be fewer: the log
     /// removes some. Under another one it must be all.
     fn is_same(&self) -> bool {
-        if self.has_letters {
+        if self.is_for_letters() {
             return true;
         }
         let records = self.tried.records as usize;
@@ -128,12 +123,8 @@ impl Building {
         if self.tried.given_up.is_some() && self.found.len() < records && !self.decided.is_empty() {
             return false;
         }
-        let Some(known) = self.tried.fingerprint else { return !self.is_beyond() };
-        let is_whole = |decided: &[Offset]| {
-            let found = self.found.iter().map(|(record, _)| record.offset);
-            self.found.len() + decided.len() == records && fingerprint(found.chain(decided.iter().copied())) == known
-        };
-        is_whole(&[]) || is_whole(&self.decided)
+        let is_less = !self.tried.is_foreign && self.found.len() < records;
+        is_less || self.is_whole() || self.is_whole_with(&self.decided)
     }
 }
 
@@ -147,17 +138,16 @@ impl Restoring {
             let at = holes.partition_point(|hole| hole.next <= tried.span.first);
             holes.get(at).is_some_and(|hole| hole.first < tried.span.next)
         };
+        let is_another = progress.filter() != filter;
         let building = progress.windows().iter().filter(is_left).map(|&tried| Building {
-            tried,
+            tried: TriedWindow { is_foreign: tried.is_foreign || is_another, ..tried },
             found: Vec::new(),
-            decided: Vec::new(),
+            decided: BTreeSet::new(),
             dissolved: false,
             has_letters: false,
         });
-        let mut building: Vec<Building> = building.collect();
-        building.iter_mut().filter(|_| progress.filter() != filter).for_each(Building::doubt);
-        let nothing = progress.holes().is_empty() && building.is_empty();
-        let restoring = (!nothing).then(|| Self {
+        let building: Vec<Building> = building.collect();
+        let restoring = (!progress.holes().is_empty()).then(|| Self {
             until: progress.reading_point(),
             holes: progress.holes().to_vec(),
             building,
@@ -188,8 +178,7 @@ impl Restoring {
         holes.extend(self.holes.iter().filter_map(|hole| Span::new(hole.first.max(at), hole.next)));
         windows.extend(self.building.iter().filter(|building| !building.dissolved).filter_map(|building| {
             let span = Span::new(building.tried.span.first.max(committed), building.tried.span.next)?;
-            let records = building.tried.records.min(u32::try_from(span.offsets()).unwrap_or(u32::MAX));
-            Some(TriedWindow { span, records, ..building.tried })
+            Some(TriedWindow { span, ..building.tried })
         }));
     }
 
@@ -250,12 +239,8 @@ impl Restoring {
             let span = Span::new(tried.span.first.max(committed), tried.span.next);
             let is_it = |other: &&mut Building| Some(other.tried.span) == span && other.tried.key == tried.key;
             let Some(building) = self.building.iter_mut().find(is_it) else { continue };
-            if has_letters {
-                building.expect_letters();
-            }
-            let decided = decided.into_iter().filter(|offset| building.tried.span.contains(*offset));
-            building.decided =
-                building.decided.iter().copied().chain(decided).collect::<BTreeSet<_>>().into_iter().collect();
+            building.has_letters |= has_letters;
+            building.decided.extend(decided.into_iter().filter(|offset| building.tried.span.contains(*offset)));
         }
     }
 
@@ -392,7 +377,7 @@ impl Lane {
         let Some(restoring) = &mut self.restoring else { return };
         for first in firsts {
             let building = restoring.building.iter_mut().filter(|building| building.tried.span.first == first);
-            building.for_each(Building::expect_letters);
+            building.for_each(|building| building.has_letters = true);
         }
     }
 
@@ -419,7 +404,9 @@ impl Lane {
         match restoring.belongs(&record, self.markers.get(&record.key)) {
             Belongs::Building(index) => {
                 let key = restoring.building[index].tried.key;
-                self.close_before(key, now_ms);
+                if key.is_none() {
+                    self.close_filled(now_ms);
+                }
                 let Some(restoring) = &mut self.restoring else { return };
                 let number = self.unfinished.push(record.offset);
                 let building = &mut restoring.building[index];
@@ -436,7 +423,7 @@ impl Lane {
                 let queue = self.queue_again(&record);
                 if self.spec.order != Order::Key && queue != QueueKey::Whole {
                     // No window without a key spans it.
-                    self.close_before(None, now_ms);
+                    self.close_filled(now_ms);
                 }
                 self.note_filled(queue);
                 self.push(record, queue, false, now_ms);
@@ -471,10 +458,7 @@ impl Lane {
 
     /// A record of a window without a key that was tried is read again: no new window spans it. So written progress
     /// says for each record to which window it belongs, also after the order or the filter was changed.
-    fn close_before(&mut self, tried_key: Option<u64>, now_ms: i64) {
-        if tried_key.is_some() {
-            return;
-        }
+    fn close_filled(&mut self, now_ms: i64) {
         let Some(restoring) = &mut self.restoring else { return };
         std::mem::take(&mut restoring.filled).into_iter().for_each(|key| self.close_open(key, now_ms));
     }
@@ -509,7 +493,9 @@ impl Lane {
     fn complete_to(&mut self, upto: Offset, now_ms: i64) {
         while let Some((offset, id)) = self.restoring.as_mut().and_then(|restoring| restoring.next_carried(upto)) {
             let key = self.windows[&id].key;
-            self.close_before(key, now_ms);
+            if key.is_none() {
+                self.close_filled(now_ms);
+            }
             self.cut_at_holes(offset);
             let number = self.unfinished.push(offset);
             let held = self.windows.get_mut(&id).expect("what is carried over is in hand");
@@ -535,7 +521,7 @@ impl Lane {
 
     /// Which of these records were tried nobody knows: none of them was.
     fn begin_anew(&mut self, tried_key: Option<u64>, found: Vec<(RecordFacts, u64)>, now_ms: i64) {
-        self.close_before(None, now_ms);
+        self.close_filled(now_ms);
         let others = self.tried_among(&found);
         let mut last = None;
         for (record, number) in found {
@@ -547,7 +533,7 @@ impl Lane {
             }
             if last.is_some_and(|last| others.range(last..record.offset).next().is_some()) {
                 // Nor does a window that is made of them span any other that was tried.
-                self.close_before(None, now_ms);
+                self.close_filled(now_ms);
             }
             last = Some(record.offset);
             // Records of a key stay beside what else was read again: by their key they were told from it.
@@ -555,7 +541,7 @@ impl Lane {
             self.note_filled(queue);
             self.put(record, place, queue, false, now_ms);
         }
-        self.close_before(None, now_ms);
+        self.close_filled(now_ms);
     }
 
     /// Records of windows that were tried, between the first and the last of these.
@@ -570,6 +556,7 @@ impl Lane {
 
     /// A window that was tried before the restart is whole again.
     fn make_again(&mut self, building: Building, now_ms: i64) {
+        let is_whole = building.is_whole();
         let Building { tried, found, .. } = building;
         let size_bytes = found.iter().map(|(record, _)| record.size_bytes).sum();
         let place = |&(record, number): &(RecordFacts, u64)| Place { offset: record.offset, number, spot: record.spot };
@@ -605,7 +592,7 @@ impl Lane {
             state,
             phase,
             name,
-            written: Some(Written { first: tried.span.first, records: tried.records as usize }),
+            written: Some(Written { first: tried.span.first, records: tried.records as usize, is_whole }),
             // What the filter in force lets in is what it has.
             foreign: false,
             decided: false,
@@ -613,6 +600,8 @@ impl Lane {
             is_rest: false,
             blocked,
         };
+        // What was read before it and was not tried goes before it.
+        self.close_open(queue, now_ms);
         self.held_records += records;
         self.queues.entry(queue).or_default().records += records;
         let id = self.enqueue(held, now_ms);

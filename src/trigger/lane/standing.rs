@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn fail(lane: &mut Lane, now_ms: i64) {
-        let id = lane.start(false, usize::MAX, now_ms).unwrap();
+        let id = lane.start_next(false, usize::MAX, now_ms).unwrap();
         let error = InvocationError::new(ErrorClass::Failed, "500", "no good");
         let failed = lane.offsets(id);
         lane.end(id, Outcome::failed(failed, error), now_ms, 0);
@@ -191,7 +191,7 @@ mod tests {
         assert!(matches!(stands(&lane, 0), Standing::Ready(_)), "{:?}", stands(&lane, 0));
         let Standing::Queued { ahead: 1, front } = stands(&lane, 1) else { panic!("{:?}", stands(&lane, 1)) };
         assert_eq!((front.name, front.attempts, front.until_ms), (Offset::ZERO, 0, None));
-        let id = lane.start(false, usize::MAX, 5).unwrap();
+        let id = lane.start_next(false, usize::MAX, 5).unwrap();
         assert!(matches!(stands(&lane, 0), Standing::InFlight(state) if state.last_attempt_ms == Some(5)));
         let error = InvocationError::new(ErrorClass::Failed, "500", "no good");
         lane.end(id, Outcome::failed(vec![Offset::ZERO], error), 6, 0);

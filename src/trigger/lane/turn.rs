@@ -2,7 +2,7 @@
 
 use super::fit::More;
 use super::queue::{Queue, QueueKey};
-use super::{Held, Lane, Phase, Timer, WindowId};
+use super::{Held, Lane, Next, Phase, Timer, WindowId};
 use crate::trigger::attempt::AttemptState;
 use crate::trigger::unfinished::{Place, groups};
 
@@ -90,9 +90,16 @@ impl Lane {
     /// Whether a window could start now. `more`: there is something to read that the lane would take; an open window
     /// whose interval is 0 waits for it.
     pub fn is_startable(&mut self, more: bool, now_ms: i64) -> bool {
-        self.expire(now_ms);
-        self.drop_stale();
+        self.make_room(now_ms);
         self.next_turn(more).is_some()
+    }
+
+    /// Sees what time has brought, and makes room.
+    fn make_room(&mut self, now_ms: i64) {
+        self.expire(now_ms);
+        self.survey();
+        self.relieve();
+        self.drop_stale();
     }
 
     /// Whether an open window whose interval is 0 may be waiting for what there is to read.
@@ -101,9 +108,7 @@ impl Lane {
         !self.open_idle.is_empty()
     }
 
-    pub(super) fn drop_stale(&mut self) {
-        self.survey();
-        self.relieve();
+    fn drop_stale(&mut self) {
         while let Some(key) = self.open_idle.front() {
             if self.queues.get(key).is_some_and(Queue::is_idle) {
                 break;
@@ -119,39 +124,48 @@ impl Lane {
         }
     }
 
-    /// How large the window is that would start next, in bytes of its records; `None` when [`Lane::is_startable`] is
-    /// false.
-    pub fn next_size_bytes(&mut self, more: bool, now_ms: i64) -> Option<u64> {
-        self.expire(now_ms);
-        self.drop_stale();
+    /// The window that may start now; `None` when [`Lane::is_startable`] is false.
+    pub fn next(&mut self, more: bool, now_ms: i64) -> Option<Next> {
+        self.make_room(now_ms);
         let turn = self.next_turn(more)?;
-        if let Some(id) = turn.ready.map(|index| self.ready[index]) {
-            return Some(self.windows[&id].size_bytes);
-        }
-        let queue = self.open_idle.get(turn.open).and_then(|key| self.queues.get(key))?;
-        queue.open.as_ref().map(|window| window.held().1)
+        let size_bytes = match turn.ready {
+            Some(index) => self.windows[&self.ready[index]].size_bytes,
+            None => {
+                let queue = self.open_idle.get(turn.open).and_then(|key| self.queues.get(key))?;
+                queue.open.as_ref().map(|window| window.held().1)?
+            }
+        };
+        Some(Next { turn, size_bytes })
     }
 
-    /// Starts an attempt on the window whose turn it is, with at most `records_max` records; what is cut off waits
-    /// behind it.
-    pub fn start(&mut self, more: bool, records_max: usize, now_ms: i64) -> Option<WindowId> {
-        self.expire(now_ms);
-        self.drop_stale();
-        let turn = self.next_turn(more)?;
+    /// Starts an attempt on the window whose turn it was found to be just now, with at most `records_max` records; what
+    /// is cut off waits behind it.
+    ///
+    /// # Panics
+    /// When the lane was changed since.
+    pub fn start(&mut self, Next { turn, .. }: Next, records_max: usize, now_ms: i64) -> WindowId {
+        const IS_THERE: &str = "nothing has changed since it was found";
         let id = match turn.ready {
-            Some(index) => self.ready.remove(index)?,
+            Some(index) => self.ready.remove(index).expect(IS_THERE),
             None => {
-                let key = self.open_idle.remove(turn.open)?;
-                self.queues.get_mut(&key)?.noted_idle = false;
+                let key = self.open_idle.remove(turn.open).expect(IS_THERE);
+                self.queues.get_mut(&key).expect(IS_THERE).noted_idle = false;
                 self.close_open(key, now_ms);
-                self.ready.pop_back()?
+                self.ready.pop_back().expect("a window that may start is ready when it is closed")
             }
         };
         // What is tried again stays as it is.
         let count = if self.windows[&id].is_tried() { usize::MAX } else { self.count as usize };
         self.cut(id, records_max.min(turn.records_max).min(count), now_ms);
         self.note_start(id, now_ms);
-        Some(id)
+        id
+    }
+
+    /// Starts what is next, whatever its size.
+    #[cfg(test)]
+    pub(in crate::trigger) fn start_next(&mut self, more: bool, records_max: usize, now_ms: i64) -> Option<WindowId> {
+        let next = self.next(more, now_ms)?;
+        Some(self.start(next, records_max, now_ms))
     }
 
     /// A window is tried: from now on it stands in progress with its attempts.

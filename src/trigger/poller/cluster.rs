@@ -23,7 +23,7 @@ use crate::trigger::commit_metadata::{self, Verdicts};
 use crate::trigger::give_up::cluster::{Begun, Keeper};
 use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
-use crate::trigger::lane::{Outcome, WindowId};
+use crate::trigger::lane::{Outcome, WindowId, Written};
 
 use super::entry::Entry;
 
@@ -85,6 +85,16 @@ impl Kept {
     /// Where windows begin whose letters somebody else has begun.
     pub(super) fn begun_at(&self) -> impl Iterator<Item = Offset> {
         self.carried.keys().copied().filter_map(Offset::new)
+    }
+
+    /// The lane begins anew from progress that was written down at `committed`: what lay below is known by that.
+    pub(super) fn cut_at(&mut self, committed: Offset) {
+        let cut: Vec<i64> = self.carried.keys().copied().filter(|first| *first < committed.get()).collect();
+        for first in cut {
+            let producer_id = self.carried[&first];
+            // Windows that were made again know it by where it was.
+            self.carried.entry(committed.get()).or_insert(producer_id);
+        }
     }
 
     pub(super) const fn is_at_rest(&self) -> bool {
@@ -251,15 +261,16 @@ impl Entry {
     fn begun(&mut self, window: WindowId) -> Option<Begun> {
         let records = self.lane.offsets(window).len();
         if let Some(verdict) = self.kept.verdicts.get(&window) {
-            return Some(Begun { producer_id: verdict.producer_id, records });
+            return Some(Begun { producer_id: verdict.producer_id, records, is_whole: true });
         }
         let written = self.lane.written(window)?;
         let producer_id = self.kept.carried.remove(&written.first.get())?;
+        let Written { records, is_whole, .. } = written;
         // Where records are gone the next one would not know of it.
-        if written.records == records {
+        if is_whole {
             self.kept.verdicts.insert(window, Verdict { producer_id, told: None });
         }
-        Some(Begun { producer_id, records: written.records })
+        Some(Begun { producer_id, records, is_whole })
     }
 
     /// The offset and the metadata to commit now. A verdict that finds no room goes when another was carried out.
@@ -269,10 +280,12 @@ impl Entry {
         // Of windows that are settled nothing is left to carry out, nor of those that begin anew.
         self.kept.verdicts.retain(|window, _| self.lane.has(*window));
         self.kept.carried.retain(|first, _| Offset::new(*first).is_some_and(|first| self.lane.has_written(first)));
-        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, first, producer_id));
+        // Progress has nothing below what is committed.
+        let stands_at = |first: i64| first.max(committed.get());
+        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, stands_at(first), producer_id));
         let ours = self.kept.verdicts.iter().map(|(&window, verdict)| {
             let first = self.lane.offsets(window)[0].get();
-            (Some(window), first, verdict.producer_id)
+            (Some(window), stands_at(first), verdict.producer_id)
         });
         let verdicts: Vec<(Option<WindowId>, i64, i64)> = carried.chain(ours).collect();
         let listed = verdicts.iter().map(|&(_, first, producer_id)| (first, producer_id));

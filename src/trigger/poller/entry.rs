@@ -248,6 +248,8 @@ impl Entry {
         let spec = self.runner.spec();
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
+            #[cfg(feature = "cluster")]
+            self.kept.cut_at(self.lane.committed());
             let lane = std::mem::replace(&mut self.lane, placeholder);
             self.lane = lane.redefine(spec.lane(), now_ms);
             self.spec = spec;
@@ -548,7 +550,7 @@ mod tests {
 
     /// Starts the attempt whose turn it is, as written down.
     fn start(entry: &mut Entry) -> Option<WindowId> {
-        let window = entry.lane.start(false, usize::MAX, entry.runner.clock.now_ms());
+        let window = entry.lane.start_next(false, usize::MAX, entry.runner.clock.now_ms());
         entry.dirty = false;
         window
     }

@@ -171,7 +171,7 @@ mod tests {
             let record =
                 RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
             entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
-            let window = entry.lane.start(false, usize::MAX, now_ms).unwrap();
+            let window = entry.lane.start_next(false, usize::MAX, now_ms).unwrap();
             let nudges = entry.nudges;
             entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }, nudges);
             entry
@@ -256,7 +256,7 @@ mod tests {
         world.poller = Poller::new(World::input(&world.runner, &world.topic), TaskTracker::new());
         let entry = world.add(1, remembered);
         assert_eq!(entry.tasks.len(), 1);
-        assert!(entry.lane.start(false, usize::MAX, i64::MAX / 2).is_none(), "its record is not invoked again");
+        assert!(entry.lane.start_next(false, usize::MAX, i64::MAX / 2).is_none(), "its record is not invoked again");
     }
 
     #[tokio::test]

@@ -19,8 +19,8 @@ const SUSPENDED: u8 = 4;
 const GIVEN_UP: u8 = 8;
 /// Above the flags stands how the last attempt failed: 0 for not yet, or the class's number from 1 on.
 const FAILED_SHIFT: u8 = 4;
-/// Bit 7: the window was made under another filter.
-const HAS_FINGERPRINT: u8 = 128;
+/// Bit 7: another filter is in force than when the window was made.
+const FOREIGN: u8 = 128;
 const FAILED_MAX: u8 = 7;
 const _: () = assert!(class_number::CLASSES.len() <= FAILED_MAX as usize, "the classes fit into three bits");
 /// By number; a number is never used for another reason.
@@ -227,11 +227,11 @@ fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
             | flag(tried.running, RUNNING)
             | flag(tried.excluded_since_ms.is_some(), SUSPENDED)
             | flag(window.given_up.is_some(), GIVEN_UP)
-            | flag(window.fingerprint.is_some(), HAS_FINGERPRINT)
+            | flag(window.is_foreign, FOREIGN)
             | tried.failed.map_or(0, |class| class_number::of(class) + 1) << FAILED_SHIFT,
     );
     bytes.extend(window.key.iter().flat_map(|key| key.to_le_bytes()));
-    bytes.extend(window.fingerprint.iter().flat_map(|fingerprint| fingerprint.to_le_bytes()));
+    bytes.extend_from_slice(&window.fingerprint.to_le_bytes());
     put(bytes, u64::from(tried.attempts));
     put(bytes, u64::from(tried.interrupted));
     put(bytes, first_attempt_ms - base_ms);
@@ -379,10 +379,8 @@ impl Reader<'_> {
             number => class_number::class(number - 1),
         };
         let key = if flags & HAS_KEY != 0 { Some(self.hash()?) } else { None };
-        let fingerprint = match flags & HAS_FINGERPRINT {
-            0 => None,
-            _ => Some(u16::from_le_bytes(self.bytes()?)),
-        };
+        let fingerprint = u16::from_le_bytes(self.bytes()?);
+        let is_foreign = flags & FOREIGN != 0;
         let attempts = self.small()?;
         let interrupted = self.small()?;
         let first_attempt_ms = self.time_after(base_ms)?;
@@ -414,7 +412,7 @@ impl Reader<'_> {
             excluded_since_ms,
             failed,
         };
-        Ok(TriedWindow { span, records, fingerprint, key, attempts, given_up })
+        Ok(TriedWindow { span, records, fingerprint, is_foreign, key, attempts, given_up })
     }
 
     fn blocked_keys(&mut self, committed: Offset) -> Result<Vec<BlockedKey>, DecodeError> {
@@ -469,7 +467,8 @@ mod tests {
             TriedWindow {
                 span: span(300, 302),
                 records: 2,
-                fingerprint: None,
+                fingerprint: 0x5678,
+                is_foreign: false,
                 key: None,
                 attempts: tried,
                 given_up: Some(ExhaustedReason::Rejected),
@@ -477,7 +476,8 @@ mod tests {
             TriedWindow {
                 span: span(305, 306),
                 records: 1,
-                fingerprint: Some(0x1234),
+                fingerprint: 0x1234,
+                is_foreign: true,
                 key: Some(9),
                 attempts: suspended,
                 given_up: None,
@@ -490,7 +490,7 @@ mod tests {
             6, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
             2, 4, 3, 2, 1, 0xe8, 7, // two windows, their filter, times since 1000
-            0, 2, 2, 0x2a, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
+            0, 2, 2, 0x2a, 0x78, 0x56, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
             2, // 300..302: running, rejected, two attempts, one interrupted, last at 1200, next at 1327
             5, 1, 1, 0x85, 9, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12, 0, 1, 3, 0, 0, 5,
             7, // 305..306 of key 9: suspended since 1010
@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a
-        // window beyond the reading point; one of no records, or of more than it spans; a reason not known; another base
+        // window beyond the reading point; one of no records, or of too many; a reason not known; another base
         // than the earliest attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the
         // last offset.
         for bytes in [
@@ -518,11 +518,11 @@ mod tests {
             &[VERSION, 5, 1, 1, 0, 2, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 0, 0, 0, 0, 0],
             &[VERSION, 5, 3, 1, 1, 1, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 4, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0x91, 0x4e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],
             &[VERSION, 5, 100, 0, 9, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0, 0, 0, 0],

@@ -17,7 +17,7 @@ use crate::trigger::outputs::Destinations;
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
 use crate::trigger::trace::TraceLevel;
 use crate::trigger::transform::Transform;
-use crate::trigger::window::WindowSpec;
+use crate::trigger::window::{WINDOW_COUNT_MAX, WindowSpec};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -28,7 +28,6 @@ const THROTTLE_MAX: u32 = 1000;
 const LIMIT_RECORDS_MAX: u32 = 1_000_000;
 const LIMIT_BYTES_MAX: u64 = 16 << 30;
 const RATE_MAX: u32 = 1_000_000;
-const WINDOW_COUNT_MAX: u32 = 10_000;
 const WINDOW_BYTES_MAX: u64 = 32 << 20;
 const WINDOW_INTERVAL_MAX: Duration = Duration::from_secs(300);
 const ATTEMPTS_MAX: u32 = 10_000;

@@ -178,20 +178,13 @@ impl Written {
             if window.given_up.is_some() && (is_partly || verdicts.iter().any(is_its)) {
                 return false;
             }
-            let is_all = u64::from(window.records) == window.span.offsets();
-            let print = match window.fingerprint {
-                Some(print) => print,
-                None if filter == self.progress.filter() => return own.len() <= window.records as usize,
-                None if is_all => {
-                    fingerprint((window.span.first.get()..window.span.next.get()).filter_map(Offset::new))
-                }
-                None => return false,
-            };
             let is_whole = |decided: &[Offset]| {
                 let offsets = own.iter().chain(decided).copied();
-                own.len() + decided.len() == window.records as usize && fingerprint(offsets) == print
+                own.len() + decided.len() == window.records as usize && fingerprint(offsets) == window.fingerprint
             };
-            is_whole(&[]) || is_whole(&known)
+            let is_foreign = window.is_foreign || filter != self.progress.filter();
+            let is_less = !is_foreign && own.len() < window.records as usize;
+            is_less || is_whole(&[]) || is_whole(&known)
         };
         windows.map(one).collect()
     }

@@ -64,7 +64,6 @@ pub(crate) struct World {
     match_percent: u32,
     /// Which of the records those are.
     filter: u64,
-    /// Nothing was written since it was changed.
     poison_permille: u32,
     slots: usize,
     /// The journal: progress, and verdicts by their first offset.
@@ -314,12 +313,11 @@ impl World {
         let mut any = false;
         while self.starting.len() + self.in_flight.len() < slots {
             let more = self.wants_to_read().is_some();
-            let Some(size_bytes) = self.lane.next_size_bytes(more, self.now_ms) else { break };
+            let Some(next) = self.lane.next(more, self.now_ms) else { break };
+            let size_bytes = next.size_bytes();
             // Where all fits: else the attempts of what is cut off may not.
             let raw = self.spec.limits.progress_bytes == ENCODED_BYTES_MAX && self.rng.u32(..10) == 0;
-            let Some(window) = self.lane.start(more, if raw { 1 } else { usize::MAX }, self.now_ms) else {
-                return Err("no window starts although one was startable".to_owned());
-            };
+            let window = self.lane.start(next, if raw { 1 } else { usize::MAX }, self.now_ms);
             ensure!(raw || size_bytes >= self.lane.size_bytes(window), "the window is larger than was told");
             self.started(window)?;
             (any, self.dirty) = (true, true);

@@ -46,7 +46,7 @@ fn read(lane: &mut Lane, keys: &[u64], now_ms: i64) {
 
 /// The offsets of the window whose turn it is; it succeeds.
 fn deliver(lane: &mut Lane, now_ms: i64) -> Option<Vec<usize>> {
-    let window = lane.start(false, usize::MAX, now_ms)?;
+    let window = lane.start_next(false, usize::MAX, now_ms)?;
     let offsets = lane.offsets(window).iter().map(|offset| offset.get() as usize).collect();
     lane.end(window, Outcome::done(), now_ms, 0);
     Some(offsets)
@@ -75,7 +75,7 @@ fn what_waits_in_larger_windows_starts_in_smaller_ones_once_the_count_is_halved(
     for (order, key) in [(Order::Partition, 0), (Order::Key, 7), (Order::None, 0)] {
         let mut lane = fresh(spec(order, 8));
         read(&mut lane, &[key; 20], 0);
-        let tried = lane.start(false, usize::MAX, 0).unwrap();
+        let tried = lane.start_next(false, usize::MAX, 0).unwrap();
         let error = InvocationError::new(ErrorClass::Throttled, "429", "slow down");
         lane.end(tried, Outcome::failed(lane.offsets(tried), error), 0, 0);
         lane.set_count(4);
@@ -178,7 +178,7 @@ fn a_new_definition_forgets_no_start_of_a_throttled_key() {
 fn a_record_that_is_finished_takes_its_bytes_out_of_its_window() {
     let mut lane = fresh(spec(Order::Partition, 4));
     read(&mut lane, &[0; 4], 0);
-    let window = lane.start(false, usize::MAX, 0).unwrap();
+    let window = lane.start_next(false, usize::MAX, 0).unwrap();
     assert_eq!(lane.size_bytes(window), 40);
     let refused = |at| (offset(at), InvocationError::new(ErrorClass::Rejected, at.to_string(), "refused"));
     let failed = InvocationError::new(ErrorClass::Failed, "500", "no good");
@@ -196,7 +196,7 @@ fn a_debounced_key_that_takes_one_at_a_time_delivers_the_newest_record() {
     let per_key = PerKey { debounce, singleton: Some(Singleton::Skip), ..PerKey::default() };
     let mut lane = fresh(LaneSpec { per_key, ..spec(Order::Key, 100) });
     (0..3).for_each(|at| read(&mut lane, &[7], at));
-    let window = lane.start(false, usize::MAX, 102).unwrap();
+    let window = lane.start_next(false, usize::MAX, 102).unwrap();
     assert_eq!(lane.offsets(window), [offset(2)]);
     assert_eq!(lane.take_withheld(), Withheld { debounced: 2, skipped: 0 });
     // Now it is busy.
@@ -214,7 +214,7 @@ fn a_debounced_key_stays_quiet_also_when_its_newest_record_comes_from_behind_its
     let per_key = PerKey { debounce: Some(debounce), ..PerKey::default() };
     let limits = LaneLimits { key_records: 4, ..LaneLimits::default() };
     let mut lane = fresh(LaneSpec { per_key, limits, ..spec(Order::Key, 1) });
-    let window = |lane: &mut Lane, now_ms| lane.start(false, usize::MAX, now_ms);
+    let window = |lane: &mut Lane, now_ms| lane.start_next(false, usize::MAX, now_ms);
     // Three windows wait; a fourth record is open, and the next is behind the marker.
     for at_ms in [0, 200, 400] {
         read(&mut lane, &[7], at_ms);
@@ -261,7 +261,7 @@ fn windows_that_cannot_be_written_down_whole_are_not_cut_ever_smaller() {
         }
         let more = lane.read_at().is_some_and(|at| at < offset(TAIL));
         while in_flight.len() < 8
-            && let Some(window) = lane.start(more, usize::MAX, 0)
+            && let Some(window) = lane.start_next(more, usize::MAX, 0)
         {
             windows += 1;
             in_flight.push_back(window);

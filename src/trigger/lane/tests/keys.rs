@@ -87,7 +87,7 @@ impl Scene {
         let more = self.lane.read_at().is_some_and(|at| at < self.tail());
         let mut started = Vec::new();
         while started.len() < 8
-            && let Some(id) = self.lane.start(more, usize::MAX, self.now_ms)
+            && let Some(id) = self.lane.start_next(more, usize::MAX, self.now_ms)
         {
             started.push(id);
         }
@@ -212,7 +212,10 @@ fn a_clock_that_stood_elsewhere_holds_nothing_up() {
     // The broker starts again, with the right time.
     let mut lane = Lane::restore(scene.lane.spec.clone(), &progress, Vec::new());
     lane.take(&scene.facts(Offset::ZERO, offset(1)), offset(1), 1_000);
-    assert!(lane.start(false, usize::MAX, 1_000 + 3_600_000).is_some(), "no pause is longer than an hour: {lane:?}");
+    assert!(
+        lane.start_next(false, usize::MAX, 1_000 + 3_600_000).is_some(),
+        "no pause is longer than an hour: {lane:?}"
+    );
 }
 
 #[test]
@@ -227,7 +230,7 @@ fn a_key_with_few_records_has_its_turn_before_younger_windows_of_one_with_many()
     lane.take(&facts, tail, 0);
     let mut order = Vec::new();
     // One at a time.
-    while let Some(window) = lane.start(false, usize::MAX, 0) {
+    while let Some(window) = lane.start_next(false, usize::MAX, 0) {
         order.push(lane.offsets(window)[0].get());
         lane.end(window, Outcome::done(), 0, 0);
     }
