@@ -127,12 +127,19 @@ impl SegmentCheck {
         behind(file, self.end, len_bytes, reason)
     }
 
-    /// Looks for the right headers of what is wrong. A disk that does not answer to that was told already.
+    /// Looks for the right headers of what is wrong. Where the disk does not answer to that, nothing is settled: what
+    /// could be put right is not to be given up.
     fn heal(&mut self, file: &dyn File) {
         let sealed = self.seal.good().filter(|seal| seal.next == self.next && seal.base == self.base);
         let is_other = sealed.is_some_and(|seal| seal.headers_crc != self.facts.headers_crc);
         if self.unread.is_none() && (is_other || !self.wrongs.is_empty()) {
-            self.healed = heal(file, sealed, &self.wrongs, self.end).unwrap_or_default();
+            match heal(file, sealed, &self.wrongs, self.end) {
+                Ok(healed) => self.healed = healed,
+                Err(cause) => {
+                    let position = self.wrongs.first().map_or(0, |wrong| wrong.bytes.start);
+                    self.unread = Some((position, cause.to_string()));
+                }
+            }
         }
     }
 
