@@ -524,6 +524,11 @@ pub struct LaneLook {
     pub full: bool,
 }
 
+fn in_order(mut places: Vec<Place>) -> Vec<Place> {
+    places.sort_unstable_by_key(|place| place.offset);
+    places
+}
+
 impl Held {
     /// A part of the same window: it has had the same attempts.
     fn part(&self, places: Vec<Place>) -> Self {
@@ -538,6 +543,18 @@ impl Held {
             places,
             ..*self
         }
+    }
+
+    /// What is finished among the records of another part goes with that: where the two crossed, a restart could not
+    /// tell them apart.
+    fn pass_done(&mut self, rest: &mut Self) {
+        let from = rest.name;
+        rest.done.extend(self.done.extract_if(.., |place| place.offset > from));
+    }
+
+    /// All that stands as unfinished with it.
+    fn all_places(&self) -> Vec<Place> {
+        in_order([&self.places[..], &self.done].concat())
     }
 
     /// Its records are elsewhere.

@@ -20,7 +20,7 @@ use crate::trigger::unfinished::{Place, Ranges, groups};
 const HEAD_BYTES: usize = 1 + 9 + 9 + 3 * 3 + 2 * 3 + 4 + 6 + 8;
 /// Of a tried window: how many records it has, flags, fingerprint, attempts, interruptions, five times and the reason;
 /// where it lies and its key come on top.
-const ATTEMPTS_BYTES: usize = 2 + 1 + 2 + 3 + 2 + 5 * 5 + 1;
+const ATTEMPTS_BYTES: usize = 2 + 1 + 2 + 3 + 2 + 5 * 6 + 1;
 /// Where a tried window lies takes so many distances at most: first offset and length.
 const TRIED_DISTANCES: usize = 2;
 const KEY_BYTES: usize = 8;

@@ -6,7 +6,7 @@ use tripline_storage::Offset;
 
 use super::fit::More;
 use super::queue::QueueKey;
-use super::{Held, Lane, Phase, Timer, WindowId};
+use super::{Held, Lane, Phase, Timer, WindowId, in_order};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{ExhaustedReason, Step};
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
@@ -209,9 +209,10 @@ impl Lane {
             held.state.suspend(now_ms);
         }
         let rest = held.places.split_off(middle);
-        let rest = Held { phase: Phase::Queued, ..held.part(rest) };
+        let mut rest = Held { phase: Phase::Queued, ..held.part(rest) };
         held.size_bytes -= rest.size_bytes;
-        let cuts = groups(&rest.places);
+        held.pass_done(&mut rest);
+        let cuts = groups(&rest.all_places());
         let behind = self.insert_behind(id, rest);
         self.reserve_cuts(behind, cuts);
         self.come_forward(id, now_ms);
@@ -225,7 +226,7 @@ impl Lane {
     /// A part of a window that stood in no queue stands in none either.
     pub(super) fn on_its_own(&mut self, id: WindowId, now_ms: i64) {
         let Some(held) = self.windows.get_mut(&id) else { return };
-        let (before, records) = (held.queue, held.places.len());
+        let (before, records) = (held.queue, held.places.len() + held.done.len());
         held.queue = QueueKey::Alone(id.0);
         let queue = held.queue;
         if let Some(old) = self.queues.get_mut(&before) {
@@ -325,9 +326,7 @@ impl Lane {
         if held.done.is_empty() {
             return self.finish_places(held, places);
         }
-        let mut all = [places, &held.done].concat();
-        all.sort_unstable_by_key(|place| place.offset);
-        self.finish_places(held, &all);
+        self.finish_places(held, &in_order([places, &held.done].concat()));
     }
 
     fn finish_places(&mut self, held: &Held, places: &[Place]) {

@@ -11,7 +11,7 @@ use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
 use crate::trigger::progress::{Progress, Span, TriedWindow, fingerprint};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
-use crate::trigger::window::{RecordFacts, Spot};
+use crate::trigger::window::{RecordFacts, Spot, WINDOW_COUNT_MAX};
 
 /// A window that a lane takes over as it is.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ impl Building {
     fn is_beyond(&self) -> bool {
         // Of what had succeeded there may be any number.
         let more = if self.is_for_letters() { TAKEN_MAX } else { 0 };
-        self.found.len() > self.tried.records as usize + more
+        self.found.len() > (self.tried.records as usize + more).min(WINDOW_COUNT_MAX as usize)
     }
 
     /// Whether what was found, with these, is just what it had.

@@ -210,6 +210,12 @@ impl Lane {
             // A function that takes one record at a time gets one; what cannot be written down begins anew.
             (rest.state, rest.blocked) = (AttemptState::default(), false);
         }
+        if rest.is_tried()
+            && let Some(held) = self.windows.get_mut(&id)
+        {
+            held.pass_done(&mut rest);
+        }
+        let cuts = groups(&rest.all_places());
         let behind = self.insert_behind(id, rest);
         if self.windows[&behind].is_tried() {
             self.reserve_cuts(behind, cuts);

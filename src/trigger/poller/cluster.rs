@@ -87,16 +87,6 @@ impl Kept {
         self.carried.keys().copied().filter_map(Offset::new)
     }
 
-    /// The lane begins anew from progress that was written down at `committed`: what lay below is known by that.
-    pub(super) fn cut_at(&mut self, committed: Offset) {
-        let cut: Vec<i64> = self.carried.keys().copied().filter(|first| *first < committed.get()).collect();
-        for first in cut {
-            let producer_id = self.carried[&first];
-            // Windows that were made again know it by where it was.
-            self.carried.entry(committed.get()).or_insert(producer_id);
-        }
-    }
-
     pub(super) const fn is_at_rest(&self) -> bool {
         self.committing.is_none()
     }
@@ -280,12 +270,11 @@ impl Entry {
         // Of windows that are settled nothing is left to carry out, nor of those that begin anew.
         self.kept.verdicts.retain(|window, _| self.lane.has(*window));
         self.kept.carried.retain(|first, _| Offset::new(*first).is_some_and(|first| self.lane.has_written(first)));
-        // Progress has nothing below what is committed.
-        let stands_at = |first: i64| first.max(committed.get());
-        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, stands_at(first), producer_id));
+        // By where a window began, also where the log has removed that: another one may begin at what is left.
+        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, first, producer_id));
         let ours = self.kept.verdicts.iter().map(|(&window, verdict)| {
             let first = self.lane.offsets(window)[0].get();
-            (Some(window), stands_at(first), verdict.producer_id)
+            (Some(window), first, verdict.producer_id)
         });
         let verdicts: Vec<(Option<WindowId>, i64, i64)> = carried.chain(ours).collect();
         let listed = verdicts.iter().map(|&(_, first, producer_id)| (first, producer_id));

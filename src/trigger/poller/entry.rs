@@ -248,8 +248,6 @@ impl Entry {
         let spec = self.runner.spec();
         if !Arc::ptr_eq(&spec, &self.spec) {
             let placeholder = Lane::restore(spec.lane(), &Progress::start(Offset::ZERO), Vec::new());
-            #[cfg(feature = "cluster")]
-            self.kept.cut_at(self.lane.committed());
             let lane = std::mem::replace(&mut self.lane, placeholder);
             self.lane = lane.redefine(spec.lane(), now_ms);
             self.spec = spec;

@@ -302,8 +302,8 @@ const PLANTS: [Plant; 35] = [
         name: "lane-let-in",
         what: "records that a filter lets in, taken for those of the window around them",
         file: "src/trigger/lane/restore.rs",
-        find: "        self.found.len() > self.tried.records as usize + more\n",
-        replace: "        !crate::planted(\"lane-let-in\") && self.found.len() > self.tried.records as usize + more\n",
+        find: "        self.found.len() > (self.tried.records as usize + more).min(WINDOW_COUNT_MAX as usize)\n",
+        replace: "        !crate::planted(\"lane-let-in\") && self.found.len() > (self.tried.records as usize + more).min(WINDOW_COUNT_MAX as usize)\n",
         looked_for: LANES,
     },
     Plant {
