@@ -109,6 +109,14 @@ impl Topic {
         first.map_or(Ok(()), |(number, _)| self.partition(number).map(drop))
     }
 
+    /// The first partition from this one on, around, that takes records; this one where none does.
+    #[must_use]
+    pub fn taking_from(&self, number: u32) -> u32 {
+        let takes =
+            |number: &u32| matches!(self.slots.get(*number as usize), Some(Slot::Open(log)) if log.stopped().is_none());
+        (number..self.partition_count()).chain(0..number).find(takes).unwrap_or(number)
+    }
+
     /// How many partitions it has.
     #[must_use]
     pub fn partition_count(&self) -> u32 {

@@ -83,8 +83,11 @@ fn list(answer: &Value) -> String {
     let rows: Vec<Vec<String>> = array(&answer["topics"])
         .iter()
         .map(|topic| {
-            let records: i64 = array(&topic["offsets"]).iter().map(records_of).sum();
-            vec![cell(&topic["topic"]), cell(&topic["partitions"]), records.to_string()]
+            let partitions = array(&topic["offsets"]);
+            let records: i64 = partitions.iter().map(records_of).sum();
+            let offline = partitions.iter().filter(|partition| partition["offline"].is_string()).count();
+            let unknown = if offline > 0 { format!(", {offline} partitions offline") } else { String::new() };
+            vec![cell(&topic["topic"]), cell(&topic["partitions"]), format!("{records}{unknown}")]
         })
         .collect();
     table(&["TOPIC", "PARTITIONS", "RECORDS"], &rows)

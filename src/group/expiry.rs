@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use tripline_storage::retention::is_older;
 
+use uuid::Uuid;
+
 use super::id::GroupId;
 use super::service::GroupService;
 use super::state::GroupState;
-use crate::broker::Broker;
+use crate::broker::{Broker, NoPartition};
 
 /// How long offsets outlive the last commit and the last member. Kafka's `offsets.retention.minutes`.
 pub const OFFSET_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -43,7 +45,7 @@ impl OffsetExpiry {
         let mut vacant_since = HashMap::new();
         for (group, newest_ms) in self.broker.newest_commits() {
             let Ok(group) = GroupId::parse(&group) else { continue };
-            if group.trigger().is_some() || inhabited.contains(&group) {
+            if group.trigger().is_some() || inhabited.contains(&group) || self.waits_for_disk(&group) {
                 continue;
             }
             let since = self.vacant_since.get(&group).copied().unwrap_or(now);
@@ -54,6 +56,16 @@ impl OffsetExpiry {
             }
         }
         self.vacant_since = vacant_since;
+    }
+
+    /// Whether it has offsets in a partition that is offline: nobody can go on there.
+    fn waits_for_disk(&self, group: &GroupId) -> bool {
+        let offsets = self.broker.committed_offsets(group.as_str());
+        let is_offline = |(topic, partition): (Uuid, u32)| {
+            let topic = self.broker.topic_by_id(topic);
+            topic.is_some_and(|topic| matches!(topic.partition(partition), Err(NoPartition::Offline { .. })))
+        };
+        offsets.into_iter().any(|(place, _)| is_offline(place))
     }
 
     /// Forgets a group, unless somebody came or committed meanwhile.
@@ -76,7 +88,12 @@ impl OffsetExpiry {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
     use bytes::Bytes;
+    use tripline_storage::batch::{BatchBuilder, BatchOptions, NewRecord};
+    use tripline_storage::fs::SimFs;
 
     use super::*;
     use crate::broker::record::OffsetCommitted;
@@ -138,6 +155,37 @@ mod tests {
         assert_eq!(groups.leave(&id, &[leaver]), [Ok(())]);
         assert_eq!(left_after(8).len(), 3, "its week begins when it is left");
         assert_eq!(left_after(15), ["recent", "trigger.elsewhere"]);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_cannot_go_on_because_of_the_disk_is_not_forgotten() {
+        let disk = SimFs::new();
+        let start = |disk: &SimFs| Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap().0;
+        let broker = start(&disk);
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 2, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap();
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder.push(&NewRecord { timestamp_ms: 1, key: None, value: Some(b"x"), headers: &[] }).unwrap();
+        broker.append(&topic, 1, builder.finish().unwrap()).unwrap();
+        let topic = topic.id();
+        for (group, partition) in [("there", 0), ("offline", 0), ("offline", 1)] {
+            let (group, metadata, commit_ms) = (group.to_owned(), String::new(), now_ms() - 8 * 24 * 60 * 60 * 1000);
+            let record =
+                OffsetCommitted { group, topic, partition, offset: Some(0), leader_epoch: -1, metadata, commit_ms };
+            broker.journal().append(&[record.into()], now_ms()).unwrap();
+        }
+        drop(broker);
+        let disk = disk.kill();
+        let log = format!("/data/topics/{topic}/1/{:020}.log", 0);
+        disk.set_unreadable(Path::new(&log), Some(0..4096)).unwrap();
+        let broker = start(&disk);
+        assert_eq!(broker.topic("t").unwrap().offline().count(), 1);
+        let (groups, _timers) = GroupService::new(GroupConfig::default());
+        let mut expiry = OffsetExpiry::new(broker.clone(), groups);
+        let now = Instant::now();
+        expiry.round(now);
+        expiry.round(now + DAY * 7);
+        assert_eq!(broker.groups_with_offsets(), ["offline"]);
     }
 
     #[tokio::test]

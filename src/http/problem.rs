@@ -322,6 +322,7 @@ impl From<ChoiceError> for Problem {
             ChoiceError::SeveralTopics { .. } => "topic-missing",
             ChoiceError::OtherPartition { .. } => "unknown-partition",
             ChoiceError::NoTopicYet(_) => "no-topic-yet",
+            ChoiceError::Partition(cause) => return cause.clone().into(),
         };
         Self::bad_request(kind, error.to_string())
     }
@@ -405,6 +406,7 @@ impl From<RunError> for Problem {
             RunError::Partition { .. } => Self::bad_request("unknown-partition", error.to_string()),
             RunError::State(_) => Self::new(StatusCode::CONFLICT, "run-state", error.to_string()),
             RunError::Cluster(_) => Self::new(StatusCode::BAD_GATEWAY, "cluster", error.to_string()),
+            RunError::Offline(cause) => cause.into(),
             RunError::Scan(_) => Self::internal("storage", error),
             RunError::Journal(error) => error.into(),
             RunError::Lane(_) => Self::internal("trigger-state", error),

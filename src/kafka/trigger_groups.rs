@@ -4,6 +4,8 @@
 use tripline_storage::Offset;
 use uuid::Uuid;
 
+use crate::broker::NoPartition;
+
 use crate::group::id::GroupId;
 use crate::trigger::service::{ResetTriggerError, TriggerService, TriggerState};
 
@@ -24,6 +26,9 @@ pub enum ResetError {
     /// It runs; only a paused trigger may be reset.
     #[error("the trigger is not paused")]
     Running,
+    /// One of the partitions is offline.
+    #[error("{0}")]
+    Offline(NoPartition),
     /// It could not be remembered.
     #[error("{0}")]
     Failed(String),
@@ -49,6 +54,7 @@ pub(crate) async fn reset(
     triggers.reset(name, &offsets).await.map_err(|error| match error {
         ResetTriggerError::Unknown(_) => ResetError::Unknown,
         ResetTriggerError::NotPaused(_) => ResetError::Running,
+        ResetTriggerError::Partition(error) => ResetError::Offline(error),
         other => ResetError::Failed(other.to_string()),
     })
 }

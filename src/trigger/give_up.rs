@@ -295,7 +295,7 @@ impl GiveUp {
             match self.runner.broker.next_producer_id().await {
                 Ok(producer_id) => {
                     hold_up.over();
-                    let partition = partition % topic.partition_count();
+                    let partition = topic.taking_from(partition % topic.partition_count());
                     let batch_bytes = topic.with_config(|config| config.max_message_bytes);
                     return Ok(Some(DeadLetterTarget { topic: topic.id(), partition, producer_id, batch_bytes }));
                 }

@@ -138,8 +138,8 @@ pub enum OpenLogError {
 }
 
 impl OpenLogError {
-    /// Whether the disk does not give back what is there, for now or for good, while others may be opened. Nothing was
-    /// changed then, and it may be tried again.
+    /// Whether it is the disk that answered an I/O error, for now or for good, while others may be opened. Nothing is
+    /// lost by that, and it may be tried again: each try begins with what it finds.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Io { cause, .. } if is_unreadable(cause))

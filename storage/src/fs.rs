@@ -236,7 +236,10 @@ pub(crate) fn if_there<T>(path: &Path, read: io::Result<T>) -> io::Result<Option
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match read {
         Err(e) if matches!(e.kind(), NotFound | UnexpectedEof | InvalidData) => Ok(None),
-        Err(e) => Err(io::Error::new(e.kind(), format!("{} cannot be read: {e}", path.display()))),
+        Err(e) => {
+            let text = format!("{} cannot be read: {e}", path.display());
+            Err(told(e, text))
+        }
         Ok(read) => Ok(Some(read)),
     }
 }

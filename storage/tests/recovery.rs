@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -602,6 +603,43 @@ fn what_cannot_be_read_of_what_was_flushed_refuses_the_start_as_long_as_it_canno
         // What is known of producers is whole: one that sends again is answered with where it was.
         let again = partition.append(&producer_batch(PRODUCED, 3, 7, 0), NOW_MS).unwrap();
         assert_eq!((again.duplicate, again.base_offset), (true, offset(PRODUCED as i64)), "{bad:?}");
+    }
+}
+
+/// So that whoever opens many partitions knows that the others are not concerned.
+#[test]
+fn whatever_file_the_disk_does_not_give_back_is_told_as_unreadable() {
+    let disk = SimFs::new();
+    let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+    let (partition, _) = open(&store, small_segments());
+    append_records(&partition, 0, 150);
+    partition.flush().unwrap();
+    append_records(&partition, 150, 153);
+    drop((partition, store));
+    let with_checkpoint = disk.kill();
+    let without = disk.kill();
+    let checkpoint = without.paths().into_iter().find(|path| path.ends_with("flushed")).unwrap();
+    without.write_image(&checkpoint, b"").unwrap();
+    for (disk, expected) in [(with_checkpoint, vec!["flushed", "log"]), (without, vec!["log", "seal"])] {
+        let mut told = BTreeSet::new();
+        for path in disk.paths() {
+            let name = path.extension().or_else(|| path.file_name()).and_then(|name| name.to_str());
+            let len_bytes = disk.read_image(&path).map_or(0, |bytes| bytes.len() as u64);
+            let Some(name) = name.filter(|_| len_bytes > 0 && path.starts_with("/data/topics")) else { continue };
+            let disk = disk.kill();
+            disk.set_unreadable(&path, Some(0..len_bytes)).unwrap();
+            let store = open_store_on(Arc::new(disk.clone()), Path::new("/data"));
+            // Others are hints.
+            let Err(refused) = store.open_partition(ID, small_segments()) else { continue };
+            assert!(refused.is_unreadable(), "{}: {refused}", path.display());
+            assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
+            told.insert(name.to_owned());
+            disk.set_unreadable(&path, None).unwrap();
+            let (partition, report) = open(&store, small_segments());
+            assert!(report.cut.is_none() && report.damaged.is_empty(), "{report:?}");
+            assert_records(&partition, 0, 153);
+        }
+        assert_eq!(told.into_iter().collect::<Vec<_>>(), expected);
     }
 }
 

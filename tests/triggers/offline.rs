@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use tripline::broker::{Broker, NoPartition, ProduceError};
-use tripline::trigger::service::{ApplyTriggerError, ResetTriggerError};
+use tripline::config::planned::Planned;
+use tripline::trigger::run::{RangeRequest, ReplayRequest};
+use tripline::trigger::service::{
+    ApplyTriggerError, ChoiceError, LaneChoice, ResetTriggerError, RunError, RunPhase, TriggerError,
+};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
@@ -92,5 +96,69 @@ async fn a_partition_that_cannot_be_read_at_a_start_is_offline_until_the_next_an
     places.sort_unstable();
     assert_eq!(places, [(0, 0), (0, 1), (1, 0), (1, 1)], "its progress was kept: each record once");
     drop(topic);
+    world.kill().await;
+}
+
+/// A run over both partitions ends when both are done, whichever start that needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_on_in_the_partitions_that_are_there_and_with_the_others_when_they_are() {
+    let disk = SimFs::new();
+    let world = World::start_on(&disk);
+    let topic = world.topic("in", 2).await;
+    world.topic("other", 1).await;
+    for partition in 0..2 {
+        world.produce(&topic, partition, &["1"]).await;
+    }
+    let receiver = Receiver::start(|_| ok()).await;
+    let function = json!({"http": {"url": receiver.url}});
+    world.apply(json!({"trigger": "x", "input": {"topics": ["in", "other"]}, "function": function})).await;
+    let held = receiver.hold().await;
+    let replay = |ranges| ReplayRequest { topic: Some("in".to_owned()), ranges, rate: None };
+    let run = world.triggers.replay("x", replay(vec![RangeRequest::ALL])).await.unwrap();
+    receiver.until(|invoked| invoked.len() == 2).await;
+    drop(topic);
+    world.kill().await;
+    drop(held);
+
+    let disk = disk.kill();
+    let log = log_of(&disk, 1);
+    disk.set_unreadable(&log, Some(0..4096)).unwrap();
+    let world = World::start_on(&disk);
+    let delivered = |partition| {
+        let invoked = receiver.invoked();
+        invoked.iter().filter(|one| one.places == [(partition, 0)]).count()
+    };
+    receiver.until(|invoked| invoked.len() == 3).await;
+    assert_eq!((delivered(0), delivered(1)), (2, 1), "it goes on where it can");
+    assert_ne!(world.triggers.describe_run("x", run).unwrap().phase, RunPhase::Done);
+    // Nothing else is meant by what names the partition, and nothing is done there.
+    let one = RangeRequest { partition: Some(1), ..RangeRequest::ALL };
+    let refused = world.triggers.replay("x", replay(vec![one])).await.unwrap_err();
+    assert!(matches!(&refused, RunError::Offline(error) if is_offline(error)), "{refused}");
+    let choice = LaneChoice { topic: Some("in"), partition: Some(1) };
+    let refused = world.triggers.skip("x", choice).await.unwrap_err();
+    assert!(matches!(&refused, TriggerError::Choice(ChoiceError::Partition(error)) if is_offline(error)), "{refused}");
+    let unnamed = LaneChoice { topic: None, partition: Some(0) };
+    let refused = world.triggers.skip("x", unnamed).await.unwrap_err();
+    assert!(matches!(&refused, TriggerError::Choice(ChoiceError::SeveralTopics { .. })), "{refused}");
+    let topic = world.broker.topic("in").unwrap();
+    let committed = world.triggers.committed("x");
+    assert!(committed.iter().any(|at| (at.0, at.1, at.2.get()) == (topic.id(), 1, 1)), "{committed:?}");
+    let spec =
+        TriggerSpec::from_json(&json!({"trigger": "y", "input": {"topic": "in"}, "function": function})).unwrap();
+    let refused = world.triggers.check(&spec, &Planned::default()).await.unwrap_err();
+    assert!(matches!(&refused, ApplyTriggerError::Partition(error) if is_offline(error)), "{refused}");
+    drop(topic);
+    world.kill().await;
+
+    let disk = disk.kill();
+    disk.set_unreadable(&log, None).unwrap();
+    let world = World::start_on(&disk);
+    receiver.until(|invoked| invoked.iter().filter(|one| one.places == [(1, 0)]).count() == 2).await;
+    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+    while world.triggers.describe_run("x", run).unwrap().phase != RunPhase::Done {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     world.kill().await;
 }

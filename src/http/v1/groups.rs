@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use crate::broker::Topic;
+use crate::broker::{NoPartition, Topic};
 use crate::group::id::GroupId;
 use crate::http::extract::{NoParameters, Segments};
 use crate::http::problem::Problem;
@@ -41,9 +41,16 @@ fn describe(rooms: &Rooms, group: &str) -> Option<Value> {
 
 fn shown(group: &str, state: &str, members: usize, committed: Vec<Committed>) -> Value {
     let offset = |(topic, partition, committed): &Committed| {
-        let tail = topic.partition(*partition).ok()?.tail().get();
-        let lag = (tail - committed).max(0);
-        Some(json!({ "topic": topic.name(), "partition": partition, "committed": committed, "tail": tail, "lag": lag }))
+        let mut shown = json!({ "topic": topic.name(), "partition": partition, "committed": committed });
+        match topic.partition(*partition) {
+            Ok(log) => {
+                let tail = log.tail().get();
+                (shown["tail"], shown["lag"]) = (json!(tail), json!((tail - committed).max(0)));
+            }
+            Err(NoPartition::Unknown { .. }) => return None,
+            Err(error) => shown["offline"] = json!(error.to_string()),
+        }
+        Some(shown)
     };
     let offsets: Vec<Value> = committed.iter().filter_map(offset).collect();
     let lag: i64 = offsets.iter().filter_map(|offset| offset["lag"].as_i64()).sum();

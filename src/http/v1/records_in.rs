@@ -195,9 +195,7 @@ fn check_keys(topic: &Topic, records: &[IncomingRecord]) -> Result<(), Problem> 
 fn assign(topic: &Topic, records: &[IncomingRecord]) -> Result<BTreeMap<u32, Vec<usize>>, Problem> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let partitions = topic.partition_count();
-    let next = NEXT.fetch_add(1, Ordering::Relaxed) % partitions;
-    let takes_records = |number: &u32| topic.partition(*number).is_ok_and(|log| log.stopped().is_none());
-    let without_key = (next..partitions).chain(0..next).find(takes_records).unwrap_or(next);
+    let without_key = topic.taking_from(NEXT.fetch_add(1, Ordering::Relaxed) % partitions);
     let mut by_partition = BTreeMap::<u32, Vec<usize>>::new();
     for (index, record) in records.iter().enumerate() {
         let partition = match (record.partition, &record.key) {

@@ -6,7 +6,7 @@
 
 use tripline_storage::Offset;
 
-use super::group_errors;
+use super::{group_errors, log_errors};
 use crate::broker::CommitRequest;
 use crate::broker::journal::JournalError;
 use crate::group::id::GroupId;
@@ -135,6 +135,7 @@ fn reset(service: &KafkaService, commit: Commit, trigger: String, commits: Vec<C
         let code = match trigger_groups::reset(&service.triggers, &trigger, offsets).await {
             Ok(()) => ErrorCode::None,
             Err(ResetError::Unknown | ResetError::Running) => ErrorCode::GroupAuthorizationFailed,
+            Err(ResetError::Offline(error)) => log_errors::partition(&error),
             Err(ResetError::Failed(reason)) => {
                 tracing::error!(trigger, reason, "a trigger was not reset");
                 ErrorCode::CoordinatorNotAvailable

@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::apply::{inline_spec, warnings};
 use super::topics::selected;
 use super::{Applied, ApplyTriggerError, TriggerService};
+use crate::broker::Topic;
 use crate::config::planned::Planned;
 use crate::trigger::runner::Runner;
-use crate::trigger::spec::TriggerSpec;
+use crate::trigger::spec::{TopicSelection, TriggerSpec};
 
 impl TriggerService {
     /// What [`TriggerService::apply`] would answer, and refuse; nothing is done. `planned`: what will be there by then.
@@ -102,7 +103,18 @@ impl TriggerService {
                 return Err(ApplyTriggerError::UnknownTopic { field, topic });
             }
         }
-        Ok(())
+        // Where it would start in a partition that is offline nobody can say.
+        let journal = self.inner.broker.journal();
+        let known = journal.look(|state| state.trigger_named(spec.name.as_str()));
+        let is_pattern = matches!(spec.input.topics, TopicSelection::Pattern(_));
+        let starts_in = |topic: &&Arc<Topic>| {
+            let reads = |id| {
+                journal.look(|state| state.lanes.keys().any(|lane| (lane.trigger, lane.topic) == (id, topic.id())))
+            };
+            known.is_none_or(|id| !is_pattern && !reads(id))
+        };
+        let selected = selected(&self.inner.broker, &spec.input.topics);
+        Ok(selected.iter().filter(starts_in).try_for_each(|topic| topic.is_whole())?)
     }
 
     /// Whether the topics that it writes to are there or can be made.

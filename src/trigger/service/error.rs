@@ -131,6 +131,9 @@ pub enum ChoiceError {
         /// The last that it reads.
         last: u32,
     },
+    /// The partition is offline.
+    #[error(transparent)]
+    Partition(#[from] NoPartition),
     /// No topic matches its pattern yet.
     #[error("trigger {0} reads no topic yet")]
     NoTopicYet(String),

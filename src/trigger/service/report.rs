@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use super::{Running, TriggerService};
 use crate::broker::Topic;
+use crate::broker::record::LaneId;
+use crate::broker::state::State;
+use crate::trigger::progress::Progress;
 use crate::trigger::spec::TriggerSpec;
 
 /// What a trigger is doing, with the words that people see.
@@ -146,8 +149,16 @@ impl TriggerService {
     pub fn committed(&self, name: &str) -> Vec<(Uuid, u32, Offset)> {
         let running = self.inner.running.read();
         let here = running.get(name).filter(|running| running.runner.spec().input.cluster.is_none());
-        let lanes = here.into_iter().flat_map(|running| &running.lanes);
-        lanes.map(|lane| (lane.origin().topic_id, lane.number(), lane.committed())).collect()
+        let Some(here) = here else { return Vec::new() };
+        let lanes = here.lanes.iter().map(|lane| (lane.origin().topic_id, lane.number(), lane.committed()));
+        let offline = here.topics.iter().flat_map(|topic| topic.offline().map(|(number, _)| (topic.id(), number)));
+        let remembered = |(topic, partition)| {
+            let lane = LaneId { trigger: here.runner.id, topic, partition };
+            let look = |state: &State| state.lanes.get(&lane)?.progress.clone();
+            let progress = self.inner.broker.journal().look(look)?;
+            Some((topic, partition, Progress::decode(&progress).ok()?.committed()))
+        };
+        lanes.chain(offline.filter_map(remembered)).collect()
     }
 
     /// All triggers, by name.

@@ -11,7 +11,7 @@ use super::apply::start_offset;
 #[cfg(feature = "cluster")]
 use super::cluster::{There, told_in_time};
 use super::runs::RunError;
-use crate::broker::{Broker, NoPartition, Topic};
+use crate::broker::{Broker, Topic};
 use crate::input::{EventInput, LogInput};
 use crate::trigger::run::{RangeRequest, RunRange, ScanError, chosen, none_where_named};
 use crate::trigger::runner::Runner;
@@ -139,10 +139,7 @@ impl RunTopic {
     /// A partition to look at, as it is seen.
     pub(super) async fn input(&self, broker: &Broker, partition: u32) -> Result<EventInput, RunError> {
         let input = match &self.at {
-            At::Here(topic) => {
-                let failed = |error: NoPartition| ScanError { partition, reason: error.to_string() };
-                EventInput::Log(LogInput::new(broker, topic, partition).map_err(failed)?)
-            }
+            At::Here(topic) => EventInput::Log(LogInput::new(broker, topic, partition)?),
             #[cfg(feature = "cluster")]
             At::There(there) => there.input(partition, Offset::ZERO).await?,
         };
@@ -179,7 +176,7 @@ impl RunTopic {
         match &self.at {
             At::Here(topic) => {
                 let failed = |reason: String| ScanError { partition, reason };
-                let log = topic.partition(partition).map_err(|error| failed(error.to_string()))?;
+                let log = topic.partition(partition)?;
                 Ok(start_offset(log, position).await.map_err(|error| failed(error.to_string()))?)
             }
             #[cfg(feature = "cluster")]

@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::lanes::start_at;
 use super::run_topic::{LookedUp, RunTopic};
 use super::{ChoiceError, Running, TriggerService, stop};
+use crate::broker::NoPartition;
 use crate::broker::codec;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
 use crate::broker::state::{RunEntry, State};
-use crate::input::EventInput;
+use crate::input::{EventInput, LogInput};
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
 use crate::trigger::lane_status::LaneStatus;
@@ -58,6 +59,9 @@ pub enum RunError {
         /// What was asked for.
         found: u32,
     },
+    /// A partition is offline.
+    #[error(transparent)]
+    Offline(#[from] NoPartition),
     /// Offsets were named, and none of the partitions has a record there.
     #[error("from, to: topic {topic} has no record there: `from` must be below `to`, and below the tail")]
     Empty {
@@ -445,7 +449,12 @@ impl TriggerService {
         let mut lanes = Vec::new();
         for range in &definition.ranges {
             let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
-            let log = self.log_input(&topic, range.partition)?;
+            let log = match LogInput::new(&self.inner.broker, &topic, range.partition) {
+                Ok(log) => EventInput::Log(log),
+                // The others go on; the run does not end before a start that finds this one.
+                Err(NoPartition::Offline { .. }) => continue,
+                Err(error) => return Err(error.to_string()),
+            };
             let input = match gate {
                 Some(_) => log.clone().with_letters_of(self.ids_of_topics(owner.spec().name.as_str())),
                 None => log.clone(),

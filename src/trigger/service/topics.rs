@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::{ChoiceError, Inner, Running, TriggerService};
-use crate::broker::{Broker, DeleteTopicError, Topic};
+use crate::broker::{Broker, DeleteTopicError, NoPartition, Topic};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::Runner;
@@ -34,6 +34,15 @@ impl LaneChoice<'_> {
             return Ok(None);
         }
         let topic = running.topic_meant(trigger, self.topic)?;
+        if let Some(here) = running.topics.iter().find(|here| here.name().as_str() == topic) {
+            return match self.partition.map_or(Ok(()), |number| here.partition(number).map(drop)) {
+                Ok(()) => Ok(Some(topic)),
+                Err(NoPartition::Unknown { last, found, .. }) => {
+                    Err(ChoiceError::OtherPartition { trigger: trigger.to_owned(), topic, found, last })
+                }
+                Err(error @ NoPartition::Offline { .. }) => Err(error.into()),
+            };
+        }
         let numbers = || running.lanes.iter().filter(|lane| lane.origin().topic == topic).map(|lane| lane.number());
         match (self.partition, numbers().max()) {
             (Some(found), Some(last)) if !numbers().any(|number| number == found) => {
@@ -77,7 +86,11 @@ impl Running {
 
     /// The name of the topic that is meant: the one that is wanted, or the only one.
     pub(super) fn topic_meant(&self, trigger: &str, wanted: Option<&str>) -> Result<String, ChoiceError> {
-        let mut reads: Vec<&str> = self.lanes.iter().map(|lane| lane.origin().topic.as_str()).collect();
+        // Of what is offline there are no lanes; of a cluster there are no topics.
+        let here = self.topics.iter().map(|topic| topic.name().as_str());
+        let there = self.lanes.iter().map(|lane| lane.origin().topic.as_str());
+        let mut reads: Vec<&str> = here.chain(there).collect();
+        reads.sort_unstable();
         reads.dedup();
         meant(trigger, wanted, &reads)
     }

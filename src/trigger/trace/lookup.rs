@@ -428,7 +428,11 @@ async fn find(
     let mut spent = Spent::new(limits);
     match find_in_topics(broker, id, &topics, &mut spent).await? {
         Some(place) => Ok((place, Some(spent.searched))),
-        None => Err(TraceError::NotFound { id: id.to_owned(), searched: spent.searched }),
+        None => {
+            // It may be in what could not be looked through.
+            topics.iter().try_for_each(|topic| topic.is_whole())?;
+            Err(TraceError::NotFound { id: id.to_owned(), searched: spent.searched })
+        }
     }
 }
 
