@@ -200,7 +200,7 @@ impl Lane {
     fn halve(&mut self, id: WindowId, error: &InvocationError, now_ms: i64) -> bool {
         let held = &self.windows[&id];
         let middle = held.places.len() / 2;
-        if middle == 0 || !self.fits(More { windows: 1, cuts: groups(&held.places), from: held.name }) {
+        if middle == 0 || !self.fits(More { windows: 1, cuts: groups(&held.all_places()), from: held.name }) {
             return false;
         }
         let held = self.windows.get_mut(&id).expect("a window in hand");

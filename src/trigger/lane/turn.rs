@@ -205,17 +205,14 @@ impl Lane {
         let rest: Vec<Place> = held.places.split_off(records_max.max(1));
         let mut rest = Held { phase: Phase::Queued, is_rest: true, ..held.part(rest) };
         held.size_bytes -= rest.size_bytes;
-        let cuts = groups(&rest.places);
+        held.pass_done(&mut rest);
+        let cuts = groups(&rest.all_places());
         if rest.is_tried() && !self.fits(More { windows: 1, cuts, from: rest.name }) {
             // A function that takes one record at a time gets one; what cannot be written down begins anew.
             (rest.state, rest.blocked) = (AttemptState::default(), false);
+            let held = self.windows.get_mut(&id).expect("a window in hand");
+            held.done.append(&mut rest.done);
         }
-        if rest.is_tried()
-            && let Some(held) = self.windows.get_mut(&id)
-        {
-            held.pass_done(&mut rest);
-        }
-        let cuts = groups(&rest.all_places());
         let behind = self.insert_behind(id, rest);
         if self.windows[&behind].is_tried() {
             self.reserve_cuts(behind, cuts);
@@ -235,6 +232,7 @@ impl Lane {
         let is_tried = held.is_tried();
         // Also where it is not tried any more: what it was part of was carried over.
         self.moved(id, &held.places);
+        self.moved(id, &held.done);
         self.windows.insert(id, held);
         if is_tried {
             self.note_tried(id);
