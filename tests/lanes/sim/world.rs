@@ -68,6 +68,8 @@ pub(crate) struct World {
     slots: usize,
     /// The journal: progress, and verdicts by their first offset.
     written: Vec<u8>,
+    /// How far this lane had read when it was written.
+    written_at: Offset,
     verdicts: BTreeMap<Offset, Verdict>,
     starting: Vec<WindowId>,
     in_flight: Vec<WindowId>,
@@ -114,6 +116,7 @@ impl World {
             poison_permille: [0, 0, 50, 200][rng.usize(..4)],
             slots: [1, 3, 8, SLOTS_MAX][rng.usize(..4)],
             written: start.encode().expect("a start fits"),
+            written_at: Offset::ZERO,
             verdicts: BTreeMap::new(),
             starting: Vec::new(),
             in_flight: Vec::new(),
@@ -816,7 +819,7 @@ impl World {
         self.check_written(&written)?;
         let line = format!("write {:?}", written.progress());
         self.tell(&line);
-        self.written = bytes;
+        (self.written, self.written_at) = (bytes, self.lane.position());
         self.writes += 1;
         self.dirty = false;
         for first in std::mem::take(&mut self.settled) {
@@ -829,9 +832,11 @@ impl World {
     }
 
     fn check_written(&mut self, written: &Written) -> Checked {
-        let before = Written::decode(&self.written)?.progress().committed();
+        let before = Written::decode(&self.written)?;
         let committed = written.progress().committed();
-        ensure!(before <= committed, "T1: committed goes back from {before} to {committed}");
+        let before_at = before.progress().committed();
+        ensure!(before_at <= committed, "T1: committed goes back from {before_at} to {committed}");
+        self.check_finished(&before, written)?;
         let (mut withheld, mut again, mut turned_away) = (Vec::new(), Vec::new(), Vec::new());
         let from = self.model.index_from(committed);
         let growing = self.growing();
@@ -874,6 +879,23 @@ impl World {
             {
                 (tried.attempts, tried.attempts_max) = (window.attempts.attempts, window.attempts.attempts);
             }
+        }
+        Ok(())
+    }
+
+    /// T1: what was delivered and written as finished is so for good, also what the filter lets in no more: another one
+    /// may let it in again.
+    fn check_finished(&self, before: &Written, written: &Written) -> Checked {
+        let from = self.model.index_from(written.progress().committed());
+        // What was read last and passed over stands in no range before the next record is read.
+        let read_to = &self.model.records[..self.model.index_from(self.written_at)];
+        let passed = read_to.iter().rposition(|record| record.matches).map_or(0, |last| last + 1)..read_to.len();
+        for (index, record) in self.model.records.iter().enumerate().skip(from) {
+            let is_done = matches!(record.fate, Fate::Delivered | Fate::Lettered) && !passed.contains(&index);
+            ensure!(
+                !is_done || before.covers(record) || !written.covers(record),
+                "T1: was written as finished, and as unfinished again: {record:?}"
+            );
         }
         Ok(())
     }
@@ -928,7 +950,7 @@ impl World {
             self.model.records[index] = record;
         }
         self.may_hold(&written);
-        self.withheld = 0;
+        (self.withheld, self.written_at) = (0, Offset::ZERO);
         (self.starting, self.in_flight, self.settled, self.settling) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let verdicts = self.verdicts.values();
         let carried = verdicts.map(|verdict| {
