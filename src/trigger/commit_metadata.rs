@@ -26,7 +26,7 @@ use super::progress::Progress;
 const CHARS_MAX: usize = 4096;
 
 /// Producer ids by the first offset of their window.
-pub(super) type Verdicts = BTreeMap<i64, i64>;
+pub(super) type Verdicts = BTreeMap<Offset, i64>;
 
 /// What metadata says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,20 +54,20 @@ pub(super) fn of_start(topic: Uuid, at: Offset) -> String {
     encode(topic, &progress, std::iter::empty()).0
 }
 
-/// The metadata for these progress bytes and as many of `verdicts` as fit, and which those are.
-pub(super) fn encode(topic: Uuid, progress: &[u8], verdicts: impl Iterator<Item = (i64, i64)>) -> (String, Vec<i64>) {
+/// The metadata for these progress bytes and as many of `verdicts` as fit, and how many those are.
+pub(super) fn encode(topic: Uuid, progress: &[u8], verdicts: impl Iterator<Item = (Offset, i64)>) -> (String, usize) {
     let mut metadata = STANDARD.encode(progress);
     if !topic.is_nil() {
         metadata.push_str(&format!("~{:012x}", digits(topic)));
     }
-    let mut included = Vec::new();
+    let mut included = 0;
     for (first, producer_id) in verdicts {
         let verdict = format!(".{first}.{producer_id}");
         if metadata.len() + verdict.len() > CHARS_MAX {
             break;
         }
         metadata.push_str(&verdict);
-        included.push(first);
+        included += 1;
     }
     (metadata, included)
 }
@@ -89,7 +89,7 @@ pub(super) fn decode(metadata: &str) -> Option<Decoded> {
     let numbers: Vec<i64> =
         parts.map(|number| number.parse().ok().filter(|number| *number >= 0)).collect::<Option<_>>()?;
     let (pairs, []) = numbers.as_chunks::<2>() else { return None };
-    let verdicts = pairs.iter().map(|&[first, producer_id]| (first, producer_id)).collect();
+    let verdicts = pairs.iter().map(|&[first, producer_id]| Some((Offset::new(first)?, producer_id))).collect::<Option<_>>()?;
     Some(Decoded { progress, verdicts, topic })
 }
 
@@ -106,13 +106,13 @@ mod tests {
     #[test]
     fn the_text_is_this() {
         let progress = Progress::start(Offset::new(300).unwrap());
-        let verdicts = BTreeMap::from([(300, 4000), (305, 7)]);
+        let verdicts = BTreeMap::from([(Offset::new(300).unwrap(), 4000), (Offset::new(305).unwrap(), 7)]);
         for (topic, known, expected) in [
             (Uuid::nil(), None, "BqwCAAAAAAAA.300.4000.305.7"),
             (TOPIC, Some(0x0b0c_0d0e_0f10), "BqwCAAAAAAAA~0b0c0d0e0f10.300.4000.305.7"),
         ] {
             let (text, included) = encode(topic, &progress.encode().unwrap(), verdicts.clone().into_iter());
-            assert_eq!((text.as_str(), included), (expected, vec![300, 305]));
+            assert_eq!((text.as_str(), included), (expected, 2));
             let decoded = Decoded { progress: progress.clone(), verdicts: verdicts.clone(), topic: known };
             assert_eq!(decode(&text), Some(decoded));
         }
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn beside_the_longest_progress_there_is_room_for_two_verdicts() {
-        let verdicts = (1..5).map(|index| (i64::MAX - index, i64::MAX));
+        let verdicts = (1..5).map(|index| (Offset::new(i64::MAX - index).unwrap(), i64::MAX));
         let (text, included) = encode(TOPIC, &[0; ENCODED_BYTES_MAX], verdicts);
-        assert_eq!(included.len(), 2);
+        assert_eq!(included, 2);
         assert!(text.len() <= CHARS_MAX);
     }
 
@@ -161,8 +161,10 @@ mod tests {
         ) {
             if let Ok(bytes) = progress.encode() {
                 let topic = Uuid::from_u128(topic);
+                let verdicts: Verdicts =
+                    verdicts.into_iter().map(|(first, producer_id)| (Offset::new(first).unwrap(), producer_id)).collect();
                 let (text, included) = encode(topic, &bytes, verdicts.clone().into_iter());
-                let kept: Verdicts = verdicts.into_iter().filter(|(first, _)| included.contains(first)).collect();
+                let kept: Verdicts = verdicts.into_iter().take(included).collect();
                 let topic = (!topic.is_nil()).then(|| digits(topic));
                 prop_assert_eq!(decode(&text), Some(Decoded { progress, verdicts: kept, topic }));
             }

@@ -46,6 +46,7 @@ use crate::function::ErrorClass;
 
 mod fill;
 mod fit;
+mod letters;
 mod outcome;
 mod queue;
 mod restore;
@@ -57,6 +58,7 @@ mod written;
 #[cfg(test)]
 mod tests;
 
+pub use letters::{Begun, BegunLetters, Listed};
 pub use outcome::Outcome;
 pub use restore::Carried;
 pub use standing::{Before, Standing};

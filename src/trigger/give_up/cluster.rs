@@ -18,7 +18,7 @@ use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError, Remembered, Sent};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::deliver::{DeadLetters, RecordsError, letters_to};
-use crate::trigger::lane::WindowId;
+use crate::trigger::lane::{Begun, WindowId};
 use crate::trigger::poller::PollerHandle;
 use crate::trigger::runner::{Counters, Runner, Stopped};
 use crate::trigger::trace::ranges::Ranges;
@@ -54,16 +54,6 @@ pub(in crate::trigger) enum Keeper {
     },
     /// The journal.
     Journal(Box<TriggerVerdict>),
-}
-
-/// Letters that somebody began to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::trigger) struct Begun {
-    pub(in crate::trigger) producer_id: i64,
-    /// How many records they were for.
-    pub(in crate::trigger) records: usize,
-    /// Whether those are the records that there are now. Else nobody knows which is which, nor so the numbers of any.
-    pub(in crate::trigger) is_whole: bool,
 }
 
 /// As [`super::run`], on a cluster.

@@ -20,10 +20,10 @@ use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
 use crate::trigger::attempt::ExhaustedReason;
 use crate::trigger::commit_metadata::{self, Verdicts};
-use crate::trigger::give_up::cluster::{Begun, Keeper};
+use crate::trigger::give_up::cluster::Keeper;
 use crate::trigger::give_up::{self, HoldUp};
 use crate::trigger::invoke::Ended;
-use crate::trigger::lane::{Outcome, WindowId, Written};
+use crate::trigger::lane::{BegunLetters, Outcome, WindowId};
 
 use super::entry::Entry;
 
@@ -53,18 +53,10 @@ pub(in crate::trigger) struct GroupPlace {
 pub(in crate::trigger) struct Kept {
     /// The commit under way.
     committing: Option<Committing>,
-    /// Verdicts of whoever had the partition before, by the first offset of their window, until that is made again.
-    carried: Verdicts,
-    /// Verdicts that are being carried out.
-    verdicts: BTreeMap<WindowId, Verdict>,
-}
-
-/// A verdict that the group knows, or is to know.
-#[derive(Debug)]
-struct Verdict {
-    producer_id: i64,
-    /// Who waits for the group to know it.
-    told: Option<oneshot::Sender<()>>,
+    /// Dead letters that are being written.
+    letters: BegunLetters,
+    /// Who waits for the group to know of those of a window.
+    told: BTreeMap<WindowId, oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -72,19 +64,19 @@ struct Committing {
     committed: Offset,
     /// What begins when it is done.
     starting: Vec<Starting>,
-    /// Whose verdicts are in it.
-    verdicts: Vec<WindowId>,
+    /// Whose letters it tells of.
+    letters: Vec<WindowId>,
 }
 
 impl Kept {
     /// Verdicts that somebody else's commit tells of.
     pub(in crate::trigger) fn carried(verdicts: Verdicts) -> Self {
-        Self { carried: verdicts, ..Self::default() }
+        Self { letters: BegunLetters::carried(verdicts), ..Self::default() }
     }
 
     /// Where windows begin whose letters somebody else has begun.
     pub(super) fn begun_at(&self) -> impl Iterator<Item = Offset> {
-        self.carried.keys().copied().filter_map(Offset::new)
+        self.letters.begun_at()
     }
 
     pub(super) const fn is_at_rest(&self) -> bool {
@@ -140,8 +132,8 @@ impl Poller {
 
     pub(super) fn verdict(&mut self, new: NewVerdict) {
         let Some(entry) = self.lanes.get_mut(&new.trigger) else { return };
-        let verdict = Verdict { producer_id: new.producer_id, told: Some(new.told) };
-        entry.kept.verdicts.insert(new.window, verdict);
+        entry.kept.letters.begin(new.window, new.producer_id);
+        entry.kept.told.insert(new.window, new.told);
         entry.dirty = true;
         self.touched.insert(new.trigger);
     }
@@ -196,7 +188,7 @@ impl Poller {
     pub(super) fn give_up_known(&mut self, trigger: Uuid, starting: Vec<Starting>) -> Vec<Starting> {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return Vec::new() };
         let (known, other): (Vec<_>, Vec<_>) =
-            starting.into_iter().partition(|starting| entry.has_verdict(starting.window));
+            starting.into_iter().partition(|starting| entry.kept.letters.has(&entry.lane, starting.window));
         for Starting { window, .. } in known {
             let error =
                 InvocationError::new(ErrorClass::Rejected, "given-up", "given up by the process that had it before");
@@ -229,7 +221,7 @@ impl Poller {
             offsets,
             state,
             reason,
-            keeper: Keeper::Group { poller: handle.clone(), window, begun: entry.begun(window) },
+            keeper: Keeper::Group { poller: handle.clone(), window, begun: entry.kept.letters.take_up(&entry.lane, window) },
         };
         let runner = Arc::clone(&entry.runner);
         let running = self.tracker.spawn(async move {
@@ -243,45 +235,17 @@ impl Poller {
 }
 
 impl Entry {
-    fn has_verdict(&self, window: WindowId) -> bool {
-        self.lane.written(window).is_some_and(|written| self.kept.carried.contains_key(&written.first.get()))
-    }
-
-    /// What is known of the letters of a window that is given up.
-    fn begun(&mut self, window: WindowId) -> Option<Begun> {
-        let records = self.lane.offsets(window).len();
-        if let Some(verdict) = self.kept.verdicts.get(&window) {
-            return Some(Begun { producer_id: verdict.producer_id, records, is_whole: true });
-        }
-        let written = self.lane.written(window)?;
-        let producer_id = self.kept.carried.remove(&written.first.get())?;
-        let Written { records, is_whole, .. } = written;
-        // Where records are gone the next one would not know of it.
-        if is_whole {
-            self.kept.verdicts.insert(window, Verdict { producer_id, told: None });
-        }
-        Some(Begun { producer_id, records, is_whole })
-    }
-
     /// The offset and the metadata to commit now. A verdict that finds no room goes when another was carried out.
     fn next_commit(&mut self) -> (Offset, String) {
         let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
         self.settled.clear();
-        // Of windows that are settled nothing is left to carry out, nor of those that begin anew.
-        self.kept.verdicts.retain(|window, _| self.lane.has(*window));
-        self.kept.carried.retain(|first, _| Offset::new(*first).is_some_and(|first| self.lane.has_written(first)));
-        // By where a window began, also where the log has removed that: another one may begin at what is left.
-        let carried = self.kept.carried.iter().map(|(&first, &producer_id)| (None, first, producer_id));
-        let ours = self.kept.verdicts.iter().map(|(&window, verdict)| {
-            let first = self.lane.offsets(window)[0].get();
-            (Some(window), first, verdict.producer_id)
-        });
-        let verdicts: Vec<(Option<WindowId>, i64, i64)> = carried.chain(ours).collect();
-        let listed = verdicts.iter().map(|&(_, first, producer_id)| (first, producer_id));
-        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, listed);
-        let included = verdicts[..included.len()].iter().filter_map(|(window, ..)| *window).collect();
+        let listed = self.kept.letters.listed(&self.lane);
+        self.kept.told.retain(|window, _| self.lane.has(*window));
+        let verdicts = listed.iter().map(|listed| (listed.first, listed.producer_id));
+        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, verdicts);
+        let letters = listed[..included].iter().filter_map(|listed| listed.window).collect();
         let starting = std::mem::take(&mut self.starting);
-        self.kept.committing = Some(Committing { committed, starting, verdicts: included });
+        self.kept.committing = Some(Committing { committed, starting, letters });
         self.dirty = false;
         (committed, metadata)
     }
@@ -291,11 +255,9 @@ impl Entry {
         if self.writes_again_at.take().is_some() {
             self.unblock();
         }
-        for window in &done.verdicts {
-            if let Some(told) = self.kept.verdicts.get_mut(window).and_then(|verdict| verdict.told.take()) {
-                // Who gave it up may be gone with the lane.
-                let _ = told.send(());
-            }
+        for told in done.letters.iter().filter_map(|window| self.kept.told.remove(window)) {
+            // Who gave it up may be gone with the lane.
+            let _ = told.send(());
         }
         self.status.show(&self.lane, self.noted);
     }

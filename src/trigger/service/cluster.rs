@@ -620,11 +620,11 @@ mod tests {
         let hole = Span::new(offset(5), offset(7)).unwrap();
         let progress = Progress::new(offset(9), vec![hole], Vec::new(), Vec::new());
         let (topic, another) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let (metadata, _) = commit_metadata::encode(topic, &progress.encode().unwrap(), [(5, 70)].into_iter());
+        let (metadata, _) = commit_metadata::encode(topic, &progress.encode().unwrap(), [(offset(5), 70)].into_iter());
         let of = |topic, at, metadata: &str| {
             goes_on(&Committed { offset: offset(at), metadata: metadata.to_owned() }, topic)
         };
-        assert_eq!(of(topic, 5, &metadata), Some((progress, [(5, 70)].into())));
+        assert_eq!(of(topic, 5, &metadata), Some((progress, [(offset(5), 70)].into())));
         assert_eq!(of(another, 5, &metadata), None, "a topic that was made again");
         for (at, metadata) in [(3, metadata.as_str()), (5, ""), (5, "by hand")] {
             let expected = (Progress::start(offset(at)), commit_metadata::Verdicts::new());

@@ -65,6 +65,8 @@ pub(crate) struct Record {
     /// It was delivered before a crash, and is delivered again: what comes behind it need not wait.
     pub(crate) repeated: bool,
     pub(crate) letters: u32,
+    /// Which of its window had a letter was forgotten.
+    pub(crate) may_double: bool,
 }
 
 /// All records, and how far the log reaches.
@@ -148,7 +150,7 @@ impl Written {
         self.index_of(record).map(|index| &self.progress.windows()[index])
     }
 
-    fn index_of(&self, record: &Record) -> Option<usize> {
+    pub(crate) fn index_of(&self, record: &Record) -> Option<usize> {
         if !self.in_hole(record.offset) {
             return None;
         }
@@ -160,8 +162,14 @@ impl Written {
     }
 
     /// Whether each tried window goes on with these records, which the filter with this number lets in, where there are
-    /// verdicts on those of `verdicts`.
-    pub(crate) fn same(&self, records: &[&Record], filter: u32, verdicts: &[&[Offset]]) -> Vec<bool> {
+    /// verdicts on those of `verdicts`, and letters of the windows that begin at `letters` are begun.
+    pub(crate) fn same(
+        &self,
+        records: &[&Record],
+        filter: u32,
+        verdicts: &[&[Offset]],
+        letters: &[Offset],
+    ) -> Vec<bool> {
         let decided = |offset: Offset| verdicts.iter().any(|offsets| offsets.contains(&offset));
         let windows = self.progress.windows().iter().enumerate();
         let one = |(index, window): (usize, &TriedWindow)| {
@@ -183,6 +191,9 @@ impl Written {
                 own.len() + decided.len() == window.records as usize && fingerprint(offsets) == window.fingerprint
             };
             let is_foreign = window.is_foreign || filter != self.progress.filter();
+            if !is_foreign && letters.contains(&window.span.first) {
+                return true;
+            }
             let is_less = !is_foreign && own.len() < window.records as usize;
             is_less || is_whole(&[]) || is_whole(&known)
         };

@@ -14,6 +14,7 @@ use tripline::trigger::spec::Order;
 use tripline::trigger::window::{RecordFacts, Spot};
 use tripline_storage::Offset;
 
+use super::group::{self, Group};
 use super::model::{Fate, Model, Record, Tried, Written};
 use super::specs;
 
@@ -46,12 +47,14 @@ struct Verdict {
 
 /// A window that was given up, on its way.
 #[derive(Clone, Debug)]
-struct Settling {
-    window: WindowId,
+pub(super) struct Settling {
+    pub(super) window: WindowId,
     first: Offset,
     /// What is to be decided; nothing, where the verdict is written.
     decide: Option<(AttemptState, ExhaustedReason)>,
-    offsets: Vec<Offset>,
+    pub(super) offsets: Vec<Offset>,
+    /// On a cluster.
+    pub(super) letters: Option<group::Letters>,
 }
 
 pub(crate) struct World {
@@ -59,7 +62,7 @@ pub(crate) struct World {
     pub(crate) model: Model,
     pub(crate) lane: Lane,
     spec: LaneSpec,
-    now_ms: i64,
+    pub(super) now_ms: i64,
     keys: u64,
     match_percent: u32,
     /// Which of the records those are.
@@ -71,11 +74,13 @@ pub(crate) struct World {
     /// How far this lane had read when it was written.
     written_at: Offset,
     verdicts: BTreeMap<Offset, Verdict>,
-    starting: Vec<WindowId>,
+    /// Where it is not a journal: its lane is on a cluster.
+    pub(super) group: Option<Group>,
+    pub(super) starting: Vec<WindowId>,
     in_flight: Vec<WindowId>,
-    settling: Vec<Settling>,
+    pub(super) settling: Vec<Settling>,
     settled: Vec<Offset>,
-    dirty: bool,
+    pub(super) dirty: bool,
     paused: bool,
     failed: bool,
     outage: Option<i64>,
@@ -118,6 +123,7 @@ impl World {
             written: start.encode().expect("a start fits"),
             written_at: Offset::ZERO,
             verdicts: BTreeMap::new(),
+            group: (rng.u32(..4) == 0).then(|| Group::new(&mut rng)),
             starting: Vec::new(),
             in_flight: Vec::new(),
             settling: Vec::new(),
@@ -190,6 +196,7 @@ impl World {
                 group: 0,
                 repeated: false,
                 letters: 0,
+                may_double: false,
             };
             self.model.records.push(record);
             at = at.next();
@@ -588,10 +595,16 @@ impl World {
             return Ok(false);
         }
         let index = self.rng.usize(..self.settling.len());
-        let Settling { window, first, decide, offsets } = self.settling[index].clone();
+        let Settling { window, first, decide, offsets, .. } = self.settling[index].clone();
         if decide.is_some() {
             // It is carried out when it is written down.
             self.dirty = true;
+            return Ok(true);
+        }
+        if self.group.is_some() {
+            if self.write_letters(index)? {
+                self.settle_in_group(index)?;
+            }
             return Ok(true);
         }
         let verdict = self.verdicts.get_mut(&first).ok_or("a verdict is in the journal until it is settled")?;
@@ -657,9 +670,10 @@ impl World {
             record.tried.is_some() || record.unsure
         };
         ensure!(written || offsets.iter().all(tried), "T1: {offsets:?} are given up and were never tried");
-        let decide = (!written).then_some((state, reason));
+        let letters = self.letters_of(window)?;
+        let decide = (!written && letters.is_none()).then_some((state, reason));
         self.dirty |= !written;
-        self.settling.push(Settling { window, first: offsets[0], decide, offsets });
+        self.settling.push(Settling { window, first: offsets[0], decide, offsets, letters });
         Ok(())
     }
 
@@ -732,6 +746,7 @@ impl World {
             let written = Written::of(self.lane.progress());
             self.refilter(&written);
             self.may_hold(&written);
+            self.may_double_all();
             for record in self.model.records.iter_mut().filter(|record| is_restoring && record.fate == Fate::Unfinished)
             {
                 record.unsure |= before.window_of(record).is_some();
@@ -826,6 +841,8 @@ impl World {
             self.verdicts.remove(&first);
         }
         self.write_verdicts()?;
+        self.commit_letters();
+        self.end_known()?;
         let starting = std::mem::take(&mut self.starting);
         self.in_flight.extend(starting);
         Ok(())
@@ -919,7 +936,9 @@ impl World {
             |record: &&Record| record.matches && self.lets_in(record.offset) && record.offset >= self.model.log_start;
         let found: Vec<&Record> = self.model.records.iter().filter(may_be_found).collect();
         let verdicts: Vec<&[Offset]> = self.verdicts.values().map(|verdict| &verdict.offsets[..]).collect();
-        let same = written.same(&found, self.spec.filter, &verdicts);
+        let letters = self.group.as_ref().map(Group::committed).unwrap_or_default();
+        let same = written.same(&found, self.spec.filter, &verdicts, &letters);
+        self.may_double(&written, &same);
         for index in 0..self.model.records.len() {
             let mut record = self.model.records[index].clone();
             if !record.matches || record.fate == Fate::Expired {
@@ -958,6 +977,7 @@ impl World {
             Carried::verdict(name, &offsets, state, reason)
         });
         self.lane = Lane::restore(self.spec.clone(), written.progress(), carried.collect());
+        self.take_over();
         while let Some((window, reason)) = self.lane.next_given_up() {
             self.given_up(window, reason)?;
         }
@@ -1029,7 +1049,8 @@ impl World {
         ensure!(self.lane.is_empty(), "drained, and something is left: {:?}", self.lane);
         let left = self.model.unfinished().next();
         ensure!(left.is_none(), "drained, and there is {left:?}");
-        let unlettered = self.model.records.iter().find(|record| record.fate == Fate::Lettered && record.letters != 1);
+        let is_wrong = |record: &&Record| record.letters == 0 || record.letters > 1 && !record.may_double;
+        let unlettered = self.model.records.iter().filter(|record| record.fate == Fate::Lettered).find(is_wrong);
         ensure!(unlettered.is_none(), "dead letters: {unlettered:?}");
         Ok(())
     }
