@@ -71,7 +71,7 @@ impl Ended {
     }
 
     /// This was known without asking a function.
-    #[cfg(any(test, feature = "cluster"))]
+    #[cfg(test)]
     pub(super) const fn unasked(outcome: Outcome) -> Self {
         Self { outcome: Ok(outcome), delivered: 0, expired: 0, took: None, made: None }
     }

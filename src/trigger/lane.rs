@@ -38,7 +38,7 @@ use tripline_storage::Offset;
 
 use super::attempt::{AttemptState, ErrorsTolerance, ExhaustedReason, Policies};
 use super::flow::PerKey;
-use super::progress::{ENCODED_BYTES_MAX, Progress, Span, TriedAttempts, TriedWindow, fingerprint};
+use super::progress::{ENCODED_BYTES_MAX, GivenUp, Letters, Progress, Span, TriedAttempts, TriedWindow, fingerprint};
 use super::spec::Order;
 use super::unfinished::{Place, Unfinished};
 use super::window::{Spot, WindowSpec};
@@ -58,7 +58,6 @@ mod written;
 #[cfg(test)]
 mod tests;
 
-pub use letters::{Begun, BegunLetters, Listed};
 pub use outcome::Outcome;
 pub use restore::Carried;
 pub use standing::{Before, Standing};
@@ -149,17 +148,6 @@ impl Next {
     }
 }
 
-/// How a window that was made again stood in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Its first offset then.
-    pub first: Offset,
-    /// How many records it had then.
-    pub records: usize,
-    /// Whether it has just these: the log has removed none, and nothing that succeeded is among them.
-    pub is_whole: bool,
-}
-
 /// A closed window.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
@@ -176,8 +164,8 @@ pub(super) struct Held {
     phase: Phase,
     /// What its invocations are called: the first offset that it had.
     name: Offset,
-    /// How it was written down before a restart. Not so its parts.
-    written: Option<Written>,
+    /// Who writes its dead letters on a cluster; only where it is given up.
+    letters: Option<Letters>,
     /// Another filter was in force when it was made.
     foreign: bool,
     /// Its verdict was found in the journal, and stands for it there.
@@ -394,26 +382,10 @@ impl Lane {
         self.windows[&id].name
     }
 
-    /// How a window stood in the progress that it was made again from.
-    ///
-    /// # Panics
-    /// When it is not in hand.
-    #[must_use]
-    pub fn written(&self, id: WindowId) -> Option<Written> {
-        self.windows[&id].written
-    }
-
     /// Whether a window is in hand.
     #[must_use]
     pub fn has(&self, id: WindowId) -> bool {
         self.windows.contains_key(&id)
-    }
-
-    /// Whether a window that stood in progress from `first` on is in hand, or still to be made again.
-    #[must_use]
-    pub fn has_written(&self, first: Offset) -> bool {
-        let is_made = |held: &Held| held.written.is_some_and(|written| written.first == first);
-        self.restoring.as_ref().is_some_and(|restoring| restoring.builds(first)) || self.windows.values().any(is_made)
     }
 
     /// The size of a window's records.
@@ -540,7 +512,7 @@ impl Held {
             name: places[0].offset,
             done: Vec::new(),
             cuts: 0,
-            written: None,
+            letters: None,
             state: self.state.clone(),
             places,
             ..*self
@@ -597,7 +569,8 @@ impl Held {
         let span = self.span(from)?;
         let records = u32::try_from(self.own(from).count()).unwrap_or(u32::MAX);
         let (fingerprint, is_foreign) = (fingerprint(self.own(from)), self.foreign);
-        Some(TriedWindow { span, records, fingerprint, is_foreign, key: self.key, attempts, given_up: self.given_up() })
+        let given_up = self.given_up().map(|reason| GivenUp { reason, letters: self.letters });
+        Some(TriedWindow { span, records, fingerprint, is_foreign, key: self.key, attempts, given_up })
     }
 }
 

@@ -216,7 +216,7 @@ impl Poller {
             #[cfg(feature = "cluster")]
             Message::Committed(trigger, result) => self.committed(trigger, result),
             #[cfg(feature = "cluster")]
-            Message::Verdict(new) => self.verdict(new),
+            Message::Letters(new) => self.letters(new),
             #[cfg(feature = "cluster")]
             Message::Fetched(from, outcome) => self.fetch = cluster::Fetch::Here(from, *outcome),
             Message::Stop => {

@@ -21,7 +21,7 @@
 //! milliseconds since 1970.
 //!
 //! ```text
-//! version       u8      6 (1 to 5 were never released)
+//! version       u8      7 (1 to 6 were never released)
 //! committed     varint  offset
 //! reading point varint  distance from committed
 //! holes         varint  how many stand before the map; then for each, ascending:
@@ -50,7 +50,10 @@
 //!   next        varint    the next attempt, since the last, plus 1; 0 = none is planned
 //!   excluded    varint    milliseconds that do not count towards max_age
 //!   suspended   varint    since when its age stands still, since the first attempt, with flag 4
-//!   reason      u8        why it is given up: 0 attempts, 1 age, 2 rejected, 3 skipped; with flag 8
+//!   reason      u8        why it is given up: 0 attempts, 1 age, 2 rejected, 3 skipped; 4 more: its dead letters are
+//!                         begun on a cluster; 8 more: and the records are not those any more; with flag 8
+//!   producer    varint    who writes the letters, where they are begun
+//!   letters     varint    how many records they are for, 1 to 10,000, where they are begun
 //! blocked keys  varint  how many; then for each, by hash ascending:
 //!   hash        u64     little-endian
 //!   first       varint    distance of its first unfinished offset from committed
@@ -71,7 +74,7 @@ mod codec;
 
 pub use codec::{DecodeError, ENCODED_BYTES_MAX, TooLarge};
 
-pub(super) use codec::varint_bytes;
+pub(super) use codec::{LETTERS_BYTES, varint_bytes};
 
 /// A range of offsets, never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +100,29 @@ pub struct TriedWindow {
     pub key: Option<u64>,
     /// Its attempts so far.
     pub attempts: TriedAttempts,
-    /// Why its attempts have come to an end, if they have: nothing of it is invoked again.
-    pub given_up: Option<ExhaustedReason>,
+    /// The end of its attempts, if they have come to one: nothing of it is invoked again.
+    pub given_up: Option<GivenUp>,
+}
+
+/// The end of a window's attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Why they have come to it.
+    pub reason: ExhaustedReason,
+    /// Its dead letters, where somebody has begun to write them on a cluster. Here they have a verdict in the journal.
+    pub letters: Option<Letters>,
+}
+
+/// Dead letters on a cluster. Their producer numbers them by their records: whoever takes over asks the cluster how far
+/// it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letters {
+    /// Who writes them; not negative.
+    pub producer_id: i64,
+    /// How many records they are for, 1 to [`WINDOW_COUNT_MAX`].
+    pub records: u32,
+    /// Whether those are the records that the window has. Else nobody knows which is which, nor so the number of any.
+    pub is_whole: bool,
 }
 
 /// The attempts of a window, as far as they are written down. Times are milliseconds since 1970.
@@ -208,10 +232,7 @@ impl Progress {
         let inside = |span: &Span| span.first >= committed && span.first < span.next && span.next <= self.reading_point;
         self.holes.iter().all(inside)
             && self.holes.windows(2).all(|pair| pair[0].next < pair[1].first)
-            && self
-                .windows
-                .iter()
-                .all(|window| inside(&window.span) && (1..=WINDOW_COUNT_MAX).contains(&window.records))
+            && self.windows.iter().all(|window| inside(&window.span) && window.is_consistent())
             && self.windows.windows(2).all(|pair| pair[0].span.first <= pair[1].span.first)
             && self.blocked_keys.iter().all(|key| key.first <= self.reading_point)
             && self.blocked_keys.windows(2).all(|pair| pair[0].hash < pair[1].hash)
@@ -273,6 +294,20 @@ fn joined(mut holes: Vec<Span>) -> Vec<Span> {
         touches
     });
     holes
+}
+
+impl TriedWindow {
+    /// What is known of its dead letters.
+    #[must_use]
+    pub fn letters(&self) -> Option<Letters> {
+        self.given_up.and_then(|given_up| given_up.letters)
+    }
+
+    fn is_consistent(&self) -> bool {
+        let counts = 1..=WINDOW_COUNT_MAX;
+        let are_letters = |letters: Letters| letters.producer_id >= 0 && counts.contains(&letters.records);
+        counts.contains(&self.records) && self.letters().is_none_or(are_letters)
+    }
 }
 
 impl TriedAttempts {
@@ -418,7 +453,12 @@ pub(super) mod tests {
             let mut windows: Vec<TriedWindow> = Vec::new();
             for (index, key, attempts, (records, fingerprint, is_foreign)) in tried.into_iter().filter(|_| !spans.is_empty()) {
                 let span = *index.get(&spans);
-                let given_up = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
+                let reason = ExhaustedReason::ALL.get(key.unwrap_or(9) as usize % 7).copied();
+                let letters = (records % 3 == 0).then(|| {
+                    let records = 1 + records / 3 % WINDOW_COUNT_MAX;
+                    Letters { producer_id: i64::from(attempts.attempts) << 20, records, is_whole: is_foreign }
+                });
+                let given_up = reason.map(|reason| GivenUp { reason, letters });
                 let records = 1 + records % WINDOW_COUNT_MAX;
                 windows.push(TriedWindow { span, records, fingerprint, is_foreign, key, attempts, given_up });
             }

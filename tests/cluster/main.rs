@@ -30,7 +30,7 @@ use tripline::function::ErrorClass;
 use tripline::input::ClusterBrokers;
 use tripline::input::cluster::{Client, ClusterPartition, GroupEvent, Member, Remembered, Selection, Sent};
 use tripline::trigger::attempt::ExhaustedReason;
-use tripline::trigger::progress::{Progress, Span, TriedAttempts, TriedWindow, fingerprint};
+use tripline::trigger::progress::{GivenUp, Letters, Progress, Span, TriedAttempts, TriedWindow, fingerprint};
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 use tripline_storage::batch::BatchProducer;
@@ -272,17 +272,18 @@ async fn a_process_that_stood_still_is_fenced(cluster: &Cluster) {
     assert_eq!(wait_for_commits(&client, 2, 220).await, Ok(()));
 }
 
-/// A window of all records in a range.
-fn tried(span: Span, attempts: TriedAttempts, given_up: Option<ExhaustedReason>) -> TriedWindow {
+/// A window of all records in a range, which is given up; of its letters this producer has begun to write.
+fn given_up(span: Span, attempts: TriedAttempts, producer_id: i64) -> TriedWindow {
     let offsets = (span.first.get()..span.next.get()).filter_map(Offset::new);
+    let letters = Letters { producer_id, records: u32::try_from(span.offsets()).unwrap(), is_whole: true };
     TriedWindow {
         span,
-        records: u32::try_from(span.offsets()).unwrap(),
+        records: letters.records,
         fingerprint: fingerprint(offsets),
         is_foreign: false,
         key: None,
         attempts,
-        given_up,
+        given_up: Some(GivenUp { reason: ExhaustedReason::Attempts, letters: Some(letters) }),
     }
 }
 
@@ -294,15 +295,15 @@ async fn verdicts_move(cluster: &Cluster) {
     let (producer, other) = (client.producer_id().await.unwrap(), client.producer_id().await.unwrap());
     let span = Span::new(Offset::ZERO, Offset::new(3).unwrap()).unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
-    let window = tried(span, attempts, None);
+    let window = given_up(span, attempts, producer);
     // Of this one no letter is there.
     let span = Span::new(span.next, Offset::new(5).unwrap()).unwrap();
     let failed = Some(ErrorClass::Crashed);
     let attempts = TriedAttempts { last_attempt_ms: attempts.first_attempt_ms + 1000, failed, ..attempts };
-    let given_up = tried(span, attempts, Some(ExhaustedReason::Attempts));
+    let next = given_up(span, attempts, other);
     let hole = Span::new(Offset::ZERO, span.next).unwrap();
-    let progress = Progress::new(span.next, vec![hole], vec![window, given_up], Vec::new());
-    let metadata = format!("{}.0.{producer}.3.{other}", STANDARD.encode(progress.encode().unwrap()));
+    let progress = Progress::new(span.next, vec![hole], vec![window, next], Vec::new());
+    let metadata = STANDARD.encode(progress.encode().unwrap());
     commit_once(&client, Offset::ZERO, metadata).await;
     client.produce("in.dlq", 0, &batch(&values(0..3), Some(producer))).await.unwrap();
     let receiver = Receiver::start(|_| (200, AT_ONCE));
@@ -353,10 +354,13 @@ async fn verdicts_of_what_is_gone_move(cluster: &Cluster) {
     client.produce("in", 0, &batch(&values(0..12), None)).await.unwrap();
     let attempts = TriedAttempts { attempts: 6, first_attempt_ms: 1_700_000_000_000, ..TriedAttempts::default() };
     let at = |offset| Offset::new(offset).unwrap();
-    let given_up =
-        |first, next| tried(Span::new(at(first), at(next)).unwrap(), attempts, Some(ExhaustedReason::Attempts));
     // 0, 4, 7 and 10 are gone.
-    let windows = vec![given_up(0, 3), given_up(3, 6), given_up(6, 9), given_up(9, 12)];
+    let (mut windows, mut producers) = (Vec::new(), Vec::new());
+    for first in [0, 3, 6, 9] {
+        let producer = client.producer_id().await.unwrap();
+        windows.push(given_up(Span::new(at(first), at(first + 3)).unwrap(), attempts, producer));
+        producers.push(producer);
+    }
     let progress = Progress::new(at(12), vec![Span::new(at(0), at(12)).unwrap()], windows, Vec::new());
     let receiver = Receiver::start(|_| (200, AT_ONCE));
     let filter = "filter: { data: { n: [ { anything-but: [0, 4, 7, 10] } ] } }\ndead_letter: { topic: in.dlq }";
@@ -364,14 +368,7 @@ async fn verdicts_of_what_is_gone_move(cluster: &Cluster) {
     // As if it had been in force before, and the log had removed them.
     let spec = TriggerSpec::from_json(&serde_saphyr::from_str(&definition).unwrap()).unwrap();
     let progress = progress.under(spec.lane().filter);
-    let mut metadata = STANDARD.encode(progress.encode().unwrap());
-    let mut producers = Vec::new();
-    for first in [0, 3, 6, 9] {
-        let producer = client.producer_id().await.unwrap();
-        metadata.push_str(&format!(".{first}.{producer}"));
-        producers.push(producer);
-    }
-    commit_once(&client, at(0), metadata).await;
+    commit_once(&client, at(0), STANDARD.encode(progress.encode().unwrap())).await;
     // Of the first window two of three letters are there, of the others one, all, and none.
     for (producer, letters) in producers.iter().zip([0..2, 3..4, 6..9]) {
         client.produce("in.dlq", 0, &batch(&values(letters), Some(*producer))).await.unwrap();

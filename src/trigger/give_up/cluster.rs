@@ -18,8 +18,9 @@ use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError, Remembered, Sent};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason};
 use crate::trigger::deliver::{DeadLetters, RecordsError, letters_to};
-use crate::trigger::lane::{Begun, WindowId};
+use crate::trigger::lane::WindowId;
 use crate::trigger::poller::PollerHandle;
+use crate::trigger::progress::Letters;
 use crate::trigger::runner::{Counters, Runner, Stopped};
 use crate::trigger::trace::ranges::Ranges;
 
@@ -50,7 +51,7 @@ pub(in crate::trigger) enum Keeper {
         poller: PollerHandle,
         window: WindowId,
         /// What the group knows already.
-        begun: Option<Begun>,
+        letters: Option<Letters>,
     },
     /// The journal.
     Journal(Box<TriggerVerdict>),
@@ -104,7 +105,7 @@ enum Known {
 }
 
 /// What became of dead letters.
-enum Letters {
+enum Became {
     /// They are there.
     At(LetterPlaces),
     /// There are none.
@@ -122,9 +123,9 @@ impl GiveUp {
 
     async fn carry_out(&mut self) -> Result<bool, Stopped> {
         let letters = match self.dead_letters().await? {
-            Letters::SomebodyElses => return Ok(false),
-            Letters::None => None,
-            Letters::At(places) => Some(places),
+            Became::SomebodyElses => return Ok(false),
+            Became::None => None,
+            Became::At(places) => Some(places),
         };
         let function = self.function();
         let told = Told { name: self.name, offsets: &self.offsets, function: &function, state: &self.state };
@@ -133,7 +134,7 @@ impl GiveUp {
         Ok(true)
     }
 
-    async fn dead_letters(&mut self) -> Result<Letters, Stopped> {
+    async fn dead_letters(&mut self) -> Result<Became, Stopped> {
         loop {
             let target = match self.target().await? {
                 Ok(target) => target,
@@ -148,7 +149,7 @@ impl GiveUp {
     }
 
     /// Goes on until the letters are there; `None`: under another producer id.
-    async fn write_to(&mut self, target: ClusterLetters) -> Result<Option<Letters>, Stopped> {
+    async fn write_to(&mut self, target: ClusterLetters) -> Result<Option<Became>, Stopped> {
         loop {
             match self.write(&target).await {
                 Ok(Wrote::All(written)) => {
@@ -156,7 +157,7 @@ impl GiveUp {
                     Counters::add(&self.runner.counters.dead_lettered, written);
                     Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
                     // The cluster does not say where those are that it had already.
-                    return Ok(Some(Letters::At((target.topic, target.partition, Ranges::default()))));
+                    return Ok(Some(Became::At((target.topic, target.partition, Ranges::default()))));
                 }
                 Ok(Wrote::Unclear) => {
                     self.begin_anew(&target);
@@ -164,7 +165,7 @@ impl GiveUp {
                 }
                 Err(error) => {
                     if self.is_skipped(&error).await? {
-                        return Ok(Some(Letters::None));
+                        return Ok(Some(Became::None));
                     }
                 }
             }
@@ -172,22 +173,22 @@ impl GiveUp {
     }
 
     /// Where the letters go, once that is known to whoever must know it; or what becomes of them else.
-    async fn target(&mut self) -> Result<Result<ClusterLetters, Letters>, Stopped> {
+    async fn target(&mut self) -> Result<Result<ClusterLetters, Became>, Stopped> {
         loop {
             let (topic, producer_id) = match self.known() {
                 Known::Target(target) => return Ok(Ok(target)),
                 Known::Nowhere => {
                     self.drop_records();
-                    return Ok(Err(Letters::None));
+                    return Ok(Err(Became::None));
                 }
                 Known::Defined(topic, producer_id) => (topic, producer_id),
             };
             match self.decide(topic, producer_id).await {
                 Ok(target) if producer_id.is_some() || self.make_known(&target).await? => return Ok(Ok(target)),
-                Ok(_) => return Ok(Err(Letters::SomebodyElses)),
+                Ok(_) => return Ok(Err(Became::SomebodyElses)),
                 Err(error) => {
                     if self.is_skipped(&error.into()).await? {
-                        return Ok(Err(Letters::None));
+                        return Ok(Err(Became::None));
                     }
                 }
             }
@@ -205,8 +206,8 @@ impl GiveUp {
             dead_letters = target.topic,
             "records of a window are gone whose dead letters another process had begun: some may be there twice"
         );
-        if let Keeper::Group { begun, .. } = &mut self.keeper {
-            *begun = None;
+        if let Keeper::Group { letters, .. } = &mut self.keeper {
+            *letters = None;
         }
     }
 
@@ -236,7 +237,7 @@ impl GiveUp {
             None => Known::Nowhere,
         };
         match &self.keeper {
-            Keeper::Group { begun, .. } => defined(begun.map(|begun| begun.producer_id)),
+            Keeper::Group { letters, .. } => defined(letters.map(|letters| letters.producer_id)),
             Keeper::Journal(verdict) => match &verdict.dead_letters {
                 LettersGo::ToCluster(target) => Known::Target(target.clone()),
                 LettersGo::Nowhere => Known::Nowhere,
@@ -258,9 +259,11 @@ impl GiveUp {
     /// `false`: the partition is somebody else's now.
     async fn make_known(&mut self, target: &ClusterLetters) -> Result<bool, Stopped> {
         match &mut self.keeper {
-            Keeper::Group { poller, window, begun } => {
-                let is_ours = poller.make_known(self.runner.id, *window, target.producer_id).await;
-                *begun = Some(Begun { producer_id: target.producer_id, records: self.offsets.len(), is_whole: true });
+            Keeper::Group { poller, window, letters } => {
+                let ClusterLetters { producer_id, .. } = *target;
+                let is_ours = poller.make_known(self.runner.id, *window, producer_id).await;
+                let records = u32::try_from(self.offsets.len()).unwrap_or(u32::MAX);
+                *letters = Some(Letters { producer_id, records, is_whole: true });
                 Ok(is_ours)
             }
             Keeper::Journal(verdict) => {
@@ -287,8 +290,8 @@ impl GiveUp {
             Remembered::Last { epoch, sequence } => Some(letters_to(epoch, sequence)),
             Remembered::Untold => None,
         };
-        if let Keeper::Group { begun: Some(Begun { records, is_whole: false, .. }), .. } = self.keeper {
-            let are_all_there = there.is_some_and(|there| there >= records);
+        if let Keeper::Group { letters: Some(Letters { records, is_whole: false, .. }), .. } = self.keeper {
+            let are_all_there = there.is_some_and(|there| there >= records as usize);
             return Ok(if are_all_there { Wrote::All(self.offsets.len()) } else { Wrote::Unclear });
         }
         let letters = DeadLetters {

@@ -321,7 +321,7 @@ impl Lane {
             state: AttemptState::default(),
             phase: Phase::Queued,
             name,
-            written: None,
+            letters: None,
             foreign: false,
             decided: false,
             spilled,

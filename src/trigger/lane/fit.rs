@@ -10,8 +10,9 @@
 use tripline_storage::Offset;
 
 use super::queue::{Queue, QueueKey};
+use super::restore::Restoring;
 use super::{Held, Lane, Phase, WindowId};
-use crate::trigger::progress::varint_bytes;
+use crate::trigger::progress::{LETTERS_BYTES, varint_bytes};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, Ranges, groups};
 
@@ -47,6 +48,8 @@ pub(super) struct Reserved {
     cuts_below: usize,
     /// Windows with a key.
     keyed: usize,
+    /// Windows whose dead letters are begun.
+    letters: usize,
 }
 
 /// What is more to be written down: a bound has room for it or not.
@@ -75,9 +78,11 @@ impl Lane {
     fn bytes_with(&self, more: More) -> usize {
         let distance_bytes = self.distance_bytes();
         let building = self.restoring.as_ref().map_or(0, |restoring| restoring.counts().1);
+        let letters = self.reserved.letters + self.restoring.as_ref().map_or(0, Restoring::letters);
         HEAD_BYTES
             + self.tried.len() * (ATTEMPTS_BYTES + TRIED_DISTANCES * distance_bytes)
             + self.reserved.keyed * KEY_BYTES
+            + letters * LETTERS_BYTES
             + building * (ATTEMPTS_BYTES + KEY_BYTES + TRIED_DISTANCES * distance_bytes)
             + more.windows * self.tried_bytes()
             + self.markers.len() * (KEY_BYTES + distance_bytes)
@@ -110,9 +115,9 @@ impl Lane {
         self.bytes_with(More::default())
     }
 
-    /// What is kept free for the oldest record when nothing else fits any more.
+    /// What is kept free for the oldest record, and the dead letters of one window, when nothing else fits any more.
     fn reserve_bytes(&self) -> usize {
-        2 * self.tried_bytes()
+        2 * self.tried_bytes() + LETTERS_BYTES
     }
 
     /// Why nothing more is read although there is room for records: what is unfinished is too scattered to be written
@@ -129,6 +134,17 @@ impl Lane {
     /// Whether so many more tried windows can be written down, cut out of so many ranges.
     pub(super) fn fits(&self, more: More) -> bool {
         self.bytes_with(more) + self.reserve_bytes() <= self.spec.limits.progress_bytes
+    }
+
+    /// Whether the dead letters of one more window can be written down as begun.
+    pub(super) fn fits_letters(&self) -> bool {
+        let is_first = self.reserved.letters == 0 && self.restoring.as_ref().is_none_or(|left| left.letters() == 0);
+        is_first || self.bytes_bound() + LETTERS_BYTES + self.reserve_bytes() <= self.spec.limits.progress_bytes
+    }
+
+    /// Those of so many more windows are.
+    pub(super) const fn reserve_letters(&mut self, windows: usize) {
+        self.reserved.letters += windows;
     }
 
     /// Looks where bits should begin, if it matters and enough has changed since it was looked the last time.
@@ -185,6 +201,7 @@ impl Lane {
         let keyed = self.windows[&id].key.is_some();
         if self.tried.insert(id) {
             self.reserved.keyed += usize::from(keyed);
+            self.reserved.letters += usize::from(self.windows[&id].letters.is_some());
         }
     }
 
@@ -192,6 +209,7 @@ impl Lane {
     pub(super) fn release_reserved(&mut self, id: WindowId, held: &Held) {
         if self.tried.remove(&id) {
             self.reserved.keyed -= usize::from(held.key.is_some());
+            self.reserved.letters -= usize::from(held.letters.is_some());
         }
         self.reserved.cuts -= held.cuts;
         if held.name < self.unfinished.dense_from() {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tripline_storage::Offset;
 
 use super::queue::QueueKey;
-use super::{Held, Lane, LaneSpec, Marker, Phase, TAKEN_MAX, WindowId, Written};
+use super::{Held, Lane, LaneSpec, Marker, Phase, TAKEN_MAX, WindowId};
 use crate::function::{ErrorClass, InvocationError};
 use crate::trigger::attempt::{AttemptState, ExhaustedReason, Step};
-use crate::trigger::progress::{Progress, Span, TriedWindow, fingerprint};
+use crate::trigger::progress::{Letters, Progress, Span, TriedWindow, fingerprint};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 use crate::trigger::window::{RecordFacts, Spot, WINDOW_COUNT_MAX};
@@ -36,7 +36,7 @@ impl Carried {
             state,
             phase: Phase::GivenUp(reason),
             name,
-            written: None,
+            letters: None,
             foreign: false,
             decided: true,
             spilled: false,
@@ -72,8 +72,6 @@ struct Building {
     decided: BTreeSet<Offset>,
     /// What is found from now on is taken as what was never tried: it is not this window's.
     dissolved: bool,
-    /// Somebody has begun to write its dead letters: under its own filter what is found of it is given up.
-    has_letters: bool,
 }
 
 /// Where a record that is read again belongs.
@@ -89,9 +87,10 @@ enum Belongs {
 }
 
 impl Building {
-    /// Whether what is found of it is given up, whatever it is: all that may be among it besides had succeeded.
-    const fn is_for_letters(&self) -> bool {
-        self.has_letters && !self.tried.is_foreign
+    /// Whether what is found of it is given up, whatever it is: somebody has begun to write its dead letters, and all that
+    /// may be among it besides had succeeded.
+    fn is_for_letters(&self) -> bool {
+        self.tried.letters().is_some() && !self.tried.is_foreign
     }
 
     /// Whether more was found than it can be.
@@ -144,7 +143,6 @@ impl Restoring {
             found: Vec::new(),
             decided: BTreeSet::new(),
             dissolved: false,
-            has_letters: false,
         });
         let building: Vec<Building> = building.collect();
         let restoring = (!progress.holes().is_empty()).then(|| Self {
@@ -228,18 +226,12 @@ impl Restoring {
         is_cut
     }
 
-    /// Whether a window that stood in progress from `first` on is still to be made again.
-    pub(super) fn builds(&self, first: Offset) -> bool {
-        self.building.iter().any(|building| building.tried.span.first == first && !building.dissolved)
-    }
-
     /// What was known of windows beside their progress, which was written from `committed` on, holds on.
     fn remember(&mut self, before: Vec<Building>, committed: Offset) {
-        for Building { tried, decided, has_letters, .. } in before {
+        for Building { tried, decided, .. } in before {
             let span = Span::new(tried.span.first.max(committed), tried.span.next);
             let is_it = |other: &&mut Building| Some(other.tried.span) == span && other.tried.key == tried.key;
             let Some(building) = self.building.iter_mut().find(is_it) else { continue };
-            building.has_letters |= has_letters;
             building.decided.extend(decided.into_iter().filter(|offset| building.tried.span.contains(*offset)));
         }
     }
@@ -247,6 +239,11 @@ impl Restoring {
     /// How many holes and windows are still to be read again.
     pub(super) const fn counts(&self) -> (usize, usize) {
         (self.holes.len(), self.building.len())
+    }
+
+    /// Of how many of these windows letters are begun.
+    pub(super) fn letters(&self) -> usize {
+        self.building.iter().filter(|building| building.tried.letters().is_some()).count()
     }
 
     /// The next record below `upto` of a window that was carried over.
@@ -368,16 +365,6 @@ impl Lane {
                 self.next_id += 1;
                 QueueKey::Alone(self.next_id - 1)
             }
-        }
-    }
-
-    /// Somebody has begun to write dead letters of the windows that stood in progress from these offsets on: they are not
-    /// tried again, whatever is found of them.
-    pub fn expect_letters(&mut self, firsts: impl Iterator<Item = Offset>) {
-        let Some(restoring) = &mut self.restoring else { return };
-        for first in firsts {
-            let building = restoring.building.iter_mut().filter(|building| building.tried.span.first == first);
-            building.for_each(|building| building.has_letters = true);
         }
     }
 
@@ -565,7 +552,8 @@ impl Lane {
         let mut state = tried.attempts.to_state();
         state.take_up(&self.spec.policies.retry, now_ms);
         let mut blocked = state.is_blocked(&self.spec.policies);
-        let mut given_up = tried.given_up;
+        let mut given_up = tried.given_up.map(|given_up| given_up.reason);
+        let letters = tried.letters().map(|letters| Letters { is_whole: letters.is_whole && is_whole, ..letters });
         if state.running {
             let error =
                 InvocationError::new(ErrorClass::Interrupted, "interrupted", "the broker stopped during the attempt");
@@ -592,7 +580,7 @@ impl Lane {
             state,
             phase,
             name,
-            written: Some(Written { first: tried.span.first, records: tried.records as usize, is_whole }),
+            letters,
             // What the filter in force lets in is what it has.
             foreign: false,
             decided: false,

@@ -5,7 +5,6 @@
 //! what it reads: a leader that is dead takes a minute to be given up, and outcomes, a person, and the group have
 //! something to say meanwhile.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -16,14 +15,12 @@ use tripline_storage::partition::ReadOutcome;
 use uuid::Uuid;
 
 use super::{Message, Poller, PollerHandle, Starting};
-use crate::function::{ErrorClass, InvocationError};
 use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
 use crate::trigger::attempt::ExhaustedReason;
-use crate::trigger::commit_metadata::{self, Verdicts};
+use crate::trigger::commit_metadata;
 use crate::trigger::give_up::cluster::Keeper;
 use crate::trigger::give_up::{self, HoldUp};
-use crate::trigger::invoke::Ended;
-use crate::trigger::lane::{BegunLetters, Outcome, WindowId};
+use crate::trigger::lane::WindowId;
 
 use super::entry::Entry;
 
@@ -53,10 +50,8 @@ pub(in crate::trigger) struct GroupPlace {
 pub(in crate::trigger) struct Kept {
     /// The commit under way.
     committing: Option<Committing>,
-    /// Dead letters that are being written.
-    letters: BegunLetters,
-    /// Who waits for the group to know of those of a window.
-    told: BTreeMap<WindowId, oneshot::Sender<()>>,
+    /// Dead letters that are to begin: the group must know of them first.
+    letters: Vec<NewLetters>,
 }
 
 #[derive(Debug)]
@@ -64,29 +59,19 @@ struct Committing {
     committed: Offset,
     /// What begins when it is done.
     starting: Vec<Starting>,
-    /// Whose letters it tells of.
-    letters: Vec<WindowId>,
+    /// Letters that it tells of.
+    letters: Vec<NewLetters>,
 }
 
 impl Kept {
-    /// Verdicts that somebody else's commit tells of.
-    pub(in crate::trigger) fn carried(verdicts: Verdicts) -> Self {
-        Self { letters: BegunLetters::carried(verdicts), ..Self::default() }
-    }
-
-    /// Where windows begin whose letters somebody else has begun.
-    pub(super) fn begun_at(&self) -> impl Iterator<Item = Offset> {
-        self.letters.begun_at()
-    }
-
     pub(super) const fn is_at_rest(&self) -> bool {
         self.committing.is_none()
     }
 }
 
-/// A verdict to make known before it is carried out.
+/// Dead letters of a window: who writes them is made known before the first is sent.
 #[derive(Debug)]
-pub(in crate::trigger) struct NewVerdict {
+pub(in crate::trigger) struct NewLetters {
     pub(in crate::trigger) trigger: Uuid,
     pub(in crate::trigger) window: WindowId,
     pub(in crate::trigger) producer_id: i64,
@@ -94,10 +79,10 @@ pub(in crate::trigger) struct NewVerdict {
 }
 
 impl PollerHandle {
-    /// Makes a verdict known to the group. `false`: the lane is somebody else's now.
+    /// Makes known to the group who writes the letters of a window. `false`: the lane is somebody else's now.
     pub(in crate::trigger) async fn make_known(&self, trigger: Uuid, window: WindowId, producer_id: i64) -> bool {
         let (told, known) = oneshot::channel();
-        self.send(Message::Verdict(NewVerdict { trigger, window, producer_id, told }));
+        self.send(Message::Letters(NewLetters { trigger, window, producer_id, told }));
         known.await.is_ok()
     }
 }
@@ -130,12 +115,11 @@ impl Poller {
             || (self.changed.is_empty() && self.lanes.values().all(|entry| entry.kept.is_at_rest() && !entry.dirty))
     }
 
-    pub(super) fn verdict(&mut self, new: NewVerdict) {
+    pub(super) fn letters(&mut self, new: NewLetters) {
         let Some(entry) = self.lanes.get_mut(&new.trigger) else { return };
-        entry.kept.letters.begin(new.window, new.producer_id);
-        entry.kept.told.insert(new.window, new.told);
-        entry.dirty = true;
         self.touched.insert(new.trigger);
+        entry.kept.letters.push(new);
+        entry.dirty = true;
     }
 
     /// Commits what has changed; the answers come as messages.
@@ -162,11 +146,12 @@ impl Poller {
         self.touched.insert(trigger);
         match result {
             Ok(()) => {
-                entry.is_committed_to(&done);
+                entry.is_committed_to(done.committed, done.letters);
                 self.begin_windows(trigger, done.starting);
             }
             Err(CommitError::Failed(reason)) => {
                 entry.starting.splice(0..0, done.starting);
+                entry.kept.letters.splice(0..0, done.letters);
                 entry.dirty = true;
                 self.not_written(trigger, &reason);
             }
@@ -182,21 +167,6 @@ impl Poller {
                 self.stopping = true;
             }
         }
-    }
-
-    /// Windows that somebody gave up before are not invoked again.
-    pub(super) fn give_up_known(&mut self, trigger: Uuid, starting: Vec<Starting>) -> Vec<Starting> {
-        let Some(entry) = self.lanes.get_mut(&trigger) else { return Vec::new() };
-        let (known, other): (Vec<_>, Vec<_>) =
-            starting.into_iter().partition(|starting| entry.kept.letters.has(&entry.lane, starting.window));
-        for Starting { window, .. } in known {
-            let error =
-                InvocationError::new(ErrorClass::Rejected, "given-up", "given up by the process that had it before");
-            let outcome = Outcome::failed(entry.lane.offsets(window), error);
-            entry.ended(window, Ended::unasked(outcome), entry.nudges);
-            self.touched.insert(trigger);
-        }
-        other
     }
 
     /// Windows whose attempts are spent get their verdict, which is committed before anything of it is done.
@@ -221,7 +191,7 @@ impl Poller {
             offsets,
             state,
             reason,
-            keeper: Keeper::Group { poller: handle.clone(), window, begun: entry.kept.letters.take_up(&entry.lane, window) },
+            keeper: Keeper::Group { poller: handle.clone(), window, letters: entry.lane.letters(window) },
         };
         let runner = Arc::clone(&entry.runner);
         let running = self.tracker.spawn(async move {
@@ -235,29 +205,28 @@ impl Poller {
 }
 
 impl Entry {
-    /// The offset and the metadata to commit now. A verdict that finds no room goes when another was carried out.
+    /// The offset and the metadata to commit now. Letters that find no room begin when others are settled.
     fn next_commit(&mut self) -> (Offset, String) {
+        self.kept.letters.retain(|new| self.lane.has(new.window));
+        let begins = |new: &mut NewLetters| self.lane.begin_letters(new.window, new.producer_id);
+        let letters = self.kept.letters.extract_if(.., begins).collect();
         let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
         self.settled.clear();
-        let listed = self.kept.letters.listed(&self.lane);
-        self.kept.told.retain(|window, _| self.lane.has(*window));
-        let verdicts = listed.iter().map(|listed| (listed.first, listed.producer_id));
-        let (metadata, included) = commit_metadata::encode(self.id.topic, &progress, verdicts);
-        let letters = listed[..included].iter().filter_map(|listed| listed.window).collect();
+        let metadata = commit_metadata::encode(self.id.topic, &progress);
         let starting = std::mem::take(&mut self.starting);
         self.kept.committing = Some(Committing { committed, starting, letters });
         self.dirty = false;
         (committed, metadata)
     }
 
-    fn is_committed_to(&mut self, done: &Committing) {
-        self.noted = done.committed;
+    fn is_committed_to(&mut self, committed: Offset, letters: Vec<NewLetters>) {
+        self.noted = committed;
         if self.writes_again_at.take().is_some() {
             self.unblock();
         }
-        for told in done.letters.iter().filter_map(|window| self.kept.told.remove(window)) {
+        for new in letters {
             // Who gave it up may be gone with the lane.
-            let _ = told.send(());
+            let _ = new.told.send(());
         }
         self.status.show(&self.lane, self.noted);
     }
@@ -333,7 +302,6 @@ mod tests {
             status: Arc::new(LaneStatus::new(input, from, None)),
             runner: Arc::clone(runner),
             run: None,
-            kept: Kept::default(),
             group: None,
         }
     }

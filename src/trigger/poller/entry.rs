@@ -125,8 +125,7 @@ impl Entry {
         let nudges = runner.nudges();
         let spec = runner.spec();
         let lane = Lane::restore(spec.lane(), &progress, carried);
-        #[cfg_attr(not(feature = "cluster"), expect(unused_mut, reason = "only a cluster has letters of others"))]
-        let mut entry = Self {
+        Self {
             noted: progress.committed(),
             nudges,
             runner,
@@ -156,11 +155,8 @@ impl Entry {
             run,
             completed: false,
             #[cfg(feature = "cluster")]
-            kept: new.kept,
-        };
-        #[cfg(feature = "cluster")]
-        entry.lane.expect_letters(entry.kept.begun_at());
-        entry
+            kept: super::cluster::Kept::default(),
+        }
     }
 
     /// This works on a window from now on.
@@ -538,8 +534,6 @@ mod tests {
             status: Arc::new(LaneStatus::new(input, Offset::ZERO, None)),
             runner,
             run: None,
-            #[cfg(feature = "cluster")]
-            kept: super::super::cluster::Kept::default(),
             #[cfg(feature = "cluster")]
             group: None,
         };

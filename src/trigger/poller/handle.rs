@@ -48,9 +48,9 @@ pub(in crate::trigger) enum Message {
     /// A commit to the group is answered.
     #[cfg(feature = "cluster")]
     Committed(Uuid, Result<(), crate::input::cluster::CommitError>),
-    /// A verdict that the group is to know.
+    /// Dead letters that the group is to know of.
     #[cfg(feature = "cluster")]
-    Verdict(cluster::NewVerdict),
+    Letters(cluster::NewLetters),
     /// What lies at an offset of a cluster's partition, or why it could not be read.
     #[cfg(feature = "cluster")]
     Fetched(Offset, Box<Result<ReadOutcome, ReadError>>),
@@ -71,8 +71,6 @@ pub(in crate::trigger) struct NewLane {
     pub(in crate::trigger) status: Arc<LaneStatus>,
     /// Set for a lane of a run, which ends.
     pub(in crate::trigger) run: Option<RunLane>,
-    #[cfg(feature = "cluster")]
-    pub(in crate::trigger) kept: cluster::Kept,
     #[cfg(feature = "cluster")]
     pub(in crate::trigger) group: Option<cluster::GroupPlace>,
 }

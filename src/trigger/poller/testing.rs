@@ -75,8 +75,6 @@ impl World {
             runner: Arc::clone(&self.runner),
             run: None,
             #[cfg(feature = "cluster")]
-            kept: super::cluster::Kept::default(),
-            #[cfg(feature = "cluster")]
             group: None,
         });
         self.entry(number)

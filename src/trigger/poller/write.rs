@@ -113,8 +113,6 @@ impl Poller {
     }
 
     pub(super) fn begin_windows(&mut self, trigger: Uuid, starting: Vec<Starting>) {
-        #[cfg(feature = "cluster")]
-        let starting = self.give_up_known(trigger, starting);
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
         let shares = entry.shares(&starting);
         for (Starting { window, permit }, share) in starting.into_iter().zip(shares) {

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use tripline_storage::Offset;
 
-use super::{BlockedKey, Progress, Span, TriedAttempts, TriedWindow};
+use super::{BlockedKey, GivenUp, Letters, Progress, Span, TriedAttempts, TriedWindow};
 use crate::trigger::attempt::{ExhaustedReason, class_number};
 
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
 
-pub(super) const VERSION: u8 = 6;
+pub(super) const VERSION: u8 = 7;
 /// What a map must save to be written: its length, and what its last byte leaves empty.
 const MAP_BITS_MIN: i64 = 32;
 const HAS_KEY: u8 = 1;
@@ -26,6 +26,12 @@ const _: () = assert!(class_number::CLASSES.len() <= FAILED_MAX as usize, "the c
 /// By number; a number is never used for another reason.
 const REASONS: [ExhaustedReason; 4] =
     [ExhaustedReason::Attempts, ExhaustedReason::Age, ExhaustedReason::Rejected, ExhaustedReason::Skipped];
+/// Beside the number of a reason: its dead letters are begun.
+const LETTERS: u8 = 4;
+/// And the records are not those any more.
+const NOT_WHOLE: u8 = 8;
+/// What is written of letters that are begun takes so much at most: the producer id and the number of records.
+pub(in crate::trigger) const LETTERS_BYTES: usize = 9 + 2;
 
 /// Progress does not fit its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -241,8 +247,19 @@ fn put_window(bytes: &mut Vec<u8>, window: &TriedWindow, base_ms: u64) {
     if let Some(since_ms) = tried.excluded_since_ms {
         put(bytes, since_ms - first_attempt_ms);
     }
-    let reason = window.given_up.and_then(|reason| REASONS.iter().position(|known| *known == reason));
-    bytes.extend(reason.and_then(|number| u8::try_from(number).ok()));
+    if let Some(GivenUp { reason, letters }) = window.given_up {
+        put_given_up(bytes, reason, letters);
+    }
+}
+
+fn put_given_up(bytes: &mut Vec<u8>, reason: ExhaustedReason, letters: Option<Letters>) {
+    let number = REASONS.iter().position(|known| *known == reason).and_then(|number| u8::try_from(number).ok());
+    let begun = letters.map_or(0, |letters| LETTERS | if letters.is_whole { 0 } else { NOT_WHOLE });
+    bytes.push(number.unwrap_or(0) | begun);
+    if let Some(Letters { producer_id, records, .. }) = letters {
+        put(bytes, producer_id.unsigned_abs());
+        put(bytes, u64::from(records));
+    }
 }
 
 struct Reader<'a> {
@@ -395,12 +412,7 @@ impl Reader<'_> {
         let excluded_ms = self.number()?;
         let excluded_since_ms = if flags & SUSPENDED != 0 { Some(self.time_after(first_attempt_ms)?) } else { None };
         let running = flags & RUNNING != 0;
-        let given_up = if flags & GIVEN_UP != 0 {
-            let number = self.byte()?;
-            Some(*REASONS.get(usize::from(number)).ok_or_else(|| self.wrong())?)
-        } else {
-            None
-        };
+        let given_up = if flags & GIVEN_UP != 0 { Some(self.given_up()?) } else { None };
         let attempts = TriedAttempts {
             attempts,
             interrupted,
@@ -413,6 +425,19 @@ impl Reader<'_> {
             failed,
         };
         Ok(TriedWindow { span, records, fingerprint, is_foreign, key, attempts, given_up })
+    }
+
+    fn given_up(&mut self) -> Result<GivenUp, DecodeError> {
+        let byte = self.byte()?;
+        let number = usize::from(byte & !(LETTERS | NOT_WHOLE));
+        let reason = *REASONS.get(number).ok_or_else(|| self.wrong())?;
+        let letters = if byte & LETTERS != 0 {
+            let producer_id = i64::try_from(self.number()?).map_err(|_| self.wrong())?;
+            Some(Letters { producer_id, records: self.small()?, is_whole: byte & NOT_WHOLE == 0 })
+        } else {
+            None
+        };
+        Ok(GivenUp { reason, letters })
     }
 
     fn blocked_keys(&mut self, committed: Offset) -> Result<Vec<BlockedKey>, DecodeError> {
@@ -471,7 +496,10 @@ mod tests {
                 is_foreign: false,
                 key: None,
                 attempts: tried,
-                given_up: Some(ExhaustedReason::Rejected),
+                given_up: Some(GivenUp {
+                    reason: ExhaustedReason::Rejected,
+                    letters: Some(Letters { producer_id: 200, records: 3, is_whole: false }),
+                }),
             },
             TriedWindow {
                 span: span(305, 306),
@@ -487,11 +515,11 @@ mod tests {
         let progress = Progress::new(offset(306), vec![span(300, 302), span(305, 306)], windows, keys);
         let progress = progress.under(0x0102_0304);
         let expected = [
-            6, 0xac, 2, 6, // version, committed 300, reading point 306
+            7, 0xac, 2, 6, // version, committed 300, reading point 306
             2, 0, 2, 3, 1, 0, 0, // two holes, no map: 300..302, 305..306
             2, 4, 3, 2, 1, 0xe8, 7, // two windows, their filter, times since 1000
-            0, 2, 2, 0x2a, 0x78, 0x56, 2, 1, 0, 0xc8, 1, 0x80, 1, 5,
-            2, // 300..302: running, rejected, two attempts, one interrupted, last at 1200, next at 1327
+            0, 2, 2, 0x2a, 0x78, 0x56, 2, 1, 0, 0xc8, 1, 0x80, 1, 5, 14, 0xc8, 1,
+            3, // 300..302: running, rejected, two attempts, last at 1200, next at 1327; letters of three
             5, 1, 1, 0x85, 9, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12, 0, 1, 3, 0, 0, 5,
             7, // 305..306 of key 9: suspended since 1010
             1, 8, 7, 6, 5, 4, 3, 2, 1, 1, // one blocked key from 301
@@ -509,8 +537,8 @@ mod tests {
         assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a
-        // window beyond the reading point; one of no records, or of too many; a reason not known; another base
-        // than the earliest attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the
+        // window beyond the reading point; one of no records, or of too many; a reason not known; letters that are
+        // not whole and not begun, of no records, of a negative producer; another base than the earliest attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the
         // last offset.
         for bytes in [
             &[VERSION, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
@@ -521,7 +549,13 @@ mod tests {
             &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 0x91, 0x4e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0],
+            &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 4, 9, 0, 0],
+            &[
+                VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0xff, 0xff,
+                0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1, 0,
+            ],
             &[VERSION, 5, 1, 1, 0, 1, 0, 0, 1, 3, 0, 0, 0, 7, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 4, 2, 0, 1, 0, 1, 0, 0, 0, 0],
             &[VERSION, 5, 8, 0, 1, 0, 0x01, 0, 0, 0],

@@ -31,7 +31,7 @@ use crate::input::{ClusterAddress, ClusterBrokers, EventInput};
 use crate::topic::name::TopicName;
 use crate::trigger::commit_metadata;
 use crate::trigger::lane_status::LaneStatus;
-use crate::trigger::poller::cluster::{GroupPlace, Kept};
+use crate::trigger::poller::cluster::GroupPlace;
 use crate::trigger::poller::{self, Message, NewLane, PollerHandle};
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
@@ -390,7 +390,7 @@ impl Driver {
         let topic = topic.ok_or_else(|| ClusterError::NoTopic(partition.topic().to_owned()))?;
         let (name, number) = (partition.topic(), partition.number());
         let known = committed.get(partition);
-        let (progress, verdicts) = match known.and_then(|known| goes_on(known, topic.id)) {
+        let progress = match known.and_then(|known| goes_on(known, topic.id)) {
             Some(goes_on) => goes_on,
             None => {
                 let begin = match known {
@@ -398,15 +398,13 @@ impl Driver {
                     Some(_) => Begin::From(Start::Earliest),
                     None => self.starts.lock().of(partition, committed),
                 };
-                (self.begin(partition, topic.id, begin).await?, commit_metadata::Verdicts::new())
+                self.begin(partition, topic.id, begin).await?
             }
         };
         let client = Arc::clone(&self.place.client);
         let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
         let partition_input = input.clone();
         let input = EventInput::Cluster(input);
-        // Where the cluster has lost records, others come to stand where those were that had been given up.
-        let verdicts = if progress.reading_point() <= input.tail() { verdicts } else { BTreeMap::new() };
         let progress = set_back(progress, &input);
         let id = LaneId { trigger: self.runner.id, topic: topic.id, partition: number };
         let status = Arc::new(LaneStatus::new(input.clone(), progress.committed(), None));
@@ -417,7 +415,6 @@ impl Driver {
             remembered: LaneState::default(),
             status: Arc::clone(&status),
             run: None,
-            kept: Kept::carried(verdicts),
             group: Some(self.place.clone()),
         };
         let (poller, task) = poller::spawn(input, self.tracker.clone());
@@ -507,12 +504,12 @@ async fn cut_off(trigger: Uuid, lane: DrivenLane) {
 
 /// Where a partition goes on, by what was committed; `None`: that was for another topic of its name. An offset that
 /// somebody else committed (a reset by Kafka's tools) counts; what stands beside it then is not ours.
-fn goes_on(committed: &Committed, topic: Uuid) -> Option<(Progress, commit_metadata::Verdicts)> {
+fn goes_on(committed: &Committed, topic: Uuid) -> Option<Progress> {
     let ours = commit_metadata::decode(&committed.metadata);
     match ours.filter(|ours| ours.progress.committed() == committed.offset) {
-        Some(ours) if ours.is_of(topic) => Some((ours.progress, ours.verdicts)),
+        Some(ours) if ours.is_of(topic) => Some(ours.progress),
         Some(_) => None,
-        None => Some((Progress::start(committed.offset), commit_metadata::Verdicts::new())),
+        None => Some(Progress::start(committed.offset)),
     }
 }
 
@@ -620,15 +617,14 @@ mod tests {
         let hole = Span::new(offset(5), offset(7)).unwrap();
         let progress = Progress::new(offset(9), vec![hole], Vec::new(), Vec::new());
         let (topic, another) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let (metadata, _) = commit_metadata::encode(topic, &progress.encode().unwrap(), [(offset(5), 70)].into_iter());
+        let metadata = commit_metadata::encode(topic, &progress.encode().unwrap());
         let of = |topic, at, metadata: &str| {
             goes_on(&Committed { offset: offset(at), metadata: metadata.to_owned() }, topic)
         };
-        assert_eq!(of(topic, 5, &metadata), Some((progress, [(offset(5), 70)].into())));
+        assert_eq!(of(topic, 5, &metadata), Some(progress));
         assert_eq!(of(another, 5, &metadata), None, "a topic that was made again");
         for (at, metadata) in [(3, metadata.as_str()), (5, ""), (5, "by hand")] {
-            let expected = (Progress::start(offset(at)), commit_metadata::Verdicts::new());
-            assert_eq!(of(another, at, metadata), Some(expected), "{metadata}");
+            assert_eq!(of(another, at, metadata), Some(Progress::start(offset(at))), "{metadata}");
         }
     }
 }

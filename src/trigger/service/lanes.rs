@@ -86,8 +86,6 @@ impl TriggerService {
             status,
             run,
             #[cfg(feature = "cluster")]
-            kept: poller::cluster::Kept::default(),
-            #[cfg(feature = "cluster")]
             group: None,
         })
     }

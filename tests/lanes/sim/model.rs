@@ -162,14 +162,8 @@ impl Written {
     }
 
     /// Whether each tried window goes on with these records, which the filter with this number lets in, where there are
-    /// verdicts on those of `verdicts`, and letters of the windows that begin at `letters` are begun.
-    pub(crate) fn same(
-        &self,
-        records: &[&Record],
-        filter: u32,
-        verdicts: &[&[Offset]],
-        letters: &[Offset],
-    ) -> Vec<bool> {
+    /// verdicts on those of `verdicts`.
+    pub(crate) fn same(&self, records: &[&Record], filter: u32, verdicts: &[&[Offset]]) -> Vec<bool> {
         let decided = |offset: Offset| verdicts.iter().any(|offsets| offsets.contains(&offset));
         let windows = self.progress.windows().iter().enumerate();
         let one = |(index, window): (usize, &TriedWindow)| {
@@ -191,7 +185,7 @@ impl Written {
                 own.len() + decided.len() == window.records as usize && fingerprint(offsets) == window.fingerprint
             };
             let is_foreign = window.is_foreign || filter != self.progress.filter();
-            if !is_foreign && letters.contains(&window.span.first) {
+            if !is_foreign && window.letters().is_some() {
                 return true;
             }
             let is_less = !is_foreign && own.len() < window.records as usize;
