@@ -162,3 +162,42 @@ async fn a_run_goes_on_in_the_partitions_that_are_there_and_with_the_others_when
     }
     world.kill().await;
 }
+
+/// What it selected before it reads already: it starts nowhere but in what is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_trigger_is_refused_what_it_would_start_in_and_nothing_else_and_a_trial_says_the_same() {
+    let disk = SimFs::new();
+    let world = World::start_on(&disk);
+    world.topic("other", 1).await;
+    let receiver = Receiver::start(|_| ok()).await;
+    let definition = |name, input| {
+        let function = json!({"http": {"url": receiver.url}});
+        TriggerSpec::from_json(&json!({"trigger": name, "input": input, "function": function})).unwrap()
+    };
+    for (name, pattern) in [("narrower", "in*"), ("wider", "other*")] {
+        world.triggers.apply(definition(name, json!({"pattern": pattern}))).await.unwrap();
+    }
+    // Nothing is remembered of it in a topic that comes then.
+    world.triggers.pause("narrower").await.unwrap();
+    let topic = world.topic("in", 2).await;
+    world.produce(&topic, 1, &["1"]).await;
+    drop(topic);
+    world.kill().await;
+
+    let disk = disk.kill();
+    disk.set_unreadable(&log_of(&disk, 1), Some(0..4096)).unwrap();
+    let world = World::start_on(&disk);
+    let (triggers, planned) = (&world.triggers, Planned::default());
+    let spec = definition("narrower", json!({"topic": "in"}));
+    assert!(triggers.check(&spec, &planned).await.unwrap().changed);
+    assert!(triggers.apply(spec).await.unwrap().changed);
+    assert_eq!(triggers.describe("narrower").unwrap().offline, ["in/1"]);
+    for input in [json!({"pattern": "*"}), json!({"topics": ["other", "in"]})] {
+        let spec = definition("wider", input);
+        for refused in [triggers.check(&spec, &planned).await, triggers.apply(spec).await] {
+            let refused = refused.unwrap_err();
+            assert!(matches!(&refused, ApplyTriggerError::Partition(error) if is_offline(error)), "{refused}");
+        }
+    }
+    world.kill().await;
+}

@@ -78,10 +78,9 @@ impl TriggerService {
         topics: &[Arc<Topic>],
         starts: &Starts,
     ) -> Result<(), ApplyTriggerError> {
-        let (name, old) = (spec.name.to_string(), runner.spec());
+        let name = spec.name.to_string();
         let mut more = Remembered::default();
-        // One that the old pattern selected was made a moment ago, and nobody has joined it yet: it starts at 0.
-        for topic in topics.iter().filter(|topic| !old.input.topics.selects(topic.name().as_str())) {
+        for topic in self.starts_in(&spec, Some(runner), topics) {
             more.start(runner.id, topic, starts).await?;
         }
         let mut left = self.topics_of(&name);
@@ -143,18 +142,11 @@ impl TriggerService {
         let journal = self.inner.broker.journal();
         let remembered = journal.look(|state| state.trigger_named(spec.name.as_str()));
         let id = remembered.unwrap_or_else(Uuid::new_v4);
-        let known: BTreeSet<Uuid> = journal.look(|state| {
-            let lanes = state.lanes.keys().filter(|lane| lane.trigger == id);
-            lanes.map(|lane| lane.topic).collect()
-        });
-        let is_pattern = matches!(spec.input.topics, TopicSelection::Pattern(_));
         let mut more = Remembered { records: vec![self.defined(id, &spec).into()], sources: Vec::new() };
-        for topic in topics.iter().filter(|topic| !known.contains(&topic.id())) {
-            // What a pattern has selected since it was last started begins at 0.
-            if remembered.is_none() || !is_pattern {
-                more.start(id, topic, starts).await?;
-            }
+        for topic in self.starts_in(&spec, None, &topics) {
+            more.start(id, topic, starts).await?;
         }
+        let known = self.topics_remembered(id);
         let left = known.iter().filter(|known| !topics.iter().any(|topic| topic.id() == **known));
         more.records.extend(left.map(|topic| TriggerTopicForgotten { trigger: id, topic: *topic }.into()));
         self.remember(&more.records, &more.sources).await?;
@@ -163,6 +155,38 @@ impl TriggerService {
         self.run(id, spec, topics).map_err(ApplyTriggerError::Lane)?;
         self.go_on_with_runs(id, name);
         Ok(())
+    }
+
+    /// Those of the selected topics in which a trigger would start where its definition says. In the others it goes on,
+    /// or starts at 0. `current`: where it runs.
+    pub(super) fn starts_in<'a>(
+        &self,
+        spec: &TriggerSpec,
+        current: Option<&Runner>,
+        selected: &'a [Arc<Topic>],
+    ) -> Vec<&'a Arc<Topic>> {
+        if let Some(old) = current.map(Runner::spec) {
+            // One that the old pattern selected was made a moment ago, and nobody has joined it yet: it starts at 0.
+            return selected.iter().filter(|topic| !old.input.topics.selects(topic.name().as_str())).collect();
+        }
+        let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
+        match (remembered, &spec.input.topics) {
+            (None, _) => selected.iter().collect(),
+            // What a pattern has selected since it was last started begins at 0.
+            (Some(_), TopicSelection::Pattern(_)) => Vec::new(),
+            (Some(id), _) => {
+                let known = self.topics_remembered(id);
+                selected.iter().filter(|topic| !known.contains(&topic.id())).collect()
+            }
+        }
+    }
+
+    /// The topics in which something is remembered of a trigger.
+    fn topics_remembered(&self, id: Uuid) -> BTreeSet<Uuid> {
+        self.inner.broker.journal().look(|state| {
+            let lanes = state.lanes.keys().filter(|lane| lane.trigger == id);
+            lanes.map(|lane| lane.topic).collect()
+        })
     }
 
     /// Those that a trigger which could not be started had.

@@ -7,10 +7,9 @@ use serde_json::Value;
 use super::apply::{inline_spec, warnings};
 use super::topics::selected;
 use super::{Applied, ApplyTriggerError, TriggerService};
-use crate::broker::Topic;
 use crate::config::planned::Planned;
 use crate::trigger::runner::Runner;
-use crate::trigger::spec::{TopicSelection, TriggerSpec};
+use crate::trigger::spec::TriggerSpec;
 
 impl TriggerService {
     /// What [`TriggerService::apply`] would answer, and refuse; nothing is done. `planned`: what will be there by then.
@@ -21,7 +20,7 @@ impl TriggerService {
     pub async fn check(&self, spec: &TriggerSpec, planned: &Planned) -> Result<Applied, ApplyTriggerError> {
         let current = self.check_change(spec, planned).await?;
         if spec.input.cluster.is_none() {
-            self.check_input(spec, planned)?;
+            self.check_input(spec, current.as_deref(), planned)?;
             self.check_outputs(spec, planned)?;
         }
         let changed = current.as_ref().is_none_or(|current| *current.spec() != *spec);
@@ -96,7 +95,12 @@ impl TriggerService {
         lanes.is_empty() || lanes.iter().any(|lane| both(&lane.origin().topic))
     }
 
-    fn check_input(&self, spec: &TriggerSpec, planned: &Planned) -> Result<(), ApplyTriggerError> {
+    fn check_input(
+        &self,
+        spec: &TriggerSpec,
+        current: Option<&Runner>,
+        planned: &Planned,
+    ) -> Result<(), ApplyTriggerError> {
         for topic in spec.input.topics.named() {
             if !planned.has_topic(topic.as_str()) && !self.inner.broker.has_or_would_create(topic)? {
                 let (field, topic) = (spec.input.topics.field(), topic.to_string());
@@ -104,17 +108,8 @@ impl TriggerService {
             }
         }
         // Where it would start in a partition that is offline nobody can say.
-        let journal = self.inner.broker.journal();
-        let known = journal.look(|state| state.trigger_named(spec.name.as_str()));
-        let is_pattern = matches!(spec.input.topics, TopicSelection::Pattern(_));
-        let starts_in = |topic: &&Arc<Topic>| {
-            let reads = |id| {
-                journal.look(|state| state.lanes.keys().any(|lane| (lane.trigger, lane.topic) == (id, topic.id())))
-            };
-            known.is_none_or(|id| !is_pattern && !reads(id))
-        };
         let selected = selected(&self.inner.broker, &spec.input.topics);
-        Ok(selected.iter().filter(starts_in).try_for_each(|topic| topic.is_whole())?)
+        Ok(self.starts_in(spec, current, &selected).iter().try_for_each(|topic| topic.is_whole())?)
     }
 
     /// Whether the topics that it writes to are there or can be made.
