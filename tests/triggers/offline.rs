@@ -130,7 +130,9 @@ async fn a_run_goes_on_in_the_partitions_that_are_there_and_with_the_others_when
     };
     receiver.until(|invoked| invoked.len() == 3).await;
     assert_eq!((delivered(0), delivered(1)), (2, 1), "it goes on where it can");
-    assert_ne!(world.triggers.describe_run("x", run).unwrap().phase, RunPhase::Done);
+    let report = world.triggers.describe_run("x", run).unwrap();
+    assert_ne!(report.phase, RunPhase::Done);
+    assert_eq!(report.reason, "partition in/1 is offline");
     // Nothing else is meant by what names the partition, and nothing is done there.
     let one = RangeRequest { partition: Some(1), ..RangeRequest::ALL };
     let refused = world.triggers.replay("x", replay(vec![one])).await.unwrap_err();
@@ -159,6 +161,59 @@ async fn a_run_goes_on_in_the_partitions_that_are_there_and_with_the_others_when
     while world.triggers.describe_run("x", run).unwrap().phase != RunPhase::Done {
         assert!(tokio::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_has_nothing_but_offline_partitions_left_says_so_until_the_start_that_finds_them() {
+    let disk = SimFs::new();
+    let world = World::start_on(&disk);
+    let topic = world.topic("in", 3).await;
+    for partition in 0..3 {
+        world.produce(&topic, partition, &["1"]).await;
+    }
+    drop(topic);
+    let receiver = Receiver::start(|_| ok()).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "in"}, "function": {"http": {"url": receiver.url}}})).await;
+    let held = receiver.hold().await;
+    let range = |partition| RangeRequest { partition: Some(partition), ..RangeRequest::ALL };
+    let replay = |ranges| ReplayRequest { topic: None, ranges, rate: None };
+    let one = world.triggers.replay("x", replay(vec![range(1)])).await.unwrap();
+    let two = world.triggers.replay("x", replay(vec![range(1), range(2)])).await.unwrap();
+    receiver.until(|invoked| invoked.len() == 3).await;
+    world.kill().await;
+    drop(held);
+
+    let disk = disk.kill();
+    let logs = [log_of(&disk, 1), log_of(&disk, 2)];
+    for log in &logs {
+        disk.set_unreadable(log, Some(0..4096)).unwrap();
+    }
+    let world = World::start_on(&disk);
+    for (run, told) in [(one, "partition in/1 is offline"), (two, "partitions in/1, in/2 are offline")] {
+        let report = world.triggers.describe_run("x", run).unwrap();
+        let ends_when = "the broker starts again and can read what a start needs";
+        assert_eq!((report.reason.as_str(), report.ends_when), (told, ends_when), "{:?}", report.phase);
+        // A person's word comes first.
+        world.triggers.cancel_run("x", run).await.unwrap();
+        assert_eq!(world.triggers.describe_run("x", run).unwrap().reason, "cancelled by a person");
+        world.triggers.resume_run("x", run).await.unwrap();
+    }
+    world.kill().await;
+
+    let disk = disk.kill();
+    for log in &logs {
+        disk.set_unreadable(log, None).unwrap();
+    }
+    let world = World::start_on(&disk);
+    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+    for run in [one, two] {
+        while world.triggers.describe_run("x", run).unwrap().phase != RunPhase::Done {
+            assert!(tokio::time::Instant::now() < deadline);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(world.triggers.describe_run("x", run).unwrap().reason, "");
     }
     world.kill().await;
 }

@@ -211,14 +211,19 @@ impl Running {
             *hold = committed.min(*hold);
         }
     }
+
+    /// Partitions of its topics that are offline: their numbers, and as `topic/number`.
+    pub(super) fn offline(&self) -> impl Iterator<Item = (u32, String)> {
+        let in_topic = |topic: &Arc<Topic>| {
+            let places = topic.offline().map(|(number, _)| (number, format!("{}/{number}", topic.name())));
+            places.collect::<Vec<_>>()
+        };
+        self.topics.iter().flat_map(in_topic)
+    }
 }
 
 fn report(running: &Running) -> TriggerReport {
     let (shown, since_ms) = running.runner.shown();
-    let offline_in = |topic: &Arc<Topic>| {
-        let places = topic.offline().map(|(number, _)| format!("{}/{number}", topic.name()));
-        places.collect::<Vec<_>>()
-    };
     TriggerReport {
         id: running.runner.id,
         spec: (*running.runner.spec()).clone(),
@@ -227,7 +232,7 @@ fn report(running: &Running) -> TriggerReport {
         since_ms,
         ends_when: shown.ends_when,
         lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
-        offline: running.topics.iter().flat_map(offline_in).collect(),
+        offline: running.offline().map(|(_, place)| place).collect(),
         counts: running.runner.counters.snapshot(),
     }
 }

@@ -1,15 +1,19 @@
 //! What people see of runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
 use super::runs::{counted, definition, noted};
-use super::{LaneReport, TriggerService, TriggerState};
+use super::topics::shortened;
+use super::{LaneReport, Running, TriggerService, TriggerState};
 use crate::broker::record::RunState;
 use crate::broker::state::RunEntry;
 use crate::topic::name::TriggerName;
 use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
+
+/// What ends that a partition is offline.
+const READABLE: &str = "the broker starts again and can read what a start needs";
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +59,9 @@ pub struct RunReport {
     pub definition: RunDefinition,
     /// What it is doing.
     pub phase: RunPhase,
-    /// Why, in a sentence; empty while it runs.
+    /// Why, in a sentence; empty while it runs and none of its partitions is offline.
     pub reason: String,
-    /// What would end that state, in a sentence; empty while it runs.
+    /// What would end that, in a sentence; empty where no reason is.
     pub ends_when: &'static str,
     /// When it was made, ms since 1970.
     pub created_ms: i64,
@@ -159,10 +163,28 @@ impl TriggerService {
         let counts = active.map_or_else(|| counted(entry), super::runs::ActiveRun::counts);
         let (reason, ends_when, since_ms) = match (phase, shown) {
             (RunPhase::Cancelled, _) => ("cancelled by a person".to_owned(), "someone resumes it", entry.since_ms),
-            (RunPhase::Active(_), Some((shown, since_ms))) => (shown.reason, shown.ends_when, since_ms),
+            (RunPhase::Active(_), Some((shown, since_ms))) => {
+                let offline = active.and_then(|active| offline(&active.running, &definition));
+                let offline = offline.filter(|_| shown.reason.is_empty());
+                let (reason, ends_when) = offline.map_or((shown.reason, shown.ends_when), |reason| (reason, READABLE));
+                (reason, ends_when, since_ms)
+            }
             _ => (String::new(), "", entry.since_ms),
         };
         let (id, created_ms) = (entry.defined.id, entry.defined.created_ms);
         Some(RunReport { id, definition, phase, reason, ends_when, created_ms, since_ms, lanes, counts })
+    }
+}
+
+/// Which of its partitions are offline, in a sentence: without them it does not end. `None` when none is.
+fn offline(running: &Running, definition: &RunDefinition) -> Option<String> {
+    let numbers: BTreeSet<u32> = definition.ranges.iter().map(|range| range.partition).collect();
+    let places: Vec<String> =
+        running.offline().filter(|(number, _)| numbers.contains(number)).map(|(_, place)| place).collect();
+    let places: Vec<&str> = places.iter().map(String::as_str).collect();
+    match places.as_slice() {
+        [] => None,
+        [place] => Some(format!("partition {place} is offline")),
+        several => Some(format!("partitions {} are offline", shortened(several))),
     }
 }

@@ -110,8 +110,8 @@ pub(super) fn meant(trigger: &str, wanted: Option<&str>, reads: &[&str]) -> Resu
     }
 }
 
-/// Names of which there may be many.
-fn shortened(names: &[&str]) -> String {
+/// Names of which there may be many, in a sentence.
+pub(super) fn shortened(names: &[&str]) -> String {
     const SHOWN: usize = 10;
     let mut text = names[..names.len().min(SHOWN)].join(", ");
     if names.len() > SHOWN {
