@@ -169,6 +169,8 @@ struct Schedule {
     partition: u32,
     created_ms: i64,
     definition_bytes: usize,
+    /// Why it was not started: a partition cannot be read. It is tried again at the next start.
+    not_started: Option<String>,
     status: Mutex<Status>,
 }
 
@@ -188,6 +190,7 @@ impl Schedule {
             partition: partition_for(&spec, &topic),
             created_ms: entry.created_ms,
             definition_bytes: entry.definition.len(),
+            not_started: None,
             spec,
             topic,
             status: Mutex::new(status),
@@ -200,7 +203,7 @@ impl Schedule {
         if let Some(was) = planner.position(self.id) {
             (status.position.fired, status.position.pending) = (was.fired, was.pending);
         }
-        if self.spec.enabled && !status.paused {
+        if self.spec.enabled && !status.paused && self.not_started.is_none() {
             planner.put(self.id, Arc::clone(&self.spec), status.position);
         } else {
             planner.remove(self.id);
@@ -218,7 +221,8 @@ fn has_needed_key(spec: &ScheduleSpec, topic: &Topic) -> Result<(), ApplySchedul
 
 impl ScheduleService {
     /// Starts the schedules that the journal remembers: completes the ticks that were begun, then goes on as the
-    /// definitions say. One that cannot be started is in the answer; the others run.
+    /// definitions say. One that cannot be started is in the answer, and where that is for a partition which cannot be
+    /// read, it is shown with the others, which run.
     pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
         let mut planner = Planner::start(clock.read());
         let (schedules, failed) = restore(&broker, &mut planner).await;
@@ -256,18 +260,18 @@ impl ScheduleService {
         topic.partition(partition_for(&spec, &topic))?;
         let mut planner = self.inner.planner.lock().await;
         let current = self.inner.find(spec.name.as_str());
-        if current.as_ref().is_some_and(|current| *current.spec == spec && current.topic.id() == topic.id()) {
+        let running = current.as_deref().filter(|current| current.not_started.is_none());
+        if running.is_some_and(|running| *running.spec == spec && running.topic.id() == topic.id()) {
             let warnings = self.warnings(&spec);
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
-        let remembered = self.remembered(&spec, current.is_some()).await?;
-        let before = spec_before(current.as_deref(), remembered.as_ref());
+        let remembered = self.remembered(&spec, running.is_some()).await?;
+        let before = spec_before(running, remembered.as_ref());
         let keeps_times = before.is_some_and(|before| before.timing == spec.timing);
-        let defined = self.defined(&spec, &topic, remembered.as_ref(), current.as_deref().filter(|_| keeps_times));
+        let defined = self.defined(&spec, &topic, remembered.as_ref(), running.filter(|_| keeps_times));
         self.check_limits(defined.definition.len(), current.as_deref())?;
         let remembered = self.remember_definition(&defined, &topic, keeps_times).await?;
-        let mut status =
-            current.as_ref().map_or_else(|| status_of(&remembered), |current| current.status.lock().clone());
+        let mut status = running.map_or_else(|| status_of(&remembered), |running| running.status.lock().clone());
         status.position.since_ms = defined.since_ms;
         if !keeps_times {
             planner.remove(defined.id);
@@ -286,7 +290,7 @@ impl ScheduleService {
         let name = spec.name.as_str();
         let entry = self.inner.broker.journal().look(|state| state.schedule_named(name).cloned());
         let Some(mut entry) = entry else { return Ok(None) };
-        // One that could not be started: nobody knows yet what became of its tick.
+        // One that was not started: nobody knows yet what became of its tick.
         if !runs && let Some(firing) = entry.firing.clone() {
             let broken = recover::complete(&self.inner.broker, std::slice::from_mut(&mut entry)).await;
             if let Some(reason) = broken.into_values().next() {
@@ -336,7 +340,8 @@ impl ScheduleService {
         let current = self.inner.find(spec.name.as_str());
         self.check_limits(spec.to_json().to_string().len(), current.as_deref())?;
         let is_same = |current: &Schedule| {
-            *current.spec == *spec && topic.as_ref().is_some_and(|topic| topic.id() == current.topic.id())
+            let is_topic = topic.as_ref().is_some_and(|topic| topic.id() == current.topic.id());
+            *current.spec == *spec && is_topic && current.not_started.is_none()
         };
         let changed = !current.as_deref().is_some_and(is_same);
         Ok(AppliedSchedule { created: current.is_none(), changed, warnings: self.warnings(spec) })
@@ -538,26 +543,27 @@ async fn restore(broker: &Broker, planner: &mut Planner) -> (Schedules, Vec<Rest
     let mut entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
     let mut broken = recover::complete(broker, &mut entries).await;
     for entry in entries {
-        // Whether its tick is done is not known: neither losing nor repeating it is right.
-        let restored = broken.remove(&entry.defined.id).map_or_else(|| restore_one(broker, &entry), Err);
-        match restored {
+        let name = entry.defined.name.clone();
+        match restore_one(broker, &entry, broken.remove(&entry.defined.id)) {
             Ok(schedule) => {
-                let schedule = Arc::new(schedule);
+                failed.extend(schedule.not_started.clone().map(|reason| RestoreScheduleError { name, reason }));
                 schedule.plan(planner);
-                schedules.insert(schedule);
+                schedules.insert(Arc::new(schedule));
             }
-            Err(reason) => failed.push(RestoreScheduleError { name: entry.defined.name, reason }),
+            Err(reason) => failed.push(RestoreScheduleError { name, reason }),
         }
     }
     (schedules, failed)
 }
 
-fn restore_one(broker: &Broker, entry: &ScheduleEntry) -> Result<Schedule, String> {
+/// `broken`: why it is not known whether its tick is done. Neither losing nor repeating that is right.
+fn restore_one(broker: &Broker, entry: &ScheduleEntry, broken: Option<String>) -> Result<Schedule, String> {
     let spec = spec_of(entry)?;
     let topic = broker.topic_by_id(entry.defined.topic);
     let topic = topic.ok_or_else(|| format!("topic {} does not exist", spec.topic))?;
-    let schedule = Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry));
-    schedule.topic.partition(schedule.partition).map_err(|error| error.to_string())?;
+    let mut schedule = Schedule::new(&entry.defined, Arc::new(spec), topic, status_of(entry));
+    let offline = schedule.topic.partition(schedule.partition).err();
+    schedule.not_started = broken.or_else(|| offline.map(|error| error.to_string()));
     Ok(schedule)
 }
 

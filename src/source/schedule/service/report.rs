@@ -14,7 +14,7 @@ pub enum ScheduleState {
     Running,
     /// A person paused it, or its definition disables it.
     Paused,
-    /// Its topic does not take a tick, which is tried again.
+    /// Its topic does not take a tick, which is tried again, or could not be read at the start.
     Blocked,
     /// Nothing is due any more.
     Finished,
@@ -66,7 +66,8 @@ pub struct ScheduleReport {
     pub partition: u32,
     /// The last tick that is done.
     pub last: Option<Tick>,
-    /// The next one, and when its event comes, ms since 1970; `None` while it is paused and when it is over.
+    /// The next one, and when its event comes, ms since 1970; `None` while it is paused, until a start that can read its
+    /// topic, and when it is over.
     pub next: Option<(Tick, i64)>,
     /// Since the broker started.
     pub counts: ScheduleCounts,
@@ -95,6 +96,8 @@ pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
         (ScheduleState::Paused, "a person paused it".to_owned())
     } else if inner.broke_down.load(Ordering::Acquire) {
         (ScheduleState::Blocked, "schedules broke down; restart the broker, and report this".to_owned())
+    } else if let Some(reason) = &schedule.not_started {
+        (ScheduleState::Blocked, reason.clone())
     } else if let Some((reason, _)) = status.blocked {
         (ScheduleState::Blocked, reason)
     } else if behind_ms > LATE_MAX_S * 1000 {
@@ -107,11 +110,12 @@ pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
     } else {
         (ScheduleState::Running, String::new())
     };
+    let comes = state != ScheduleState::Paused && schedule.not_started.is_none();
     ScheduleReport {
         id: schedule.id,
         spec: Arc::clone(&schedule.spec),
         created_ms: schedule.created_ms,
-        next: next.filter(|_| state != ScheduleState::Paused).map(|tick| (tick, schedule.spec.fire_ms(tick))),
+        next: next.filter(|_| comes).map(|tick| (tick, schedule.spec.fire_ms(tick))),
         state,
         reason,
         partition: schedule.partition,

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -458,7 +458,9 @@ async fn a_schedule_whose_partition_cannot_be_read_is_applied_again_when_it_can(
     assert!(failed[0].to_string().starts_with("schedule m in the state journal: reading failed"), "{}", failed[0]);
     let unclear = schedules.apply(spec()).await.unwrap_err().to_string();
     assert!(unclear.starts_with("schedule m has begun tick 2026-12-01T07:01:00Z, and whether"), "{unclear}");
-    assert!(schedules.list().is_empty());
+    let report = schedules.describe("m").unwrap();
+    assert_eq!(report.state, ScheduleState::Blocked);
+    assert!(report.reason.starts_with("reading failed"), "{}", report.reason);
     disk.heal();
     schedules.apply(spec()).await.unwrap();
     schedules.settled().await;
@@ -466,50 +468,91 @@ async fn a_schedule_whose_partition_cannot_be_read_is_applied_again_when_it_can(
     assert_eq!(schedules.describe("m").unwrap().last.unwrap().time_text(), "2026-12-01T07:01:00Z");
 }
 
-#[tokio::test]
-async fn a_schedule_whose_partition_is_offline_waits_for_the_start_that_finds_it() {
-    for has_begun in [false, true] {
-        let disk = SimFs::new();
-        let clock = ManualClock::new(T0_MS);
-        let start = async |disk: &SimFs| {
-            let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
-            let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::Manual(clock.clone())).await;
-            (broker, schedules, failed)
-        };
-        let spec = || ScheduleSpec::from_json(&every_minute("skip")).unwrap();
-        let (broker, schedules, _) = start(&disk).await;
-        schedules.apply(spec()).await.unwrap();
-        clock.pass(60_000);
-        schedules.settled().await;
-        schedules.shutdown().await;
-        let topic = broker.topic("t").unwrap();
-        if has_begun {
-            begin_again(&broker, 0, topic.id());
-        }
-        let name = format!("/data/topics/{}/0/{:020}.log", topic.id(), 0);
-        let log = Path::new(&name);
-        drop((topic, schedules, broker));
+async fn start_on(disk: &SimFs, clock: &ManualClock) -> (Broker, ScheduleService, Vec<RestoreScheduleError>) {
+    let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
+    let (schedules, failed) = ScheduleService::start(broker.clone(), Clock::Manual(clock.clone())).await;
+    (broker, schedules, failed)
+}
 
-        let disk = disk.kill();
-        disk.set_unreadable(log, Some(0..4096)).unwrap();
-        let (broker, schedules, failed) = start(&disk).await;
+/// A disk with a schedule that has done the tick of 07:01:00, or begun it, and the log of its topic, which is not read.
+async fn with_offline_topic(has_begun: bool, clock: &ManualClock) -> (SimFs, PathBuf) {
+    let disk = SimFs::new();
+    let (broker, schedules, _) = start_on(&disk, clock).await;
+    schedules.apply(ScheduleSpec::from_json(&every_minute("skip")).unwrap()).await.unwrap();
+    clock.pass(60_000);
+    schedules.settled().await;
+    schedules.shutdown().await;
+    let topic = broker.topic("t").unwrap();
+    if has_begun {
+        begin_again(&broker, 0, topic.id());
+    }
+    let log = PathBuf::from(format!("/data/topics/{}/0/{:020}.log", topic.id(), 0));
+    drop((topic, schedules, broker));
+    let disk = disk.kill();
+    disk.set_unreadable(&log, Some(0..4096)).unwrap();
+    (disk, log)
+}
+
+#[tokio::test]
+async fn a_schedule_whose_partition_is_offline_says_so_and_waits_for_the_start_that_finds_it() {
+    for has_begun in [false, true] {
+        let clock = ManualClock::new(T0_MS);
+        let (disk, log) = with_offline_topic(has_begun, &clock).await;
+        let spec = || ScheduleSpec::from_json(&every_minute("skip")).unwrap();
+        let (broker, schedules, failed) = start_on(&disk, &clock).await;
         let told = failed[0].to_string();
         assert!(told.starts_with("schedule m in the state journal: t/0 is offline"), "{told}");
         let refused = schedules.apply(spec()).await.unwrap_err().to_string();
         assert!(refused.starts_with("schedule.topic: t/0 is offline"), "{refused}");
         clock.pass(630_000);
         schedules.settled().await;
+        let [report] = schedules.list().try_into().unwrap();
+        assert_eq!((report.state, report.next, report.counts), (ScheduleState::Blocked, None, Default::default()));
+        assert!(report.reason.starts_with("t/0 is offline since the start"), "{}", report.reason);
         schedules.shutdown().await;
         drop((schedules, broker));
 
         let disk = disk.kill();
-        disk.set_unreadable(log, None).unwrap();
-        let (broker, schedules, failed) = start(&disk).await;
+        disk.set_unreadable(&log, None).unwrap();
+        let (broker, schedules, failed) = start_on(&disk, &clock).await;
         assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(schedules.describe("m").unwrap().state, ScheduleState::Running);
         clock.pass(60_000);
         schedules.settled().await;
         let tail = broker.topic("t").unwrap().partition(0).unwrap().tail().get();
         assert_eq!(tail, 2, "its first tick once, and the one that came now");
+        schedules.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_whose_partition_is_offline_can_be_paused_moved_and_deleted() {
+    for has_begun in [false, true] {
+        let clock = ManualClock::new(T0_MS);
+        let (disk, _) = with_offline_topic(has_begun, &clock).await;
+        let (broker, schedules, _) = start_on(&disk, &clock).await;
+        let state = || schedules.describe("m").unwrap().state;
+        schedules.pause("m").await.unwrap();
+        assert_eq!(state(), ScheduleState::Paused);
+        schedules.resume("m").await.unwrap();
+        clock.pass(60_000);
+        schedules.settled().await;
+        assert_eq!(state(), ScheduleState::Blocked);
+        let moved = schedules.apply(ScheduleSpec::from_json(&with(json!({"topic": "u"}))).unwrap()).await;
+        clock.pass(60_000);
+        schedules.settled().await;
+        let tail = broker.topic("u").unwrap().partition(0).unwrap().tail().get();
+        if has_begun {
+            let unclear = moved.unwrap_err().to_string();
+            assert!(unclear.starts_with("schedule m has begun tick 2026-12-01T07:01:00Z, and whether"), "{unclear}");
+            assert_eq!((state(), tail), (ScheduleState::Blocked, 0));
+        } else {
+            let moved = moved.unwrap();
+            assert!(!moved.created && moved.changed);
+            assert_eq!((state(), tail), (ScheduleState::Running, 1), "from now on");
+        }
+        assert!(schedules.remove("m").await.unwrap());
+        assert!(schedules.list().is_empty());
         schedules.shutdown().await;
     }
 }
