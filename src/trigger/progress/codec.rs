@@ -537,9 +537,9 @@ mod tests {
         assert_eq!(decode(&[VERSION, 5, 0, 0, 0, 0, 0, 0, 9]), Err(DecodeError::TrailingBytes { count: 1 }));
         assert_eq!(decode(&vec![1; 3001]), Err(DecodeError::TooLarge { size_bytes: 3001 }));
         // Longer than needed; beyond 64 bits; a hole beyond the reading point; an empty hole; a hole after committed; a
-        // window beyond the reading point; one of no records, or of too many; a reason not known; letters that are
-        // not whole and not begun, of no records, of a negative producer; another base than the earliest attempt; holes that touch; a map that saves nothing; one that ends with zeros; one beyond the
-        // last offset.
+        // window beyond the reading point; one of no records, or of too many; a reason not known; letters that are not
+        // whole and not begun, of no records, of a negative producer; another base than the earliest attempt; holes
+        // that touch; a map that saves nothing; one that ends with zeros; one beyond the last offset.
         for bytes in [
             &[VERSION, 0x85, 0, 0, 0, 0, 0, 0, 0][..],
             &[VERSION, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0],
