@@ -61,6 +61,7 @@ mod tests;
 pub use outcome::Outcome;
 pub use restore::Carried;
 pub use standing::{Before, Standing};
+pub use turn::Next;
 
 use queue::{Queue, QueueKey};
 use restore::Restoring;
@@ -131,21 +132,6 @@ pub struct Withheld {
     pub debounced: usize,
     /// Came while their key was busy, and the trigger takes one at a time.
     pub skipped: usize,
-}
-
-/// The window whose turn it is.
-#[derive(Debug)]
-pub struct Next {
-    turn: fit::Turn,
-    size_bytes: u64,
-}
-
-impl Next {
-    /// Bytes of its records; some of them may be cut off when it starts.
-    #[must_use]
-    pub const fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
 }
 
 /// A closed window.

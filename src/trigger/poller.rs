@@ -453,7 +453,7 @@ impl Poller {
             };
             // One that takes raw bytes takes one record at a time, also of a window that was made for another function.
             let raw = entry.runner.payload(&entry.spec) == Payload::Raw;
-            let window = entry.lane.start(next, if raw { 1 } else { usize::MAX }, now_ms);
+            let window = next.start(if raw { 1 } else { usize::MAX }, now_ms);
             if entry.run.is_some() {
                 entry.runner.slots.spend(entry.lane.offsets(window).len(), entry.runner.clock.elapsed());
             }

@@ -204,7 +204,7 @@ impl GiveUp {
             partition = origin.partition,
             first = %self.offsets[0],
             dead_letters = target.topic,
-            "records of a window are gone whose dead letters another process had begun: some may be there twice"
+            "a window has other records than when another process began to write its dead letters: some may be there twice"
         );
         if let Keeper::Group { letters, .. } = &mut self.keeper {
             *letters = None;

@@ -7,6 +7,8 @@
 //! offset is looked for anew when ranges have changed: far behind it a failing window keeps a few ranges, while
 //! neighbours finish in any order behind each other at the head of the log.
 
+use std::borrow::Cow;
+
 use tripline_storage::Offset;
 
 use super::queue::{Queue, QueueKey};
@@ -190,7 +192,8 @@ impl Lane {
     fn forget_cuts(&mut self) {
         for id in &self.tried {
             let held = self.windows.get_mut(id).expect("what was tried is in hand");
-            let cuts = held.cuts.min(self.unfinished.cuts_of(&held.places));
+            let places = if held.done.is_empty() { Cow::Borrowed(&held.places) } else { Cow::Owned(held.all_places()) };
+            let cuts = held.cuts.min(self.unfinished.cuts_of(&places));
             self.reserved.cuts -= held.cuts - cuts;
             held.cuts = cuts;
         }

@@ -1,10 +1,31 @@
 //! Whose turn it is: which window of a queue may start, and when.
 
-use super::fit::More;
+use super::fit::{More, Turn};
 use super::queue::{Queue, QueueKey};
-use super::{Held, Lane, Next, Phase, Timer, WindowId};
+use super::{Held, Lane, Phase, Timer, WindowId};
 use crate::trigger::attempt::AttemptState;
 use crate::trigger::unfinished::{Place, groups};
+
+/// The window whose turn it is. Nothing changes in the lane until it is started, or let go of.
+#[derive(Debug)]
+pub struct Next<'lane> {
+    lane: &'lane mut Lane,
+    turn: Turn,
+    size_bytes: u64,
+}
+
+impl Next<'_> {
+    /// Bytes of its records; some of them may be cut off when it starts.
+    #[must_use]
+    pub const fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Starts an attempt on it, with at most `records_max` records; what is cut off waits behind it.
+    pub fn start(self, records_max: usize, now_ms: i64) -> WindowId {
+        self.lane.start(self.turn, records_max, now_ms)
+    }
+}
 
 impl Lane {
     /// Puts a window behind those of its queue.
@@ -125,7 +146,7 @@ impl Lane {
     }
 
     /// The window that may start now; `None` when [`Lane::is_startable`] is false.
-    pub fn next(&mut self, more: bool, now_ms: i64) -> Option<Next> {
+    pub fn next(&mut self, more: bool, now_ms: i64) -> Option<Next<'_>> {
         self.make_room(now_ms);
         let turn = self.next_turn(more)?;
         let size_bytes = match turn.ready {
@@ -135,16 +156,11 @@ impl Lane {
                 queue.open.as_ref().map(|window| window.held().1)?
             }
         };
-        Some(Next { turn, size_bytes })
+        Some(Next { lane: self, turn, size_bytes })
     }
 
-    /// Starts an attempt on the window whose turn it was found to be just now, with at most `records_max` records; what
-    /// is cut off waits behind it.
-    ///
-    /// # Panics
-    /// When the lane was changed since.
-    pub fn start(&mut self, Next { turn, .. }: Next, records_max: usize, now_ms: i64) -> WindowId {
-        const IS_THERE: &str = "nothing has changed since it was found";
+    fn start(&mut self, turn: Turn, records_max: usize, now_ms: i64) -> WindowId {
+        const IS_THERE: &str = "a turn is what was just found";
         let id = match turn.ready {
             Some(index) => self.ready.remove(index).expect(IS_THERE),
             None => {
@@ -164,8 +180,7 @@ impl Lane {
     /// Starts what is next, whatever its size.
     #[cfg(test)]
     pub(in crate::trigger) fn start_next(&mut self, more: bool, records_max: usize, now_ms: i64) -> Option<WindowId> {
-        let next = self.next(more, now_ms)?;
-        Some(self.start(next, records_max, now_ms))
+        Some(self.next(more, now_ms)?.start(records_max, now_ms))
     }
 
     /// A window is tried: from now on it stands in progress with its attempts.
