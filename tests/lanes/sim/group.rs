@@ -125,6 +125,7 @@ impl World {
             let line = format!("letter {number} of producer {id}: {offset}");
             self.tell(&line);
             let record = self.model.get_mut(*offset);
+            ensure!(record.invoked, "T1: a letter of what was never tried: {record:?}");
             record.letters += 1;
             ensure!(record.letters == 1 || record.may_double, "two dead letters of {record:?}");
             let group = self.group.as_mut().expect("it is one");
@@ -151,9 +152,16 @@ impl World {
         let log_start = self.model.log_start;
         for offset in settling.offsets {
             let record = self.model.get_mut(offset);
-            let is_gone = offset < log_start;
-            ensure!(record.letters > 0 || is_gone, "T1: settled without a letter: {record:?}");
-            (record.tried, record.fate) = (None, if record.letters > 0 { Fate::Lettered } else { Fate::Expired });
+            record.tried = None;
+            record.fate = if record.letters > 0 {
+                Fate::Lettered
+            } else if offset < log_start {
+                Fate::Expired
+            } else {
+                // One that had succeeded needs none.
+                ensure!(record.repeated, "T1: settled without a letter: {record:?}");
+                Fate::Delivered
+            };
         }
         self.dirty = true;
         Ok(())

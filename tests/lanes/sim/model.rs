@@ -65,8 +65,17 @@ pub(crate) struct Record {
     /// It was delivered before a crash, and is delivered again: what comes behind it need not wait.
     pub(crate) repeated: bool,
     pub(crate) letters: u32,
+    /// An attempt was made on it, at some time.
+    pub(crate) invoked: bool,
     /// Which of its window had a letter was forgotten.
     pub(crate) may_double: bool,
+}
+
+impl Record {
+    /// Whether it has to be delivered.
+    pub(crate) fn is_left(&self) -> bool {
+        self.matches && self.fate == Fate::Unfinished
+    }
 }
 
 /// All records, and how far the log reaches.
@@ -96,7 +105,7 @@ impl Model {
     }
 
     pub(crate) fn unfinished(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(|record| record.matches && record.fate == Fate::Unfinished)
+        self.records.iter().filter(|record| record.is_left())
     }
 
     /// Retention moves the log start.

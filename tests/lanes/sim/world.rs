@@ -200,6 +200,7 @@ impl World {
                 group: 0,
                 repeated: false,
                 letters: 0,
+                invoked: false,
                 may_double: false,
             };
             self.model.records.push(record);
@@ -226,8 +227,8 @@ impl World {
         if self.lane.position() < self.lane.progress().reading_point() {
             // What is gone before it was read again is not counted.
             let written = Written::of(self.lane.progress());
-            for record in self.model.records.iter_mut().filter(|record| record.fate == Fate::Unfinished) {
-                record.unsure |= written.window_of(record).is_some();
+            for record in &mut self.model.records {
+                record.unsure |= record.is_left() && written.window_of(record).is_some();
             }
         }
         self.model.expire_to(log_start);
@@ -370,7 +371,7 @@ impl World {
             } else {
                 ensure!(state.attempts == 0, "T4: {offset} had no attempts, now {state:?}");
             }
-            record.group = group;
+            (record.group, record.invoked) = (group, true);
             let (attempts, interrupted) = (state.attempts, state.interrupted);
             record.tried = Some(Tried {
                 attempts,
@@ -749,8 +750,7 @@ impl World {
             self.refilter(&written);
             self.may_hold(&written);
             self.may_double_all();
-            for record in self.model.records.iter_mut().filter(|record| is_restoring && record.fate == Fate::Unfinished)
-            {
+            for record in self.model.records.iter_mut().filter(|record| is_restoring && record.is_left()) {
                 record.unsure |= before.window_of(record).is_some();
             }
         }
@@ -825,7 +825,9 @@ impl World {
         while let Some((window, reason)) = self.lane.next_given_up() {
             self.given_up(window, reason)?;
         }
-        self.begin_letters();
+        if self.dirty {
+            self.begin_letters();
+        }
         let bytes = self.lane.encoded_progress();
         ensure!(
             bytes.len() <= self.spec.limits.progress_bytes.min(ENCODED_BYTES_MAX),
@@ -834,6 +836,10 @@ impl World {
         );
         ensure!(!self.lane.is_written_coarsely(), "T3: progress does not fit");
         let written = Written::decode(&bytes)?;
+        if self.group.is_some() && self.rng.u32(..16) == 0 {
+            self.tell("what is written is refused");
+            return Ok(());
+        }
         self.check_written(&written)?;
         let line = format!("write {:?}", written.progress());
         self.tell(&line);
@@ -910,6 +916,8 @@ impl World {
         // What was read last and passed over stands in no range before the next record is read.
         let read_to = &self.model.records[..self.model.index_from(self.written_at)];
         let passed = read_to.iter().rposition(|record| record.matches).map_or(0, |last| last + 1)..read_to.len();
+        // Nothing is read again of what is gone.
+        let from = from.max(self.model.index_from(self.model.log_start));
         for (index, record) in self.model.records.iter().enumerate().skip(from) {
             let is_done = matches!(record.fate, Fate::Delivered | Fate::Lettered) && !passed.contains(&index);
             ensure!(
