@@ -415,7 +415,7 @@ async fn wait_for_spent_attempts(client: &Client, attempts: u32) {
     loop {
         let committed = client.committed("trigger.far", "in", &[0]).await.unwrap();
         let metadata = committed.get(&0).map_or("", |at| at.metadata.as_str());
-        let progress = metadata.split(['~', '.']).next().unwrap();
+        let progress = metadata.split('~').next().unwrap();
         let progress = STANDARD.decode(progress).ok().and_then(|bytes| Progress::decode(&bytes).ok());
         let tried = progress.as_ref().and_then(|progress| progress.windows().first()).map(|window| window.attempts);
         if tried.is_some_and(|tried| tried.attempts == attempts && !tried.running) {

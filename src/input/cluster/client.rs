@@ -401,10 +401,12 @@ impl Client {
         let mut refused = code::NONE;
         for _ in 0..TRIES {
             let answer = self.ask(0..=4, &request).await?;
-            refused = answer.error_code;
-            if refused == code::NONE {
-                return Ok(answer.producer_id);
-            }
+            refused = match answer.error_code {
+                code::NONE if answer.producer_id >= 0 => return Ok(answer.producer_id),
+                // None was given after all.
+                code::NONE => code::UNKNOWN_PRODUCER_ID,
+                other => other,
+            };
             tokio::time::sleep(PAUSE).await;
         }
         Err(ClusterError::refused("a producer id", refused))

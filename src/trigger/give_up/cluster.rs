@@ -140,40 +140,34 @@ impl GiveUp {
                 Ok(target) => target,
                 Err(none) => return Ok(none),
             };
-            // What is skipped from now on is not the wait for that.
-            self.hold_up.over();
             if let Some(letters) = self.write_to(target).await? {
                 return Ok(letters);
             }
         }
     }
 
-    /// Goes on until the letters are there; `None`: under another producer id.
+    /// Writes the letters. `None`: it is to be decided anew where they go, and who writes them.
     async fn write_to(&mut self, target: ClusterLetters) -> Result<Option<Became>, Stopped> {
-        loop {
-            match self.write(&target).await {
-                Ok(Wrote::All(written)) => {
-                    self.hold_up.over();
-                    Counters::add(&self.runner.counters.dead_lettered, written);
-                    Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
-                    // The cluster does not say where those are that it had already.
-                    return Ok(Some(Became::At((target.topic, target.partition, Ranges::default()))));
-                }
-                Ok(Wrote::Unclear) => {
-                    self.begin_anew(&target);
-                    return Ok(None);
-                }
-                Err(error) => {
-                    if self.is_skipped(&error).await? {
-                        return Ok(Some(Became::None));
-                    }
-                }
+        match self.write(&target).await {
+            Ok(Wrote::All(written)) => {
+                self.hold_up.over();
+                Counters::add(&self.runner.counters.dead_lettered, written);
+                Counters::add(&self.runner.counters.expired, self.offsets.len() - written);
+                // The cluster does not say where those are that it had already.
+                Ok(Some(Became::At((target.topic, target.partition, Ranges::default()))))
             }
+            Ok(Wrote::Unclear) => {
+                self.begin_anew(&target);
+                Ok(None)
+            }
+            // A person may name another topic to end a wait.
+            Err(error) => Ok(self.is_skipped(&error).await?.then_some(Became::None)),
         }
     }
 
     /// Where the letters go, once that is known to whoever must know it; or what becomes of them else.
     async fn target(&mut self) -> Result<Result<ClusterLetters, Became>, Stopped> {
+        let mut waited = false;
         loop {
             let (topic, producer_id) = match self.known() {
                 Known::Target(target) => return Ok(Ok(target)),
@@ -184,9 +178,21 @@ impl GiveUp {
                 Known::Defined(topic, producer_id) => (topic, producer_id),
             };
             match self.decide(topic, producer_id).await {
-                Ok(target) if producer_id.is_some() || self.make_known(&target).await? => return Ok(Ok(target)),
-                Ok(_) => return Ok(Err(Became::SomebodyElses)),
+                Ok(target) => {
+                    if std::mem::take(&mut waited) {
+                        // What is skipped from now on is not the wait for that.
+                        self.hold_up.over();
+                    }
+                    if producer_id.is_some() {
+                        return Ok(Ok(target));
+                    }
+                    if !self.make_known(&target).await? {
+                        return Ok(Err(Became::SomebodyElses));
+                    }
+                    // The definition may have changed meanwhile.
+                }
                 Err(error) => {
+                    waited = true;
                     if self.is_skipped(&error.into()).await? {
                         return Ok(Err(Became::None));
                     }
