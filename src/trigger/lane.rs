@@ -555,7 +555,12 @@ impl Held {
         let span = self.span(from)?;
         let records = u32::try_from(self.own(from).count()).unwrap_or(u32::MAX);
         let (fingerprint, is_foreign) = (fingerprint(self.own(from)), self.foreign);
-        let given_up = self.given_up().map(|reason| GivenUp { reason, letters: self.letters });
+        // Were one of them not its own any more, the numbers of the others would be wrong.
+        let letters = self.letters.map(|letters| {
+            let is_whole = letters.is_whole && letters.records == records;
+            Letters { is_whole, ..letters }
+        });
+        let given_up = self.given_up().map(|reason| GivenUp { reason, letters });
         Some(TriedWindow { span, records, fingerprint, is_foreign, key: self.key, attempts, given_up })
     }
 }

@@ -109,7 +109,8 @@ pub struct TriedWindow {
 pub struct GivenUp {
     /// Why they have come to it.
     pub reason: ExhaustedReason,
-    /// Its dead letters, where somebody has begun to write them on a cluster. Here they have a verdict in the journal.
+    /// Its dead letters, where somebody has begun to write them on a cluster. Without one a verdict in the journal speaks
+    /// of them.
     pub letters: Option<Letters>,
 }
 

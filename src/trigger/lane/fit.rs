@@ -144,7 +144,7 @@ impl Lane {
         is_first || self.bytes_bound() + LETTERS_BYTES + self.reserve_bytes() <= self.spec.limits.progress_bytes
     }
 
-    /// Those of so many more windows are.
+    /// The dead letters of so many more windows are written down as begun.
     pub(super) const fn reserve_letters(&mut self, windows: usize) {
         self.reserved.letters += windows;
     }

@@ -51,7 +51,7 @@ pub(in crate::trigger) struct Kept {
     /// The commit under way.
     committing: Option<Committing>,
     /// Dead letters that are to begin: the group must know of them first.
-    letters: Vec<NewLetters>,
+    beginning: Vec<NewLetters>,
 }
 
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Poller {
     pub(super) fn letters(&mut self, new: NewLetters) {
         let Some(entry) = self.lanes.get_mut(&new.trigger) else { return };
         self.touched.insert(new.trigger);
-        entry.kept.letters.push(new);
+        entry.kept.beginning.push(new);
         entry.dirty = true;
     }
 
@@ -151,7 +151,7 @@ impl Poller {
             }
             Err(CommitError::Failed(reason)) => {
                 entry.starting.splice(0..0, done.starting);
-                entry.kept.letters.splice(0..0, done.letters);
+                entry.kept.beginning.splice(0..0, done.letters);
                 entry.dirty = true;
                 self.not_written(trigger, &reason);
             }
@@ -207,10 +207,14 @@ impl Poller {
 impl Entry {
     /// The offset and the metadata to commit now. Letters that find no room begin when others are settled.
     fn next_commit(&mut self) -> (Offset, String) {
-        self.kept.letters.retain(|new| self.lane.has(new.window));
+        self.kept.beginning.retain(|new| self.lane.has(new.window));
         let begins = |new: &mut NewLetters| self.lane.begin_letters(new.window, new.producer_id);
-        let letters = self.kept.letters.extract_if(.., begins).collect();
+        let mut letters: Vec<NewLetters> = self.kept.beginning.extract_if(.., begins).collect();
         let (progress, committed) = (self.lane.encoded_progress(), self.lane.committed());
+        if self.lane.is_written_coarsely() {
+            // It may tell nothing of windows.
+            self.kept.beginning.append(&mut letters);
+        }
         self.settled.clear();
         let metadata = commit_metadata::encode(self.id.topic, &progress);
         let starting = std::mem::take(&mut self.starting);

@@ -6,6 +6,7 @@ use tripline_storage::Offset;
 
 use super::{BlockedKey, GivenUp, Letters, Progress, Span, TriedAttempts, TriedWindow};
 use crate::trigger::attempt::{ExhaustedReason, class_number};
+use crate::trigger::window::WINDOW_COUNT_MAX;
 
 /// The most bytes that progress may take. Beyond it the partition stops reading, visibly.
 pub const ENCODED_BYTES_MAX: usize = 3000;
@@ -31,7 +32,8 @@ const LETTERS: u8 = 4;
 /// And the records are not those any more.
 const NOT_WHOLE: u8 = 8;
 /// What is written of letters that are begun takes so much at most: the producer id and the number of records.
-pub(in crate::trigger) const LETTERS_BYTES: usize = 9 + 2;
+pub(in crate::trigger) const LETTERS_BYTES: usize =
+    varint_bytes(i64::MAX.unsigned_abs()) + varint_bytes(WINDOW_COUNT_MAX as u64);
 
 /// Progress does not fit its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
