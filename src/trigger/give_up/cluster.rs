@@ -189,7 +189,15 @@ impl GiveUp {
                     if !self.make_known(&target).await? {
                         return Ok(Err(Became::SomebodyElses));
                     }
-                    // The definition may have changed meanwhile.
+                    // The definition may have changed meanwhile: then it is decided once more.
+                    let is_same = |known| match known {
+                        Known::Target(_) => true,
+                        Known::Defined(topic, _) => topic == target.topic,
+                        Known::Nowhere => false,
+                    };
+                    if is_same(self.known()) {
+                        return Ok(Ok(target));
+                    }
                 }
                 Err(error) => {
                     waited = true;
