@@ -1,7 +1,7 @@
 //! One partition of a trigger, decided: which records wait together, which window may start, what follows its outcome.
 //!
 //! A lane never acts. Whoever drives it reads where [`Lane::read_at`] says and hands over the facts of the records that
-//! match ([`Lane::take`]), starts the windows that [`Lane::start`] gives out, tells how they ended ([`Lane::end`]) and
+//! match ([`Lane::take`]), starts the windows that [`Lane::next`] gives out, tells how they ended ([`Lane::end`]) and
 //! writes down [`Lane::progress`] before it goes on. A window is a list of offsets; its records are read again for each
 //! attempt (T3: what is held does not grow with the backlog).
 //!
