@@ -4,7 +4,8 @@
 //! ones while nobody from outside can reach us. The check is made on the address that is then connected to, not on the
 //! name.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::IpNet;
 
@@ -53,10 +54,26 @@ impl EgressPolicy {
     fn is_own(&self, ip: IpAddr, port: u16) -> bool {
         self.own_listeners.iter().any(|own| {
             let own_ip = canonical(own.ip());
-            // A listener on all addresses is reached by each of ours; loopback is the one we can tell.
             port == own.port()
-                && (ip == own_ip || (ip.is_loopback() && (own_ip.is_unspecified() || own_ip.is_loopback())))
+                && (ip == own_ip
+                    || (ip.is_loopback() && own_ip.is_loopback())
+                    || (own_ip.is_unspecified() && is_of_this_machine(ip)))
         })
+    }
+}
+
+/// Whether `ip` is an address of this machine: the system reaches those from themselves. Connecting a datagram socket
+/// asks for the way there, and sends nothing. What cannot be told counts as ours.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    match source {
+        Ok(source) => ip.is_loopback() || source.ip() == ip,
+        // There is no way to it, so there is none to us.
+        Err(cause) => !matches!(cause.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable),
     }
 }
 
@@ -228,6 +245,24 @@ mod tests {
         for other in ["127.0.0.1:8080", "10.0.0.5:80", "10.0.0.6:82"] {
             assert_eq!(policy.check(other.parse().unwrap()), Ok(()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_is_no_target_at_any_of_them() {
+        let everything = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        let own_listeners = vec!["0.0.0.0:81".parse().unwrap()];
+        let policy = EgressPolicy { own_listeners, allow: everything, ..EgressPolicy::default() };
+        // The address from which this machine reaches others; without a network it has none but loopback.
+        let outward = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+            socket.connect("192.0.2.1:9")?;
+            socket.local_addr()
+        });
+        let outward = outward.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+        for own in [outward, "127.3.2.1".parse().unwrap(), "::1".parse().unwrap()] {
+            assert!(policy.check(SocketAddr::new(own, 81)).is_err(), "{own}");
+            assert_eq!(policy.check(SocketAddr::new(own, 82)), Ok(()), "{own}");
+        }
+        assert_eq!(policy.check("192.0.2.1:81".parse().unwrap()), Ok(()));
     }
 
     #[test]
