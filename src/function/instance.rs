@@ -16,7 +16,7 @@ use super::frame::{
 use super::interpreter::{Interpreter, Interpreters};
 use super::launch::EXIT_NOT_LAUNCHED;
 use super::log::{LogOrigin, LogSink};
-use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
+use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess, beginning};
 use super::process::{Ending, Launcher, Process, ProcessLimits, ProcessPlan, exit_code};
 use super::process_tree::Excess;
 use super::spawner::Spawner;
@@ -359,11 +359,8 @@ pub(super) fn interrupted() -> InvocationError {
 fn fault(class: ErrorClass, body: &[u8]) -> InvocationError {
     let unreadable =
         || Fault { code: "protocol".to_owned(), message: "the instance sent an error that cannot be read".to_owned() };
-    let Fault { mut code, message } = decode(body).unwrap_or_else(unreadable);
-    if code.len() > CODE_BYTES_MAX {
-        code.truncate((0..=CODE_BYTES_MAX).rfind(|&end| code.is_char_boundary(end)).unwrap_or(0));
-    }
-    InvocationError::new(class, code, message)
+    let Fault { code, message } = decode(body).unwrap_or_else(unreadable);
+    InvocationError::new(class, beginning(&code, CODE_BYTES_MAX), message)
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {

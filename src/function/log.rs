@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
+use super::outcome::beginning;
+
 /// The longest text of one [`LogLine`] in bytes; longer lines arrive in pieces.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
 
@@ -280,9 +282,9 @@ impl LogPump {
     }
 
     fn keep_in_tail(&mut self, text: &str) {
-        let end = (0..=text.len().min(TAIL_BYTES_MAX)).rfind(|&end| text.is_char_boundary(end)).unwrap_or(0);
-        self.tail.push_back(text[..end].to_owned());
-        self.tail_bytes += end;
+        let kept = beginning(text, TAIL_BYTES_MAX);
+        self.tail.push_back(kept.to_owned());
+        self.tail_bytes += kept.len();
         while self.tail_bytes > TAIL_BYTES_MAX || self.tail.len() > 20 {
             let Some(oldest) = self.tail.pop_front() else { break };
             self.tail_bytes -= oldest.len();

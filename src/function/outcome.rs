@@ -1,5 +1,6 @@
 //! What comes back from one attempt to invoke a function.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,8 +49,11 @@ impl ErrorClass {
     }
 }
 
-/// The longest [`InvocationError::message`] kept, in bytes; longer ones are cut at a character boundary.
+/// The longest [`InvocationError::message`] kept, in bytes; of longer ones the beginning and the end.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Stands where the middle of a message was left out.
+const LEFT_OUT: &str = " ... ";
 
 /// The code of a payload that functions do not take.
 const PAYLOAD_TOO_LARGE: &str = "payload-too-large";
@@ -68,14 +72,14 @@ pub struct InvocationError {
 }
 
 impl InvocationError {
-    /// An error without a wait, with `message` cut to [`ERROR_MESSAGE_BYTES_MAX`].
+    /// An error without a wait, with `message` [abridged] to [`ERROR_MESSAGE_BYTES_MAX`].
     #[must_use]
     pub fn new(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > ERROR_MESSAGE_BYTES_MAX {
-            let boundary = (0..=ERROR_MESSAGE_BYTES_MAX).rfind(|&end| message.is_char_boundary(end));
-            message.truncate(boundary.unwrap_or(0));
-        }
+        let message = message.into();
+        let message = match abridged(&message, ERROR_MESSAGE_BYTES_MAX) {
+            Cow::Borrowed(_) => message,
+            Cow::Owned(shorter) => shorter,
+        };
         Self { class, code: code.into(), message, retry_after: None }
     }
 
@@ -95,6 +99,25 @@ impl InvocationError {
     pub(crate) fn is_payload_too_large(&self) -> bool {
         self.code == PAYLOAD_TOO_LARGE
     }
+}
+
+/// What of a message is kept in `max_bytes`: all of it, or a quarter from its beginning and the rest from its end, where
+/// a traceback says what went wrong. Cut between characters.
+pub(crate) fn abridged(message: &str, max_bytes: usize) -> Cow<'_, str> {
+    if message.len() <= max_bytes {
+        return Cow::Borrowed(message);
+    }
+    let room = max_bytes.saturating_sub(LEFT_OUT.len());
+    let head = beginning(message, room / 4);
+    let tail_at = (message.len() - (room - head.len())..).find(|&at| message.is_char_boundary(at));
+    let tail = &message[tail_at.unwrap_or(message.len())..];
+    Cow::Owned([head, LEFT_OUT, tail].concat())
+}
+
+/// The longest beginning of `text` that is at most `max_bytes` long and ends between characters.
+pub(crate) fn beginning(text: &str, max_bytes: usize) -> &str {
+    let end = (0..=max_bytes.min(text.len())).rfind(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// What one attempt hands to a function.
@@ -120,4 +143,37 @@ pub struct Invocation {
 pub struct InvocationSuccess {
     /// Bounded by the function's output limit.
     pub body: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_too_long_keeps_its_beginning_and_its_end() {
+        assert_eq!(abridged("0123456789", 10), "0123456789");
+        assert_eq!(abridged("0123456789abcdefghijklmnopqrstuvwxyz", 21), "0123 ... opqrstuvwxyz");
+        let error = InvocationError::new(ErrorClass::Failed, "x", format!("head{}tail", "ä".repeat(5000)));
+        assert_eq!(error.message.len(), ERROR_MESSAGE_BYTES_MAX);
+        assert!(error.message.starts_with("headä") && error.message.ends_with("ätail"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_never_too_long_and_is_what_was_there(message in "[aäあ😀]{0,60}", max_bytes in 5_usize..100) {
+            let kept = abridged(&message, max_bytes);
+            prop_assert!(kept.len() <= max_bytes);
+            match kept.split_once(LEFT_OUT) {
+                None => prop_assert_eq!(&*kept, &message),
+                Some((head, tail)) => {
+                    prop_assert!(message.len() > max_bytes);
+                    prop_assert!(message.starts_with(head) && message.ends_with(tail));
+                    // No character is longer than four bytes, and each end may have lost one.
+                    prop_assert!(kept.len() + 6 >= max_bytes);
+                }
+            }
+        }
+    }
 }

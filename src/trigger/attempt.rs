@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::retry::{Next, RetriesExhausted, RetryPolicy};
-use crate::function::outcome::{ErrorClass, InvocationError};
+use crate::function::outcome::{ErrorClass, InvocationError, abridged, beginning};
 
 mod batch_failures;
 mod health;
@@ -364,8 +364,8 @@ impl LastError {
     pub fn of(error: &InvocationError) -> Self {
         Self {
             class: error.class,
-            code: cut(&error.code, LAST_CODE_BYTES_MAX).to_owned(),
-            message: cut(&error.message, LAST_MESSAGE_BYTES_MAX).to_owned(),
+            code: beginning(&error.code, LAST_CODE_BYTES_MAX).to_owned(),
+            message: abridged(&error.message, LAST_MESSAGE_BYTES_MAX).into_owned(),
         }
     }
 
@@ -376,12 +376,6 @@ impl LastError {
         let message = "the attempt failed before the broker was started again, or another took over; where a trace is kept, it tells more";
         Self { class, code: String::new(), message: message.to_owned() }
     }
-}
-
-/// The longest beginning of `text` that is at most `max_bytes` long and ends between characters.
-fn cut(text: &str, max_bytes: usize) -> &str {
-    let end = (0..=max_bytes.min(text.len())).rfind(|&end| text.is_char_boundary(end));
-    &text[..end.unwrap_or(0)]
 }
 
 /// A clock set back counts as no time passed.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tripline_storage::{LeaderEpoch, Offset};
 
 use crate::event::time_text;
-use crate::function::outcome::ErrorClass;
+use crate::function::outcome::{ErrorClass, abridged};
 
 pub use crate::input::LETTER_HEADER_PREFIX as HEADER_PREFIX;
 
@@ -35,7 +35,8 @@ pub struct DeadLetterFacts<'a> {
     pub error_class: ErrorClass,
     /// Its code.
     pub error_code: &'a str,
-    /// What a person reads; cut to [`ERROR_MESSAGE_BYTES_MAX`], control characters become spaces.
+    /// What a person reads; of more than [`ERROR_MESSAGE_BYTES_MAX`] the beginning and the end, control characters
+    /// become spaces.
     pub error_message: &'a str,
     /// Attempts that were made.
     pub attempts: u32,
@@ -88,16 +89,10 @@ fn date(unix_ms: i64) -> Vec<u8> {
     Timestamp::from_millisecond(unix_ms).map_or_else(|_| Vec::new(), |time| time_text(time).into_bytes())
 }
 
-/// One line without control characters, at most `max_bytes` long, never cut inside a character.
+/// One line without control characters, at most `max_bytes` long.
 fn clean(text: &str, max_bytes: usize) -> Vec<u8> {
-    let mut cleaned = String::with_capacity(text.len().min(max_bytes));
-    for character in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
-        if cleaned.len() + character.len_utf8() > max_bytes {
-            break;
-        }
-        cleaned.push(character);
-    }
-    cleaned.into_bytes()
+    let cleaned: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    abridged(&cleaned, max_bytes).into_owned().into_bytes()
 }
 
 #[cfg(test)]
@@ -149,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_at_a_character_and_a_missing_time_is_empty() {
-        let message = format!("a{}", "ä".repeat(2000));
+    fn of_a_long_message_beginning_and_end_are_told_and_a_missing_time_is_empty() {
+        let message = format!("Traceback:\n{}ValueError: ä", "\tline 1\n".repeat(400));
         let headers = DeadLetterFacts { error_message: &message, timestamp_ms: -1, ..facts() }.headers();
         let text = std::str::from_utf8(&headers[8].1).unwrap();
-        assert_eq!(text.len(), 1023);
-        assert!(message.starts_with(text));
+        assert_eq!(text.len(), ERROR_MESSAGE_BYTES_MAX);
+        assert!(text.starts_with("Traceback:  line 1  line 1 ") && text.ends_with(" line 1 ValueError: ä"), "{text}");
         assert_eq!(headers[5].1, b"");
         assert_eq!(date(i64::MAX), b"");
     }
