@@ -70,6 +70,8 @@ pub struct GroupListing {
     pub state: GroupState,
     /// What kind of members it has; empty if it never had any.
     pub protocol_type: String,
+    /// How many members it has.
+    pub members: usize,
 }
 
 impl GroupService {
@@ -188,6 +190,7 @@ impl GroupService {
                 id: slot.id.clone(),
                 state: state.group.state(),
                 protocol_type: state.group.protocol_type().unwrap_or_default().to_owned(),
+                members: state.group.member_count(),
             }
         };
         let mut listings: Vec<_> = slots.iter().map(listing).collect();

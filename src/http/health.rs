@@ -34,6 +34,7 @@ pub(crate) async fn health(rooms: State<Rooms>) -> Response {
 pub(crate) async fn metrics_text(State(rooms): State<Rooms>) -> Response {
     let source = metrics::Source {
         broker: &rooms.broker,
+        groups: &rooms.groups,
         functions: rooms.functions.service(),
         triggers: &rooms.triggers,
         schedules: &rooms.schedules,

@@ -12,6 +12,7 @@ use tripline_storage::PartitionId;
 
 use crate::broker::{Broker, Topic};
 use crate::function::{DURATION_BOUNDS_MS, DurationsSnapshot, FunctionReport, FunctionService};
+use crate::group::service::{GroupListing, GroupService};
 use crate::source::schedule::service::{ScheduleReport, ScheduleService, ScheduleState};
 use crate::topic::name::TriggerName;
 use crate::trigger::run::RunKind;
@@ -38,8 +39,10 @@ impl HttpCounts {
 /// Where the numbers come from.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// Topics and groups.
+    /// Topics, and what groups have committed.
     pub broker: &'a Broker,
+    /// Members of groups.
+    pub groups: &'a GroupService,
     /// Functions.
     pub functions: &'a FunctionService,
     /// Triggers.
@@ -64,6 +67,7 @@ pub fn render(source: &Source<'_>) -> String {
     topics(&mut text, &source.broker.topics());
     scrubber(&mut text, source.broker);
     groups(&mut text, source.broker);
+    members(&mut text, source.groups.list(), source.broker.groups_with_offsets());
     incoming(&mut text, source);
     compaction(&mut text, source.broker);
     let reports = source.triggers.list();
@@ -236,6 +240,15 @@ fn groups(text: &mut Text, broker: &Broker) {
     }
 }
 
+/// Groups of which there are committed offsets alone have no members.
+fn members(text: &mut Text, known: Vec<GroupListing>, with_offsets: Vec<String>) {
+    let mut counts: BTreeMap<_, _> = with_offsets.into_iter().map(|group| (group, 0)).collect();
+    counts.extend(known.into_iter().map(|group| (group.id.to_string(), group.members)));
+    for (group, count) in counts {
+        text.gauge("kafka_consumergroup_members", "Members of a group.", &[("consumergroup", &group)], count);
+    }
+}
+
 fn incoming(text: &mut Text, source: &Source<'_>) {
     for (topic, (records, bytes)) in &*source.counts.by_topic.lock() {
         let labels: [(&str, &dyn Display); 2] = [("topic", topic), ("protocol", &"http")];
@@ -370,6 +383,8 @@ fn functions(text: &mut Text, reports: &[FunctionReport]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::id::GroupId;
+    use crate::group::state::GroupState;
 
     #[test]
     fn samples_of_a_name_stand_together_and_labels_are_escaped() {
@@ -379,6 +394,22 @@ mod tests {
         text.gauge("b", "B.", &[("x", &"y"), ("z", &0)], 3);
         let expected = "# HELP a A.\n# TYPE a counter\na 2\n# HELP b B.\n# TYPE b gauge\nb{x=\"a\\\"b\\\\c\\n\"} 1\nb{x=\"y\",z=\"0\"} 3\n";
         assert_eq!(text.finish(), expected);
+    }
+
+    #[test]
+    fn groups_are_told_with_their_members_also_those_that_have_none() {
+        let listing = |id: &str, members| GroupListing {
+            id: GroupId::parse(id).unwrap(),
+            state: GroupState::Stable,
+            protocol_type: "consumer".to_owned(),
+            members,
+        };
+        let mut text = Text::default();
+        members(&mut text, vec![listing("both", 2), listing("new", 1)], vec!["both".to_owned(), "gone".to_owned()]);
+        let samples: Vec<_> = text.finish().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        let expected = [("both", 2), ("gone", 0), ("new", 1)]
+            .map(|(group, count)| format!("kafka_consumergroup_members{{consumergroup=\"{group}\"}} {count}"));
+        assert_eq!(samples, expected);
     }
 
     #[test]
