@@ -19,6 +19,7 @@ use super::output::{Output, print, table};
 #[command(after_help = "\
 Reads only, and not all: `tripline verify` checks every byte. Refuses a directory that a broker works in; a single file is
 shown whoever works with it. Batches and records are shown in the words of Kafka's DumpLogSegments, with --json one a line.
+Exit code 0: shown, also where it is damaged. 1: not readable, or the directory is in use. 2: no data directory, wrong use.
 
 Examples:
   tripline inspect tripline-data                                topics, partitions, offsets, sizes

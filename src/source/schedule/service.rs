@@ -197,6 +197,10 @@ impl Schedule {
         }
     }
 
+    fn is_defined_so(&self, spec: &ScheduleSpec, topic: &Topic) -> bool {
+        *self.spec == *spec && self.topic.id() == topic.id()
+    }
+
     /// Puts it into the planner, or takes it out.
     fn plan(&self, planner: &mut Planner) {
         let mut status = self.status.lock();
@@ -257,11 +261,13 @@ impl ScheduleService {
         let topic = self.inner.broker.topic_or_create(&spec.topic).await?;
         let topic = topic.ok_or_else(|| ApplyScheduleError::UnknownTopic(spec.topic.to_string()))?;
         has_needed_key(&spec, &topic)?;
-        topic.partition(partition_for(&spec, &topic))?;
         let mut planner = self.inner.planner.lock().await;
+        if let Some(unchanged) = self.where_offline(&spec, &topic)? {
+            return Ok(unchanged);
+        }
         let current = self.inner.find(spec.name.as_str());
         let running = current.as_deref().filter(|current| current.not_started.is_none());
-        if running.is_some_and(|running| *running.spec == spec && running.topic.id() == topic.id()) {
+        if running.is_some_and(|running| running.is_defined_so(&spec, &topic)) {
             let warnings = self.warnings(&spec);
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
@@ -331,7 +337,9 @@ impl ScheduleService {
         match &topic {
             Some(topic) => {
                 has_needed_key(spec, topic)?;
-                topic.partition(partition_for(spec, topic))?;
+                if let Some(unchanged) = self.where_offline(spec, topic)? {
+                    return Ok(unchanged);
+                }
             }
             None if planned.has_topic(spec.topic.as_str()) => {}
             None if self.inner.broker.has_or_would_create(&spec.topic)? => {}
@@ -340,11 +348,23 @@ impl ScheduleService {
         let current = self.inner.find(spec.name.as_str());
         self.check_limits(spec.to_json().to_string().len(), current.as_deref())?;
         let is_same = |current: &Schedule| {
-            let is_topic = topic.as_ref().is_some_and(|topic| topic.id() == current.topic.id());
-            *current.spec == *spec && is_topic && current.not_started.is_none()
+            let is_defined_so = topic.as_ref().is_some_and(|topic| current.is_defined_so(spec, topic));
+            is_defined_so && current.not_started.is_none()
         };
         let changed = !current.as_deref().is_some_and(is_same);
         Ok(AppliedSchedule { created: current.is_none(), changed, warnings: self.warnings(spec) })
+    }
+
+    /// Where the partition of a schedule is offline, the one that is defined so already stays and waits; another one is
+    /// refused. `None` where it is not.
+    fn where_offline(&self, spec: &ScheduleSpec, topic: &Topic) -> Result<Option<AppliedSchedule>, NoPartition> {
+        let Err(offline) = topic.partition(partition_for(spec, topic)) else { return Ok(None) };
+        if self.inner.find(spec.name.as_str()).is_none_or(|current| !current.is_defined_so(spec, topic)) {
+            return Err(offline);
+        }
+        let mut warnings = self.warnings(spec);
+        warnings.push(format!("schedule {}: {offline}; its ticks wait for that", spec.name));
+        Ok(Some(AppliedSchedule { created: false, changed: false, warnings }))
     }
 
     fn check_limits(&self, definition_bytes: usize, current: Option<&Schedule>) -> Result<(), ApplyScheduleError> {

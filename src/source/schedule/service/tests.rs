@@ -502,8 +502,15 @@ async fn a_schedule_whose_partition_is_offline_says_so_and_waits_for_the_start_t
         let (broker, schedules, failed) = start_on(&disk, &clock).await;
         let told = failed[0].to_string();
         assert!(told.starts_with("schedule m in the state journal: t/0 is offline"), "{told}");
-        let refused = schedules.apply(spec()).await.unwrap_err().to_string();
+        let checked = schedules.check(&spec(), &Planned::default()).unwrap();
+        let applied = schedules.apply(spec()).await.unwrap();
+        assert_eq!(applied, checked);
+        assert!(!applied.created && !applied.changed);
+        assert!(applied.warnings[0].starts_with("schedule m: t/0 is offline since the start"), "{applied:?}");
+        let other = || ScheduleSpec::from_json(&with(json!({"rate": "2m"}))).unwrap();
+        let refused = schedules.apply(other()).await.unwrap_err().to_string();
         assert!(refused.starts_with("schedule.topic: t/0 is offline"), "{refused}");
+        assert_eq!(schedules.check(&other(), &Planned::default()).unwrap_err().to_string(), refused);
         clock.pass(630_000);
         schedules.settled().await;
         let [report] = schedules.list().try_into().unwrap();
