@@ -30,6 +30,8 @@ pub struct GroupConfig {
     pub group_metadata_bytes_max: usize,
     /// Longest assignment of all members of a group, in bytes. Default 8 MiB.
     pub assignment_bytes_max: usize,
+    /// Most bytes that members, their metadata and their assignments take in all groups together. Default 256 MiB.
+    pub held_bytes_max: usize,
     /// Most groups that are kept in memory; empty ones give way, and then those that have only given out ids. Default
     /// 10,000.
     pub groups_max: usize,
@@ -48,6 +50,7 @@ impl Default for GroupConfig {
             metadata_bytes_max: 1024 * 1024,
             group_metadata_bytes_max: 16 * 1024 * 1024,
             assignment_bytes_max: 8 * 1024 * 1024,
+            held_bytes_max: 256 * 1024 * 1024,
             groups_max: 10_000,
         }
     }

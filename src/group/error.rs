@@ -61,6 +61,14 @@ pub enum JoinError {
     /// As many groups as may be kept all have members.
     #[error("there are {0} groups with members, the most allowed")]
     TooManyGroups(usize),
+    /// All groups together hold as much as they may.
+    #[error("all groups would hold {found} bytes together, at most {max} are allowed")]
+    NoRoom {
+        /// With this one.
+        found: usize,
+        /// The most allowed.
+        max: usize,
+    },
 }
 
 /// Why a sync fails.
@@ -89,6 +97,14 @@ pub enum SyncError {
         /// Its length.
         found: usize,
         /// The longest allowed.
+        max: usize,
+    },
+    /// All groups together hold as much as they may.
+    #[error("all groups would hold {found} bytes together, at most {max} are allowed")]
+    NoRoom {
+        /// With this assignment.
+        found: usize,
+        /// The most allowed.
         max: usize,
     },
 }

@@ -1,10 +1,11 @@
 //! Committed offsets of groups that nobody is in any more: forgotten after a time, as Kafka does.
 //!
 //! A group is given up when its newest commit is older than [`OFFSET_RETENTION`] and nobody was in it for as long. Who
-//! was in a group is not remembered over a restart, and so that time begins anew with each start: offsets are rather
-//! kept too long than lost by members who are about to come back and have long had nothing to commit.
+//! was in a group is not remembered over a restart, nor when groups give way to others, and so that time begins anew
+//! then: offsets are rather kept too long than lost by members who are about to come back and have long had nothing to
+//! commit.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use tripline_storage::retention::is_older;
@@ -23,32 +24,43 @@ pub const OFFSET_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct OffsetExpiry {
     broker: Broker,
     groups: GroupService,
-    /// Groups with offsets in which nobody was seen since.
+    /// Groups with offsets in which nobody was since, as far as is known.
     vacant_since: HashMap<GroupId, Instant>,
+    /// How many groups had given way to others by then.
+    gave_way: u64,
 }
 
 impl OffsetExpiry {
     /// Has seen nothing yet.
     #[must_use]
     pub fn new(broker: Broker, groups: GroupService) -> Self {
-        Self { broker, groups, vacant_since: HashMap::new() }
+        Self { broker, groups, vacant_since: HashMap::new(), gave_way: 0 }
     }
 
     /// One look at all groups with offsets. The groups of triggers stay: those of a trigger that runs elsewhere are
     /// its progress.
     pub fn round(&mut self, now: Instant) {
-        let listed = self.groups.list().into_iter();
-        let inhabited: HashSet<_> =
-            listed.filter(|listing| listing.state != GroupState::Empty).map(|listing| listing.id).collect();
+        // Before the look at the groups: one that gives way in between is then believed once more.
+        let gave_way = self.groups.gave_way();
+        if std::mem::replace(&mut self.gave_way, gave_way) != gave_way {
+            self.vacant_since.clear();
+        }
+        let listed: HashMap<_, _> =
+            self.groups.list().into_iter().map(|listing| (listing.id.clone(), listing)).collect();
         // A clock that jumps ahead would have the offsets of all forgotten that are not there just now.
         let believed_ms = self.broker.believed_ms();
         let mut vacant_since = HashMap::new();
         for (group, newest_ms) in self.broker.newest_commits() {
             let Ok(group) = GroupId::parse(&group) else { continue };
-            if group.trigger().is_some() || inhabited.contains(&group) || self.waits_for_disk(&group) {
+            let listing = listed.get(&group);
+            let is_inhabited = listing.is_some_and(|listing| listing.state != GroupState::Empty);
+            if group.trigger().is_some() || is_inhabited || self.waits_for_disk(&group) {
                 continue;
             }
-            let since = self.vacant_since.get(&group).copied().unwrap_or(now);
+            let noted = self.vacant_since.get(&group).copied();
+            let left = listing.and_then(|listing| listing.left);
+            // Members may have come and gone since the last look.
+            let since = noted.max(left).unwrap_or(now);
             let given_up = now.duration_since(since) >= OFFSET_RETENTION
                 && believed_ms.is_some_and(|now_ms| is_older(newest_ms, now_ms, OFFSET_RETENTION));
             if !(given_up && self.forget(&group, newest_ms)) {
@@ -121,7 +133,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn offsets_outlive_the_last_commit_and_the_last_member_by_a_week() {
         let dir = tempfile::tempdir().unwrap();
         let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
@@ -143,18 +155,61 @@ mod tests {
         let id = GroupId::parse("inhabited").unwrap();
         let joined = groups.join(&id, &member()).await.unwrap();
         let mut expiry = OffsetExpiry::new(broker.clone(), groups.clone());
-        let start = Instant::now();
-        let mut left_after = |days: u32| {
-            expiry.round(start + DAY * days);
+        let start = tokio::time::Instant::now();
+        let mut left_after = async |days: u32| {
+            tokio::time::advance(start + DAY * days - tokio::time::Instant::now()).await;
+            expiry.round(tokio::time::Instant::now().into_std());
             broker.groups_with_offsets()
         };
-        assert_eq!(left_after(0).len(), 4, "whoever was there before the start may come back");
-        assert_eq!(left_after(6).len(), 4);
-        assert_eq!(left_after(7), ["inhabited", "recent", "trigger.elsewhere"]);
+        assert_eq!(left_after(0).await.len(), 4, "whoever was there before the start may come back");
+        assert_eq!(left_after(6).await.len(), 4);
+        assert_eq!(left_after(7).await, ["inhabited", "recent", "trigger.elsewhere"]);
         let leaver = Leaver { member_id: Some(joined.member_id.to_string()), instance_id: None };
         assert_eq!(groups.leave(&id, &[leaver]), [Ok(())]);
-        assert_eq!(left_after(8).len(), 3, "its week begins when it is left");
-        assert_eq!(left_after(15), ["recent", "trigger.elsewhere"]);
+        assert_eq!(left_after(8).await.len(), 3, "its week begins when it is left");
+        assert_eq!(left_after(15).await, ["recent", "trigger.elsewhere"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_that_come_and_go_between_two_looks_keep_their_offsets() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broker, _) = Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap().id();
+        for group in ["gone", "nightly"] {
+            let (group, metadata, commit_ms) = (group.to_owned(), String::new(), now_ms() - 8 * 24 * 60 * 60 * 1000);
+            let record =
+                OffsetCommitted { group, topic, partition: 0, offset: Some(0), leader_epoch: -1, metadata, commit_ms };
+            broker.journal().append(&[record.into()], now_ms()).unwrap();
+        }
+        let config = GroupConfig { initial_rebalance_delay: Duration::ZERO, groups_max: 2, ..GroupConfig::default() };
+        let (groups, _timers) = GroupService::new(config);
+        let visit = async |group: &str| {
+            let id = GroupId::parse(group).unwrap();
+            let joined = groups.join(&id, &member()).await.unwrap();
+            let leaver = Leaver { member_id: Some(joined.member_id.to_string()), instance_id: None };
+            assert_eq!(groups.leave(&id, &[leaver]), [Ok(())]);
+        };
+        let mut expiry = OffsetExpiry::new(broker.clone(), groups.clone());
+        let mut round = || {
+            expiry.round(tokio::time::Instant::now().into_std());
+            broker.groups_with_offsets()
+        };
+        assert_eq!(round().len(), 2);
+        for _ in 0..8 {
+            visit("nightly").await;
+            tokio::time::advance(DAY).await;
+            round();
+        }
+        assert_eq!(round(), ["nightly"]);
+        tokio::time::advance(DAY * 5).await;
+        // Nobody knows any more when anybody was there.
+        visit("other").await;
+        visit("another").await;
+        tokio::time::advance(DAY).await;
+        assert_eq!(round(), ["nightly"], "the seventh day since it was left");
+        tokio::time::advance(DAY * 7).await;
+        assert!(round().is_empty());
     }
 
     #[tokio::test]

@@ -21,6 +21,11 @@ pub struct Protocol {
 }
 
 /// Length of names and metadata, in bytes.
+/// What a member takes besides what it brings: its place in the tables, and its ids there.
+pub(super) const MEMBER_BYTES: usize = 1024;
+/// What an id takes that was only given out.
+pub(super) const PENDING_BYTES: usize = 512;
+
 pub(super) fn metadata_bytes(protocols: &[Protocol]) -> usize {
     protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len()).sum()
 }
@@ -91,6 +96,21 @@ pub struct Speaker {
     pub instance_id: Option<String>,
     /// The generation that it believes in; negative for none.
     pub generation: i32,
+}
+
+impl JoinRequest {
+    /// What a member that says this takes in memory, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        let names = self.client_id.len() + self.client_host.len() + self.candidate_id.as_str().len();
+        MEMBER_BYTES + names + self.protocols.len() * size_of::<Protocol>() + metadata_bytes(&self.protocols)
+    }
+}
+
+impl SyncRequest {
+    /// Of the assignments that it brings.
+    pub(super) fn assignment_bytes(&self) -> usize {
+        self.assignments.iter().map(|(id, assignment)| id.len() + assignment.len()).sum()
+    }
 }
 
 /// A member asks for its assignment; the leader brings all assignments.
@@ -192,6 +212,13 @@ impl Member {
 
     pub(super) fn metadata_bytes(&self) -> usize {
         metadata_bytes(&self.protocols)
+    }
+
+    /// What it takes in memory, about.
+    pub(super) fn held_bytes(&self) -> usize {
+        let names = self.client_id.len() + self.client_host.len() + self.id.as_str().len();
+        let protocols = self.protocols.len() * size_of::<Protocol>();
+        MEMBER_BYTES + names + protocols + self.metadata_bytes() + self.assignment.len()
     }
 
     /// By when it must be heard of, if it must: whoever waits for us to answer need not speak.

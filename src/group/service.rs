@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +42,10 @@ struct Shared {
     config: GroupConfig,
     groups: RwLock<HashMap<GroupId, Arc<Slot>>>,
     deadlines: Deadlines,
+    /// What all groups hold. Decided on before it is added, so that those who ask at once may exceed it by what they ask.
+    held_bytes: AtomicUsize,
+    /// Groups that gave way to others.
+    gave_way: AtomicU64,
 }
 
 /// One group in the table.
@@ -57,6 +62,12 @@ struct SlotState {
     committed: bool,
     waiters: HashMap<Ticket, Waiter>,
     next_ticket: u64,
+    /// Its part of what all groups hold.
+    held_bytes: usize,
+    /// There are members.
+    is_inhabited: bool,
+    /// When the last one went.
+    left: Option<Instant>,
     /// The entry of this group in the deadlines, never later than what the group needs.
     scheduled: Option<Instant>,
 }
@@ -72,13 +83,21 @@ pub struct GroupListing {
     pub protocol_type: String,
     /// How many members it has.
     pub members: usize,
+    /// When the last of its members went; `None` while there are some, and when there never were.
+    pub left: Option<Instant>,
 }
 
 impl GroupService {
     /// No groups yet. The second part must run for as long as the first is used.
     #[must_use]
     pub fn new(config: GroupConfig) -> (Self, Timers) {
-        let shared = Arc::new(Shared { config, groups: RwLock::new(HashMap::new()), deadlines: Deadlines::default() });
+        let shared = Arc::new(Shared {
+            config,
+            groups: RwLock::new(HashMap::new()),
+            deadlines: Deadlines::default(),
+            held_bytes: AtomicUsize::new(0),
+            gave_way: AtomicU64::new(0),
+        });
         (Self { shared: Arc::clone(&shared) }, Timers::new(shared))
     }
 
@@ -97,6 +116,9 @@ impl GroupService {
     pub fn join(&self, id: &GroupId, request: &JoinRequest) -> Waiting<JoinAnswer, JoinError> {
         let creates = request.member_id.is_none();
         let joined = self.with_group(id, creates, |slot, state, now| {
+            if let Err((found, max)) = self.shared.check_room(state.group.growth_bytes(request)) {
+                return Waiting::ready(Err(JoinError::NoRoom { found, max }));
+            }
             let (ticket, waiting) = waiting::join_waiter(self, slot, state);
             state.group.join(now, ticket, request);
             waiting
@@ -112,6 +134,9 @@ impl GroupService {
     #[must_use]
     pub fn sync(&self, id: &GroupId, request: &SyncRequest) -> Waiting<SyncAnswer, SyncError> {
         let synced = self.with_group(id, false, |slot, state, now| {
+            if let Err((found, max)) = self.shared.check_room(request.assignment_bytes()) {
+                return Waiting::ready(Err(SyncError::NoRoom { found, max }));
+            }
             let (ticket, waiting) = waiting::sync_waiter(self, slot, state);
             state.group.sync(now, ticket, request);
             waiting
@@ -191,11 +216,18 @@ impl GroupService {
                 state: state.group.state(),
                 protocol_type: state.group.protocol_type().unwrap_or_default().to_owned(),
                 members: state.group.member_count(),
+                left: state.left.filter(|_| !state.is_inhabited),
             }
         };
         let mut listings: Vec<_> = slots.iter().map(listing).collect();
         listings.sort_by(|one, other| one.id.cmp(&other.id));
         listings
+    }
+
+    /// How many groups have given way to others: of those is not known any more when their last members went.
+    #[must_use]
+    pub fn gave_way(&self) -> u64 {
+        self.shared.gave_way.load(Ordering::Relaxed)
     }
 
     fn find(&self, id: &GroupId) -> Option<Arc<Slot>> {
@@ -219,8 +251,9 @@ impl GroupService {
             if state.removed {
                 continue;
             }
-            let result = event(&slot, &mut state, now());
-            let forgets = self.shared.settle(&slot, &mut state);
+            let now = now();
+            let result = event(&slot, &mut state, now);
+            let forgets = self.shared.settle(&slot, &mut state, now);
             drop(state);
             if forgets {
                 self.shared.forget_if_unused(&slot);
@@ -252,6 +285,9 @@ impl GroupService {
                 group: Group::new(self.shared.config),
                 removed: false,
                 committed: false,
+                held_bytes: 0,
+                is_inhabited: false,
+                left: None,
                 waiters: HashMap::new(),
                 next_ticket: 0,
                 scheduled: None,
@@ -268,8 +304,22 @@ enum NoGroup {
 }
 
 impl Shared {
+    /// Whether all groups together may hold so much more; if not, how much that would be, and the limit.
+    fn check_room(&self, growth_bytes: usize) -> Result<(), (usize, usize)> {
+        let found = self.held_bytes.load(Ordering::Relaxed).saturating_add(growth_bytes);
+        let max = self.config.held_bytes_max;
+        // Whoever grows by nothing only goes on.
+        if growth_bytes > 0 && found > max { Err((found, max)) } else { Ok(()) }
+    }
+
+    fn holds(&self, state: &mut SlotState, held_bytes: usize) {
+        let before = std::mem::replace(&mut state.held_bytes, held_bytes);
+        // Wraps around, and so subtracts where it has become less.
+        self.held_bytes.fetch_add(held_bytes.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     /// Sends the answers decided on and notes the next deadline. Says whether the group is not worth keeping.
-    fn settle(&self, slot: &Arc<Slot>, state: &mut SlotState) -> bool {
+    fn settle(&self, slot: &Arc<Slot>, state: &mut SlotState, now: Instant) -> bool {
         for effect in state.group.take_effects() {
             let ticket = match &effect {
                 Effect::Join(ticket, _) | Effect::Sync(ticket, _) => *ticket,
@@ -277,6 +327,12 @@ impl Shared {
             if let Some(waiter) = state.waiters.remove(&ticket) {
                 waiter.answer(effect);
             }
+        }
+        let held_bytes = state.group.held_bytes();
+        self.holds(state, held_bytes);
+        let was_inhabited = std::mem::replace(&mut state.is_inhabited, state.group.state() != GroupState::Empty);
+        if was_inhabited && !state.is_inhabited {
+            state.left = Some(now);
         }
         self.deadlines.schedule(slot, state);
         state.is_unused()
@@ -288,6 +344,7 @@ impl Shared {
             let mut state = slot.state.lock();
             let goes = gives_way(&state);
             if goes {
+                self.gave_way.fetch_add(1, Ordering::Relaxed);
                 self.forget(slot, &mut state);
             }
             !goes
@@ -297,6 +354,7 @@ impl Shared {
     fn forget(&self, slot: &Arc<Slot>, state: &mut SlotState) {
         debug_assert!(state.waiters.is_empty(), "nobody waits in a group without members");
         state.removed = true;
+        self.holds(state, 0);
         self.deadlines.cancel(slot, state);
     }
 
@@ -317,7 +375,7 @@ impl Shared {
         }
         state.scheduled = None;
         state.group.tick(now);
-        let forgets = self.settle(slot, &mut state);
+        let forgets = self.settle(slot, &mut state, now);
         drop(state);
         if forgets {
             self.forget_if_unused(slot);

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::config::GroupConfig;
 use super::error::{CommitError, HeartbeatError, JoinError, MemberError, SyncError};
 use super::id::{InstanceId, MemberId};
-use super::member::{JoinAnswer, Leaver, Member, Speaker, SyncAnswer, Ticket};
+use super::member::{JoinAnswer, JoinRequest, Leaver, Member, PENDING_BYTES, Speaker, SyncAnswer, Ticket};
 
 /// Where a group stands, by Kafka's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +111,14 @@ struct Gathering {
     newcomer: bool,
 }
 
+/// Who went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gone {
+    members: bool,
+    /// Those who were only given an id.
+    awaited: bool,
+}
+
 /// A group and its members.
 #[derive(Debug)]
 pub struct Group {
@@ -171,27 +179,25 @@ impl Group {
 
     /// Members leave; the result of each, in order.
     pub fn leave(&mut self, now: Instant, leavers: &[Leaver]) -> Vec<Result<(), MemberError>> {
-        let mut removed = false;
-        let results = leavers.iter().map(|leaver| self.leave_one(leaver, &mut removed)).collect();
-        if removed {
-            self.after_removal(now);
-        }
+        let mut gone = Gone::default();
+        let results = leavers.iter().map(|leaver| self.leave_one(leaver, &mut gone)).collect();
+        self.after_removal(now, gone);
         self.check();
         results
     }
 
-    fn leave_one(&mut self, leaver: &Leaver, removed: &mut bool) -> Result<(), MemberError> {
+    fn leave_one(&mut self, leaver: &Leaver, gone: &mut Gone) -> Result<(), MemberError> {
         let id = match (&leaver.member_id, &leaver.instance_id) {
             (None, None) => return Err(MemberError::Unknown),
             (None, Some(instance)) => self.instances.get(instance.as_str()).cloned().ok_or(MemberError::Unknown)?,
             (Some(id), None) if self.pending.remove(id.as_str()).is_some() => {
-                *removed = true;
+                gone.awaited = true;
                 return Ok(());
             }
             (Some(id), instance) => self.validate(id, instance.as_deref())?,
         };
         self.remove(&id);
-        *removed = true;
+        gone.members = true;
         Ok(())
     }
 
@@ -232,7 +238,7 @@ impl Group {
             let id = member.id.clone();
             member.join = None;
             self.remove(&id);
-            self.after_removal(now);
+            self.after_removal(now, Gone { members: true, awaited: false });
         } else {
             member.join = None;
             member.sync = None;
@@ -268,9 +274,7 @@ impl Group {
         for id in &dead {
             self.remove(id);
         }
-        if !dead.is_empty() || self.pending.len() < pending {
-            self.after_removal(now);
-        }
+        self.after_removal(now, Gone { members: !dead.is_empty(), awaited: self.pending.len() < pending });
     }
 
     /// When [`Self::tick`] has something to do.
@@ -307,6 +311,22 @@ impl Group {
     #[must_use]
     pub fn member_count(&self) -> usize {
         self.members.len()
+    }
+
+    /// What its members take in memory, about, those included who were only given an id.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let pending = self.pending.keys().map(|id| PENDING_BYTES + id.as_str().len());
+        pending.chain(self.members.values().map(Member::held_bytes)).sum()
+    }
+
+    /// By how much that grows if the group takes this member, or these new words of a member.
+    #[must_use]
+    pub fn growth_bytes(&self, request: &JoinRequest) -> usize {
+        let by_instance = request.instance_id.as_ref().and_then(|instance| self.instances.get(instance));
+        let known = by_instance.map(MemberId::as_str).or(request.member_id.as_deref());
+        let held = known.and_then(|id| self.members.get(id)).map_or(0, Member::held_bytes);
+        request.held_bytes().saturating_sub(held)
     }
 
     /// Whether nobody is in it or about to be.

@@ -403,6 +403,7 @@ mod tests {
             state: GroupState::Stable,
             protocol_type: "consumer".to_owned(),
             members,
+            left: None,
         };
         let mut text = Text::default();
         members(&mut text, vec![listing("both", 2), listing("new", 1)], vec!["both".to_owned(), "gone".to_owned()]);

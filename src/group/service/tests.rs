@@ -241,3 +241,33 @@ async fn commits_and_rebalances_from_many_tasks_keep_their_order() {
     assert!(seen.windows(2).all(|pair| pair[0] <= pair[1]), "G2: no commit of an earlier generation after a later one");
     assert!(!seen.is_empty(), "some commits were let through");
 }
+
+#[tokio::test(start_paused = true)]
+async fn all_groups_together_have_a_limit_and_who_leaves_makes_room() {
+    let held_bytes_max = 250_000;
+    let config = GroupConfig { held_bytes_max, initial_rebalance_delay: Duration::ZERO, ..GroupConfig::default() };
+    let service = service(config);
+    let with = |name: &str, count| {
+        let metadata = Bytes::from(vec![0; count]);
+        JoinRequest { protocols: vec![Protocol { name: "range".into(), metadata }], ..member(name) }
+    };
+    let one = service.join(&id("one"), &with("a", 100_000)).await.unwrap();
+    let two = service.join(&id("two"), &with("b", 100_000)).await.unwrap();
+    let refused = service.join(&id("three"), &with("c", 100_000)).await.unwrap_err();
+    assert!(matches!(refused, JoinError::NoRoom { found, max } if found > max && max == held_bytes_max), "{refused}");
+    assert!(service.describe(&id("three")).is_none(), "nothing is left of it");
+    // As much as before is no growth.
+    let again = JoinRequest { member_id: Some(one.member_id.to_string()), ..with("a", 100_000) };
+    let one = service.join(&id("one"), &again).await.unwrap();
+    let assignment = Bytes::from(vec![0; 60_000]);
+    let assigns = |answer: &JoinAnswer| SyncRequest {
+        assignments: vec![(answer.member_id.to_string(), assignment.clone())],
+        ..sync(answer, &[])
+    };
+    let refused = service.sync(&id("one"), &assigns(&one)).await.unwrap_err();
+    assert!(matches!(refused, SyncError::NoRoom { found, max } if found > max && max == held_bytes_max), "{refused}");
+    let leaver = Leaver { member_id: Some(two.member_id.to_string()), instance_id: None };
+    assert_eq!(service.leave(&id("two"), &[leaver]), [Ok(())]);
+    assert_eq!(service.sync(&id("one"), &assigns(&one)).await.unwrap().assignment.len(), 60_000);
+    service.join(&id("three"), &with("c", 50_000)).await.unwrap();
+}

@@ -75,8 +75,9 @@ impl Behind {
         if state.waiters.remove(&self.ticket).is_none() {
             return;
         }
-        state.group.abandon(now(), self.ticket);
-        let forgets = self.service.shared.settle(&self.slot, &mut state);
+        let now = now();
+        state.group.abandon(now, self.ticket);
+        let forgets = self.service.shared.settle(&self.slot, &mut state, now);
         drop(state);
         if forgets {
             self.service.shared.forget_if_unused(&self.slot);

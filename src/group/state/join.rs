@@ -1,6 +1,6 @@
 //! Joining.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -186,9 +186,10 @@ impl Group {
 
     /// Each member votes for the first of its protocols that all offer; the most votes win, then the leader's order.
     pub(super) fn select_protocol(&self) -> Option<Arc<str>> {
+        let common = self.common_protocols(None);
         let mut votes = BTreeMap::<&str, usize>::new();
         for member in self.members.values() {
-            let choice = member.protocols.iter().find(|protocol| self.all_offer(&protocol.name, None))?;
+            let choice = member.protocols.iter().find(|protocol| common.contains(&*protocol.name))?;
             *votes.entry(&choice.name).or_default() += 1;
         }
         let most = votes.values().copied().max()?;
@@ -198,8 +199,22 @@ impl Group {
         by_leader.or_else(|| votes.keys().copied().find(|name| won(name))).map(Arc::from)
     }
 
-    fn all_offer(&self, protocol: &str, except: Option<&MemberId>) -> bool {
-        self.members.values().filter(|member| Some(&member.id) != except).all(|member| member.offers(protocol))
+    /// What all members but `except` offer. Each offer is looked at once: a group has up to a thousand members with
+    /// dozens of offers each, and is locked meanwhile.
+    fn common_protocols(&self, except: Option<&MemberId>) -> HashSet<&str> {
+        // With the number of members that offer it, and the last of them: one may name the same twice.
+        let mut offers = HashMap::<&str, (usize, usize)>::new();
+        let mut members = 0;
+        for member in self.members.values().filter(|member| Some(&member.id) != except) {
+            members += 1;
+            for protocol in &member.protocols {
+                let (count, last) = offers.entry(&protocol.name).or_default();
+                if *last != members {
+                    (*count, *last) = (*count + 1, members);
+                }
+            }
+        }
+        offers.into_iter().filter(|(_, (count, _))| *count == members).map(|(name, _)| name).collect()
     }
 
     fn check_sizes(&self, request: &JoinRequest) -> Result<(), JoinError> {
@@ -219,7 +234,8 @@ impl Group {
         let others = || self.members.values().filter(|member| Some(&member.id) != itself);
         let alone = others().next().is_none();
         let same_type = alone || self.protocol_type.as_deref() == Some(&request.protocol_type);
-        let common = request.protocols.iter().any(|protocol| self.all_offer(&protocol.name, itself));
+        let offered = self.common_protocols(itself);
+        let common = request.protocols.iter().any(|protocol| alone || offered.contains(&*protocol.name));
         if request.protocol_type.is_empty() || !same_type || !common {
             return Err(JoinError::InconsistentProtocol);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Effect, Gathering, Group, Phase};
+use super::{Effect, Gathering, Gone, Group, Phase};
 use crate::group::error::SyncError;
 use crate::group::id::MemberId;
 
@@ -18,14 +18,17 @@ impl Group {
         }
     }
 
-    /// Someone went. An empty group stays empty.
-    pub(super) fn after_removal(&mut self, now: Instant) {
+    /// Perhaps someone went. An empty group stays empty, and who was only given an id is missed where it is waited for
+    /// alone: a generation that has begun did not count on it.
+    pub(super) fn after_removal(&mut self, now: Instant, gone: Gone) {
         match self.phase {
+            _ if !(gone.members || gone.awaited) => {}
             Phase::Empty => {}
             // Nobody is left to wait for company, and no generation had begun.
             Phase::Preparing { gathering: Some(_), .. } if self.members.is_empty() => self.phase = Phase::Empty,
             Phase::Preparing { .. } => self.complete_if_all_joined(now),
-            Phase::Completing | Phase::Stable => self.prepare(now),
+            Phase::Completing | Phase::Stable if gone.members => self.prepare(now),
+            Phase::Completing | Phase::Stable => {}
         }
     }
 
@@ -139,7 +142,7 @@ impl Group {
             self.remove(id);
         }
         if !late.is_empty() {
-            self.after_removal(now);
+            self.after_removal(now, Gone { members: true, awaited: false });
         }
     }
 

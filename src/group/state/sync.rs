@@ -52,7 +52,7 @@ impl Group {
         {
             return Err(SyncError::InconsistentProtocol);
         }
-        let found = request.assignments.iter().map(|(id, assignment)| id.len() + assignment.len()).sum();
+        let found = request.assignment_bytes();
         let max = self.config.assignment_bytes_max;
         if found > max { Err(SyncError::TooLong { found, max }) } else { Ok(id) }
     }

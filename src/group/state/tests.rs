@@ -289,6 +289,24 @@ fn an_id_not_used_in_time_is_forgotten_and_holds_nobody_up_longer() {
 }
 
 #[test]
+fn an_id_not_used_costs_no_generation_that_has_begun() {
+    let unused = JoinRequest { id_required: true, ..member("c") };
+    let (mut scene, one, two) = Scene::unsynced_pair(&member("a"), &member("b"));
+    let JoinError::MemberIdRequired(id) = scene.refused(&unused) else { panic!("an id") };
+    let waits = scene.sync(&speaker(&two), &[]);
+    scene.leave(&id);
+    assert_eq!(scene.group.state(), GroupState::CompletingRebalance);
+    assert_eq!(scene.synced(&speaker(&one), &[(&two.member_id, "all")]).unwrap(), "");
+    assert_eq!(scene.part(waits).unwrap(), "all");
+    assert!(matches!(scene.refused(&unused), JoinError::MemberIdRequired(_)));
+    for _ in 0..4 {
+        scene.pass(SESSION / 2);
+        assert_eq!((scene.heartbeat(&speaker(&one)), scene.heartbeat(&speaker(&two))), (Ok(()), Ok(())));
+    }
+    assert_eq!((scene.group.state(), scene.group.generation()), (GroupState::Stable, one.generation));
+}
+
+#[test]
 fn an_unknown_member_is_told_so() {
     let (mut scene, one, _) = Scene::pair();
     let stranger = JoinRequest { member_id: Some("nobody".into()), ..member("n") };
@@ -309,7 +327,7 @@ fn a_protocol_that_all_offer_is_chosen_by_votes() {
         ..member(name)
     };
     let one = scene.join(&with("a", &["only-a", "range", "sticky"]));
-    scene.join(&with("b", &["sticky", "range"]));
+    scene.join(&with("b", &["sticky", "range", "only-b", "only-b", "only-b"]));
     scene.join(&with("c", &["sticky", "range"]));
     assert_eq!(scene.refused(&with("d", &["only-d"])), JoinError::InconsistentProtocol);
     assert_eq!(
@@ -421,6 +439,30 @@ fn metadata_and_assignments_have_limits() {
     let one = scene.joins[&one].clone().unwrap();
     let long = "x".repeat(51).leak();
     assert!(matches!(scene.synced(&speaker(&one), &[(&one.member_id, long)]), Err(SyncError::TooLong { max: 50, .. })));
+}
+
+#[test]
+fn what_members_hold_is_counted_and_given_back() {
+    let mut scene = Scene::prompt();
+    assert_eq!(scene.group.held_bytes(), 0);
+    let unused = JoinRequest { id_required: true, ..member("c") };
+    let JoinError::MemberIdRequired(id) = scene.refused(&unused) else { panic!("an id") };
+    assert!(scene.group.held_bytes() > 0);
+    scene.leave(&id);
+    assert_eq!(scene.group.held_bytes(), 0);
+    let long = Protocol { name: "range".into(), metadata: Bytes::from(vec![0; 100_000]) };
+    let request = JoinRequest { protocols: vec![long], ..member("a") };
+    let growth_bytes = scene.group.growth_bytes(&request);
+    assert!((100_000..103_000).contains(&growth_bytes), "{growth_bytes}");
+    let answer = scene.joined(&request);
+    assert_eq!(scene.group.held_bytes(), growth_bytes);
+    let same = JoinRequest { member_id: Some(answer.member_id.to_string()), ..request };
+    assert_eq!(scene.group.growth_bytes(&same), 0);
+    assert_eq!(scene.group.growth_bytes(&again(&answer, "a")), 0, "it becomes less");
+    scene.synced(&speaker(&answer), &[(&answer.member_id, "part")]).unwrap();
+    assert_eq!(scene.group.held_bytes(), growth_bytes + 4);
+    scene.leave(&answer.member_id);
+    assert_eq!(scene.group.held_bytes(), 0);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub const fn join(error: &JoinError) -> ErrorCode {
         JoinError::Full(_) => ErrorCode::GroupMaxSizeReached,
         JoinError::TooMuch { .. } => ErrorCode::InvalidRequest,
         JoinError::Superseded => ErrorCode::RebalanceInProgress,
-        JoinError::TooManyGroups(_) => ErrorCode::CoordinatorNotAvailable,
+        JoinError::TooManyGroups(_) | JoinError::NoRoom { .. } => ErrorCode::CoordinatorNotAvailable,
     }
 }
 
@@ -37,6 +37,7 @@ pub const fn sync(error: &SyncError) -> ErrorCode {
         SyncError::InconsistentProtocol => ErrorCode::InconsistentGroupProtocol,
         SyncError::Rebalancing => ErrorCode::RebalanceInProgress,
         SyncError::TooLong { .. } => ErrorCode::InvalidRequest,
+        SyncError::NoRoom { .. } => ErrorCode::CoordinatorNotAvailable,
     }
 }
 
