@@ -35,7 +35,7 @@ mod topics;
 pub use data::{Acks, Appended};
 pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError, StartError};
 pub use import::ImportTopicError;
-pub use maintain::CommitRequest;
+pub use maintain::{CommitOffsetsError, CommitRequest, OFFSET_BYTES_MAX};
 pub use topics::Topic;
 
 use changes::Changes;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tripline::broker::record::OffsetCommitted;
 use tripline::broker::{
-    Acks, Broker, BrokerConfig, CommitRequest, CreateTopicError, NoPartition, ProduceError, now_ms,
+    Acks, Broker, BrokerConfig, CommitOffsetsError, CommitRequest, CreateTopicError, NoPartition, OFFSET_BYTES_MAX,
+    ProduceError, now_ms,
 };
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
@@ -116,6 +117,56 @@ async fn commits_that_come_after_the_end_of_their_topic_are_not_remembered() {
     broker.journal().append(&[late.into()], now_ms()).unwrap();
     drop((gone, there, broker));
     assert_eq!(start(&dir).groups_with_offsets(), ["both"]);
+}
+
+#[tokio::test]
+async fn a_partition_that_has_stopped_holds_up_no_commits_of_others() {
+    let disk = SimFs::new();
+    let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
+    let topic = broker.create_topic(spec("a", 2)).await.unwrap();
+    broker.append(&topic, 0, batch(5)).unwrap();
+    broker.append(&topic, 1, batch(5)).unwrap();
+    topic.partition(1).unwrap().flush().unwrap();
+    disk.fail_nth(disk.operations() + 1, Fault::Eio);
+    topic.partition(0).unwrap().flush().unwrap_err();
+    let commit = |partition, at| CommitRequest {
+        topic: topic.id(),
+        partition,
+        offset: Some(offset(at)),
+        leader_epoch: -1,
+        metadata: String::new(),
+    };
+    broker.commit_offsets("g", vec![commit(0, 5), commit(1, 3)]).await.unwrap();
+    let committed = |broker: &Broker, partition| broker.committed_offset("g", topic.id(), partition).unwrap().offset;
+    assert_eq!((committed(&broker, 0), committed(&broker, 1)), (offset(5), offset(3)));
+    drop(broker);
+    // The power fails as well: what was not on the disk is gone, and what was said of it with it.
+    let (broker, _) = Broker::start_on(Arc::new(disk.crash(1)), BrokerConfig::new("/data")).unwrap();
+    let tail = broker.topic("a").unwrap().partition(0).unwrap().tail();
+    assert_eq!((committed(&broker, 0), committed(&broker, 1)), (offset(5).min(tail), offset(3)));
+}
+
+#[tokio::test]
+async fn committed_offsets_have_a_limit_that_holds_up_no_commits_in_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(&dir);
+    let topic = broker.create_topic(spec("a", 2)).await.unwrap();
+    let commit = |partition, metadata: String| CommitRequest {
+        topic: topic.id(),
+        partition,
+        offset: Some(offset(0)),
+        leader_epoch: -1,
+        metadata,
+    };
+    let all = "x".repeat(OFFSET_BYTES_MAX);
+    broker.append_commit("g", vec![commit(0, "kept".to_owned())]).unwrap();
+    for (group, partition) in [("g", 0), ("g", 1), ("h", 0)] {
+        let refused = broker.append_commit(group, vec![commit(partition, all.clone())]).unwrap_err();
+        assert!(matches!(refused, CommitOffsetsError::NoRoom { found } if found > OFFSET_BYTES_MAX), "{refused}");
+    }
+    broker.append_commit("g", vec![commit(0, "less".to_owned())]).unwrap();
+    assert_eq!(broker.committed_offset("g", topic.id(), 0).unwrap().metadata, "less");
+    assert_eq!(broker.groups_with_offsets(), ["g"]);
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use super::record::{GroupForgotten, JournalRecord, OffsetCommitted};
 use super::state::Committed;
 use super::{Broker, StartReport, Topic, now_ms};
 
+/// Most bytes that all committed offsets take in memory, about: a million of them without metadata.
+pub const OFFSET_BYTES_MAX: usize = 256 << 20;
+
 /// One offset that a group commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRequest {
@@ -29,29 +32,46 @@ pub struct CommitRequest {
     pub metadata: String,
 }
 
+/// Why offsets were not committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitOffsetsError {
+    /// They could not be remembered.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// All committed offsets would take too much memory together.
+    #[error(
+        "all committed offsets would take {found} bytes together, allowed are {OFFSET_BYTES_MAX}; delete groups that are not used any more"
+    )]
+    NoRoom {
+        /// With these.
+        found: usize,
+    },
+}
+
 impl Broker {
     /// Remembers offsets of a group. Durable on return, and never ahead of the data (invariant S8).
     ///
     /// # Errors
-    /// See [`JournalError`].
-    pub async fn commit_offsets(&self, group: &str, commits: Vec<CommitRequest>) -> Result<(), JournalError> {
-        self.flush_for_commit(&commits).await?;
+    /// See [`CommitOffsetsError`].
+    pub async fn commit_offsets(&self, group: &str, commits: Vec<CommitRequest>) -> Result<(), CommitOffsetsError> {
+        self.flush_for_commit(&commits).await;
         let next = self.append_commit(group, commits)?;
-        self.journal().durable(next).await
+        Ok(self.journal().durable(next).await?)
     }
 
-    /// The first third of [`Broker::commit_offsets`]: makes the data durable that `commits` speak of.
-    ///
-    /// # Errors
-    /// See [`JournalError`].
-    pub async fn flush_for_commit(&self, commits: &[CommitRequest]) -> Result<(), JournalError> {
+    /// The first third of [`Broker::commit_offsets`]: makes the data durable that `commits` speak of. In a partition
+    /// that has stopped it never will be: what is said of it is set back at the next start, when its tail is known, and
+    /// the commits of all others must not suffer.
+    pub async fn flush_for_commit(&self, commits: &[CommitRequest]) {
         for commit in commits {
             let log = self.topic_by_id(commit.topic).and_then(|topic| topic.partition(commit.partition).ok().cloned());
-            if let (Some(log), Some(offset)) = (log, commit.offset) {
-                log.flushed_to(offset.min(log.tail())).await?;
+            if let (Some(log), Some(offset)) = (log, commit.offset)
+                && let Err(error) = log.flushed_to(offset.min(log.tail())).await
+            {
+                tracing::warn!(partition = %log.id(), %offset, %error, "offset committed in a partition that has stopped");
             }
         }
-        Ok(())
     }
 
     /// The second third of [`Broker::commit_offsets`], for whoever must decide and commit in one step: does not wait,
@@ -59,25 +79,28 @@ impl Broker {
     /// [`Broker::flush_for_commit`]. What is said of topics that are not there any more is left out.
     ///
     /// # Errors
-    /// See [`JournalError`]; nothing is remembered then.
-    pub fn append_commit(&self, group: &str, commits: Vec<CommitRequest>) -> Result<Offset, JournalError> {
+    /// See [`CommitOffsetsError`]; nothing is remembered then.
+    pub fn append_commit(&self, group: &str, commits: Vec<CommitRequest>) -> Result<Offset, CommitOffsetsError> {
         let commit_ms = now_ms();
-        let record = |commit: CommitRequest| {
-            OffsetCommitted {
-                group: group.to_owned(),
-                topic: commit.topic,
-                partition: commit.partition,
-                offset: commit.offset.map(Offset::get),
-                leader_epoch: commit.leader_epoch,
-                metadata: commit.metadata,
-                commit_ms,
-            }
-            .into()
+        let record = |commit: CommitRequest| OffsetCommitted {
+            group: group.to_owned(),
+            topic: commit.topic,
+            partition: commit.partition,
+            offset: commit.offset.map(Offset::get),
+            leader_epoch: commit.leader_epoch,
+            metadata: commit.metadata,
+            commit_ms,
         };
         let (next, ()) = self.journal().append_if(commit_ms, |state| {
             // A topic may be gone since it was looked up, and no deletion would ever forget what is said of it now.
             let there = commits.into_iter().filter(|commit| state.topics.contains_key(&commit.topic));
-            Ok::<_, JournalError>((there.map(record).collect(), ()))
+            let records: Vec<_> = there.map(record).collect();
+            let growth_bytes: usize = records.iter().map(|commit| state.offset_growth_bytes(commit)).sum();
+            let found = state.offset_bytes().saturating_add(growth_bytes);
+            if growth_bytes > 0 && found > OFFSET_BYTES_MAX {
+                return Err(CommitOffsetsError::NoRoom { found });
+            }
+            Ok((records.into_iter().map(JournalRecord::from).collect(), ()))
         })?;
         Ok(next)
     }

@@ -80,6 +80,8 @@ pub struct State {
     pub discarded: HashMap<(Uuid, Uuid, u32), Offset>,
     /// By group, then topic and partition.
     pub offsets: BTreeMap<String, BTreeMap<(Uuid, u32), Committed>>,
+    /// What these take in memory, about.
+    offset_bytes: usize,
     /// Producer ids below may have been handed out.
     pub next_producer_id: i64,
     /// By id.
@@ -138,7 +140,8 @@ impl State {
             }
             JournalRecord::OffsetCommitted(commit) => self.commit(commit),
             JournalRecord::GroupForgotten(forgotten) => {
-                self.offsets.remove(&forgotten.group);
+                let gone = self.offsets.remove(&forgotten.group).into_iter().flatten();
+                self.offset_bytes -= gone.map(|(_, gone)| gone.held_bytes(&forgotten.group)).sum::<usize>();
             }
             JournalRecord::RunDefined(defined) => self.define_run(defined),
             JournalRecord::RunSwitched(switched) => self.switch_run(switched),
@@ -227,8 +230,12 @@ impl State {
         self.deleted_topics.push(id);
         self.lanes.retain(|lane, _| lane.topic != id);
         self.forget_runs_on(id);
-        for offsets in self.offsets.values_mut() {
-            offsets.retain(|(topic, _), _| *topic != id);
+        for (group, offsets) in &mut self.offsets {
+            offsets.retain(|(topic, _), committed| {
+                let stays = *topic != id;
+                self.offset_bytes -= if stays { 0 } else { committed.held_bytes(group) };
+                stays
+            });
         }
         self.offsets.retain(|_, offsets| !offsets.is_empty());
     }
@@ -239,6 +246,20 @@ impl State {
         self.offsets.get(group)?.values().map(|committed| committed.commit_ms).max()
     }
 
+    /// What all committed offsets take in memory, about, in bytes.
+    #[must_use]
+    pub const fn offset_bytes(&self) -> usize {
+        self.offset_bytes
+    }
+
+    /// By how much that grows with this commit.
+    #[must_use]
+    pub fn offset_growth_bytes(&self, commit: &OffsetCommitted) -> usize {
+        let before = self.offsets.get(&commit.group).and_then(|group| group.get(&(commit.topic, commit.partition)));
+        let before_bytes = before.map_or(0, |before| before.held_bytes(&commit.group));
+        Committed::from_record(commit).map_or(0, |it| it.held_bytes(&commit.group)).saturating_sub(before_bytes)
+    }
+
     /// Journals of earlier versions hold commits that came after the end of their topic: they are nobody's.
     fn commit(&mut self, commit: &OffsetCommitted) {
         if !self.topics.contains_key(&commit.topic) {
@@ -246,15 +267,14 @@ impl State {
         }
         let group = self.offsets.entry(commit.group.clone()).or_default();
         let key = (commit.topic, commit.partition);
-        match commit.offset.and_then(Offset::new) {
-            Some(offset) => {
-                let (leader_epoch, commit_ms) = (commit.leader_epoch, commit.commit_ms);
-                group.insert(key, Committed { offset, leader_epoch, metadata: commit.metadata.clone(), commit_ms });
+        let before = match Committed::from_record(commit) {
+            Some(committed) => {
+                self.offset_bytes += committed.held_bytes(&commit.group);
+                group.insert(key, committed)
             }
-            None => {
-                group.remove(&key);
-            }
-        }
+            None => group.remove(&key),
+        };
+        self.offset_bytes -= before.map_or(0, |before| before.held_bytes(&commit.group));
         if group.is_empty() {
             self.offsets.remove(&commit.group);
         }
@@ -303,7 +323,22 @@ impl ScheduleEntry {
     }
 }
 
+/// What a committed offset takes in memory besides its strings: its places in the tables, and its record in a rewrite of
+/// the journal.
+const COMMITTED_BYTES: usize = 256;
+
 impl Committed {
+    /// What a record says; `None` where it forgets.
+    fn from_record(commit: &OffsetCommitted) -> Option<Self> {
+        let offset = commit.offset.and_then(Offset::new)?;
+        let (leader_epoch, commit_ms) = (commit.leader_epoch, commit.commit_ms);
+        Some(Self { offset, leader_epoch, metadata: commit.metadata.clone(), commit_ms })
+    }
+
+    fn held_bytes(&self, group: &str) -> usize {
+        COMMITTED_BYTES + group.len() + self.metadata.len()
+    }
+
     fn record(&self, group: &str, topic: Uuid, partition: u32) -> JournalRecord {
         OffsetCommitted {
             group: group.to_owned(),

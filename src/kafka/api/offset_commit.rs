@@ -7,8 +7,8 @@
 use tripline_storage::Offset;
 
 use super::{group_errors, log_errors};
-use crate::broker::CommitRequest;
 use crate::broker::journal::JournalError;
+use crate::broker::{CommitOffsetsError, CommitRequest};
 use crate::group::id::GroupId;
 use crate::group::member::Speaker;
 use crate::kafka::codec::{
@@ -50,9 +50,7 @@ pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request
         let trigger = trigger.to_owned();
         return reset(service, commit, trigger, commits);
     }
-    if let Err(error) = service.broker.flush_for_commit(&commits).await {
-        return Answer::Now(commit.finish(service, journal(&error)));
-    }
+    service.broker.flush_for_commit(&commits).await;
     let speaker = Speaker {
         member_id: request.member_id.to_string(),
         instance_id: request.group_instance_id.as_deref().map(str::to_owned),
@@ -61,7 +59,11 @@ pub(crate) async fn begin(service: &KafkaService, header: RequestHeader, request
     let append = || (!commits.is_empty()).then(|| service.broker.append_commit(group.as_str(), commits)).transpose();
     let next = match service.groups.commit(&group, &speaker, append) {
         Ok(Ok(next)) => next,
-        Ok(Err(error)) => return Answer::Now(commit.finish(service, journal(&error))),
+        Ok(Err(CommitOffsetsError::Journal(error))) => return Answer::Now(commit.finish(service, journal(&error))),
+        Ok(Err(error)) => {
+            tracing::warn!(%group, %error, "offsets not committed");
+            return Answer::Now(commit.finish(service, ErrorCode::InvalidCommitOffsetSize));
+        }
         Err(error) => return Answer::Now(commit.finish(service, group_errors::commit(error))),
     };
     let Some(next) = next else { return Answer::Now(commit.finish(service, ErrorCode::None)) };
