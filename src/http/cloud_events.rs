@@ -8,8 +8,9 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::at_most::AtMost;
 use super::limits::RECORDS_IN_MAX;
@@ -74,17 +75,51 @@ fn unquoted(value: &str) -> Option<Cow<'_, str>> {
     }
 }
 
+/// What is looked at of an event in structured mode; the rest may be of any size, and is not taken apart.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(borrow, default)]
+    specversion: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    source: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    r#type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    partitionkey: Option<&'a RawValue>,
+    #[serde(default)]
+    data: Present,
+    #[serde(default)]
+    data_base64: Present,
+}
+
+/// Whether a field is there, `null` included.
+#[derive(Clone, Copy, Default)]
+struct Present(bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|IgnoredAny| Self(true))
+    }
+}
+
 /// The record of one event in structured mode.
 pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
-    let event: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
-    for required in REQUIRED {
-        check_required(required, event.get(required).and_then(Value::as_str), "")?;
+    // Fields by name: a list of them would be read in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid("the body: allowed: one event, an object".to_owned()));
     }
-    if event.contains_key("data") && event.contains_key("data_base64") {
+    let event: Written<'_> = serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    let text = |json: Option<&RawValue>| json.and_then(|json| serde_json::from_str::<String>(json.get()).ok());
+    let found = [event.specversion, event.id, event.source, event.r#type];
+    for (required, found) in REQUIRED.into_iter().zip(found) {
+        check_required(required, text(found).as_deref(), "")?;
+    }
+    if event.data.0 && event.data_base64.0 {
         return Err(invalid("an event has `data` or `data_base64`, not both".to_owned()));
     }
-    let key = event.get("partitionkey").and_then(Value::as_str).map(|key| key.as_bytes().to_vec());
+    let key = text(event.partitionkey).map(String::into_bytes);
     let headers = vec![("content-type".to_owned(), Some(STRUCTURED_TYPE.as_bytes().to_vec()))];
     Ok(IncomingRecord { key, value: Some(body.to_vec()), headers, ..IncomingRecord::default() })
 }
@@ -174,6 +209,29 @@ mod tests {
         }
         for value in [r#"""#, r#""a"#, r#""a\""#, r#""a"b"#] {
             assert_eq!(unquoted(value), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_event_in_structured_mode_is_kept_as_it_is_and_only_its_attributes_are_looked_at() {
+        let event = |more: &str| format!(r#"{{"specversion":"1.0","id":"\u0061","source":"s","type":"t"{more}}}"#);
+        let deep = format!(r#", "data": {}{}, "extension": [1e999]"#, "[".repeat(100_000), "]".repeat(100_000));
+        for more in ["", r#", "data": null"#, r#", "partitionkey": 3"#, &deep] {
+            let record = structured(event(more).as_bytes()).unwrap();
+            assert_eq!((record.value, record.key), (Some(event(more).into_bytes()), None));
+        }
+        assert_eq!(structured(event(r#", "partitionkey": "é\n""#).as_bytes()).unwrap().key.unwrap(), "é\n".as_bytes());
+        for (more, said) in [
+            (r#", "data": null, "data_base64": """#, "not both"),
+            (r#", "id": "2""#, "duplicate field `id`"),
+            (r#", "data": [}"#, "the body: "),
+        ] {
+            let detail = structured(event(more).as_bytes()).err().unwrap().detail;
+            assert!(detail.contains(said), "{detail}");
+        }
+        for (body, said) in [(r#"["1.0", "a", "s", "t"]"#, "the body: allowed: one event"), (r#"{"specversion": 1}"#, "specversion: found nothing")] {
+            let detail = structured(body.as_bytes()).err().unwrap().detail;
+            assert!(detail.contains(said), "{detail}");
         }
     }
 

@@ -1,13 +1,14 @@
 //! Dead letters: records that triggers gave up, with the reason.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use futures_util::future::join_all;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tripline_storage::Offset;
 use tripline_storage::error::ReadError;
@@ -20,7 +21,7 @@ use crate::http::limits::{READ_BYTES_MAX, RECORDS_OUT_MAX};
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::reader::{OwnedRecord, read, read_input};
-use crate::http::record_json::{Encoding, to_json};
+use crate::http::record_json::{Encoding, Shown};
 use crate::http::rooms::Rooms;
 use crate::topic::name::{TopicName, TriggerName};
 use crate::trigger::dead_letter::HEADER_PREFIX;
@@ -36,23 +37,39 @@ const TRIGGER_HEADER: &str = "tripline-dlq-trigger";
 type OpenLetters = HashMap<(String, String), BTreeSet<(u32, Offset)>>;
 
 /// A dead letter: where it is, the record without our headers, and why it is here.
-fn describe(topic: &TopicName, record: &OwnedRecord) -> Value {
-    let mut reason = Map::new();
-    let mut original = record.clone();
-    original.headers.retain(|(name, _)| !name.starts_with(HEADER_PREFIX));
-    for (name, value) in &record.headers {
-        if let Some(name) = name.strip_prefix(HEADER_PREFIX) {
+#[derive(Serialize)]
+pub(crate) struct Letter {
+    offset: i64,
+    partition: u32,
+    reason: BTreeMap<String, String>,
+    #[serde(serialize_with = "shown")]
+    record: OwnedRecord,
+    topic: TopicName,
+}
+
+fn shown<S: Serializer>(record: &OwnedRecord, serializer: S) -> Result<S::Ok, S::Error> {
+    Shown { record, encoding: Encoding::Auto }.serialize(serializer)
+}
+
+impl Letter {
+    fn new(topic: &TopicName, record: &OwnedRecord) -> Self {
+        let mut record = record.clone();
+        let ours = record.headers.iter().filter_map(|(name, value)| {
             let text = String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
-            reason.insert(name.to_owned(), text.into());
-        }
+            Some((name.strip_prefix(HEADER_PREFIX)?.to_owned(), text))
+        });
+        let reason = ours.collect();
+        record.headers.retain(|(name, _)| !name.starts_with(HEADER_PREFIX));
+        Self { offset: record.offset.get(), partition: record.partition, reason, record, topic: topic.clone() }
     }
-    json!({
-        "topic": topic,
-        "partition": record.partition,
-        "offset": record.offset.get(),
-        "reason": reason,
-        "record": to_json(&original, Encoding::Auto),
-    })
+}
+
+/// Letters, whether there are no more, and of which triggers they are not known.
+#[derive(Serialize)]
+pub(crate) struct LetterPage {
+    complete: bool,
+    dead_letters: Vec<Letter>,
+    unknown: Vec<Value>,
 }
 
 /// The triggers whose letters are wanted, one or all: those on topics of this broker, and those on clusters.
@@ -95,7 +112,7 @@ async fn open_letters(rooms: &Rooms, reports: &[TriggerReport], limit: usize) ->
     ("all" = Option<bool>, Query, description = "Also those that were redriven or discarded, while their topic has them"),
 ), responses((status = 200, description = "Dead letters, 8 MiB at most; `complete` says whether there may be more; in `unknown`, triggers whose cluster does not tell theirs, and why"),
     (status = "4XX", description = "Problem details")))]
-pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) -> Result<Json<LetterPage>, Problem> {
     let query = Query::parse(query.as_deref(), &["trigger", "limit", "all"])?;
     let trigger = query.text("trigger");
     let limit = query.number("limit", 1, RECORDS_OUT_MAX)?.unwrap_or(100) as usize;
@@ -136,12 +153,12 @@ pub(crate) async fn list(State(rooms): State<Rooms>, RawQuery(query): RawQuery) 
         }
     }
     let complete = !page.is_full();
-    Ok(Json(json!({ "dead_letters": page.found, "complete": complete, "unknown": unknown })))
+    Ok(Json(LetterPage { complete, dead_letters: page.found, unknown }))
 }
 
 /// Letters of an answer: so many at most, and beyond the first as long as there is room for their bytes.
 struct Letters {
-    found: Vec<Value>,
+    found: Vec<Letter>,
     limit: usize,
     left_bytes: usize,
 }
@@ -159,7 +176,7 @@ impl Letters {
 
     fn take(&mut self, topic: &TopicName, record: &OwnedRecord) {
         if !self.is_full() {
-            self.found.push(describe(topic, record));
+            self.found.push(Letter::new(topic, record));
             self.left_bytes = self.left_bytes.saturating_sub(record.size_bytes());
         }
     }
@@ -226,7 +243,7 @@ pub(crate) async fn get(
     State(rooms): State<Rooms>,
     Segments((topic, partition, offset)): Segments<(String, u32, u64)>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Letter>, Problem> {
     let query = Query::parse(query.as_deref(), &["trigger"])?;
     let place = format!("{topic}/{partition}/{offset}");
     let missing = || Problem::not_found("dead letter", "unknown-dead-letter", &place);
@@ -247,7 +264,7 @@ pub(crate) async fn get(
         }
         let page = read_input(&input, at, 1).await.map_err(of_cluster)?;
         let record = page.records.first().filter(|record| is_letter(record, at));
-        return record.map(|record| Json(describe(&topic, record))).ok_or_else(missing);
+        return record.map(|record| Json(Letter::new(&topic, record))).ok_or_else(missing);
     }
     let topic = existing_topic(&rooms.broker, &topic)?;
     let log = topic.partition(partition).map_err(|error| match error {
@@ -257,7 +274,7 @@ pub(crate) async fn get(
     let from = start(log, &offset.to_string()).await?;
     let page = read(log, from, 1).await?;
     let record = page.records.first().filter(|record| is_letter(record, from));
-    record.map(|record| Json(describe(topic.name(), record))).ok_or_else(missing)
+    record.map(|record| Json(Letter::new(topic.name(), record))).ok_or_else(missing)
 }
 
 fn of_cluster(error: ReadError) -> Problem {

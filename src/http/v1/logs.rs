@@ -98,6 +98,8 @@ async fn newest(log: &Arc<Partition>, name: &str, limit: usize) -> Result<Newest
             let page = read(log, at, STEP_RECORDS).await?;
             at = page.next;
             found.extend(lines_of(page.records.iter().filter(|record| record.offset < to), name));
+            // Those before are not wanted, whatever follows.
+            found.drain(..found.len().saturating_sub(limit - lines.len()));
         }
         found.append(&mut lines);
         lines = found;

@@ -100,7 +100,7 @@ fn incoming(headers: &HeaderMap, body: &[u8]) -> Result<Vec<IncomingRecord>, Pro
         Some("application/json") => {
             let written: IncomingRecords = parse_json(body)?;
             few_enough(&written.records)?;
-            written.records.items.into_iter().enumerate().map(|(index, record)| record.check(index)).collect()
+            written.check()
         }
         Some(other) if other.starts_with("application/cloudevents") => {
             Err(unsupported(Some(other), &format!("{STRUCTURED_TYPE}, {BATCH_TYPE}, or ce-* headers")))

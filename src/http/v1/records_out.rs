@@ -13,7 +13,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
 use tripline_storage::{Offset, Partition};
 
 use super::topics::existing_topic;
@@ -23,7 +23,7 @@ use crate::http::limits::{RECORDS_OUT_MAX, WAIT_MAX};
 use crate::http::problem::Problem;
 use crate::http::query::{Query, wrong};
 use crate::http::reader::{Page, read, wait_for_records};
-use crate::http::record_json::{Encoding, to_json};
+use crate::http::record_json::{Encoding, Shown};
 use crate::http::rooms::Rooms;
 
 pub(crate) const NDJSON_TYPE: &str = "application/x-ndjson";
@@ -101,17 +101,24 @@ pub(crate) async fn records(
     Ok(page_response(&page, shape, encoding))
 }
 
+#[derive(Serialize)]
+struct ShownPage<'a> {
+    log_start: i64,
+    next: i64,
+    records: Vec<Shown<'a>>,
+    tail: i64,
+}
+
 fn page_response(page: &Page, shape: Shape, encoding: Encoding) -> Response {
-    let records = page.records.iter().map(|record| to_json(record, encoding));
+    let records = page.records.iter().map(|record| Shown { record, encoding });
     if shape == Shape::Json {
-        let records: Vec<Value> = records.collect();
-        let body = json!({
-            "records": records,
-            "next": page.next.get(),
-            "tail": page.tail.get(),
-            "log_start": page.log_start.get(),
-        });
-        return Json(body).into_response();
+        return Json(ShownPage {
+            log_start: page.log_start.get(),
+            next: page.next.get(),
+            records: records.collect(),
+            tail: page.tail.get(),
+        })
+        .into_response();
     }
     let lines: String = records.map(|record| format!("{record}\n")).collect();
     ([(header::CONTENT_TYPE, HeaderValue::from_static(NDJSON_TYPE))], lines).into_response()
@@ -225,7 +232,8 @@ impl Following {
         }
         self.left = self.left.map(|left| left - page.records.len());
         let events = page.records.iter().map(|record| {
-            format!("id: {}-{}\ndata: {}\n\n", record.partition, record.offset, to_json(record, self.encoding))
+            let shown = Shown { record, encoding: self.encoding };
+            format!("id: {}-{}\ndata: {shown}\n\n", record.partition, record.offset)
         });
         Some(events.collect::<String>().into())
     }
