@@ -9,6 +9,7 @@
 
 mod at_most;
 mod bodies;
+mod body_room;
 pub mod cloud_events;
 mod extract;
 pub mod guard;

@@ -229,7 +229,10 @@ mod tests {
             let detail = structured(event(more).as_bytes()).err().unwrap().detail;
             assert!(detail.contains(said), "{detail}");
         }
-        for (body, said) in [(r#"["1.0", "a", "s", "t"]"#, "the body: allowed: one event"), (r#"{"specversion": 1}"#, "specversion: found nothing")] {
+        for (body, said) in [
+            (r#"["1.0", "a", "s", "t"]"#, "the body: allowed: one event"),
+            (r#"{"specversion": 1}"#, "specversion: found nothing"),
+        ] {
             let detail = structured(body.as_bytes()).err().unwrap().detail;
             assert!(detail.contains(said), "{detail}");
         }

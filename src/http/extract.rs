@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::body_room::{BodyBudget, BodyRoom};
 use super::limits::HttpLimits;
 use super::problem::Problem;
 use super::query::Query;
@@ -63,26 +64,46 @@ impl<S: Send + Sync> FromRequest<S> for Upload {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let limits = request.extensions().get::<HttpLimits>().copied().unwrap_or_default();
-        read_body(request.into_body(), limits).await.map(Self)
+        let room = request.extensions().get::<BodyRoom>().cloned();
+        let room = room.unwrap_or_else(|| BodyBudget::new(limits.bodies_bytes_max).room());
+        let read = tokio::time::timeout(limits.body_timeout, read_body(request.into_body(), limits, &room)).await;
+        let late = |_| {
+            let seconds = limits.body_timeout.as_secs();
+            let detail = format!("the body did not arrive within {seconds} s");
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail).with("limit_s", seconds)
+        };
+        read.map_err(late)?.map(Self)
     }
 }
 
-async fn read_body(body: Body, limits: HttpLimits) -> Result<Bytes, Problem> {
-    let limit = limits.body_bytes_max;
-    let read = Limited::new(body, limit).collect();
-    match tokio::time::timeout(limits.body_timeout, read).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let detail = format!("the body has more than {limit} bytes ({} MiB); send it in parts", limit >> 20);
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).with("limit_bytes", limit))
-        }
-        Ok(Err(error)) => Err(Problem::bad_request("body-unreadable", format!("the body cannot be read: {error}"))),
-        Err(_) => {
-            let seconds = limits.body_timeout.as_secs();
-            let detail = format!("the body did not arrive within {seconds} s");
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail).with("limit_s", seconds))
-        }
+async fn read_body(body: Body, limits: HttpLimits, room: &BodyRoom) -> Result<Bytes, Problem> {
+    let mut body = Limited::new(body, limits.body_bytes_max);
+    let (mut parts, mut found_bytes) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| unread(&*error, limits.body_bytes_max))?;
+        let Ok(part) = frame.into_data() else { continue };
+        found_bytes += part.len();
+        room.reach(found_bytes).map_err(no_room)?;
+        parts.push(part);
     }
+    match <[Bytes; 1]>::try_from(parts) {
+        Ok([whole]) => Ok(whole),
+        Err(parts) => Ok(parts.concat().into()),
+    }
+}
+
+fn unread(error: &(dyn std::error::Error + Send + Sync + 'static), limit: usize) -> Problem {
+    if !error.is::<LengthLimitError>() {
+        return Problem::bad_request("body-unreadable", format!("the body cannot be read: {error}"));
+    }
+    let detail = format!("the body has more than {limit} bytes ({} MiB); send it in parts", limit >> 20);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail).with("limit_bytes", limit)
+}
+
+fn no_room(limit: usize) -> Problem {
+    let detail = format!("the bodies of all requests at a time may have {limit} bytes, which are taken; try again");
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "bodies-too-large", detail);
+    problem.with("limit_bytes", limit).with("retry_after_s", 1)
 }
 
 /// Most values in a JSON body, those in lists and objects each: in memory one takes a hundred times the bytes that it may

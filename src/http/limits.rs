@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct HttpLimits {
     /// Bytes of a request's body. Default 32 MiB.
     pub body_bytes_max: usize,
+    /// Bytes of the bodies of all requests at a time, beyond 64 KiB of each. Default 256 MiB.
+    pub bodies_bytes_max: usize,
     /// Bytes of a request's line and headers together. Default 64 KiB.
     pub head_bytes_max: usize,
     /// Headers of a request. Default 100.
@@ -27,6 +29,7 @@ impl Default for HttpLimits {
     fn default() -> Self {
         Self {
             body_bytes_max: 32 << 20,
+            bodies_bytes_max: 256 << 20,
             head_bytes_max: 64 << 10,
             headers_max: 100,
             connections_max: 1_024,

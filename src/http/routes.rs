@@ -7,6 +7,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::{Method, StatusCode, Uri};
 
+use super::body_room::BodyBudget;
 use super::limits::HttpLimits;
 use super::problem::Problem;
 use super::rooms::Rooms;
@@ -14,6 +15,7 @@ use super::{health, openapi, v1};
 
 /// All routes over `rooms`.
 pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
+    let budget = BodyBudget::new(limits.bodies_bytes_max);
     let v1 = Router::new()
         .route("/cluster", get(v1::cluster::get))
         .route("/topics", get(v1::topics::list).post(v1::topics::create))
@@ -63,10 +65,16 @@ pub fn router(rooms: Rooms, limits: HttpLimits) -> Router {
         .route("/openapi.json", get(openapi::serve))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn(move |mut request: Request, next: Next| async move {
-            request.extensions_mut().insert(limits);
-            let response: Response = next.run(request).await;
-            response
+        .layer(from_fn(move |mut request: Request, next: Next| {
+            let room = budget.room();
+            async move {
+                request.extensions_mut().insert(limits);
+                request.extensions_mut().insert(room.clone());
+                let response: Response = next.run(request).await;
+                // Until here its body, or what was made of it, may be in memory.
+                drop(room);
+                response
+            }
         }))
         .with_state(rooms)
 }

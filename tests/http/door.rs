@@ -45,6 +45,41 @@ async fn a_body_above_the_limit_is_refused_with_the_limit() {
 }
 
 #[tokio::test]
+async fn bodies_of_all_requests_have_a_limit_that_small_ones_do_not_feel() {
+    const KIB: usize = 1 << 10;
+    let stage = Stage::with(|limits| limits.bodies_bytes_max = 100 * KIB).await;
+    let post = async |bytes: usize| {
+        stage.send("POST", "/v1/topics/t/records", &[("content-type", "text/plain")], vec![b'x'; bytes]).await
+    };
+    let until = async |status: u16| {
+        let asked = async {
+            loop {
+                let answer = post(164 * KIB).await;
+                if answer.status == status {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap()
+    };
+    assert_eq!(post(164 * KIB).await.status, 200);
+    let mut slow = TcpStream::connect(stage.server.http_address()).await.unwrap();
+    let head = b"POST /v1/topics/t/records HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: 200000\r\n\r\n";
+    slow.write_all(head).await.unwrap();
+    slow.write_all(&vec![b'x'; 150 * KIB]).await.unwrap();
+    // What the server has not read yet takes nothing.
+    let refused = until(503).await;
+    assert_eq!(refused.problem(), (503, "bodies-too-large".to_owned()));
+    assert_eq!(
+        (refused.json()["limit_bytes"].as_u64(), &refused.headers["retry-after"]),
+        (Some(102_400), &"1".parse().unwrap())
+    );
+    assert_eq!(post(64 * KIB).await.status, 200);
+    drop(slow);
+    until(200).await;
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_is_let_go() {
     let stage = Stage::with(|limits| {
         limits.connections_max = 1;
