@@ -325,21 +325,27 @@ impl Broker {
     /// # Errors
     /// See [`DeleteTopicError`].
     pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
-        self.delete_topic_of(name, &[]).await
+        let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
+        self.delete_topic_of(&topic, &[]).await
     }
 
-    /// As [`Broker::delete_topic`], also when these triggers have progress there: it is forgotten with the topic.
+    /// As [`Broker::delete_topic`] of this very topic, also when these triggers have progress there: it is forgotten
+    /// with the topic.
     ///
     /// # Errors
     /// See [`DeleteTopicError`].
-    pub async fn delete_topic_of(&self, name: &str, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
-        let (broker, name, readers) = (self.clone(), name.to_owned(), readers.to_vec());
-        self.to_the_end(async move { broker.delete_topic_now(&name, &readers).await }).await
+    pub async fn delete_topic_of(&self, topic: &Arc<Topic>, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
+        let (broker, topic, readers) = (self.clone(), Arc::clone(topic), readers.to_vec());
+        self.to_the_end(async move { broker.delete_topic_now(&topic, &readers).await }).await
     }
 
-    async fn delete_topic_now(&self, name: &str, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
+    async fn delete_topic_now(&self, topic: &Topic, readers: &[Uuid]) -> Result<(), DeleteTopicError> {
         let _changing = self.inner.changing_topics.lock().await;
-        let topic = self.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
+        let name = topic.name.as_str();
+        // Another one of its name, made since it was looked up, stays.
+        if self.topic_by_id(topic.id).is_none() {
+            return Err(DeleteTopicError::Unknown(name.to_owned()));
+        }
         let deleted = TopicDeleted { id: topic.id };
         let (next, ()) = self.inner.journal.append_if(now_ms(), |state| {
             let trigger = state.trigger_on(topic.id, readers).map(|user| ("trigger", user));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tripline::broker::Topic;
+use tripline::broker::{DeleteTopicError, Topic};
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
 use tripline::trigger::dry_run::DryRunRequest;
@@ -53,6 +53,10 @@ fn at(places: &[(&str, u32, i64)]) -> BTreeMap<(String, u32), i64> {
 }
 
 impl World {
+    async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
+        self.triggers.delete_topic(&self.broker.topic(name).unwrap()).await
+    }
+
     async fn until_at(&self, places: &[(&str, u32, i64)]) -> TriggerReport {
         let wanted = at(places);
         self.until("x", |report| committed(report) == wanted).await
@@ -193,7 +197,7 @@ async fn an_update_keeps_the_topics_that_stay_starts_the_others_and_forgets_thos
     world.produce(&a, 0, &["11"]).await;
     assert!(!world.triggers.holds().contains_key(&(a.id(), 0)), "nobody needs it");
     drop(a);
-    world.triggers.delete_topic("a").await.unwrap();
+    world.delete_topic("a").await.unwrap();
     world.topic("a", 1).await;
     // The list becomes a pattern, which selects more.
     world.apply(update(json!({"pattern": "*", "start": "latest"}))).await;
@@ -243,7 +247,7 @@ async fn a_topic_that_a_pattern_selects_is_deleted_and_the_trigger_goes_on_with_
     world.until_state("x", TriggerState::Blocked).await;
     assert!(world.broker.delete_topic("t.a").await.is_err(), "there is progress in it");
     drop(a);
-    world.triggers.delete_topic("t.a").await.unwrap();
+    world.delete_topic("t.a").await.unwrap();
     let report = world.until_state("x", TriggerState::Running).await;
     assert_eq!(committed(&report), at(&[("t.b", 0, 0)]));
     world.produce(&b, 0, &["20"]).await;
@@ -257,7 +261,7 @@ async fn a_topic_that_a_pattern_selects_is_deleted_and_the_trigger_goes_on_with_
     let named =
         json!({"trigger": "y", "input": {"topics": ["t.a", "other"]}, "function": {"http": {"url": receiver.url}}});
     world.apply(named).await;
-    let in_use = world.triggers.delete_topic("t.a").await.unwrap_err();
+    let in_use = world.delete_topic("t.a").await.unwrap_err();
     assert_eq!(in_use.to_string(), "topic t.a is used by trigger y; delete the trigger first");
     world.produce(&again, 0, &["12"]).await;
     world.until_at(&[("t.a", 0, 2), ("t.b", 0, 1)]).await;
@@ -277,7 +281,7 @@ async fn a_topic_that_a_run_reads_is_kept_and_its_lanes_go_on() {
     world.until_at(&[("t.a", 0, 3)]).await;
     let slow = ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: Some(1) };
     let run = world.triggers.replay("x", slow).await.unwrap();
-    assert!(world.triggers.delete_topic("t.a").await.unwrap_err().to_string().contains("used by trigger x"));
+    assert!(world.delete_topic("t.a").await.unwrap_err().to_string().contains("used by trigger x"));
     world.triggers.cancel_run("x", run).await.unwrap();
     world.produce(&a, 0, &["4"]).await;
     world.until_at(&[("t.a", 0, 4)]).await;
@@ -334,7 +338,7 @@ async fn invocations_in_flight_are_bounded_over_all_topics_and_every_topic_gets_
     assert_eq!(report.lanes.len(), 6);
     // One whose topic goes while it waits for its turn takes nobody's turn along.
     drop(topics);
-    world.triggers.delete_topic("t5").await.unwrap();
+    world.delete_topic("t5").await.unwrap();
     expected.retain(|number| *number < 50);
     drop(gate);
     let done = world.until("x", |report| report.lanes.iter().all(|lane| lane.lag() == 0)).await;
@@ -488,7 +492,7 @@ async fn storm(seed: u64) {
             }
             4 if names.len() > 2 => {
                 let gone = &names[random.usize(..names.len())];
-                world.triggers.delete_topic(gone).await.unwrap();
+                world.delete_topic(gone).await.unwrap();
                 produced.remove(gone);
             }
             5 => world.triggers.pause("x").await.unwrap(),
@@ -525,4 +529,16 @@ async fn a_storm_of_topics_definitions_and_kills_loses_nothing_of_what_is_left()
     for seed in (seed..).take(3) {
         storm(seed).await;
     }
+}
+
+#[tokio::test]
+async fn a_topic_is_deleted_and_not_another_one_that_has_its_name_by_then() {
+    let world = World::start();
+    world.topic("t", 1).await;
+    let old = world.broker.topic("t").unwrap();
+    world.triggers.delete_topic(&old).await.unwrap();
+    world.topic("t", 1).await;
+    let error = world.triggers.delete_topic(&old).await.unwrap_err();
+    assert!(matches!(&error, DeleteTopicError::Unknown(name) if name == "t"), "{error}");
+    assert!(world.broker.topic("t").is_some_and(|new| new.id() != old.id()));
 }

@@ -150,7 +150,7 @@ pub(crate) async fn delete(
         return Err(Problem::new(StatusCode::FORBIDDEN, "internal-topic", detail));
     }
     let topic = existing_topic(&rooms.broker, &name)?;
-    rooms.triggers.delete_topic(topic.name().as_str()).await?;
+    rooms.triggers.delete_topic(&topic).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::log_errors;
-use crate::broker::Topic;
+use crate::broker::{DeleteTopicError, Topic};
 use crate::kafka::codec::{
     DeleteTopicsRequest, DeleteTopicsResponse, StrBytes, Uuid, delete_topics_request, delete_topics_response,
 };
@@ -30,7 +30,7 @@ async fn delete(
 ) -> delete_topics_response::DeletableTopicResult {
     let (found, deleted) = match find(service, &asked) {
         Ok(topic) => {
-            let deleted = delete_found(service, &topic).await;
+            let deleted = delete_found(service, &topic, asked.name.is_none()).await;
             (Some(topic), deleted)
         }
         Err(refusal) => (None, Err(refusal)),
@@ -65,13 +65,16 @@ fn find(service: &Shared, asked: &delete_topics_request::DeleteTopicState) -> Re
     }
 }
 
-async fn delete_found(service: &Shared, topic: &Topic) -> Result<(), Refusal> {
+async fn delete_found(service: &Shared, topic: &Arc<Topic>, by_id: bool) -> Result<(), Refusal> {
     let name = topic.name().as_str();
     if topic.is_internal() {
         return Err((ErrorCode::TopicAuthorizationFailed, format!("topic {name} belongs to the broker")));
     }
-    match service.triggers.delete_topic(name).await {
+    match service.triggers.delete_topic(topic).await {
         Ok(()) => Ok(()),
+        Err(DeleteTopicError::Unknown(_)) if by_id => {
+            Err((ErrorCode::UnknownTopicId, "no topic has this id any more".to_owned()))
+        }
         Err(error) => {
             tracing::warn!(topic = name, %error, "deleting a topic");
             match log_errors::delete_topic(&error) {

@@ -221,17 +221,21 @@ impl TriggerService {
     ///
     /// # Errors
     /// See [`DeleteTopicError`].
-    pub async fn delete_topic(&self, name: &str) -> Result<(), DeleteTopicError> {
-        let (service, name) = (self.clone(), name.to_owned());
-        self.inner.broker.to_the_end(async move { service.delete_topic_now(&name).await }).await
+    pub async fn delete_topic(&self, topic: &Arc<Topic>) -> Result<(), DeleteTopicError> {
+        let (service, topic) = (self.clone(), Arc::clone(topic));
+        self.inner.broker.to_the_end(async move { service.delete_topic_now(&topic).await }).await
     }
 
-    async fn delete_topic_now(&self, name: &str) -> Result<(), DeleteTopicError> {
+    async fn delete_topic_now(&self, topic: &Arc<Topic>) -> Result<(), DeleteTopicError> {
         let _changing = self.inner.changing.lock().await;
+        let name = topic.name().as_str();
+        // Another one of its name, made since it was looked up, stays.
+        if self.inner.broker.topic_by_id(topic.id()).is_none() {
+            return Err(DeleteTopicError::Unknown(name.to_owned()));
+        }
         if let Some(user) = self.using_topic(name) {
             return Err(DeleteTopicError::InUse { name: name.to_owned(), kind: "trigger", user });
         }
-        let topic = self.inner.broker.topic(name).ok_or_else(|| DeleteTopicError::Unknown(name.to_owned()))?;
         let readers: Vec<(String, Uuid)> = {
             let running = self.inner.running.read();
             let readers = running.iter().filter(|(_, running)| running.reads(topic.id()));
@@ -242,7 +246,7 @@ impl TriggerService {
             self.leave(trigger, topic.id()).await;
         }
         let ids: Vec<Uuid> = readers.iter().map(|(_, id)| *id).collect();
-        let deleted = self.inner.broker.delete_topic_of(name, &ids).await;
+        let deleted = self.inner.broker.delete_topic_of(topic, &ids).await;
         // Where it was not deleted, they go on where the journal says.
         for (trigger, _) in &readers {
             self.follow_one(trigger).await;
