@@ -28,7 +28,8 @@ pub struct ListenerConfig {
     /// Most connections at a time; more wait in the system's queue. Default 10,000.
     pub connections_max: usize,
     /// Memory for frames longer than 64 KiB over all connections. Half of it is for frames up to 4 MiB, so that
-    /// ordinary requests never wait for long ones; either half has room for one frame at least. Default 256 MiB.
+    /// ordinary requests never wait for long ones; either half has room for one frame at least. As much again is there
+    /// for what requests other than Produce are decoded to, where they have more than 4 KiB. Default 256 MiB.
     pub frame_bytes_total_max: usize,
     /// How long a stop waits for requests that were begun. Default 10 s.
     pub shutdown_timeout: Duration,

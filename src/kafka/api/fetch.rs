@@ -30,10 +30,22 @@ pub(crate) const RESPONSE_BYTES_MAX: usize = 55 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
 pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: FetchRequest) -> Answer {
-    let service = service.clone();
+    let (service, version, correlation_id) = (service.clone(), header.api_version, header.correlation_id);
+    // We never begin a session, so whoever continues one has it from somebody else.
+    let continues = request.session_id != 0 && request.session_epoch > 0;
+    let wait = Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into()).min(WAIT_MAX);
+    let deadline = Instant::now() + wait;
+    // Now and not when its turn comes: nothing of the request is kept for that.
+    let fetch = if continues { None } else { Some(Fetch::new(&service, request, version)) };
     Answer::Later(Box::pin(async move {
-        let body = answer(&service, request, header.api_version).await;
-        match encode_fetch(header.correlation_id, header.api_version, &body) {
+        let body = match fetch {
+            Some(fetch) => answer(&service, fetch, deadline).await,
+            None => {
+                let error_code = service.count_error(ErrorCode::FetchSessionIdNotFound);
+                FetchBody { error_code, ..FetchBody::default() }
+            }
+        };
+        match encode_fetch(correlation_id, version, &body) {
             Ok(frame) => Response::Frame(frame),
             Err(error) => {
                 tracing::error!(%error, "fetch response not encoded");
@@ -43,15 +55,7 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: Fetc
     }))
 }
 
-async fn answer(service: &Shared, request: FetchRequest, version: i16) -> FetchBody {
-    // We never begin a session, so whoever continues one has it from somebody else.
-    if request.session_id != 0 && request.session_epoch > 0 {
-        let error_code = service.count_error(ErrorCode::FetchSessionIdNotFound);
-        return FetchBody { error_code, ..FetchBody::default() };
-    }
-    let wait = Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into()).min(WAIT_MAX);
-    let deadline = Instant::now() + wait;
-    let mut fetch = Fetch::new(service, request, version);
+async fn answer(service: &Shared, mut fetch: Fetch, deadline: Instant) -> FetchBody {
     loop {
         let listeners = fetch.listen();
         fetch.read().await;

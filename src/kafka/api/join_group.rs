@@ -37,7 +37,8 @@ pub(crate) fn begin(
     }
     // The member has joined when this returns; the rest is the wait.
     let waiting = service.groups.join(&group, &join);
-    let (service, sent_id) = (service.clone(), request.member_id.clone());
+    // A copy: a slice of the request would keep all of it.
+    let (service, sent_id) = (service.clone(), StrBytes::from(request.member_id.to_string()));
     Answer::Later(Box::pin(async move {
         let response = match service.unless_stopping(waiting).await {
             Some(Ok(answer)) => joined(answer, version),

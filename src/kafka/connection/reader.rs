@@ -14,9 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::io::poll_read_buf;
 
-use super::{Begun, End, Shared, UNBUDGETED_FRAME_BYTES, allowance, budget, budget_units};
+use super::{
+    Begun, End, Held, Shared, UNBUDGETED_FRAME_BYTES, WAITING_BYTES_MAX, WAITING_BYTES_OF_ONE, allowance, budget,
+    budget_units,
+};
 use crate::kafka::api::{api_versions, produce_too_old};
-use crate::kafka::codec::{self, RequestHeader};
+use crate::kafka::codec::{self, RequestHeader, StrBytes};
 use crate::kafka::frame::{FrameDecoder, Progress};
 use crate::kafka::handler::{Answer, ConnectionContext, Response, ResponseFrame};
 use crate::kafka::metrics::KafkaMetrics;
@@ -31,6 +34,8 @@ pub(super) struct Reader {
     decoder: FrameDecoder,
     in_flight: Arc<Semaphore>,
     queued: Arc<Semaphore>,
+    /// Bytes of requests other than Produce.
+    waiting: Arc<Semaphore>,
     /// Memory granted to the frame at the front.
     granted: Option<OwnedSemaphorePermit>,
     /// By when the first request must be complete; none after it.
@@ -54,6 +59,7 @@ impl Reader {
             decoder: FrameDecoder::new(config.frames),
             in_flight: Arc::new(Semaphore::new(config.in_flight_max.max(1))),
             queued: budget(config.queued_response_bytes_max),
+            waiting: budget(WAITING_BYTES_MAX),
             granted: None,
             first_deadline: Some(Instant::now() + config.first_request_timeout),
             frame_begun: None,
@@ -78,8 +84,8 @@ impl Reader {
             permit = acquire(&self.in_flight, 1) => permit,
         };
         let frame = self.next_frame().await?;
+        let (answer, held) = self.begin(frame).await?;
         let granted = self.granted.take();
-        let answer = self.begin(frame).await?;
         self.first_deadline = None;
         self.decoder.accept();
         let queued = match &answer {
@@ -89,12 +95,13 @@ impl Reader {
             }
             _ => None,
         };
-        let begun = Begun { answer, _in_flight: in_flight, _frame: granted, _queued: queued };
+        let begun = Begun { answer, _in_flight: in_flight, _frame: granted, _queued: queued, _held: held };
         self.queue.send(begun).map_err(|_| End::Closed)
     }
 
-    async fn begin(&mut self, frame: Bytes) -> Result<Answer, End> {
-        let (header, body) = codec::decode_header(frame).map_err(|error| End::Malformed {
+    async fn begin(&mut self, frame: Bytes) -> Result<(Answer, Held), End> {
+        let length = frame.len();
+        let (mut header, body) = codec::decode_header(frame).map_err(|error| End::Malformed {
             api_key: -1,
             api_version: -1,
             client_id: None,
@@ -105,21 +112,41 @@ impl Reader {
             Some(api) if api == Api::ApiVersions || api.serves(version) => api,
             Some(api @ Api::Produce) if (0..=2).contains(&version) => {
                 self.shared.metrics.request(api);
-                return produce_too_old::refuse(&header, body)
-                    .map(Answer::Now)
-                    .map_err(|error| malformed(&header, &error));
+                let refusal = produce_too_old::refuse(&header, body).map_err(|error| malformed(&header, &error))?;
+                return Ok((Answer::Now(refusal), Held::default()));
             }
             _ => return Err(unknown(&header)),
         };
         self.shared.metrics.request(api);
         if api == Api::ApiVersions {
-            return self.api_versions(&header, body);
+            return Ok((self.api_versions(&header, body)?, Held::default()));
+        }
+        let held = if api == Api::Produce { Held::default() } else { self.hold(length).await? };
+        if self.granted.is_some() {
+            // Else it keeps the whole frame.
+            header.client_id = header.client_id.map(|id| StrBytes::from(id.to_string()));
         }
         let body = RequestBody::decode(api, version, body).map_err(|error| malformed(&header, &error))?;
         let request = DecodedRequest { header, body };
         let (shared, context) = (Arc::clone(&self.shared), Arc::clone(&self.context));
         let begin = async move { (shared.handler)(request, context).await };
-        AssertUnwindSafe(begin).catch_unwind().await.map_err(|_| End::Panicked)
+        let answer = AssertUnwindSafe(begin).catch_unwind().await.map_err(|_| End::Panicked)?;
+        if matches!(api, Api::Fetch | Api::JoinGroup | Api::SyncGroup) {
+            // They may wait for long, and have nothing of their frame any more.
+            self.granted = None;
+        }
+        Ok((answer, held))
+    }
+
+    /// What a request of this length takes beside its frame. Waits until others have been answered: those of this
+    /// connection, and then those of all.
+    async fn hold(&self, length: usize) -> Result<Held, End> {
+        let waiting = acquire(&self.waiting, budget_units(length, WAITING_BYTES_OF_ONE)).await;
+        let decoded = match self.shared.frame_budget.decoded_for(length) {
+            Some((budget, units)) => Some(self.in_time(budget, units).await?),
+            None => None,
+        };
+        Ok(Held { _waiting: Some(waiting), _decoded: decoded })
     }
 
     fn api_versions(&self, header: &RequestHeader, body: Bytes) -> Result<Answer, End> {
@@ -151,6 +178,10 @@ impl Reader {
     /// Memory for the whole frame.
     async fn grant(&self, length: usize) -> Result<OwnedSemaphorePermit, End> {
         let (budget, units) = self.shared.frame_budget.part_for(length);
+        self.in_time(budget, units).await
+    }
+
+    async fn in_time(&self, budget: &Arc<Semaphore>, units: u32) -> Result<OwnedSemaphorePermit, End> {
         let allowed = self.shared.config.frame_timeout;
         timeout_at(Instant::now() + allowed, acquire(budget, units))
             .await

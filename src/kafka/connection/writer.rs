@@ -28,13 +28,16 @@ pub(super) async fn write_responses(
     mut queue: UnboundedReceiver<Begun>,
     shared: Arc<Shared>,
 ) -> Result<(), End> {
-    let mut writer = Writer { socket, shared, parts: VecDeque::new(), size_bytes: 0, sent: Vec::new() };
+    let mut writer = Writer { socket, shared, parts: VecDeque::new(), size_bytes: 0, sent: Vec::new(), closing: None };
     while let Some(begun) = queue.recv().await {
         let mut next = Some(begun);
         while let Some(begun) = next.take() {
             writer.settle(begun).await?;
             next = writer.take_ready(&mut queue)?;
             writer.flush().await?;
+            if let Some(reason) = writer.closing {
+                return Err(End::Refused(reason));
+            }
         }
     }
     Ok(())
@@ -48,6 +51,8 @@ struct Writer {
     size_bytes: usize,
     /// What the requests behind `parts` hold until they are sent.
     sent: Vec<Begun>,
+    /// Why the connection ends, once what is ready is sent.
+    closing: Option<&'static str>,
 }
 
 impl Writer {
@@ -58,17 +63,18 @@ impl Writer {
             Answer::Now(response) => response,
             Answer::Later(future) => guarded(future).await?,
         };
-        self.push(response, begun)
+        self.push(response, begun);
+        Ok(())
     }
 
     /// Takes the responses that need no waiting; returns the first request that does, if it came to one.
     fn take_ready(&mut self, queue: &mut UnboundedReceiver<Begun>) -> Result<Option<Begun>, End> {
-        while self.size_bytes < COALESCED_BYTES {
+        while self.size_bytes < COALESCED_BYTES && self.closing.is_none() {
             let Ok(mut begun) = queue.try_recv() else { return Ok(None) };
             match std::mem::replace(&mut begun.answer, Answer::Now(Response::Silence)) {
-                Answer::Now(response) => self.push(response, begun)?,
+                Answer::Now(response) => self.push(response, begun),
                 Answer::Later(mut future) => match poll_now(&mut future)? {
-                    Poll::Ready(response) => self.push(response, begun)?,
+                    Poll::Ready(response) => self.push(response, begun),
                     Poll::Pending => {
                         begun.answer = Answer::Later(future);
                         return Ok(Some(begun));
@@ -79,7 +85,7 @@ impl Writer {
         Ok(None)
     }
 
-    fn push(&mut self, response: Response, begun: Begun) -> Result<(), End> {
+    fn push(&mut self, response: Response, begun: Begun) {
         match response {
             Response::Frame(frame) => {
                 self.size_bytes += frame.size_bytes();
@@ -87,9 +93,8 @@ impl Writer {
                 self.sent.push(begun);
             }
             Response::Silence => {}
-            Response::Close(reason) => return Err(End::Refused(reason)),
+            Response::Close(reason) => self.closing = Some(reason),
         }
-        Ok(())
     }
 
     /// Sends all that is ready.

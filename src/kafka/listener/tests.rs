@@ -268,6 +268,21 @@ async fn silence_sends_nothing_and_close_closes() {
 }
 
 #[tokio::test]
+async fn what_is_answered_before_a_close_is_sent() {
+    let server = Server::start(ListenerConfig::default()).await;
+    let mut client = server.connect().await;
+    let mut pipeline = heartbeat_request(1).to_vec();
+    pipeline.extend(metadata_request(2));
+    pipeline.extend(encode_request(3, 0, "tests", &crate::kafka::codec::DeleteGroupsRequest::default()));
+    pipeline.extend(metadata_request(4));
+    client.send(&pipeline).await;
+    server.gate.add_permits(1);
+    assert_eq!(decode_response::<HeartbeatResponse>(4, &client.receive().await).0, 1);
+    assert_eq!(decode_response::<MetadataResponse>(12, &client.receive().await).0, 2);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
 async fn other_protocols_and_malformed_requests_close_the_connection() {
     let server = Server::start(ListenerConfig::default()).await;
     let hostile: [&[u8]; 7] = [
@@ -416,13 +431,50 @@ async fn a_stop_does_not_wait_for_ever() {
     assert!(client.is_closed().await);
 }
 
+fn metadata_request_of(id: i32, topics: usize) -> Bytes {
+    let mut request = MetadataRequest::default();
+    request.topics = Some(vec![Default::default(); topics]);
+    encode_request(id, 9, "tests", &request)
+}
+
 /// A request of 120 KB: longer than what needs no budget, and than a first frame may be.
 fn large_metadata_request(id: i32) -> Bytes {
-    let mut request = MetadataRequest::default();
-    request.topics = Some(vec![Default::default(); 60_000]);
-    let frame = encode_request(id, 9, "tests", &request);
+    let frame = metadata_request_of(id, 60_000);
     assert!(frame.len() > 64 * 1024);
     frame
+}
+
+#[tokio::test]
+async fn requests_that_could_not_be_answered_yet_are_not_taken_apart_but_for_a_few() {
+    let mut server = Server::start(ListenerConfig::default()).await;
+    let mut client = server.connect().await;
+    let mut pipeline = heartbeat_request(1).to_vec();
+    // Each of 40 KB, which would take 1.4 MB.
+    (2..5).for_each(|id| pipeline.extend(metadata_request_of(id, 20_000)));
+    client.send(&pipeline).await;
+    assert_eq!((server.begun.recv().await, server.begun.recv().await), (Some(1), Some(2)));
+    holds_up_nobody_else(&server).await;
+    assert_eq!(server.begun.recv().await, Some(100), "3 waits until 2 is answered");
+    server.gate.add_permits(1);
+    assert_eq!(decode_response::<HeartbeatResponse>(4, &client.receive().await).0, 1);
+    for id in 2..5 {
+        assert_eq!(decode_response::<MetadataResponse>(9, &client.receive().await).0, id);
+    }
+}
+
+#[tokio::test]
+async fn what_requests_are_decoded_to_has_a_limit_over_all_connections() {
+    let mut server = Server::start(one_large_frame_at_a_time()).await;
+    let (mut holds, mut waits) = (server.connect().await, server.connect().await);
+    let mut pipeline = heartbeat_request(1).to_vec();
+    pipeline.extend(metadata_request_of(2, 4_000));
+    holds.send(&pipeline).await;
+    assert_eq!((server.begun.recv().await, server.begun.recv().await), (Some(1), Some(2)));
+    waits.send(&metadata_request_of(3, 4_000)).await;
+    holds_up_nobody_else(&server).await;
+    assert_eq!(server.begun.recv().await, Some(100), "3 waits");
+    server.gate.add_permits(1);
+    assert_eq!(decode_response::<MetadataResponse>(9, &waits.receive().await).0, 3);
 }
 
 fn one_large_frame_at_a_time() -> ListenerConfig {
