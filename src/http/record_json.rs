@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(checked(fits).unwrap()[1].headers.len(), 16);
         for text in [with(1 << 20, 33), format!("{}, {}", with(1 << 20, 16), with(1 << 20, 17))] {
             let problem = checked(format!(r#"{{"records": [{text}]}}"#)).unwrap_err();
-            assert_eq!((problem.status, &*problem.code), (StatusCode::PAYLOAD_TOO_LARGE, "records-too-large"));
+            assert_eq!((problem.status, problem.code), (StatusCode::PAYLOAD_TOO_LARGE, "records-too-large"));
         }
         let problem = checked(format!(r#"{{"records": [{}]}}"#, with(1 << 20, 100_000))).unwrap_err();
         assert!(problem.detail.starts_with("records[0].headers: "), "{}", problem.detail);

@@ -257,7 +257,7 @@ mod tests {
             socket.connect("192.0.2.1:9")?;
             socket.local_addr()
         });
-        let outward = outward.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+        let outward = outward.map_or_else(|_| Ipv4Addr::LOCALHOST.into(), |address| address.ip());
         for own in [outward, "127.3.2.1".parse().unwrap(), "::1".parse().unwrap()] {
             assert!(policy.check(SocketAddr::new(own, 81)).is_err(), "{own}");
             assert_eq!(policy.check(SocketAddr::new(own, 82)), Ok(()), "{own}");
