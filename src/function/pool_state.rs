@@ -97,6 +97,9 @@ pub(super) struct PoolState {
     /// Start one instance although nobody asked, to see whether the code loads.
     probing: bool,
     broken: Option<InvocationError>,
+    /// A start failed while others were under way and none of the current definition works: those show whether its code
+    /// runs. One after the other could go on so for ever, each judged by the next, so none is added until they have.
+    doubted: bool,
     closing: bool,
     failures: u32,
     no_start_before: Moment,
@@ -114,6 +117,7 @@ impl PoolState {
             generation: 0,
             probing,
             broken: None,
+            doubted: false,
             closing: false,
             failures: 0,
             no_start_before: Moment::ZERO,
@@ -141,7 +145,10 @@ impl PoolState {
         if instance.phase == Phase::Starting {
             instance.phase = Phase::Idle { since: now };
             if instance.generation == generation {
+                // It runs, whatever another start has shown.
                 self.probing = false;
+                self.broken = None;
+                self.doubted = false;
             }
         }
         self.decide(now)
@@ -161,12 +168,15 @@ impl PoolState {
             return self.decide(now);
         }
         self.back_off(now);
-        // While others of the same code work, this start was bad luck: what waits can wait for them.
-        if self.count(|instance| matches!(instance.phase, Phase::Idle { .. } | Phase::Busy)) > 0 {
+        // While others of the same code work, this start was bad luck: what waits can wait for them. Those that start
+        // may yet work.
+        let works = self.count(|instance| matches!(instance.phase, Phase::Idle { .. } | Phase::Busy)) > 0;
+        if works || self.starting() > 0 {
+            self.doubted = !works;
             return self.decide(now);
         }
         let mut effects = self.refuse_all(&Refusal::NoInstance(error.clone()));
-        self.probing = false;
+        (self.probing, self.doubted) = (false, false);
         if for_good {
             self.broken = Some(error);
         }
@@ -366,13 +376,17 @@ impl PoolState {
 
     /// How many instances more would be useful: for what waits, for the reserve, for a probe.
     fn missing(&self) -> usize {
-        if self.closing || self.broken.is_some() {
+        let starting = self.starting();
+        if self.closing || self.broken.is_some() || (self.doubted && starting > 0) {
             return 0;
         }
-        let starting = self.count(|instance| instance.phase == Phase::Starting);
         let live = self.count(|instance| instance.phase != Phase::Leaving);
         let reserved = (self.limits.min as usize).max(usize::from(self.probing));
         self.queue.len().saturating_sub(starting).max(reserved.saturating_sub(live))
+    }
+
+    fn starting(&self) -> usize {
+        self.count(|instance| instance.phase == Phase::Starting)
     }
 
     fn room(&self) -> usize {
@@ -419,6 +433,7 @@ impl PoolState {
 
     fn forget_failure(&mut self) {
         self.broken = None;
+        self.doubted = false;
         self.probing = true;
         self.failures = 0;
         self.no_start_before = Moment::ZERO;

@@ -163,6 +163,43 @@ fn a_failed_start_beside_a_working_instance_breaks_nothing_but_waits_before_the_
 }
 
 #[test]
+fn what_waits_is_refused_when_the_last_of_several_starts_has_failed_and_not_before() {
+    let mut pool = pool(0, 3);
+    assert_eq!((pool.submit(1, 0, at(0)), pool.submit(2, 0, at(0))), (vec![Start(1)], vec![Start(2)]));
+    assert_eq!(pool.start_failed(1, broken(), true, at(1)), [], "the other one may work");
+    assert_eq!((pool.broken(), pool.queue_length()), (None, 2));
+    assert_eq!((pool.gone(1, at(1)), pool.next_tick(), pool.tick(at(99))), (vec![], None, vec![]), "it decides");
+    let refused = Refusal::NoInstance(broken());
+    assert_eq!(pool.start_failed(2, broken(), true, at(99)), [Refuse(1, refused.clone()), Refuse(2, refused)]);
+    assert_eq!(pool.broken(), Some(&broken()));
+}
+
+#[test]
+fn code_that_runs_in_one_instance_has_not_failed_whatever_the_others_did() {
+    let mut pool = pool(0, 3);
+    assert_eq!(pool.replace(limits(0, 3), at(0)), [Start(1)]);
+    assert_eq!((pool.submit(1, 0, at(0)), pool.submit(2, 0, at(0))), (vec![], vec![Start(2)]));
+    assert_eq!(pool.start_failed(1, broken(), true, at(1)), []);
+    assert!(pool.is_probing(), "what the first start shows is not known yet");
+    assert_eq!(pool.ready(2, at(2)), [Assign(2, 1), Start(3)]);
+    assert_eq!((pool.broken(), pool.is_probing()), (None, false));
+    assert_eq!(pool.finished(2, true, at(3)), [Assign(2, 2)]);
+}
+
+#[test]
+fn an_instance_that_is_ready_ends_the_failure_of_its_code_and_not_that_of_newer_code() {
+    let mut pool = pool(0, 3);
+    pool.submit(1, 0, at(0));
+    pool.broken = Some(broken());
+    assert_eq!((pool.ready(1, at(1)), pool.broken()), (vec![Assign(1, 1)], None));
+    assert_eq!(pool.replace(limits(0, 3), at(2)), [Start(2)]);
+    assert_eq!(pool.start_failed(2, broken(), true, at(3)), []);
+    assert_eq!(pool.finished(1, true, at(4)), [Stop(1)]);
+    assert_eq!(pool.ready(1, at(5)), []);
+    assert_eq!(pool.broken(), Some(&broken()));
+}
+
+#[test]
 fn without_processes_what_waits_is_refused_and_later_work_tries_again_after_a_pause() {
     let mut pool = pool(0, 2);
     pool.submit(1, 0, at(0));
