@@ -160,19 +160,14 @@ impl HttpInvoker {
     /// of it until its end.
     fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
         let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.timeout);
-        let deadline = begun + timeout;
-        let exchange = exchange(Arc::clone(&self.connections), self.target.request(invocation), deadline);
+        let exchange =
+            exchange(Arc::clone(&self.connections), self.target.request(invocation), begun + timeout, timeout);
         let attempt = async move {
             let _held = held;
             let result = tokio::select! {
                 // An answer that is there counts, also when nobody waits for it any longer.
                 biased;
-                result = timeout_at(deadline, exchange), if !cancel.is_cancelled() => {
-                    result.unwrap_or_else(|_| {
-                        let message = format!("no complete answer within {timeout:?}");
-                        Err(InvocationError::new(ErrorClass::Failed, "timeout", message))
-                    })
-                }
+                result = exchange, if !cancel.is_cancelled() => result,
                 () = cancel.cancelled() => Err(interrupted()),
             };
             stats.run.observe(begun.elapsed());
@@ -318,10 +313,21 @@ impl Target {
     }
 }
 
-async fn exchange(connections: Arc<Connections>, request: Request<Full<Bytes>>, deadline: Instant) -> InvocationResult {
-    let (mut connection, response) = connections.send(request).await.map_err(|error| describe(&error))?;
+/// Each wait ends at `deadline`, `timeout` after the begin: which of them the time ran out in says whether the target
+/// can have got anything.
+async fn exchange(
+    connections: Arc<Connections>,
+    request: Request<Full<Bytes>>,
+    deadline: Instant,
+    timeout: Duration,
+) -> InvocationResult {
+    let sent = connections.send(request, deadline).await;
+    let (mut connection, response) = sent.map_err(|error| describe(&error, timeout))?;
     let result = match answer::classify(response.status(), response.headers(), now_s()) {
-        Ok(()) => connection.drive(read_body(response)).await,
+        Ok(()) => {
+            let read = timeout_at(deadline, connection.drive(read_body(response))).await;
+            read.map_err(|_| timed_out(timeout))?
+        }
         Err(error) => {
             drop(response);
             Err(error)
@@ -359,8 +365,13 @@ async fn read_body(response: Response<Incoming>) -> InvocationResult {
     }
 }
 
-fn describe(error: &SendError) -> InvocationError {
+fn describe(error: &SendError, timeout: Duration) -> InvocationError {
     match error {
+        SendError::NoConnection => {
+            let message = format!("there was no connection to the target within {timeout:?}");
+            InvocationError::new(ErrorClass::Unavailable, "connect", message)
+        }
+        SendError::NoAnswer => timed_out(timeout),
         SendError::Connect(problem) => {
             let code = match problem {
                 ConnectError::Resolve { .. } => "dns",
@@ -371,6 +382,11 @@ fn describe(error: &SendError) -> InvocationError {
         }
         SendError::Lost(error) => lost(error),
     }
+}
+
+/// The target has the request, or a part of it: its work may be done or not.
+fn timed_out(timeout: Duration) -> InvocationError {
+    InvocationError::new(ErrorClass::Failed, "timeout", format!("no complete answer within {timeout:?}"))
 }
 
 /// The connection broke after the request may have been sent: its work may be done or not.

@@ -20,7 +20,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::connect::{ConnectError, Connector};
 
@@ -39,6 +39,12 @@ pub(super) enum SendError {
     /// There is no connection: nothing was sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The time ran out before there was a connection: nothing was sent.
+    #[error("there was no connection in time")]
+    NoConnection,
+    /// The time ran out before the answer began: the request may have been sent.
+    #[error("there was no answer in time")]
+    NoAnswer,
     /// The connection broke: the request may have been sent, as far as anybody knows.
     #[error(transparent)]
     Lost(#[from] hyper::Error),
@@ -73,8 +79,9 @@ impl Connections {
         Self { target, connector, idle: Mutex::default() }
     }
 
-    /// Sends a request, in origin form and with a `host`, over a connection that waits for one, or a new one. Whoever
-    /// has read the answer [gives the connection back](Connections::give_back).
+    /// Sends a request, in origin form and with a `host`, over a connection that waits for one, or a new one, and waits
+    /// for the head of its answer until `deadline`. Whoever has read the answer [gives the connection
+    /// back](Connections::give_back).
     ///
     /// # Errors
     /// [`SendError`]. What a target did not begin to read, because it had closed the connection, is sent over another
@@ -82,15 +89,19 @@ impl Connections {
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
+        deadline: Instant,
     ) -> Result<(Box<Connection>, Response<Incoming>), SendError> {
         loop {
             let (mut connection, waited) = match self.take() {
                 Some(connection) => (connection, true),
-                None => (Box::new(self.connect().await?), false),
+                None => {
+                    let connected = timeout_at(deadline, self.connect()).await;
+                    (Box::new(connected.map_err(|_| SendError::NoConnection)??), false)
+                }
             };
             let Connection { sender, driver } = &mut *connection;
             let sent = sender.try_send_request(request);
-            match drive(driver, sent).await {
+            match timeout_at(deadline, drive(driver, sent)).await.map_err(|_| SendError::NoAnswer)? {
                 Ok(response) => return Ok((connection, response)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if waited => request = unsent,

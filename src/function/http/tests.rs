@@ -263,6 +263,63 @@ async fn who_cannot_be_reached_is_unavailable() {
 }
 
 #[tokio::test]
+async fn a_target_to_which_no_connection_comes_in_time_is_unavailable() {
+    let endless: Resolver = Arc::new(|_, _| std::future::pending().boxed());
+    tokio::time::pause();
+    let result = invoke(&invoker("http://slow.example/", local(), endless)).await;
+    assert_eq!(class_and_code(&result), (ErrorClass::Unavailable, "connect"));
+    assert_eq!(result.unwrap_err().message, "there was no connection to the target within 2s");
+}
+
+#[tokio::test]
+async fn what_a_closed_connection_did_not_take_was_not_sent_when_there_is_no_other_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (close, is_to_close) = tokio::sync::oneshot::channel::<()>();
+    let (closed, is_closed) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        stream.write_all(answer("200 OK", "done").as_bytes()).await.unwrap();
+        is_to_close.await.unwrap();
+        drop(stream);
+        closed.send(()).unwrap();
+    });
+    let asked = AtomicUsize::new(0);
+    let once: Resolver = Arc::new(move |_, _| match asked.fetch_add(1, Relaxed) {
+        0 => async move { Ok(vec![address]) }.boxed(),
+        _ => std::future::pending().boxed(),
+    });
+    let invoker = invoker("http://once.example/", local(), once);
+    assert_eq!(invoke(&invoker).await.unwrap().body, "done");
+    close.send(()).unwrap();
+    is_closed.await.unwrap();
+    // The runtime looks at its sockets before it goes on here.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    assert_eq!(class_and_code(&invoke(&invoker).await), (ErrorClass::Unavailable, "connect"));
+}
+
+#[tokio::test]
+async fn a_target_that_has_the_request_and_stays_silent_has_failed() {
+    let (listener, invoker) = listening().await;
+    let (read, has_read) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await.unwrap();
+        read.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut invoked = std::pin::pin!(invoke(&invoker));
+    tokio::select! {
+        result = &mut invoked => panic!("nobody answered: {result:?}"),
+        read = has_read => read.unwrap(),
+    }
+    tokio::time::pause();
+    assert_eq!(class_and_code(&invoked.await), (ErrorClass::Failed, "timeout"));
+}
+
+#[tokio::test]
 async fn a_name_that_leads_to_a_forbidden_address_is_never_connected_to() {
     let server = Server::new(answer("200 OK", "")).await;
     let address = server.address;
