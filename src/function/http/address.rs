@@ -52,6 +52,12 @@ impl EgressPolicy {
     }
 
     fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+        // A connection to no address in particular goes to loopback.
+        let ip = match ip {
+            IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            _ => ip,
+        };
         self.own_listeners.iter().any(|own| {
             let own_ip = canonical(own.ip());
             port == own.port()
@@ -263,6 +269,21 @@ mod tests {
             assert_eq!(policy.check(SocketAddr::new(own, 82)), Ok(()), "{own}");
         }
         assert_eq!(policy.check("192.0.2.1:81".parse().unwrap()), Ok(()));
+    }
+
+    #[test]
+    fn no_address_in_particular_is_loopback_and_so_may_be_a_listener_of_ours() {
+        let everything = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+        let own_listeners = ["127.0.0.1:81", "[::1]:82", "0.0.0.0:83", "[::]:84"].map(|own| own.parse().unwrap());
+        let policy = EgressPolicy { own_listeners: own_listeners.to_vec(), allow: everything, ..Default::default() };
+        for text in ["0.0.0.0", "::", "::ffff:0.0.0.0", "64:ff9b::", "127.0.0.1", "::1"] {
+            let ip = text.parse().unwrap();
+            for own in 81..=84 {
+                let refused = policy.check(SocketAddr::new(ip, own)).unwrap_err();
+                assert_eq!(refused.kind, "a listener of this broker", "{text} {own}");
+            }
+            assert_eq!(policy.check(SocketAddr::new(ip, 80)), Ok(()), "{text}");
+        }
     }
 
     #[test]
