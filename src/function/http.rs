@@ -4,6 +4,7 @@ pub mod address;
 mod answer;
 mod connect;
 mod connections;
+mod slots;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -19,16 +20,18 @@ use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::address::EgressPolicy;
 use self::connect::{ConnectError, Connector, Resolver, host_and_port, system_resolver};
 use self::connections::{Connections, SendError};
+use self::slots::{NoSlot, Place, Slot, Slots};
 use super::frame::{OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use super::instance::{InvocationResult, interrupted};
+use super::instance::{InvocationResult, interrupted, queue_full};
 use super::invoker::{Invoker, InvokerStatus};
 use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
 use super::spec::FunctionSpec;
@@ -104,13 +107,21 @@ pub fn check_target(url: &str, policy: &EgressPolicy) -> Result<Uri, TargetError
 
 /// Runs the invocations of an http function. `instances.max × instances.concurrency` requests run at a time.
 pub(super) struct HttpInvoker {
-    target: Target,
-    timeout: Duration,
-    connections: Arc<Connections>,
-    slots: Arc<Semaphore>,
+    /// Where requests go from now on.
+    route: RwLock<Arc<Route>>,
+    policy: Arc<EgressPolicy>,
+    resolver: Resolver,
+    slots: Arc<Slots>,
     status: watch::Sender<InvokerStatus>,
     stats: Arc<Stats>,
     cancel: CancellationToken,
+}
+
+/// What a definition says of requests.
+struct Route {
+    target: Target,
+    timeout: Duration,
+    connections: Arc<Connections>,
 }
 
 /// What every request to it says.
@@ -119,6 +130,10 @@ struct Target {
     origin_form: Uri,
     host: HeaderValue,
 }
+
+/// Nothing was sent of this invocation, and the function has stopped.
+#[derive(Debug)]
+pub(super) struct NotBegun(pub(super) Box<Invocation>);
 
 impl HttpInvoker {
     pub(super) fn new(spec: &FunctionSpec, uri: Uri, policy: Arc<EgressPolicy>, stats: Arc<Stats>) -> Self {
@@ -132,36 +147,59 @@ impl HttpInvoker {
         stats: Arc<Stats>,
         resolver: Resolver,
     ) -> Self {
-        let slots = spec.instances.max as usize * spec.instances.concurrency as usize;
         Self {
-            target: Target::of(&uri),
-            timeout: spec.timeout,
-            connections: Arc::new(Connections::new(uri, Connector::new(policy, resolver))),
-            slots: Arc::new(Semaphore::new(slots)),
+            route: RwLock::new(Arc::new(Route::of(spec, uri, &policy, &resolver))),
+            policy,
+            resolver,
+            slots: Slots::new(slots_of(spec)),
             status: watch::Sender::new(InvokerStatus::default()),
             stats,
             cancel: CancellationToken::new(),
         }
     }
 
-    async fn run(&self, invocation: Invocation) -> InvocationResult {
+    /// Lets another definition take over, also for what waits. Requests that are under way go on as they began.
+    pub(super) fn replace(&self, spec: &FunctionSpec, uri: Uri) {
+        // Before anybody is woken by a slot.
+        *self.route.write() = Arc::new(Route::of(spec, uri, &self.policy, &self.resolver));
+        self.slots.replace(slots_of(spec));
+    }
+
+    /// As [`Invoker::invoke`], but gives back what it has not begun with when the function stops.
+    ///
+    /// # Errors
+    /// [`NotBegun`].
+    pub(super) async fn try_invoke(&self, invocation: Invocation) -> Result<InvocationResult, NotBegun> {
+        let result = self.run(invocation).await?;
+        match &result {
+            Ok(_) => drop(self.stats.succeeded.fetch_add(1, Relaxed)),
+            Err(error) => self.stats.count(Some(error.class)),
+        }
+        Ok(result)
+    }
+
+    async fn run(&self, invocation: Invocation) -> Result<InvocationResult, NotBegun> {
         if invocation.payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(InvocationError::payload_too_large(invocation.payload.len()));
+            return Ok(Err(InvocationError::payload_too_large(invocation.payload.len())));
         }
         let called = Instant::now();
-        let slot = self.slot().await.ok_or_else(interrupted)?;
+        let slot = match self.slot(invocation.payload.len()).await {
+            Ok(slot) => slot,
+            Err(NoSlot::QueueFull) => return Ok(Err(queue_full())),
+            Err(NoSlot::Closed) => return Err(NotBegun(Box::new(invocation))),
+        };
         let begun = Instant::now();
         self.stats.queue_wait.observe(begun - called);
         let busy = Counted::new(&self.status, |status| &mut status.instances.busy);
-        self.attempt(invocation, begun, (slot, busy)).await
+        Ok(self.attempt(invocation, begun, (slot, busy)).await)
     }
 
     /// The request, while it keeps `held`. What it needs is made outside of its future, which would have room for all
     /// of it until its end.
     fn attempt<T: Send + 'static>(&self, invocation: Invocation, begun: Instant, held: T) -> ToTheEnd {
-        let (stats, cancel, timeout) = (Arc::clone(&self.stats), self.cancel.clone(), self.timeout);
-        let exchange =
-            exchange(Arc::clone(&self.connections), self.target.request(invocation), begun + timeout, timeout);
+        let (stats, cancel, route) = (Arc::clone(&self.stats), self.cancel.clone(), Arc::clone(&self.route.read()));
+        let request = route.target.request(invocation);
+        let exchange = exchange(Arc::clone(&route.connections), request, begun + route.timeout, route.timeout);
         let attempt = async move {
             let _held = held;
             let result = tokio::select! {
@@ -176,16 +214,28 @@ impl HttpInvoker {
         ToTheEnd(Some(attempt.boxed()))
     }
 
-    /// `None` when the function is stopped.
-    async fn slot(&self) -> Option<OwnedSemaphorePermit> {
-        let slots = || Arc::clone(&self.slots);
-        match slots().try_acquire_owned() {
-            Ok(slot) => Some(slot),
-            Err(TryAcquireError::Closed) => None,
-            Err(TryAcquireError::NoPermits) => {
+    /// The right to send a request with a payload of `bytes`.
+    async fn slot(&self, bytes: usize) -> Result<Slot, NoSlot> {
+        match self.slots.ask(bytes)? {
+            Place::Free(slot) => Ok(slot),
+            Place::Queued(waiting) => {
                 let _queued = Counted::new(&self.status, |status| &mut status.queued);
-                slots().acquire_owned().await.ok()
+                waiting.slot().await
             }
+        }
+    }
+}
+
+fn slots_of(spec: &FunctionSpec) -> usize {
+    spec.instances.max as usize * spec.instances.concurrency as usize
+}
+
+impl Route {
+    fn of(spec: &FunctionSpec, uri: Uri, policy: &Arc<EgressPolicy>, resolver: &Resolver) -> Self {
+        Self {
+            target: Target::of(&uri),
+            timeout: spec.timeout,
+            connections: Arc::new(Connections::new(uri, Connector::new(Arc::clone(policy), Arc::clone(resolver)))),
         }
     }
 }
@@ -193,12 +243,10 @@ impl HttpInvoker {
 impl Invoker for HttpInvoker {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'_, InvocationResult> {
         async move {
-            let result = self.run(invocation).await;
-            match &result {
-                Ok(_) => drop(self.stats.succeeded.fetch_add(1, Relaxed)),
-                Err(error) => self.stats.count(Some(error.class)),
-            }
-            result
+            self.try_invoke(invocation).await.unwrap_or_else(|NotBegun(_)| {
+                self.stats.count(Some(ErrorClass::Interrupted));
+                Err(interrupted())
+            })
         }
         .boxed()
     }

@@ -356,6 +356,12 @@ pub(super) fn interrupted() -> InvocationError {
     InvocationError::new(ErrorClass::Interrupted, "shutdown", "the broker stopped before the outcome was known")
 }
 
+/// The error of work that would have to wait behind too much.
+pub(super) fn queue_full() -> InvocationError {
+    let message = "too many invocations wait for an instance of the function";
+    InvocationError::new(ErrorClass::Throttled, "queue-full", message)
+}
+
 fn fault(class: ErrorClass, body: &[u8]) -> InvocationError {
     let unreadable =
         || Fault { code: "protocol".to_owned(), message: "the instance sent an error that cannot be read".to_owned() };

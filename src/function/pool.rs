@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::frame::PAYLOAD_BYTES_MAX;
 use super::instance::{
     Assignment, Definition, InstanceHost, InstanceId, InstanceTask, InvocationResult, Order, Report, interrupted,
+    queue_full,
 };
 use super::invoker::{Invoker, InvokerStatus};
 use super::outcome::{ErrorClass, Invocation, InvocationError};
@@ -355,10 +356,7 @@ impl PoolLoop {
         let error = match refusal {
             Refusal::NoInstance(error) => error,
             Refusal::Closing => interrupted(),
-            Refusal::QueueFull => {
-                let message = "too many invocations wait for an instance of the function";
-                InvocationError::new(ErrorClass::Throttled, "queue-full", message)
-            }
+            Refusal::QueueFull => queue_full(),
         };
         self.answer(assignment, error);
     }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::code::{CodeBundle, CodeError, CodeLimits};
 use super::code_store::{CodeLease, CodeStore, CodeStoreError};
 use super::http::address::EgressPolicy;
-use super::http::{HttpInvoker, TargetError, check_target};
+use super::http::{HttpInvoker, NotBegun, TargetError, check_target};
 use super::instance::{Definition, InstanceHost, interrupted};
 use super::interpreter::{InterpreterError, Interpreters};
 use super::invoker::{Invoker, InvokerStatus};
@@ -359,17 +359,33 @@ impl FunctionService {
     /// One attempt; see [`Invoker`] for what is promised.
     ///
     /// # Errors
-    /// [`InvocationError`]; an unknown function is class `broken-code` with code `unknown-function`, and from the
+    /// [`InvocationError`]; an unknown function is class `broken-code` with code `unknown-function`, one that was
+    /// deleted while the invocation waited for its turn is class `interrupted` with code `deleted`, and from the
     /// shutdown on any is class `interrupted`.
-    pub async fn invoke(&self, name: &str, invocation: Invocation) -> Result<InvocationSuccess, InvocationError> {
-        let Some(entry) = self.inner.get(name) else {
-            if self.is_stopping() {
-                return Err(interrupted());
+    pub async fn invoke(&self, name: &str, mut invocation: Invocation) -> Result<InvocationSuccess, InvocationError> {
+        let mut has_waited = false;
+        loop {
+            let entry = self.inner.get(name).ok_or_else(|| self.missing(name, has_waited))?;
+            let Runner::Http(http) = &entry.runner else { return entry.runner.invoker().invoke(invocation).await };
+            match http.try_invoke(invocation).await {
+                Ok(result) => return result,
+                // What runs under this name by now takes it, if anything does: one that stops is in its place no more.
+                Err(NotBegun(unbegun)) => (invocation, has_waited) = (*unbegun, true),
             }
-            let message = UnknownFunction(name.to_owned()).to_string();
-            return Err(InvocationError::new(ErrorClass::BrokenCode, "unknown-function", message));
-        };
-        entry.runner.invoker().invoke(invocation).await
+        }
+    }
+
+    /// Why an invocation finds no function.
+    fn missing(&self, name: &str, has_waited: bool) -> InvocationError {
+        if self.is_stopping() {
+            return interrupted();
+        }
+        if has_waited {
+            let message = format!("function {name:?} was deleted before this invocation began");
+            return InvocationError::new(ErrorClass::Interrupted, "deleted", message);
+        }
+        let message = UnknownFunction(name.to_owned()).to_string();
+        InvocationError::new(ErrorClass::BrokenCode, "unknown-function", message)
     }
 
     /// Makes a function of the embedding program known under a name, or replaces it; `spec.runtime` does not matter. It
@@ -549,8 +565,14 @@ impl Inner {
             return Ok(Switch::Unchanged(Arc::clone(entry)));
         }
         let stats = before.as_ref().map_or_else(Arc::<Stats>::default, |entry| Arc::clone(&entry.stats));
-        let version = before.map_or(1, |entry| entry.version + 1);
-        let runner = self.http_runner(&spec, url, &stats)?;
+        let version = before.as_ref().map_or(1, |entry| entry.version + 1);
+        let runner = match before.as_deref() {
+            Some(Entry { runner: Runner::Http(http), .. }) => {
+                http.replace(&spec, check_target(url, &self.egress)?);
+                Runner::Http(Arc::clone(http))
+            }
+            _ => self.http_runner(&spec, url, &stats)?,
+        };
         self.insert(Entry { spec: Arc::new(spec), version, runner, stats });
         Ok(Switch::Done(version, None))
     }

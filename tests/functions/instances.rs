@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tripline::function::{Deployed, ErrorClass, FunctionService, FunctionState, InstanceCounts, Runtime};
+use tripline::function::{Deployed, ErrorClass, FunctionService, FunctionSpec, FunctionState, InstanceCounts, Runtime};
 
 use crate::support::{NAME, PATIENCE, Stage, invocation, is_running, options, spec, with_initializer};
 
@@ -273,6 +273,50 @@ async fn a_function_may_change_its_runtime() {
     let deployed = stage.deploy(python, source).await;
     assert_eq!((deployed.version, deployed.state), (2, FunctionState::Ready));
     assert_eq!(stage.result("").await, r#""back""#);
+}
+
+/// A target that answers nothing until the listener goes.
+async fn silent() -> (tokio::net::TcpListener, FunctionSpec) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut http = spec();
+    http.runtime = Runtime::Http { url: format!("http://{}/", listener.local_addr().unwrap()) };
+    http.instances.max = 1;
+    (listener, http)
+}
+
+#[tokio::test]
+async fn what_waits_for_a_url_goes_on_with_the_code_that_takes_its_place() {
+    let (_listener, http) = silent().await;
+    let stage = Stage::new();
+    stage.service.deploy(http, None).await.unwrap();
+    let replaced = async {
+        stage.until(|status| status.instances.busy == 1 && status.queued == 1).await;
+        stage.deploy(spec(), "def handler(e, c): return 'from code'\n").await;
+    };
+    tokio::select! {
+        biased;
+        held = stage.invoke("held") => panic!("nobody answers it: {held:?}"),
+        (waited, ()) = async { tokio::join!(stage.invoke("waits"), replaced) } => {
+            assert_eq!(waited.unwrap().body, r#""from code""#);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_function_that_is_deleted_is_told_so() {
+    let (_listener, http) = silent().await;
+    let stage = Stage::new();
+    stage.service.deploy(http, None).await.unwrap();
+    let deleted = async {
+        stage.until(|status| status.instances.busy == 1 && status.queued == 1).await;
+        assert!(stage.service.remove(NAME, Duration::ZERO).await.unwrap());
+    };
+    let (held, waited, ()) = tokio::join!(stage.invoke("held"), stage.invoke("waits"), deleted);
+    assert_eq!(held.unwrap_err().code, "shutdown");
+    let error = waited.unwrap_err();
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::Interrupted, "deleted"));
+    assert_eq!(error.message, r#"function "notify" was deleted before this invocation began"#);
+    assert_eq!(stage.error("later").await.code, "unknown-function");
 }
 
 /// A broker in a process of its own, for [`a_killed_broker_takes_its_instances_along`].

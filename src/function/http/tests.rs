@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicUsize;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
+use super::super::pool_state::QUEUE_BYTES_MAX;
 use super::super::spec::{Instances, Payload, Runtime};
 use super::*;
 
@@ -447,6 +449,92 @@ async fn a_caller_that_goes_away_does_not_cut_a_request_that_has_begun() {
     status.wait_for(|status| status.instances.busy == 0).await.unwrap();
     assert_eq!(invoke(&invoker).await.unwrap().body, "done");
     assert_eq!(server.connections.load(Relaxed), 1, "a request that is cut takes its connection along");
+}
+
+/// A target that answers `name` to each request, when it may.
+async fn gated(name: &'static str) -> (Server, Arc<Semaphore>) {
+    let may_answer = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&may_answer);
+    let server = Server::with(move |mut stream| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            stream.write_all(answer("200 OK", name).as_bytes()).await.map(|()| stream)
+        }
+    });
+    (server.await, may_answer)
+}
+
+fn one_at_a_time() -> FunctionSpec {
+    let mut spec = spec(PATIENCE);
+    spec.instances.max = 1;
+    spec
+}
+
+#[tokio::test]
+async fn what_waits_goes_on_with_the_definition_that_takes_over_and_in_its_order() {
+    let ((old, may_old), (new, may_new)) = (gated("old").await, gated("new").await);
+    let invoker = HttpInvoker::new(&one_at_a_time(), old.url.parse().unwrap(), Arc::new(local()), Arc::default());
+    let mut status = invoker.status();
+    let invoke = |id| invoker.invoke(invocation(id));
+    let taken_over = async {
+        status.wait_for(|status| status.instances.busy == 1 && status.queued == 2).await.unwrap();
+        invoker.replace(&one_at_a_time(), new.url.parse().unwrap());
+        // Nothing of theirs was sent, and they do not wait for what was.
+        may_new.add_permits(2);
+        status.wait_for(|status| status.instances.busy == 1 && status.queued == 0).await.unwrap();
+        may_old.add_permits(1);
+    };
+    let (first, second, third, ()) = tokio::join!(invoke("1"), invoke("2"), invoke("3"), taken_over);
+    assert_eq!(first.unwrap().body, "old", "it finishes what it holds");
+    assert_eq!((second.unwrap().body, third.unwrap().body), ("new".into(), "new".into()));
+    assert_eq!(old.requests.lock().len(), 1);
+    let order: Vec<bool> = new.requests.lock().iter().map(|request| request.contains("-id: 2\r\n")).collect();
+    assert_eq!(order, [true, false]);
+}
+
+#[tokio::test]
+async fn what_waits_when_the_function_stops_is_given_back() {
+    let (server, may_answer) = gated("done").await;
+    let invoker = HttpInvoker::new(&one_at_a_time(), server.url.parse().unwrap(), Arc::new(local()), Arc::default());
+    let mut status = invoker.status();
+    let stopped = async {
+        status.wait_for(|status| status.instances.busy == 1 && status.queued == 1).await.unwrap();
+        let stopped = invoker.stop(Instant::now() + PATIENCE);
+        may_answer.add_permits(1);
+        stopped.await;
+    };
+    let (first, second, ()) = tokio::join!(invoke(&invoker), invoker.try_invoke(invocation("second")), stopped);
+    assert_eq!(first.unwrap().body, "done");
+    assert_eq!(second.unwrap_err().0.id, "second");
+    assert_eq!(class_and_code(&invoke(&invoker).await), (ErrorClass::Interrupted, "shutdown"));
+    assert_eq!(server.requests.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn too_much_that_waits_is_refused_as_a_pool_does() {
+    let (server, may_answer) = gated("done").await;
+    let invoker = HttpInvoker::new(&one_at_a_time(), server.url.parse().unwrap(), Arc::new(local()), Arc::default());
+    let mut status = invoker.status();
+    let large = Bytes::from(vec![b'x'; PAYLOAD_BYTES_MAX]);
+    let fits = QUEUE_BYTES_MAX / PAYLOAD_BYTES_MAX;
+    let mut waiting: Vec<_> = std::iter::once(invocation("held"))
+        .chain((0..fits).map(|_| Invocation { payload: large.clone(), ..invocation("waits") }))
+        .map(|invocation| invoker.invoke(invocation))
+        .collect();
+    let held = waiting.remove(0);
+    let refused = async {
+        status.wait_for(|status| status.instances.busy == 1 && status.queued == fits).await.unwrap();
+        let refused = invoke(&invoker).await;
+        assert_eq!(class_and_code(&refused), (ErrorClass::Throttled, "queue-full"));
+    };
+    tokio::select! {
+        biased;
+        _ = held => panic!("nobody answers it"),
+        _ = futures_util::future::join_all(waiting) => panic!("they wait"),
+        () = refused => {}
+    }
+    drop(may_answer);
 }
 
 #[tokio::test]
