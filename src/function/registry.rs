@@ -34,6 +34,14 @@ pub enum RegisterError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnregisterError {
+    /// Somebody needs it; nothing has changed.
+    #[error("function {name} is invoked by {user}, which must be deleted first")]
+    InUse {
+        /// The function.
+        name: String,
+        /// What needs it, such as `trigger x`.
+        user: String,
+    },
     /// It is still remembered.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -148,22 +156,42 @@ impl FunctionRegistry {
 
     /// Forgets a function, stops it and deletes its code. Durable on return; `false` when there was none.
     ///
+    /// `unused` is asked when nothing else changes functions any more: it refuses, or answers what keeps new users away
+    /// while it lives. That is let go when nobody finds the function any more.
+    ///
     /// # Errors
     /// See [`UnregisterError`].
-    pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
+    pub async fn remove<U: Send + 'static>(
+        &self,
+        name: &str,
+        grace: Duration,
+        unused: impl Future<Output = Result<U, UnregisterError>> + Send + 'static,
+    ) -> Result<bool, UnregisterError> {
         let (registry, name) = (self.clone(), name.to_owned());
-        self.broker.to_the_end(async move { registry.remove_now(&name, grace).await }).await
+        self.broker.to_the_end(async move { registry.remove_now(&name, grace, unused).await }).await
     }
 
-    async fn remove_now(&self, name: &str, grace: Duration) -> Result<bool, UnregisterError> {
+    async fn remove_now<U>(
+        &self,
+        name: &str,
+        grace: Duration,
+        unused: impl Future<Output = Result<U, UnregisterError>>,
+    ) -> Result<bool, UnregisterError> {
         let _one_at_a_time = self.change().await.ok_or(RemoveError::Stopping)?;
+        let unused = unused.await?;
         let known = self.broker.journal().look(|state| state.functions.contains_key(name));
         if known {
             let record = FunctionRemoved { name: name.to_owned() };
             let next = self.broker.journal().append(&[record.into()], now_ms())?;
             self.broker.journal().durable(next).await?;
         }
-        Ok(self.service.remove(name, grace).await? || known)
+        let leaving = self.service.take_out(name).await?;
+        // Its instances may take all of their time to end, which keeps nobody else waiting.
+        drop(unused);
+        match leaving {
+            Some(leaving) => leaving.end(grace).await.map(|()| true).map_err(UnregisterError::from),
+            None => Ok(known),
+        }
     }
 
     /// Refuses to deploy and to remove from here on, while what is there still runs: triggers that stop invoke

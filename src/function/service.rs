@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{Mutex, MutexGuard, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::code::{CodeBundle, CodeError, CodeLimits};
@@ -258,6 +258,22 @@ impl Switched {
     }
 }
 
+/// A function that nobody finds any more and that still runs. None takes its name until it has ended.
+pub(super) struct Leaving<'a> {
+    inner: &'a Inner,
+    entry: Arc<Entry>,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
+impl Leaving<'_> {
+    /// Stops it, giving its instances `grace` to finish, and deletes its code.
+    pub(super) async fn end(self, grace: Duration) -> Result<(), RemoveError> {
+        self.entry.runner.invoker().stop(Instant::now() + grace).await;
+        let (store, name) = (Arc::clone(&self.inner.host.code_store), self.entry.spec.name.clone());
+        Ok(blocking(move || store.remove(&name)).await?)
+    }
+}
+
 impl FunctionService {
     /// A service without functions. Must be called on a tokio runtime with time and I/O.
     ///
@@ -410,15 +426,20 @@ impl FunctionService {
     /// # Errors
     /// See [`RemoveError`].
     pub async fn remove(&self, name: &str, grace: Duration) -> Result<bool, RemoveError> {
-        let _one_at_a_time = self.inner.changing.lock().await;
+        match self.take_out(name).await? {
+            Some(leaving) => leaving.end(grace).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The part of [`FunctionService::remove`] after which nobody finds the function any more.
+    pub(super) async fn take_out(&self, name: &str) -> Result<Option<Leaving<'_>>, RemoveError> {
+        let one_at_a_time = self.inner.changing.lock().await;
         if self.is_stopping() {
             return Err(RemoveError::Stopping);
         }
-        let Some(entry) = self.inner.functions.write().remove(name) else { return Ok(false) };
-        entry.runner.invoker().stop(Instant::now() + grace).await;
-        let (store, name) = (Arc::clone(&self.inner.host.code_store), name.to_owned());
-        blocking(move || store.remove(&name)).await?;
-        Ok(true)
+        let entry = self.inner.functions.write().remove(name);
+        Ok(entry.map(|entry| Leaving { inner: &self.inner, entry, _one_at_a_time: one_at_a_time }))
     }
 
     /// What is known about a function; nothing from the shutdown on.

@@ -281,6 +281,7 @@ impl From<RegisterError> for Problem {
 impl From<UnregisterError> for Problem {
     fn from(error: UnregisterError) -> Self {
         match error {
+            UnregisterError::InUse { .. } => Self::new(StatusCode::CONFLICT, "function-in-use", error.to_string()),
             UnregisterError::Journal(error) => error.into(),
             UnregisterError::Remove(RemoveError::Store(_)) => Self::internal("code-store", error),
             UnregisterError::Remove(RemoveError::Stopping) => Self::stopping(error.to_string()),

@@ -80,7 +80,7 @@ struct Inner {
     /// Follows topics that come and go, until the shutdown.
     follower: Mutex<Option<JoinHandle<()>>>,
     /// One definition changes at a time.
-    changing: tokio::sync::Mutex<Changes>,
+    changing: Arc<tokio::sync::Mutex<Changes>>,
 }
 
 /// Whether definitions still change.
@@ -95,6 +95,12 @@ impl Changes {
     fn goes_on(self) -> Result<(), ApplyTriggerError> {
         if self == Self::GoOn { Ok(()) } else { Err(ApplyTriggerError::Stopping) }
     }
+}
+
+/// No trigger changes while this lives.
+#[derive(Debug)]
+pub struct NoChanges {
+    _changing: tokio::sync::OwnedMutexGuard<Changes>,
 }
 
 /// The task that drives a partition's lanes.
@@ -130,7 +136,7 @@ impl Inner {
             traces,
             trace_writer: Mutex::new(Some(trace_writer)),
             follower: Mutex::default(),
-            changing: tokio::sync::Mutex::new(Changes::GoOn),
+            changing: Arc::new(tokio::sync::Mutex::new(Changes::GoOn)),
         }
     }
 }

@@ -186,11 +186,9 @@ pub(crate) async fn delete(
     _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let name = own_name(&name)?;
-    if let Some(user) = rooms.triggers.using_function(name.as_str()) {
-        let detail = format!("function {name} is invoked by trigger {user}; delete the trigger first");
-        return Err(Problem::new(StatusCode::CONFLICT, "function-in-use", detail));
-    }
-    if rooms.functions.remove(name.as_str(), REMOVE_GRACE).await? {
+    let (triggers, function) = (rooms.triggers.clone(), name.clone());
+    let unused = async move { triggers.keep_unused(function.as_str()).await };
+    if rooms.functions.remove(name.as_str(), REMOVE_GRACE, unused).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(Problem::not_found("function", "unknown-function", name.as_str()))

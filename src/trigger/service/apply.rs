@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::lanes::start_at;
 use super::topics::selected;
-use super::{ApplyTriggerError, TriggerService};
+use super::{ApplyTriggerError, Changes, NoChanges, TriggerService};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{
     JournalRecord, LaneId, TriggerDefined, TriggerProgress, TriggerRemoved, TriggerTopicForgotten,
@@ -17,6 +17,7 @@ use crate::broker::record::{
 use crate::broker::state::State;
 use crate::broker::{Broker, CreateTopicError, Topic};
 use crate::config::planned::Planned;
+use crate::function::registry::UnregisterError;
 use crate::function::{FunctionSpec, Instances, Payload, RemoveError, Runtime};
 use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::runner::{Runner, inline_function};
@@ -256,6 +257,24 @@ impl TriggerService {
         self.end_runs(id).await;
         self.remove_inline(name).await;
         Ok(true)
+    }
+}
+
+impl TriggerService {
+    /// Keeps a function without triggers, for as long as what is answered lives: for whoever deletes it. A trigger that
+    /// is applied meanwhile waits, and finds it there or not.
+    ///
+    /// # Errors
+    /// [`UnregisterError`]: a trigger invokes it, or nobody can say any more.
+    pub async fn keep_unused(&self, function: &str) -> Result<NoChanges, UnregisterError> {
+        let changing = Arc::clone(&self.inner.changing).lock_owned().await;
+        if *changing == Changes::HaveEnded {
+            return Err(RemoveError::Stopping.into());
+        }
+        match self.using_function(function) {
+            Some(user) => Err(UnregisterError::InUse { name: function.to_owned(), user: format!("trigger {user}") }),
+            None => Ok(NoChanges { _changing: changing }),
+        }
     }
 }
 

@@ -193,8 +193,7 @@ impl TriggerService {
     }
 
     /// The name of a trigger that invokes this function.
-    #[must_use]
-    pub fn using_function(&self, function: &str) -> Option<String> {
+    pub(super) fn using_function(&self, function: &str) -> Option<String> {
         let running = self.inner.running.read();
         let mut users = running.iter().filter(|(_, running)| running.runner.spec().invokes(function));
         users.next().map(|(name, _)| name.clone())
