@@ -104,15 +104,20 @@ fn kill_all(list: impl Fn() -> Vec<Pid>) {
 mod proc_fs {
     use std::collections::HashMap;
     use std::fs;
+    use std::path::{Path, PathBuf};
 
     use rustix::process::Pid;
 
     /// What `/proc/<pid>/stat` says about a process that has not ended.
+    #[derive(Debug)]
     struct Stat {
         pid: Pid,
         parent: i32,
         session: i32,
     }
+
+    /// Where the number of threads stands behind the state.
+    const STATE_TO_THREADS: usize = 17;
 
     /// All running processes below `root`, without it.
     pub(super) fn descendants(root: Pid) -> Vec<Pid> {
@@ -156,19 +161,31 @@ mod proc_fs {
 
     fn children_of(pid: Pid) -> Vec<Pid> {
         let mut found = Vec::new();
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", raw(pid))) else { return found };
-        for thread in threads.flatten() {
-            let list = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for thread in threads_of(pid) {
+            let list = fs::read_to_string(thread.join("children")).unwrap_or_default();
             found.extend(list.split_ascii_whitespace().filter_map(parse_pid));
         }
         found
     }
 
+    fn threads_of(pid: Pid) -> impl Iterator<Item = PathBuf> {
+        let threads = fs::read_dir(format!("/proc/{}/task", raw(pid)));
+        threads.into_iter().flatten().flatten().map(|thread| thread.path())
+    }
+
+    /// What `read` finds in a file of a process: that of its first thread or, where this has ended before the others
+    /// and has no memory any more, that of one which has.
+    fn of_any_thread<T>(pid: Pid, file: &str, read: impl Fn(Vec<u8>) -> Option<T>) -> Option<T> {
+        let of = |folder: &Path| read(fs::read(folder.join(file)).ok()?);
+        let first = Path::new("/proc").join(raw(pid).to_string());
+        of(&first).or_else(|| threads_of(pid).find_map(|thread| of(&thread)))
+    }
+
     /// All running processes of the session of `leader`, or with `mark` in the environment they started with.
     pub(super) fn marked(leader: Pid, mark: &[u8]) -> Vec<Pid> {
         let is_marked = |pid: Pid| {
-            fs::read(format!("/proc/{}/environ", raw(pid)))
-                .is_ok_and(|environ| environ.split(|&byte| byte == 0).any(|variable| variable == mark))
+            let environ = of_any_thread(pid, "environ", |environ| (!environ.is_empty()).then_some(environ));
+            environ.is_some_and(|environ| environ.split(|&byte| byte == 0).any(|variable| variable == mark))
         };
         let own = rustix::process::getpid();
         running()
@@ -179,15 +196,19 @@ mod proc_fs {
     }
 
     pub(super) fn resident_bytes(pid: Pid) -> Option<u64> {
-        let statm = fs::read_to_string(format!("/proc/{}/statm", raw(pid))).ok()?;
-        let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let pages = of_any_thread(pid, "statm", |statm| {
+            let pages: u64 = std::str::from_utf8(&statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+            (pages > 0).then_some(pages)
+        })?;
         Some(pages * rustix::param::page_size() as u64)
     }
 
     pub(super) fn proportional_bytes(pid: Pid) -> Option<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", raw(pid))).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
+        let kib: u64 = of_any_thread(pid, "smaps_rollup", |rollup| {
+            let line = std::str::from_utf8(&rollup).ok()?.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+            line.split_ascii_whitespace().next()?.parse().ok()
+        })?;
+        Some(kib * 1024)
     }
 
     fn running() -> Vec<Stat> {
@@ -203,13 +224,17 @@ mod proc_fs {
         fs::read_to_string(format!("/proc/{}/stat", raw(pid))).ok()
     }
 
-    /// The name in a stat line may hold blanks and parentheses, so reading starts behind its last `)`.
+    /// The name in a stat line may hold blanks and parentheses, so reading starts behind its last `)`. The state is
+    /// that of the first thread: where that has left by itself, the others run on, and are counted with it.
     fn parse_stat(pid: Pid, line: &str) -> Option<Stat> {
-        let mut fields = line[line.rfind(')')? + 1..].split_ascii_whitespace();
-        let state = fields.next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let session = fields.nth(1)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Stat { pid, parent, session })
+        let fields: Vec<&str> = line[line.rfind(')')? + 1..].split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<i32>().ok();
+        let stat = Stat { pid, parent: number(1)?, session: number(3)? };
+        let has_ended = match *fields.first()? {
+            "Z" => number(STATE_TO_THREADS).is_none_or(|threads| threads <= 1),
+            state => state == "X",
+        };
+        (!has_ended).then_some(stat)
     }
 
     fn parse_pid(text: &str) -> Option<Pid> {
@@ -230,6 +255,9 @@ mod proc_fs {
             let stat = parse_stat(pid, "42 (a) b (c) S 7 42 40 0 -1 4194560 1").unwrap();
             assert_eq!((stat.parent, stat.session), (7, 40));
             assert!(parse_stat(pid, "42 (a) Z 7 42 40 0").is_none(), "a zombie has ended");
+            let zombie = |threads| format!("42 (a) Z 7 42 40 0 -1 4227084 1 2 3 4 5 6 7 8 20 0 {threads} 0 3961342");
+            assert!(parse_stat(pid, &zombie(1)).is_none());
+            assert!(parse_stat(pid, &zombie(2)).is_some(), "only its first thread has ended");
             assert!(parse_stat(pid, "42 (a").is_none());
             assert!(parse_stat(pid, "").is_none());
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tripline::function::{ErrorClass, InstanceCounts, InvocationError, Launcher};
 
-use crate::support::{NAME, Stage, is_running, spec};
+use crate::support::{NAME, PATIENCE, Stage, is_running, spec};
 
 /// Limits must bite within this time.
 const CONTAINED_WITHIN: Duration = Duration::from_secs(2);
@@ -228,6 +228,66 @@ def handler(event, context):
     let (round, error) = leaked.await;
     assert_eq!(error.code, "out-of-memory", "short invocations are watched like long ones: {error:?}");
     assert!(round < 1000, "noticed after {round} MiB");
+}
+
+#[tokio::test]
+async fn a_process_whose_first_thread_has_left_is_limited_and_killed_like_any_other() {
+    let mut stage = stage(
+        Duration::from_secs(20),
+        r#"
+import subprocess, sys
+LEAVE = """
+import ctypes, os, threading, time
+def leave(mib):
+    def stay():
+        # The first thread has left when it has no memory any more.
+        while open("/proc/self/statm").read().split()[1] != "0": time.sleep(0.001)
+        print(os.getpid(), flush=True)
+        kept = b"x" * (mib << 20)
+        time.sleep(99)
+    threading.Thread(target=stay).start()
+    ctypes.CDLL(None).pthread_exit(None)
+"""
+exec(LEAVE)
+def child(mib, *command):
+    code = LEAVE + "leave(%d)" % mib
+    started = subprocess.Popen([*command, sys.executable, "-c", code], stdout=subprocess.PIPE)
+    print(started.stdout.readline().decode().strip(), flush=True)
+def handler(event, context):
+    if event == b"itself":
+        leave(400)
+    if event == b"its child":
+        child(400)
+        time.sleep(99)
+    if event == b"beside its child":
+        child(1, "env", "-i", "setsid")
+        kept = b"x" * (400 << 20)
+        time.sleep(99)
+    if event == b"behind it":
+        child(1, "setsid")
+        os._exit(7)
+    return 1
+"#,
+    )
+    .await;
+    for (payload, code) in [
+        ("itself", "out-of-memory"),
+        ("its child", "out-of-memory"),
+        ("beside its child", "out-of-memory"),
+        ("behind it", "exit-7"),
+    ] {
+        crashed(&stage.error(payload).await, code);
+        let pid = stage.log().await.text;
+        assert!(pid.parse::<u32>().is_ok(), "{payload}: {pid}");
+        let gone = async {
+            while is_running(&pid) {
+                tokio::task::yield_now().await;
+            }
+        };
+        // A thread that has been killed gives up its memory and environment some time before it has ended.
+        tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("{payload}: {pid} lives on"));
+    }
+    assert_eq!(stage.result("fine").await, "1");
 }
 
 #[tokio::test]

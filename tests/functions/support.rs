@@ -122,8 +122,11 @@ pub(crate) fn invocation(payload: &str) -> Invocation {
     }
 }
 
-/// Whether the process still runs.
+/// Whether the process still runs, be it without its first thread.
 pub(crate) fn is_running(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.trim()));
+    threads.into_iter().flatten().flatten().any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    })
 }
