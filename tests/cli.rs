@@ -864,6 +864,6 @@ fn the_guide_to_functions_is_what_happens() {
             None => panic!("what is {kind}?"),
         }
     }
-    assert_eq!(shown, 5);
+    assert_eq!(shown, 6);
     broker.good(&["apply", "-f", "remote.yaml", "-f", "direct.yaml"]);
 }

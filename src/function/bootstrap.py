@@ -233,6 +233,18 @@ def name_of(error):
     return kind.__name__ if kind.__module__ in ("builtins", "__main__") else kind.__module__ + "." + kind.__name__
 
 
+def describe_fault(error):
+    """What the broker is told of an exception of the handler."""
+    fault = {"code": name_of(error), "message": describe(error)}
+    try:
+        # Just that: what is not there or only looks like it, such as 0, says nothing.
+        if error.retryable is False:
+            fault["retryable"] = False
+    except BaseException:
+        pass  # it has none, or one that raises itself
+    return fault
+
+
 def shorten(names, most=20):
     names = list(names)
     text = ", ".join(names[:most]) + (", and %d more" % (len(names) - most) if len(names) > most else "")
@@ -316,7 +328,7 @@ def invoke(channel, handler, context, body, output_max):
         leave(error)
     except BaseException as error:
         flush()
-        channel.send_json(ERROR, {"code": name_of(error), "message": describe(error)})
+        channel.send_json(ERROR, describe_fault(error))
         return
     flush()
     send_result(channel, result, output_max)

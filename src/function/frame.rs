@@ -153,6 +153,8 @@ pub(super) struct Ready {
 pub(super) struct Fault {
     pub(super) code: String,
     pub(super) message: String,
+    /// Whether another try may help; missing where nothing is said about that.
+    pub(super) retryable: Option<bool>,
 }
 
 /// The head of a frame whose body is `body_bytes` long.

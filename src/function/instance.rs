@@ -288,7 +288,7 @@ impl StartFailure {
             InvocationError::new(ErrorClass::BrokenCode, code, message)
         };
         match ending {
-            Ending::Answered(Answer { kind: AnswerKind::Broken, body }) => fault(ErrorClass::BrokenCode, &body),
+            Ending::Answered(Answer { kind: AnswerKind::Broken, body }) => fault(&body, |_| ErrorClass::BrokenCode),
             Ending::Answered(answer) => {
                 broken("protocol", format!("{step} answered {:?}, which makes no sense", answer.kind))
             }
@@ -311,7 +311,7 @@ impl StartFailure {
 fn interpret(ending: Ending) -> Result<InvocationResult, Ending> {
     match ending {
         Ending::Answered(Answer { kind: AnswerKind::Result, body }) => Ok(Ok(InvocationSuccess { body })),
-        Ending::Answered(Answer { kind: AnswerKind::Error, body }) => Ok(Err(fault(ErrorClass::Failed, &body))),
+        Ending::Answered(Answer { kind: AnswerKind::Error, body }) => Ok(Err(fault(&body, class_of_raised))),
         other => Err(other),
     }
 }
@@ -362,11 +362,19 @@ pub(super) fn queue_full() -> InvocationError {
     InvocationError::new(ErrorClass::Throttled, "queue-full", message)
 }
 
-fn fault(class: ErrorClass, body: &[u8]) -> InvocationError {
-    let unreadable =
-        || Fault { code: "protocol".to_owned(), message: "the instance sent an error that cannot be read".to_owned() };
-    let Fault { code, message } = decode(body).unwrap_or_else(unreadable);
-    InvocationError::new(class, beginning(&code, CODE_BYTES_MAX), message)
+/// The handler has the last word on whether trying again may help; it may where it does not say.
+fn class_of_raised(fault: &Fault) -> ErrorClass {
+    if fault.retryable == Some(false) { ErrorClass::Rejected } else { ErrorClass::Failed }
+}
+
+fn fault(body: &[u8], class: impl FnOnce(&Fault) -> ErrorClass) -> InvocationError {
+    let fault = decode(body).unwrap_or_else(|| Fault {
+        code: "protocol".to_owned(),
+        message: "the instance sent an error that cannot be read".to_owned(),
+        retryable: None,
+    });
+    let class = class(&fault);
+    InvocationError::new(class, beginning(&fault.code, CODE_BYTES_MAX), fault.message)
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
@@ -412,4 +420,24 @@ fn reference(handler: &Handler) -> HandlerRef<'_> {
 
 fn dotted(handler: &Handler) -> String {
     format!("{}.{}", handler.module, handler.function)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_final_only_where_the_handler_says_so() {
+        for (more, class) in [
+            ("", ErrorClass::Failed),
+            (r#", "retryable": null"#, ErrorClass::Failed),
+            (r#", "retryable": true"#, ErrorClass::Failed),
+            (r#", "retryable": false"#, ErrorClass::Rejected),
+        ] {
+            let body = format!(r#"{{"code": "ValueError", "message": "no good"{more}}}"#);
+            assert_eq!(fault(body.as_bytes(), class_of_raised), InvocationError::new(class, "ValueError", "no good"));
+        }
+        let unreadable = fault(br#"{"code": "x", "message": "y", "retryable": 0}"#, class_of_raised);
+        assert_eq!((unreadable.class, unreadable.code.as_str()), (ErrorClass::Failed, "protocol"));
+    }
 }

@@ -18,7 +18,7 @@ pub enum ErrorClass {
     /// The handler raised, answered 5xx, 404, 408, 409, or ran out of time: the retry policy applies and an attempt is
     /// spent.
     Failed,
-    /// The handler refused the records for good (other 4xx): no retry.
+    /// The handler refused the records for good (other 4xx, raised with `retryable` being false): no retry.
     Rejected,
     /// The target asked to slow down (429, 503 with `Retry-After`, quota reached): no attempt spent.
     Throttled,

@@ -152,6 +152,60 @@ def handler(event, context):
 }
 
 #[tokio::test]
+async fn an_exception_that_says_so_is_a_refusal_and_whatever_else_it_has_is_a_failure() {
+    let stage = Stage::running(
+        r#"
+class Refused(Exception):
+    retryable = False
+class Later(Refused):
+    retryable = True
+class Odd(Exception):
+    def __init__(self, retryable):
+        self.retryable = retryable
+class Hostile(Exception):
+    @property
+    def retryable(self):
+        raise self.cause
+    def __init__(self, cause):
+        self.cause = cause
+class Slots(Exception):
+    def __getattribute__(self, name):
+        if name == "retryable": raise KeyboardInterrupt
+        return super().__getattribute__(name)
+class Equal:
+    def __eq__(self, other): return True
+    def __bool__(self): return False
+def marked():
+    error = ValueError("no good")
+    error.retryable = False
+    return error
+def handler(event, context):
+    raise eval(event)
+"#,
+    )
+    .await;
+    for (raised, class, code) in [
+        ("Refused('for good')", ErrorClass::Rejected, "notify.Refused"),
+        ("marked()", ErrorClass::Rejected, "ValueError"),
+        ("Odd(False)", ErrorClass::Rejected, "notify.Odd"),
+        ("Later()", ErrorClass::Failed, "notify.Later"),
+        ("ValueError('as ever')", ErrorClass::Failed, "ValueError"),
+        ("Odd(None)", ErrorClass::Failed, "notify.Odd"),
+        ("Odd(0)", ErrorClass::Failed, "notify.Odd"),
+        ("Odd('')", ErrorClass::Failed, "notify.Odd"),
+        ("Odd(Equal())", ErrorClass::Failed, "notify.Odd"),
+        ("Hostile(ValueError())", ErrorClass::Failed, "notify.Hostile"),
+        ("Hostile(SystemExit(3))", ErrorClass::Failed, "notify.Hostile"),
+        ("Slots()", ErrorClass::Failed, "notify.Slots"),
+    ] {
+        let error = stage.error(raised).await;
+        assert_eq!((error.class, error.code.as_str()), (class, code), "{raised}: {}", error.message);
+        assert!(error.message.starts_with("Traceback (most recent call last):\n"), "{raised}: {}", error.message);
+    }
+    assert_eq!(stage.service.describe(NAME).unwrap().stats.cold_start.count(), 1, "the instance survived all of it");
+}
+
+#[tokio::test]
 async fn the_initializer_runs_once_before_the_first_invocation() {
     let mut spec = spec();
     spec.runtime = with_initializer();

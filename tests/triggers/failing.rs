@@ -69,6 +69,33 @@ async fn records_that_keep_failing_become_dead_letters_with_every_header_and_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_handler_refuses_for_good_is_a_dead_letter_after_one_attempt() {
+    let world = World::start();
+    let topic = world.topic("t", 1).await;
+    let refuse = "
+class Refused(Exception):
+    retryable = False
+
+def handler(event, context):
+    print('try', context.attempt, flush=True)
+    raise Refused('no good')
+";
+    world.python("f", refuse).await;
+    let retry = json!({"initial": "10ms", "factor": 2, "max_interval": "1s", "max_attempts": 3, "jitter": "none"});
+    world.apply(json!({"trigger": "x", "input": {"topic": "t"}, "function": "f", "retry": retry, "dead_letter": {"topic": "t.dlq"}})).await;
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until_committed("x", 0, 1).await;
+    assert_eq!((report.counts.dead_lettered, report.counts.attempts_failed), (1, 1));
+    assert_eq!(world.printed.wait_for(1).await, ["try 1"]);
+    let letters = world.records("t.dlq", 0);
+    let value = |name: &str| {
+        let name = format!("tripline-dlq-{name}");
+        letters[0].headers.iter().find(|(header, _)| *header == name).unwrap().1.clone().unwrap()
+    };
+    assert_eq!([value("error-class"), value("error-code"), value("attempts")], ["rejected", "f.Refused", "1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_two_attempts_does_not_reset_the_count() {
     let retry = json!({"initial": "300ms", "factor": 1, "max_interval": "300ms", "max_attempts": 4, "jitter": "none"});
     let world = World::start();
