@@ -17,6 +17,7 @@
 pub mod code;
 pub mod code_store;
 mod frame;
+mod home;
 pub mod http;
 mod instance;
 pub mod interpreter;
@@ -37,6 +38,7 @@ mod stats;
 
 pub use code::{CodeBundle, CodeError, CodeLimits};
 pub use frame::{OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
+pub use home::Home;
 pub use http::address::EgressPolicy;
 pub use invoker::{Invoker, InvokerStatus};
 pub use log::{LINE_BYTES_MAX, LogLine, LogSink, LogStream};

@@ -20,7 +20,7 @@ use crate::broker::scrub::TICK;
 use crate::broker::{Broker, BrokerConfig, StartError, StartReport};
 use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
-use crate::function::{FunctionOptions, FunctionService, Launcher};
+use crate::function::{FunctionOptions, FunctionService, Home, Launcher};
 use crate::group::config::GroupConfig;
 use crate::group::expiry::OffsetExpiry;
 use crate::group::service::GroupService;
@@ -343,10 +343,15 @@ async fn start_functions(
     options.egress.allow_loopback = own_listeners.iter().all(|address| address.ip().is_loopback());
     options.egress.own_listeners = own_listeners.to_vec();
     options.egress.allow.clone_from(&config.egress_allow);
+    options.home = Some(Home::new(broker.cluster_id(), &config.broker.data).map_err(ServerError::Functions)?);
     if let Some(launcher) = &config.launcher {
         options.launcher = Launcher::Program(launcher.clone());
     }
     let service = FunctionService::new(options).map_err(ServerError::Functions)?;
+    let left_over = service.end_left_over().await;
+    if left_over > 0 {
+        tracing::warn!(processes = left_over, "functions of a broker that was killed had left them behind: killed");
+    }
     let function_log = tokio::spawn(log_writer.run(broker.clone()));
     Ok((FunctionRegistry::new(broker.clone(), service), function_log))
 }

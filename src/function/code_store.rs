@@ -61,6 +61,12 @@ impl CodeStore {
         Arc::new(Self { directory, in_use: Mutex::default() })
     }
 
+    /// Whether there ever was code.
+    #[must_use]
+    pub fn has_held_code(&self) -> bool {
+        self.directory.exists()
+    }
+
     /// Writes `bundle` as the next version of `name` and answers its number; durable on return.
     ///
     /// Calls for one name must not overlap.

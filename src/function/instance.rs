@@ -13,6 +13,7 @@ use super::code_store::{CodeLease, CodeStore};
 use super::frame::{
     self, Answer, AnswerKind, Fault, FrameError, FunctionFacts, HandlerRef, Load, OUTPUT_BYTES_MAX, Ready,
 };
+use super::home::Home;
 use super::interpreter::{Interpreter, Interpreters};
 use super::launch::EXIT_NOT_LAUNCHED;
 use super::log::{LogOrigin, LogSink};
@@ -40,6 +41,8 @@ pub(super) struct InstanceHost {
     pub(super) start_timeout: Duration,
     /// For `pre_stop`.
     pub(super) stop_timeout: Duration,
+    /// By which what it left behind is known when the broker was killed.
+    pub(super) home: Option<Home>,
 }
 
 /// A definition with its code, as instances run it.
@@ -134,15 +137,16 @@ impl InstanceTask {
         let interpreter = self.host.interpreters.python3().await;
         let interpreter = interpreter
             .map_err(|error| InvocationError::new(ErrorClass::BrokenCode, "interpreter-missing", error.to_string()))?;
-        let mark = uuid::Uuid::new_v4().to_string();
-        let mut process = self.spawn(&interpreter, &mark).await.map_err(|error| {
+        let instance = uuid::Uuid::new_v4().to_string();
+        let mark = self.host.home.as_ref().map_or_else(|| instance.clone(), |home| home.mark_of(&instance));
+        let mut process = self.spawn(&interpreter, mark).await.map_err(|error| {
             InvocationError::new(
                 ErrorClass::Unavailable,
                 "spawn-failed",
                 format!("no process could be started: {error}"),
             )
         })?;
-        match self.load(&mut process, &interpreter, &mark, begun + self.host.start_timeout).await {
+        match self.load(&mut process, &interpreter, &instance, begun + self.host.start_timeout).await {
             Ok(facts) => {
                 (self.report)(Report::Ready { start: begun.elapsed(), facts });
                 Ok(process)
@@ -154,7 +158,7 @@ impl InstanceTask {
         }
     }
 
-    async fn spawn(&self, interpreter: &Interpreter, mark: &str) -> std::io::Result<Process> {
+    async fn spawn(&self, interpreter: &Interpreter, mark: String) -> std::io::Result<Process> {
         let Definition { spec, code } = &*self.definition;
         let arguments = ["-E", "-S", "-X", "utf8", "-c", BOOTSTRAP];
         let plan = ProcessPlan {
@@ -163,7 +167,7 @@ impl InstanceTask {
             directory: std::path::absolute(code.directory())?,
             environment: spec.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             memory_bytes_max: spec.memory_bytes,
-            mark: mark.to_owned(),
+            mark,
         };
         let origin = LogOrigin { function: Arc::from(spec.name.as_str()), version: code.version(), instance: self.id };
         let InstanceHost { launcher, limits, spawner, log_sink, .. } = &*self.host;
@@ -174,10 +178,10 @@ impl InstanceTask {
         &self,
         process: &mut Process,
         interpreter: &Interpreter,
-        mark: &str,
+        instance: &str,
         deadline: Instant,
     ) -> Result<Ready, StartFailure> {
-        let request = load_frame(&self.definition, interpreter, mark);
+        let request = load_frame(&self.definition, interpreter, instance);
         let failed = |step| move |ending| StartFailure { step, ending };
         let loaded = process.exchange(request, Bytes::new(), deadline).await;
         expect(AnswerKind::Loaded, loaded).map_err(failed("importing the code"))?;

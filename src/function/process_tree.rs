@@ -5,9 +5,12 @@
 //! them. Only a process that left the session, cleared its environment *and* outlived the instance escapes; a pid
 //! namespace will end that.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
+
+use super::home::Home;
 
 /// The environment variable that marks every process of an instance.
 pub(super) const INSTANCE_MARK: &str = "TRIPLINE_INSTANCE";
@@ -86,6 +89,24 @@ pub(super) enum Excess {
     Ended,
 }
 
+/// Kills what instances of `home` left behind, and answers how many processes that were: the kernel ends an instance
+/// with its broker, but not what that had started. For the time before any instance starts.
+///
+/// Reads all of `/proc`: for a thread that may block.
+pub(super) fn kill_left_over(home: &Home) -> usize {
+    let mark = format!("{INSTANCE_MARK}={}", home.mark_of("")).into_bytes();
+    let mut killed = BTreeSet::new();
+    for _ in 0..ROUNDS_MAX {
+        let found = proc_fs::kill_marked_from(&mark);
+        if found.is_empty() {
+            break;
+        }
+        killed.extend(found.into_iter().map(Pid::as_raw_nonzero));
+        std::thread::sleep(ROUND_PAUSE);
+    }
+    killed.len()
+}
+
 /// Kills what `list` answers until it answers nothing new.
 fn kill_all(list: impl Fn() -> Vec<Pid>) {
     for _ in 0..ROUNDS_MAX {
@@ -104,9 +125,10 @@ fn kill_all(list: impl Fn() -> Vec<Pid>) {
 mod proc_fs {
     use std::collections::HashMap;
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
 
-    use rustix::process::Pid;
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
     /// What `/proc/<pid>/stat` says about a process that has not ended.
     #[derive(Debug)]
@@ -181,12 +203,31 @@ mod proc_fs {
         of(&first).or_else(|| threads_of(pid).find_map(|thread| of(&thread)))
     }
 
+    /// Kills all running processes of this user whose mark begins with `mark`, and answers them. Each is held before it
+    /// is looked at once more, so that no signal reaches another one which got its number meanwhile.
+    pub(super) fn kill_marked_from(mark: &[u8]) -> Vec<Pid> {
+        let (own, user) = (rustix::process::getpid(), rustix::process::geteuid().as_raw());
+        let is_left = |pid: Pid| {
+            let owner = fs::metadata(format!("/proc/{}", raw(pid))).map(|process| process.uid());
+            owner.is_ok_and(|owner| owner == user) && has_variable(pid, |variable| variable.starts_with(mark))
+        };
+        let candidates = running().into_iter().map(|stat| stat.pid).filter(|pid| *pid != own && is_left(*pid));
+        let kill = |pid: &Pid| {
+            let held = pidfd_open(*pid, PidfdFlags::empty());
+            held.is_ok_and(|held| is_left(*pid) && pidfd_send_signal(&held, Signal::KILL).is_ok())
+        };
+        candidates.filter(kill).collect()
+    }
+
+    /// Whether the environment that a process started with has a variable for which `matches` holds.
+    fn has_variable(pid: Pid, matches: impl Fn(&[u8]) -> bool) -> bool {
+        let environ = of_any_thread(pid, "environ", |environ| (!environ.is_empty()).then_some(environ));
+        environ.is_some_and(|environ| environ.split(|&byte| byte == 0).any(matches))
+    }
+
     /// All running processes of the session of `leader`, or with `mark` in the environment they started with.
     pub(super) fn marked(leader: Pid, mark: &[u8]) -> Vec<Pid> {
-        let is_marked = |pid: Pid| {
-            let environ = of_any_thread(pid, "environ", |environ| (!environ.is_empty()).then_some(environ));
-            environ.is_some_and(|environ| environ.split(|&byte| byte == 0).any(|variable| variable == mark))
-        };
+        let is_marked = |pid: Pid| has_variable(pid, |variable| variable == mark);
         let own = rustix::process::getpid();
         running()
             .into_iter()
@@ -285,6 +326,10 @@ mod proc_fs {
     }
 
     pub(super) fn marked(_: Pid, _: &[u8]) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    pub(super) fn kill_marked_from(_: &[u8]) -> Vec<Pid> {
         Vec::new()
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::code::{CodeBundle, CodeError, CodeLimits};
 use super::code_store::{CodeLease, CodeStore, CodeStoreError};
+use super::home::Home;
 use super::http::address::EgressPolicy;
 use super::http::{HttpInvoker, NotBegun, TargetError, check_target};
 use super::instance::{Definition, InstanceHost, interrupted};
@@ -23,6 +24,7 @@ use super::log::LogSink;
 use super::outcome::{ErrorClass, Invocation, InvocationError, InvocationSuccess};
 use super::pool::{Pool, ProbeResult};
 use super::process::{Launcher, ProcessLimits};
+use super::process_tree::kill_left_over;
 use super::spawner::Spawner;
 use super::spec::{FunctionSpec, Payload, Runtime};
 use super::stats::{Stats, StatsSnapshot};
@@ -49,6 +51,9 @@ pub struct FunctionOptions {
     pub start_timeout: Duration,
     /// For `pre_stop`. Default 5 s.
     pub stop_timeout: Duration,
+    /// The data directory that instances belong to. Default none: what they leave behind when this process is killed is
+    /// not known to be theirs.
+    pub home: Option<Home>,
 }
 
 impl FunctionOptions {
@@ -67,6 +72,7 @@ impl FunctionOptions {
             log_sink: Arc::new(drop),
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(5),
+            home: None,
         })
     }
 }
@@ -289,6 +295,7 @@ impl FunctionService {
             log_sink: options.log_sink,
             start_timeout: options.start_timeout,
             stop_timeout: options.stop_timeout,
+            home: options.home,
         };
         let inner = Inner {
             host: Arc::new(host),
@@ -299,6 +306,18 @@ impl FunctionService {
             stopping: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Kills what functions had started and what is still there because the process that ran them was killed. Answers
+    /// how many processes that were. Before the first function is restored or deployed.
+    pub async fn end_left_over(&self) -> usize {
+        let host = Arc::clone(&self.inner.host);
+        blocking(move || {
+            // Where nobody ever brought code, nothing was started: such a broker need not look at all processes.
+            let home = host.home.as_ref().filter(|_| host.code_store.has_held_code());
+            home.map_or(0, kill_left_over)
+        })
+        .await
     }
 
     /// Accepts a definition, with `code` if it is new: the source of the handler's module, or a zip archive.

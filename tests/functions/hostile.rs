@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tripline::function::{ErrorClass, InstanceCounts, InvocationError, Launcher};
 
-use crate::support::{NAME, PATIENCE, Stage, is_running, spec};
+use crate::support::{NAME, Stage, is_running, spec, until_gone};
 
 /// Limits must bite within this time.
 const CONTAINED_WITHIN: Duration = Duration::from_secs(2);
@@ -279,13 +279,8 @@ def handler(event, context):
         crashed(&stage.error(payload).await, code);
         let pid = stage.log().await.text;
         assert!(pid.parse::<u32>().is_ok(), "{payload}: {pid}");
-        let gone = async {
-            while is_running(&pid) {
-                tokio::task::yield_now().await;
-            }
-        };
         // A thread that has been killed gives up its memory and environment some time before it has ended.
-        tokio::time::timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("{payload}: {pid} lives on"));
+        until_gone(&pid).await;
     }
     assert_eq!(stage.result("fine").await, "1");
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tripline::function::{Deployed, ErrorClass, FunctionService, FunctionSpec, FunctionState, InstanceCounts, Runtime};
+use tripline::function::{
+    Deployed, ErrorClass, FunctionService, FunctionSpec, FunctionState, Home, InstanceCounts, Runtime,
+};
 
-use crate::support::{NAME, PATIENCE, Stage, invocation, is_running, options, spec, with_initializer};
+use crate::support::{NAME, PATIENCE, Stage, invocation, is_running, options, spec, until_gone, with_initializer};
 
 /// Answers the process id once the file named by the event is there.
 const WAITING: &str = r#"
@@ -232,12 +234,7 @@ async fn dropping_the_last_handle_ends_all_instances() {
     drop(stage.service);
     // The sender goes with the pool; its instances go before or with it.
     while status.changed().await.is_ok() {}
-    let gone = async {
-        while is_running(&pid) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the instance ends");
+    until_gone(&pid).await;
 }
 
 #[tokio::test]
@@ -330,29 +327,83 @@ async fn broker_to_be_killed() {
 
 #[tokio::test]
 async fn a_killed_broker_takes_its_instances_along() {
-    use tokio::io::{AsyncBufReadExt, BufReader};
-
     let mut broker = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "instances::broker_to_be_killed", "--ignored", "--nocapture"])
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(broker.stdout.take().unwrap()).lines();
-    let pid = loop {
-        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
-        if let Some(pid) = line.strip_prefix("instance ") {
-            break pid.to_owned();
-        }
-    };
+    let pid = printed_line(&mut broker, "instance ").await;
     assert!(is_running(&pid));
     broker.kill().await.unwrap();
-    let gone = async {
-        while is_running(&pid) {
-            tokio::task::yield_now().await;
+    until_gone(&pid).await;
+}
+
+/// What stands behind `prefix` in the first line that a process prints so.
+async fn printed_line(process: &mut tokio::process::Child, prefix: &str) -> String {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    loop {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        if let Some(rest) = line.strip_prefix(prefix) {
+            return rest.to_owned();
         }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the instance dies with its broker");
+    }
+}
+
+/// Of the data directory in these two tests.
+const CLUSTER_ID: uuid::Uuid = uuid::Uuid::from_u128(7);
+
+fn at_home(directory: &std::path::Path) -> FunctionService {
+    let mut options = options(directory);
+    options.home = Some(Home::new(CLUSTER_ID, directory).unwrap());
+    FunctionService::new(options).unwrap()
+}
+
+/// A broker in a process of its own, for [`what_a_function_had_started_ends_with_the_next_start_of_its_broker`].
+#[tokio::test]
+#[ignore = "runs until it is killed; started by another test"]
+async fn broker_to_be_killed_at_home() {
+    let service = at_home(std::path::Path::new(&std::env::var("TRIPLINE_TEST_HOME").unwrap()));
+    let source = "import os, subprocess
+def handler(event, context):
+    return '%d %d' % (os.getpid(), subprocess.Popen(['setsid', 'sleep', '99']).pid)
+";
+    service.deploy(spec(), Some(source.into())).await.unwrap();
+    let started = service.invoke(NAME, invocation("")).await.unwrap().body;
+    println!("\ninstance {}", std::str::from_utf8(&started).unwrap());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn what_a_function_had_started_ends_with_the_next_start_of_its_broker() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut broker = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "instances::broker_to_be_killed_at_home", "--ignored", "--nocapture"])
+        .env("TRIPLINE_TEST_HOME", directory.path())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let line = printed_line(&mut broker, "instance ").await;
+    let (instance, left) = line.trim_matches('"').split_once(' ').unwrap();
+    broker.kill().await.unwrap();
+    until_gone(instance).await;
+    assert!(is_running(left), "nothing else would end it");
+    // That of a copy of the directory, whose broker may well run.
+    let mut other = tokio::process::Command::new("sleep")
+        .arg("99")
+        .env("TRIPLINE_INSTANCE", format!("{CLUSTER_ID}.0-0/1"))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let service = at_home(directory.path());
+    assert_eq!(service.end_left_over().await, 1);
+    until_gone(left).await;
+    assert!(is_running(&other.id().unwrap().to_string()));
+    other.kill().await.unwrap();
+    assert_eq!(service.end_left_over().await, 0);
 }
 
 /// Not a check but a measurement: `cargo test --release --test functions measure -- --ignored --nocapture`.

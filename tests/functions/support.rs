@@ -130,3 +130,13 @@ pub(crate) fn is_running(pid: &str) -> bool {
         stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
     })
 }
+
+/// Waits until the process runs no more.
+pub(crate) async fn until_gone(pid: &str) {
+    let gone = async {
+        while is_running(pid) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap_or_else(|_| panic!("{pid} lives on"));
+}
