@@ -620,7 +620,7 @@ mod tests {
         long.code.push('x');
         state.end(Err(&long), &policies(ErrorsTolerance::All), NOW, 0);
         let kept = state.last_error.clone().unwrap();
-        assert_eq!((kept.code.len(), kept.message.len()), (128, 1024));
+        assert_eq!((kept.code.len(), kept.message.len()), (128, 1023));
         let bytes = bincode::serde::encode_to_vec(&state, bincode::config::standard()).unwrap();
         let (read, _) =
             bincode::serde::decode_from_slice::<AttemptState, _>(&bytes, bincode::config::standard()).unwrap();
