@@ -194,6 +194,27 @@ async fn a_letter_that_fails_again_is_appended_anew_with_its_origin_and_one_redr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_drops_no_letter_of_a_busy_key_and_a_replay_does_as_the_live_lanes_do() {
+    for per_key in [json!({"singleton": "skip"}), json!({"debounce": {"period": "1ms"}})] {
+        let world = World::start();
+        world.with_letters(&["1", "2", "3"], json!({})).await;
+        world.python("f", PRINT).await;
+        let definition = json!({
+            "trigger": "x", "input": {"topic": "t"}, "function": "f", "dead_letter": {"topic": "t.dlq"},
+            "order": "key", "window": {"count": 1}, "per_key": per_key,
+        });
+        world.apply(definition).await;
+        // All letters have one key, and are read at once.
+        let report = world.redrive(RedriveRequest::default()).await;
+        assert_eq!(report.counts.delivered, 3, "{per_key}");
+        assert_eq!(world.printed.wait_for(3).await, ["1", "2", "3"], "{per_key}");
+        let request = ReplayRequest { topic: None, ranges: vec![range(0, 3)], rate: None };
+        let replay = world.triggers.replay("x", request).await.unwrap();
+        assert_eq!(world.until_done(replay).await.counts.delivered, 1, "{per_key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn letters_that_were_redriven_too_often_are_passed_over_and_counted_unless_somebody_insists() {
     let world = World::start();
     world.with_letters(&["1"], json!({})).await;

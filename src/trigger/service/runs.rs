@@ -18,6 +18,7 @@ use crate::broker::state::{RunEntry, State};
 use crate::input::{EventInput, LogInput};
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
+use crate::trigger::flow::PerKey;
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{Message, PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
@@ -163,11 +164,13 @@ pub(super) fn noted(state: &State, entry: &RunEntry, range: &RunRange) -> Offset
 }
 
 /// The trigger's definition as its run follows it: what became a dead letter was let through by a filter already, and
-/// no window has more records than may begin in a second, since a window begins as a whole.
+/// what drops records of a busy key would lose it, as it then counts as redriven. What only delays them stays. No
+/// window has more records than may begin in a second, since a window begins as a whole.
 fn run_spec(spec: &TriggerSpec, definition: &RunDefinition) -> TriggerSpec {
     let mut spec = spec.clone();
     if definition.kind == RunKind::Redrive {
         spec.filter = None;
+        spec.per_key = PerKey { debounce: None, singleton: None, ..spec.per_key };
     }
     spec.window.count = spec.window.count.min(definition.rate.unwrap_or(u32::MAX));
     spec
