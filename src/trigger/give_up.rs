@@ -207,7 +207,7 @@ impl Told<'_> {
         loop {
             match outputs.leave(&outlet, &invoked).await {
                 Ok(()) => return Ok(()),
-                Err(error) if error.is_too_large() => {
+                Err(error) if error.fails_attempt().is_some() => {
                     tracing::error!(%error, "invocation record left out");
                     return Ok(());
                 }

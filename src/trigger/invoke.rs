@@ -223,23 +223,19 @@ impl Work {
         let mut destinations = self.spec.destinations.clone();
         let mut outputs = Outputs::of_success(&destinations, &invoked, body);
         loop {
-            match outputs.leave(&outlet, &invoked).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_too_large() => {
-                    return Err(InvocationError::new(ErrorClass::Failed, "result-too-large", error.to_string()));
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if self.runner.blocked(origin, &reason).await.is_err() {
-                        return Err(InvocationError::new(ErrorClass::Interrupted, "interrupted", reason));
-                    }
-                    let spec = self.runner.spec();
-                    if spec.destinations != destinations {
-                        // A topic that the definition does not name any more may be gone for good.
-                        destinations = spec.destinations.clone();
-                        outputs = Outputs::of_success(&destinations, &invoked, body);
-                    }
-                }
+            let Err(error) = outputs.leave(&outlet, &invoked).await else { return Ok(()) };
+            let reason = error.to_string();
+            if let Some(code) = error.fails_attempt() {
+                return Err(InvocationError::new(ErrorClass::Failed, code, reason));
+            }
+            if self.runner.blocked(origin, &reason).await.is_err() {
+                return Err(InvocationError::new(ErrorClass::Interrupted, "interrupted", reason));
+            }
+            let spec = self.runner.spec();
+            if spec.destinations != destinations {
+                // A topic that the definition does not name any more may be gone for good.
+                destinations = spec.destinations.clone();
+                outputs = Outputs::of_success(&destinations, &invoked, body);
             }
         }
     }

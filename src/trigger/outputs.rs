@@ -56,6 +56,8 @@ struct Output {
     key: Option<String>,
     value: Vec<u8>,
     is_event: bool,
+    /// Which of the results it is, from 1.
+    place: usize,
 }
 
 /// A window, for the record of its invocation.
@@ -75,26 +77,26 @@ pub(super) struct Invoked<'a> {
 
 /// The records that a function's answer amounts to.
 fn results(body: &[u8]) -> Vec<Output> {
-    let raw = |value: &[u8]| Output { key: None, value: value.to_vec(), is_event: false };
+    let raw = |value: &[u8]| Output { key: None, value: value.to_vec(), is_event: false, place: 1 };
     if body.is_empty() {
         return Vec::new();
     }
     match serde_json::from_slice::<Value>(body) {
         Err(_) => vec![raw(body)],
         Ok(Value::Null) => Vec::new(),
-        Ok(Value::Array(elements)) => elements.iter().map(result).collect(),
+        Ok(Value::Array(elements)) => (1..).zip(&elements).map(|(place, value)| result(value, place)).collect(),
         // An answer that only tells which records failed is no result.
         Ok(Value::Object(answer)) if answer.len() == 1 && answer.contains_key(BATCH_ITEM_FAILURES) => Vec::new(),
-        Ok(value) => vec![result(&value)],
+        Ok(value) => vec![result(&value, 1)],
     }
 }
 
-fn result(value: &Value) -> Output {
+fn result(value: &Value, place: usize) -> Output {
     let text = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let is_event =
         text("specversion") == Some("1.0") && ["id", "source", "type"].into_iter().all(|name| text(name).is_some());
     let key = text("partitionkey").filter(|_| is_event).map(str::to_owned);
-    Output { key, value: value.to_string().into_bytes(), is_event }
+    Output { key, value: value.to_string().into_bytes(), is_event, place }
 }
 
 fn invocation_record(invoked: &Invoked<'_>, condition: &str, response: &Value, payload: Value) -> Output {
@@ -117,7 +119,7 @@ fn invocation_record(invoked: &Invoked<'_>, condition: &str, response: &Value, p
         "responseContext": response,
         "responsePayload": payload,
     });
-    Output { key: Some(invoked.id.to_owned()), value: record.to_string().into_bytes(), is_event: false }
+    Output { key: Some(invoked.id.to_owned()), value: record.to_string().into_bytes(), is_event: false, place: 1 }
 }
 
 /// Records that a window leaves behind, as far as they are not in their topics yet.
@@ -182,8 +184,8 @@ impl Outputs {
     }
 
     /// Appends what is not in its topic yet. All is cut into batches before the first is appended: an attempt that
-    /// fails because one record does not fit leaves nothing behind. After an error it may be called again, and repeats
-    /// nothing that is there.
+    /// fails because its topic does not take one record leaves nothing behind. After an error it may be called again,
+    /// and repeats nothing that is there.
     ///
     /// # Errors
     /// See [`OutputError`].
@@ -210,8 +212,11 @@ impl OfTopic {
 
     /// Cuts what is not appended into batches, also anew: the topic may be another by now, or have other settings.
     fn cut(&mut self, takes: Takes, invoked: &Invoked<'_>) -> Result<(), OutputError> {
-        let fits =
-            |cut: &Cut| cut.partition < takes.partition_count && cut.batch.size_bytes() <= takes.max_message_bytes;
+        let fits = |cut: &Cut| {
+            cut.partition < takes.partition_count
+                && cut.batch.size_bytes() <= takes.max_message_bytes
+                && (!takes.needs_keys || cut.records.iter().all(|record| record.key.is_some()))
+        };
         if self.uncut.is_empty() && self.batches.iter().all(fits) {
             return Ok(());
         }
@@ -237,10 +242,13 @@ fn batches(
     invoked: &Invoked<'_>,
     outputs: Vec<Output>,
 ) -> Result<VecDeque<Cut>, OutputError> {
-    let Takes { partition_count: count, max_message_bytes: allowed } = takes;
+    let Takes { partition_count: count, max_message_bytes: allowed, needs_keys } = takes;
     let mut full = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     for output in outputs {
+        if needs_keys && output.key.is_none() {
+            return Err(OutputError::WithoutKey { topic: name.clone(), place: output.place });
+        }
         let partition =
             output.key.as_ref().map_or(invoked.partition % count, |key| partition_of_key(key.as_bytes(), count));
         let headers = headers(invoked, &output);
@@ -336,12 +344,12 @@ mod tests {
     }
 
     fn output(key: Option<&str>, value: &str) -> Output {
-        Output { key: key.map(str::to_owned), value: value.into(), is_event: false }
+        Output { key: key.map(str::to_owned), value: value.into(), is_event: false, place: 1 }
     }
 
     #[test]
     fn keyed_records_go_where_their_key_belongs_and_others_where_their_window_comes_from() {
-        let takes = Takes { partition_count: 3, max_message_bytes: 1000 };
+        let takes = Takes { partition_count: 3, max_message_bytes: 1000, needs_keys: false };
         let outputs = [output(None, "a"), output(Some("k"), "b"), output(None, "c"), output(Some("k"), "d")];
         let keyed = partition_of_key(b"k", 3);
         assert_ne!(keyed, 4 % 3, "else this test says nothing");
@@ -353,7 +361,7 @@ mod tests {
     fn batches_stay_below_what_the_topic_takes_and_one_record_that_does_not_fit_is_refused() {
         let value = "v".repeat(100);
         let outputs = vec![output(None, &value); 5];
-        let takes = Takes { partition_count: 1, max_message_bytes: 300 };
+        let takes = Takes { partition_count: 1, max_message_bytes: 300, needs_keys: false };
         let counts: Vec<usize> = cut(takes, &outputs).unwrap().into_iter().map(|(_, records)| records.len()).collect();
         assert_eq!(counts, [2, 2, 1]);
         let takes = Takes { max_message_bytes: 150, ..takes };
@@ -362,11 +370,21 @@ mod tests {
     }
 
     #[test]
+    fn a_compacted_topic_takes_results_with_a_key_alone_and_the_refusal_says_which_has_none() {
+        let event = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":"k"}"#;
+        let takes = Takes { partition_count: 1, max_message_bytes: 1000, needs_keys: true };
+        assert_eq!(cut(takes, &results(format!("[{event},{event}]").as_bytes())).unwrap().len(), 1);
+        let refused = cut(takes, &results(format!("[{event},7]").as_bytes())).unwrap_err();
+        assert!(refused.to_string().starts_with("result 2 has no key"), "{refused}");
+        assert!(refused.to_string().contains("topic out is compacted"), "{refused}");
+    }
+
+    #[test]
     fn what_is_cut_anew_is_what_is_not_appended() {
         let values = ["a", "b", "c"].map(|value| value.repeat(100));
         let uncut = values.iter().map(|value| output(None, value)).collect();
         let mut topic = OfTopic { name: TopicName::new("out").unwrap(), uncut, batches: VecDeque::new() };
-        let takes = Takes { partition_count: 3, max_message_bytes: 300 };
+        let takes = Takes { partition_count: 3, max_message_bytes: 300, needs_keys: false };
         topic.cut(takes, &INVOKED).unwrap();
         let appended = topic.batches.pop_front().unwrap();
         assert_eq!((appended.partition, appended.records.len()), (4 % 3, 2));
@@ -376,6 +394,10 @@ mod tests {
         topic.cut(Takes { partition_count: 1, ..takes }, &INVOKED).unwrap();
         let left: Vec<_> = topic.batches.iter().map(|cut| (cut.partition, cut.records.clone())).collect();
         assert_eq!(left, [(0, vec![output(None, &values[2])])]);
+        // A topic that is compacted by now takes no record without a key.
+        let compacted = Takes { partition_count: 1, needs_keys: true, ..takes };
+        let refused = topic.cut(compacted, &INVOKED).unwrap_err();
+        assert_eq!(refused.fails_attempt(), Some("result-without-key"), "{refused}");
         topic.batches.clear();
         assert!(topic.is_left());
     }

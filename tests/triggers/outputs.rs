@@ -2,7 +2,10 @@
 
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
+use tripline::topic::name::TopicName;
+use tripline::topic::spec::{CleanupPolicy, TopicConfig, TopicSpec};
 use tripline::trigger::service::TriggerState;
+use tripline::trigger::spec::TriggerSpec;
 
 use crate::harness::World;
 use crate::receiver::{Receiver, status};
@@ -65,6 +68,34 @@ async fn a_result_that_its_topic_does_not_take_fails_the_window_and_says_so() {
     assert_eq!(failed["responseContext"]["errorType"], "result-too-large");
     let told = failed["responsePayload"].as_str().unwrap();
     assert!(told.contains("topic results takes 1048588"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_without_a_key_fails_its_window_where_the_topic_is_compacted_and_holds_up_nothing() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let config = TopicConfig { cleanup_policy: CleanupPolicy::Compact, ..TopicConfig::default() };
+    let compacted = TopicSpec { name: TopicName::new("results").unwrap(), partitions: 1, config };
+    world.broker.create_topic(compacted).await.unwrap();
+    let event = json!({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "partitionkey": "k"});
+    let receiver = Receiver::start(move |invoked| match invoked.data[0].as_i64() {
+        Some(1) => json!([event, "keyless"]).to_string().into_response(),
+        _ => json!([event]).to_string().into_response(),
+    })
+    .await;
+    world.produce(&topic, 0, &["1", "2"]).await;
+    let mut definition = trigger(&receiver);
+    definition["window"]["count"] = json!(1);
+    let applied = world.triggers.apply(TriggerSpec::from_json(&definition).unwrap()).await.unwrap();
+    assert!(applied.warnings.iter().any(|warning| warning.contains("results is compacted")), "{applied:?}");
+    world.until_committed("t", 0, 2).await;
+    assert_eq!(receiver.invoked().len(), 3, "two attempts on the first record, and the other went on");
+    let results = world.records("results", 0);
+    assert_eq!(results.iter().map(|record| record.key.as_deref()).collect::<Vec<_>>(), [Some("k")]);
+    let failed: Value = serde_json::from_str(&world.records("failed", 0)[0].value).unwrap();
+    assert_eq!(failed["responseContext"]["errorType"], "result-without-key");
+    let told = failed["responsePayload"].as_str().unwrap();
+    assert!(told.starts_with("result 2 has no key") && told.contains("topic results is compacted"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Kafka's number for topics among what has settings.
 const TOPIC_RESOURCE: i8 = 2;
 const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+const CLEANUP_POLICY: &str = "cleanup.policy";
 /// Kafka's default, where the cluster does not tell.
 const MAX_MESSAGE_BYTES_DEFAULT: usize = (1 << 20) + 12;
 
@@ -38,6 +39,8 @@ pub struct Takes {
     pub partition_count: u32,
     /// Its `max.message.bytes`: the largest batch.
     pub max_message_bytes: usize,
+    /// It is compacted: each record needs a key. `false` where the cluster does not tell.
+    pub needs_keys: bool,
 }
 
 /// What a client writes to.
@@ -98,22 +101,34 @@ impl Client {
             return Ok(takes);
         }
         let partition_count = self.topic(topic).await?.partition_count().max(1);
-        let max_message_bytes = self.max_message_bytes(topic).await?.unwrap_or(MAX_MESSAGE_BYTES_DEFAULT);
-        let takes = Takes { partition_count, max_message_bytes };
+        let settings = self.settings(topic).await?;
+        let told = |name: &str| {
+            let config = settings.iter().find(|config| &*config.name == name)?;
+            config.value.as_deref()
+        };
+        let max_message_bytes = told(MAX_MESSAGE_BYTES).and_then(|value| value.parse().ok());
+        let needs_keys =
+            told(CLEANUP_POLICY).is_some_and(|policies| policies.split(',').any(|one| one.trim() == "compact"));
+        let max_message_bytes = max_message_bytes.unwrap_or(MAX_MESSAGE_BYTES_DEFAULT);
+        let takes = Takes { partition_count, max_message_bytes, needs_keys };
         self.writers.topics.lock().insert(topic.to_owned(), (takes, Instant::now()));
         Ok(takes)
     }
 
-    /// `None` where the cluster does not tell: it may speak of settings to few, or not at all.
-    async fn max_message_bytes(&self, topic: &str) -> Result<Option<usize>, ClusterError> {
+    /// Settings of a topic that matter here. None where the cluster does not tell: it may speak of settings to few, or
+    /// not at all.
+    async fn settings(
+        &self,
+        topic: &str,
+    ) -> Result<Vec<describe_configs_response::DescribeConfigsResourceResult>, ClusterError> {
         let asked = message!(describe_configs_request::DescribeConfigsResource {
             resource_type: TOPIC_RESOURCE,
             resource_name: StrBytes::from(topic.to_owned()),
-            configuration_keys: Some(vec![StrBytes::from(MAX_MESSAGE_BYTES)]),
+            configuration_keys: Some([MAX_MESSAGE_BYTES, CLEANUP_POLICY].map(StrBytes::from).to_vec()),
         });
         match self.ask(1..=4, &message!(DescribeConfigsRequest { resources: vec![asked] })).await {
-            Ok(answer) => Ok(answer.results.first().and_then(told_max_message_bytes)),
-            Err(ClusterError::Call(CallError::Versions { .. })) => Ok(None),
+            Ok(answer) => Ok(answer.results.into_iter().next().map_or_else(Vec::new, |told| told.configs)),
+            Err(ClusterError::Call(CallError::Versions { .. })) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -265,11 +280,6 @@ impl Client {
 
 fn what((topic, partition): (&str, u32)) -> String {
     format!("records for partition {partition} of topic {topic}")
-}
-
-fn told_max_message_bytes(told: &describe_configs_response::DescribeConfigsResult) -> Option<usize> {
-    let config = told.configs.iter().find(|config| &*config.name == MAX_MESSAGE_BYTES)?;
-    config.value.as_deref()?.parse().ok()
 }
 
 fn request((topic, partition): (&str, u32), batch: &CheckedBatch) -> ProduceRequest {

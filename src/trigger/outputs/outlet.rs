@@ -8,6 +8,10 @@ use crate::input::EventInput;
 use crate::input::cluster::{Client, ClusterError};
 use crate::topic::name::TopicName;
 
+/// The codes of attempts whose results a topic does not take.
+const TOO_LARGE: &str = "result-too-large";
+const WITHOUT_KEY: &str = "result-without-key";
+
 /// Why outputs are not in their topics.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::trigger) enum OutputError {
@@ -24,6 +28,17 @@ pub(in crate::trigger) enum OutputError {
         /// Its `max.message.bytes`.
         allowed: usize,
     },
+    /// A result has no key, and its topic could never let go of it: trying again would not change that, invoking again
+    /// may.
+    #[error(
+        "result {place} has no key (the `partitionkey` of a CloudEvent); topic {topic} is compacted and needs one in each"
+    )]
+    WithoutKey {
+        /// The topic.
+        topic: TopicName,
+        /// Which of the results, from 1.
+        place: usize,
+    },
     /// They could not be appended.
     #[error(transparent)]
     Produce(#[from] ProduceError),
@@ -34,14 +49,18 @@ pub(in crate::trigger) enum OutputError {
 }
 
 impl OutputError {
-    /// Whether trying again would not change it.
-    pub(in crate::trigger) const fn is_too_large(&self) -> bool {
+    /// The code that the attempt fails with, where trying again to append would not change it.
+    pub(in crate::trigger) const fn fails_attempt(&self) -> Option<&'static str> {
         match self {
-            Self::TooLarge { .. } => true,
-            Self::NoTopic(_) | Self::Produce(_) => false,
+            Self::TooLarge { .. } => Some(TOO_LARGE),
+            Self::WithoutKey { .. } => Some(WITHOUT_KEY),
+            // Where that is a missing key, the topic became compacted since it was asked: the next look at it says so.
+            Self::NoTopic(_) | Self::Produce(_) => None,
             // What was known of the topic is out of date; the next invocation knows more.
             #[cfg(feature = "cluster")]
-            Self::Cluster(error) => matches!(error, ClusterError::TooLarge { .. }),
+            Self::Cluster(ClusterError::TooLarge { .. }) => Some(TOO_LARGE),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => None,
         }
     }
 }
@@ -53,6 +72,8 @@ pub(super) struct Takes {
     pub(super) partition_count: u32,
     /// Its `max.message.bytes`.
     pub(super) max_message_bytes: usize,
+    /// It is compacted: each record needs a key.
+    pub(super) needs_keys: bool,
 }
 
 /// Where the topics are that outputs go to.
@@ -80,14 +101,15 @@ impl<'a> Outlet<'a> {
         match self {
             Self::Broker(broker) => {
                 let topic = topic(broker, name)?;
-                let max_message_bytes = topic.with_config(|config| config.max_message_bytes as usize);
-                Ok(Takes { partition_count: topic.partition_count(), max_message_bytes })
+                let (max_message_bytes, needs_keys) =
+                    topic.with_config(|config| (config.max_message_bytes as usize, config.cleanup_policy.compacts()));
+                Ok(Takes { partition_count: topic.partition_count(), max_message_bytes, needs_keys })
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(client) => {
                 let takes = client.takes(name.as_str()).await.map_err(OutputError::Cluster)?;
-                let crate::input::cluster::Takes { partition_count, max_message_bytes } = takes;
-                Ok(Takes { partition_count, max_message_bytes })
+                let crate::input::cluster::Takes { partition_count, max_message_bytes, needs_keys } = takes;
+                Ok(Takes { partition_count, max_message_bytes, needs_keys })
             }
         }
     }

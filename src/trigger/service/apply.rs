@@ -58,7 +58,8 @@ impl TriggerService {
         let current = self.check_change(&spec, &Planned::default()).await?;
         let topics = self.input_topics(&spec.input.topics).await?;
         self.output_topics(&spec, &topics).await?;
-        let warnings = warnings(&spec, topics.is_empty());
+        let mut warnings = warnings(&spec, topics.is_empty());
+        warnings.extend(self.warning_of_results(&spec));
         let Some(runner) = current else {
             self.create(spec, topics, &starts).await?;
             return Ok(Applied { created: true, changed: true, warnings });
@@ -68,6 +69,16 @@ impl TriggerService {
             self.change_here(&runner, spec, &topics, &starts).await?;
         }
         Ok(Applied { created: false, changed, warnings })
+    }
+
+    /// What the owner of a trigger should know of the topic that its results go to.
+    pub(super) fn warning_of_results(&self, spec: &TriggerSpec) -> Option<String> {
+        let results = spec.destinations.results.as_ref()?;
+        let topic = self.inner.broker.topic(results.as_str())?;
+        topic.with_config(|config| config.cleanup_policy.compacts()).then(|| {
+            let needs = "results without a key, the `partitionkey` of a CloudEvent, fail their attempt";
+            format!("trigger {}: topic {results} of its results is compacted: {needs}", spec.name)
+        })
     }
 
     /// Changes a trigger on topics of this broker: lanes of topics that stay go on, the others end, and those of more

@@ -24,7 +24,10 @@ impl TriggerService {
             self.check_outputs(spec, planned)?;
         }
         let changed = current.as_ref().is_none_or(|current| *current.spec() != *spec);
-        let warnings = warnings(spec, spec.input.cluster.is_none() && self.selects_none(spec, planned));
+        let mut warnings = warnings(spec, spec.input.cluster.is_none() && self.selects_none(spec, planned));
+        if spec.input.cluster.is_none() {
+            warnings.extend(self.warning_of_results(spec));
+        }
         Ok(Applied { created: current.is_none(), changed, warnings })
     }
 
