@@ -17,6 +17,11 @@
 //! again from there ([`Lane::catch_up_at`]), and the marker moves on. So memory is bounded whatever a key does, and the
 //! other keys go on. From the first attempt on a record stands in a hole as any other.
 //!
+//! Where there is no room to read on, keys that wait for something give back what was not tried: behind a window that
+//! waits for another attempt, and all of it where a throttled key waits for its turn. Such a key *rests*: it is read
+//! again when its turn has come. Together their markers take half of the bytes of progress at most, so that other keys
+//! have the rest to begin.
+//!
 //! # What fits
 //! Progress that does not fit its bytes would lose attempts (T4). So a bound on what may have to be written is kept at
 //! hand, with what the windows that are being tried may add: their outcomes cut holes. Near the limit no more is read,
@@ -30,7 +35,7 @@
 //! ([`Lane::redefine`]); windows that were tried are carried over as they are. Where the order changes, each of them
 //! goes on beside what is made under the new one. What another filter lets in between their records is none of theirs.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -49,6 +54,7 @@ mod fit;
 mod letters;
 mod outcome;
 mod queue;
+mod rest;
 mod restore;
 mod standing;
 mod starts;
@@ -64,6 +70,7 @@ pub use standing::{Before, Standing};
 pub use turn::Next;
 
 use queue::{Queue, QueueKey};
+use rest::Holding;
 use restore::Restoring;
 use starts::Starts;
 
@@ -215,6 +222,10 @@ pub struct Lane {
     /// Of keys that are throttled, also when nothing of them is in hand.
     starts: Starts,
     markers: HashMap<u64, Marker>,
+    /// Throttled keys that gave back all they held: nothing is read again for them before their turn.
+    resting: HashSet<u64>,
+    /// What it held when no key could be sent to rest.
+    restless: Option<Holding>,
     /// Where to read next.
     at: Offset,
     restoring: Option<Restoring>,
@@ -261,6 +272,8 @@ impl Lane {
             timers: BTreeSet::new(),
             starts: Starts::default(),
             markers,
+            resting: HashSet::new(),
+            restless: None,
             at,
             restoring,
             next_id,
@@ -413,6 +426,7 @@ impl Lane {
             && self.queues.is_empty()
             && self.timers.is_empty()
             && self.given_up.is_empty()
+            && self.resting.is_empty()
             && self.tried.is_empty()
             && self.reserved == fit::Reserved::default()
             && self.unfinished.first().is_none()

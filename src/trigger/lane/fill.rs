@@ -17,6 +17,16 @@ use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec
 /// So many keys have room beside each other.
 const KEYS_WITH_ROOM_MIN: usize = 16;
 
+/// What a queue holds that was not tried.
+#[derive(Debug)]
+pub(super) struct Untried {
+    windows: Vec<WindowId>,
+    /// The open window is one of them.
+    is_open: bool,
+    /// Records of all of them, ascending, at least one.
+    pub(super) places: Vec<Place>,
+}
+
 impl Lane {
     /// Everything from [`Lane::position`] up to `next` was read; these records, in offset order, match. Where no more
     /// of them may be held, or could be written down, it stops in the middle: [`Lane::position`] says where.
@@ -88,8 +98,11 @@ impl Lane {
     }
 
     /// Whether a key's queue would take records that are read again: not while its first window waits to be tried
-    /// again.
+    /// again, nor while the key rests.
     pub(super) fn has_room(&self, key: u64) -> bool {
+        if self.resting.contains(&key) {
+            return false;
+        }
         let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return true };
         queue.records < self.key_records_max().div_ceil(2) && !self.is_waiting(queue)
     }
@@ -101,10 +114,15 @@ impl Lane {
         self.spec.limits.key_records.max(window_records * 2).min(share).max(1)
     }
 
-    /// Whether the first window of a queue has failed and waits for its next attempt.
+    /// Whether the first window of a queue has failed and waits for its next attempt, or for the turn of its key to
+    /// make it.
     fn is_waiting(&self, queue: &Queue) -> bool {
         let front = queue.windows.front().and_then(|id| self.windows.get(id));
-        front.is_some_and(|held| held.is_tried() && matches!(held.phase, Phase::Waiting(_)))
+        front.is_some_and(|held| {
+            let waits =
+                matches!(held.phase, Phase::Waiting(_)) || held.phase == Phase::Queued && queue.turn_ms.is_some();
+            held.is_tried() && waits
+        })
     }
 
     /// Makes room where nothing more could be read: keys that wait for an attempt give back what was not tried yet. It
@@ -128,38 +146,50 @@ impl Lane {
     /// The records of a queue that were not tried stand behind its key's marker from now on, where that can be written
     /// down, and none of them may be finished already.
     fn give_back(&mut self, key: QueueKey) {
-        let (QueueKey::Key(hash), Some(queue)) = (key, self.queues.get(&key)) else { return };
+        let Some(untried) = self.untried(key) else { return };
+        let numbered: Vec<Place> = untried.places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
+        let more = More { windows: 1, cuts: groups(&numbered), from: untried.places[0].offset };
+        if !numbered.is_empty() && !self.fits(more) {
+            return;
+        }
+        self.unfinished.finish(numbered);
+        self.put_behind_marker(key, &untried);
+    }
+
+    /// What the queue of a key holds that was not tried, and of which nothing may be finished already; `None` where
+    /// that is nothing.
+    pub(super) fn untried(&self, key: QueueKey) -> Option<Untried> {
+        let queue = self.queues.get(&key).filter(|_| matches!(key, QueueKey::Key(_)))?;
         let is_new = |places: &[Place]| places.first().is_some_and(|first| first.offset >= self.new_from);
         let is_untried = |id: &&WindowId| {
             let held = &self.windows[*id];
             is_new(&held.places) && !held.is_tried() && held.given_up().is_none()
         };
-        let untried: Vec<WindowId> = queue.windows.iter().filter(is_untried).copied().collect();
-        let closed = untried.iter().flat_map(|id| &self.windows[id].places);
+        let windows: Vec<WindowId> = queue.windows.iter().filter(is_untried).copied().collect();
+        let closed = windows.iter().flat_map(|id| &self.windows[id].places);
         let open = Some(&queue.places).filter(|open| is_new(open));
         let places: Vec<Place> = closed.chain(open.into_iter().flatten()).copied().collect();
-        let Some(first) = places.first().map(|place| place.offset) else { return };
-        let is_open_new = open.is_some();
-        let numbered: Vec<Place> = places.iter().filter(|place| place.number != UNNUMBERED).copied().collect();
-        let more = More { windows: 1, cuts: groups(&numbered), from: first };
-        if !numbered.is_empty() && !self.fits(more) {
-            return;
-        }
-        for id in &untried {
+        (!places.is_empty()).then_some(Untried { is_open: open.is_some(), windows, places })
+    }
+
+    /// What a queue held stands behind its key's marker; it is in no range any more.
+    pub(super) fn put_behind_marker(&mut self, key: QueueKey, untried: &Untried) {
+        let (QueueKey::Key(hash), Some(queue)) = (key, self.queues.get_mut(&key)) else { return };
+        let Untried { windows, is_open, places } = untried;
+        for id in windows {
             self.windows.remove(id);
         }
-        let queue = self.queues.get_mut(&key).expect("it was there a moment ago");
-        queue.windows.retain(|id| !untried.contains(id));
-        if is_open_new {
+        queue.windows.retain(|id| !windows.contains(id));
+        if *is_open {
             if let Some(at_ms) = queue.deadline_ms() {
                 self.timers.remove(&(at_ms, Timer::Open(key)));
             }
             queue.drop_open();
         }
         queue.records -= places.len();
-        queue.spilled_records -= places.len() - numbered.len();
+        queue.spilled_records -= places.iter().filter(|place| place.number == UNNUMBERED).count();
         self.held_records -= places.len();
-        self.unfinished.finish(numbered);
+        let first = places[0].offset;
         let marker = self.markers.entry(hash).or_insert(Marker { at: first });
         marker.at = marker.at.min(first);
     }

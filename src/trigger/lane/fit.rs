@@ -76,6 +76,11 @@ impl Lane {
         ATTEMPTS_BYTES + key_bytes + TRIED_DISTANCES * self.distance_bytes()
     }
 
+    /// What so many markers take at most.
+    pub(super) fn markers_bytes(&self, markers: usize) -> usize {
+        markers * (KEY_BYTES + self.distance_bytes())
+    }
+
     /// A bound on written progress, now and after any outcome of what is in flight, with something more.
     fn bytes_with(&self, more: More) -> usize {
         let distance_bytes = self.distance_bytes();
@@ -87,7 +92,7 @@ impl Lane {
             + letters * LETTERS_BYTES
             + building * (ATTEMPTS_BYTES + KEY_BYTES + TRIED_DISTANCES * distance_bytes)
             + more.windows * self.tried_bytes()
-            + self.markers.len() * (KEY_BYTES + distance_bytes)
+            + self.markers_bytes(self.markers.len())
             + self.ranges_bytes(more)
     }
 

@@ -43,7 +43,9 @@ impl Lane {
     pub(super) fn advance(&mut self, key: QueueKey, now_ms: i64) {
         let Some(queue) = self.queues.get(&key) else { return };
         if !queue.is_busy() {
-            queue.turn_ms.map(|at_ms| self.timers.remove(&(at_ms, Timer::Turn(key))));
+            // Where it rests, its turn is awaited for what is behind its marker.
+            let rests = matches!(key, QueueKey::Key(hash) if self.resting.contains(&hash));
+            queue.turn_ms.filter(|_| !rests).map(|at_ms| self.timers.remove(&(at_ms, Timer::Turn(key))));
             self.queues.remove(&key);
             return;
         }
@@ -91,6 +93,9 @@ impl Lane {
                 Timer::Window(id) => self.come_forward(id, now_ms),
                 Timer::Open(key) => self.close_open(key, now_ms),
                 Timer::Turn(key) => {
+                    if let QueueKey::Key(hash) = key {
+                        self.resting.remove(&hash);
+                    }
                     if let Some(queue) = self.queues.get_mut(&key) {
                         queue.turn_ms = None;
                     }
@@ -121,6 +126,7 @@ impl Lane {
         self.survey();
         self.relieve();
         self.drop_stale();
+        self.send_to_rest();
     }
 
     /// Whether an open window whose interval is 0 may be waiting for what there is to read.

@@ -429,7 +429,9 @@ impl TriggerStory {
                 (TriggerOutcome::GivingUp, format!("being given up after {} attempt(s), {why}", state.attempts))
             }
             Standing::KeyBlocked { front } => {
-                let why = front.as_ref().map_or_else(|| "its key catches up".to_owned(), Before::holds_up);
+                let why = front
+                    .as_ref()
+                    .map_or_else(|| "its key catches up, or waits for its turn".to_owned(), Before::holds_up);
                 pending.behind = front.map(Behind::from);
                 (TriggerOutcome::KeyBlocked, format!("waits in the log behind its key; {why}"))
             }

@@ -79,7 +79,7 @@ const IN_MEMORY: &[Look] = &[Look::Simulate, Look::Exhaustive];
 
 const COMPACTING: &[Look] = &[Look::Compaction];
 
-const PLANTS: [Plant; 36] = [
+const PLANTS: [Plant; 37] = [
     Plant {
         name: "append-sync",
         what: "the sync of appended records",
@@ -352,6 +352,14 @@ const PLANTS: [Plant; 36] = [
         file: "src/trigger/lane/turn.rs",
         find: "                    self.advance(key, now_ms);\n                }\n            }\n",
         replace: "                    if !crate::planted(\"lane-wake\") { self.advance(key, now_ms); }\n                }\n            }\n",
+        looked_for: LANES,
+    },
+    Plant {
+        name: "lane-rest",
+        what: "a throttled key that gave back what it held, not read again when its turn has come",
+        file: "src/trigger/lane/turn.rs",
+        find: "                        self.resting.remove(&hash);\n",
+        replace: "                        if !crate::planted(\"lane-rest\") { self.resting.remove(&hash); }\n",
         looked_for: LANES,
     },
     Plant {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::*;
 use crate::function::InvocationError;
 use crate::trigger::attempt::ErrorsTolerance;
+use crate::trigger::flow::Throttle;
 use crate::trigger::retry::{FreeRetry, Jitter, RetryPolicy};
 use crate::trigger::window::RecordFacts;
 
@@ -236,4 +237,64 @@ fn a_key_with_few_records_has_its_turn_before_younger_windows_of_one_with_many()
         lane.end(window, Outcome::done(), 0, 0);
     }
     assert_eq!(order, [0, 10, 15, 21, 31, 41, 51]);
+}
+
+/// A throttled key begins one window in an hour.
+fn throttled(limits: LaneLimits) -> LaneSpec {
+    let throttle = Throttle { limit: 1, period_ms: 3_600_000 };
+    LaneSpec { per_key: PerKey { throttle: Some(throttle), ..PerKey::default() }, ..spec(1, limits) }
+}
+
+#[test]
+fn another_key_goes_on_beside_throttled_ones_that_wait_for_their_turn() {
+    let limits = LaneLimits { records: 100, ..LaneLimits::default() };
+    let mut keys: Vec<u64> = (0..8).flat_map(|_| 0..20).collect();
+    keys.push(99);
+    let mut scene = Scene::new(throttled(limits), keys);
+    scene.chunk = 30;
+    while scene.turn(|_| false).0 {}
+    assert_eq!(scene.delivered.get(&99), Some(&vec![160]), "{:?}", scene.lane.look());
+    assert!((0..20).all(|key| scene.delivered[&key].len() == 1), "{:?}", scene.delivered);
+    // Over a restart none is lost and none comes twice.
+    let progress = Progress::decode(&scene.lane.encoded_progress()).unwrap();
+    scene.lane = Lane::restore(scene.lane.spec.clone(), &progress, Vec::new());
+    for _ in 0..8 {
+        while scene.turn(|_| false).0 {}
+        scene.now_ms += 3_600_000;
+    }
+    assert_eq!(scene.lane.committed(), scene.tail());
+    for key in 0..20 {
+        assert_eq!(scene.delivered[&key], scene.expected(key), "key {key}");
+    }
+    assert!(scene.lane.is_empty());
+}
+
+#[test]
+fn a_throttled_key_that_rests_comes_back_when_its_turn_is_due_and_no_earlier() {
+    let limits = LaneLimits { records: 100, ..LaneLimits::default() };
+    let mut scene = Scene::new(throttled(limits), (0..10).flat_map(|_| 0..20).collect());
+    while scene.turn(|_| false).0 {}
+    assert!(!scene.lane.resting.is_empty() && scene.lane.catch_up_at().is_none());
+    let due_ms = scene.lane.deadline_ms().unwrap();
+    assert_eq!(due_ms, 3_600_000);
+    scene.now_ms = due_ms - 1;
+    assert!(!scene.turn(|_| false).0);
+    scene.now_ms = due_ms;
+    while scene.turn(|_| false).0 {}
+    assert!((0..20).all(|key| scene.delivered[&key].len() == 2), "{:?}", scene.delivered);
+}
+
+#[test]
+fn keys_that_are_throttled_for_long_hold_up_nobody_however_much_of_them_there_is() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    // Most records are of a hundred keys that may begin once; another one has one in a thousand.
+    let keys: Vec<u64> = (0..100_000).map(|at| if at % 1000 == 999 { 1000 + at } else { random.u64(..100) }).collect();
+    let mut scene = Scene::new(throttled(LaneLimits::default()), keys.clone());
+    while scene.turn(|_| false).0 {}
+    for key in keys.iter().filter(|key| **key >= 1000) {
+        assert!(scene.delivered.contains_key(key), "key {key}: {:?}", scene.lane.look());
+    }
+    assert_eq!(scene.lane.position(), scene.tail());
 }
