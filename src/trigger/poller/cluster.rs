@@ -130,6 +130,7 @@ impl Poller {
                 self.changed.insert(trigger);
                 continue;
             }
+            entry.hold_back();
             let (committed, metadata) = entry.next_commit();
             let (handle, committer) = (self.handle.clone(), group.committer.clone());
             let partition = ClusterPartition::new(&self.input.origin().topic, entry.id.partition);
@@ -244,6 +245,7 @@ mod tests {
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
 
+    use super::super::testing::World;
     use super::super::{NewLane, spawn};
     use super::*;
     use crate::broker::record::LaneId;
@@ -253,6 +255,38 @@ mod tests {
     use crate::trigger::lane_status::LaneStatus;
     use crate::trigger::progress::Progress;
     use crate::trigger::runner::Runner;
+    use crate::trigger::status::set;
+    use crate::trigger::window::{RecordFacts, Spot};
+
+    #[tokio::test]
+    async fn a_window_whose_start_is_committed_does_not_begin_while_its_trigger_is_paused() {
+        let mut world = World::new().await;
+        let entry = world.add(1, LaneState::default());
+        let now_ms = entry.runner.clock.now_ms();
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.poller.advance_touched();
+        let entry = world.entry(1);
+        let window = entry.starting[0].window;
+        // On its way.
+        entry.next_commit();
+        world.runner.change(|holds| set(&mut holds.paused, true));
+        world.poller.committed(Uuid::from_u128(1), Ok(()));
+        let entry = world.entry(1);
+        assert!(entry.tasks.is_empty() && entry.dirty && !entry.lane.state(window).running);
+        // One that the group refused is not offered again either.
+        world.runner.change(|holds| set(&mut holds.paused, false));
+        world.poller.advance_touched();
+        let entry = world.entry(1);
+        assert_eq!(entry.starting.len(), 1, "resumed, it may begin");
+        entry.next_commit();
+        world.poller.committed(Uuid::from_u128(1), Err(CommitError::Failed("down".to_owned())));
+        world.runner.change(|holds| set(&mut holds.paused, true));
+        let entry = world.entry(1);
+        entry.hold_back();
+        assert!(entry.starting.is_empty() && !entry.lane.state(window).running);
+    }
 
     /// Well below what a leader that does not answer is given.
     const SOON: Duration = Duration::from_secs(5);

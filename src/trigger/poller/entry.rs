@@ -455,6 +455,21 @@ impl Entry {
         size_bytes
     }
 
+    /// Windows that are to begin when this is written down do not, where somebody paused the trigger meanwhile.
+    pub(super) fn hold_back(&mut self) {
+        if !self.runner.may_run() {
+            let starting = std::mem::take(&mut self.starting);
+            self.postpone(starting);
+        }
+    }
+
+    /// These attempts are not made after all: their windows begin when they may.
+    pub(super) fn postpone(&mut self, starting: Vec<Starting>) {
+        let now_ms = self.runner.clock.now_ms();
+        self.dirty |= !starting.is_empty();
+        starting.iter().for_each(|starting| self.lane.postpone(starting.window, now_ms));
+    }
+
     pub(super) fn written(&mut self) {
         self.dirty = false;
         self.settled.clear();

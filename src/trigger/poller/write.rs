@@ -74,6 +74,7 @@ impl Poller {
                 self.changed.insert(trigger);
                 continue;
             }
+            entry.hold_back();
             size_bytes += entry.add_records(&mut records);
             written.push(trigger);
         }
@@ -112,8 +113,16 @@ impl Poller {
         self.begin_windows(trigger, starting);
     }
 
+    /// Begins windows whose start is written down. Where somebody paused the trigger meanwhile they wait, and that is
+    /// written down as well.
     pub(super) fn begin_windows(&mut self, trigger: Uuid, starting: Vec<Starting>) {
         let Some(entry) = self.lanes.get_mut(&trigger) else { return };
+        if !starting.is_empty() && !entry.runner.may_run() {
+            entry.postpone(starting);
+            // Which writes it down in a turn that follows at once.
+            self.touched.insert(trigger);
+            return;
+        }
         let shares = entry.shares(&starting);
         for (Starting { window, permit }, share) in starting.into_iter().zip(shares) {
             let work = invoke::Work {
@@ -210,6 +219,60 @@ mod tests {
         world.poller.write_down();
         assert_eq!((world.remembered(1).verdicts.len(), world.blocks()), (1, 0));
         assert_eq!((world.entry(1).verdicts.len(), world.entry(1).tasks.len()), (0, 1), "it is carried out");
+    }
+
+    #[tokio::test]
+    async fn a_window_whose_start_the_journal_refused_does_not_begin_while_its_trigger_is_paused() {
+        let mut world = World::new().await;
+        let entry = world.add(1, LaneState::default());
+        let now_ms = entry.runner.clock.now_ms();
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.poller.advance_touched();
+        world.disk.fail_from(world.disk.operations() + 1, Fault::Enospc);
+        world.poller.write_down();
+        assert_eq!((world.entry(1).starting.len(), world.entry(1).tasks.len()), (1, 0), "it waits for the journal");
+        world.runner.change(|holds| set(&mut holds.paused, true));
+        world.disk.heal();
+        world.entry(1).writes_again_at = Some(Instant::now());
+        world.poller.write_down();
+        assert_eq!((world.entry(1).starting.len(), world.entry(1).tasks.len()), (0, 0), "nothing begins in a pause");
+        let progress = Progress::decode(&world.remembered(1).progress.unwrap()).unwrap();
+        let attempts = progress.windows()[0].attempts;
+        assert_eq!((attempts.running, attempts.attempts), (false, 0), "no attempt was made");
+        // It begins when somebody resumes it, with its first attempt.
+        world.runner.change(|holds| set(&mut holds.paused, false));
+        world.poller.receive(Message::Wake(Uuid::from_u128(1)));
+        world.poller.advance_touched();
+        world.poller.write_down();
+        let entry = world.entry(1);
+        let window = *entry.tasks.keys().next().expect("it begins");
+        assert_eq!(entry.lane.state(window).attempt_number(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_pause_while_a_start_is_written_down_holds_it_back_and_is_written_down_next() {
+        let mut world = World::new().await;
+        let entry = world.add(1, LaneState::default());
+        let now_ms = entry.runner.clock.now_ms();
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.poller.advance_touched();
+        let starting = std::mem::take(&mut world.entry(1).starting);
+        assert_eq!(starting.len(), 1);
+        world.poller.write_down();
+        world.runner.change(|holds| set(&mut holds.paused, true));
+        let is_running = |world: &World| {
+            Progress::decode(&world.remembered(1).progress.unwrap()).unwrap().windows()[0].attempts.running
+        };
+        assert!(is_running(&world));
+        world.poller.begin_windows(Uuid::from_u128(1), starting);
+        assert!(world.entry(1).tasks.is_empty());
+        world.poller.advance_touched();
+        world.poller.write_down();
+        assert!(!is_running(&world), "a start that stays in the journal counts as interrupted at the next");
     }
 
     #[tokio::test]
