@@ -12,7 +12,7 @@ use tripline_storage::Offset;
 use super::attempt::LastError;
 use super::lane::Outcome;
 use super::outputs::{Invoked, Outlet, Outputs};
-use super::parcel::{NoParcel, Parcel, Recipe};
+use super::parcel::{NoParcel, Parcel, Reach, Recipe};
 use super::runner::Runner;
 use super::share::Share;
 use super::spec::TriggerSpec;
@@ -55,6 +55,8 @@ pub(super) struct Ended {
     pub(super) expired: usize,
     /// How long functions had them; `None`: none was asked, which says nothing about them.
     pub(super) took: Option<Duration>,
+    /// Which functions were asked.
+    pub(super) reach: Reach,
     /// What history tells of it; `None` where it is not kept.
     pub(super) made: Option<Box<Made>>,
 }
@@ -67,13 +69,20 @@ impl Ended {
 
     /// The records cannot be read.
     const fn unread(reason: String) -> Self {
-        Self { outcome: Err(reason), delivered: 0, expired: 0, took: None, made: None }
+        Self { outcome: Err(reason), delivered: 0, expired: 0, took: None, reach: Reach::NONE, made: None }
     }
 
     /// This was known without asking a function.
     #[cfg(test)]
     pub(super) const fn unasked(outcome: Outcome) -> Self {
-        Self { outcome: Ok(outcome), delivered: 0, expired: 0, took: None, made: None }
+        Self { outcome: Ok(outcome), delivered: 0, expired: 0, took: None, reach: Reach::NONE, made: None }
+    }
+
+    /// This is what the target said.
+    #[cfg(test)]
+    pub(super) const fn answered(outcome: Outcome) -> Self {
+        let took = Some(Duration::ZERO);
+        Self { outcome: Ok(outcome), delivered: 0, expired: 0, took, reach: Reach::TARGET, made: None }
     }
 }
 
@@ -96,10 +105,11 @@ impl Work {
         let mut parcel = match self.parcel(recipe).await {
             Ok(parcel) => parcel,
             Err(NoParcel::Records(error)) => return Ended::unread(error.to_string()),
-            Err(NoParcel::Step(error)) => {
+            Err(NoParcel::Step(reach, error)) => {
                 let outcome = Outcome::failed(self.offsets.clone(), error);
                 let made = self.made(began_ms, Duration::ZERO, &outcome, None, TracedEvents::default());
-                return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took: Some(Duration::ZERO), made };
+                let took = Some(Duration::ZERO);
+                return Ended { outcome: Ok(outcome), delivered: 0, expired: 0, took, reach, made };
             }
         };
         let expired = self.offsets.len() - parcel.seen();
@@ -116,7 +126,8 @@ impl Work {
         let took = started.elapsed();
         let traced = std::mem::take(&mut parcel.traced);
         let made = self.made(began_ms, took, &outcome, span, traced);
-        Ended { outcome: Ok(outcome), delivered, expired, took: parcel.is_asked().then_some(took), made }
+        let reach = parcel.reach();
+        Ended { outcome: Ok(outcome), delivered, expired, took: (reach > Reach::NONE).then_some(took), reach, made }
     }
 
     async fn parcel(&self, recipe: Recipe<'_>) -> Result<Parcel, NoParcel> {

@@ -45,8 +45,26 @@ pub(super) struct Recipe<'a> {
 pub(super) enum NoParcel {
     /// The records cannot be read: that says nothing about the function.
     Records(RecordsError),
-    /// A function that is a transform step cannot be invoked at all; as if the trigger's own function had answered so.
-    Step(InvocationError),
+    /// A function that is a transform step, this one, cannot be invoked at all; as if the trigger's own function had
+    /// answered so.
+    Step(Reach, InvocationError),
+}
+
+/// How far along the functions of a trigger an attempt came: to the steps of its transform, one after the other, then
+/// to its target. An outage is of one of them, and who did not ask that one does not know whether it is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reach(usize);
+
+impl Reach {
+    /// None was asked.
+    pub(super) const NONE: Self = Self(0);
+    /// The trigger's own function was asked.
+    pub(super) const TARGET: Self = Self(usize::MAX);
+
+    /// The function behind this one.
+    pub(super) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 /// What a function receives, and which record each event of it is.
@@ -64,8 +82,8 @@ pub(super) struct Parcel {
     step_error: Option<InvocationError>,
     /// Whether the records make more than a function takes at a time: there is no payload then.
     is_too_large: bool,
-    /// Whether functions that are steps had any of them.
-    steps_asked: bool,
+    /// How far along the functions that are steps any of them came.
+    steps: Reach,
     /// What history tells of its events.
     pub(super) traced: TracedEvents,
 }
@@ -201,15 +219,15 @@ impl Parcel {
         recipe: Recipe<'_>,
         writer: &mut Writer,
     ) -> Result<(), NoParcel> {
-        self.steps_asked = !staged.is_empty();
         let done = stream::iter(staged)
             .map(|record| async move {
-                let outcome = later_stages(&record, recipe).await?;
-                Ok::<_, NoParcel>((record.sent, outcome))
+                let (outcome, reach) = later_stages(&record, recipe).await?;
+                Ok::<_, NoParcel>((record.sent, outcome, reach))
             })
             .buffered(STEP_CONCURRENCY);
         let mut done = std::pin::pin!(done);
-        while let Some((sent, outcome)) = done.try_next().await? {
+        while let Some((sent, outcome, reach)) = done.try_next().await? {
+            self.steps = self.steps.max(reach);
             match outcome {
                 Ok(events) => {
                     if !writer.is_over() {
@@ -234,9 +252,9 @@ impl Parcel {
         self.is_too_large.then(|| InvocationError::payload_too_large_for_one(self.records.len()))
     }
 
-    /// Whether any function has something to say about the records, or had.
-    pub(super) const fn is_asked(&self) -> bool {
-        self.steps_asked || !self.payloads.is_empty()
+    /// Which functions have something to say about the records, or had.
+    pub(super) const fn reach(&self) -> Reach {
+        if self.payloads.is_empty() { self.steps } else { Reach::TARGET }
     }
 
     /// Records that were there, whatever became of them.
@@ -404,34 +422,45 @@ fn first_stage(
     Ok(vec![event])
 }
 
-/// What the stages after a first pure one make of a record. The inner error is about this record alone.
-async fn later_stages(record: &Staged, recipe: Recipe<'_>) -> Result<Result<Vec<Value>, InvocationError>, NoParcel> {
+/// What the stages after a first pure one make of a record, and which functions it came to. The inner error is about
+/// this record alone.
+async fn later_stages(
+    record: &Staged,
+    recipe: Recipe<'_>,
+) -> Result<(Result<Vec<Value>, InvocationError>, Reach), NoParcel> {
     let stages = recipe.transform.stages();
     let skip = usize::from(matches!(stages.first(), Some(Stage::Pure(_))));
     let mut events = record.events.clone();
+    // Of a function that gets no event nothing is known, nor of those behind it.
+    let (mut place, mut reach) = (Reach::NONE, Reach::NONE);
     for stage in &stages[skip..] {
         let mut made = Vec::new();
+        if let Stage::Function { .. } = stage {
+            place = place.next();
+            reach = if events.is_empty() { reach } else { place };
+        }
         for event in &events {
             match stage {
                 Stage::Pure(chain) => match chain.apply(&transform::Origin::Written(&record.seen), Some(event)) {
                     Ok(event) => made.push(event),
-                    Err(error) => return Ok(Err(refused(&error))),
+                    Err(error) => return Ok((Err(refused(&error)), reach)),
                 },
-                Stage::Function { name, step } => match invoke_step(name.as_str(), *step, event, record, recipe).await?
-                {
-                    Ok(events) => made.extend(events),
-                    Err(error) => return Ok(Err(error)),
-                },
+                Stage::Function { name, step } => {
+                    match invoke_step(name.as_str(), (*step, place), event, record, recipe).await? {
+                        Ok(events) => made.extend(events),
+                        Err(error) => return Ok((Err(error), reach)),
+                    }
+                }
             }
         }
         events = made;
     }
-    Ok(Ok(events))
+    Ok((Ok(events), reach))
 }
 
 async fn invoke_step(
     function: &str,
-    step: usize,
+    (step, place): (usize, Reach),
     event: &Value,
     record: &Staged,
     recipe: Recipe<'_>,
@@ -459,7 +488,7 @@ async fn invoke_step(
     match error.class {
         // About this record.
         ErrorClass::Failed | ErrorClass::Rejected | ErrorClass::Crashed => Ok(Err(error)),
-        _ => Err(NoParcel::Step(error)),
+        _ => Err(NoParcel::Step(place, error)),
     }
 }
 

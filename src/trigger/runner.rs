@@ -444,6 +444,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::trigger::parcel::Reach;
     use crate::trigger::poller::Message;
     use crate::trigger::status::Outage;
 
@@ -497,7 +498,8 @@ mod tests {
 
     fn in_outage(runner: &Runner) -> i64 {
         let now_ms = runner.clock.now_ms();
-        runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: "down".to_owned(), probe_at_ms: now_ms })));
+        let outage = Outage { reason: "down".to_owned(), probe_at_ms: now_ms, of: Reach::TARGET };
+        runner.change(|holds| set(&mut holds.outage, Some(outage)));
         now_ms
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+use super::parcel::Reach;
 use super::service::TriggerState;
 use crate::input::Origin;
 
@@ -54,6 +55,8 @@ pub(super) struct Outage {
     pub(super) reason: String,
     /// When to try again, ms since 1970.
     pub(super) probe_at_ms: i64,
+    /// Which of the trigger's functions it is.
+    pub(super) of: Reach,
 }
 
 /// A state, why, and what would end it.
@@ -140,7 +143,7 @@ mod tests {
             (holds.shown().state, holds.shown().reason.as_str()),
             (TriggerState::Blocked, "partition flights/3: it fails")
         );
-        holds.outage = Some(Outage { reason: "refused".to_owned(), probe_at_ms: 1 });
+        holds.outage = Some(Outage { reason: "refused".to_owned(), probe_at_ms: 1, of: Reach::TARGET });
         assert_eq!(holds.shown().state, TriggerState::Outage);
         holds.failed = Some("SyntaxError".to_owned());
         assert_eq!(holds.shown().state, TriggerState::Failed);

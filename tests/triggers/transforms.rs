@@ -2,6 +2,7 @@
 
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
+use tripline::trigger::service::TriggerState;
 
 use crate::harness::World;
 use crate::receiver::{Receiver, ok, status};
@@ -113,4 +114,27 @@ async fn records_that_several_steps_refuse_are_all_dead_letters() {
     // Those of different reasons are written side by side.
     letters.sort_unstable();
     assert_eq!(letters, [values[3].as_str(), values[7].as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_step_drops_does_not_end_the_outage_of_the_target() {
+    let world = World::start();
+    let topic = world.topic("in", 1).await;
+    let step = Receiver::start(|invoked| match invoked.body_json()[0]["n"].as_i64() {
+        Some(1) => "[]".into_response(),
+        _ => invoked.body.clone().into_response(),
+    })
+    .await;
+    world.http_function(&json!({"function": "clean", "runtime": "http", "url": step.url})).await;
+    let receiver = Receiver::start(|_| status(401)).await;
+    let steps = json!([{"template": r#"{"n": <n>}"#, "values": {"n": "$.data"}}, {"function": "clean"}]);
+    let mut definition = trigger(&receiver, steps);
+    (definition["order"], definition["window"]) = (json!("none"), json!({"count": 1}));
+    world.apply(definition).await;
+    world.produce(&topic, 0, &["0"]).await;
+    let began = world.until_state("t", TriggerState::Outage).await;
+    // It was not tried, and is the first to be when the target is probed.
+    world.produce(&topic, 0, &["1"]).await;
+    let report = world.until("t", |report| report.counts.attempts_succeeded == 1).await;
+    assert_eq!((report.state, report.since_ms), (TriggerState::Outage, began.since_ms), "{report:?}");
 }

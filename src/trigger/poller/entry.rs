@@ -21,7 +21,7 @@ use crate::trigger::progress::Progress;
 use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
 use crate::trigger::share::{self, Group, Share};
 use crate::trigger::spec::TriggerSpec;
-use crate::trigger::status::{Outage, set};
+use crate::trigger::status::{Holds, Outage, set};
 
 /// A trigger's lane at work.
 #[derive(Debug)]
@@ -277,7 +277,7 @@ impl Entry {
     pub(super) fn ended(&mut self, window: WindowId, ended: Ended, nudges: u64) {
         let runner = Arc::clone(&self.runner);
         let now_ms = runner.clock.now_ms();
-        let Ended { outcome, delivered, expired, took, made } = ended;
+        let Ended { outcome, delivered, expired, took, reach, made } = ended;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(reason) => {
@@ -344,7 +344,8 @@ impl Entry {
                 // It may be over, by the success of another, before anybody looks.
                 self.in_outage = true;
                 runner.change(|holds| {
-                    is_current(&runner) && set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms }))
+                    is_current(&runner)
+                        && set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms, of: reach }))
                 });
                 return;
             }
@@ -355,8 +356,10 @@ impl Entry {
             Step::Blocked { .. } => self.show_blocked(&message),
             Step::RetryAt { .. } | Step::Throttled { .. } | Step::Exhausted { .. } => {}
         }
-        if took.is_some() && !is_stale && runner.holds(|holds| holds.outage.is_some()) {
-            runner.change(|holds| set(&mut holds.outage, None));
+        // An attempt whose records were all dropped on the way asked nobody behind that.
+        let is_over = |holds: &Holds| holds.outage.as_ref().is_some_and(|outage| outage.of <= reach);
+        if !is_stale && runner.holds(is_over) {
+            runner.change(|holds| is_over(holds) && set(&mut holds.outage, None));
         }
     }
 
@@ -510,6 +513,7 @@ mod tests {
     use crate::topic::name::TopicName;
     use crate::topic::spec::{TopicConfig, TopicSpec};
     use crate::trigger::lane::Outcome;
+    use crate::trigger::parcel::Reach;
     use crate::trigger::window::{RecordFacts, Spot};
 
     /// A lane with one record, on a topic that exists.
@@ -562,9 +566,13 @@ mod tests {
         window
     }
 
+    fn outage_of(of: Reach) -> Outage {
+        Outage { reason: "down".to_owned(), probe_at_ms: 0, of }
+    }
+
     fn failed(class: ErrorClass) -> Ended {
         let outcome = Outcome::failed([Offset::ZERO], InvocationError::new(class, "code", "message"));
-        Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }
+        Ended::answered(outcome)
     }
 
     #[tokio::test]
@@ -603,22 +611,33 @@ mod tests {
         let window = start(&mut entry).unwrap();
         let nudges = entry.nudges;
         entry.runner.redefine((*entry.spec).clone());
-        entry.runner.change(|holds| set(&mut holds.outage, Some(Outage { reason: "down".to_owned(), probe_at_ms: 0 })));
-        entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        entry.runner.change(|holds| set(&mut holds.outage, Some(outage_of(Reach::TARGET))));
+        entry.ended(window, Ended::answered(Outcome::done()), nudges);
         assert!(entry.runner.holds(|holds| holds.outage.is_some()));
         assert!(entry.lane.is_idle(), "its record is done all the same");
     }
 
     #[tokio::test]
-    async fn a_window_that_asked_no_function_says_nothing_about_the_target() {
-        for took in [None, Some(Duration::ZERO)] {
+    async fn a_window_says_nothing_about_a_function_that_it_did_not_ask() {
+        let step = Reach::NONE.next();
+        // How far it came, whose outage it is, and whether that is over.
+        let cases = [
+            (Reach::NONE, Reach::TARGET, false),
+            (step, Reach::TARGET, false),
+            (Reach::TARGET, Reach::TARGET, true),
+            (Reach::NONE, step, false),
+            (step, step, true),
+            (step, step.next(), false),
+            (Reach::TARGET, step.next(), true),
+        ];
+        for (reach, of, is_over) in cases {
             let mut entry = entry().await;
-            let outage = Outage { reason: "down".to_owned(), probe_at_ms: 0 };
-            entry.runner.change(|holds| set(&mut holds.outage, Some(outage)));
+            entry.runner.change(|holds| set(&mut holds.outage, Some(outage_of(of))));
             let window = start(&mut entry).unwrap();
             let nudges = entry.nudges;
-            entry.ended(window, Ended { took, ..Ended::unasked(Outcome::done()) }, nudges);
-            assert_eq!(entry.runner.holds(|holds| holds.outage.is_none()), took.is_some(), "{took:?}");
+            let took = (reach > Reach::NONE).then_some(Duration::ZERO);
+            entry.ended(window, Ended { took, reach, ..Ended::unasked(Outcome::done()) }, nudges);
+            assert_eq!(entry.runner.holds(|holds| holds.outage.is_none()), is_over, "{reach:?} of {of:?}");
         }
     }
 
@@ -629,7 +648,7 @@ mod tests {
         while entry.lane.catch_up_at().is_none() {
             let window = start(&mut entry).unwrap();
             let nudges = entry.nudges;
-            entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+            entry.ended(window, Ended::answered(Outcome::done()), nudges);
         }
         let (again, on) = (entry.lane.catch_up_at().unwrap(), entry.lane.read_at().unwrap());
         assert!(again < on);
@@ -705,14 +724,14 @@ mod tests {
         entry.ended(window, Ended::unasked(outcome), nudges);
         entry.show();
         assert_eq!(shown_blocked(&entry).unwrap(), "partition in/0: $.data.x finds nothing");
-        entry.ended(other, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        entry.ended(other, Ended::answered(Outcome::done()), nudges);
         assert!(shown_blocked(&entry).is_some(), "another one that succeeds says nothing of it");
         // A person who wants it tried now.
         entry.runner.nudge();
         entry.take_over_changes();
         let again = start(&mut entry).unwrap();
         let nudges = entry.nudges;
-        entry.ended(again, Ended { took: Some(Duration::ZERO), ..Ended::unasked(Outcome::done()) }, nudges);
+        entry.ended(again, Ended::answered(Outcome::done()), nudges);
         entry.show();
         assert_eq!(shown_blocked(&entry), None);
     }

@@ -180,7 +180,7 @@ mod tests {
             entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
             let window = entry.lane.start_next(false, usize::MAX, now_ms).unwrap();
             let nudges = entry.nudges;
-            entry.ended(window, Ended { took: Some(Duration::ZERO), ..Ended::unasked(outcome) }, nudges);
+            entry.ended(window, Ended::answered(outcome), nudges);
             entry
         }
 
