@@ -325,9 +325,9 @@ impl AttemptState {
 
     /// Waits 1, 2, 4 … 60 s, but at least as long as given.
     fn pause_until(&mut self, now_ms: i64, at_least: Duration) -> i64 {
-        let doubled = FIRST_PAUSE.saturating_mul(1u32.checked_shl(self.pauses).unwrap_or(u32::MAX));
+        let wait = pause(self.pauses);
         self.pauses = self.pauses.saturating_add(1);
-        self.next_at(now_ms, doubled.min(LONGEST_PAUSE).max(at_least.min(RETRY_AFTER_MAX)))
+        self.next_at(now_ms, wait.max(at_least.min(RETRY_AFTER_MAX)))
     }
 
     fn retry_after(&mut self, wait: Duration, now_ms: i64) -> Step {
@@ -381,6 +381,11 @@ impl LastError {
 /// A clock set back counts as no time passed.
 const fn elapsed_ms(from_ms: i64, to_ms: i64) -> u64 {
     if to_ms <= from_ms { 0 } else { to_ms.abs_diff(from_ms) }
+}
+
+/// The wait after so many in a row.
+fn pause(before: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1u32.checked_shl(before).unwrap_or(u32::MAX)).min(LONGEST_PAUSE)
 }
 
 fn duration_ms(duration: Duration) -> i64 {

@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use super::attempt::TargetHealth;
 use super::flow::AdaptiveCount;
+use super::parcel::Reach;
 use super::poller::PollerHandle;
 use super::service::{TriggerCounts, TriggerState};
 use super::slots::{NoSlot, Slot, Slots};
 use super::spec::{FunctionRef, TriggerSpec};
-use super::status::{Holds, Shown, set};
+use super::status::{Holds, Outage, Shown, set};
 use super::trace::TraceLog;
 use crate::broker::{self, Broker};
 use crate::function::{ErrorClass, FunctionService, InvocationError, Payload};
@@ -80,6 +81,18 @@ pub(super) enum NotNow {
     Told,
     /// Not before this time, ms since 1970.
     Until(i64),
+}
+
+/// What an attempt tells that did not reach a function.
+#[derive(Debug)]
+pub(super) struct NewOutage {
+    pub(super) reason: String,
+    /// Which of the functions.
+    pub(super) of: Reach,
+    /// When the attempt began, ms since 1970.
+    pub(super) began_ms: i64,
+    /// How long the function wants not to be asked.
+    pub(super) told: Option<Duration>,
 }
 
 /// The one invocation that tries a target in an outage.
@@ -243,6 +256,7 @@ impl Runner {
     /// waits for a next attempt end.
     pub(super) fn nudge(&self) {
         self.nudges.fetch_add(1, Ordering::Release);
+        self.health.lock().outage_over();
         self.change(|holds| set(&mut holds.failed, None) | set(&mut holds.outage, None));
         self.changed.notify(usize::MAX);
         self.wake();
@@ -265,6 +279,30 @@ impl Runner {
         let mut health = self.health.lock();
         if self.nudges() == nudges {
             health.success();
+        }
+    }
+
+    /// An attempt that began at `began_ms`, under a nudge, did not reach a function.
+    pub(super) fn unreachable(&self, outage: NewOutage, nudges: u64, now_ms: i64) {
+        let NewOutage { reason, of, began_ms, told } = outage;
+        let mut health = self.health.lock();
+        if self.nudges() != nudges {
+            return;
+        }
+        let probe_at_ms = health.unreachable(began_ms, now_ms, told);
+        drop(health);
+        // A nudge counts before it clears what holds the trigger: what is out of date by then is not put in its place.
+        self.change(|holds| {
+            self.nudges() == nudges && set(&mut holds.outage, Some(Outage { reason, probe_at_ms, of }))
+        });
+    }
+
+    /// An attempt reached so many of the functions: an outage of one of them is over.
+    pub(super) fn reached(&self, reach: Reach) {
+        let is_over = |holds: &Holds| holds.outage.as_ref().is_some_and(|outage| outage.of <= reach);
+        if self.holds(is_over) {
+            self.health.lock().outage_over();
+            self.change(|holds| is_over(holds) && set(&mut holds.outage, None));
         }
     }
 
@@ -444,9 +482,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::trigger::parcel::Reach;
     use crate::trigger::poller::Message;
-    use crate::trigger::status::Outage;
 
     fn runner(more: serde_json::Value) -> Arc<Runner> {
         let mut definition = json!({"trigger": "t", "input": {"topic": "in"}, "function": "f", "concurrency": 1});

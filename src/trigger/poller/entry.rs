@@ -18,10 +18,10 @@ use crate::trigger::invoke::Ended;
 use crate::trigger::lane::{Carried, Lane, WindowId};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
-use crate::trigger::runner::{Counters, DISK_RETRY, Permit, Runner};
+use crate::trigger::runner::{Counters, DISK_RETRY, NewOutage, Permit, Runner};
 use crate::trigger::share::{self, Group, Share};
 use crate::trigger::spec::TriggerSpec;
-use crate::trigger::status::{Holds, Outage, set};
+use crate::trigger::status::set;
 
 /// A trigger's lane at work.
 #[derive(Debug)]
@@ -310,6 +310,7 @@ impl Entry {
         let counter = if succeeded { &runner.counters.attempts_succeeded } else { &runner.counters.attempts_failed };
         Counters::add(counter, 1);
         let message = outcome.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        let told = outcome.error.as_ref().and_then(|error| error.retry_after);
         let timed_out = outcome.error.as_ref().is_some_and(|error| error.code == "timeout");
         // Whatever follows for its window.
         let throttled = outcome.error.as_ref().is_some_and(|error| error.class == ErrorClass::Throttled);
@@ -340,14 +341,11 @@ impl Entry {
                 }
                 self.unblock();
             }
-            Step::Outage { probe_at_ms } => {
+            Step::Outage { .. } => {
                 // It may be over, by the success of another, before anybody looks.
                 self.in_outage = true;
-                runner.change(|holds| {
-                    is_current(&runner)
-                        && set(&mut holds.outage, Some(Outage { reason: message, probe_at_ms, of: reach }))
-                });
-                return;
+                let began_ms = self.lane.state(window).last_attempt_ms.unwrap_or(now_ms);
+                return runner.unreachable(NewOutage { reason: message, of: reach, began_ms, told }, nudges, now_ms);
             }
             Step::BrokenCode => {
                 runner.change(|holds| is_current(&runner) && set(&mut holds.failed, Some(message)));
@@ -357,9 +355,8 @@ impl Entry {
             Step::RetryAt { .. } | Step::Throttled { .. } | Step::Exhausted { .. } => {}
         }
         // An attempt whose records were all dropped on the way asked nobody behind that.
-        let is_over = |holds: &Holds| holds.outage.as_ref().is_some_and(|outage| outage.of <= reach);
-        if !is_stale && runner.holds(is_over) {
-            runner.change(|holds| is_over(holds) && set(&mut holds.outage, None));
+        if !is_stale {
+            runner.reached(reach);
         }
     }
 
@@ -514,6 +511,7 @@ mod tests {
     use crate::topic::spec::{TopicConfig, TopicSpec};
     use crate::trigger::lane::Outcome;
     use crate::trigger::parcel::Reach;
+    use crate::trigger::status::Outage;
     use crate::trigger::window::{RecordFacts, Spot};
 
     /// A lane with one record, on a topic that exists.
@@ -639,6 +637,31 @@ mod tests {
             entry.ended(window, Ended { took, reach, ..Ended::unasked(Outcome::done()) }, nudges);
             assert_eq!(entry.runner.holds(|holds| holds.outage.is_none()), is_over, "{reach:?} of {of:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn probes_of_one_outage_wait_longer_and_longer_whichever_windows_they_are_made_with() {
+        let mut entry = entry_of(json!({"order": "none", "window": {"count": 1}})).await;
+        take(&mut entry, 0..9);
+        let nudges = entry.nudges;
+        let mut probe_at_ms = entry.runner.clock.now_ms();
+        let mut fail_next = |entry: &mut Entry| {
+            // A window that was never tried.
+            let window = entry.lane.start_next(false, usize::MAX, probe_at_ms).unwrap();
+            let down = InvocationError::new(ErrorClass::Unavailable, "connect", "refused");
+            let failed = entry.lane.offsets(window);
+            let before_ms = entry.runner.clock.now_ms();
+            entry.ended(window, Ended::answered(Outcome::failed(failed, down)), nudges);
+            probe_at_ms = entry.runner.holds(|holds| holds.outage.as_ref().unwrap().probe_at_ms);
+            probe_at_ms - before_ms
+        };
+        for wait_ms in [1_000, 2_000, 4_000, 8_000] {
+            let waits_ms = fail_next(&mut entry);
+            assert!((wait_ms..wait_ms + 900).contains(&waits_ms), "{waits_ms} ms, not {wait_ms}");
+        }
+        entry.runner.reached(Reach::TARGET);
+        let waits_ms = fail_next(&mut entry);
+        assert!((1_000..1_900).contains(&waits_ms), "{waits_ms} ms in an outage of its own");
     }
 
     /// One that reads again for a key of which it could not keep all, from the first offset on, and on from the other.
