@@ -18,6 +18,9 @@ pub(crate) const ZERO_AHEAD_BYTES_MAX: u64 = 1 << 20;
 pub(crate) const SEALED_UNFLUSHED_MAX: usize = 64;
 /// Behind so many a flush is asked for, so that it need not come to that.
 pub(crate) const SEALED_UNFLUSHED_WANTED: usize = 16;
+/// Behind so many bytes that were appended since the last flush another one is asked for, before the interval is over:
+/// a start writes and syncs them again.
+pub(crate) const UNFLUSHED_WANTED_BYTES: u64 = 32 << 20;
 /// How long a flush waits for the descriptor that it needs to sync a directory before it gives up, which stops the
 /// partition: other flushes may wait for it.
 pub(crate) const DESCRIPTOR_WAIT: Duration = Duration::from_secs(2);

@@ -101,6 +101,8 @@ pub struct Partition {
     flushes: AtomicU64,
     /// How many segments were sealed since the last flush, for whoever does not hold the append lock.
     sealed_unflushed: AtomicUsize,
+    /// How many bytes were appended since the last flush began. Written under the append lock.
+    unflushed_bytes: AtomicU64,
     stopped: OnceLock<Stopped>,
     /// Partitions that the next flush makes durable before this one: see [`Partition::flush_first`].
     flush_first: Mutex<HashMap<PartitionId, (Arc<Self>, Offset)>>,
@@ -207,6 +209,7 @@ impl Partition {
             flushing: FlushProgress::new(flushed.get().cast_unsigned()),
             flushes: AtomicU64::new(0),
             sealed_unflushed: AtomicUsize::new(0),
+            unflushed_bytes: AtomicU64::new(0),
             stopped: OnceLock::new(),
             flush_first: Mutex::default(),
         }
@@ -429,7 +432,10 @@ impl Partition {
         let next = base.checked_add(count).expect("no log reaches 2^63 records");
         assert!(next > writer.next, "S2: offsets only grow");
         writer.next = next;
-        writer.active.publish(position + batch.bytes().len() as u64);
+        let size_bytes = batch.bytes().len() as u64;
+        writer.active.publish(position + size_bytes);
+        let unflushed_bytes = self.unflushed_bytes.load(Ordering::Relaxed);
+        self.unflushed_bytes.store(unflushed_bytes + size_bytes, Ordering::Relaxed);
         self.tail.move_to(next.get().cast_unsigned());
     }
 

@@ -11,7 +11,10 @@ use event_listener::EventListener;
 use super::{Partition, SidesDue, UnflushedSeal};
 use crate::error::{FlushError, Stopped};
 use crate::fs;
-use crate::limits::{DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, LATE_SEALS_A_FLUSH, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX};
+use crate::limits::{
+    DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, LATE_SEALS_A_FLUSH, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX,
+    UNFLUSHED_WANTED_BYTES,
+};
 use crate::offset::Offset;
 use crate::segment::{ActiveSegment, FileKind, Seal, path_of};
 
@@ -60,11 +63,13 @@ impl Partition {
         }
     }
 
-    /// Whether so many segments were sealed since the last flush that somebody should [ask](Partition::request_flush)
-    /// for one: behind four times as many, whoever appends flushes first.
+    /// Whether so much was appended, or so many segments were sealed, since the last flush that somebody should
+    /// [ask](Partition::request_flush) for one. Bytes a start would have to write again; and behind four times as many
+    /// segments, whoever appends flushes first.
     #[must_use]
     pub fn is_flush_due(&self) -> bool {
-        self.sealed_unflushed.load(Ordering::Relaxed) >= SEALED_UNFLUSHED_WANTED
+        self.unflushed_bytes.load(Ordering::Relaxed) >= UNFLUSHED_WANTED_BYTES
+            || self.sealed_unflushed.load(Ordering::Relaxed) >= SEALED_UNFLUSHED_WANTED
     }
 
     /// Notified when a flush ended, well or badly. Listen first, look at [`Partition::flushed`] and
@@ -133,6 +138,7 @@ impl Partition {
     fn take_pending(&self) -> Pending {
         let mut writer = self.writer.lock();
         self.sealed_unflushed.store(0, Ordering::Relaxed);
+        self.unflushed_bytes.store(0, Ordering::Relaxed);
         Pending {
             sealed: std::mem::take(&mut writer.unflushed),
             active: Arc::clone(&writer.active),
@@ -322,6 +328,22 @@ mod tests {
             for n in 0..SEALED_UNFLUSHED_WANTED {
                 assert!(!partition.is_flush_due(), "round {round}, after {n}");
                 append(round * 100 + n as i64);
+            }
+            assert!(partition.is_flush_due());
+            partition.flush().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_flush_is_due_after_many_bytes() {
+        let config = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+        let store = Store::open(Arc::new(SimFs::new()), Path::new("/data"), config, Uuid::nil()).unwrap();
+        let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap();
+        let value = vec![0; 4 << 20];
+        for round in 0..2 {
+            for n in 0..UNFLUSHED_WANTED_BYTES / value.len() as u64 {
+                assert!(!partition.is_flush_due(), "round {round}, after {n}");
+                partition.append(&batch_of(round * 100 + n.cast_signed(), 0, &value), 1).unwrap();
             }
             assert!(partition.is_flush_due());
             partition.flush().unwrap();
