@@ -72,7 +72,8 @@ pub struct InvocationError {
 }
 
 impl InvocationError {
-    /// An error without a wait, with `message` [abridged] to [`ERROR_MESSAGE_BYTES_MAX`].
+    /// An error without a wait, with the beginning and the end of a `message` that is longer than
+    /// [`ERROR_MESSAGE_BYTES_MAX`].
     #[must_use]
     pub fn new(class: ErrorClass, code: impl Into<String>, message: impl Into<String>) -> Self {
         let message = message.into();
