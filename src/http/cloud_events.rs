@@ -110,7 +110,9 @@ pub(crate) fn structured(body: &[u8]) -> Result<IncomingRecord, Problem> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(invalid("the body: allowed: one event, an object".to_owned()));
     }
-    let event: Written<'_> = serde_json::from_slice(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    // What is passed over is not looked at otherwise.
+    let body_text = std::str::from_utf8(body).map_err(|error| invalid(format!("the body: {error}")))?;
+    let event: Written<'_> = serde_json::from_str(body_text).map_err(|error| invalid(format!("the body: {error}")))?;
     let text = |json: Option<&RawValue>| json.and_then(|json| serde_json::from_str::<String>(json.get()).ok());
     let found = [event.specversion, event.id, event.source, event.r#type];
     for (required, found) in REQUIRED.into_iter().zip(found) {
@@ -221,6 +223,8 @@ mod tests {
             assert_eq!((record.value, record.key), (Some(event(more).into_bytes()), None));
         }
         assert_eq!(structured(event(r#", "partitionkey": "é\n""#).as_bytes()).unwrap().key.unwrap(), "é\n".as_bytes());
+        let not_utf8 = [event("").trim_end_matches('}').as_bytes(), b", \"data\": \"\xff\"}"].concat();
+        assert!(structured(&not_utf8).is_err());
         for (more, said) in [
             (r#", "data": null, "data_base64": """#, "not both"),
             (r#", "id": "2""#, "duplicate field `id`"),

@@ -78,18 +78,19 @@ impl<S: Send + Sync> FromRequest<S> for Upload {
 
 async fn read_body(body: Body, limits: HttpLimits, room: &BodyRoom) -> Result<Bytes, Problem> {
     let mut body = Limited::new(body, limits.body_bytes_max);
-    let (mut parts, mut found_bytes) = (Vec::new(), 0);
+    // One piece of memory: a part may hold one byte, and takes more than thirty by itself.
+    let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| unread(&*error, limits.body_bytes_max))?;
         let Ok(part) = frame.into_data() else { continue };
-        found_bytes += part.len();
-        room.reach(found_bytes).map_err(no_room)?;
-        parts.push(part);
+        if whole.capacity() - whole.len() < part.len() {
+            let more = part.len().max(whole.len() / 8);
+            room.reach(whole.len() + more).map_err(no_room)?;
+            whole.reserve_exact(more);
+        }
+        whole.extend_from_slice(&part);
     }
-    match <[Bytes; 1]>::try_from(parts) {
-        Ok([whole]) => Ok(whole),
-        Err(parts) => Ok(parts.concat().into()),
-    }
+    Ok(whole.into())
 }
 
 fn unread(error: &(dyn std::error::Error + Send + Sync + 'static), limit: usize) -> Problem {

@@ -47,7 +47,7 @@ async fn a_body_above_the_limit_is_refused_with_the_limit() {
 #[tokio::test]
 async fn bodies_of_all_requests_have_a_limit_that_small_ones_do_not_feel() {
     const KIB: usize = 1 << 10;
-    let stage = Stage::with(|limits| limits.bodies_bytes_max = 100 * KIB).await;
+    let stage = Stage::with(|limits| limits.bodies_bytes_max = 170 * KIB).await;
     let post = async |bytes: usize| {
         stage.send("POST", "/v1/topics/t/records", &[("content-type", "text/plain")], vec![b'x'; bytes]).await
     };
@@ -72,7 +72,7 @@ async fn bodies_of_all_requests_have_a_limit_that_small_ones_do_not_feel() {
     assert_eq!(refused.problem(), (503, "bodies-too-large".to_owned()));
     assert_eq!(
         (refused.json()["limit_bytes"].as_u64(), &refused.headers["retry-after"]),
-        (Some(102_400), &"1".parse().unwrap())
+        (Some(174_080), &"1".parse().unwrap())
     );
     assert_eq!(post(64 * KIB).await.status, 200);
     drop(slow);
