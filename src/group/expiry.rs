@@ -1,9 +1,8 @@
 //! Committed offsets of groups that nobody is in any more: forgotten after a time, as Kafka does.
 //!
 //! A group is given up when its newest commit is older than [`OFFSET_RETENTION`] and nobody was in it for as long. Who
-//! was in a group is not remembered over a restart, nor when groups give way to others, and so that time begins anew
-//! then: offsets are rather kept too long than lost by members who are about to come back and have long had nothing to
-//! commit.
+//! was in a group is not remembered over a restart, and so that time begins anew with each start: offsets are rather
+//! kept too long than lost by members who are about to come back and have long had nothing to commit.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,27 +25,25 @@ pub struct OffsetExpiry {
     groups: GroupService,
     /// Groups with offsets in which nobody was since, as far as is known.
     vacant_since: HashMap<GroupId, Instant>,
-    /// How many groups had given way to others by then.
-    gave_way: u64,
 }
 
 impl OffsetExpiry {
     /// Has seen nothing yet.
     #[must_use]
     pub fn new(broker: Broker, groups: GroupService) -> Self {
-        Self { broker, groups, vacant_since: HashMap::new(), gave_way: 0 }
+        Self { broker, groups, vacant_since: HashMap::new() }
     }
 
     /// One look at all groups with offsets. The groups of triggers stay: those of a trigger that runs elsewhere are
     /// its progress.
     pub fn round(&mut self, now: Instant) {
-        // Before the look at the groups: one that gives way in between is then believed once more.
-        let gave_way = self.groups.gave_way();
-        if std::mem::replace(&mut self.gave_way, gave_way) != gave_way {
-            self.vacant_since.clear();
-        }
         let listed: HashMap<_, _> =
             self.groups.list().into_iter().map(|listing| (listing.id.clone(), listing)).collect();
+        // Behind the look at the groups: one that gives way in between is in both.
+        let gone = self.groups.take_gone();
+        if gone.overflown {
+            self.vacant_since.clear();
+        }
         // A clock that jumps ahead would have the offsets of all forgotten that are not there just now.
         let believed_ms = self.broker.believed_ms();
         let mut vacant_since = HashMap::new();
@@ -60,7 +57,7 @@ impl OffsetExpiry {
             let noted = self.vacant_since.get(&group).copied();
             let left = listing.and_then(|listing| listing.left);
             // Members may have come and gone since the last look.
-            let since = noted.max(left).unwrap_or(now);
+            let since = noted.max(left).max(gone.left.get(&group).copied()).unwrap_or(now);
             let given_up = now.duration_since(since) >= OFFSET_RETENTION
                 && believed_ms.is_some_and(|now_ms| is_older(newest_ms, now_ms, OFFSET_RETENTION));
             if !(given_up && self.forget(&group, newest_ms)) {
@@ -203,13 +200,18 @@ mod tests {
         }
         assert_eq!(round(), ["nightly"]);
         tokio::time::advance(DAY * 5).await;
-        // Nobody knows any more when anybody was there.
+        visit("nightly").await;
+        // It gives way to others, before anybody has looked.
         visit("other").await;
         visit("another").await;
+        assert!(groups.describe(&GroupId::parse("nightly").unwrap()).is_none());
+        tokio::time::advance(DAY * 6).await;
+        assert_eq!(round(), ["nightly"]);
+        for more in 0..6 {
+            visit(&format!("more {more}")).await;
+        }
         tokio::time::advance(DAY).await;
-        assert_eq!(round(), ["nightly"], "the seventh day since it was left");
-        tokio::time::advance(DAY * 7).await;
-        assert!(round().is_empty());
+        assert!(round().is_empty(), "whatever other groups do");
     }
 
     #[tokio::test]

@@ -20,12 +20,12 @@ pub struct Protocol {
     pub metadata: Bytes,
 }
 
-/// Length of names and metadata, in bytes.
 /// What a member takes besides what it brings: its place in the tables, and its ids there.
 pub(super) const MEMBER_BYTES: usize = 1024;
 /// What an id takes that was only given out.
 pub(super) const PENDING_BYTES: usize = 512;
 
+/// Length of names and metadata, in bytes.
 pub(super) fn metadata_bytes(protocols: &[Protocol]) -> usize {
     protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len()).sum()
 }

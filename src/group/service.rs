@@ -5,7 +5,8 @@
 //! and a commit can hold its group while it appends (G2). All deadlines are in one ordered set that one task,
 //! [`Timers`], works off; it belongs on the runtime that keeps time even when requests are slow.
 //!
-//! Locks are taken in this order and never across an await: the table of groups, one group, the deadlines.
+//! Locks are taken in this order and never across an await: the table of groups, one group, the deadlines. Those that
+//! are gone have a lock of their own, held for a look.
 
 mod timers;
 mod waiting;
@@ -15,7 +16,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -44,9 +45,21 @@ struct Shared {
     deadlines: Deadlines,
     /// What all groups hold. Decided on before it is added, so that those who ask at once may exceed it by what they ask.
     held_bytes: AtomicUsize,
-    /// Groups that gave way to others.
-    gave_way: AtomicU64,
+    /// When the last members of groups went that have given way to others.
+    gone: Mutex<Gone>,
 }
+
+/// What is still known of groups that were forgotten.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// When their last members went.
+    pub left: HashMap<GroupId, Instant>,
+    /// There were more of them than are remembered.
+    pub overflown: bool,
+}
+
+/// So many are remembered until somebody asks.
+const GONE_MAX: usize = 100_000;
 
 /// One group in the table.
 struct Slot {
@@ -96,7 +109,7 @@ impl GroupService {
             groups: RwLock::new(HashMap::new()),
             deadlines: Deadlines::default(),
             held_bytes: AtomicUsize::new(0),
-            gave_way: AtomicU64::new(0),
+            gone: Mutex::default(),
         });
         (Self { shared: Arc::clone(&shared) }, Timers::new(shared))
     }
@@ -224,10 +237,10 @@ impl GroupService {
         listings
     }
 
-    /// How many groups have given way to others: of those is not known any more when their last members went.
+    /// What is known of groups that have given way to others since this was asked last.
     #[must_use]
-    pub fn gave_way(&self) -> u64 {
-        self.shared.gave_way.load(Ordering::Relaxed)
+    pub fn take_gone(&self) -> Gone {
+        std::mem::take(&mut self.shared.gone.lock())
     }
 
     fn find(&self, id: &GroupId) -> Option<Arc<Slot>> {
@@ -344,11 +357,21 @@ impl Shared {
             let mut state = slot.state.lock();
             let goes = gives_way(&state);
             if goes {
-                self.gave_way.fetch_add(1, Ordering::Relaxed);
+                self.note_gone(slot, &state);
                 self.forget(slot, &mut state);
             }
             !goes
         });
+    }
+
+    fn note_gone(&self, slot: &Slot, state: &SlotState) {
+        let Some(left) = state.left else { return };
+        let mut gone = self.gone.lock();
+        if gone.left.len() < GONE_MAX || gone.left.contains_key(&slot.id) {
+            gone.left.insert(slot.id.clone(), left);
+        } else {
+            gone.overflown = true;
+        }
     }
 
     fn forget(&self, slot: &Arc<Slot>, state: &mut SlotState) {
