@@ -40,7 +40,7 @@ impl Turn {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// The owner has come to the head of the queue: whoever wants another turn has to queue it again. A swap and not a
+    /// The owner has come to the head of the queue, and begins: whoever wants another turn has to queue it again. A swap and not a
     /// store, which would neither see what came before a `take` that answered false nor stay before the look that
     /// follows.
     fn begin(&self) {
@@ -88,8 +88,9 @@ impl FlushProgress {
         self.soon.take()
     }
 
-    /// A flush thread takes the partition from the queue. It looks at the tail after this: what is appended later and
-    /// not seen by it asks again.
+    /// A flush thread has taken the partition from the queue, and it is its turn to flush: who asks before rides along,
+    /// and takes no further thread. It looks at the tail after this: what is appended later and not seen by it asks
+    /// again.
     pub(crate) fn begin(&self) {
         self.soon.begin();
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use event_listener::EventListener;
 
 use super::{Partition, SidesDue, UnflushedSeal};
+use crate::checkpoint::CheckpointFile;
 use crate::error::{FlushError, Stopped};
 use crate::fs;
 use crate::limits::{
@@ -35,7 +36,11 @@ impl Partition {
     /// [`FlushError::Stopped`]: nothing is known about what was appended since the last flush, and a retry would prove
     /// nothing (the kernel drops the dirty pages of a failed sync), so the partition stops.
     pub fn flush(&self) -> Result<Offset, FlushError> {
-        let mut checkpoint = self.checkpoint.lock();
+        self.flush_in_turn(&mut self.checkpoint.lock())
+    }
+
+    /// With the flush lock.
+    fn flush_in_turn(&self, checkpoint: &mut CheckpointFile) -> Result<Offset, FlushError> {
         self.check_running()?;
         if self.flushed() == self.tail() {
             return Ok(self.flushed());
@@ -91,8 +96,11 @@ impl Partition {
 
     /// A flush thread's turn.
     pub(crate) fn flush_from_queue(&self) {
+        let mut checkpoint = self.checkpoint.lock();
+        // Not before it is its turn: whoever asks while another flush runs asks for this one, and takes no further
+        // thread to wait here.
         self.flushing.begin();
-        if let Err(error) = self.flush() {
+        if let Err(error) = self.flush_in_turn(&mut checkpoint) {
             tracing::debug!(partition = %self.id(), %error, "flush refused");
         }
     }

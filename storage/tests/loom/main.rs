@@ -183,6 +183,10 @@ impl Partition {
     /// As `Partition::flush`.
     fn flush(&self) {
         let _flush = self.flush.lock().unwrap();
+        self.flush_in_turn();
+    }
+
+    fn flush_in_turn(&self) {
         if self.check().is_err() || self.flushing.flushed() == self.tail.get() {
             return;
         }
@@ -207,8 +211,9 @@ impl Partition {
             drop(queue);
             match turn {
                 Turn::Flush => {
+                    let _flush = self.flush.lock().unwrap();
                     self.flushing.begin();
-                    self.flush();
+                    self.flush_in_turn();
                 }
                 Turn::Interval if self.flushing.interval_over(|| self.tail.get()) => self.push(Turn::Flush),
                 Turn::Interval => {}
