@@ -3,10 +3,13 @@
 
 use std::path::Path;
 
+use tripline::broker::OFFSET_BYTES_MAX;
+use tripline::group::config::GroupConfig;
 use tripline::group::expiry::OFFSET_RETENTION;
 use tripline::http::HttpLimits;
 use tripline::http::limits::{RECORDS_IN_MAX, RECORDS_OUT_MAX};
 use tripline::kafka::api::produce_size;
+use tripline::kafka::listener::ListenerConfig;
 use tripline::server::ServerConfig;
 use tripline::topic::spec::PARTITIONS_MAX;
 
@@ -28,6 +31,8 @@ fn limits_are_those_of_the_code() {
     let limits = HttpLimits::default();
     let config = ServerConfig::new("x");
     assert_eq!(value("body of an HTTP request"), format!("{} MiB", limits.body_bytes_max >> 20));
+    let bodies = value("bodies of all HTTP requests at a time, beyond 64 KiB of each");
+    assert_eq!(bodies, format!("{} MiB", limits.bodies_bytes_max >> 20));
     let head = format!("{} KiB, {} headers", limits.head_bytes_max >> 10, limits.headers_max);
     assert_eq!(value("head of an HTTP request"), head);
     assert_eq!(value("HTTP connections"), limits.connections_max.to_string());
@@ -36,6 +41,13 @@ fn limits_are_those_of_the_code() {
     assert_eq!(value("partitions of a topic"), PARTITIONS_MAX.to_string());
     assert_eq!(value("partitions of all topics"), config.broker.partitions_max.to_string());
     assert_eq!(value("partitions of a Produce request"), produce_size::PARTITIONS_MAX.to_string());
+    let requests =
+        "memory of all Kafka requests beyond 64 KiB each, and of what others than Produce are decoded to beyond 4 KiB";
+    let frames_mib = ListenerConfig::default().frame_bytes_total_max >> 20;
+    assert_eq!(value(requests), format!("{frames_mib} MiB, {frames_mib} MiB"));
+    let groups = "memory of all committed offsets; of the members, metadata and assignments of all groups";
+    let (offsets_mib, groups_mib) = (OFFSET_BYTES_MAX >> 20, GroupConfig::default().held_bytes_max >> 20);
+    assert_eq!(value(groups), format!("{offsets_mib} MiB; {groups_mib} MiB"));
     let days = OFFSET_RETENTION.as_secs() / (24 * 60 * 60);
     assert_eq!(value("committed offsets after the last commit and the last member"), format!("{days} days"));
     let default = |key: &str| rows.iter().find(|row| row[0] == format!("`{key}`")).unwrap()[3].clone();

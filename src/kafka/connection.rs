@@ -28,14 +28,13 @@ use super::frame::{FrameError, FrameLimits, LENGTH_BYTES};
 use super::handler::{Answer, ConnectionContext, Handler};
 use super::metrics::KafkaMetrics;
 
-/// Frames up to this size are read without asking the common budget, so that a short of memory never stops heartbeats.
+/// Frames up to this size are read without asking the common budget, so that a short of memory never stops heartbeats;
+/// nor is it counted what requests up to 4 KiB are decoded to.
 pub const UNBUDGETED_FRAME_BYTES: usize = 64 * 1024;
-/// Requests other than Produce that one connection has begun and that are not answered have so many bytes together, and
-/// one longer one passes. Their answers go out in order, so that those behind one that waits gain nothing by being
-/// begun but what they take in memory; a few heartbeats may always.
+/// Requests other than Produce that one connection has begun and that are not answered have so many bytes together; one
+/// of more than 4 KiB counts for all of it. Their answers go out in order, so that those behind one that waits gain
+/// nothing by being begun but what they take in memory.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
-/// What one of them counts for at most.
-const WAITING_BYTES_OF_ONE: usize = 48 * 1024;
 /// Budgets are counted in units of this size.
 const BUDGET_UNIT_BYTES: usize = 1024;
 /// Transfers get one more second for each so many bytes, above their time-out.
@@ -125,7 +124,7 @@ struct Begun {
 #[derive(Default)]
 struct Held {
     _waiting: Option<OwnedSemaphorePermit>,
-    _decoded: Option<OwnedSemaphorePermit>,
+    decoded: Option<OwnedSemaphorePermit>,
 }
 
 /// Serves one connection until it ends.

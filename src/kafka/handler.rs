@@ -27,6 +27,9 @@ pub enum Answer {
     Now(Response),
     /// The response follows.
     Later(BoxFuture<'static, Response>),
+    /// The response follows, perhaps after long, and nothing is kept of the request meanwhile: what was taken for its
+    /// memory is given back at once.
+    Detached(BoxFuture<'static, Response>),
 }
 
 impl std::fmt::Debug for Answer {
@@ -34,6 +37,7 @@ impl std::fmt::Debug for Answer {
         match self {
             Self::Now(response) => formatter.debug_tuple("Now").field(response).finish(),
             Self::Later(_) => formatter.write_str("Later"),
+            Self::Detached(_) => formatter.write_str("Detached"),
         }
     }
 }

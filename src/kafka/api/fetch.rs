@@ -37,7 +37,9 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: Fetc
     let deadline = Instant::now() + wait;
     // Now and not when its turn comes: nothing of the request is kept for that.
     let fetch = if continues { None } else { Some(Fetch::new(&service, request, version)) };
-    Answer::Later(Box::pin(async move {
+    // With an error it does not wait, and may hold very many of them.
+    let waits = fetch.as_ref().is_none_or(|fetch| !fetch.has_failed());
+    let answered = Box::pin(async move {
         let body = match fetch {
             Some(fetch) => answer(&service, fetch, deadline).await,
             None => {
@@ -52,7 +54,8 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: Fetc
                 Response::Close("a fetch response could not be encoded")
             }
         }
-    }))
+    });
+    if waits { Answer::Detached(answered) } else { Answer::Later(answered) }
 }
 
 async fn answer(service: &Shared, mut fetch: Fetch, deadline: Instant) -> FetchBody {
@@ -147,11 +150,15 @@ impl Fetch {
         self.found_bytes = found_bytes;
     }
 
+    fn has_failed(&self) -> bool {
+        self.partitions().any(|partition| partition.source.is_err())
+    }
+
     /// Whether an answer need not wait: never with an error, nor with records behind which there are more. Those are
     /// due with the next fetch, and nothing would wake this one.
     fn is_enough(&self) -> bool {
-        let is_urgent = |partition: &FetchPartition| partition.source.is_err() || partition.has_more;
-        self.found_bytes >= self.min_bytes || self.partitions().any(is_urgent)
+        let has_more = |partition: &FetchPartition| partition.has_more;
+        self.found_bytes >= self.min_bytes || self.has_failed() || self.partitions().any(has_more)
     }
 
     fn into_body(self, service: &Shared) -> FetchBody {

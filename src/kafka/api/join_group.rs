@@ -39,7 +39,7 @@ pub(crate) fn begin(
     let waiting = service.groups.join(&group, &join);
     // A copy: a slice of the request would keep all of it.
     let (service, sent_id) = (service.clone(), StrBytes::from(request.member_id.to_string()));
-    Answer::Later(Box::pin(async move {
+    Answer::Detached(Box::pin(async move {
         let response = match service.unless_stopping(waiting).await {
             Some(Ok(answer)) => joined(answer, version),
             Some(Err(error)) => {

@@ -34,7 +34,7 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: &Syn
     };
     let waiting = service.groups.sync(&group, &sync);
     let service = service.clone();
-    Answer::Later(Box::pin(async move {
+    Answer::Detached(Box::pin(async move {
         let response = match service.unless_stopping(waiting).await {
             Some(Ok(answer)) => {
                 let mut response = message!(SyncGroupResponse { assignment: answer.assignment });

@@ -5,7 +5,7 @@
 //! a frame may take. What producers send as a rule is much shorter, and never queues behind those.
 //!
 //! A Produce is decoded to slices of its frame. Other requests hold lists of names and numbers, and two bytes of one
-//! may take seventy in memory, for as long as the request waits.
+//! may take seventy in memory, until the request is answered, or waits and has kept what it needs.
 
 use std::sync::Arc;
 

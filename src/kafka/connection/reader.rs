@@ -14,10 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::io::poll_read_buf;
 
-use super::{
-    Begun, End, Held, Shared, UNBUDGETED_FRAME_BYTES, WAITING_BYTES_MAX, WAITING_BYTES_OF_ONE, allowance, budget,
-    budget_units,
-};
+use super::{Begun, End, Held, Shared, UNBUDGETED_FRAME_BYTES, WAITING_BYTES_MAX, allowance, budget, budget_units};
 use crate::kafka::api::{api_versions, produce_too_old};
 use crate::kafka::codec::{self, RequestHeader, StrBytes};
 use crate::kafka::frame::{FrameDecoder, Progress};
@@ -121,7 +118,7 @@ impl Reader {
         if api == Api::ApiVersions {
             return Ok((self.api_versions(&header, body)?, Held::default()));
         }
-        let held = if api == Api::Produce { Held::default() } else { self.hold(length).await? };
+        let mut held = if api == Api::Produce { Held::default() } else { self.hold(length).await? };
         if self.granted.is_some() {
             // Else it keeps the whole frame.
             header.client_id = header.client_id.map(|id| StrBytes::from(id.to_string()));
@@ -131,22 +128,25 @@ impl Reader {
         let (shared, context) = (Arc::clone(&self.shared), Arc::clone(&self.context));
         let begin = async move { (shared.handler)(request, context).await };
         let answer = AssertUnwindSafe(begin).catch_unwind().await.map_err(|_| End::Panicked)?;
-        if matches!(api, Api::Fetch | Api::JoinGroup | Api::SyncGroup) {
-            // They may wait for long, and have nothing of their frame any more.
-            self.granted = None;
+        if !matches!(answer, Answer::Later(_)) {
+            // It may stand behind one that waits for long, or wait itself, and has nothing of the request any more.
+            (self.granted, held.decoded) = (None, None);
         }
         Ok((answer, held))
     }
 
     /// What a request of this length takes beside its frame. Waits until others have been answered: those of this
-    /// connection, and then those of all.
+    /// connection, and then those of all. A long one is begun when no other of its connection waits, so that it holds
+    /// what all share no longer than it takes itself.
     async fn hold(&self, length: usize) -> Result<Held, End> {
-        let waiting = acquire(&self.waiting, budget_units(length, WAITING_BYTES_OF_ONE)).await;
-        let decoded = match self.shared.frame_budget.decoded_for(length) {
+        let budget = self.shared.frame_budget.decoded_for(length);
+        let alone = if budget.is_some() { WAITING_BYTES_MAX } else { length };
+        let waiting = acquire(&self.waiting, budget_units(alone, WAITING_BYTES_MAX)).await;
+        let decoded = match budget {
             Some((budget, units)) => Some(self.in_time(budget, units).await?),
             None => None,
         };
-        Ok(Held { _waiting: Some(waiting), _decoded: decoded })
+        Ok(Held { _waiting: Some(waiting), decoded })
     }
 
     fn api_versions(&self, header: &RequestHeader, body: Bytes) -> Result<Answer, End> {

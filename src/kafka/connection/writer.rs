@@ -61,7 +61,7 @@ impl Writer {
         let answer = std::mem::replace(&mut begun.answer, Answer::Now(Response::Silence));
         let response = match answer {
             Answer::Now(response) => response,
-            Answer::Later(future) => guarded(future).await?,
+            Answer::Later(future) | Answer::Detached(future) => guarded(future).await?,
         };
         self.push(response, begun);
         Ok(())
@@ -73,7 +73,7 @@ impl Writer {
             let Ok(mut begun) = queue.try_recv() else { return Ok(None) };
             match std::mem::replace(&mut begun.answer, Answer::Now(Response::Silence)) {
                 Answer::Now(response) => self.push(response, begun),
-                Answer::Later(mut future) => match poll_now(&mut future)? {
+                Answer::Later(mut future) | Answer::Detached(mut future) => match poll_now(&mut future)? {
                     Poll::Ready(response) => self.push(response, begun),
                     Poll::Pending => {
                         begun.answer = Answer::Later(future);

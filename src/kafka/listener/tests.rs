@@ -13,12 +13,12 @@ use super::*;
 use crate::kafka::codec::testing::{decode_response, encode_request};
 use crate::kafka::codec::{
     ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse, ListGroupsRequest, MetadataRequest,
-    MetadataResponse, encode_response,
+    MetadataResponse, ProduceRequest, StrBytes, SyncGroupRequest, encode_response, produce_request,
 };
 use crate::kafka::handler::{Answer, Response, ResponseFrame};
 use crate::kafka::request::{DecodedRequest, RequestBody};
 
-/// Metadata is answered at once; Heartbeat later, when its group's gate opens; ListGroups panics; DescribeGroups is
+/// Metadata is answered at once, Produce by silence; SyncGroup never, and keeps nothing; Heartbeat later, when its group's gate opens; ListGroups panics; DescribeGroups is
 /// answered with a frame of 8 MiB; LeaveGroup not at all; DeleteGroups by closing.
 struct Scripted {
     begun: mpsc::UnboundedSender<i32>,
@@ -42,7 +42,8 @@ impl Scripted {
             }
             RequestBody::ListGroups(_) => panic!("a scripted panic"),
             RequestBody::DescribeGroups(_) => Answer::Now(frame(Bytes::from(vec![0; 8 << 20]))),
-            RequestBody::LeaveGroup(_) => Answer::Now(Response::Silence),
+            RequestBody::LeaveGroup(_) | RequestBody::Produce(_) => Answer::Now(Response::Silence),
+            RequestBody::SyncGroup(_) => Answer::Detached(std::future::pending().boxed()),
             RequestBody::DeleteGroups(_) => Answer::Now(Response::Close("scripted")),
             other => panic!("not scripted: {other:?}"),
         }
@@ -449,15 +450,16 @@ async fn requests_that_could_not_be_answered_yet_are_not_taken_apart_but_for_a_f
     let mut server = Server::start(ListenerConfig::default()).await;
     let mut client = server.connect().await;
     let mut pipeline = heartbeat_request(1).to_vec();
+    pipeline.extend(metadata_request_of(2, 1_000));
     // Each of 40 KB, which would take 1.4 MB.
-    (2..5).for_each(|id| pipeline.extend(metadata_request_of(id, 20_000)));
+    (3..6).for_each(|id| pipeline.extend(metadata_request_of(id, 20_000)));
     client.send(&pipeline).await;
     assert_eq!((server.begun.recv().await, server.begun.recv().await), (Some(1), Some(2)));
     holds_up_nobody_else(&server).await;
-    assert_eq!(server.begun.recv().await, Some(100), "3 waits until 2 is answered");
+    assert_eq!(server.begun.recv().await, Some(100), "3 waits until 1 and 2 are answered");
     server.gate.add_permits(1);
     assert_eq!(decode_response::<HeartbeatResponse>(4, &client.receive().await).0, 1);
-    for id in 2..5 {
+    for id in 2..6 {
         assert_eq!(decode_response::<MetadataResponse>(9, &client.receive().await).0, id);
     }
 }
@@ -465,11 +467,16 @@ async fn requests_that_could_not_be_answered_yet_are_not_taken_apart_but_for_a_f
 #[tokio::test]
 async fn what_requests_are_decoded_to_has_a_limit_over_all_connections() {
     let mut server = Server::start(one_large_frame_at_a_time()).await;
-    let (mut holds, mut waits) = (server.connect().await, server.connect().await);
-    let mut pipeline = heartbeat_request(1).to_vec();
-    pipeline.extend(metadata_request_of(2, 4_000));
-    holds.send(&pipeline).await;
-    assert_eq!((server.begun.recv().await, server.begun.recv().await), (Some(1), Some(2)));
+    let [mut detached, mut holds, mut waits] = [server.connect().await, server.connect().await, server.connect().await];
+    let long = StrBytes::from("x".repeat(8_000));
+    let mut sync = SyncGroupRequest::default();
+    sync.member_id = long.clone();
+    detached.send(&encode_request(1, 3, "tests", &sync)).await;
+    assert_eq!(server.begun.recv().await, Some(1), "it waits, and has given back what it took");
+    let mut heartbeat = HeartbeatRequest::default();
+    (heartbeat.group_id, heartbeat.member_id) = ("gated".into(), long);
+    holds.send(&encode_request(2, 4, "tests", &heartbeat)).await;
+    assert_eq!(server.begun.recv().await, Some(2));
     waits.send(&metadata_request_of(3, 4_000)).await;
     holds_up_nobody_else(&server).await;
     assert_eq!(server.begun.recv().await, Some(100), "3 waits");
@@ -525,4 +532,23 @@ async fn holds_up_nobody_else(server: &Server) {
     let mut other = server.connect().await;
     other.send(&metadata_request(100)).await;
     other.receive().await;
+}
+
+#[tokio::test]
+async fn what_is_answered_behind_one_that_waits_holds_no_memory_that_others_need() {
+    let mut server = Server::start(one_large_frame_at_a_time()).await;
+    let mut client = server.connect().await;
+    client.send(&heartbeat_request(1)).await;
+    let mut topic = produce_request::TopicProduceData::default();
+    topic.name = "abcdef".into();
+    let mut produce = ProduceRequest::default();
+    produce.topic_data = vec![topic; 80_000];
+    for id in 2..5 {
+        let frame = encode_request(id, 9, "tests", &produce);
+        assert!((1 << 19..1 << 20).contains(&frame.len()), "two of them have no room");
+        client.send(&frame).await;
+    }
+    for id in 1..5 {
+        assert_eq!(server.begun.recv().await, Some(id));
+    }
 }
