@@ -398,14 +398,17 @@ impl FunctionService {
     /// deleted while the invocation waited for its turn is class `interrupted` with code `deleted`, and from the
     /// shutdown on any is class `interrupted`.
     pub async fn invoke(&self, name: &str, mut invocation: Invocation) -> Result<InvocationSuccess, InvocationError> {
-        let mut has_waited = false;
+        let mut stopped: Option<Arc<HttpInvoker>> = None;
         loop {
-            let entry = self.inner.get(name).ok_or_else(|| self.missing(name, has_waited))?;
+            let entry = self.inner.get(name).ok_or_else(|| self.missing(name, stopped.is_some()))?;
             let Runner::Http(http) = &entry.runner else { return entry.runner.invoker().invoke(invocation).await };
+            if stopped.as_ref().is_some_and(|stopped| Arc::ptr_eq(stopped, http)) {
+                return Err(interrupted());
+            }
             match http.try_invoke(invocation).await {
                 Ok(result) => return result,
-                // What runs under this name by now takes it, if anything does: one that stops is in its place no more.
-                Err(NotBegun(unbegun)) => (invocation, has_waited) = (*unbegun, true),
+                // What runs under this name by now takes it, if anything else does.
+                Err(NotBegun(unbegun)) => (invocation, stopped) = (*unbegun, Some(Arc::clone(http))),
             }
         }
     }

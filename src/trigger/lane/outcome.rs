@@ -268,6 +268,9 @@ impl Lane {
         if self.suspended {
             held.state.suspend(at_ms);
         }
+        if let (QueueKey::Key(hash), Some(_)) = (held.queue, self.spec.per_key.throttle) {
+            self.starts.take_back(hash);
+        }
         self.wait(id, at_ms);
     }
 

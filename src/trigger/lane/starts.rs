@@ -47,6 +47,19 @@ impl Starts {
         self.put(key, bursts);
     }
 
+    /// The last attempt of a key that began was not made after all.
+    pub(super) fn take_back(&mut self, key: u64) {
+        let mut bursts = self.take(key);
+        let Some(last) = bursts.last_mut() else { return };
+        last.count -= 1;
+        if last.count == 0 {
+            bursts.pop();
+        }
+        if !bursts.is_empty() {
+            self.put(key, bursts);
+        }
+    }
+
     /// When the next attempt of a key may begin; `None` when it may now.
     pub(super) fn until_ms(&self, key: u64, throttle: Throttle, now_ms: i64) -> Option<i64> {
         let bursts = self.keys.get(&key)?;
@@ -148,5 +161,25 @@ mod tests {
         assert!(waits(&starts, 99_999) && waits(&starts, 50_000) && !waits(&starts, 0));
         starts.push(1, throttle, 2_000_000);
         assert_eq!((starts.bursts, starts.keys.len(), starts.last.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn an_attempt_that_was_not_made_does_not_count() {
+        for limit in [1, 2, 100] {
+            let throttle = Throttle { limit, period_ms: 1600 };
+            let mut starts = Starts::default();
+            starts.take_back(7);
+            for round in 0..3 {
+                for n in 0..limit {
+                    assert_eq!(starts.until_ms(7, throttle, i64::from(n)), None, "round {round}");
+                    starts.push(7, throttle, i64::from(n));
+                }
+                assert!(starts.until_ms(7, throttle, 200).is_some());
+                starts.take_back(7);
+                assert_eq!(starts.until_ms(7, throttle, 200), None);
+                (1..limit).for_each(|_| starts.take_back(7));
+                assert_eq!((starts.keys.len(), starts.last.len(), starts.bursts), (0, 0, 0));
+            }
+        }
     }
 }

@@ -165,6 +165,16 @@ fn an_open_window_of_a_throttled_key_waits_for_its_turn() {
 }
 
 #[test]
+fn an_attempt_that_was_not_made_spends_no_turn_of_its_key() {
+    let mut lane = fresh(throttled(LaneLimits::default()));
+    read(&mut lane, &[7, 7], 0);
+    let window = lane.start_next(false, usize::MAX, 0).unwrap();
+    lane.postpone(window, 5);
+    assert_eq!((deliver(&mut lane, 5), deliver(&mut lane, 6)), (Some(vec![0]), None));
+    assert_eq!((deliver(&mut lane, HOUR_MS + 4), deliver(&mut lane, HOUR_MS + 5)), (None, Some(vec![1])));
+}
+
+#[test]
 fn a_new_definition_forgets_no_start_of_a_throttled_key() {
     let mut lane = fresh(throttled(LaneLimits::default()));
     read(&mut lane, &[7], 0);
