@@ -9,7 +9,7 @@ use super::fit::More;
 use super::queue::{Queue, QueueKey};
 use super::{Held, Lane, LaneLimits, Marker, Phase, Timer, WindowId, at};
 use crate::trigger::attempt::AttemptState;
-use crate::trigger::flow::Singleton;
+use crate::trigger::flow::{Singleton, Throttle};
 use crate::trigger::spec::Order;
 use crate::trigger::unfinished::{Place, UNNUMBERED, groups};
 use crate::trigger::window::{ClosedWindow, Push, RecordFacts, Window, WindowSpec};
@@ -37,7 +37,7 @@ impl Lane {
         for record in records.iter().filter(|record| record.offset >= at) {
             if self.is_read_again(record.offset, now_ms) {
                 self.take_again(*record, now_ms);
-            } else if self.is_full() || self.is_filled(0, 0) {
+            } else if self.is_full() || self.is_filled(0, 0) || (self.keeps_turns() && !self.has_space()) {
                 return self.pass(record.offset, now_ms);
             } else {
                 self.take_new(*record, now_ms);
@@ -60,7 +60,7 @@ impl Lane {
     /// Where to read again for the keys that were spilled and have room now.
     #[must_use]
     pub fn catch_up_at(&self) -> Option<Offset> {
-        if self.restoring.is_some() || !self.has_space() {
+        if self.restoring.is_some() || self.is_filled(0, 0) {
             return None;
         }
         let wanted = self.markers.iter().filter(|(key, marker)| marker.at < self.at && self.has_room(**key));
@@ -98,13 +98,26 @@ impl Lane {
     }
 
     /// Whether a key's queue would take records that are read again: not while its first window waits to be tried
-    /// again, nor while the key rests.
+    /// again, nor while the key rests. Where there is no space to read for, a key whose turn it is has room for that
+    /// turn all the same.
     pub(super) fn has_room(&self, key: u64) -> bool {
         if self.resting.contains(&key) {
             return false;
         }
-        let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return true };
-        queue.records < self.key_records_max().div_ceil(2) && !self.is_waiting(queue)
+        let records_max = if self.has_space() { self.key_records_max().div_ceil(2) } else { self.turn_records() };
+        let Some(queue) = self.queues.get(&QueueKey::Key(key)) else { return records_max > 0 };
+        queue.records < records_max && !self.is_waiting(queue) && (self.has_space() || queue.turn_ms.is_none())
+    }
+
+    /// What a throttled key may begin at once, in records.
+    fn turn_records(&self) -> usize {
+        let turn = |throttle: Throttle| (throttle.limit as usize).saturating_mul(self.spec.window.count as usize);
+        self.spec.per_key.throttle.map_or(0, turn).min(self.key_records_max().div_ceil(2))
+    }
+
+    /// Whether keys that were set aside may come for their turn: what is read for the first time leaves them space.
+    fn keeps_turns(&self) -> bool {
+        self.spec.per_key.throttle.is_some() && self.restoring.is_none() && !self.markers.is_empty()
     }
 
     /// No key takes all the room there is, whatever a window may hold.

@@ -298,3 +298,16 @@ fn keys_that_are_throttled_for_long_hold_up_nobody_however_much_of_them_there_is
     }
     assert_eq!(scene.lane.position(), scene.tail());
 }
+
+#[test]
+fn a_key_that_rests_comes_back_for_each_of_its_turns_though_others_hold_all_the_space() {
+    let mut scene = Scene::new(throttled(LaneLimits::default()), (0..100).flat_map(|_| 0..1000).collect());
+    scene.chunk = 5_000;
+    for turn in 1..=4 {
+        while scene.turn(|_| false).0 {}
+        let late: Vec<_> = (0..1000).filter(|key| scene.delivered[key].len() != turn).collect();
+        assert!(late.is_empty(), "in turn {turn}: {late:?}, {:?}", scene.lane.look());
+        scene.now_ms += 3_600_000;
+    }
+    assert!(!scene.lane.markers.is_empty(), "no key was ever set aside");
+}
