@@ -40,9 +40,9 @@ impl Turn {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// The owner has come to the head of the queue, and begins: whoever wants another turn has to queue it again. A swap and not a
-    /// store, which would neither see what came before a `take` that answered false nor stay before the look that
-    /// follows.
+    /// The owner has come to the head of the queue, and begins: whoever wants another turn has to queue it again. A
+    /// swap and not a store, which would neither see what came before a `take` that answered false nor stay before the
+    /// look that follows.
     fn begin(&self) {
         self.0.swap(false, Ordering::AcqRel);
     }

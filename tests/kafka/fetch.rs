@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use kafka_wire::*;
 use kafka_wire_core::{StrBytes, Uuid};
+use tripline::kafka::listener::ListenerConfig;
 
 use crate::client::{Client, message};
 use crate::requests::*;
@@ -25,6 +26,25 @@ async fn a_fetch_that_waits_wakes_at_the_append() {
     let response: FetchResponse = client.receive(12).await;
     assert!(begin.elapsed() < Duration::from_secs(10), "woken, not timed out");
     assert_eq!((records(&response, 0), records(&response, 1)), (vec![], vec![(0, "late".to_owned())]));
+}
+
+#[tokio::test]
+async fn a_fetch_that_waits_gives_back_what_was_taken_for_its_request() {
+    // Decoded requests of more than 4 KiB go through one by one.
+    let listener = ListenerConfig { frame_bytes_total_max: 1, ..ListenerConfig::default() };
+    let server = Server::start_with(tempfile::tempdir().unwrap(), listener).await;
+    let mut client = Client::connect(server.address).await;
+    create(&mut client, "t", 1, &[]).await;
+    let mut request = fetch_request("t", vec![fetch_partition(0, 0, 1 << 20)]);
+    request.max_wait_ms = 15_000;
+    request.rack_id = "r".repeat(5_000).into();
+    client.send(12, &request).await;
+    assert!(client.is_silent().await);
+    let mut another = Client::connect(server.address).await;
+    request.max_wait_ms = 0;
+    let response = another.call(12, &request).await;
+    assert_eq!(response.error_code, 0);
+    assert!(client.is_silent().await, "the other was answered beside it, and not after it");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
+use tripline::kafka::listener::ListenerConfig;
 use tripline_storage::batch::{BatchOptions, BatchProducer, Compression};
 
 use crate::client::{Client, message};
@@ -64,7 +65,8 @@ async fn requests_of_one_connection_are_appended_and_answered_in_order() {
 
 #[tokio::test]
 async fn batches_that_are_small_only_while_packed_leave_other_connections_their_turns() {
-    let server = Server::start_on_threads(tempfile::tempdir().unwrap(), 1).await;
+    let listener = ListenerConfig { io_threads: 1, ..ListenerConfig::default() };
+    let server = Server::start_with(tempfile::tempdir().unwrap(), listener).await;
     let mut first = Client::connect(server.address).await;
     create(&mut first, "t", 2, &[]).await;
     let mut second = Client::connect(server.address).await;

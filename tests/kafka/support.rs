@@ -55,23 +55,23 @@ impl Server {
 
     /// Starts on what is there.
     pub(crate) async fn start_on(data: tempfile::TempDir) -> Self {
-        Self::start_on_threads(data, 2).await
+        Self::start_with(data, listener()).await
     }
 
-    /// With so many threads for connections.
-    pub(crate) async fn start_on_threads(data: tempfile::TempDir, io_threads: usize) -> Self {
+    /// With such limits, and threads for connections.
+    pub(crate) async fn start_with(data: tempfile::TempDir, listener: ListenerConfig) -> Self {
         let (broker, _) = Broker::start(BrokerConfig::new(data.path().join("data"))).unwrap();
-        Self::serve(broker, data, io_threads).await
+        Self::serve(broker, data, listener).await
     }
 
     /// Its topics on a disk in memory.
     #[allow(dead_code, reason = "not each test binary has such a disk")]
     pub(crate) async fn start_on_disk(disk: &SimFs) -> Self {
         let (broker, _) = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap();
-        Self::serve(broker, tempfile::tempdir().unwrap(), 2).await
+        Self::serve(broker, tempfile::tempdir().unwrap(), listener()).await
     }
 
-    async fn serve(broker: Broker, data: tempfile::TempDir, io_threads: usize) -> Self {
+    async fn serve(broker: Broker, data: tempfile::TempDir, listener: ListenerConfig) -> Self {
         // What the broker complains about stands next to the failure.
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_test_writer().try_init();
         let mut options = FunctionOptions::new(data.path().join("data/functions")).unwrap();
@@ -82,8 +82,8 @@ impl Server {
         let (groups, timers) = GroupService::new(GroupConfig::default());
         let shutdown = CancellationToken::new();
         tokio::spawn(timers.run(shutdown.clone()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
         let metrics = Arc::<KafkaMetrics>::default();
         let kafka = Kafka {
             broker: broker.clone(),
@@ -91,11 +91,16 @@ impl Server {
             triggers: triggers.clone(),
             advertised: Arc::new(Advertised::default()),
             metrics: Arc::clone(&metrics),
-            listener: ListenerConfig { io_threads, ..ListenerConfig::default() },
+            listener,
         };
-        let serving = tokio::spawn(kafka.serve(listener, shutdown.clone()));
+        let serving = tokio::spawn(kafka.serve(socket, shutdown.clone()));
         Self { address, broker, metrics, triggers, shutdown, serving, data: Some(data) }
     }
+}
+
+/// Two threads for connections, as where there are two cores.
+fn listener() -> ListenerConfig {
+    ListenerConfig { io_threads: 2, ..ListenerConfig::default() }
 }
 
 impl Drop for Server {

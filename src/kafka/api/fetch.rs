@@ -38,7 +38,7 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: Fetc
     // Now and not when its turn comes: nothing of the request is kept for that.
     let fetch = if continues { None } else { Some(Fetch::new(&service, request, version)) };
     // With an error it does not wait, and may hold very many of them.
-    let waits = fetch.as_ref().is_none_or(|fetch| !fetch.has_failed());
+    let may_wait = fetch.as_ref().is_none_or(|fetch| !fetch.has_failed());
     let answered = Box::pin(async move {
         let body = match fetch {
             Some(fetch) => answer(&service, fetch, deadline).await,
@@ -55,7 +55,7 @@ pub(crate) fn begin(service: &KafkaService, header: RequestHeader, request: Fetc
             }
         }
     });
-    if waits { Answer::Detached(answered) } else { Answer::Later(answered) }
+    if may_wait { Answer::Detached(answered) } else { Answer::Later(answered) }
 }
 
 async fn answer(service: &Shared, mut fetch: Fetch, deadline: Instant) -> FetchBody {

@@ -256,16 +256,11 @@ mod tests {
     use crate::trigger::progress::Progress;
     use crate::trigger::runner::Runner;
     use crate::trigger::status::set;
-    use crate::trigger::window::{RecordFacts, Spot};
 
     #[tokio::test]
     async fn a_window_whose_start_is_committed_does_not_begin_while_its_trigger_is_paused() {
         let mut world = World::new().await;
-        let entry = world.add(1, LaneState::default());
-        let now_ms = entry.runner.clock.now_ms();
-        let record =
-            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.add_with_record();
         world.poller.advance_touched();
         let entry = world.entry(1);
         let window = entry.starting[0].window;

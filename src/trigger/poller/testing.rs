@@ -1,6 +1,7 @@
 //! A poller in a test's hands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,7 @@ use crate::topic::spec::{TopicConfig, TopicSpec};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::progress::Progress;
 use crate::trigger::runner::Runner;
+use crate::trigger::window::{RecordFacts, Spot};
 
 /// A poller of a topic with one record, and the disk below.
 pub(super) struct World {
@@ -78,6 +80,16 @@ impl World {
             group: None,
         });
         self.entry(number)
+    }
+
+    /// A new lane 1 that was given the topic's only record.
+    pub(super) fn add_with_record(&mut self) -> &mut Entry {
+        let entry = self.add(1, LaneState::default());
+        let record =
+            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
+        let now_ms = entry.runner.clock.now_ms();
+        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        entry
     }
 
     pub(super) fn entry(&mut self, number: u128) -> &mut Entry {

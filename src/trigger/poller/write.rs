@@ -152,7 +152,6 @@ impl Poller {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::time::Duration;
 
     use tokio_util::task::TaskTracker;
     use tripline_storage::Offset;
@@ -168,16 +167,12 @@ mod tests {
     use crate::trigger::lane::{Outcome, WindowId};
     use crate::trigger::progress::Progress;
     use crate::trigger::status::set;
-    use crate::trigger::window::{RecordFacts, Spot};
 
     impl World {
         /// A lane whose only record went through an attempt that came to this, which is not written down yet.
         fn add_ended(&mut self, outcome: Outcome) -> &mut Entry {
-            let entry = self.add(1, LaneState::default());
+            let entry = self.add_with_record();
             let now_ms = entry.runner.clock.now_ms();
-            let record =
-                RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-            entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
             let window = entry.lane.start_next(false, usize::MAX, now_ms).unwrap();
             let nudges = entry.nudges;
             entry.ended(window, Ended::answered(outcome), nudges);
@@ -224,11 +219,7 @@ mod tests {
     #[tokio::test]
     async fn a_window_whose_start_the_journal_refused_does_not_begin_while_its_trigger_is_paused() {
         let mut world = World::new().await;
-        let entry = world.add(1, LaneState::default());
-        let now_ms = entry.runner.clock.now_ms();
-        let record =
-            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.add_with_record();
         world.poller.advance_touched();
         world.disk.fail_from(world.disk.operations() + 1, Fault::Enospc);
         world.poller.write_down();
@@ -254,11 +245,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_while_a_start_is_written_down_holds_it_back_and_is_written_down_next() {
         let mut world = World::new().await;
-        let entry = world.add(1, LaneState::default());
-        let now_ms = entry.runner.clock.now_ms();
-        let record =
-            RecordFacts { offset: Offset::ZERO, key: 0, size_bytes: 1, age: Duration::ZERO, spot: Spot::UNKNOWN };
-        entry.lane.take(&[record], Offset::ZERO.next(), now_ms);
+        world.add_with_record();
         world.poller.advance_touched();
         let starting = std::mem::take(&mut world.entry(1).starting);
         assert_eq!(starting.len(), 1);

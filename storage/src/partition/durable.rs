@@ -343,6 +343,26 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_while_a_flush_waits_for_another_takes_no_further_thread() {
+        let store =
+            Store::open(Arc::new(SimFs::new()), Path::new("/data"), StoreConfig::default(), Uuid::nil()).unwrap();
+        let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap();
+        let under_way = partition.checkpoint.lock();
+        assert!(partition.flushing.ask(), "the first takes a thread");
+        std::thread::scope(|scope| {
+            let turn = scope.spawn(|| partition.flush_from_queue());
+            let until = Instant::now() + Duration::from_millis(50);
+            while Instant::now() < until {
+                assert!(!partition.flushing.ask(), "the one that waits flushes for this one too");
+                std::thread::yield_now();
+            }
+            drop(under_way);
+            turn.join().unwrap();
+        });
+        assert!(partition.flushing.ask(), "it has begun: this one comes after it");
+    }
+
+    #[test]
     fn a_flush_is_due_after_many_bytes() {
         let config = StoreConfig { flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
         let store = Store::open(Arc::new(SimFs::new()), Path::new("/data"), config, Uuid::nil()).unwrap();
