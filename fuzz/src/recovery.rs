@@ -1,11 +1,12 @@
-//! Any bytes as the files of a partition. Invariants: opening and reading never panic; reading ends; what is served has
-//! a right checksum and an offset that was asked for; what was there once is there after another start.
+//! Any bytes as the files of a partition. Invariants: opening, reading and appending never panic; reading ends; what is
+//! served has a right checksum and an offset that was asked for; what was there once is there after another start; what
+//! is appended is there.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tripline_storage::batch::BatchView;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchView, NewRecord};
 use tripline_storage::error::ReadError;
 use tripline_storage::fs::SimFs;
 use tripline_storage::{LogConfig, Offset, Partition, PartitionId, Store, StoreConfig};
@@ -40,6 +41,9 @@ fn name(kind: u8, base: u16) -> String {
         3 => format!("{base:020}.seal"),
         4 => format!("{base:020}.snapshot"),
         5 => format!("{base:020}.tmp"),
+        6 => format!("{base:020}.clean"),
+        7 => format!("{base:020}.swap"),
+        8 => "compacted".to_owned(),
         _ => "alien".to_owned(),
     }
 }
@@ -64,6 +68,20 @@ pub(crate) fn run(data: &[u8]) {
     let again = disk.kill();
     drop(open(&again));
     assert_eq!(first, read_all(&again.kill()));
+    append(&again.kill());
+}
+
+/// Appends, if it opens: the log goes on at its tail.
+fn append(disk: &SimFs) {
+    let Some((_store, partition)) = open(disk) else { return };
+    let mut batch = BatchBuilder::new(BatchOptions::default());
+    batch.push(&NewRecord::default()).expect("there is room in it");
+    let tail = partition.tail();
+    if let Ok(outcome) = partition.append(&batch.finish().expect("a batch"), 1) {
+        assert_eq!(outcome.base_offset, tail);
+        let read = partition.read_blocking(tail, 4_096).expect("it was appended");
+        assert_eq!(read.next, outcome.last_offset.next());
+    }
 }
 
 fn open(disk: &SimFs) -> Option<(Store, Arc<Partition>)> {

@@ -122,7 +122,8 @@ impl Broker {
             self.inner.appended_records.fetch_add(i64::from(batch.header().record_count), Ordering::Relaxed);
             self.inner.appended_bytes.fetch_add(batch.size_bytes().cast_signed() as i64, Ordering::Relaxed);
         }
-        Ok(Appended { outcome, append_time_ms: append_time.then_some(now_ms), partition: Arc::clone(log) })
+        let append_time_ms = append_time.then_some(outcome.timestamp_ms);
+        Ok(Appended { outcome, append_time_ms, partition: Arc::clone(log) })
     }
 
     /// Reads whole batches from `from` on, at most `max_bytes` but at least one; empty at the tail. Waits for the disk

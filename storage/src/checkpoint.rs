@@ -62,6 +62,9 @@ impl Checkpoint {
         let offset = |reader: &mut Reader<'_>, name| Offset::new(reader.i64()?).ok_or(FormatError::Field(name));
         let flushed = offset(&mut reader, "flushed offset")?;
         let segment = offset(&mut reader, "segment base offset")?;
+        if segment > flushed {
+            return Err(FormatError::Field("segment base offset"));
+        }
         let position = reader.u64()?;
         let log_start = offset(&mut reader, "log start offset")?;
         reader.finish()?;
@@ -208,6 +211,15 @@ mod tests {
         ];
         assert_eq!(bytes, expected);
         assert_eq!(Checkpoint::decode(&bytes), Ok((7, checkpoint(0x0102))));
+    }
+
+    #[test]
+    fn a_slot_whose_segment_begins_behind_what_is_flushed_is_damaged() {
+        let offset = |value| Offset::new(value).unwrap();
+        for (segment, is_good) in [(4, true), (5, true), (6, false), (i64::MAX, false)] {
+            let bytes = Checkpoint { segment: offset(segment), ..checkpoint(5) }.encode(7);
+            assert_eq!(Checkpoint::decode(&bytes).is_ok(), is_good, "{segment}");
+        }
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum AppendError {
         /// The limit.
         limit_bytes: usize,
     },
+    /// The log is at 2^63 - 1, the greatest offset there is. None gets there by appends; its files may say so.
+    #[error("the partition has no offsets left")]
+    OutOfOffsets,
 }
 
 /// Why a read has no answer.

@@ -71,7 +71,9 @@ pub struct AppendOutcome {
     pub last_offset: Offset,
     /// First offset of the partition.
     pub log_start: Offset,
-    /// The batch had been appended before, by a try of the same idempotent producer; these are that try's offsets.
+    /// Its greatest timestamp as appended, ms since 1970.
+    pub timestamp_ms: i64,
+    /// The batch had been appended before, by a try of the same idempotent producer; all of this is of that try.
     pub duplicate: bool,
 }
 
@@ -317,11 +319,15 @@ impl Partition {
         if let Some(stopped) = self.stopped() {
             return Err(stopped.clone().into());
         }
-        if let Verdict::Duplicate { base_offset, last_offset, .. } = writer.producers.check(batch.header())? {
-            return Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: true });
+        if let Verdict::Duplicate { base_offset, last_offset, timestamp_ms } = writer.producers.check(batch.header())? {
+            let log_start = self.log_start();
+            return Ok(AppendOutcome { base_offset, last_offset, log_start, timestamp_ms, duplicate: true });
         }
         if space == Space::Free && self.shared.reserve.is_full() {
             return Err(AppendError::DiskFull);
+        }
+        if next_offset(writer.next, batch).is_none() {
+            return Err(AppendError::OutOfOffsets);
         }
         if self.must_roll(&writer, batch, &config, now_ms) {
             self.roll(&mut writer, &config, now_ms)?;
@@ -336,19 +342,24 @@ impl Partition {
             self.shared.flusher.flush_later(self);
         }
         let last_offset = Offset::new(next.get() - 1).expect("S2: a batch has at least one record");
-        Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), duplicate: false })
+        let timestamp_ms = batch.header().max_timestamp_ms;
+        Ok(AppendOutcome { base_offset, last_offset, log_start: self.log_start(), timestamp_ms, duplicate: false })
     }
 
     fn must_roll(&self, writer: &Writer, batch: &CheckedBatch, config: &LogConfig, now_ms: i64) -> bool {
+        let last_delta =
+            writer.next.since(writer.active.base) + u64::from(batch.header().last_offset_delta.unsigned_abs());
+        if last_delta > u64::from(u32::MAX) {
+            // Also of an empty one: what it had may have been lost.
+            return true;
+        }
         let published = writer.active.published();
         if published == 0 {
             return false;
         }
         let full = published + batch.bytes().len() as u64 > u64::from(config.segment_bytes);
         let old = writer.facts.first_append_ms.is_some_and(|first| is_older(first, now_ms, config.segment_age));
-        let last_delta =
-            writer.next.since(writer.active.base) + u64::from(batch.header().last_offset_delta.unsigned_abs());
-        full || old || last_delta > u64::from(u32::MAX)
+        full || old
     }
 
     /// Seals the active segment and starts the next one. Syncs and side files are left to the next flush.
@@ -428,8 +439,7 @@ impl Partition {
         }
         writer.facts.appended(now_ms);
         writer.producers.record(header, base, now_ms);
-        let count = u64::from(header.last_offset_delta.unsigned_abs()) + 1;
-        let next = base.checked_add(count).expect("no log reaches 2^63 records");
+        let next = next_offset(base, batch).expect("it was looked before the write");
         assert!(next > writer.next, "S2: offsets only grow");
         writer.next = next;
         let size_bytes = batch.bytes().len() as u64;
@@ -458,6 +468,11 @@ impl Partition {
     fn checkpoint_at(&self, flushed: Offset, active: &ActiveSegment, position: u64) -> Checkpoint {
         Checkpoint { flushed, segment: active.base, position, log_start: self.log_start() }
     }
+}
+
+/// One after the last offset of a batch that is appended at `base`; `None` beyond 2^63 - 1.
+fn next_offset(base: Offset, batch: &CheckedBatch) -> Option<Offset> {
+    base.checked_add(u64::from(batch.header().last_offset_delta.unsigned_abs()) + 1)
 }
 
 fn offset_of(value: i64) -> Offset {

@@ -175,7 +175,9 @@ fn a_clock_that_was_put_right_or_fell_back_makes_no_segment_seem_old() {
     append_records(&partition, 3, 6);
     assert_eq!(partition.read_blocking(offset(0), 1 << 20).unwrap().next, offset(3), "rolled");
     assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS - 1), None).unwrap(), offset(0));
-    assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS), None).unwrap(), offset(3));
+    // What is still written to is held.
+    let held = Some(offset(3));
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + HOUR_MS), held).unwrap(), offset(3));
     // And one whose clock falls back.
     while partition.read_blocking(offset(3), 1 << 20).unwrap().next == partition.tail() {
         let next = partition.tail().get() as u64;
@@ -200,7 +202,7 @@ fn a_clock_that_stood_far_ahead_keeps_nothing_for_ever_and_an_idle_log_is_as_old
     partition.append(&batch(3, 3), NOW_MS + 30_000 * DAY_MS).unwrap();
     partition.append(&batch(6, 3), NOW_MS + 1).unwrap();
     assert_eq!(partition.last_append_ms(), Some(NOW_MS + 1));
-    assert_eq!(partition.enforce_retention(Some(NOW_MS + DAY_MS), None).unwrap(), offset(3));
+    assert_eq!(partition.enforce_retention(Some(NOW_MS + DAY_MS), Some(offset(3))).unwrap(), offset(3));
     // Nobody wrote for a month.
     partition.append(&batch(9, 3), NOW_MS + 30 * DAY_MS).unwrap();
     assert_eq!(partition.enforce_retention(Some(NOW_MS + 30 * DAY_MS), None).unwrap(), offset(9));
@@ -226,6 +228,70 @@ fn the_newest_append_is_known_while_the_active_segment_is_empty() {
     }
     let store = open_store_on(Arc::new(disk.kill()), root);
     assert!(open(&store, LogConfig::default()).0.last_append_ms().is_some());
+}
+
+#[test]
+fn an_idle_log_goes_to_its_last_record_when_that_is_too_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig {
+        retention_age: Some(Duration::from_secs(20)),
+        retention_bytes: Some(1),
+        hold_max: None,
+        ..LogConfig::default()
+    };
+    let logs = || {
+        let names = std::fs::read_dir(dir.path().join(format!("topics/{TOPIC}/0"))).unwrap();
+        names.filter(|name| name.as_ref().unwrap().path().extension().is_some_and(|is| is == "log")).count()
+    };
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, config);
+        append_records(&partition, 0, 3);
+        partition.append(&batch(3, 3), NOW_MS + 10_000).unwrap();
+        for (now_ms, hold) in [(Some(NOW_MS + 29_999), None), (None, None), (Some(NOW_MS + 30_000), Some(offset(5)))] {
+            assert_eq!(partition.enforce_retention(now_ms, hold).unwrap(), offset(0));
+        }
+        assert_eq!(partition.enforce_retention(Some(NOW_MS + 30_000), Some(offset(6))).unwrap(), offset(6));
+        assert_eq!((partition.tail(), partition.len_bytes(), logs()), (offset(6), 0, 1));
+        // An empty one is no older than it was.
+        assert_eq!(partition.enforce_retention(Some(NOW_MS + 90_000), None).unwrap(), offset(6));
+        assert_eq!(logs(), 1);
+    }
+    let store = open_store(dir.path());
+    let (partition, report) = open(&store, config);
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((partition.log_start(), partition.tail()), (offset(6), offset(6)));
+    assert_eq!(partition.append(&batch(6, 3), NOW_MS + 100_000).unwrap().base_offset, offset(6));
+}
+
+#[test]
+fn a_batch_that_is_sent_again_is_answered_with_the_time_at_which_it_was_appended() {
+    let store = open_store_on(Arc::new(SimFs::new()), std::path::Path::new("/data"));
+    let (partition, _) = open(&store, LogConfig::default());
+    let sent = producer_batch(0, 3, 7, 0);
+    let times = [1_000, 2_000].map(|now_ms| {
+        let outcome = partition.append(&sent.with_append_time(now_ms), now_ms).unwrap();
+        (outcome.timestamp_ms, outcome.duplicate)
+    });
+    assert_eq!(times, [(1_000, false), (1_000, true)]);
+    let own = partition.append(&batch(3, 3), 3_000).unwrap();
+    assert_eq!(own.timestamp_ms, NOW_MS + 2, "the newest of its records");
+}
+
+#[test]
+fn what_was_trimmed_inside_of_the_active_segment_goes_once_that_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 6);
+    partition.trim(offset(6)).unwrap();
+    assert_eq!(partition.enforce_retention(Some(NOW_MS), None).unwrap(), offset(6));
+    partition.set_config(LogConfig { segment_age: Duration::ZERO, ..LogConfig::default() });
+    partition.append(&batch(6, 3), NOW_MS).unwrap();
+    let held_bytes = partition.len_bytes();
+    assert_eq!(partition.enforce_retention(Some(NOW_MS), Some(offset(0))).unwrap(), offset(6));
+    assert!(partition.len_bytes() < held_bytes, "{held_bytes} bytes");
+    assert_eq!(partition.read_blocking(offset(6), 1 << 20).unwrap().next, offset(9));
 }
 
 #[test]

@@ -376,6 +376,53 @@ fn indexes_seals_and_snapshots_are_hints_that_may_be_lost_or_damaged() {
     }
 }
 
+/// A slot of the checkpoint's file, as its format says it.
+fn slot(flushed: i64, segment: i64, position: u64) -> Vec<u8> {
+    let mut bytes = b"TLFL\x01\0".to_vec();
+    for field in [1, flushed, segment, position.cast_signed(), 0] {
+        bytes.extend_from_slice(&field.to_le_bytes());
+    }
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_checkpoint_that_says_what_cannot_be_ends_no_append() {
+    const FAR: i64 = 1 << 40;
+    // With a segment that it speaks of, and without any.
+    for (log, flushed, segment, position) in [
+        (true, FAR, 0, 0),
+        (true, FAR, 0, 61),
+        (false, FAR, 0, 0),
+        (true, i64::MAX, 0, 0),
+        (false, i64::MAX, i64::MAX, 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        killed(dir.path(), 6, 6);
+        let partition_dir = partition_dir(dir.path());
+        if !log {
+            for entry in fs::read_dir(&partition_dir).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+        }
+        fs::write(partition_dir.join("flushed"), slot(flushed, segment, position)).unwrap();
+        let case = format!("log {log}, slot {flushed} {segment} {position}");
+        let store = open_store(dir.path());
+        let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap_or_else(|e| panic!("{case}: {e}"));
+        let tail = partition.tail();
+        match partition.append(&batch(0, 3), NOW_MS) {
+            Ok(outcome) => {
+                assert_eq!(outcome.base_offset, tail, "{case}");
+                let read = partition.read_blocking(tail, 1 << 20).unwrap();
+                assert_eq!(read.next.get(), tail.get() + 3, "{case}");
+            }
+            Err(AppendError::OutOfOffsets) => assert_eq!(tail.get(), i64::MAX, "{case}"),
+            Err(other) => panic!("{case}: {other}"),
+        }
+    }
+}
+
 #[test]
 fn without_a_checkpoint_the_seals_still_keep_recovery_from_cutting_flushed_segments() {
     let dir = tempfile::tempdir().unwrap();

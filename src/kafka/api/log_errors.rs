@@ -64,6 +64,7 @@ const fn append(error: &AppendError) -> ErrorCode {
     match error {
         AppendError::Stopped(_) | AppendError::DiskFull | AppendError::NoDescriptors(_) => ErrorCode::KafkaStorageError,
         AppendError::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        AppendError::OutOfOffsets => ErrorCode::UnknownServerError,
         AppendError::Sequence(SequenceError::Duplicate { .. }) => ErrorCode::DuplicateSequenceNumber,
         AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
         AppendError::Sequence(SequenceError::OldEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
@@ -118,6 +119,7 @@ mod tests {
         let code = |error: AppendError| produce(&ProduceError::Append(error)).code();
         assert_eq!(code(AppendError::DiskFull), 56);
         assert_eq!(code(AppendError::TooLarge { size_bytes: 2, limit_bytes: 1 }), 10);
+        assert_eq!(code(AppendError::OutOfOffsets), -1);
         assert_eq!(code(SequenceError::Duplicate { producer_id: 1, first: 0, last: 0 }.into()), 46);
         assert_eq!(code(SequenceError::OutOfOrder { producer_id: 1, expected: 0, found: 1 }.into()), 45);
         assert_eq!(code(SequenceError::OldEpoch { producer_id: 1, current: 1, found: 0 }.into()), 47);

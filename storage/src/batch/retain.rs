@@ -31,6 +31,7 @@ pub struct Retention<'a> {
     /// How many go.
     pub removed: u32,
     max_timestamp_ms: i64,
+    decompressed_bytes_max: usize,
 }
 
 impl BatchView<'_> {
@@ -63,7 +64,17 @@ impl BatchView<'_> {
                 left.get_or_insert_with(|| records.bytes()[..start].to_vec());
             }
         }
-        Ok(Retention { header: *self.header(), left, kept, kept_tombstones, removed, max_timestamp_ms, records })
+        let (header, decompressed_bytes_max) = (*self.header(), limits.decompressed_bytes_max);
+        Ok(Retention {
+            header,
+            records,
+            left,
+            kept,
+            kept_tombstones,
+            removed,
+            max_timestamp_ms,
+            decompressed_bytes_max,
+        })
     }
 }
 
@@ -88,7 +99,8 @@ impl Retention<'_> {
     /// The batch with the records that stay. With a delete horizon, the time from which on its tombstones may go, that
     /// becomes the base timestamp, as in Kafka; the records keep their times.
     ///
-    /// `None` when the records' times are too far from that horizon to be counted from it: it must stay without one.
+    /// `None` when the records' times are too far from that horizon to be counted from it, or take so many bytes that
+    /// the batch would not unpack within the limits under which it was read: it must stay without one.
     ///
     /// # Errors
     /// The compressor failed.
@@ -100,6 +112,9 @@ impl Retention<'_> {
         let left = self.left.as_deref().unwrap_or_else(|| self.records.bytes());
         let Some(horizon_ms) = delete_horizon_ms else { return encode(header, left).map(Some) };
         let Some(moved) = count_from(left, header.base_timestamp_ms, horizon_ms) else { return Ok(None) };
+        if header.attributes.compression() != Compression::None && moved.len() > self.decompressed_bytes_max {
+            return Ok(None);
+        }
         header.base_timestamp_ms = horizon_ms;
         header.attributes = header.attributes.with_delete_horizon();
         encode(header, &moved).map(Some)
@@ -303,6 +318,23 @@ mod tests {
         let retention = view.retain(&LIMITS, |_| true).unwrap();
         assert!(retention.rebuild(Some(i64::MIN)).unwrap().is_none());
         assert_eq!(retention.rebuild(None).unwrap().unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_horizon_that_would_make_the_batch_too_long_to_unpack_is_refused() {
+        for compression in Compression::ALL {
+            let bytes = stored(30, compression);
+            let (view, _) = BatchView::parse(&bytes).unwrap();
+            // As long as a batch may be unpacked; times of one byte take ten, counted from a horizon far away.
+            let decompressed_bytes_max = view.records(&LIMITS).unwrap().bytes().len();
+            let limits = BatchLimits { decompressed_bytes_max, ..LIMITS };
+            let retention = view.retain(&limits, |_| true).unwrap();
+            let rebuilt = retention.rebuild(Some(1 << 40)).unwrap();
+            assert_eq!(rebuilt.is_some(), compression == Compression::None, "{compression}");
+            let one = view.retain(&limits, |record| record.offset() == at(101)).unwrap();
+            let rebuilt = one.rebuild(Some(1 << 40)).unwrap().expect("there is room for it");
+            assert_eq!(BatchView::parse(&rebuilt).unwrap().0.records(&limits).unwrap().iter().count(), 1);
+        }
     }
 
     #[test]

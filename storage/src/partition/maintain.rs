@@ -4,7 +4,8 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::Partition;
-use crate::error::{FlushError, TrimError};
+use crate::config::LogConfig;
+use crate::error::{AppendError, FlushError, TrimError};
 use crate::fs;
 use crate::offset::Offset;
 use crate::producer::ProducerDescription;
@@ -12,8 +13,10 @@ use crate::retention::{self, SegmentAge};
 use crate::segment::{SealedSegment, remove_segment};
 
 impl Partition {
-    /// Removes the oldest segments that size and age let go. Answers the new first offset. `now_ms` is `None` while the
-    /// clock is not believed: then only size counts. Nothing at or above `hold` goes.
+    /// Removes the oldest segments that size and age let go, and those that lie wholly below the first offset. Where all
+    /// others go and the newest record is too old, the active segment goes with them, behind a new one. Answers the new
+    /// first offset. `now_ms` is `None` while the clock is not believed: then only size counts. Nothing at or above
+    /// `hold` goes.
     ///
     /// # Errors
     /// The disk does not answer. The first offset may have moved nevertheless; files that could not be removed are
@@ -35,12 +38,40 @@ impl Partition {
             let last_append_ms = if needs_age { self.last_append_of(segment) } else { 0 };
             ages.push(SegmentAge { next: segment.next, len_bytes: segment.len_bytes, last_append_ms });
         }
-        let count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold);
+        let trimmed = sealed.partition_point(|segment| segment.next <= self.log_start());
+        let mut count = retention::removable(&ages, active_bytes, &config, now_ms.unwrap_or(0), hold).max(trimmed);
+        if count == sealed.len() && self.roll_expired(now_ms, &config, hold)? {
+            count += 1;
+        }
         if count > 0 {
             self.condemn_oldest(count, &mut condemned)?;
         }
         self.remove_condemned(&mut condemned)?;
         Ok(self.log_start())
+    }
+
+    /// Seals the active segment where all of it is too old. Answers whether it did; not so without room for the next
+    /// one, as there may be some later.
+    fn roll_expired(&self, now_ms: Option<i64>, config: &LogConfig, hold: Option<Offset>) -> io::Result<bool> {
+        let Some(now_ms) = now_ms else { return Ok(false) };
+        // Size leaves the active one alone.
+        let by_age = LogConfig { retention_bytes: None, ..*config };
+        let mut writer = self.writer.lock();
+        writer.facts.ended(now_ms);
+        let len_bytes = writer.active.published();
+        let active = SegmentAge { next: writer.next, len_bytes, last_append_ms: writer.facts.last_append_ms };
+        let is_old = len_bytes > 0 && retention::removable(&[active], 0, &by_age, now_ms, hold) > 0;
+        if !is_old || self.stopped().is_some() {
+            return Ok(false);
+        }
+        match self.roll(&mut writer, config, now_ms) {
+            Ok(()) => Ok(true),
+            Err(cause @ AppendError::Stopped(_)) => Err(io::Error::other(cause)),
+            Err(cause) => {
+                tracing::debug!(partition = %self.id(), %cause, "the active segment is kept beyond its age");
+                Ok(false)
+            }
+        }
     }
 
     /// Moves the first offset to `to`, durably, and removes the segments that lie wholly below. Answers the first

@@ -285,14 +285,16 @@ impl Partition {
 
     /// `None` at the tail.
     fn place(&self, from: Offset) -> Result<Option<Place>, ReadError> {
-        let (log_start, tail) = (self.log_start(), self.tail());
+        let tail = self.tail();
         if from == tail {
             return Ok(None);
         }
+        let files = self.files.read();
+        // With the files: it moves together with what is removed below it.
+        let log_start = self.log_start();
         if from < log_start || from > tail {
             return Err(ReadError::OutOfRange { offset: from, log_start, tail });
         }
-        let files = self.files.read();
         if from >= files.active.base {
             return Ok(Some(Place::Active { segment: Arc::clone(&files.active), tail }));
         }
