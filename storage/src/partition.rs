@@ -27,6 +27,7 @@ use crate::segment::{ActiveSegment, FileKind, OpenSegments, Seal, SealedSegment,
 mod compact;
 mod durable;
 mod maintain;
+mod names;
 mod read;
 mod recover;
 mod scrub;
@@ -91,6 +92,8 @@ pub struct Partition {
     /// The retention lock: one retention at a time. Segments below the log start whose files are still to be removed,
     /// oldest first.
     condemned: Mutex<Vec<Offset>>,
+    /// The lock of syncs of the directory; nothing is waited for under it.
+    names: Mutex<()>,
     /// The append lock.
     writer: Mutex<Writer>,
     /// The flush lock: one flush at a time.
@@ -203,6 +206,7 @@ impl Partition {
             files: RwLock::new(LogFiles { sealed, active }),
             cleaner: Mutex::default(),
             condemned: Mutex::new(condemned),
+            names: Mutex::default(),
             writer: Mutex::new(writer),
             checkpoint: Mutex::new(checkpoint),
             log_start: AtomicI64::new(log_start.get()),

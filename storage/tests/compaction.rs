@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use keyed_world::{Keyed, Operation, TOMBSTONE_MS, Violation, config};
 use tripline_storage::batch::{BatchBuilder, BatchLimits, BatchOptions, BatchView, NewRecord};
@@ -178,6 +179,34 @@ fn what_decides_a_compaction_is_on_disk_before_anything_is_replaced() {
     assert!(replaced > decided, "{asked:#?}");
     let removed = at(replaced, Call::SyncDir, &partition);
     assert!(at(0, Call::Rename, ".swap") > removed, "{asked:#?}");
+}
+
+#[test]
+fn nothing_is_replaced_after_a_failed_sync_of_the_names() {
+    let world = replaced(6);
+    let (partition, disk) = (world.partition(), &world.disk);
+    let failed = AtomicBool::new(false);
+    let outcome = partition.compact(Some(0), None, &|| {
+        if !failed.swap(true, Ordering::Relaxed) {
+            partition.set_config(LogConfig { segment_age: Duration::ZERO, ..partition.config() });
+            let mut one = BatchBuilder::new(BatchOptions::default());
+            one.push(&NewRecord { key: Some(b"k"), ..NewRecord::default() }).unwrap();
+            partition.append(&one.finish().unwrap(), i64::MAX / 2).unwrap();
+            // The sealed segment first, its directory then.
+            disk.fail_nth(disk.operations() + 2, Fault::Eio);
+            partition.flush().unwrap_err();
+        }
+        true
+    });
+    assert!(matches!(outcome, Err(CompactError::Stopped(_))), "{outcome:?}");
+    let asked = disk.history();
+    let syncs = asked.iter().rposition(|asked| asked.call == Call::SyncDir).expect("the one that failed");
+    let behind = &asked[syncs + 1..];
+    let is_of_log = |asked: &sim::Operation| asked.path.to_string_lossy().ends_with(".log");
+    let replaces =
+        |asked: &sim::Operation| asked.call == Call::Rename || asked.call == Call::RemoveFile && is_of_log(asked);
+    assert!(!behind.iter().any(replaces), "{behind:#?}");
+    assert!(behind.iter().any(|asked| asked.path.to_string_lossy().ends_with(".clean")), "the compaction went on");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use self::rewrite::{Made, RewriteError, Rewriter, Tally, Unfit};
+use super::names::NamesError;
 use super::{LogFiles, Partition};
 use crate::batch::{BatchLimits, BatchView};
 use crate::cleaned::Cleaned;
@@ -28,6 +29,7 @@ use crate::compaction::{self, Due, KeyMap, SegmentFill};
 use crate::config::CompactionConfig;
 use crate::error::CompactError;
 use crate::fs::{self, File, OpenMode};
+use crate::limits::DESCRIPTOR_WAIT;
 use crate::offset::Offset;
 use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SealedSegment, path_of, remove_segment};
 
@@ -344,7 +346,7 @@ impl Partition {
     /// Puts the new log in the place of the old ones.
     fn swap(&self, cleaner: &mut Cleaner, group: &[Arc<SealedSegment>], made: Made) -> Result<(), CompactError> {
         let base = group[0].base;
-        self.sync_names()?;
+        self.sync_own_names()?;
         // Retention waits: what is swapped does not go at the same time.
         let _condemned = self.condemned.lock();
         if self.files.read().position_of(group).is_none() {
@@ -374,7 +376,7 @@ impl Partition {
         let file = self.create(made.seal.base, FileKind::Swap)?;
         file.write_at(&[IoSlice::new(&made.seal.encode())], 0)?;
         file.sync_data()?;
-        self.sync_names()
+        self.sync_own_names()
     }
 
     /// One moment for the file and for what stands for it: whoever opened it looks afterwards which one it was.
@@ -395,7 +397,7 @@ impl Partition {
         for &base in swallowed {
             remove_segment(&*self.shared.fs, &self.dir, base)?;
         }
-        self.sync_names()?;
+        self.sync_own_names()?;
         let (swap, seal) = (self.path(segment.base, FileKind::Swap), self.path(segment.base, FileKind::Seal));
         match self.shared.fs.rename(&swap, &seal) {
             // Tried before, or retention was faster.
@@ -406,7 +408,7 @@ impl Partition {
         if let Err(cause) = fs::replace_content(&*self.shared.fs, &path, index, false) {
             tracing::warn!(path = %path.display(), %cause, "not written; it is rebuilt when needed");
         }
-        self.sync_names()
+        self.sync_own_names()
     }
 
     /// What a decided swap needs that could not be done. Durably, and in this order: a swap file that comes back
@@ -417,7 +419,7 @@ impl Partition {
             return Err(stopped.clone().into());
         }
         self.remove_if_there(base, FileKind::Swap)?;
-        self.sync_names()?;
+        self.sync_own_names()?;
         self.discard(base);
         Ok(())
     }
@@ -462,13 +464,12 @@ impl Partition {
         path_of(&self.dir, base, kind)
     }
 
-    /// The names of new segments may be lost with a failed sync, and another one would not tell: as in retention, that
-    /// stops the partition. Not so without a descriptor, when it was not tried: whatever the compaction has come to, a
-    /// crash leaves the old segments or the new one, and the next compaction goes on from there.
-    fn sync_names(&self) -> Result<(), CompactError> {
-        self.sync_dir().map_err(|cause| match fs::is_out_of_descriptors(&cause) {
-            true => CompactError::Io(cause),
-            false => CompactError::Stopped(self.stop("compacting", cause)),
+    /// Without a descriptor it goes on later: whatever the compaction has come to, a crash leaves the old segments or
+    /// the new one, and the next compaction goes on from there.
+    fn sync_own_names(&self) -> Result<(), CompactError> {
+        self.sync_names("compacting", DESCRIPTOR_WAIT).map_err(|error| match error {
+            NamesError::NoDescriptors(cause) => CompactError::Io(cause),
+            NamesError::Stopped(stopped) => CompactError::Stopped(stopped),
         })
     }
 }

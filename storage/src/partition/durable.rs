@@ -1,20 +1,18 @@
 //! Making a partition durable.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
 use event_listener::EventListener;
 
+use super::names::NamesError;
 use super::{Partition, SidesDue, UnflushedSeal};
 use crate::checkpoint::CheckpointFile;
 use crate::error::{FlushError, Stopped};
 use crate::fs;
 use crate::limits::{
-    DESCRIPTOR_RETRY, DESCRIPTOR_WAIT, LATE_SEALS_A_FLUSH, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX,
-    UNFLUSHED_WANTED_BYTES,
+    DESCRIPTOR_WAIT, LATE_SEALS_A_FLUSH, SEALED_UNFLUSHED_WANTED, SEALS_DUE_MAX, UNFLUSHED_WANTED_BYTES,
 };
 use crate::offset::Offset;
 use crate::segment::{ActiveSegment, FileKind, Seal, path_of};
@@ -48,7 +46,7 @@ impl Partition {
         let pending = self.take_pending();
         // Behind the look at the tail: whoever appends a record names its sources before.
         self.flush_sources();
-        self.sync(&pending).map_err(|cause| self.stop("flushing", cause))?;
+        self.sync(&pending)?;
         self.flushes.fetch_add(1, Ordering::Relaxed);
         self.flushing.reach(pending.tail.get().cast_unsigned());
         // Whoever waits need not wait for the rest. Only recovery reads the slots, and an older one is as true.
@@ -139,7 +137,7 @@ impl Partition {
         }
     }
 
-    fn check_running(&self) -> Result<(), Stopped> {
+    pub(super) fn check_running(&self) -> Result<(), Stopped> {
         self.stopped().map_or(Ok(()), |stopped| Err(stopped.clone()))
     }
 
@@ -158,28 +156,19 @@ impl Partition {
 
     /// Oldest bytes first: at no moment is a later byte durable as the only one. One failure and nothing of it counts
     /// as flushed; nothing is tried again.
-    fn sync(&self, pending: &Pending) -> io::Result<()> {
+    fn sync(&self, pending: &Pending) -> Result<(), Stopped> {
+        const DURING: &str = "flushing";
+        let sync_data = |segment: &ActiveSegment| segment.file.sync_data().map_err(|cause| self.stop(DURING, cause));
         for sealed in &pending.sealed {
-            sealed.active.file.sync_data()?;
+            sync_data(&sealed.active)?;
         }
         if pending.names_dirty {
-            self.sync_dir()?;
+            self.sync_names(DURING, DESCRIPTOR_WAIT).map_err(|error| match error {
+                NamesError::NoDescriptors(cause) => self.stop(DURING, cause),
+                NamesError::Stopped(stopped) => stopped,
+            })?;
         }
-        pending.active.file.sync_data()
-    }
-
-    /// Makes the names of files durable. That opens the directory; without a descriptor nothing was synced, so that
-    /// nothing is lost and it can be tried again.
-    pub(super) fn sync_dir(&self) -> io::Result<()> {
-        let begun = Instant::now();
-        loop {
-            match self.shared.fs.sync_dir(&self.dir) {
-                Err(cause) if fs::is_out_of_descriptors(&cause) && begun.elapsed() < DESCRIPTOR_WAIT => {
-                    thread::sleep(DESCRIPTOR_RETRY);
-                }
-                other => return other,
-            }
-        }
+        sync_data(&pending.active)
     }
 
     /// Seal, index and producers of each segment that was sealed since the last flush. After the log itself: a sync of
@@ -262,16 +251,10 @@ impl Partition {
     /// neither is there a wait for a descriptor.
     fn sync_side_names(&self, mut due: SidesDue) {
         if due.names {
-            match self.shared.fs.sync_dir(&self.dir) {
+            match self.sync_names("writing side files", Duration::ZERO) {
                 Ok(()) => due.names = false,
-                // It was not tried.
-                Err(cause) if fs::is_out_of_descriptors(&cause) => {}
-                Err(cause) => {
-                    // The name of a segment that was made meanwhile may be lost with this sync, and the next one would
-                    // not tell.
-                    self.stop("writing side files", cause);
-                    return;
-                }
+                Err(NamesError::NoDescriptors(_)) => {}
+                Err(NamesError::Stopped(_)) => return,
             }
         }
         self.put_off(due);
@@ -302,7 +285,7 @@ impl Partition {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
+    use std::time::Instant;
 
     use uuid::Uuid;
 

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::Partition;
+use super::names::NamesError;
 use crate::config::LogConfig;
 use crate::error::{AppendError, FlushError, TrimError};
-use crate::fs;
+use crate::limits::DESCRIPTOR_WAIT;
 use crate::offset::Offset;
 use crate::producer::ProducerDescription;
 use crate::retention::{self, SegmentAge};
@@ -161,15 +162,17 @@ impl Partition {
             tracing::info!(partition = %self.id(), %base, "segment removed");
             condemned.remove(0);
         }
-        // The names of new segments may have been lost with this sync: another one would not tell.
-        self.sync_dir().map_err(|cause| {
-            if fs::is_out_of_descriptors(&cause) {
-                // It was not tried: the next flush does it, behind what it is for.
+        if self.stopped().is_some() {
+            // No sync proves anything any more. What comes back lies below a start that is durable.
+            return Ok(());
+        }
+        self.sync_names("removing segments", DESCRIPTOR_WAIT).map_err(|error| match error {
+            NamesError::NoDescriptors(cause) => {
+                // The next flush does it, behind what it is for.
                 self.writer.lock().sides_due.names = true;
-                return cause;
+                cause
             }
-            let kind = cause.kind();
-            io::Error::new(kind, self.stop("removing segments", cause))
+            NamesError::Stopped(stopped) => io::Error::new(stopped.cause.kind(), stopped),
         })
     }
 
