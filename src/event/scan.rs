@@ -464,9 +464,7 @@ mod tests {
         fn what_is_read_is_what_was_written(value in any_value(), pretty in any::<bool>()) {
             let text = if pretty { format!("{value:#}") } else { value.to_string() };
             prop_assert!(is_json(&text));
-            // The JSON reader itself, because a double may change in its last place on the way through text.
-            let expected: Value = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(built(&mut Scanner::new(&text)).unwrap(), expected);
+            prop_assert_eq!(built(&mut Scanner::new(&text)).unwrap(), value);
         }
 
         #[test]

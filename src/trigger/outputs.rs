@@ -1,8 +1,8 @@
 //! What an invocation leaves behind: results of functions as records, and a record of the invocation itself.
 //!
 //! *Results*: what a function returns becomes records of a topic: each element of a list is one, an object or any other
-//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. An element
-//! that is a CloudEvent stands there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
+//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. Elements keep
+//! the text that they have in the answer, so that no number loses digits. An element that is a CloudEvent stands there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
 //!
 //! *Destinations* get one record per window, on success or when it is given up, in the shape of the invocation record
 //! of Lambda and Function Compute: `version`, `timestamp`, `requestContext`, `requestPayload` (where the window lies,
@@ -12,9 +12,13 @@
 //! crash between the two repeats the window, and its outputs. What records they are, and in which batches, is decided
 //! here; the `Outlet` is the one way to their topics, which are the cluster's where the trigger reads a cluster.
 
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
@@ -81,45 +85,103 @@ fn results(body: &[u8]) -> Vec<Output> {
     if body.is_empty() {
         return Vec::new();
     }
-    match serde_json::from_slice::<Value>(body) {
-        Err(_) => vec![raw(body)],
-        Ok(Value::Null) => Vec::new(),
-        Ok(Value::Array(elements)) => (1..).zip(&elements).map(|(place, value)| result(value, place)).collect(),
-        // An answer that only tells which records failed is no result.
-        Ok(Value::Object(answer)) if answer.len() == 1 && answer.contains_key(BATCH_ITEM_FAILURES) => Vec::new(),
-        Ok(value) => vec![result(&value, 1)],
+    let Ok(answer) = serde_json::from_slice::<&RawValue>(body) else { return vec![raw(body)] };
+    match answer.get() {
+        "null" => Vec::new(),
+        list if list.starts_with('[') => {
+            let elements: Vec<&RawValue> = serde_json::from_str(list).expect("it was read a moment ago");
+            (1..).zip(elements).map(|(place, value)| result(value, place)).collect()
+        }
+        object if object.starts_with('{') && tells_failures_alone(object) => Vec::new(),
+        _ => vec![result(answer, 1)],
     }
 }
 
-fn result(value: &Value, place: usize) -> Output {
-    let text = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let is_event =
-        text("specversion") == Some("1.0") && ["id", "source", "type"].into_iter().all(|name| text(name).is_some());
-    let key = text("partitionkey").filter(|_| is_event).map(str::to_owned);
-    Output { key, value: value.to_string().into_bytes(), is_event, place }
+/// Whether an answer only tells which records failed: that is no result.
+fn tells_failures_alone(object: &str) -> bool {
+    let names = serde_json::from_str::<BTreeMap<Cow<'_, str>, IgnoredAny>>(object);
+    names.is_ok_and(|names| names.len() == 1 && names.contains_key(BATCH_ITEM_FAILURES))
 }
 
-fn invocation_record(invoked: &Invoked<'_>, condition: &str, response: &Value, payload: Value) -> Output {
-    let time = Timestamp::from_millisecond(invoked.now_ms).map_or_else(|_| String::new(), time_text);
-    let record = json!({
-        "version": "1.0",
-        "timestamp": time,
-        "requestContext": {
-            "requestId": invoked.id,
-            "trigger": invoked.trigger,
-            "function": invoked.function,
-            "condition": condition,
-            "approximateInvokeCount": invoked.attempts,
+/// What tells a CloudEvent, as it stands in its JSON.
+#[derive(Default, Deserialize)]
+struct EventAttributes<'a> {
+    #[serde(borrow)]
+    specversion: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    source: Option<&'a RawValue>,
+    r#type: Option<&'a RawValue>,
+    partitionkey: Option<&'a RawValue>,
+}
+
+fn result(value: &RawValue, place: usize) -> Output {
+    // A list may be read into a structure too.
+    let object = Some(value.get()).filter(|text| text.starts_with('{'));
+    let attributes: EventAttributes<'_> = object.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let text = |attribute: Option<&RawValue>| {
+        attribute.and_then(|text| serde_json::from_str::<String>(text.get()).ok()).filter(|text| !text.is_empty())
+    };
+    let EventAttributes { specversion, id, source, r#type, partitionkey } = attributes;
+    let is_event =
+        text(specversion).as_deref() == Some("1.0") && [id, source, r#type].into_iter().all(|one| text(one).is_some());
+    let key = text(partitionkey).filter(|_| is_event);
+    Output { key, value: value.get().as_bytes().to_vec(), is_event, place }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InvocationRecord<'a, P> {
+    version: &'static str,
+    timestamp: String,
+    request_context: RequestContext<'a>,
+    request_payload: RequestPayload<'a>,
+    response_context: &'a Value,
+    response_payload: P,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestContext<'a> {
+    request_id: &'a str,
+    trigger: &'a str,
+    function: &'a str,
+    condition: &'a str,
+    approximate_invoke_count: u32,
+}
+
+#[derive(Serialize)]
+struct RequestPayload<'a> {
+    topic: &'a str,
+    partition: u32,
+    offsets: Vec<i64>,
+}
+
+fn invocation_record(
+    invoked: &Invoked<'_>,
+    condition: &str,
+    response_context: &Value,
+    response_payload: impl Serialize,
+) -> Output {
+    let record = InvocationRecord {
+        version: "1.0",
+        timestamp: Timestamp::from_millisecond(invoked.now_ms).map_or_else(|_| String::new(), time_text),
+        request_context: RequestContext {
+            request_id: invoked.id,
+            trigger: invoked.trigger,
+            function: invoked.function,
+            condition,
+            approximate_invoke_count: invoked.attempts,
         },
-        "requestPayload": {
-            "topic": invoked.topic,
-            "partition": invoked.partition,
-            "offsets": invoked.offsets.iter().map(|offset| offset.get()).collect::<Vec<_>>(),
+        request_payload: RequestPayload {
+            topic: invoked.topic,
+            partition: invoked.partition,
+            offsets: invoked.offsets.iter().map(|offset| offset.get()).collect(),
         },
-        "responseContext": response,
-        "responsePayload": payload,
-    });
-    Output { key: Some(invoked.id.to_owned()), value: record.to_string().into_bytes(), is_event: false, place: 1 }
+        response_context,
+        response_payload,
+    };
+    let value = serde_json::to_vec(&record).expect("texts and numbers");
+    Output { key: Some(invoked.id.to_owned()), value, is_event: false, place: 1 }
 }
 
 /// Records that a window leaves behind, as far as they are not in their topics yet.
@@ -150,8 +212,12 @@ impl Outputs {
     pub(super) fn of_success(destinations: &Destinations, invoked: &Invoked<'_>, body: &[u8]) -> Self {
         let returned = destinations.results.iter().map(|topic| (topic, results(body)));
         let record = |topic| {
-            let payload = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
-            (topic, vec![invocation_record(invoked, "Success", &json!({ "statusCode": 200 }), payload)])
+            let context = json!({ "statusCode": 200 });
+            let record = match serde_json::from_slice::<&RawValue>(body) {
+                Ok(answer) => invocation_record(invoked, "Success", &context, answer),
+                Err(_) => invocation_record(invoked, "Success", &context, String::from_utf8_lossy(body)),
+            };
+            (topic, vec![record])
         };
         Self::new(returned.chain(destinations.on_success.iter().map(record)))
     }
@@ -172,7 +238,7 @@ impl Outputs {
                 "errorType": code,
             });
             let payload = error.map_or_else(String::new, |error| error.message.clone());
-            (topic, vec![invocation_record(invoked, condition, &response, payload.into())])
+            (topic, vec![invocation_record(invoked, condition, &response, payload)])
         };
         Self::new(destinations.on_failure.iter().map(record))
     }
@@ -308,10 +374,12 @@ mod tests {
             ("null", vec![]),
             ("[]", vec![]),
             ("{}", vec!["{}"]),
-            ("[1, \"a\", {\"b\": 2}]", vec!["1", "\"a\"", "{\"b\":2}"]),
+            ("[1, \"a\", {\"b\": 2}]", vec!["1", "\"a\"", "{\"b\": 2}"]),
+            (" [ 123456789012345678901, 1.10 , null, [1]]\n", vec!["123456789012345678901", "1.10", "null", "[1]"]),
+            (" {\"b\":0.12345678901234567890,\"a\":2}\n", vec!["{\"b\":0.12345678901234567890,\"a\":2}"]),
             ("ok", vec!["ok"]),
             ("{\"batchItemFailures\": []}", vec![]),
-            ("{\"batchItemFailures\": [], \"more\": 1}", vec!["{\"batchItemFailures\":[],\"more\":1}"]),
+            ("{\"batchItemFailures\": [], \"more\": 1}", vec!["{\"batchItemFailures\": [], \"more\": 1}"]),
         ] {
             assert_eq!(texts(body), expected, "{body}");
         }
@@ -403,11 +471,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_of_a_success_has_the_answer_as_it_was() {
+        let destinations =
+            Destinations { on_success: Some(TopicName::new("told").unwrap()), ..Destinations::default() };
+        for (body, payload) in [
+            ("{\"b\":123456789012345678901,\"a\":1.10}", "{\"b\":123456789012345678901,\"a\":1.10}"),
+            ("", "\"\""),
+            ("no \"json\"", "\"no \\\"json\\\"\""),
+        ] {
+            let outputs = Outputs::of_success(&destinations, &INVOKED, body.as_bytes());
+            let told = String::from_utf8(outputs.topics[0].uncut[0].value.clone()).unwrap();
+            let expected = format!(
+                concat!(
+                    "{{\"version\":\"1.0\",\"timestamp\":\"1970-01-01T00:00:00.005Z\",\"requestContext\":{{",
+                    "\"requestId\":\"t/in/4/0\",\"trigger\":\"t\",\"function\":\"f\",\"condition\":\"Success\",",
+                    "\"approximateInvokeCount\":1}},\"requestPayload\":{{\"topic\":\"in\",\"partition\":4,",
+                    "\"offsets\":[0]}},\"responseContext\":{{\"statusCode\":200}},\"responsePayload\":{}}}"
+                ),
+                payload
+            );
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
     fn an_event_keeps_its_key_and_its_type() {
         let event = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":"k"}"#;
         let output = &results(event.as_bytes())[0];
         assert_eq!((output.key.as_deref(), output.is_event), (Some("k"), true));
-        let other = &results(br#"{"specversion":"1.0","id":"1","partitionkey":"k"}"#)[0];
-        assert_eq!((other.key.as_deref(), other.is_event), (None, false));
+        for other in [
+            r#"{"specversion":"1.0","id":"1","partitionkey":"k"}"#,
+            r#"{"specversion":"1.0","id":1,"source":"s","type":"t","partitionkey":"k"}"#,
+            r#"{"specversion":"1.0","id":"","source":"s","type":"t","partitionkey":"k"}"#,
+            r#"[["1.0","1","s","t","k"]]"#,
+        ] {
+            let other = &results(other.as_bytes())[0];
+            assert_eq!((other.key.as_deref(), other.is_event), (None, false));
+        }
+        let numbered = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":7}"#;
+        let numbered = &results(numbered.as_bytes())[0];
+        assert_eq!((numbered.key.as_deref(), numbered.is_event), (None, true));
     }
 }
