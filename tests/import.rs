@@ -218,6 +218,13 @@ fn what_cannot_be_taken_over_is_refused_with_the_place_and_nothing_is_made() {
     let swap = copy_of("plain-0", &dir.path().join("swap"));
     std::fs::write(swap.join("00000000000000000000.log.swap"), "").unwrap();
     assert!(refused(import("t", &swap, &data)).contains("did not finish"));
+    let far = copy_of("plain-0", &dir.path().join("far"));
+    let mut bytes = std::fs::read(first_log(&far)).unwrap();
+    bytes.truncate(BatchView::parse(&bytes).unwrap().0.bytes().len());
+    bytes[..8].copy_from_slice(&(1_i64 << 50).to_be_bytes());
+    std::fs::write(far.join(format!("{:020}.log", 1_i64 << 50)), bytes).unwrap();
+    let told = refused(import("t", &far, &data));
+    assert!(told.contains("offsets are missing") && told.contains("allowed are 1099511627776"), "{told}");
     let gap = copy_of("plain-1", &dir.path().join("gap"));
     assert!(refused(import("t", &gap, &data)).contains("no folder of partition 0"));
     std::fs::write(dir.path().join("swap/meta.properties"), "").unwrap();

@@ -35,6 +35,9 @@ pub struct ImportSource {
     pub log_start: Option<Offset>,
 }
 
+/// Most offsets that may be missing between batches: 2^40. Each 2^31 of them take an empty batch, each 2^32 a segment.
+const MISSING_MAX: u64 = 1 << 40;
+
 /// Why a partition was not taken over. Nothing of it was made then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -94,6 +97,14 @@ pub enum ImportError {
         expected: Offset,
         /// What stands there.
         found: Offset,
+    },
+    /// Offsets are missing, more than compaction takes out of a log that was ever written.
+    #[error("{}: {missing} offsets are missing between its batches, allowed are {MISSING_MAX}", path.display())]
+    TooManyMissing {
+        /// The folder.
+        path: PathBuf,
+        /// How many.
+        missing: u64,
     },
     /// A transaction neither committed nor aborted.
     #[error("{}: the transaction of producer {producer_id} that begins at offset {offset} has no end; let its client end it, or Kafka time it out", path.display())]
@@ -171,6 +182,9 @@ impl CheckedSource {
         }
         facts.records -= transactions.aborted_records();
         facts.missing_offsets = next.since(first) - spanned;
+        if facts.missing_offsets > MISSING_MAX {
+            return Err(ImportError::TooManyMissing { path: source.dir.clone(), missing: facts.missing_offsets });
+        }
         (facts.log_start, facts.tail) = (log_start.min(next), next);
         facts.log_bytes = checked.iter().map(|segment| segment.end).sum();
         (facts.committed_transactions, facts.aborted_transactions) = transactions.ended();
