@@ -27,6 +27,7 @@
 //! anybody who stands in front of it, and a producer that was forgotten then and goes on now must not be told of a gap
 //! that only the log has. What is remembered of it still tells its repeated batches, and its next batch ends the doubt.
 
+mod replay;
 mod snapshot;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use smallvec::SmallVec;
 
+pub(crate) use self::replay::Replay;
 use crate::batch::{BatchHeader, BatchProducer};
 use crate::offset::Offset;
 

@@ -305,6 +305,38 @@ fn damage_of_several_kinds_in_one_segment_is_mended_together() {
 }
 
 #[test]
+fn a_producer_goes_on_after_the_segment_with_its_batches_was_lost_and_the_rest_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sequence = 0;
+    {
+        let store = open_store(dir.path());
+        let (partition, _) = open(&store, small_segments());
+        while files(dir.path(), "log").len() < 4 {
+            let first = partition.tail().get().cast_unsigned();
+            if files(dir.path(), "log").len() < 3 {
+                partition.append(&producer_batch(first, 3, 7, sequence), NOW_MS).unwrap();
+                sequence += 3;
+            } else {
+                partition.append(&batch(first, 3), NOW_MS).unwrap();
+            }
+        }
+        partition.close().unwrap();
+    }
+    let logs = files(dir.path(), "log");
+    // Of what it appended behind the first segment nothing tells but a batch, which is gone.
+    for log in &logs[1..] {
+        let _ = fs::remove_file(log.with_extension("snapshot"));
+    }
+    fs::remove_file(&logs[2]).unwrap();
+    repair(dir.path());
+    assert!(logs[3].with_extension("snapshot").exists(), "it was made anew");
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, small_segments());
+    let first = partition.tail().get().cast_unsigned();
+    partition.append(&producer_batch(first, 3, 7, sequence), NOW_MS).unwrap();
+}
+
+#[test]
 fn a_healed_segment_without_seal_and_index_gets_both() {
     let dir = whole();
     let log = files(dir.path(), "log").remove(1);

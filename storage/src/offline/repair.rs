@@ -22,7 +22,7 @@ use crate::format::FormatError;
 use crate::fs::{self, OpenMode};
 use crate::offset::{LeaderEpoch, Offset, PartitionId};
 use crate::partition::{self, OffsetRange, Place};
-use crate::producer::{ProducerLimits, Producers};
+use crate::producer::{ProducerLimits, Producers, Replay};
 use crate::segment::{BatchWalk, FileKind, HealedHeader, WalkError, path_of, unix_ms};
 use crate::store::{
     FORMAT_VERSION, REPAIRING, SMALL_FILE_BYTES, epoch_text, format_text, mend_text, parse_epoch, parse_format,
@@ -286,14 +286,13 @@ impl DataDirectory {
         let fs = &*self.fs;
         let names = PartitionNames::list(fs, dir)?;
         let before: Vec<Offset> = names.bases.iter().copied().filter(|&base| base < at).collect();
-        let mut producers = Producers::new(ProducerLimits::default());
-        let mut from = 0;
-        for (index, &base) in before.iter().enumerate().rev() {
-            if let SideFile::Good(found) = read_snapshot(fs, dir, base) {
-                (producers, from) = (found, index);
-                break;
-            }
-        }
+        let newest = before.iter().enumerate().rev().find_map(|(index, &base)| match read_snapshot(fs, dir, base) {
+            SideFile::Good(found) => Some((found, index, base)),
+            _ => None,
+        });
+        let none = || (Producers::new(ProducerLimits::default()), 0, Offset::ZERO);
+        let (producers, from, known_to) = newest.unwrap_or_else(none);
+        let mut replay = Replay::new(producers, known_to);
         for (index, &base) in before.iter().enumerate().skip(from) {
             let path = path_of(dir, base, FileKind::Log);
             let file = fs.open(&path, OpenMode::Read, 0)?;
@@ -310,10 +309,10 @@ impl DataDirectory {
                     }
                     Ok(None) | Err(_) => break,
                 };
-                producers.record(&step.header, step.header.base_offset, now_ms);
+                replay.record(&step.header, now_ms);
                 next = step.header.next_offset();
             }
         }
-        Ok(producers)
+        Ok(replay.finish(at))
     }
 }

@@ -9,7 +9,7 @@ use crate::fs::{self, File};
 use crate::index::Index;
 use crate::limits::HEADER_SCAN_BYTES;
 use crate::offset::Offset;
-use crate::producer::{ProducerLimits, Producers};
+use crate::producer::{ProducerLimits, Producers, Replay};
 use crate::segment::{BatchWalk, DenseWalk, FileKind, Met, SegmentFacts, Step, path_of, unix_ms};
 
 /// A snapshot has at most a few hundred bytes a producer.
@@ -101,49 +101,33 @@ pub(super) fn recover_producers(
     let is_base = |at: &Offset| *at == active.base || chain.sealed.iter().any(|segment| segment.base == *at);
     let newest = snapshots.rev().filter(is_base).find_map(|at| read_snapshot(place, at, limits));
     let (producers, from) = newest.unwrap_or_else(|| (Producers::new(limits), Offset::ZERO));
-    let mut replay = Replay { producers, next: from };
+    let mut replay = Replay::new(producers, from);
     for segment in chain.sealed.iter().filter(|segment| segment.base >= from) {
         let path = path_of(place.dir, segment.base, FileKind::Log);
         let file = place.fs.open(&path, fs::OpenMode::Read, segment.len_bytes)?;
-        replay.read(&path, &*file, segment.base..segment.next, segment.len_bytes)?;
+        replay_segment(&mut replay, &path, &*file, segment.base..segment.next, segment.len_bytes)?;
     }
     if active.base >= from {
-        replay.read(
+        replay_segment(
+            &mut replay,
             &path_of(place.dir, active.base, FileKind::Log),
             &*active.file,
             active.base..chain.next,
             chain.tail_len_bytes(),
         )?;
     }
-    replay.pass_to(chain.next);
-    Ok(replay.producers)
+    Ok(replay.finish(chain.next))
 }
 
-/// The producers as of `next`, while the log is read on.
-struct Replay {
-    producers: Producers,
-    next: Offset,
-}
-
-impl Replay {
-    fn read(&mut self, path: &Path, file: &dyn File, offsets: std::ops::Range<Offset>, end: u64) -> io::Result<()> {
-        let now_ms = unix_ms(file.modified()?);
-        let record = |step: &Step, _: &[u8]| {
-            self.pass_to(step.header.base_offset);
-            self.producers.record(&step.header, step.header.base_offset, now_ms);
-            self.next = step.header.next_offset();
-        };
-        for_each_batch(path, file, offsets, end, record, |_| {})
-    }
-
-    /// What damaged batches said of their producers is lost, in a segment, at its end or with all of it: those go on
-    /// with a gap, as when they were forgotten.
-    fn pass_to(&mut self, offset: Offset) {
-        if self.next < offset {
-            self.producers.record_hole(offset);
-            self.next = offset;
-        }
-    }
+fn replay_segment(
+    replay: &mut Replay,
+    path: &Path,
+    file: &dyn File,
+    offsets: std::ops::Range<Offset>,
+    end: u64,
+) -> io::Result<()> {
+    let now_ms = unix_ms(file.modified()?);
+    for_each_batch(path, file, offsets, end, |step, _| replay.record(&step.header, now_ms), |_| {})
 }
 
 /// `None` where it does not read back: what it knew of producers that the log has nothing of any more is lost then.
