@@ -401,7 +401,7 @@ fn open(store: &Store, created: TopicCreated, report: &mut StartReport) -> Resul
                 Slot::Open(partition)
             }
             // The others go on. Whatever else it is, want of descriptors for one, is the same for all.
-            Err(cause) if cause.is_unreadable() => {
+            Err(cause) if cause.concerns_it_alone() => {
                 report.offline.push((format!("{name}/{number}"), cause.to_string()));
                 Slot::Offline(cause)
             }

@@ -141,11 +141,12 @@ pub enum OpenLogError {
 }
 
 impl OpenLogError {
-    /// Whether it is the disk that answered an I/O error, for now or for good, while others may be opened. Nothing is
-    /// lost by that, and it may be tried again: each try begins with what it finds.
+    /// Whether it is the disk that answered an I/O error, for now or for good, or that has no room for what has to be
+    /// kept before the log goes on, while others may be opened. Nothing is lost by that, and it may be tried again: each
+    /// try begins with what it finds.
     #[must_use]
-    pub fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Io { cause, .. } if is_unreadable(cause))
+    pub fn concerns_it_alone(&self) -> bool {
+        matches!(self, Self::Io { cause, .. } if is_unreadable(cause) || cause.kind() == io::ErrorKind::StorageFull)
     }
 }
 

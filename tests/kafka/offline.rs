@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
 use tripline_storage::fs::SimFs;
@@ -114,4 +116,44 @@ async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_fail
     let mut client = Client::connect(server.address).await;
     assert_eq!(asked(&mut client, 1).await, [0; 4]);
     assert_eq!(produced(&mut client, 1).await.base_offset, 1, "it goes on behind what was there");
+}
+
+/// A power cut on a full disk, with more to be kept aside than the reserve has room for.
+#[tokio::test]
+async fn a_partition_without_room_to_be_recovered_keeps_no_other_from_being_served() {
+    let disk = SimFs::new();
+    let server = Server::start_on_disk(&disk).await;
+    let mut client = Client::connect(server.address).await;
+    create(&mut client, "t", 2, &[]).await;
+    for partition in 0..2 {
+        assert_eq!(produced(&mut client, partition).await.error_code, 0);
+    }
+    drop(client);
+    server.stop().await;
+
+    let disk = disk.kill();
+    let paths = disk.paths();
+    let is_log =
+        |path: &&PathBuf| path.parent().unwrap().ends_with("1") && path.extension().is_some_and(|it| it == "log");
+    let log = paths.iter().find(is_log).unwrap();
+    let whole = disk.read_image(log).unwrap();
+    let torn = [&whole[..], &vec![1; 80 << 20]].concat();
+    disk.write_image(log, &torn).unwrap();
+    let used_bytes: usize = paths.iter().map(|path| disk.read_image(path).map_or(0, |bytes| bytes.len())).sum();
+    disk.set_capacity(used_bytes as u64 + (1 << 20));
+    let server = Server::start_on_disk(&disk).await;
+    let mut client = Client::connect(server.address).await;
+    assert_eq!(asked(&mut client, 1).await, [STORAGE_ERROR; 4]);
+    let fetched = client.call(12, &fetch_request("t", vec![fetch_partition(0, 0, 1 << 20)])).await;
+    assert_eq!(values(fetched.responses[0].partitions[0].records.as_deref().unwrap()).len(), 1);
+    drop(client);
+    server.stop().await;
+    // With room again it is as it was.
+    disk.set_capacity(1 << 30);
+    let server = Server::start_on_disk(&disk).await;
+    let mut client = Client::connect(server.address).await;
+    let fetched = client.call(12, &fetch_request("t", vec![fetch_partition(1, 0, 1 << 20)])).await;
+    assert_eq!(values(fetched.responses[0].partitions[0].records.as_deref().unwrap()).len(), 1);
+    drop(client);
+    server.stop().await;
 }
