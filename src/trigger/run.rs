@@ -13,7 +13,8 @@
 //! # Which letters a redrive takes
 //! Letters stay in their topic until retention or a discard removes them; a log has no other way. What was redriven is
 //! therefore known by definition: a letter in the range of an earlier redrive that its [`Gate`] let through is not
-//! taken again, unless somebody asks for it. That needs no note per letter and is exact after any crash. Definitions of
+//! taken again, unless somebody asks for it. One that was cancelled and gave way took what it had read, besides what its
+//! progress had as unfinished ([`Left`]). That needs no note per letter and is exact after any crash. Definitions of
 //! redrives are kept for as long as letters in their range are.
 
 use serde::{Deserialize, Serialize};
@@ -24,11 +25,13 @@ use super::service::TriggerCounts;
 
 mod completion;
 mod gate;
+mod left;
 mod request;
 mod scan;
 
 pub(super) use completion::Completion;
 pub use gate::{Admission, Gate, Redriven};
+pub use left::Left;
 pub use request::{RangeRequest, RedriveRequest, ReplayRequest};
 pub(super) use request::{chosen, none_where_named};
 pub use scan::{LetterCounts, ScanError};
@@ -122,6 +125,9 @@ pub struct RunDefinition {
     /// Whether letters are taken that an earlier redrive took.
     #[serde(default)]
     pub again: bool,
+    /// Of a redrive that gave way to another: what it did not take in its ranges, which end where it had read to.
+    #[serde(default, skip_serializing_if = "Left::is_empty")]
+    pub left: Left,
 }
 
 impl RunDefinition {
@@ -145,7 +151,7 @@ impl RunDefinition {
             first >= range.next()
                 || other.range(range.partition).is_some_and(|outer| outer.first() <= first && outer.to >= range.to)
         };
-        other.filter.is_none() && as_generous && self.ranges.iter().all(inside)
+        other.filter.is_none() && other.left.is_empty() && as_generous && self.ranges.iter().all(inside)
     }
 }
 
@@ -192,6 +198,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::trigger::progress::{Progress, Span};
 
     fn redrive(ranges: &[(u32, i64, i64)]) -> RunDefinition {
         let ranges = ranges.iter().map(|&(partition, from, to)| RunRange { partition, from, to }).collect();
@@ -203,6 +210,7 @@ mod tests {
             rate: None,
             redrives_max: Some(10),
             again: false,
+            left: Left::default(),
         }
     }
 
@@ -226,6 +234,11 @@ mod tests {
         assert!(narrow.is_covered_by(&redrive(&[(0, 4, 9)]), at(4)), "what is gone does not count");
         assert!(!narrow.is_covered_by(&RunDefinition { filter: Some(json!({})), ..wide.clone() }, at(0)));
         assert!(!RunDefinition { redrives_max: None, ..narrow.clone() }.is_covered_by(&wide, at(0)));
+        let offset = |offset| Offset::new(offset).unwrap();
+        let hole = Span { first: offset(3), next: offset(4) };
+        let mut left = Left::default();
+        left.add(0, &Progress::new(offset(9), vec![hole], Vec::new(), Vec::new()));
+        assert!(!narrow.is_covered_by(&RunDefinition { left, ..wide.clone() }, at(0)), "not all of it was taken");
         assert!(narrow.is_covered_by(&RunDefinition { redrives_max: None, ..wide }, at(0)));
     }
 }

@@ -63,8 +63,9 @@ impl Redriven {
     }
 
     fn took(&self, letter: &Letter<'_, '_>) -> bool {
-        let range = self.definition.range(letter.origin.partition);
-        range.is_some_and(|range| range.contains(letter.origin.partition, letter.record.offset()))
+        let (partition, offset) = (letter.origin.partition, letter.record.offset());
+        self.definition.range(partition).is_some_and(|range| range.contains(partition, offset))
+            && !self.definition.left.contains(partition, offset, letter.record.key())
             && !is_too_many(letter.redrives, self.definition.redrives_max)
             && self.filter.as_ref().is_none_or(|filter| letter.matches(filter))
     }

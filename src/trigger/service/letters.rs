@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use super::TriggerService;
 use super::run_topic::{LookedUp, RunTopic, changed_meanwhile};
-use super::runs::{RunError, definition};
+use super::runs::{RunError, definition, run_progress};
 use crate::broker::Broker;
 use crate::broker::record::{JournalRecord, LettersDiscarded, RunDefined, RunState, RunSwitched};
 use crate::broker::state::RunEntry;
 use crate::input::EventInput;
 use crate::trigger::filter::{Pattern, PatternError};
 use crate::trigger::run::{
-    Gate, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, scan_letters,
+    Gate, Left, LetterCounts, RangeRequest, RedriveRequest, Redriven, RunDefinition, RunKind, RunRange, scan_letters,
 };
 use crate::trigger::runner::Runner;
 
@@ -347,12 +347,20 @@ impl TriggerService {
         Ok(self.redrives(trigger, |state| state == RunState::Cancelled)?.into_iter().map(replace).collect())
     }
 
-    /// The part of a redrive's range that is finished.
+    /// What a redrive has taken so far: up to where it has read, besides what is not finished there.
     fn cut(&self, entry: &RunEntry, definition: RunDefinition) -> RunDefinition {
-        let positions = self.run_positions(entry, &definition);
-        let ranges =
-            positions.into_iter().filter_map(|(range, at)| RunRange::new(range.partition, range.first(), at)).collect();
-        RunDefinition { ranges, ..definition }
+        if entry.state.has_ended() {
+            return definition;
+        }
+        let (mut ranges, mut left) = (Vec::new(), Left::default());
+        for range in &definition.ranges {
+            let progress = self.inner.broker.journal().look(|state| run_progress(state, entry, range.partition));
+            let Some(progress) = progress else { continue };
+            let read_to = progress.reading_point().clamp(range.first(), range.next());
+            ranges.extend(RunRange::new(range.partition, range.first(), read_to));
+            left.add(range.partition, &progress);
+        }
+        RunDefinition { ranges, left, ..definition }
     }
 
     /// Counts what a redrive would find, and cuts its ranges where it would have taken `max` letters.
@@ -416,5 +424,6 @@ fn everything(topic: &RunTopic, ranges: Vec<RunRange>) -> RunDefinition {
         rate: None,
         redrives_max: None,
         again: false,
+        left: Left::default(),
     }
 }

@@ -23,7 +23,7 @@ use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{Message, PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
-    Completion, Gate, REMEMBERED_MAX, RUNNING_MAX, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
+    Completion, Gate, Left, REMEMBERED_MAX, RUNNING_MAX, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
     ScanError,
 };
 use crate::trigger::runner::{DISK_RETRY, Runner};
@@ -155,11 +155,16 @@ pub(super) fn counted(entry: &RunEntry) -> RunCounts {
     })
 }
 
-/// How far a run is in one of its ranges, as the journal says.
+/// How far a run is in a partition, as the journal says; `None` before it has begun there.
+pub(super) fn run_progress(state: &State, entry: &RunEntry, partition: u32) -> Option<Progress> {
+    let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition };
+    let bytes = state.lanes.get(&lane).and_then(|lane| lane.progress.as_deref())?;
+    Progress::decode(bytes).ok()
+}
+
+/// Below it everything in one of its ranges is finished.
 pub(super) fn noted(state: &State, entry: &RunEntry, range: &RunRange) -> Offset {
-    let lane = LaneId { trigger: entry.defined.id, topic: entry.defined.topic, partition: range.partition };
-    let bytes = state.lanes.get(&lane).and_then(|lane| lane.progress.as_deref());
-    let progress = bytes.and_then(|bytes| Progress::decode(bytes).ok());
+    let progress = run_progress(state, entry, range.partition);
     progress.map_or_else(|| range.first(), |progress| progress.committed()).clamp(range.first(), range.next())
 }
 
@@ -199,6 +204,7 @@ impl TriggerService {
             rate: request.rate,
             redrives_max: None,
             again: false,
+            left: Left::default(),
         };
         let _changing = self.inner.changing.lock().await;
         self.still_holds(name, &looked_up)?;
