@@ -14,6 +14,7 @@ use crate::broker;
 use crate::broker::record::JournalRecord;
 use crate::source::schedule::planner::{Due, Planner};
 use crate::source::schedule::tick::TickRecord;
+use crate::topic::spec::TopicConfig;
 
 /// The most ticks that one durable record of intent speaks of.
 const ROUND_TICKS_MAX: usize = 1_000;
@@ -136,9 +137,11 @@ async fn append_all(inner: &Inner, planner: &mut Planner, now: Reading, firings:
     }
 }
 
-/// A batch with as many events as fit, at least one, and how many those are.
+/// A batch with as many events as fit, at least one, and how many those are. An event that its topic refuses for a fault
+/// of its own is alone, since a batch is refused as a whole: one too large, and one that a compacted topic wants a key of.
 fn batch(inner: &Inner, firings: &[Firing]) -> (Result<CheckedBatch, String>, usize) {
-    let topic_max = firings[0].schedule.topic.with_config(|config| config.max_message_bytes as usize);
+    let of_topic = |config: &TopicConfig| (config.max_message_bytes as usize, config.cleanup_policy.compacts());
+    let (topic_max, needs_key) = firings[0].schedule.topic.with_config(of_topic);
     let bytes_max = BATCH_BYTES_MAX.min(topic_max);
     let cluster_id = inner.broker.cluster_id();
     let timestamp_ms = broker::now_ms();
@@ -150,12 +153,16 @@ fn batch(inner: &Inner, firings: &[Firing]) -> (Result<CheckedBatch, String>, us
             record.headers.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes()))).collect();
         let value = Some(record.value.as_slice());
         let new = NewRecord { timestamp_ms, key: record.key.as_deref(), value, headers: &headers };
-        if count > 0 && builder.size_bytes_with(&new) > bytes_max {
+        let is_alone = needs_key && record.key.is_none();
+        if count > 0 && (is_alone || builder.size_bytes_with(&new) > bytes_max) {
             break;
         }
         count += 1;
         if let Err(error) = builder.push(&new) {
             return (Err(error.to_string()), count);
+        }
+        if is_alone {
+            break;
         }
     }
     let built = match builder.finish() {

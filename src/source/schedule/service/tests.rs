@@ -297,6 +297,42 @@ async fn a_compacted_topic_wants_a_key() {
 }
 
 #[tokio::test]
+async fn a_schedule_without_a_key_keeps_no_other_from_a_topic_that_has_become_compacted() {
+    let world = World::new().await;
+    // All are due at one moment, and so go into one batch, those with a key between and behind those without.
+    for (name, key) in [("a", None), ("b", Some("k")), ("c", None), ("d", Some("k"))] {
+        let mut definition = json!({"schedule": name, "rate": "60s", "topic": "t"});
+        if let Some(key) = key {
+            definition["key"] = key.into();
+        }
+        world.apply(definition).await;
+    }
+    world.pass(60).await;
+    assert_eq!(world.ids("t").len(), 4);
+    let topic = world.broker.topic("t").unwrap();
+    let compacted = TopicSpec::from_json(&json!({"topic": "t", "config": {"cleanup.policy": "compact"}})).unwrap();
+    world.broker.configure_topic(&topic, compacted.config).await.unwrap();
+    world.pass(60).await;
+    for wait_s in [1, 2, 4, 8] {
+        world.pass(wait_s).await;
+    }
+    for name in ["a", "c"] {
+        let (state, reason) = world.state(name);
+        assert_eq!(state, ScheduleState::Blocked, "{name}");
+        assert!(reason.contains("record 0 of the batch has no key; topic t is compacted"), "{reason}");
+        assert_eq!(world.schedules.describe(name).unwrap().counts.fired, 1, "{name}");
+    }
+    for name in ["b", "d"] {
+        assert_eq!(world.state(name), (ScheduleState::Running, String::new()), "{name}");
+        let counts = world.schedules.describe(name).unwrap().counts;
+        assert_eq!((counts.fired, counts.failed), (2, 0), "{name}");
+    }
+    world.broker.configure_topic(&topic, Default::default()).await.unwrap();
+    world.pass(16).await;
+    assert_eq!(world.ids("t").len(), 8, "what waited comes when the topic takes it again");
+}
+
+#[tokio::test]
 async fn a_topic_that_takes_nothing_blocks_its_schedule_until_it_does() {
     let world = World::new().await;
     let mut definition = every_minute("skip");
