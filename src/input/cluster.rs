@@ -20,6 +20,8 @@ mod assign;
 mod client;
 mod commit;
 mod dial;
+#[cfg(test)]
+pub(crate) mod fake;
 mod member;
 mod partition;
 mod place;
@@ -36,7 +38,7 @@ pub use client::{Client, ClusterError, Committed, Start};
 pub use commit::{CommitError, Committer};
 pub use member::{GroupEvent, Member};
 pub use partition::ClusterInput;
-pub use place::{ClusterPartition, Selection};
+pub use place::{ClusterPartition, Selection, Tenure};
 pub use produce::{Remembered, Sent, Takes};
 pub use topics::ClusterTopic;
 pub use wire::CallError;

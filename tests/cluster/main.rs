@@ -329,10 +329,10 @@ async fn commit_once(client: &Arc<Client>, at: Offset, metadata: String) {
     let events = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
             match event {
-                GroupEvent::Assigned(partitions) => {
+                GroupEvent::Assigned(partitions, tenure) => {
                     let only = ClusterPartition::new("in", 0);
                     assert_eq!(partitions, BTreeSet::from([only.clone()]));
-                    committer.commit(only, at, metadata.clone()).await.unwrap();
+                    committer.commit(only, tenure, at, metadata.clone()).await.unwrap();
                     assigned.take().unwrap().send(()).unwrap();
                 }
                 GroupEvent::Revoked(_, done) => done.send(()).unwrap(),

@@ -13,7 +13,7 @@ use tripline_storage::Offset;
 
 use super::client::{Client, ClusterError, code, committing};
 use super::member::Identity;
-use super::place::ClusterPartition;
+use super::place::{ClusterPartition, Tenure};
 use super::wire::{Link, PATIENCE, message};
 
 /// Commits that go out together at most.
@@ -26,7 +26,8 @@ const TRIES: u32 = 50;
 /// Why progress was not committed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The partition is not this member's any more: another goes on with it, from what was committed before.
+    /// The partition is not this member's any more, or is again: another goes on, or went on, with it, from what was
+    /// committed before.
     #[error("the partition belongs to another member of the group")]
     Fenced,
     /// The cluster does not take it for now.
@@ -43,6 +44,8 @@ pub struct Committer {
 #[derive(Debug)]
 struct Pending {
     partition: ClusterPartition,
+    /// Whoever asks has read the partition in this one. What others commit after it must not be taken back.
+    tenure: Tenure,
     offset: Offset,
     metadata: String,
     /// How often it was tried.
@@ -51,19 +54,21 @@ struct Pending {
 }
 
 impl Committer {
-    /// Commits `offset` with `metadata` for a partition. On return the group has it. A caller has one commit of a
-    /// partition under way at a time: what is queued is bounded by the partitions.
+    /// Commits `offset` with `metadata` for a partition, as long as the member has it in this tenure. On return the
+    /// group has it; dropped, it is not tried again. A caller has one commit of a partition under way at a time: what is
+    /// queued is bounded by the partitions.
     ///
     /// # Errors
     /// See [`CommitError`].
     pub async fn commit(
         &self,
         partition: ClusterPartition,
+        tenure: Tenure,
         offset: Offset,
         metadata: String,
     ) -> Result<(), CommitError> {
         let (done, answer) = oneshot::channel();
-        let _ = self.pending.send(Pending { partition, offset, metadata, tries: 0, done });
+        let _ = self.pending.send(Pending { partition, tenure, offset, metadata, tries: 0, done });
         // It ends before its handles by a bug of ours alone.
         answer.await.unwrap_or_else(|_| Err(CommitError::Failed("what commits has broken down".to_owned())))
     }
@@ -153,10 +158,12 @@ impl Commits {
     }
 
     /// Answers those of which it is known what became of them; the others are to be tried again.
-    async fn settle(&mut self, waiting: Vec<Pending>) -> Vec<Pending> {
+    async fn settle(&mut self, mut waiting: Vec<Pending>) -> Vec<Pending> {
+        // Whoever asked is cut off: another may have begun behind it.
+        waiting.retain(|commit| !commit.done.is_closed());
         let identity = self.identity.borrow_and_update().clone();
         let (waiting, foreign): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|commit| identity.owned.contains(&commit.partition));
+            waiting.into_iter().partition(|commit| identity.owned.get(&commit.partition) == Some(&commit.tenure));
         answer(foreign, &Err(CommitError::Fenced));
         if waiting.is_empty() {
             return waiting;
@@ -268,15 +275,98 @@ fn answer(commits: Vec<Pending>, result: &Result<(), CommitError>) {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use tokio::task::JoinHandle;
 
+    use super::super::fake::{AskedCommit, FakeCluster};
     use super::*;
+
+    /// Who commits for a group, as a member of whom the test says who it is, and the coordinator.
+    struct World {
+        cluster: FakeCluster,
+        identity: watch::Sender<Identity>,
+        committer: Committer,
+    }
+
+    impl World {
+        async fn start(identity: Identity) -> Self {
+            let cluster = FakeCluster::start(&[], false).await;
+            let client = Arc::new(Client::new(cluster.access(), PATIENCE, "test"));
+            let (identity, seen) = watch::channel(identity);
+            let (committer, commits) = new(client, "g", seen, Signals::default());
+            tokio::spawn(commits);
+            Self { cluster, identity, committer }
+        }
+
+        fn commit(&self, tenure: u64, offset: i64) -> JoinHandle<Result<(), CommitError>> {
+            let (committer, offset) = (self.committer.clone(), Offset::new(offset).unwrap());
+            tokio::spawn(async move { committer.commit(partition(), Tenure(tenure), offset, String::new()).await })
+        }
+
+        /// The next commit that the coordinator is asked for, of the partition once, with its offset.
+        async fn asked(&mut self) -> (AskedCommit, i64) {
+            let asked = self.cluster.commits.recv().await.unwrap();
+            let [(_, offset)] = asked.offsets[..] else { panic!("{:?}", asked.offsets) };
+            (asked, offset)
+        }
+    }
+
+    fn partition() -> ClusterPartition {
+        ClusterPartition::new("t", 0)
+    }
+
+    /// A member that has the partition in this tenure, or nothing.
+    fn member(member_id: &str, generation: i32, tenure: Option<u64>) -> Identity {
+        let owned = tenure.map(|tenure| (partition(), Tenure(tenure))).into_iter().collect();
+        Identity { member_id: member_id.to_owned(), generation, joining: false, owned }
+    }
+
+    #[tokio::test]
+    async fn a_commit_of_a_tenure_that_has_ended_is_not_sent_in_the_next() {
+        let mut world = World::start(member("m1", 5, Some(1))).await;
+        let before = world.commit(1, 10);
+        let (held, at) = world.asked().await;
+        assert_eq!((held.member_id.as_str(), held.generation, at), ("m1", 5, 10));
+        // Another has the partition and gives it back, before anybody looks.
+        world.identity.send_replace(member("", -1, None));
+        world.identity.send_replace(member("m2", 7, Some(2)));
+        held.answer.send(code::ILLEGAL_GENERATION).unwrap();
+        tokio::select! {
+            answer = before => assert_eq!(answer.unwrap(), Err(CommitError::Fenced)),
+            (again, at) = world.asked() => panic!("the group goes back to {at}: {again:?}"),
+        }
+        // One who has not heard of it yet is no better off.
+        assert_eq!(world.commit(1, 11).await.unwrap(), Err(CommitError::Fenced));
+        let since = world.commit(2, 20);
+        let (asked, at) = world.asked().await;
+        assert_eq!((asked.member_id.as_str(), asked.generation, at), ("m2", 7, 20));
+        asked.answer.send(code::NONE).unwrap();
+        assert_eq!(since.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_nobody_waits_for_is_not_tried_again_behind_the_next() {
+        let mut world = World::start(member("m", 5, Some(1))).await;
+        let before = world.commit(1, 10);
+        let (held, _) = world.asked().await;
+        // A lane that is opened anew, in the same tenure.
+        before.abort();
+        assert!(before.await.unwrap_err().is_cancelled());
+        let _since = world.commit(1, 20);
+        held.answer.send(code::REBALANCE_IN_PROGRESS).unwrap();
+        for _ in 0..2 {
+            let (asked, at) = world.asked().await;
+            assert_eq!(at, 20);
+            asked.answer.send(code::REBALANCE_IN_PROGRESS).unwrap();
+        }
+    }
 
     #[tokio::test]
     async fn a_commit_that_nobody_answers_is_no_other_members_claim() {
         let (pending, inbox) = mpsc::unbounded_channel();
         drop(inbox);
         let committer = Committer { pending };
-        let answer = committer.commit(ClusterPartition::new("in", 0), Offset::ZERO, String::new()).await;
+        let partition = ClusterPartition::new("in", 0);
+        let answer = committer.commit(partition, Tenure::default(), Offset::ZERO, String::new()).await;
         assert!(matches!(answer, Err(CommitError::Failed(_))), "{answer:?}");
     }
 

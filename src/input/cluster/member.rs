@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::assign::{self, Owned, PROTOCOL, Said};
 use super::client::{Client, ClusterError, code};
 use super::commit::{self, Committer, Signals};
-use super::place::{ClusterPartition, Selection};
+use super::place::{ClusterPartition, Selection, Tenure};
 use super::topics::ClusterTopic;
 use super::wire::{Link, PATIENCE, message};
 
@@ -49,8 +49,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// What happens to a member.
 #[derive(Debug)]
 pub enum GroupEvent {
-    /// These partitions are its own from now on.
-    Assigned(BTreeSet<ClusterPartition>),
+    /// These partitions are its own from now on, for this tenure.
+    Assigned(BTreeSet<ClusterPartition>, Tenure),
     /// These are to be another's: commit what is done, read no more, then answer.
     Revoked(BTreeSet<ClusterPartition>, oneshot::Sender<()>),
     /// These may be another's already.
@@ -82,7 +82,7 @@ pub(super) struct Identity {
     pub(super) generation: i32,
     /// Whether it waits for a new generation.
     pub(super) joining: bool,
-    pub(super) owned: BTreeSet<ClusterPartition>,
+    pub(super) owned: BTreeMap<ClusterPartition, Tenure>,
 }
 
 /// A member at work; it leaves when told to. Dropped, it is gone without a word, and the group finds out by itself.
@@ -128,7 +128,9 @@ impl Member {
             coordinator: String::new(),
             member_id: String::new(),
             generation: -1,
-            owned: Owned::nothing(),
+            owned: BTreeMap::new(),
+            owned_generation: -1,
+            tenure: Tenure::default(),
             leads: None,
             heard: Instant::now(),
             identity,
@@ -177,7 +179,11 @@ struct Membership {
     coordinator: String,
     member_id: String,
     generation: i32,
-    owned: Owned,
+    owned: BTreeMap<ClusterPartition, Tenure>,
+    /// The generation of the assignment that gave it; -1 for none.
+    owned_generation: i32,
+    /// The latest.
+    tenure: Tenure,
     /// Of how many partitions of which topics it gave out the assignment, if it leads.
     leads: Option<Counts>,
     /// When the coordinator last took it for a member.
@@ -242,18 +248,20 @@ impl Membership {
             self.heard = Instant::now();
             let missing = self.wanted.iter().filter(|topic| !self.topics.contains_key(*topic)).cloned();
             self.tell(GroupEvent::Joined(missing.collect()));
-            let revoked: BTreeSet<_> = self.owned.partitions.difference(&assigned).cloned().collect();
-            let added: BTreeSet<_> = assigned.difference(&self.owned.partitions).cloned().collect();
-            self.owned.generation = self.generation;
+            let revoked = self.owned_where(|partition| !assigned.contains(partition));
+            let added: BTreeSet<_> =
+                assigned.into_iter().filter(|partition| !self.owned.contains_key(partition)).collect();
+            self.owned_generation = self.generation;
             let joins_again = !revoked.is_empty();
             self.publish(false);
             if joins_again {
                 self.release(revoked).await;
             }
             if !added.is_empty() {
-                self.owned.partitions.extend(added.iter().cloned());
+                self.tenure.0 += 1;
+                self.owned.extend(added.iter().map(|partition| (partition.clone(), self.tenure)));
                 self.publish(false);
-                self.tell(GroupEvent::Assigned(added));
+                self.tell(GroupEvent::Assigned(added, self.tenure));
             }
             if joins_again {
                 continue;
@@ -293,17 +301,11 @@ impl Membership {
         self.topics = topics;
         if !deleted.is_empty() {
             tracing::warn!(group = self.group, topics = ?deleted, "topics of the cluster were deleted");
-            self.owned.partitions.retain(|partition| !deleted.contains(partition.topic()));
+            self.owned.retain(|partition, _| !deleted.contains(partition.topic()));
             self.publish(true);
             self.tell(GroupEvent::Deleted(deleted));
         }
-        let left: BTreeSet<_> = self
-            .owned
-            .partitions
-            .iter()
-            .filter(|partition| !self.wanted.contains(partition.topic()))
-            .cloned()
-            .collect();
+        let left = self.owned_where(|partition| !self.wanted.contains(partition.topic()));
         if !left.is_empty() {
             self.release(left).await;
         }
@@ -312,7 +314,8 @@ impl Membership {
 
     /// `None`: once more.
     async fn join_and_sync(&mut self) -> Result<Option<BTreeSet<ClusterPartition>>, ClusterError> {
-        let said = Said { topics: self.wanted.clone(), owned: self.owned.clone() };
+        let owned = Owned { generation: self.owned_generation, partitions: self.owned_where(|_| true) };
+        let said = Said { topics: self.wanted.clone(), owned };
         let protocol = message!(join_group_request::JoinGroupRequestProtocol {
             name: StrBytes::from(PROTOCOL),
             metadata: assign::subscription(&said),
@@ -466,7 +469,7 @@ impl Membership {
         let (done, released) = oneshot::channel();
         self.tell(GroupEvent::Revoked(partitions.clone(), done));
         let _ = self.alive_during(released).await;
-        self.owned.partitions.retain(|partition| !partitions.contains(partition));
+        self.owned.retain(|partition, _| !partitions.contains(partition));
         let joining = self.identity.borrow().joining;
         self.publish(joining);
     }
@@ -490,8 +493,8 @@ impl Membership {
     }
 
     async fn leave(&mut self) {
-        if !self.owned.partitions.is_empty() {
-            self.release(self.owned.partitions.clone()).await;
+        if !self.owned.is_empty() {
+            self.release(self.owned_where(|_| true)).await;
         }
         if self.member_id.is_empty() {
             return;
@@ -521,8 +524,8 @@ impl Membership {
     }
 
     fn lose_everything(&mut self) {
-        self.generation = -1;
-        let lost = std::mem::replace(&mut self.owned, Owned::nothing()).partitions;
+        (self.generation, self.owned_generation) = (-1, -1);
+        let lost: BTreeSet<_> = std::mem::take(&mut self.owned).into_keys().collect();
         self.publish(true);
         if !lost.is_empty() {
             tracing::warn!(group = self.group, partitions = ?lost, "lost to the group");
@@ -530,12 +533,16 @@ impl Membership {
         }
     }
 
+    fn owned_where(&self, is_meant: impl Fn(&ClusterPartition) -> bool) -> BTreeSet<ClusterPartition> {
+        self.owned.keys().filter(|partition| is_meant(partition)).cloned().collect()
+    }
+
     fn publish(&self, joining: bool) {
         self.identity.send_replace(Identity {
             member_id: self.member_id.clone(),
             generation: self.generation,
             joining,
-            owned: self.owned.partitions.clone(),
+            owned: self.owned.clone(),
         });
     }
 

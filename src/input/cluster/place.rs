@@ -37,6 +37,11 @@ impl fmt::Display for ClusterPartition {
     }
 }
 
+/// A time for which a member has a partition, from the assignment that gives it until it is lost or given back. One that
+/// comes back is in another, whatever was between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure(pub(super) u64);
+
 /// The numbers of partitions as messages have them, under the names of their topics.
 pub(super) fn by_topic<'a>(partitions: impl IntoIterator<Item = &'a ClusterPartition>) -> BTreeMap<&'a str, Vec<i32>> {
     let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();

@@ -154,7 +154,7 @@ async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, broker: &Broker,
 }
 
 /// Key, correlation id and body of a request with a header of version 1.
-async fn request(socket: &mut (impl AsyncRead + Unpin)) -> Option<(i16, i32, Bytes)> {
+pub(super) async fn request(socket: &mut (impl AsyncRead + Unpin)) -> Option<(i16, i32, Bytes)> {
     let length = socket.read_i32().await.ok().filter(|length| (10..1 << 20).contains(length))?;
     let mut frame = vec![0; length as usize];
     socket.read_exact(&mut frame).await.ok()?;

@@ -15,7 +15,7 @@ use tripline_storage::partition::ReadOutcome;
 use uuid::Uuid;
 
 use super::{Message, Poller, PollerHandle, Starting};
-use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer};
+use crate::input::cluster::{Client, ClusterPartition, CommitError, Committer, Tenure};
 use crate::trigger::attempt::ExhaustedReason;
 use crate::trigger::commit_metadata;
 use crate::trigger::give_up::cluster::Keeper;
@@ -43,6 +43,8 @@ pub(super) enum Fetch {
 pub(in crate::trigger) struct GroupPlace {
     pub(in crate::trigger) client: Arc<Client>,
     pub(in crate::trigger) committer: Committer,
+    /// What it commits counts in this one.
+    pub(in crate::trigger) tenure: Tenure,
 }
 
 /// What a lane on a cluster keeps besides.
@@ -132,10 +134,10 @@ impl Poller {
             }
             entry.hold_back();
             let (committed, metadata) = entry.next_commit();
-            let (handle, committer) = (self.handle.clone(), group.committer.clone());
+            let (handle, committer, tenure) = (self.handle.clone(), group.committer.clone(), group.tenure);
             let partition = ClusterPartition::new(&self.input.origin().topic, entry.id.partition);
             tokio::spawn(self.driven.clone().watch(async move {
-                let result = committer.commit(partition, committed, metadata).await;
+                let result = committer.commit(partition, tenure, committed, metadata).await;
                 handle.send(Message::Committed(trigger, result));
             }));
         }

@@ -24,8 +24,8 @@ use crate::broker::record::LaneId;
 use crate::broker::state::LaneState;
 use crate::config::planned::Planned;
 use crate::input::cluster::{
-    Client, ClusterAccess, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, GroupEvent, Member,
-    Selection, Start,
+    Client, ClusterAccess, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, Committer,
+    GroupEvent, Member, Selection, Start, Tenure,
 };
 use crate::input::{ClusterAddress, ClusterBrokers, EventInput};
 use crate::topic::name::TopicName;
@@ -164,12 +164,13 @@ impl TriggerService {
             tracker: self.inner.tracker.clone(),
             runner: Arc::clone(runner),
             name: spec.name.to_string(),
-            place: GroupPlace { client, committer },
+            client,
+            committer,
             group,
             starts: Arc::clone(&starts),
             missing: None,
             lanes: HashMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
         };
         let driver = tokio::spawn(driver.drive(events, member.leaves()));
         Place { member, driver, starts }
@@ -248,18 +249,20 @@ struct Driver {
     tracker: TaskTracker,
     runner: Arc<Runner>,
     name: String,
-    place: GroupPlace,
+    client: Arc<Client>,
+    committer: Committer,
     group: String,
     starts: Arc<Mutex<Starts>>,
     /// Topics that are named and not there, in a sentence.
     missing: Option<String>,
     lanes: HashMap<ClusterPartition, DrivenLane>,
     /// Partitions that are ours and could not be opened yet.
-    waiting: BTreeSet<ClusterPartition>,
+    waiting: BTreeMap<ClusterPartition, Tenure>,
 }
 
 /// Who drives a lane, and the id of its topic.
 struct DrivenLane {
+    tenure: Tenure,
     topic: Uuid,
     input: ClusterInput,
     poller: PollerHandle,
@@ -311,9 +314,9 @@ impl Driver {
             }
             GroupEvent::Trouble(reason) => self.shows(Some(reason)),
             GroupEvent::BrokeDown => self.runner.broke_down(),
-            GroupEvent::Assigned(partitions) => {
+            GroupEvent::Assigned(partitions, tenure) => {
                 tracing::info!(trigger = self.name, ?partitions, "partitions assigned");
-                self.waiting.extend(partitions);
+                self.waiting.extend(partitions.into_iter().map(|partition| (partition, tenure)));
                 self.open().await;
             }
             GroupEvent::Revoked(partitions, done) => {
@@ -324,7 +327,7 @@ impl Driver {
             }
             GroupEvent::Lost(partitions) => self.cut_off(&partitions).await,
             GroupEvent::Deleted(topics) => {
-                let known = self.lanes.keys().chain(&self.waiting);
+                let known = self.lanes.keys().chain(self.waiting.keys());
                 let gone = known.filter(|partition| topics.contains(partition.topic())).cloned().collect();
                 self.starts.lock().are_gone(topics);
                 self.cut_off(&gone).await;
@@ -342,9 +345,9 @@ impl Driver {
     /// anew.
     async fn let_go_of_others(&mut self) {
         let is_other = |lane: &&DrivenLane| lane.input.is_another_now();
-        let others = self.lanes.iter().filter(|(_, lane)| is_other(lane)).map(|(partition, _)| partition.clone());
-        let others: BTreeSet<ClusterPartition> = others.collect();
-        self.cut_off(&others).await;
+        let others = self.lanes.iter().filter(|(_, lane)| is_other(lane));
+        let others: BTreeMap<_, _> = others.map(|(partition, lane)| (partition.clone(), lane.tenure)).collect();
+        self.cut_off(&others.keys().cloned().collect()).await;
         self.waiting.extend(others);
     }
 
@@ -361,16 +364,16 @@ impl Driver {
 
     /// Each as far as it goes: one whose topic is not there holds up no other.
     async fn open_waiting(&mut self) -> Result<(), ClusterError> {
-        let client = Arc::clone(&self.place.client);
-        let names: BTreeSet<String> = self.waiting.iter().map(|partition| partition.topic().to_owned()).collect();
+        let client = Arc::clone(&self.client);
+        let names: BTreeSet<String> = self.waiting.keys().map(|partition| partition.topic().to_owned()).collect();
         let waited = client.selected(&Selection::Named(names)).await?;
         // Also of those that are not waited for: what the group knows of the others says where these begin.
         let read = client.selected(&selection(&self.runner.spec().input.topics)).await?;
         let asked = partitions_of(&read.into_iter().chain(waited.clone()).collect());
         let committed = client.committed_of(&self.group, &asked).await?;
         let mut failed = None;
-        for partition in self.waiting.clone() {
-            match self.open_one(waited.get(partition.topic()).cloned(), &partition, &committed).await {
+        for (partition, tenure) in self.waiting.clone() {
+            match self.open_one(waited.get(partition.topic()).cloned(), (&partition, tenure), &committed).await {
                 Ok(()) => {
                     self.waiting.remove(&partition);
                 }
@@ -384,7 +387,7 @@ impl Driver {
     async fn open_one(
         &mut self,
         topic: Option<ClusterTopic>,
-        partition: &ClusterPartition,
+        (partition, tenure): (&ClusterPartition, Tenure),
         committed: &HashMap<ClusterPartition, Committed>,
     ) -> Result<(), ClusterError> {
         let topic = topic.ok_or_else(|| ClusterError::NoTopic(partition.topic().to_owned()))?;
@@ -398,10 +401,11 @@ impl Driver {
                     Some(_) => Begin::From(Start::Earliest),
                     None => self.starts.lock().of(partition, committed),
                 };
-                self.begin(partition, topic.id, begin).await?
+                self.begin((partition, tenure), topic.id, begin).await?
             }
         };
-        let client = Arc::clone(&self.place.client);
+        let client = Arc::clone(&self.client);
+        let place = GroupPlace { client: Arc::clone(&client), committer: self.committer.clone(), tenure };
         let input = ClusterInput::open(client, name, &topic, number, progress.reading_point()).await?;
         let partition_input = input.clone();
         let input = EventInput::Cluster(input);
@@ -415,25 +419,31 @@ impl Driver {
             remembered: LaneState::default(),
             status: Arc::clone(&status),
             run: None,
-            group: Some(self.place.clone()),
+            group: Some(place),
         };
         let (poller, task) = poller::spawn(input, self.tracker.clone());
         poller.send(Message::Add(Box::new(lane)));
         self.show(status, poller.clone());
         let task = AbortOnDropHandle::new(task);
-        self.lanes.insert(partition.clone(), DrivenLane { topic: topic.id, input: partition_input, poller, task });
+        self.lanes
+            .insert(partition.clone(), DrivenLane { tenure, topic: topic.id, input: partition_input, poller, task });
         Ok(())
     }
 
     /// Begins a partition of which the group knows nothing: from now on it knows.
-    async fn begin(&self, partition: &ClusterPartition, topic: Uuid, begin: Begin) -> Result<Progress, ClusterError> {
+    async fn begin(
+        &self,
+        (partition, tenure): (&ClusterPartition, Tenure),
+        topic: Uuid,
+        begin: Begin,
+    ) -> Result<Progress, ClusterError> {
         let at = match begin {
             Begin::At(offset) => offset,
-            Begin::From(start) => self.place.client.start_of(partition.topic(), partition.number(), start).await?,
+            Begin::From(start) => self.client.start_of(partition.topic(), partition.number(), start).await?,
         };
         // What cannot be committed now is committed with the first progress, which begins there too.
         let metadata = commit_metadata::of_start(topic, at);
-        if let Err(error) = self.place.committer.commit(partition.clone(), at, metadata).await {
+        if let Err(error) = self.committer.commit(partition.clone(), tenure, at, metadata).await {
             tracing::warn!(trigger = self.name, %partition, %error, "the start is not committed yet");
         }
         Ok(Progress::start(at))
@@ -464,7 +474,7 @@ impl Driver {
 
     /// These partitions are not ours any more; answers who drives those that were open.
     fn take(&mut self, partitions: &BTreeSet<ClusterPartition>) -> Vec<DrivenLane> {
-        self.waiting.retain(|partition| !partitions.contains(partition));
+        self.waiting.retain(|partition, _| !partitions.contains(partition));
         partitions.iter().filter_map(|partition| self.lanes.remove(partition)).collect()
     }
 
@@ -550,18 +560,20 @@ mod tests {
         let tracker = TaskTracker::new();
         let input = ClusterInput::with_leader_for_test(address);
         let (poller, task) = poller::spawn(EventInput::Cluster(input.clone()), tracker.clone());
-        let lane = DrivenLane { topic: Uuid::nil(), input, poller, task: AbortOnDropHandle::new(task) };
+        let (tenure, topic, task) = (Tenure::default(), Uuid::nil(), AbortOnDropHandle::new(task));
+        let lane = DrivenLane { tenure, topic, input, poller, task };
         let driver = Driver {
             service: Weak::new(),
             tracker,
             runner,
             name: "t".to_owned(),
-            place: GroupPlace { client, committer },
+            client,
+            committer,
             group: "g".to_owned(),
             starts: Arc::new(Mutex::new(Starts::new(&spec, BTreeMap::new()))),
             missing: None,
             lanes: [(ClusterPartition::new("in", 0), lane)].into(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
         };
         (driver, silent)
     }
@@ -598,7 +610,7 @@ mod tests {
         driver.lanes[&partition].input.be_another_for_test();
         driver.let_go_of_others().await;
         assert!(driver.lanes.is_empty() && poller.has_ended());
-        assert_eq!(driver.waiting, BTreeSet::from([partition]));
+        assert_eq!(driver.waiting, BTreeMap::from([(partition, Tenure::default())]));
     }
 
     #[tokio::test]
