@@ -15,6 +15,7 @@
 //! | 25 | 1 | [`TriggerVerdict`] |
 //! | 26 | 1 | [`TriggerSettled`] |
 //! | 27 | 1 | [`TriggerTopicForgotten`] |
+//! | 28 | 1 | [`TriggerStart`] |
 //! | 30 | 1 | [`OffsetCommitted`] |
 //! | 31 | 1 | [`GroupForgotten`] |
 //! | 40 | 1 | [`ProducerIds`] |
@@ -102,6 +103,8 @@ journal_records! {
     26, 1 => TriggerSettled,
     /// A trigger does not read a topic any more; its progress there is forgotten.
     27, 1 => TriggerTopicForgotten,
+    /// Where a trigger starts in a partition of a cluster, until its group knows.
+    28, 1 => TriggerStart,
     /// A group's committed offset in a partition.
     30, 1 => OffsetCommitted,
     /// All offsets of a group are forgotten.
@@ -306,6 +309,21 @@ pub struct TriggerTopicForgotten {
     pub trigger: Uuid,
     /// The topic that it read.
     pub topic: Uuid,
+}
+
+/// See [`JournalRecord::TriggerStart`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerStart {
+    /// The trigger.
+    pub trigger: Uuid,
+    /// The name of the cluster's topic.
+    pub topic: String,
+    /// The id that the cluster gives it; nil where it gives none.
+    pub topic_id: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset that the trigger reads; `None` forgets the start.
+    pub offset: Option<i64>,
 }
 
 /// See [`JournalRecord::OffsetCommitted`].
@@ -517,6 +535,16 @@ mod tests {
     fn the_record_of_a_topic_that_is_read_no_more_is_these_bytes() {
         let forgotten = TriggerTopicForgotten { trigger: ID, topic: Uuid::from_bytes([9; 16]) };
         hold(&[(forgotten.into(), format!("1b0110{}10{}", "07".repeat(16), "09".repeat(16)))]);
+    }
+
+    #[test]
+    fn the_record_of_a_start_is_these_bytes() {
+        let start = |offset| {
+            let (topic, topic_id) = ("n".to_owned(), Uuid::from_bytes([9; 16]));
+            TriggerStart { trigger: ID, topic, topic_id, partition: 3, offset }.into()
+        };
+        let of = format!("1c0110{}016e10{}03", "07".repeat(16), "09".repeat(16));
+        hold(&[(start(Some(5)), format!("{of}010a")), (start(None), format!("{of}00"))]);
     }
 
     fn hold(records: &[(JournalRecord, String)]) {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::record::{
     FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, RunState, ScheduleDefined, ScheduleFired,
     ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone, TopicCreated, TriggerDefined,
-    TriggerProgress, TriggerSwitched, TriggerVerdict,
+    TriggerProgress, TriggerStart, TriggerSwitched, TriggerVerdict,
 };
 
 mod done;
@@ -46,6 +46,20 @@ pub struct TriggerEntry {
     pub defined: TriggerDefined,
     /// Set while a person has it paused.
     pub paused_since_ms: Option<i64>,
+    /// Where it starts in partitions of a cluster, by topic and partition, as far as its group may not know.
+    pub starts: ClusterStarts,
+}
+
+/// Starts on a cluster, by the name of their topic and their partition.
+pub type ClusterStarts = BTreeMap<(String, u32), ClusterStart>;
+
+/// Where a trigger starts in a partition of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterStart {
+    /// The id that the cluster gives the topic; nil where it gives none.
+    pub topic: Uuid,
+    /// The first offset that it reads.
+    pub offset: Offset,
 }
 
 /// A schedule's definition, what a person did to it, and how far it has come.
@@ -114,8 +128,14 @@ impl State {
                 self.functions.remove(&removed.name);
             }
             JournalRecord::TriggerDefined(defined) => {
-                let paused_since_ms = self.triggers.get(&defined.id).and_then(|entry| entry.paused_since_ms);
-                self.triggers.insert(defined.id, TriggerEntry { defined: defined.clone(), paused_since_ms });
+                let defined = defined.clone();
+                match self.triggers.get_mut(&defined.id) {
+                    Some(entry) => entry.defined = defined,
+                    None => {
+                        let fresh = TriggerEntry { defined, paused_since_ms: None, starts: ClusterStarts::new() };
+                        self.triggers.insert(fresh.defined.id, fresh);
+                    }
+                }
             }
             JournalRecord::TriggerRemoved(removed) => {
                 self.triggers.remove(&removed.id);
@@ -142,6 +162,7 @@ impl State {
             JournalRecord::TriggerTopicForgotten(forgotten) => {
                 self.lanes.retain(|lane, _| lane.trigger != forgotten.trigger || lane.topic != forgotten.topic);
             }
+            JournalRecord::TriggerStart(start) => self.start(start),
             JournalRecord::OffsetCommitted(commit) => self.commit(commit),
             JournalRecord::GroupForgotten(forgotten) => {
                 let gone = self.offsets.remove(&forgotten.group).into_iter().flatten();
@@ -175,6 +196,16 @@ impl State {
                 self.on_schedule(done.id, |entry| entry.done.add(done.first_s, done.last_s))
             }
         }
+    }
+
+    /// What is said of a trigger that was removed is nobody's.
+    fn start(&mut self, start: &TriggerStart) {
+        let Some(entry) = self.triggers.get_mut(&start.trigger) else { return };
+        let key = (start.topic.clone(), start.partition);
+        match start.offset.and_then(Offset::new) {
+            Some(offset) => entry.starts.insert(key, ClusterStart { topic: start.topic_id, offset }),
+            None => entry.starts.remove(&key),
+        };
     }
 
     /// The name of a schedule that appends to this topic.
@@ -300,14 +331,27 @@ impl State {
             let switched = entry.paused_since_ms.map(|since_ms| TriggerSwitched { id, paused: true, since_ms }.into());
             std::iter::once(entry.defined.clone().into()).chain(switched).collect()
         });
+        let starts = self.triggers.values().flat_map(|entry| {
+            let record = |(key, start): (&_, &ClusterStart)| vec![start.record(entry.defined.id, key).into()];
+            entry.starts.iter().map(record)
+        });
         let lanes = self.lanes.iter().map(|(&lane, state)| state.records(lane));
         let offsets = self.offsets.iter().flat_map(|(group, offsets)| {
             offsets.iter().map(|(&(topic, partition), committed)| vec![committed.record(group, topic, partition)])
         });
         let ids = std::iter::once(vec![ProducerIds { next: self.next_producer_id }.into()]);
         let schedules = self.schedules.values().map(ScheduleEntry::records);
-        let triggers = triggers.chain(self.run_groups()).chain(lanes);
+        let triggers = triggers.chain(starts).chain(self.run_groups()).chain(lanes);
         topics.chain(functions).chain(triggers).chain(offsets).chain(ids).chain(schedules).collect()
+    }
+}
+
+impl ClusterStart {
+    /// The record that says so of a partition.
+    #[must_use]
+    pub fn record(&self, trigger: Uuid, (topic, partition): &(String, u32)) -> TriggerStart {
+        let (topic, partition, offset) = (topic.clone(), *partition, Some(self.offset.get()));
+        TriggerStart { trigger, topic, topic_id: self.topic, partition, offset }
     }
 }
 
@@ -377,5 +421,40 @@ impl LaneState {
     fn records(&self, lane: LaneId) -> Vec<JournalRecord> {
         let progress = self.progress.clone().map(|progress| JournalRecord::from(TriggerProgress { lane, progress }));
         progress.into_iter().chain(self.verdicts.values().cloned().map(JournalRecord::from)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::record::TriggerRemoved;
+
+    const TRIGGER: Uuid = Uuid::from_bytes([1; 16]);
+
+    fn state(records: impl IntoIterator<Item = JournalRecord>) -> State {
+        let mut state = State::default();
+        records.into_iter().for_each(|record| state.apply(&record));
+        state
+    }
+
+    #[test]
+    fn starts_on_a_cluster_are_kept_until_they_are_forgotten_or_their_trigger_goes() {
+        let defined = || -> JournalRecord {
+            let (name, definition) = ("x".to_owned(), "{}".to_owned());
+            TriggerDefined { id: TRIGGER, name, definition, created_ms: 1 }.into()
+        };
+        let start = |partition, offset| -> JournalRecord {
+            let (topic, topic_id) = ("b".to_owned(), Uuid::from_bytes([2; 16]));
+            TriggerStart { trigger: TRIGGER, topic, topic_id, partition, offset }.into()
+        };
+        let begun = || [defined(), start(0, Some(500)), start(1, Some(7)), defined()];
+        let before = state(begun().into_iter().chain([start(1, None)]));
+        let expected = ClusterStart { topic: Uuid::from_bytes([2; 16]), offset: Offset::new(500).unwrap() };
+        assert_eq!(before.triggers[&TRIGGER].starts, ClusterStarts::from([(("b".to_owned(), 0), expected)]));
+        let after = state(before.record_groups().into_iter().flatten());
+        assert_eq!(after.triggers, before.triggers, "a rewritten journal says the same");
+        let removed = TriggerRemoved { id: TRIGGER }.into();
+        let again = state(begun().into_iter().chain([removed, start(0, Some(1)), defined()]));
+        assert!(again.triggers[&TRIGGER].starts.is_empty());
     }
 }

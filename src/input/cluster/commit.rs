@@ -289,7 +289,7 @@ mod tests {
 
     impl World {
         async fn start(identity: Identity) -> Self {
-            let cluster = FakeCluster::start(&[], false).await;
+            let cluster = FakeCluster::start(&[]).await;
             let client = Arc::new(Client::new(cluster.access(), PATIENCE, "test"));
             let (identity, seen) = watch::channel(identity);
             let (committer, commits) = new(client, "g", seen, Signals::default());

@@ -9,7 +9,7 @@ use kafka_wire_core::{ApiVersion, Decoder, KafkaDecode, KafkaEncode};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access::{ClusterAccess, Security};
 use super::client::{LATEST, code};
@@ -33,8 +33,8 @@ const SPOKEN: [(i16, i16); 9] = [
     (FindCoordinatorRequest::API_KEY.value(), 0),
     (HeartbeatRequest::API_KEY.value(), 0),
     (JoinGroupRequest::API_KEY.value(), 2),
-    (ListOffsetsRequest::API_KEY.value(), 1),
-    (MetadataRequest::API_KEY.value(), 1),
+    (ListOffsetsRequest::API_KEY.value(), 4),
+    (MetadataRequest::API_KEY.value(), 4),
     (OffsetCommitRequest::API_KEY.value(), 2),
     (OffsetFetchRequest::API_KEY.value(), 1),
     (SyncGroupRequest::API_KEY.value(), 1),
@@ -54,30 +54,44 @@ pub(crate) struct AskedCommit {
 pub(crate) struct FakeCluster {
     pub(crate) address: String,
     pub(crate) commits: mpsc::UnboundedReceiver<AskedCommit>,
+    tails: Arc<Mutex<BTreeMap<String, i64>>>,
+    lets_in: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
 struct Broker {
     port: u16,
     tails: Arc<Mutex<BTreeMap<String, i64>>>,
-    lets_in: bool,
+    lets_in: watch::Receiver<bool>,
     commits: mpsc::UnboundedSender<AskedCommit>,
 }
 
 impl FakeCluster {
-    /// With these topics and their tails. `lets_in`: who joins the group is its only member at once; else he waits.
-    pub(crate) async fn start(tails: &[(&str, i64)], lets_in: bool) -> Self {
+    /// With these topics and their tails.
+    pub(crate) async fn start(tails: &[(&str, i64)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (commits, asked) = mpsc::unbounded_channel();
         let tails = tails.iter().map(|(name, tail)| ((*name).to_owned(), *tail)).collect();
-        let broker = Broker { port: address.port(), tails: Arc::new(Mutex::new(tails)), lets_in, commits };
+        let tails = Arc::new(Mutex::new(tails));
+        let (lets_in, is_let_in) = watch::channel(false);
+        let broker = Broker { port: address.port(), tails: Arc::clone(&tails), lets_in: is_let_in, commits };
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 tokio::spawn(broker.clone().serve(socket));
             }
         });
-        Self { address: address.to_string(), commits: asked }
+        Self { address: address.to_string(), commits: asked, tails, lets_in }
+    }
+
+    /// Records come.
+    pub(crate) fn grow(&self, topic: &str, tail: i64) {
+        self.tails.lock().insert(topic.to_owned(), tail);
+    }
+
+    /// Whoever joins the group is its only member from now on; before, he waits.
+    pub(crate) fn let_in(&self) {
+        self.lets_in.send_replace(true);
     }
 
     /// How to get there.
@@ -124,9 +138,7 @@ impl Broker {
                 encoded::<HeartbeatRequest>(&HeartbeatResponse::default(), version)
             }
             () if is(JoinGroupRequest::API_KEY.value()) => {
-                if !self.lets_in {
-                    std::future::pending::<()>().await;
-                }
+                self.lets_in.clone().wait_for(|is_let_in| *is_let_in).await.ok()?;
                 encoded::<JoinGroupRequest>(&alone(&decoded(body, version)), version)
             }
             () if is(SyncGroupRequest::API_KEY.value()) => {

@@ -297,6 +297,12 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
+    /// These records, which are about nobody's data here.
+    #[cfg(feature = "cluster")]
+    pub(super) const fn of(records: Vec<JournalRecord>) -> Self {
+        Self { records, sources: Vec::new() }
+    }
+
     /// Where a trigger starts in a topic.
     async fn start(&mut self, trigger: Uuid, topic: &Topic, starts: &Starts) -> Result<(), ApplyTriggerError> {
         // Where it would start in one that is offline nobody can say.

@@ -20,8 +20,9 @@ use uuid::Uuid;
 use super::apply::{Remembered, warnings};
 use super::error::UnknownCluster;
 use super::{Applied, ApplyTriggerError, Inner, Running, TriggerService, inline_spec};
-use crate::broker::record::LaneId;
-use crate::broker::state::LaneState;
+use crate::broker;
+use crate::broker::record::{JournalRecord, LaneId};
+use crate::broker::state::{ClusterStart, ClusterStarts, LaneState, State};
 use crate::config::planned::Planned;
 use crate::input::cluster::{
     Client, ClusterAccess, ClusterError, ClusterInput, ClusterPartition, ClusterTopic, Committed, Committer,
@@ -44,7 +45,7 @@ mod run;
 mod starts;
 
 pub(super) use looks::{There, told_in_time};
-use starts::{Begin, Starts, begins, partitions_of};
+use starts::{Begin, Starts, begins, forgotten, partitions_of, to_remember};
 
 /// How long attempts may go on after the group took their partition away.
 const REVOKED_GRACE: Duration = Duration::from_secs(5);
@@ -78,9 +79,9 @@ impl Place {
         }
     }
 
-    /// Reads what this definition selects from now on; what it begins to read, where that starts.
-    fn select(&self, spec: &TriggerSpec, begins: BTreeMap<ClusterPartition, Offset>) {
-        self.starts.lock().redefine(spec, begins);
+    /// Reads what this definition selects from now on.
+    fn select(&self, spec: &TriggerSpec) {
+        self.starts.lock().redefine(spec);
         self.member.select(selection(&spec.input.topics));
     }
 }
@@ -99,7 +100,8 @@ impl TriggerService {
         let running = self.runner(spec.name.as_str()).map(|runner| runner.spec());
         // In another cluster it is in another group.
         let running = running.filter(|running| running.input.cluster == spec.input.cluster);
-        let begins = begins(&client, &spec, &topics, running.as_deref()).await.map_err(refused)?;
+        let decided = self.starts_remembered(spec.name.as_str());
+        let mut begins = begins(&client, &spec, &topics, running.as_deref(), &decided).await.map_err(refused)?;
         let changing = self.inner.changing.lock().await;
         changing.goes_on()?;
         let current = self.check_change(&spec, &Planned::default()).await?;
@@ -107,10 +109,13 @@ impl TriggerService {
         let Some(runner) = current else {
             let remembered = self.inner.broker.journal().look(|state| state.trigger_named(spec.name.as_str()));
             let id = remembered.unwrap_or_else(Uuid::new_v4);
-            self.remember(&[self.defined(id, &spec).into()], &[]).await?;
+            let decided = self.starts_remembered(spec.name.as_str());
+            let mut records = vec![self.defined(id, &spec).into()];
+            records.extend(to_remember(id, &spec, &decided, false, &begins));
+            self.remember(&records, &[]).await?;
             self.deploy_inline(&spec).await?;
             let name = spec.name.to_string();
-            self.run_on_cluster(id, spec, client, begins);
+            self.run_on_cluster(id, spec, client);
             self.go_on_with_runs(id, name);
             return Ok(Applied { created: true, changed: true, warnings });
         };
@@ -119,34 +124,40 @@ impl TriggerService {
         if changed {
             if moved {
                 self.halt_runs(runner.id).await;
+            } else {
+                // What another change has begun to read meanwhile is decided.
+                let current = runner.spec();
+                begins.retain(|(topic, _), _| !current.input.topics.selects(topic));
             }
-            if let Err(error) = self.change(&runner, spec.clone(), Remembered::default()).await {
+            let decided = self.starts_remembered(spec.name.as_str());
+            let starts = Remembered::of(to_remember(runner.id, &spec, &decided, moved, &begins));
+            if let Err(error) = self.change(&runner, spec.clone(), starts).await {
                 self.go_on_with_runs(runner.id, spec.name.to_string());
                 return Err(error);
             }
             if moved {
                 self.end_lanes(spec.name.as_str()).await;
                 let name = spec.name.to_string();
-                self.run_on_cluster(runner.id, spec, client, begins);
+                self.run_on_cluster(runner.id, spec, client);
                 self.go_on_with_runs(runner.id, name);
             } else if let Some(place) = self.inner.running.read().get(spec.name.as_str()).and_then(Running::place) {
-                place.select(&spec, begins);
+                place.select(&spec);
             }
         }
         Ok(Applied { created: false, changed, warnings })
     }
 
+    /// Where a trigger starts in partitions of which its group may not know.
+    fn starts_remembered(&self, name: &str) -> ClusterStarts {
+        let remembered = |state: &State| Some(state.triggers[&state.trigger_named(name)?].starts.clone());
+        self.inner.broker.journal().look(remembered).unwrap_or_default()
+    }
+
     /// Joins the group; partitions come when the group gives them.
-    fn run_on_cluster(
-        &self,
-        id: Uuid,
-        spec: TriggerSpec,
-        client: Arc<Client>,
-        begins: BTreeMap<ClusterPartition, Offset>,
-    ) {
+    fn run_on_cluster(&self, id: Uuid, spec: TriggerSpec, client: Arc<Client>) {
         let name = spec.name.to_string();
         let (broker, functions) = (self.inner.broker.clone(), self.inner.functions.clone());
-        let starts = Arc::new(Mutex::new(Starts::new(&spec, begins)));
+        let starts = Arc::new(Mutex::new(Starts::new(&spec)));
         let (clock, traces) = (self.inner.clock, self.inner.traces.clone());
         let paused_since_ms = self.paused_since_ms(id);
         let runner = Arc::new(Runner::new(id, spec, broker, functions, clock, traces, paused_since_ms));
@@ -181,7 +192,7 @@ impl TriggerService {
         if let Some(function) = inline_spec(&spec) {
             self.inner.functions.restore(function, 0).map_err(|error| error.to_string())?;
         }
-        self.run_on_cluster(id, spec, client, BTreeMap::new());
+        self.run_on_cluster(id, spec, client);
         Ok(())
     }
 }
@@ -309,6 +320,7 @@ impl Driver {
         match event {
             GroupEvent::Joined(missing) => {
                 self.missing = missing.first().map(|topic| ClusterError::NoTopic(topic.clone()).to_string());
+                self.forget_starts(|partition, _| missing.contains(partition.topic()));
                 self.starts.lock().are_gone(missing);
                 self.shows(self.missing.clone());
             }
@@ -329,6 +341,7 @@ impl Driver {
             GroupEvent::Deleted(topics) => {
                 let known = self.lanes.keys().chain(self.waiting.keys());
                 let gone = known.filter(|partition| topics.contains(partition.topic())).cloned().collect();
+                self.forget_starts(|partition, _| topics.contains(partition.topic()));
                 self.starts.lock().are_gone(topics);
                 self.cut_off(&gone).await;
             }
@@ -369,8 +382,10 @@ impl Driver {
         let waited = client.selected(&Selection::Named(names)).await?;
         // Also of those that are not waited for: what the group knows of the others says where these begin.
         let read = client.selected(&selection(&self.runner.spec().input.topics)).await?;
-        let asked = partitions_of(&read.into_iter().chain(waited.clone()).collect());
-        let committed = client.committed_of(&self.group, &asked).await?;
+        let topics: BTreeMap<_, _> = read.into_iter().chain(waited.clone()).collect();
+        let committed = client.committed_of(&self.group, &partitions_of(&topics)).await?;
+        let is_of = |start: &ClusterStart, name: &str| topics.get(name).is_some_and(|topic| topic.id == start.topic);
+        self.forget_starts(|partition, start| committed.contains_key(partition) && is_of(start, partition.topic()));
         let mut failed = None;
         for (partition, tenure) in self.waiting.clone() {
             match self.open_one(waited.get(partition.topic()).cloned(), (&partition, tenure), &committed).await {
@@ -399,7 +414,10 @@ impl Driver {
                 let begin = match known {
                     // It was another topic. None of the records of this one is to be missed.
                     Some(_) => Begin::From(Start::Earliest),
-                    None => self.starts.lock().of(partition, committed),
+                    None => {
+                        let decided = self.starts_remembered().remove(&(name.to_owned(), number));
+                        self.starts.lock().of((partition, topic.id), decided, committed)
+                    }
                 };
                 self.begin((partition, tenure), topic.id, begin).await?
             }
@@ -443,10 +461,31 @@ impl Driver {
         };
         // What cannot be committed now is committed with the first progress, which begins there too.
         let metadata = commit_metadata::of_start(topic, at);
-        if let Err(error) = self.committer.commit(partition.clone(), tenure, at, metadata).await {
-            tracing::warn!(trigger = self.name, %partition, %error, "the start is not committed yet");
+        match self.committer.commit(partition.clone(), tenure, at, metadata).await {
+            Ok(()) => self.forget_starts(|begun, start| begun == partition && start.topic == topic),
+            Err(error) => tracing::warn!(trigger = self.name, %partition, %error, "the start is not committed yet"),
         }
         Ok(Progress::start(at))
+    }
+
+    fn starts_remembered(&self) -> ClusterStarts {
+        let journal = self.runner.broker.journal();
+        journal.look(|state| state.triggers.get(&self.runner.id).map(|entry| entry.starts.clone())).unwrap_or_default()
+    }
+
+    /// Starts that are of no use any more: the group knows of these partitions, or they are gone. Should that itself be
+    /// forgotten, the group is asked first in any case. A trigger that moves has those of the cluster where it goes
+    /// before this has ended: what this group knows is nothing to them.
+    fn forget_starts(&self, is_meant: impl Fn(&ClusterPartition, &ClusterStart) -> bool) {
+        let trigger = self.runner.id;
+        let remembered = self.starts_remembered();
+        let meant = remembered
+            .iter()
+            .filter(|((topic, number), start)| is_meant(&ClusterPartition::new(topic, *number), start));
+        let records: Vec<JournalRecord> = meant.map(|(key, start)| forgotten(trigger, key, start)).collect();
+        if let Err(error) = self.runner.broker.journal().append(&records, broker::now_ms()) {
+            tracing::warn!(trigger = self.name, %error, "starts that the group knows are still remembered");
+        }
     }
 
     /// Ends lanes: what is in flight may end, what is done is committed.
@@ -570,7 +609,7 @@ mod tests {
             client,
             committer,
             group: "g".to_owned(),
-            starts: Arc::new(Mutex::new(Starts::new(&spec, BTreeMap::new()))),
+            starts: Arc::new(Mutex::new(Starts::new(&spec))),
             missing: None,
             lanes: [(ClusterPartition::new("in", 0), lane)].into(),
             waiting: BTreeMap::new(),

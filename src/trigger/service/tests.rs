@@ -18,7 +18,7 @@ use crate::trigger::run::RedriveRequest;
 
 /// A service with a function `f` that nobody answers for, and a topic `t`.
 pub(super) struct World {
-    broker: Broker,
+    pub(super) broker: Broker,
     pub(super) service: TriggerService,
     topic: Arc<Topic>,
     dir: tempfile::TempDir,
@@ -41,6 +41,16 @@ impl World {
         functions.deploy(FunctionDefinition::from_json(&function).unwrap().spec, None).await.unwrap();
         let (service, failed) = TriggerService::start(broker.clone(), functions);
         (Self { broker, service, topic, dir }, failed)
+    }
+
+    /// After a kill, on what is remembered.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn begin_again(self) -> Self {
+        let Self { broker, service, topic, dir } = self;
+        drop(service);
+        let (world, failed) = Self::on(dir, broker, topic).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        world
     }
 
     /// A trigger `x`, or what `more` makes of it.

@@ -71,7 +71,7 @@ impl TriggerService {
                 place.leave(Duration::ZERO).await;
                 starts
             }
-            None => Arc::new(Mutex::new(Starts::new(&spec, BTreeMap::new()))),
+            None => Arc::new(Mutex::new(Starts::new(&spec))),
         };
         let committed = timeout(COMMIT_MAX, client.commit_outside(&group(&spec), offsets)).await;
         if let Some(running) = self.inner.running.write().get_mut(name) {
