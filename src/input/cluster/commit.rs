@@ -55,8 +55,8 @@ struct Pending {
 
 impl Committer {
     /// Commits `offset` with `metadata` for a partition, as long as the member has it in this tenure. On return the
-    /// group has it; dropped, it is not tried again. A caller has one commit of a partition under way at a time: what is
-    /// queued is bounded by the partitions.
+    /// group has it; dropped, it is not tried again. A caller has one commit of a partition under way at a time: what
+    /// is queued is bounded by the partitions.
     ///
     /// # Errors
     /// See [`CommitError`].
