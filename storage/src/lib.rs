@@ -15,9 +15,9 @@
 //! what needs a new segment, lets flushes wait for a moment, puts off retention and compaction, and passes. Damage to
 //! what was flushed is reported by offset range ([`error::ReadError::Damaged`]) and served around; nothing behind it is
 //! lost. What the disk does not give back may come back: reads of it answer [`error::ReadError::Io`], compaction goes
-//! around its segment, and a partition that needs it to be opened, as it needs all of its active segment, is not opened
-//! ([`error::OpenLogError::is_unreadable`]); nothing is thrown away because of it. What cannot belong to the log any
-//! more is kept in `quarantine/`.
+//! around its segment, and a partition that needs it to be opened, as it needs all of its active segment, is not
+//! opened, nor is one that has no room to be recovered ([`error::OpenLogError::concerns_it_alone`]); nothing is thrown
+//! away because of it. What cannot belong to the log any more is kept in `quarantine/`.
 //!
 //! # A data directory
 //!

@@ -36,7 +36,7 @@ async fn results_become_records_and_every_window_is_told_about() {
     world.until_committed("t", 0, 5).await;
 
     let values = |topic: &str| world.records(topic, 0).into_iter().map(|record| record.value).collect::<Vec<_>>();
-    assert_eq!(values("results"), [r#"{"late":true}"#, "\"text\"", "plain"]);
+    assert_eq!(values("results"), [r#"{"late": true}"#, "\"text\"", "plain"]);
 
     let told: Vec<Value> = values("done").iter().map(|value| serde_json::from_str(value).unwrap()).collect();
     assert_eq!(told.len(), 2);
