@@ -10,7 +10,7 @@
 //! |---|---|
 //! | runs, also a little fast or slow | every tick is done |
 //! | goes forward by more than [`LATE_MAX_S`] at once | ticks in between are missed: see [`CatchUp`] |
-//! | goes back | no tick that is done is done again; ticks that were left out as missed come when they come |
+//! | goes back | no tick at or before the last one is done again; ticks that were left out as missed come when they come |
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -18,9 +18,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::spec::{CatchUp, ScheduleSpec, Timing};
+use super::spec::{CatchUp, ScheduleSpec};
 use super::tick::Tick;
-use crate::broker::state::DoneTicks;
 
 /// A tick that is at most so many seconds late is on time, and a wall clock that goes forward by at most so much ran.
 pub const LATE_MAX_S: i64 = 10;
@@ -41,43 +40,14 @@ pub struct Reading {
 }
 
 /// How far a schedule has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Ticks up to here are not its own: it was made, changed or resumed then. Ms since 1970.
     pub since_ms: i64,
-    /// The tick that was done last. Not the latest one, when the clock was ahead before.
+    /// The last tick that is done.
     pub fired: Option<Tick>,
-    /// All that are done.
-    pub done: DoneTicks,
     /// A tick that was begun and is known not to be in its topic.
     pub pending: Option<Tick>,
-}
-
-impl Position {
-    /// The end of what is settled at a moment: ticks up to here are done, were left out, or were never its own. Seconds
-    /// since 1970.
-    #[must_use]
-    pub fn settled_s(&self, moment_s: i64) -> i64 {
-        let since_s = self.since_ms.div_euclid(1000);
-        self.done.end_at(moment_s).map_or(since_s, |end_s| end_s.max(since_s))
-    }
-
-    /// The first tick after `after_s` that is not done.
-    #[must_use]
-    pub fn next_after(&self, timing: &Timing, after_s: i64) -> Option<Tick> {
-        let mut tick = timing.next_after(after_s)?;
-        while let Some(end_s) = self.done.end_at(tick.unix_s()).filter(|end_s| *end_s >= tick.unix_s()) {
-            tick = timing.next_after(end_s)?;
-        }
-        Some(tick)
-    }
-}
-
-/// Whether ticks were left out between this one and the last one before it that is done.
-#[must_use]
-pub fn was_left_out_before(done: &DoneTicks, timing: &Timing, tick: Tick) -> bool {
-    let end_s = done.end_at(tick.unix_s());
-    end_s.and_then(|end_s| timing.next_after(end_s)).is_some_and(|next| next < tick)
 }
 
 /// A tick to be done now.
@@ -156,8 +126,6 @@ impl Planner {
         let was = self.plans.get(&id);
         let missed_to_ms = was.map_or(i64::MIN, |was| was.missed_to_ms);
         let failures = was.filter(|was| was.position.pending == position.pending).map_or(0, |was| was.failures);
-        // A clock behind it has been set back.
-        self.newest_mark_ms = self.newest_mark_ms.max(position.since_ms);
         let plan = Plan { spec, position, missed_to_ms, next: None, failures };
         self.plans.insert(id, plan);
         self.plan(id);
@@ -171,7 +139,7 @@ impl Planner {
     /// How far a schedule has come.
     #[must_use]
     pub fn position(&self, id: Uuid) -> Option<Position> {
-        self.plans.get(&id).map(|plan| plan.position.clone())
+        self.plans.get(&id).map(|plan| plan.position)
     }
 
     /// Takes what is due, the longest due first, at most one tick of a schedule and `max` in all. Each is in hand until
@@ -199,25 +167,19 @@ impl Planner {
         due
     }
 
-    /// A tick in hand is done. Answers whether ticks before it were left out.
-    pub fn fired(&mut self, due: Due) -> bool {
+    /// A tick in hand is done.
+    pub fn fired(&mut self, due: Due) {
         let wall_ms = self.last.wall_ms;
-        let Some(plan) = self.plans.get_mut(&due.id) else { return false };
-        let (position, tick_s) = (&mut plan.position, due.tick.unix_s());
-        let left_out = was_left_out_before(&position.done, &plan.spec.timing, due.tick);
-        if left_out {
-            position.done.add(tick_s, tick_s);
-        } else {
-            position.done.extend_to(tick_s);
-        }
-        (position.fired, position.pending) = (Some(due.tick), None);
+        let Some(plan) = self.plans.get_mut(&due.id) else { return };
+        debug_assert!(plan.position.fired < Some(due.tick), "ticks go forward");
+        plan.position.fired = Some(due.tick);
+        plan.position.pending = None;
         if std::mem::take(&mut plan.failures) > 0 {
             // A topic that takes no records is no better than a broker that is down.
             plan.missed_to_ms = wall_ms;
             self.newest_mark_ms = self.newest_mark_ms.max(wall_ms);
         }
         self.plan(due.id);
-        left_out
     }
 
     /// A tick in hand could not be done, and is known not to be: it comes again after a while.
@@ -274,8 +236,7 @@ impl Planner {
         if went_ms.saturating_sub(lived_ms) > LATE_MAX_S * 1000 {
             self.runs_since_ms = now.wall_ms;
             self.newest_mark_ms = self.newest_mark_ms.max(now.wall_ms);
-        }
-        if now.wall_ms < self.newest_mark_ms {
+        } else if now.wall_ms < self.newest_mark_ms {
             self.go_back(now.wall_ms);
         }
     }
@@ -288,7 +249,6 @@ impl Planner {
         for id in ids {
             let Some(plan) = self.plans.get_mut(&id) else { continue };
             plan.missed_to_ms = plan.missed_to_ms.min(wall_ms);
-            plan.position.since_ms = plan.position.since_ms.min(wall_ms);
             let is_in_hand = plan.next.is_none() && plan.position.pending.is_some();
             // It is planned when it is back.
             if !is_in_hand {
@@ -311,14 +271,10 @@ impl Planner {
             self.set_next(id, tick, now_ms, Kind::Begun);
             return;
         }
-        // Ticks after that come one by one, but for those that are done.
-        let settled_s = plan.position.settled_s(missed_to_ms.div_euclid(1000));
-        let (missed, skipped) = plan.missed(settled_s, missed_to_ms);
-        // A tick that is missed by its own time may still be ahead by its jitter: `missed` has dealt with it.
-        let ahead_of_s = settled_s.max(missed_to_ms.div_euclid(1000));
+        let (missed, skipped) = plan.missed(missed_to_ms);
         let next = match missed {
             Some(tick) => Some((tick, Kind::Missed)),
-            None => plan.position.next_after(&plan.spec.timing, ahead_of_s).map(|tick| (tick, Kind::Ahead)),
+            None => plan.spec.timing.next_after(plan.ahead_of_s(missed_to_ms)).map(|tick| (tick, Kind::Ahead)),
         };
         let spec = Arc::clone(&plan.spec);
         if skipped {
@@ -347,9 +303,21 @@ impl Planner {
 }
 
 impl Plan {
+    /// The end of what is settled: ticks up to here are done, or were never its own. Seconds since 1970.
+    fn settled_s(&self) -> i64 {
+        let fired_s = self.position.fired.map_or(i64::MIN, Tick::unix_s);
+        fired_s.max(self.position.since_ms.div_euclid(1000))
+    }
+
+    fn ahead_of_s(&self, missed_to_ms: i64) -> i64 {
+        // A tick that is missed by its own time may still be ahead by its jitter: `missed` has dealt with it.
+        self.settled_s().max(missed_to_ms.div_euclid(1000))
+    }
+
     /// The missed tick that is made up for, if there is one, and whether others are left out.
-    fn missed(&self, settled_s: i64, missed_to_ms: i64) -> (Option<Tick>, bool) {
-        let (timing, missed_to_s) = (&self.spec.timing, missed_to_ms.div_euclid(1000));
+    fn missed(&self, missed_to_ms: i64) -> (Option<Tick>, bool) {
+        let (settled_s, missed_to_s) = (self.settled_s(), missed_to_ms.div_euclid(1000));
+        let timing = &self.spec.timing;
         let Some(first) = timing.next_after(settled_s).filter(|tick| tick.unix_s() <= missed_to_s) else {
             return (None, false);
         };

@@ -18,7 +18,7 @@ use super::tick::Tick;
 use super::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{
-    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone,
+    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched,
 };
 use crate::broker::state::ScheduleEntry;
 use crate::broker::{Broker, CreateTopicError, NoPartition, Topic};
@@ -205,10 +205,10 @@ impl Schedule {
     fn plan(&self, planner: &mut Planner) {
         let mut status = self.status.lock();
         if let Some(was) = planner.position(self.id) {
-            status.position = Position { since_ms: status.position.since_ms, ..was };
+            (status.position.fired, status.position.pending) = (was.fired, was.pending);
         }
         if self.spec.enabled && !status.paused && self.not_started.is_none() {
-            planner.put(self.id, Arc::clone(&self.spec), status.position.clone());
+            planner.put(self.id, Arc::clone(&self.spec), status.position);
         } else {
             planner.remove(self.id);
         }
@@ -490,11 +490,10 @@ impl ScheduleService {
     pub fn next_ticks(&self, name: &str, count: u32) -> Option<Vec<(Tick, i64)>> {
         let now = self.inner.clock.read();
         let schedule = self.inner.find(name)?;
-        let position = schedule.status.lock().position.clone();
-        let mut after_s = report::ahead_of_s(&schedule, &position, now);
+        let mut after_s = report::ahead_of_s(&schedule, &schedule.status.lock().position, now);
         let mut ticks = Vec::new();
         while ticks.len() < count.min(NEXT_TICKS_MAX) as usize {
-            let Some(tick) = position.next_after(&schedule.spec.timing, after_s) else { break };
+            let Some(tick) = schedule.spec.timing.next_after(after_s) else { break };
             ticks.push((tick, schedule.spec.fire_ms(tick)));
             after_s = tick.unix_s();
         }
@@ -537,7 +536,6 @@ fn status_of(entry: &ScheduleEntry) -> Status {
     let position = Position {
         since_ms: entry.since_ms,
         fired: entry.fired_s.map(Tick::new),
-        done: entry.done.clone(),
         pending: entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s)),
     };
     Status { paused: entry.paused, position, ..Status::default() }
@@ -555,7 +553,7 @@ fn spec_before(current: Option<&Schedule>, remembered: Option<&ScheduleEntry>) -
     current.map_or_else(|| remembered.and_then(read), |current| Some(Arc::clone(&current.spec)))
 }
 
-pub(super) fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
+fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
     let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
     ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())
 }

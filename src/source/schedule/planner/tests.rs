@@ -108,54 +108,6 @@ fn a_clock_that_was_a_year_ahead_for_a_while_stops_no_schedule() {
 }
 
 #[test]
-fn ticks_of_a_clock_that_was_ahead_are_not_done_again_and_keep_no_others_back() {
-    let ahead_s = 3600;
-    let mut bench = Bench::new(json!({"rate": "60s"}));
-    assert_eq!(bench.pass(60).due(), [60]);
-    assert_eq!(bench.jump(ahead_s + 30).due(), [] as [i64; 0]);
-    assert_eq!(bench.pass(90).due(), [ahead_s + 120, ahead_s + 180]);
-    assert_eq!(bench.jump(-ahead_s - 30).due(), [] as [i64; 0]);
-    assert_eq!(bench.pass(60).due(), [180], "120 passed while the clock was ahead");
-    let coming = |from: i64, to: i64| (from..=to).map(|n| n * 60).collect::<Vec<_>>();
-    assert_eq!(bench.pass(ahead_s - 120).due(), coming(4, 61), "all that are not done");
-    assert_eq!(bench.pass(180).due(), [ahead_s + 240], "those that are come no second time");
-    assert_eq!(bench.jump(-120).pass(120).due(), [] as [i64; 0]);
-    assert_eq!(bench.jump(-2 * ahead_s).due(), [] as [i64; 0]);
-    assert_eq!(bench.pass(60).due(), [-3300], "the clock that the schedule was made by was ahead");
-}
-
-#[test]
-fn a_clock_that_was_ahead_more_than_once_by_more_and_by_less_stops_no_schedule() {
-    let (year_s, mut tick_s) = (366 * 86_400, 60);
-    let mut bench = Bench::new(json!({"rate": "60s"}));
-    assert_eq!(bench.pass(60).due(), [60]);
-    for ahead_s in [year_s, 10 * year_s, 600, year_s / 2, 10 * year_s] {
-        assert!(bench.jump(ahead_s).due().len() <= 1);
-        assert!(bench.pass(60).due().len() <= 1);
-        bench.jump(-ahead_s).due();
-        tick_s += 120;
-        assert_eq!(bench.pass(60).due(), [tick_s], "{ahead_s}");
-    }
-}
-
-#[test]
-fn what_a_clock_that_was_ahead_made_or_resumed_is_due_when_it_is_right_again() {
-    let year_s = 366 * 86_400;
-    let mut bench = Bench::new(json!({"rate": "60s"}));
-    assert_eq!(bench.pass(60).due(), [60]);
-    bench.jump(year_s).due();
-    let resumed = Position { since_ms: bench.now.wall_ms, ..bench.planner.position(id(1)).unwrap() };
-    bench.planner.put(id(1), spec(json!({"rate": "60s"})), resumed.clone());
-    assert_eq!(bench.jump(-year_s).due(), [] as [i64; 0]);
-    assert_eq!(bench.pass(60).due(), [120]);
-    // As a start that has it from the journal.
-    let mut bench = Bench { planner: Planner::start(bench.now), now: bench.now };
-    bench.planner.put(id(1), spec(json!({"rate": "60s"})), resumed);
-    assert_eq!(bench.due(), [] as [i64; 0]);
-    assert_eq!(bench.pass(60).due(), [180]);
-}
-
-#[test]
 fn the_clock_is_looked_at_every_minute_while_there_are_schedules_and_never_without() {
     let mut bench = Bench::new(json!({"rate": "24h"}));
     assert_eq!(bench.planner.wait_ms(bench.now), Some(LOOK_MAX_MS));
