@@ -247,7 +247,7 @@ fn an_idle_log_goes_to_its_last_record_when_that_is_too_old() {
         let store = open_store(dir.path());
         let (partition, _) = open(&store, config);
         append_records(&partition, 0, 3);
-        partition.append(&batch(3, 3), NOW_MS + 10_000).unwrap();
+        partition.append(&producer_batch(3, 3, 7, 0), NOW_MS + 10_000).unwrap();
         for (now_ms, hold) in [(Some(NOW_MS + 29_999), None), (None, None), (Some(NOW_MS + 30_000), Some(offset(5)))] {
             assert_eq!(partition.enforce_retention(now_ms, hold).unwrap(), offset(0));
         }
@@ -261,7 +261,25 @@ fn an_idle_log_goes_to_its_last_record_when_that_is_too_old() {
     let (partition, report) = open(&store, config);
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((partition.log_start(), partition.tail()), (offset(6), offset(6)));
+    let again = partition.append(&producer_batch(3, 3, 7, 0), NOW_MS + 100_000).unwrap();
+    assert_eq!((again.duplicate, again.base_offset), (true, offset(3)), "its producer is remembered");
     assert_eq!(partition.append(&batch(6, 3), NOW_MS + 100_000).unwrap().base_offset, offset(6));
+}
+
+#[test]
+fn a_clean_end_makes_no_log_younger() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_store(dir.path());
+    let (partition, _) = open(&store, LogConfig::default());
+    append_records(&partition, 0, 3);
+    let log = dir.path().join(format!("topics/{TOPIC}/0/{:020}.log", 0));
+    let appended = std::time::UNIX_EPOCH + Duration::from_millis(NOW_MS.cast_unsigned());
+    std::fs::File::options().write(true).open(&log).unwrap().set_modified(appended).unwrap();
+    partition.close().unwrap();
+    assert_eq!(std::fs::metadata(&log).unwrap().modified().unwrap(), appended);
+    drop((partition, store));
+    let store = open_store(dir.path());
+    assert_eq!(open(&store, LogConfig::default()).0.last_append_ms(), Some(NOW_MS));
 }
 
 #[test]

@@ -274,7 +274,7 @@ impl Partition {
 
     /// Writes a file that recovery can do without: its loss costs time, not data. Answers whether that is settled; not
     /// so when there was no descriptor, as there may be later.
-    fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) -> bool {
+    pub(super) fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) -> bool {
         let path = path_of(&self.dir, base, kind);
         let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) else { return true };
         tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");

@@ -11,7 +11,7 @@ use crate::limits::DESCRIPTOR_WAIT;
 use crate::offset::Offset;
 use crate::producer::ProducerDescription;
 use crate::retention::{self, SegmentAge};
-use crate::segment::{SealedSegment, remove_segment};
+use crate::segment::{FileKind, SealedSegment, remove_segment};
 
 impl Partition {
     /// Removes the oldest segments that size and age let go, and those that lie wholly below the first offset. Where all
@@ -141,10 +141,19 @@ impl Partition {
         let mut checkpoint = self.checkpoint.lock();
         checkpoint.write_log_start(start)?;
         // There is nothing to flush of them any more, and an open file keeps its space.
-        {
+        let snapshot = {
             let mut writer = self.writer.lock();
+            let last = writer.unflushed.iter_mut().find(|sealed| sealed.seal.next == start);
+            let snapshot = last.map(|last| std::mem::take(&mut last.snapshot)).filter(|snapshot| !snapshot.is_empty());
             writer.unflushed.retain(|sealed| sealed.seal.next > start);
             self.sealed_unflushed.store(writer.unflushed.len(), Ordering::Relaxed);
+            snapshot
+        };
+        // What those segments said of producers: it belongs to the one that begins here.
+        if let Some(snapshot) = snapshot
+            && !self.write_aside(start, FileKind::Snapshot, &snapshot, true)
+        {
+            self.writer.lock().sides_due.snapshot = Some((start, snapshot));
         }
         let mut files = self.files.write();
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
@@ -192,8 +201,13 @@ impl Partition {
         self.write_last_sides();
         let mut writer = self.writer.lock();
         writer.reserved_bytes = writer.active.published();
+        // The next start goes by it: giving back space is no append.
+        let appended = writer.active.file.modified();
         if let Err(cause) = writer.active.file.truncate(writer.active.published()) {
             tracing::warn!(partition = %self.id(), %cause, "reserved space not given back");
+        }
+        if let Err(cause) = appended.and_then(|appended| writer.active.file.set_modified(appended)) {
+            tracing::warn!(partition = %self.id(), %cause, "the time of the last append is not kept");
         }
         Ok(flushed)
     }
