@@ -12,18 +12,17 @@
 //! crash between the two repeats the window, and its outputs. What records they are, and in which batches, is decided
 //! here; the `Outlet` is the one way to their topics, which are the cluster's where the trigger reads a cluster.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
 
 use super::attempt::{AttemptState, BATCH_ITEM_FAILURES};
+use crate::event::scan::is_json;
 use crate::event::trace::TraceContext;
 use crate::event::{STRUCTURED_TYPE, time_text};
 use crate::topic::name::TopicName;
@@ -85,7 +84,7 @@ fn results(body: &[u8]) -> Vec<Output> {
     if body.is_empty() {
         return Vec::new();
     }
-    let Ok(answer) = serde_json::from_slice::<&RawValue>(body) else { return vec![raw(body)] };
+    let Some(answer) = read(body) else { return vec![raw(body)] };
     match answer.get() {
         "null" => Vec::new(),
         list if list.starts_with('[') => {
@@ -97,34 +96,31 @@ fn results(body: &[u8]) -> Vec<Output> {
     }
 }
 
-/// Whether an answer only tells which records failed: that is no result.
-fn tells_failures_alone(object: &str) -> bool {
-    let names = serde_json::from_str::<BTreeMap<Cow<'_, str>, IgnoredAny>>(object);
-    names.is_ok_and(|names| names.len() == 1 && names.contains_key(BATCH_ITEM_FAILURES))
+/// An answer as JSON. What our own reader refuses (halves of surrogate pairs, numbers beyond all doubles, depth) is none:
+/// whoever reads the record would refuse it too.
+fn read(body: &[u8]) -> Option<&RawValue> {
+    is_json(std::str::from_utf8(body).ok()?).then(|| serde_json::from_slice(body).ok())?
 }
 
-/// What tells a CloudEvent, as it stands in its JSON.
-#[derive(Default, Deserialize)]
-struct EventAttributes<'a> {
-    #[serde(borrow)]
-    specversion: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    source: Option<&'a RawValue>,
-    r#type: Option<&'a RawValue>,
-    partitionkey: Option<&'a RawValue>,
+/// Whether an answer only tells which records failed: that is no result.
+fn tells_failures_alone(object: &str) -> bool {
+    members(object).is_some_and(|members| members.len() == 1 && members.contains_key(BATCH_ITEM_FAILURES))
+}
+
+/// The members of an object, of a name that is there twice the last.
+fn members(object: &str) -> Option<BTreeMap<String, &RawValue>> {
+    serde_json::from_str(object).ok()
 }
 
 fn result(value: &RawValue, place: usize) -> Output {
-    // A list may be read into a structure too.
-    let object = Some(value.get()).filter(|text| text.starts_with('{'));
-    let attributes: EventAttributes<'_> = object.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let text = |attribute: Option<&RawValue>| {
-        attribute.and_then(|text| serde_json::from_str::<String>(text.get()).ok()).filter(|text| !text.is_empty())
+    let members = members(value.get()).unwrap_or_default();
+    let text = |name: &str| {
+        let text = members.get(name).and_then(|text| serde_json::from_str::<String>(text.get()).ok());
+        text.filter(|text| !text.is_empty())
     };
-    let EventAttributes { specversion, id, source, r#type, partitionkey } = attributes;
-    let is_event =
-        text(specversion).as_deref() == Some("1.0") && [id, source, r#type].into_iter().all(|one| text(one).is_some());
-    let key = text(partitionkey).filter(|_| is_event);
+    let is_event = text("specversion").as_deref() == Some("1.0")
+        && ["id", "source", "type"].into_iter().all(|name| text(name).is_some());
+    let key = text("partitionkey").filter(|_| is_event);
     Output { key, value: value.get().as_bytes().to_vec(), is_event, place }
 }
 
@@ -213,11 +209,11 @@ impl Outputs {
         let returned = destinations.results.iter().map(|topic| (topic, results(body)));
         let record = |topic| {
             let context = json!({ "statusCode": 200 });
-            let record = match serde_json::from_slice::<&RawValue>(body) {
-                Ok(answer) => invocation_record(invoked, "Success", &context, answer),
-                Err(_) => invocation_record(invoked, "Success", &context, String::from_utf8_lossy(body)),
-            };
-            (topic, vec![record])
+            let record = read(body).map(|answer| invocation_record(invoked, "Success", &context, answer));
+            // One level deeper it may be too deep.
+            let record = record.filter(|record| std::str::from_utf8(&record.value).is_ok_and(is_json));
+            let as_text = || invocation_record(invoked, "Success", &context, String::from_utf8_lossy(body));
+            (topic, vec![record.unwrap_or_else(as_text)])
         };
         Self::new(returned.chain(destinations.on_success.iter().map(record)))
     }
@@ -378,6 +374,8 @@ mod tests {
             (" [ 123456789012345678901, 1.10 , null, [1]]\n", vec!["123456789012345678901", "1.10", "null", "[1]"]),
             (" {\"b\":0.12345678901234567890,\"a\":2}\n", vec!["{\"b\":0.12345678901234567890,\"a\":2}"]),
             ("ok", vec!["ok"]),
+            ("[\"\\ud800\", 1]", vec!["[\"\\ud800\", 1]"]),
+            ("[1e999]", vec!["[1e999]"]),
             ("{\"batchItemFailures\": []}", vec![]),
             ("{\"batchItemFailures\": [], \"more\": 1}", vec!["{\"batchItemFailures\": [], \"more\": 1}"]),
         ] {
@@ -477,6 +475,7 @@ mod tests {
         for (body, payload) in [
             ("{\"b\":123456789012345678901,\"a\":1.10}", "{\"b\":123456789012345678901,\"a\":1.10}"),
             ("", "\"\""),
+            ("1e999", "\"1e999\""),
             ("no \"json\"", "\"no \\\"json\\\"\""),
         ] {
             let outputs = Outputs::of_success(&destinations, &INVOKED, body.as_bytes());
@@ -508,6 +507,8 @@ mod tests {
             let other = &results(other.as_bytes())[0];
             assert_eq!((other.key.as_deref(), other.is_event), (None, false));
         }
+        let twice = r#"{"specversion":"1.0","id":"0","id":"1","source":"s","type":"t","partitionkey":"k"}"#;
+        assert_eq!(results(twice.as_bytes())[0].key.as_deref(), Some("k"));
         let numbered = r#"{"specversion":"1.0","id":"1","source":"s","type":"t","partitionkey":7}"#;
         let numbered = &results(numbered.as_bytes())[0];
         assert_eq!((numbered.key.as_deref(), numbered.is_event), (None, true));
