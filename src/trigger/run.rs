@@ -237,7 +237,7 @@ mod tests {
         let offset = |offset| Offset::new(offset).unwrap();
         let hole = Span { first: offset(3), next: offset(4) };
         let mut left = Left::default();
-        left.add(0, &Progress::new(offset(9), vec![hole], Vec::new(), Vec::new()));
+        assert!(left.add(0, &Progress::new(offset(9), vec![hole], Vec::new(), Vec::new())));
         assert!(!narrow.is_covered_by(&RunDefinition { left, ..wide.clone() }, at(0)), "not all of it was taken");
         assert!(narrow.is_covered_by(&RunDefinition { redrives_max: None, ..wide }, at(0)));
     }

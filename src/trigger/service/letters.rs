@@ -89,7 +89,7 @@ struct Replaced {
     /// What is to be remembered for that.
     records: Vec<JournalRecord>,
     topic: Uuid,
-    /// With the part of its range that is finished.
+    /// With what it had read of its ranges, and what it left there.
     definition: RunDefinition,
 }
 
@@ -347,18 +347,17 @@ impl TriggerService {
         Ok(self.redrives(trigger, |state| state == RunState::Cancelled)?.into_iter().map(replace).collect())
     }
 
-    /// What a redrive has taken so far: up to where it has read, besides what is not finished there.
+    /// What a redrive that has not ended has taken so far: up to where it has read, besides what is not finished there.
     fn cut(&self, entry: &RunEntry, definition: RunDefinition) -> RunDefinition {
-        if entry.state.has_ended() {
-            return definition;
-        }
         let (mut ranges, mut left) = (Vec::new(), Left::default());
         for range in &definition.ranges {
             let progress = self.inner.broker.journal().look(|state| run_progress(state, entry, range.partition));
             let Some(progress) = progress else { continue };
-            let read_to = progress.reading_point().clamp(range.first(), range.next());
-            ranges.extend(RunRange::new(range.partition, range.first(), read_to));
-            left.add(range.partition, &progress);
+            // Where it left too much to be remembered, what is finished behind the first of that is taken again.
+            let is_left = left.add(range.partition, &progress);
+            let taken_to = if is_left { progress.reading_point() } else { progress.committed() };
+            let taken_to = taken_to.clamp(range.first(), range.next());
+            ranges.extend(RunRange::new(range.partition, range.first(), taken_to));
         }
         RunDefinition { ranges, left, ..definition }
     }
