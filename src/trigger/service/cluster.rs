@@ -320,7 +320,7 @@ impl Driver {
         match event {
             GroupEvent::Joined(missing) => {
                 self.missing = missing.first().map(|topic| ClusterError::NoTopic(topic.clone()).to_string());
-                self.forget_starts(|partition, _| missing.contains(partition.topic()));
+                self.forget_starts(|partition, start| start.topic.is_nil() && missing.contains(partition.topic()));
                 self.starts.lock().are_gone(missing);
                 self.shows(self.missing.clone());
             }
@@ -341,7 +341,7 @@ impl Driver {
             GroupEvent::Deleted(topics) => {
                 let known = self.lanes.keys().chain(self.waiting.keys());
                 let gone = known.filter(|partition| topics.contains(partition.topic())).cloned().collect();
-                self.forget_starts(|partition, _| topics.contains(partition.topic()));
+                self.forget_starts(|partition, start| start.topic.is_nil() && topics.contains(partition.topic()));
                 self.starts.lock().are_gone(topics);
                 self.cut_off(&gone).await;
             }
@@ -473,7 +473,8 @@ impl Driver {
         journal.look(|state| state.triggers.get(&self.runner.id).map(|entry| entry.starts.clone())).unwrap_or_default()
     }
 
-    /// Starts that are of no use any more: the group knows of these partitions, or they are gone. Should that itself be
+    /// Starts that are of no use any more: the group knows of these partitions, or they are gone. With its id, the start
+    /// of a topic that is gone tells one that is made again from it, and stays. Should that itself be
     /// forgotten, the group is asked first in any case. A trigger that moves has those of the cluster where it goes
     /// before this has ended: what this group knows is nothing to them.
     fn forget_starts(&self, is_meant: impl Fn(&ClusterPartition, &ClusterStart) -> bool) {
