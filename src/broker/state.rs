@@ -367,8 +367,8 @@ impl ScheduleEntry {
     }
 }
 
-/// What a committed offset takes in memory besides its strings: its places in the tables, and its record in a rewrite of
-/// the journal.
+/// What a committed offset takes in memory besides its strings: its places in the tables, and its record in a rewrite
+/// of the journal.
 const COMMITTED_BYTES: usize = 256;
 
 impl Committed {

@@ -1,8 +1,9 @@
 //! What an invocation leaves behind: results of functions as records, and a record of the invocation itself.
 //!
 //! *Results*: what a function returns becomes records of a topic: each element of a list is one, an object or any other
-//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. Elements keep
-//! the text that they have in the answer, so that no number loses digits. An element that is a CloudEvent stands there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
+//! value one by itself, `null` and an empty answer none; an answer that is not JSON is one record as it is. Elements
+//! keep the text that they have in the answer, so that no number loses digits. An element that is a CloudEvent stands
+//! there as one (content type `application/cloudevents+json`), keyed by its `partitionkey`.
 //!
 //! *Destinations* get one record per window, on success or when it is given up, in the shape of the invocation record
 //! of Lambda and Function Compute: `version`, `timestamp`, `requestContext`, `requestPayload` (where the window lies,
@@ -96,8 +97,8 @@ fn results(body: &[u8]) -> Vec<Output> {
     }
 }
 
-/// An answer as JSON. What our own reader refuses (halves of surrogate pairs, numbers beyond all doubles, depth) is none:
-/// whoever reads the record would refuse it too.
+/// An answer as JSON. What our own reader refuses (halves of surrogate pairs, numbers beyond all doubles, depth) is
+/// none: whoever reads the record would refuse it too.
 fn read(body: &[u8]) -> Option<&RawValue> {
     is_json(std::str::from_utf8(body).ok()?).then(|| serde_json::from_slice(body).ok())?
 }

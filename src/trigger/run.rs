@@ -13,9 +13,9 @@
 //! # Which letters a redrive takes
 //! Letters stay in their topic until retention or a discard removes them; a log has no other way. What was redriven is
 //! therefore known by definition: a letter in the range of an earlier redrive that its [`Gate`] let through is not
-//! taken again, unless somebody asks for it. One that was cancelled and gave way took what it had read, besides what its
-//! progress had as unfinished ([`Left`]). That needs no note per letter and is exact after any crash. Definitions of
-//! redrives are kept for as long as letters in their range are.
+//! taken again, unless somebody asks for it. One that was cancelled and gave way took what it had read, besides what
+//! its progress had as unfinished ([`Left`]). That needs no note per letter and is exact after any crash. Definitions
+//! of redrives are kept for as long as letters in their range are.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

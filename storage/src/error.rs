@@ -142,8 +142,8 @@ pub enum OpenLogError {
 
 impl OpenLogError {
     /// Whether it is the disk that answered an I/O error, for now or for good, or that has no room for what has to be
-    /// kept before the log goes on, while others may be opened. Nothing is lost by that, and it may be tried again: each
-    /// try begins with what it finds.
+    /// kept before the log goes on, while others may be opened. Nothing is lost by that, and it may be tried again:
+    /// each try begins with what it finds.
     #[must_use]
     pub fn concerns_it_alone(&self) -> bool {
         matches!(self, Self::Io { cause, .. } if is_unreadable(cause) || cause.kind() == io::ErrorKind::StorageFull)

@@ -37,8 +37,8 @@ impl fmt::Display for ClusterPartition {
     }
 }
 
-/// A time for which a member has a partition, from the assignment that gives it until it is lost or given back. One that
-/// comes back is in another, whatever was between.
+/// A time for which a member has a partition, from the assignment that gives it until it is lost or given back. One
+/// that comes back is in another, whatever was between.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tenure(pub(super) u64);
 

@@ -473,10 +473,10 @@ impl Driver {
         journal.look(|state| state.triggers.get(&self.runner.id).map(|entry| entry.starts.clone())).unwrap_or_default()
     }
 
-    /// Starts that are of no use any more: the group knows of these partitions, or they are gone. With its id, the start
-    /// of a topic that is gone tells one that is made again from it, and stays. Should that itself be
-    /// forgotten, the group is asked first in any case. A trigger that moves has those of the cluster where it goes
-    /// before this has ended: what this group knows is nothing to them.
+    /// Starts that are of no use any more: the group knows of these partitions, or they are gone. With its id, the
+    /// start of a topic that is gone tells one that is made again from it, and stays. Should that itself be forgotten,
+    /// the group is asked first in any case. A trigger that moves has those of the cluster where it goes before this
+    /// has ended: what this group knows is nothing to them.
     fn forget_starts(&self, is_meant: impl Fn(&ClusterPartition, &ClusterStart) -> bool) {
         let trigger = self.runner.id;
         let remembered = self.starts_remembered();
