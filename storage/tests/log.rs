@@ -266,6 +266,35 @@ fn an_idle_log_goes_to_its_last_record_when_that_is_too_old() {
     assert_eq!(partition.append(&batch(6, 3), NOW_MS + 100_000).unwrap().base_offset, offset(6));
 }
 
+/// Whatever ends it: a fault at each operation and a kill or a power cut then, and a full disk.
+#[test]
+fn the_producers_of_a_log_that_goes_for_its_age_are_known_after_any_end() {
+    let config = LogConfig { retention_age: Some(Duration::from_secs(20)), ..LogConfig::default() };
+    let root = std::path::Path::new("/data");
+    let expired = Some(NOW_MS + 60_000);
+    let mut done = false;
+    for nth in 1..200 {
+        let disk = SimFs::new();
+        let store = open_store_on(Arc::new(disk.clone()), root);
+        let (partition, _) = open(&store, config);
+        partition.append(&producer_batch(0, 3, 7, 0), NOW_MS).unwrap();
+        partition.flush().unwrap();
+        disk.fail_from(disk.operations() + nth, Fault::Eio);
+        done = partition.enforce_retention(expired, None).is_ok_and(|start| start == offset(3));
+        disk.heal();
+        for (how, after) in [("kill", disk.kill()), ("power cut", disk.crash(nth))] {
+            let store = open_store_on(Arc::new(after), root);
+            let (partition, _) = open(&store, config);
+            let again = partition.append(&producer_batch(0, 3, 7, 0), NOW_MS + 60_000).unwrap();
+            assert!(again.duplicate, "{how} after operation {nth}");
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(done, "it never came to its end");
+}
+
 #[test]
 fn a_clean_end_makes_no_log_younger() {
     let dir = tempfile::tempdir().unwrap();

@@ -222,7 +222,7 @@ impl Partition {
     }
 
     /// At most so many of the seals that are due, and the snapshot. The caller has both locks.
-    fn write_late(&self, seals_max: usize) {
+    pub(super) fn write_late(&self, seals_max: usize) {
         let SidesDue { names, seals, snapshot } = std::mem::take(&mut self.writer.lock().sides_due);
         let writes = !seals.is_empty() || snapshot.is_some();
         let mut due = SidesDue { names: names || writes, ..SidesDue::default() };
@@ -274,7 +274,7 @@ impl Partition {
 
     /// Writes a file that recovery can do without: its loss costs time, not data. Answers whether that is settled; not
     /// so when there was no descriptor, as there may be later.
-    pub(super) fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) -> bool {
+    fn write_aside(&self, base: Offset, kind: FileKind, bytes: &[u8], sync: bool) -> bool {
         let path = path_of(&self.dir, base, kind);
         let Err(cause) = fs::replace_content(&*self.shared.fs, &path, bytes, sync) else { return true };
         tracing::warn!(path = %path.display(), %cause, "not written; what it says is rebuilt when needed");

@@ -7,11 +7,12 @@ use super::Partition;
 use super::names::NamesError;
 use crate::config::LogConfig;
 use crate::error::{AppendError, FlushError, TrimError};
+use crate::fs;
 use crate::limits::DESCRIPTOR_WAIT;
 use crate::offset::Offset;
 use crate::producer::ProducerDescription;
 use crate::retention::{self, SegmentAge};
-use crate::segment::{FileKind, SealedSegment, remove_segment};
+use crate::segment::{FileKind, SealedSegment, path_of, remove_segment};
 
 impl Partition {
     /// Removes the oldest segments that size and age let go, and those that lie wholly below the first offset. Where all
@@ -48,6 +49,7 @@ impl Partition {
             self.condemn_oldest(count, &mut condemned)?;
         }
         self.remove_condemned(&mut condemned)?;
+        self.write_producers_due();
         Ok(self.log_start())
     }
 
@@ -139,26 +141,49 @@ impl Partition {
     /// Moves the start to `start`, below which the `count` oldest segments lie.
     fn move_start(&self, start: Offset, count: usize, condemned: &mut Vec<Offset>) -> io::Result<()> {
         let mut checkpoint = self.checkpoint.lock();
+        self.keep_producers(start)?;
         checkpoint.write_log_start(start)?;
         // There is nothing to flush of them any more, and an open file keeps its space.
-        let snapshot = {
+        {
             let mut writer = self.writer.lock();
-            let last = writer.unflushed.iter_mut().find(|sealed| sealed.seal.next == start);
-            let snapshot = last.map(|last| std::mem::take(&mut last.snapshot)).filter(|snapshot| !snapshot.is_empty());
             writer.unflushed.retain(|sealed| sealed.seal.next > start);
             self.sealed_unflushed.store(writer.unflushed.len(), Ordering::Relaxed);
-            snapshot
-        };
-        // What those segments said of producers: it belongs to the one that begins here.
-        if let Some(snapshot) = snapshot
-            && !self.write_aside(start, FileKind::Snapshot, &snapshot, true)
-        {
-            self.writer.lock().sides_due.snapshot = Some((start, snapshot));
         }
         let mut files = self.files.write();
         self.log_start.fetch_max(start.get(), Ordering::AcqRel);
         condemned.extend(files.sealed.drain(..count).map(|segment| segment.base));
         Ok(())
+    }
+
+    /// What segments that go said of producers belongs to the one that begins at `start`. A flush has not written it yet
+    /// where the last of them was sealed a moment ago; it is durable before they go. Only a full disk keeps none of them:
+    /// there it is written behind them.
+    fn keep_producers(&self, start: Offset) -> io::Result<()> {
+        let writer = self.writer.lock();
+        let last = writer.unflushed.iter().find(|sealed| sealed.seal.next == start);
+        let Some(snapshot) = last.map(|last| last.snapshot.clone()).filter(|snapshot| !snapshot.is_empty()) else {
+            return Ok(());
+        };
+        drop(writer);
+        let path = path_of(&self.dir, start, FileKind::Snapshot);
+        let written = fs::replace_content(&*self.shared.fs, &path, &snapshot, true);
+        match written.and_then(|()| self.sync_removed_names()) {
+            Err(cause) if cause.kind() == io::ErrorKind::StorageFull => {
+                self.writer.lock().sides_due.snapshot = Some((start, snapshot));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// The caller has the retention lock.
+    fn write_producers_due(&self) {
+        if self.writer.lock().sides_due.snapshot.is_some() {
+            let _checkpoint = self.checkpoint.lock();
+            if self.stopped().is_none() {
+                self.write_late(0);
+            }
+        }
     }
 
     fn remove_condemned(&self, condemned: &mut Vec<Offset>) -> io::Result<()> {
@@ -171,6 +196,10 @@ impl Partition {
             tracing::info!(partition = %self.id(), %base, "segment removed");
             condemned.remove(0);
         }
+        self.sync_removed_names()
+    }
+
+    fn sync_removed_names(&self) -> io::Result<()> {
         if self.stopped().is_some() {
             // No sync proves anything any more. What comes back lies below a start that is durable.
             return Ok(());
