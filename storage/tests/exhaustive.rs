@@ -81,6 +81,16 @@ const TRIMMING: [Operation; 16] = [
     Operation::Trim { permille: 500 },
 ];
 
+/// All of the log goes for its age, the active segment too, before it is flushed.
+fn expiring() -> Vec<Operation> {
+    let retention = Operation::Retention { keep_bytes: u16::MAX, by_age: true, held: None };
+    let mut script = vec![append(Some(0)), append(None), Operation::Flush, append(Some(1)), append(None)];
+    // Time passes, and the disk is not asked: nobody has this number.
+    script.extend([Operation::Retry { producer: 200, back: 0 }; 50]);
+    script.extend([retention, append(None), append(Some(0)), Operation::Reopen, append(Some(1))]);
+    script
+}
+
 fn run(world: &mut World, script: &[Operation]) -> Result<(), Violation> {
     script.iter().try_for_each(|&operation| world.apply(operation))
 }
@@ -101,6 +111,18 @@ fn any_disk_operation_may_fail_in_any_way_and_nothing_acknowledged_is_lost() {
 #[test]
 fn any_disk_operation_of_a_trim_may_fail_in_any_way() {
     fail_everywhere(&TRIMMING);
+}
+
+#[test]
+fn any_disk_operation_of_a_retention_by_age_may_fail_in_any_way() {
+    let script = expiring();
+    let mut world = World::new(CONFIG, None).unwrap();
+    let retention = script.iter().position(|operation| matches!(operation, Operation::Retention { .. })).unwrap();
+    run(&mut world, &script[..retention]).unwrap();
+    let tail = world.tail();
+    run(&mut world, &script[retention..=retention]).unwrap();
+    assert_eq!((world.log_start(), tail > 0), (tail, true), "all of it goes");
+    fail_everywhere(&script);
 }
 
 fn fail_everywhere(script: &[Operation]) {
@@ -129,6 +151,11 @@ fn the_process_or_the_power_may_end_at_any_disk_operation() {
 #[test]
 fn the_process_or_the_power_may_end_at_any_disk_operation_of_a_trim() {
     end_everywhere(&TRIMMING);
+}
+
+#[test]
+fn the_process_or_the_power_may_end_at_any_disk_operation_of_a_retention_by_age() {
+    end_everywhere(&expiring());
 }
 
 fn end_everywhere(script: &[Operation]) {
