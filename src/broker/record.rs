@@ -24,6 +24,7 @@
 //! | 52 | 1 | [`ScheduleSwitched`] |
 //! | 53 | 1 | [`ScheduleFiring`] |
 //! | 54 | 1 | [`ScheduleFired`] |
+//! | 55 | 1 | [`ScheduleTicksDone`] |
 //! | 60 | 1 | [`RunDefined`] |
 //! | 61 | 1 | [`RunSwitched`] |
 //! | 62 | 1 | [`RunForgotten`] |
@@ -120,6 +121,8 @@ journal_records! {
     53, 1 => ScheduleFiring,
     /// A tick's event is in its topic.
     54, 1 => ScheduleFired,
+    /// The ticks of a stretch of time are done; others before it were left out.
+    55, 1 => ScheduleTicksDone,
     /// A run of a trigger over a range is defined so.
     60, 1 => RunDefined,
     /// A run goes on, was cancelled, or has ended.
@@ -415,6 +418,17 @@ pub struct ScheduleFired {
     pub tick_s: i64,
 }
 
+/// See [`JournalRecord::ScheduleTicksDone`]. Comes before the [`ScheduleFired`] of the same tick, together with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleTicksDone {
+    /// Which schedule.
+    pub id: Uuid,
+    /// The first tick, seconds since 1970.
+    pub first_s: i64,
+    /// The last one.
+    pub last_s: i64,
+}
+
 /// See [`JournalRecord::RunDefined`]. Its progress is kept as that of a trigger, under the id of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDefined {
@@ -503,7 +517,7 @@ mod tests {
             created_ms: 1,
             since_ms: -1,
         };
-        let records: [(JournalRecord, String); 5] = [
+        let records: [(JournalRecord, String); 6] = [
             (defined.into(), format!("3201{id_hex}016e{topic_hex}027b7d0201")),
             (ScheduleRemoved { id: ID }.into(), format!("3301{id_hex}")),
             (ScheduleSwitched { id: ID, paused: true, since_ms: 2 }.into(), format!("3401{id_hex}0104")),
@@ -512,6 +526,7 @@ mod tests {
                 format!("3501{id_hex}78{topic_hex}030a"),
             ),
             (ScheduleFired { id: ID, tick_s: 60 }.into(), format!("3601{id_hex}78")),
+            (ScheduleTicksDone { id: ID, first_s: 3, last_s: 60 }.into(), format!("3701{id_hex}0678")),
         ];
         hold(&records);
     }

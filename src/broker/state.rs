@@ -7,12 +7,14 @@ use uuid::Uuid;
 
 use super::record::{
     FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, RunState, ScheduleDefined, ScheduleFired,
-    ScheduleFiring, ScheduleRemoved, ScheduleSwitched, TopicCreated, TriggerDefined, TriggerProgress, TriggerStart,
-    TriggerSwitched, TriggerVerdict,
+    ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone, TopicCreated, TriggerDefined,
+    TriggerProgress, TriggerStart, TriggerSwitched, TriggerVerdict,
 };
 
+mod done;
 mod runs;
 
+pub use done::DoneTicks;
 pub use runs::RunEntry;
 
 /// A group's committed offset in one partition.
@@ -71,8 +73,10 @@ pub struct ScheduleEntry {
     pub since_ms: i64,
     /// A tick that was begun and may be in its topic or not.
     pub firing: Option<ScheduleFiring>,
-    /// The last tick that is done, seconds since 1970.
+    /// The tick that was done last, seconds since 1970.
     pub fired_s: Option<i64>,
+    /// All that are done.
+    pub done: DoneTicks,
 }
 
 /// Everything that the journal remembers.
@@ -186,7 +190,11 @@ impl State {
             }
             JournalRecord::ScheduleFired(fired) => self.on_schedule(fired.id, |entry| {
                 (entry.firing, entry.fired_s) = (None, Some(fired.tick_s));
+                entry.done.extend_to(fired.tick_s);
             }),
+            JournalRecord::ScheduleTicksDone(done) => {
+                self.on_schedule(done.id, |entry| entry.done.add(done.first_s, done.last_s))
+            }
         }
     }
 
@@ -219,7 +227,8 @@ impl State {
         match self.schedules.get_mut(&defined.id) {
             Some(entry) => (entry.defined, entry.since_ms) = (defined, since_ms),
             None => {
-                let fresh = ScheduleEntry { defined, paused: false, since_ms, firing: None, fired_s: None };
+                let done = none_done(&defined);
+                let fresh = ScheduleEntry { defined, paused: false, since_ms, firing: None, fired_s: None, done };
                 self.schedules.insert(fresh.defined.id, fresh);
             }
         }
@@ -353,18 +362,29 @@ impl ScheduleEntry {
     pub fn with_new_times(&self, defined: &ScheduleDefined) -> Vec<JournalRecord> {
         let (defined, since_ms) = (defined.clone(), defined.since_ms);
         let id = self.defined.id;
-        let changed = Self { defined, paused: self.paused, since_ms, firing: None, fired_s: self.fired_s };
+        let (fired_s, done) = (self.fired_s, self.done.clone());
+        let changed = Self { defined, paused: self.paused, since_ms, firing: None, fired_s, done };
         std::iter::once(ScheduleRemoved { id }.into()).chain(changed.records()).collect()
     }
 
-    /// The order matters: a fired tick clears the one that was begun.
+    /// The order matters: a fired tick extends the range before it, and clears the one that was begun.
     fn records(&self) -> Vec<JournalRecord> {
         let id = self.defined.id;
         let switched = ScheduleSwitched { id, paused: self.paused, since_ms: self.since_ms }.into();
+        let mut said = none_done(&self.defined);
+        self.fired_s.into_iter().for_each(|tick_s| said.extend_to(tick_s));
+        // Where none was left out, the last tick says it all.
+        let ranges = self.done.ranges().filter(|_| said != self.done);
+        let done = ranges.map(|(first_s, last_s)| ScheduleTicksDone { id, first_s, last_s }.into());
         let fired = self.fired_s.map(|tick_s| ScheduleFired { id, tick_s }.into());
         let firing = self.firing.clone().map(JournalRecord::from);
-        [self.defined.clone().into(), switched].into_iter().chain(fired).chain(firing).collect()
+        [self.defined.clone().into(), switched].into_iter().chain(done).chain(fired).chain(firing).collect()
     }
+}
+
+/// No tick of before a schedule was made is done.
+fn none_done(defined: &ScheduleDefined) -> DoneTicks {
+    DoneTicks::since(defined.created_ms.div_euclid(1000))
 }
 
 /// What a committed offset takes in memory besides its strings: its places in the tables, and its record in a rewrite

@@ -14,8 +14,9 @@
 //! after its next start at what the partition has from that offset on: the event is there, or it is appended now.
 //! Neither needs to remember producers: a partition forgets those after a day, which a weekly schedule would outlive.
 //!
-//! Ticks of one schedule only go forward: whatever the wall clock does, a tick at or before the last one is never done
-//! again.
+//! What is done is remembered as ranges of time (`DoneTicks`), ordinarily as one: whatever the wall clock does, a tick
+//! in one of them is never done again. What lies between two was left out, and comes when the clock goes back and comes
+//! to it: so a clock that was ahead for a while, and did some ticks there, keeps back no others.
 
 pub mod clock;
 pub mod cron;

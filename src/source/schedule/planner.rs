@@ -10,7 +10,7 @@
 //! |---|---|
 //! | runs, also a little fast or slow | every tick is done |
 //! | goes forward by more than [`LATE_MAX_S`] at once | ticks in between are missed: see [`CatchUp`] |
-//! | goes back | no tick at or before the last one is done again; ticks that were left out as missed come when they come |
+//! | goes back | no tick that is done is done again; ticks that were left out as missed come when they come |
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::spec::{CatchUp, ScheduleSpec};
+use super::spec::{CatchUp, ScheduleSpec, Timing};
 use super::tick::Tick;
+use crate::broker::state::DoneTicks;
 
 /// A tick that is at most so many seconds late is on time, and a wall clock that goes forward by at most so much ran.
 pub const LATE_MAX_S: i64 = 10;
@@ -40,14 +41,59 @@ pub struct Reading {
 }
 
 /// How far a schedule has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Ticks up to here are not its own: it was made, changed or resumed then. Ms since 1970.
     pub since_ms: i64,
-    /// The last tick that is done.
+    /// The tick that was done last. Not the latest one, when the clock was ahead before.
     pub fired: Option<Tick>,
+    /// All that are done.
+    pub done: DoneTicks,
     /// A tick that was begun and is known not to be in its topic.
     pub pending: Option<Tick>,
+}
+
+impl Position {
+    /// The end of what is settled when the wall clock shows `wall_ms`: ticks up to here are done, were left out, or
+    /// were never its own. Seconds since 1970.
+    #[must_use]
+    pub fn settled_s(&self, wall_ms: i64) -> i64 {
+        let since_s = self.since_s(wall_ms);
+        self.done.end_at(wall_ms.div_euclid(1000)).map_or(since_s, |end_s| end_s.max(since_s))
+    }
+
+    /// Ticks up to here are not its own when the wall clock shows `wall_ms`; seconds since 1970. A clock behind its
+    /// beginning was set back since, nobody knows when: its own is what comes from now on, and what is on time.
+    fn since_s(&self, wall_ms: i64) -> i64 {
+        let since_ms = if self.since_ms <= wall_ms { self.since_ms } else { wall_ms - LATE_MAX_S * 1000 };
+        since_ms.div_euclid(1000)
+    }
+
+    /// The first tick after `after_s` that is not done.
+    #[must_use]
+    pub fn next_after(&self, timing: &Timing, after_s: i64) -> Option<Tick> {
+        let mut tick = timing.next_after(after_s)?;
+        while let Some(end_s) = self.done.end_of(tick.unix_s()) {
+            tick = timing.next_after(end_s)?;
+        }
+        Some(tick)
+    }
+}
+
+/// Ticks up to here are past; not one whose event is still delayed. Seconds since 1970.
+#[must_use]
+pub fn past_s(spec: &ScheduleSpec, wall_ms: i64) -> i64 {
+    let wall_s = wall_ms.div_euclid(1000);
+    let jitter_s = spec.timing.jitter.as_secs().cast_signed();
+    let last = spec.timing.last_in(wall_s.saturating_sub(jitter_s + 1), wall_s);
+    last.filter(|tick| spec.fire_ms(*tick) > wall_ms).map_or(wall_s, |tick| tick.unix_s() - 1)
+}
+
+/// Whether ticks were left out between this one and the last one before it that is done.
+#[must_use]
+pub fn was_left_out_before(done: &DoneTicks, timing: &Timing, tick: Tick) -> bool {
+    let end_s = done.end_at(tick.unix_s());
+    end_s.and_then(|end_s| timing.next_after(end_s)).is_some_and(|next| next < tick)
 }
 
 /// A tick to be done now.
@@ -82,6 +128,8 @@ struct Next {
 struct Plan {
     spec: Arc<ScheduleSpec>,
     position: Position,
+    /// Ticks up to here are done, were left out, or were never its own. Seconds since 1970.
+    settled_s: i64,
     /// Ticks up to here were missed if they are not done; ms since 1970.
     missed_to_ms: i64,
     /// `None` while a tick is in hand, and after the last one.
@@ -122,11 +170,14 @@ impl Planner {
 
     /// Plans a schedule, in place of what was planned for it. What was left out stays so, and a tick that waited for
     /// its topic has waited.
-    pub fn put(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position) {
+    pub fn put(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position, now: Reading) {
+        self.observe(now);
+        self.newest_mark_ms = self.newest_mark_ms.max(now.wall_ms);
         let was = self.plans.get(&id);
         let missed_to_ms = was.map_or(i64::MIN, |was| was.missed_to_ms);
+        let settled_s = was.map_or(i64::MIN, |was| was.settled_s).max(position.settled_s(now.wall_ms));
         let failures = was.filter(|was| was.position.pending == position.pending).map_or(0, |was| was.failures);
-        let plan = Plan { spec, position, missed_to_ms, next: None, failures };
+        let plan = Plan { spec, position, settled_s, missed_to_ms, next: None, failures };
         self.plans.insert(id, plan);
         self.plan(id);
     }
@@ -139,7 +190,7 @@ impl Planner {
     /// How far a schedule has come.
     #[must_use]
     pub fn position(&self, id: Uuid) -> Option<Position> {
-        self.plans.get(&id).map(|plan| plan.position)
+        self.plans.get(&id).map(|plan| plan.position.clone())
     }
 
     /// Takes what is due, the longest due first, at most one tick of a schedule and `max` in all. Each is in hand until
@@ -167,19 +218,25 @@ impl Planner {
         due
     }
 
-    /// A tick in hand is done.
-    pub fn fired(&mut self, due: Due) {
+    /// A tick in hand is done. Answers whether ticks before it were left out.
+    pub fn fired(&mut self, due: Due) -> bool {
         let wall_ms = self.last.wall_ms;
-        let Some(plan) = self.plans.get_mut(&due.id) else { return };
-        debug_assert!(plan.position.fired < Some(due.tick), "ticks go forward");
-        plan.position.fired = Some(due.tick);
-        plan.position.pending = None;
+        let Some(plan) = self.plans.get_mut(&due.id) else { return false };
+        let (position, tick_s) = (&mut plan.position, due.tick.unix_s());
+        let left_out = was_left_out_before(&position.done, &plan.spec.timing, due.tick);
+        if left_out {
+            position.done.add(tick_s, tick_s);
+        } else {
+            position.done.extend_to(tick_s);
+        }
+        (position.fired, position.pending) = (Some(due.tick), None);
         if std::mem::take(&mut plan.failures) > 0 {
             // A topic that takes no records is no better than a broker that is down.
             plan.missed_to_ms = wall_ms;
             self.newest_mark_ms = self.newest_mark_ms.max(wall_ms);
         }
         self.plan(due.id);
+        left_out
     }
 
     /// A tick in hand could not be done, and is known not to be: it comes again after a while.
@@ -192,7 +249,8 @@ impl Planner {
         self.set_next(due.id, due.tick, now_ms.saturating_add(wait_ms), Kind::Begun);
     }
 
-    /// How long nobody needs to look, ms; `None` while nothing is planned.
+    /// How long nobody needs to look, ms; `None` while nothing can come. That is also what was left out, last of all,
+    /// by a clock that was ahead.
     #[must_use]
     pub fn wait_ms(&mut self, now: Reading) -> Option<u64> {
         while let Some(Reverse((fire_ms, entry, id))) = self.heap.peek() {
@@ -202,7 +260,7 @@ impl Planner {
             }
             self.heap.pop();
         }
-        None
+        self.plans.values().any(Plan::has_left_out).then_some(LOOK_MAX_MS)
     }
 
     /// Schedules that have left out missed ticks since this was asked last, once for every time.
@@ -236,8 +294,10 @@ impl Planner {
         if went_ms.saturating_sub(lived_ms) > LATE_MAX_S * 1000 {
             self.runs_since_ms = now.wall_ms;
             self.newest_mark_ms = self.newest_mark_ms.max(now.wall_ms);
-        } else if now.wall_ms < self.newest_mark_ms {
-            self.go_back(now.wall_ms);
+        }
+        if now.wall_ms < self.newest_mark_ms {
+            // It was set back since the last look: what came after that comes late.
+            self.go_back(now.wall_ms.saturating_sub(lived_ms));
         }
     }
 
@@ -249,6 +309,7 @@ impl Planner {
         for id in ids {
             let Some(plan) = self.plans.get_mut(&id) else { continue };
             plan.missed_to_ms = plan.missed_to_ms.min(wall_ms);
+            plan.settled_s = plan.settled_s.min(past_s(&plan.spec, wall_ms));
             let is_in_hand = plan.next.is_none() && plan.position.pending.is_some();
             // It is planned when it is back.
             if !is_in_hand {
@@ -271,10 +332,12 @@ impl Planner {
             self.set_next(id, tick, now_ms, Kind::Begun);
             return;
         }
-        let (missed, skipped) = plan.missed(missed_to_ms);
-        let next = match missed {
+        let (made_up, skipped) = plan.settle(missed_to_ms);
+        let next = match made_up {
+            // One whose event is still delayed is missed only if nobody looks when that comes.
+            Some(tick) if plan.spec.fire_ms(tick) > now_ms => Some((tick, Kind::Ahead)),
             Some(tick) => Some((tick, Kind::Missed)),
-            None => plan.spec.timing.next_after(plan.ahead_of_s(missed_to_ms)).map(|tick| (tick, Kind::Ahead)),
+            None => plan.position.next_after(&plan.spec.timing, plan.settled_s).map(|tick| (tick, Kind::Ahead)),
         };
         let spec = Arc::clone(&plan.spec);
         if skipped {
@@ -303,29 +366,34 @@ impl Planner {
 }
 
 impl Plan {
-    /// The end of what is settled: ticks up to here are done, or were never its own. Seconds since 1970.
-    fn settled_s(&self) -> i64 {
-        let fired_s = self.position.fired.map_or(i64::MIN, Tick::unix_s);
-        fired_s.max(self.position.since_ms.div_euclid(1000))
+    /// Whether a clock that goes back could bring a tick that is not done.
+    fn has_left_out(&self) -> bool {
+        self.position.next_after(&self.spec.timing, self.position.since_ms.div_euclid(1000)).is_some()
     }
 
-    fn ahead_of_s(&self, missed_to_ms: i64) -> i64 {
-        // A tick that is missed by its own time may still be ahead by its jitter: `missed` has dealt with it.
-        self.settled_s().max(missed_to_ms.div_euclid(1000))
-    }
-
-    /// The missed tick that is made up for, if there is one, and whether others are left out.
-    fn missed(&self, missed_to_ms: i64) -> (Option<Tick>, bool) {
-        let (settled_s, missed_to_s) = (self.settled_s(), missed_to_ms.div_euclid(1000));
-        let timing = &self.spec.timing;
-        let Some(first) = timing.next_after(settled_s).filter(|tick| tick.unix_s() <= missed_to_s) else {
+    /// Decides about what was missed. Answers the tick that is made up for, if there is one, and whether others are
+    /// left out; neither again when it is asked again.
+    fn settle(&mut self, missed_to_ms: i64) -> (Option<Tick>, bool) {
+        let (timing, missed_to_s) = (&self.spec.timing, missed_to_ms.div_euclid(1000));
+        let settled_s = self.settled_s.max(self.position.since_s(missed_to_ms));
+        // A tick that is missed by its own time may still be ahead by its jitter: here it is dealt with.
+        self.settled_s = settled_s.max(missed_to_s);
+        let is_missed = |tick: &Tick| tick.unix_s() <= missed_to_s;
+        let Some(first) = self.position.next_after(timing, settled_s).filter(is_missed) else {
             return (None, false);
         };
         // Jitter delays an event to just before the next tick at most: only the last can be on time.
         let last = timing.last_in(settled_s, missed_to_s).unwrap_or(first);
         let on_time_ms = missed_to_ms.saturating_sub(LATE_MAX_S * 1000);
-        let is_made_up = self.spec.catch_up == CatchUp::Once || self.spec.fire_ms(last) >= on_time_ms;
-        (is_made_up.then_some(last), first != last || !is_made_up)
+        let is_on_time = self.spec.fire_ms(last) >= on_time_ms;
+        let is_done = self.position.done.end_of(last.unix_s()).is_some();
+        if !is_done && (self.spec.catch_up == CatchUp::Once || is_on_time) {
+            // Until it is done, it is missed.
+            self.settled_s = last.unix_s() - 1;
+            (Some(last), first != last)
+        } else {
+            (None, true)
+        }
     }
 }
 

@@ -8,8 +8,10 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
+use super::planner::was_left_out_before;
+use super::service::spec_of;
 use super::tick::{ID_HEADER, SOURCE_HEADER, Tick, source};
-use crate::broker::record::{JournalRecord, ScheduleFired, ScheduleFiring};
+use crate::broker::record::{JournalRecord, ScheduleFired, ScheduleFiring, ScheduleTicksDone};
 use crate::broker::state::ScheduleEntry;
 use crate::broker::{Broker, NoPartition, now_ms};
 
@@ -70,9 +72,16 @@ async fn find_begun(
 fn done(broker: &Broker, (log, end): (&Arc<Partition>, Offset), entries: &mut [&mut ScheduleEntry]) {
     let mut records: Vec<JournalRecord> = Vec::new();
     for entry in entries {
-        let Some(firing) = entry.firing.take() else { continue };
-        entry.fired_s = Some(firing.tick_s);
-        records.push(ScheduleFired { id: firing.id, tick_s: firing.tick_s }.into());
+        let Some(ScheduleFiring { id, tick_s, .. }) = entry.firing.take() else { continue };
+        // A definition that cannot be read does nothing that this could be of use to.
+        let timing = spec_of(entry).map(|spec| spec.timing);
+        if timing.is_ok_and(|timing| was_left_out_before(&entry.done, &timing, Tick::new(tick_s))) {
+            entry.done.add(tick_s, tick_s);
+            records.push(ScheduleTicksDone { id, first_s: tick_s, last_s: tick_s }.into());
+        }
+        entry.done.extend_to(tick_s);
+        entry.fired_s = Some(tick_s);
+        records.push(ScheduleFired { id, tick_s }.into());
     }
     if let Err(error) = broker.journal().append_after(&records, &[(Arc::clone(log), end)], now_ms()) {
         // The next start finds them by their intent.

@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::clock::Clock;
-use super::planner::{LATE_MAX_S, Planner, Position, Reading};
+use super::planner::{LATE_MAX_S, Planner, Position, Reading, past_s};
 use super::recover;
 use super::spec::ScheduleSpec;
 use super::tick::Tick;
 use super::{DEFINITIONS_BYTES_MAX, SCHEDULES_MAX};
 use crate::broker::journal::JournalError;
 use crate::broker::record::{
-    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched,
+    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone,
 };
 use crate::broker::state::ScheduleEntry;
 use crate::broker::{Broker, CreateTopicError, NoPartition, Topic};
@@ -202,13 +202,13 @@ impl Schedule {
     }
 
     /// Puts it into the planner, or takes it out.
-    fn plan(&self, planner: &mut Planner) {
+    fn plan(&self, planner: &mut Planner, now: Reading) {
         let mut status = self.status.lock();
         if let Some(was) = planner.position(self.id) {
-            (status.position.fired, status.position.pending) = (was.fired, was.pending);
+            status.position = Position { since_ms: status.position.since_ms, ..was };
         }
         if self.spec.enabled && !status.paused && self.not_started.is_none() {
-            planner.put(self.id, Arc::clone(&self.spec), status.position);
+            planner.put(self.id, Arc::clone(&self.spec), status.position.clone(), now);
         } else {
             planner.remove(self.id);
         }
@@ -228,8 +228,9 @@ impl ScheduleService {
     /// definitions say. One that cannot be started is in the answer, and where that is for a partition which cannot be
     /// read, it is shown with the others, which run.
     pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
-        let mut planner = Planner::start(clock.read());
-        let (schedules, failed) = restore(&broker, &mut planner).await;
+        let now = clock.read();
+        let mut planner = Planner::start(now);
+        let (schedules, failed) = restore(&broker, &mut planner, now).await;
         let inner = Inner {
             broker,
             clock,
@@ -285,7 +286,7 @@ impl ScheduleService {
         }
         let warnings = self.warnings(&spec);
         let schedule = Arc::new(Schedule::new(&defined, Arc::new(spec), topic, status));
-        schedule.plan(&mut planner);
+        schedule.plan(&mut planner, self.inner.clock.read());
         self.inner.schedules.write().insert(schedule);
         self.inner.look_again();
         Ok(AppliedSchedule { created: current.is_none(), changed: true, warnings })
@@ -462,7 +463,7 @@ impl ScheduleService {
                 let mut status = schedule.status.lock();
                 (status.paused, status.position.since_ms) = (paused, since_ms);
             }
-            schedule.plan(&mut planner);
+            schedule.plan(&mut planner, self.inner.clock.read());
             self.inner.look_again();
         }
         Ok(())
@@ -490,10 +491,11 @@ impl ScheduleService {
     pub fn next_ticks(&self, name: &str, count: u32) -> Option<Vec<(Tick, i64)>> {
         let now = self.inner.clock.read();
         let schedule = self.inner.find(name)?;
-        let mut after_s = report::ahead_of_s(&schedule, &schedule.status.lock().position, now);
+        let position = schedule.status.lock().position.clone();
+        let mut after_s = report::ahead_of_s(&schedule, &position, now);
         let mut ticks = Vec::new();
         while ticks.len() < count.min(NEXT_TICKS_MAX) as usize {
-            let Some(tick) = schedule.spec.timing.next_after(after_s) else { break };
+            let Some(tick) = position.next_after(&schedule.spec.timing, after_s) else { break };
             ticks.push((tick, schedule.spec.fire_ms(tick)));
             after_s = tick.unix_s();
         }
@@ -536,6 +538,7 @@ fn status_of(entry: &ScheduleEntry) -> Status {
     let position = Position {
         since_ms: entry.since_ms,
         fired: entry.fired_s.map(Tick::new),
+        done: entry.done.clone(),
         pending: entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s)),
     };
     Status { paused: entry.paused, position, ..Status::default() }
@@ -553,12 +556,12 @@ fn spec_before(current: Option<&Schedule>, remembered: Option<&ScheduleEntry>) -
     current.map_or_else(|| remembered.and_then(read), |current| Some(Arc::clone(&current.spec)))
 }
 
-fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
+pub(super) fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
     let definition = serde_json::from_str(&entry.defined.definition).map_err(|error| error.to_string())?;
     ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())
 }
 
-async fn restore(broker: &Broker, planner: &mut Planner) -> (Schedules, Vec<RestoreScheduleError>) {
+async fn restore(broker: &Broker, planner: &mut Planner, now: Reading) -> (Schedules, Vec<RestoreScheduleError>) {
     let (mut schedules, mut failed) = (Schedules::default(), Vec::new());
     let mut entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
     let mut broken = recover::complete(broker, &mut entries).await;
@@ -567,7 +570,7 @@ async fn restore(broker: &Broker, planner: &mut Planner) -> (Schedules, Vec<Rest
         match restore_one(broker, &entry, broken.remove(&entry.defined.id)) {
             Ok(schedule) => {
                 failed.extend(schedule.not_started.clone().map(|reason| RestoreScheduleError { name, reason }));
-                schedule.plan(planner);
+                schedule.plan(planner, now);
                 schedules.insert(Arc::new(schedule));
             }
             Err(reason) => failed.push(RestoreScheduleError { name, reason }),

@@ -26,7 +26,7 @@ impl Bench {
     fn new(definition: Value) -> Self {
         let now = Reading { wall_ms: T0_MS, monotonic_ms: 0 };
         let mut planner = Planner::start(now);
-        planner.put(id(1), spec(definition), Position { since_ms: T0_MS, ..Position::default() });
+        planner.put(id(1), spec(definition), Position { since_ms: T0_MS, ..Position::default() }, now);
         Self { planner, now }
     }
 
@@ -108,6 +108,55 @@ fn a_clock_that_was_a_year_ahead_for_a_while_stops_no_schedule() {
 }
 
 #[test]
+fn ticks_of_a_clock_that_was_ahead_are_not_done_again_and_keep_no_others_back() {
+    let ahead_s = 3600;
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.pass(60).due(), [60]);
+    assert_eq!(bench.jump(ahead_s + 30).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(90).due(), [ahead_s + 120, ahead_s + 180]);
+    assert_eq!(bench.jump(-ahead_s - 30).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(60).due(), [180], "120 passed while the clock was ahead");
+    let coming = |from: i64, to: i64| (from..=to).map(|n| n * 60).collect::<Vec<_>>();
+    assert_eq!(bench.pass(ahead_s - 120).due(), coming(4, 61), "all that are not done");
+    assert_eq!(bench.pass(180).due(), [ahead_s + 240], "those that are come no second time");
+    assert_eq!(bench.jump(-120).pass(120).due(), [] as [i64; 0]);
+    assert_eq!(bench.jump(-2 * ahead_s).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(60).due(), [-3300], "the clock that the schedule was made by was ahead");
+}
+
+#[test]
+fn a_clock_that_was_ahead_more_than_once_by_more_and_by_less_stops_no_schedule() {
+    let (year_s, mut tick_s) = (366 * 86_400, 60);
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.pass(60).due(), [60]);
+    for ahead_s in [year_s, 10 * year_s, 600, year_s / 2, 10 * year_s] {
+        assert!(bench.jump(ahead_s).due().len() <= 1);
+        assert!(bench.pass(60).due().len() <= 1);
+        bench.jump(-ahead_s).due();
+        tick_s += 120;
+        assert_eq!(bench.pass(60).due(), [tick_s], "{ahead_s}");
+    }
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_made_or_resumed_is_due_when_it_is_right_again() {
+    let year_s = 366 * 86_400;
+    let mut bench = Bench::new(json!({"rate": "60s"}));
+    assert_eq!(bench.pass(60).due(), [60]);
+    bench.jump(year_s).due();
+    let resumed = Position { since_ms: bench.now.wall_ms, ..bench.planner.position(id(1)).unwrap() };
+    bench.planner.put(id(1), spec(json!({"rate": "60s"})), resumed.clone(), bench.now);
+    assert_eq!(bench.jump(-year_s).due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(60).due(), [120]);
+    let resumed = Position { since_ms: resumed.since_ms, ..bench.planner.position(id(1)).unwrap() };
+    // As a start that has it from the journal.
+    let mut bench = Bench { planner: Planner::start(bench.now), now: bench.now };
+    bench.planner.put(id(1), spec(json!({"rate": "60s"})), resumed, bench.now);
+    assert_eq!(bench.due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(60).due(), [180]);
+}
+
+#[test]
 fn the_clock_is_looked_at_every_minute_while_there_are_schedules_and_never_without() {
     let mut bench = Bench::new(json!({"rate": "24h"}));
     assert_eq!(bench.planner.wait_ms(bench.now), Some(LOOK_MAX_MS));
@@ -115,6 +164,51 @@ fn the_clock_is_looked_at_every_minute_while_there_are_schedules_and_never_witho
     assert_eq!(bench.planner.wait_ms(bench.now), None);
     let mut done = Bench::new(json!({"at": "2020-01-01T00:00:00"}));
     assert_eq!(done.planner.wait_ms(done.now), None, "one that is over needs no timer");
+}
+
+#[test]
+fn one_moment_that_a_clock_left_out_comes_when_it_is_put_right() {
+    let mut bench = Bench::new(json!({"at": "2026-12-02T00:00:00"}));
+    let year_s = 366 * 86_400;
+    assert_eq!(bench.jump(year_s).due(), [] as [i64; 0]);
+    assert_eq!(bench.planner.take_skipped(), [id(1)]);
+    assert_eq!(bench.planner.wait_ms(bench.now), Some(LOOK_MAX_MS), "or nobody would see that it is put right");
+    assert_eq!(bench.jump(-year_s).due(), [] as [i64; 0]);
+    let tick_s = 1_796_169_600 - T0_MS / 1000;
+    assert_eq!(bench.pass(tick_s).due(), [tick_s]);
+    assert_eq!(bench.planner.wait_ms(bench.now), None);
+}
+
+#[test]
+fn what_is_made_up_for_and_delayed_stays_so_when_its_schedule_is_put_again() {
+    let definition = json!({"rate": "1h", "jitter": "50m"});
+    let mut bench = Bench::new(definition.clone());
+    assert_eq!(bench.jump(5 * 3600 + 1).due(), [] as [i64; 0]);
+    let planned = bench.planner.next(id(1)).unwrap();
+    assert_eq!(planned.0.unix_s(), T0_MS / 1000 + 5 * 3600);
+    assert!(planned.1 > bench.now.wall_ms, "delayed");
+    let position = bench.planner.position(id(1)).unwrap();
+    bench.planner.put(id(1), spec(definition), position, bench.now);
+    assert_eq!(bench.planner.next(id(1)), Some(planned));
+    assert_eq!(bench.planner.take_skipped(), [id(1)], "once");
+    assert_eq!(bench.pass(3000).due(), [5 * 3600]);
+}
+
+#[test]
+fn nights_of_sleep_while_the_clock_is_a_year_ahead_do_not_make_that_year_be_done() {
+    let year_s = 366 * 86_400;
+    let mut bench = Bench::new(json!({"rate": "1h"}));
+    bench.jump(year_s).due();
+    assert_eq!(bench.planner.take_skipped(), [id(1)]);
+    for _ in 0..40 {
+        bench.pass(16 * 3600).due();
+        assert!(bench.jump(8 * 3600).due().len() <= 1);
+        assert_eq!(bench.planner.take_skipped(), [id(1)], "once for each night");
+    }
+    bench.jump(-year_s).due();
+    let now_s = (bench.now.wall_ms - T0_MS) / 1000;
+    let next_s = (now_s / 3600 + 1) * 3600;
+    assert_eq!(bench.pass(3600).due(), [next_s]);
 }
 
 #[test]
@@ -138,7 +232,7 @@ fn a_look_takes_no_more_than_it_is_told_and_the_longest_due_first() {
     let mut planner = Planner::start(now);
     for number in 0..10_000 {
         let every = format!("{}s", 1 + number % 60);
-        planner.put(id(number), spec(json!({"rate": every})), Position { since_ms: T0_MS, ..Position::default() });
+        planner.put(id(number), spec(json!({"rate": every})), Position { since_ms: T0_MS, ..Position::default() }, now);
     }
     let now = Reading { wall_ms: T0_MS + 60_000, monotonic_ms: 60_000 };
     let mut ticks = Vec::new();
@@ -158,7 +252,7 @@ fn a_look_takes_no_more_than_it_is_told_and_the_longest_due_first() {
     assert_eq!(ticks.len() as i64, (0..10_000).map(in_a_minute).sum::<i64>());
     assert!(planner.heap.len() <= 2 * planner.len() + 64);
     for _ in 0..100_000 {
-        planner.put(id(1), spec(json!({"rate": "1h"})), Position::default());
+        planner.put(id(1), spec(json!({"rate": "1h"})), Position::default(), now);
     }
     assert!(planner.heap.len() <= 2 * planner.len() + 65, "what is planned anew leaves nothing behind");
 }

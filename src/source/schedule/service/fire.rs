@@ -9,7 +9,7 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecor
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::{Inner, Reading, Schedule, ScheduleFired, ScheduleFiring};
+use super::{Inner, Position, Reading, Schedule, ScheduleFired, ScheduleFiring, ScheduleTicksDone};
 use crate::broker;
 use crate::broker::record::JournalRecord;
 use crate::source::schedule::planner::{Due, Planner};
@@ -49,7 +49,7 @@ pub(super) async fn guard(inner: Arc<Inner>) {
     }
 }
 
-/// Does ticks until it is told to stop. One timer for all schedules; none while nothing is planned.
+/// Does ticks until it is told to stop. One timer for all schedules; none while no tick can come.
 async fn run(inner: Arc<Inner>) {
     while !inner.stop.is_cancelled() {
         let look = inner.looks.load(Ordering::Acquire);
@@ -176,25 +176,27 @@ fn batch(inner: &Inner, firings: &[Firing]) -> (Result<CheckedBatch, String>, us
 
 /// The events are in their topic, below `next`.
 fn done(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing], next: Offset) {
-    let records: Vec<JournalRecord> = firings
-        .iter()
-        .map(|firing| ScheduleFired { id: firing.due.id, tick_s: firing.due.tick.unix_s() }.into())
-        .collect();
+    let mut records: Vec<JournalRecord> = Vec::new();
+    for Firing { due, schedule, .. } in firings {
+        let (Due { id, tick }, tick_s) = (*due, due.tick.unix_s());
+        if planner.fired(*due) {
+            records.push(ScheduleTicksDone { id, first_s: tick_s, last_s: tick_s }.into());
+        }
+        records.push(ScheduleFired { id, tick_s }.into());
+        let mut status = schedule.status.lock();
+        if let Some(was) = planner.position(id) {
+            status.position = Position { since_ms: status.position.since_ms, ..was };
+        }
+        status.counts.fired += 1;
+        status.counts.last_late_ms = now.wall_ms.saturating_sub(schedule.spec.fire_ms(tick)).max(0).unsigned_abs();
+        if let Some((_, since_ms)) = status.blocked.take() {
+            tracing::warn!(schedule = %schedule.spec.name, since_ms, "its topic takes ticks again");
+        }
+    }
     let source = (Arc::clone(&firings[0].log), next);
     if let Err(error) = inner.broker.journal().append_after(&records, &[source], broker::now_ms()) {
         // The next start finds them by their intent.
         tracing::warn!(%error, "ticks are done, which could not be remembered");
-    }
-    for Firing { due, schedule, .. } in firings {
-        planner.fired(*due);
-        let mut status = schedule.status.lock();
-        status.position.fired = Some(due.tick);
-        status.position.pending = None;
-        status.counts.fired += 1;
-        status.counts.last_late_ms = now.wall_ms.saturating_sub(schedule.spec.fire_ms(due.tick)).max(0).unsigned_abs();
-        if let Some((_, since_ms)) = status.blocked.take() {
-            tracing::warn!(schedule = %schedule.spec.name, since_ms, "its topic takes ticks again");
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::{Inner, LATE_MAX_S, Position, Reading, Schedule, ScheduleSpec, Tick};
+use super::{Inner, LATE_MAX_S, Position, Reading, Schedule, ScheduleSpec, Tick, past_s};
 
 /// What a schedule is doing, with the words that people see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ pub struct ScheduleReport {
     pub reason: String,
     /// The partition that its events go to.
     pub partition: u32,
-    /// The last tick that is done.
+    /// The tick that was done last.
     pub last: Option<Tick>,
     /// The next one, and when its event comes, ms since 1970; `None` while it is paused, until a start that can read its
     /// topic, and when it is over.
@@ -75,21 +75,15 @@ pub struct ScheduleReport {
 
 /// Ticks up to here are done, never its own, or past. Seconds since 1970.
 pub(super) fn ahead_of_s(schedule: &Schedule, position: &Position, now: Reading) -> i64 {
-    let (spec, now_s) = (&schedule.spec, now.wall_ms.div_euclid(1000));
-    let settled_s = position.fired.map_or(i64::MIN, Tick::unix_s).max(position.since_ms.div_euclid(1000));
-    if spec.timing.jitter.is_zero() {
-        return settled_s.max(now_s);
-    }
-    // One whose event is still delayed is ahead.
-    let last = spec.timing.last_in(settled_s, now_s).filter(|tick| spec.fire_ms(*tick) > now.wall_ms);
-    last.map_or_else(|| settled_s.max(now_s), |tick| tick.unix_s() - 1)
+    position.settled_s(now.wall_ms).max(past_s(&schedule.spec, now.wall_ms))
 }
 
 pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
     let now = inner.clock.read();
     let status = schedule.status.lock().clone();
-    let next = schedule.spec.timing.next_after(ahead_of_s(schedule, &status.position, now));
-    let behind_ms = status.position.fired.map_or(0, |fired| fired.unix_ms().saturating_sub(now.wall_ms));
+    let (position, now_s) = (&status.position, now.wall_ms.div_euclid(1000));
+    let next = position.next_after(&schedule.spec.timing, ahead_of_s(schedule, position, now));
+    let behind_s = position.done.end_at(now_s).map_or(0, |end_s| end_s.saturating_sub(now_s));
     let (state, reason) = if !schedule.spec.enabled {
         (ScheduleState::Paused, "its definition says `enabled: false`".to_owned())
     } else if status.paused {
@@ -100,11 +94,8 @@ pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
         (ScheduleState::Blocked, reason.clone())
     } else if let Some((reason, _)) = status.blocked {
         (ScheduleState::Blocked, reason)
-    } else if behind_ms > LATE_MAX_S * 1000 {
-        (
-            ScheduleState::Running,
-            format!("the clock is {} s behind its last tick: nothing is due before", behind_ms / 1000),
-        )
+    } else if behind_s > LATE_MAX_S {
+        (ScheduleState::Running, format!("the clock is {behind_s} s behind its last tick: nothing is due before"))
     } else if next.is_none() {
         (ScheduleState::Finished, "its last tick is past".to_owned())
     } else {

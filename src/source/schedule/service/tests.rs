@@ -137,25 +137,89 @@ async fn a_restart_repeats_no_tick_and_makes_up_for_missed_ones_as_the_policy_sa
 async fn a_clock_that_goes_back_repeats_nothing_also_over_a_restart() {
     let mut world = World::new().await;
     world.apply(every_minute("once")).await;
-    world.pass(120).await;
+    world.pass(900).await;
+    assert_eq!(world.ids("t").len(), 15);
     world.jump(-100).await;
     world = world.restart(-600).await;
     world.pass(690).await;
-    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00"]));
+    assert_eq!(world.ids("t").len(), 15);
     assert_eq!(world.state("m"), (ScheduleState::Running, String::new()));
     world.pass(120).await;
-    assert_eq!(world.ids("t"), at(&["07:01:00", "07:02:00", "07:03:00"]));
+    assert_eq!(world.ids("t")[15..], at(&["07:16:00"]));
 }
 
 #[tokio::test]
 async fn a_clock_far_behind_the_last_tick_is_said() {
     let world = World::new().await;
     world.apply(every_minute("skip")).await;
-    world.pass(60).await;
+    world.pass(3660).await;
     world.jump(-3600).await;
     let (state, reason) = world.state("m");
     assert_eq!(state, ScheduleState::Running);
     assert!(reason.contains("3600 s behind its last tick"), "{reason}");
+}
+
+const YEAR_S: i64 = 366 * 86_400;
+
+#[tokio::test]
+async fn a_tick_of_a_clock_that_was_a_year_ahead_stops_no_schedule_also_over_restarts() {
+    for is_down_when_it_is_put_right in [false, true] {
+        let mut world = World::new().await;
+        world.apply(every_minute("skip")).await;
+        world.pass(60).await;
+        world.jump(YEAR_S).await;
+        world.pass(90).await;
+        assert_eq!(world.ids("t")[1..], ["m/2027-12-02T07:01:00Z", "m/2027-12-02T07:02:00Z"]);
+        // Both clocks are at 07:02:30 of their years.
+        if is_down_when_it_is_put_right {
+            world = world.restart(-YEAR_S).await;
+        } else {
+            world.jump(-YEAR_S).await;
+        }
+        assert_eq!(world.state("m"), (ScheduleState::Running, String::new()));
+        assert_eq!(world.schedules.describe("m").unwrap().next.unwrap().0.time_text(), "2026-12-01T07:03:00Z");
+        world.pass(60).await;
+        assert_eq!(world.ids("t")[3..], at(&["07:03:00"]));
+        world = world.restart(0).await;
+        world.pass(60).await;
+        assert_eq!(world.ids("t")[3..], at(&["07:03:00", "07:04:00"]));
+        assert_eq!(world.schedules.next_ticks("m", 1).unwrap()[0].0.time_text(), "2026-12-01T07:05:00Z");
+        // A quick restart costs nothing meanwhile, and that year comes at last.
+        world = world.restart(33).await;
+        assert_eq!(world.ids("t")[5..], at(&["07:05:00"]));
+        world.jump(YEAR_S - 183).await;
+        world.pass(120).await;
+        let mut ids = world.ids("t");
+        assert_eq!(ids[6..], ["m/2027-12-02T07:03:00Z", "m/2027-12-02T07:04:00Z"], "07:02 was done");
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 8);
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_or_resumed_by_a_clock_that_is_a_year_ahead_is_due_when_it_is_put_right() {
+    for is_down_when_it_is_put_right in [false, true] {
+        let mut world = World::new().await;
+        world.apply(every_minute("skip")).await;
+        world.schedules.pause("m").await.unwrap();
+        world.jump(YEAR_S).await;
+        world.schedules.resume("m").await.unwrap();
+        world.apply(json!({"schedule": "n", "rate": "1m", "topic": "u"})).await;
+        world.pass(90).await;
+        if is_down_when_it_is_put_right {
+            world = world.restart(-YEAR_S).await;
+        } else {
+            world.jump(-YEAR_S).await;
+        }
+        world.pass(30).await;
+        assert_eq!(world.ids("t"), ["m/2027-12-02T07:01:00Z", "m/2026-12-01T07:02:00Z"]);
+        assert_eq!(world.ids("u"), ["n/2027-12-02T07:01:00Z", "n/2026-12-01T07:02:00Z"]);
+        // What is at most 10 s late at a start is not lost, though that year has not come.
+        world = world.restart(65).await;
+        assert_eq!(world.ids("t")[2..], ["m/2026-12-01T07:03:00Z"]);
+        assert_eq!(world.ids("u")[2..], ["n/2026-12-01T07:03:00Z"]);
+    }
 }
 
 /// What the journal says after a death between intent and done, with the event in the topic or not.

@@ -1,9 +1,14 @@
 //! Random schedules under clocks that jump, brokers that die at any step, disks that lose what was not flushed and
 //! topics that take nothing, against a simple model: no tick twice; every tick whose time came while the broker lived;
-//! and of missed ones what the policy says. The steps are the service's, over the real tables of the journal.
+//! and of missed ones what the policy says, once for each time that some were missed. Clocks are up to a year ahead for
+//! a while, also over deaths. The steps are the service's, over the real tables of the journal.
+
+use std::collections::HashSet;
 
 use super::*;
-use crate::broker::record::{JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleSwitched};
+use crate::broker::record::{
+    JournalRecord, ScheduleDefined, ScheduleFired, ScheduleFiring, ScheduleSwitched, ScheduleTicksDone,
+};
 use crate::broker::state::State;
 
 /// Where a round ends early: the process dies there.
@@ -25,13 +30,29 @@ struct World {
     /// What the journal says.
     state: State,
     log: Vec<Due>,
-    /// How much of the log was checked, and the last tick of each schedule in it.
-    checked: (usize, Vec<i64>),
+    /// How much of the log was checked, and the ticks in it.
+    checked: (usize, HashSet<(Uuid, Tick)>),
     log_durable: usize,
     planner: Planner,
     paused: Vec<bool>,
     /// Whether a tick of it waits for a topic that took nothing.
     failing: Vec<bool>,
+    /// Ticks up to here were past when a clock was set back while the broker lived; ms since 1970.
+    left_behind_ms: i64,
+    missed: Vec<Missed>,
+    /// The moments of the last two looks, by the monotonic clock.
+    looks_ms: (i64, i64),
+}
+
+/// What became of ticks that one schedule missed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Missed {
+    /// How often there may have been some.
+    times: usize,
+    made_up: usize,
+    left_out: usize,
+    /// Whether it has come to the most ranges of done ticks, of which some are given up then.
+    is_full: bool,
 }
 
 impl World {
@@ -47,11 +68,14 @@ impl World {
             journal_durable: 0,
             state: State::default(),
             log: Vec::new(),
-            checked: (0, vec![i64::MIN; specs.len()]),
+            checked: (0, HashSet::new()),
             log_durable: 0,
             planner: Planner::start(now),
             paused: vec![false; specs.len()],
             failing: vec![false; specs.len()],
+            left_behind_ms: i64::MIN,
+            missed: vec![Missed::default(); specs.len()],
+            looks_ms: (now.monotonic_ms, now.monotonic_ms),
             specs,
         };
         for (id, spec) in world.specs.clone() {
@@ -65,7 +89,8 @@ impl World {
                 since_ms,
             };
             world.remember(defined, 0);
-            world.planner.put(id, spec, Position { since_ms, ..Position::default() });
+            let done = world.state.schedules[&id].done.clone();
+            world.planner.put(id, spec, Position { since_ms, done, ..Position::default() }, now);
         }
         world.flush_journal();
         world
@@ -75,6 +100,14 @@ impl World {
         let record = record.into();
         self.state.apply(&record);
         self.journal.push((record, needed));
+    }
+
+    fn remember_fired(&mut self, Due { id, tick }: Due, left_out: bool) {
+        let tick_s = tick.unix_s();
+        if left_out {
+            self.remember(ScheduleTicksDone { id, first_s: tick_s, last_s: tick_s }, self.log.len());
+        }
+        self.remember(ScheduleFired { id, tick_s }, self.log.len());
     }
 
     fn flush_journal(&mut self) {
@@ -87,7 +120,14 @@ impl World {
     /// One round of the service. Answers whether there was anything to do, and `None` when the process died.
     fn round(&mut self, death: Option<Death>, refuses: bool) -> Option<bool> {
         let max = self.random.usize(1..5);
+        if self.looks_ms.1 != self.now.monotonic_ms {
+            self.looks_ms = (self.looks_ms.1, self.now.monotonic_ms);
+        }
         let due = self.planner.look(self.now, max);
+        for id in self.planner.take_skipped() {
+            self.missed[id.as_u128() as usize].left_out += 1;
+        }
+        due.iter().for_each(|due| self.note_made_up(*due));
         if due.is_empty() {
             return Some(false);
         }
@@ -116,15 +156,27 @@ impl World {
             return None;
         }
         for &one in &due {
-            let fired = ScheduleFired { id: one.id, tick_s: one.tick.unix_s() };
-            self.remember(fired, self.log.len());
-            self.planner.fired(one);
-            self.failing[one.id.as_u128() as usize] = false;
+            let left_out = self.planner.fired(one);
+            self.remember_fired(one, left_out);
+            let number = one.id.as_u128() as usize;
+            // What came while its topic took nothing was missed.
+            self.missed[number].times += usize::from(std::mem::take(&mut self.failing[number]));
         }
         if self.random.bool() {
             self.flush_journal();
         }
         (death != Some(Death::AfterDone)).then_some(true)
+    }
+
+    fn note_made_up(&mut self, Due { id, tick }: Due) {
+        let (number, entry) = (id.as_u128() as usize, &self.state.schedules[&id]);
+        let late_ms = self.now.wall_ms - self.specs[number].1.fire_ms(tick);
+        // Nobody looked meanwhile, and a clock that runs goes forward by so much.
+        let (before_ms, now_ms) = self.looks_ms;
+        if entry.firing.is_none() && late_ms > now_ms - before_ms + LATE_MAX_S * 1000 {
+            assert!(tick.unix_ms() > entry.since_ms, "{tick:?} is of before its schedule, or of a pause");
+            self.missed[number].made_up += 1;
+        }
     }
 
     /// Looks and works for so long by both clocks.
@@ -154,30 +206,42 @@ impl World {
             self.journal.iter().for_each(|(record, _)| self.state.apply(record));
             let kept = self.random.usize(self.log_durable..=self.log.len());
             self.log.truncate(kept);
-            self.checked = (0, vec![i64::MIN; self.specs.len()]);
+            self.checked = (0, HashSet::new());
         }
         (self.journal_durable, self.log_durable) = (self.journal.len(), self.log.len());
     }
 
     fn start(&mut self) {
+        let mut rewritten = State::default();
+        self.state.record_groups().iter().flatten().for_each(|record| rewritten.apply(record));
+        assert_eq!(rewritten.schedules, self.state.schedules, "a rewritten journal says the same");
         self.planner = Planner::start(self.now);
+        self.looks_ms = (self.now.monotonic_ms, self.now.monotonic_ms);
+        self.left_behind_ms = i64::MIN;
+        self.missed.iter_mut().for_each(|missed| missed.times += 1);
         for (number, (id, spec)) in self.specs.clone().into_iter().enumerate() {
             let entry = self.state.schedules[&id].clone();
-            let mut position =
-                Position { since_ms: entry.since_ms, fired: entry.fired_s.map(Tick::new), pending: None };
+            let mut position = Position {
+                since_ms: entry.since_ms,
+                fired: entry.fired_s.map(Tick::new),
+                done: entry.done.clone(),
+                pending: None,
+            };
             if let Some(firing) = &entry.firing {
                 let begun = Due { id, tick: Tick::new(firing.tick_s) };
                 let from = usize::try_from(firing.from).unwrap().min(self.log.len());
                 if self.log[from..].contains(&begun) {
-                    self.remember(ScheduleFired { id, tick_s: firing.tick_s }, self.log.len());
+                    let left_out = was_left_out_before(&entry.done, &spec.timing, begun.tick);
+                    self.remember_fired(begun, left_out);
                     position.fired = Some(begun.tick);
+                    position.done = self.state.schedules[&id].done.clone();
                 } else {
                     position.pending = Some(begun.tick);
                 }
             }
             (self.paused[number], self.failing[number]) = (entry.paused, false);
             if !entry.paused {
-                self.planner.put(id, spec, position);
+                self.planner.put(id, spec, position, self.now);
             }
         }
     }
@@ -193,13 +257,9 @@ impl World {
         } else {
             let entry = &self.state.schedules[&id];
             let pending = entry.firing.as_ref().map(|firing| Tick::new(firing.tick_s));
-            let fired = entry.fired_s.map(Tick::new);
-            self.planner.put(id, spec, Position { since_ms, fired, pending });
+            let (fired, done) = (entry.fired_s.map(Tick::new), entry.done.clone());
+            self.planner.put(id, spec, Position { since_ms, fired, done, pending }, self.now);
         }
-    }
-
-    fn last_done(&self, id: Uuid) -> i64 {
-        self.log.iter().rev().find(|done| done.id == id).map_or(i64::MIN, |done| done.tick.unix_s())
     }
 
     fn count(&self, due: Due) -> usize {
@@ -208,58 +268,64 @@ impl World {
 
     /// Lives, and checks that every tick whose time came is there.
     fn live_and_check(&mut self, length_ms: i64) {
-        let (from_ms, log_from) = (self.now.wall_ms, self.log.len());
-        let before: Vec<i64> = self.specs.iter().map(|(id, _)| self.last_done(*id)).collect();
+        let from_ms = self.now.wall_ms;
         let were_failing = self.failing.clone();
         self.live(length_ms, false);
         for (number, (id, spec)) in self.specs.iter().enumerate() {
             if self.paused[number] || were_failing[number] {
                 continue;
             }
-            let since_s = self.state.schedules[id].since_ms.div_euclid(1000).max(before[number]);
-            let done: Vec<i64> =
-                self.log[log_from..].iter().filter(|done| done.id == *id).map(|done| done.tick.unix_s()).collect();
+            let entry = &self.state.schedules[id];
+            let since_s = entry.since_ms.min(from_ms).div_euclid(1000);
+            let made_s = entry.defined.created_ms.div_euclid(1000);
             let mut tick_s = since_s.max(from_ms / 1000 - spec.timing.jitter.as_secs() as i64 - 1);
             while let Some(tick) = spec.timing.next_after(tick_s).filter(|tick| tick.unix_ms() <= self.now.wall_ms) {
                 tick_s = tick.unix_s();
-                if (from_ms + 1..=self.now.wall_ms).contains(&spec.fire_ms(tick)) {
-                    assert!(done.binary_search(&tick_s).is_ok(), "{spec:?} {tick:?} came while the broker lived");
+                // The moment it was made is not its own, also when it comes again.
+                let is_its_own = tick_s != made_s;
+                if is_its_own && (from_ms + 1..=self.now.wall_ms).contains(&spec.fire_ms(tick)) {
+                    let is_given_up = self.missed[number].is_full && entry.done.end_of(tick_s).is_some();
+                    let is_done = is_given_up || self.count(Due { id: *id, tick }) == 1;
+                    assert!(is_done, "{spec:?} {tick:?} came while the broker lived");
                 }
             }
         }
     }
 
     fn check(&mut self) {
-        let (from, last) = (&mut self.checked.0, &mut self.checked.1);
+        let (from, all) = (&mut self.checked.0, &mut self.checked.1);
         for done in &self.log[*from..] {
             let number = done.id.as_u128() as usize;
             let tick_s = done.tick.unix_s();
-            assert!(tick_s > last[number], "{done:?} is repeated, or comes too late");
+            assert!(all.insert((done.id, done.tick)), "{done:?} is repeated");
             let rule = &self.specs[number].1.timing;
             assert_eq!(rule.next_after(tick_s - 1), Some(done.tick), "there is no such tick");
-            last[number] = tick_s;
         }
         *from = self.log.len();
         for (number, (id, spec)) in self.specs.iter().enumerate() {
+            let missed = &mut self.missed[number];
+            missed.is_full |= self.state.schedules[id].done.ranges().count() == DoneTicks::RANGES_MAX;
+            assert!(missed.made_up <= missed.times && missed.left_out <= missed.times, "{spec:?} {missed:?}");
             if self.paused[number] || self.failing[number] {
                 continue;
             }
             // The last one that is due is done, if the policy makes up for it.
             let since_s = self.state.schedules[id].since_ms.div_euclid(1000);
             let due = spec.timing.last_in(since_s, self.now.wall_ms / 1000);
-            let due = due.filter(|tick| spec.fire_ms(*tick) <= self.now.wall_ms);
+            let due = due.filter(|tick| (self.left_behind_ms + 1..=self.now.wall_ms).contains(&spec.fire_ms(*tick)));
             let is_wanted = |tick: &Tick| {
                 spec.catch_up == CatchUp::Once || spec.fire_ms(*tick) >= self.now.wall_ms - LATE_MAX_S * 1000
             };
             if let Some(tick) = due.filter(is_wanted) {
-                let last = last[number];
-                assert!(last >= tick.unix_s(), "{spec:?} {tick:?} is due, the last one was {last}");
+                // Not one of before others that a clock did that was ahead, and that came meanwhile.
+                let end_s = self.state.schedules[id].done.end_at(self.now.wall_ms / 1000);
+                assert!(end_s >= Some(tick.unix_s()), "{spec:?} {tick:?} is due, what is done ends at {end_s:?}");
             }
         }
     }
 
     fn step(&mut self) {
-        match self.random.u8(..12) {
+        match self.random.u8(..13) {
             0..=4 => {
                 let length_ms = self.random.i64(0..100_000);
                 self.live_and_check(length_ms);
@@ -267,28 +333,66 @@ impl World {
             5 => self.jump(1..7_200_000),
             6 => self.jump(-7_200_000..0),
             7 => self.jump(-9_000..9_000),
-            8 | 9 => self.death_and_restart(),
+            8 | 9 => self.death_and_restart(0),
             10 => {
                 let length_ms = self.random.i64(0..30_000);
                 self.live(length_ms, true);
                 let length_ms = self.random.i64(60_000..70_000);
                 self.live(length_ms, false);
             }
-            _ => {
-                let number = self.random.usize(..self.specs.len());
-                self.switch(number);
-                self.live(0, false);
+            11 => self.switch_one(),
+            12 if self.random.bool() => {
+                for _ in 0..20 {
+                    self.jump(1..100_000);
+                    let length_ms = self.random.i64(0..30_000);
+                    self.live(length_ms, false);
+                }
             }
+            _ => self.be_ahead(),
         }
         self.check();
     }
 
-    fn jump(&mut self, range_ms: std::ops::Range<i64>) {
-        self.now.wall_ms += self.random.i64(range_ms);
+    fn switch_one(&mut self) {
+        let number = self.random.usize(..self.specs.len());
+        self.switch(number);
         self.live(0, false);
     }
 
-    fn death_and_restart(&mut self) {
+    /// The clock is ahead for a while, and is put right while the broker lives or while it does not.
+    fn be_ahead(&mut self) {
+        let ahead_ms = [600_000, 86_400_000, 31_622_400_000][self.random.usize(..3)] + self.random.i64(0..60_000);
+        self.set_clock(ahead_ms);
+        let length_ms = self.random.i64(0..100_000);
+        self.live(length_ms, false);
+        if self.random.bool() {
+            self.switch_one();
+        }
+        if self.random.bool() {
+            self.set_clock(-ahead_ms);
+        } else {
+            self.death_and_restart(-ahead_ms);
+        }
+    }
+
+    fn jump(&mut self, range_ms: std::ops::Range<i64>) {
+        let by_ms = self.random.i64(range_ms);
+        self.set_clock(by_ms);
+    }
+
+    fn set_clock(&mut self, by_ms: i64) {
+        self.now.wall_ms += by_ms;
+        if by_ms < 0 {
+            self.left_behind_ms = self.now.wall_ms;
+        }
+        if by_ms > LATE_MAX_S * 1000 {
+            self.missed.iter_mut().for_each(|missed| missed.times += 1);
+        }
+        self.live(0, false);
+    }
+
+    /// The clock is set by so much while nobody lives.
+    fn death_and_restart(&mut self, set_ms: i64) {
         let pass_ms = self.random.i64(0..120_000);
         self.now.wall_ms += pass_ms;
         self.now.monotonic_ms += pass_ms;
@@ -298,7 +402,7 @@ impl World {
         let with_the_power = self.random.bool();
         self.die(with_the_power);
         let begun: Vec<_> = self.state.schedules.values().filter(|entry| !entry.paused).cloned().collect();
-        self.now.wall_ms += self.random.i64(-100_000..4_000_000);
+        self.now.wall_ms += set_ms + self.random.i64(-100_000..4_000_000);
         self.now.monotonic_ms = self.random.i64(0..1_000_000);
         self.start();
         self.live(0, false);
