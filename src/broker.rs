@@ -13,7 +13,7 @@ use event_listener::Event;
 use parking_lot::{Mutex, RwLock};
 use tripline_storage::fs::{Fs, OsFs};
 use tripline_storage::partition::{OffsetRange, RecoveryReport};
-use tripline_storage::retention::RetentionClock;
+use tripline_storage::retention::{RetentionClock, SeenClock};
 use tripline_storage::{LeaderEpoch, LogConfig, PartitionId, Store, StoreConfig};
 use uuid::Uuid;
 
@@ -169,10 +169,12 @@ impl Broker {
         let topics = topics::open_all(&store, &journal, &mut report)?;
         topics::clean_up(&store, &journal, &mut report);
         let next_id = journal.look(|state| state.next_producer_id);
-        let newest_append_ms = newest_append_ms(&topics);
+        // A data directory that has not been told yet has what was appended.
+        let found = || newest_append_ms(&topics).map(SeenClock::believed);
+        let seen_clock = journal.look(|state| state.clock).or_else(found);
         let broker = Self {
             inner: Arc::new(Inner {
-                retention_clock: Mutex::new(RetentionClock::start(now_ms(), Duration::ZERO, newest_append_ms)),
+                retention_clock: Mutex::new(RetentionClock::start(now_ms(), Duration::ZERO, seen_clock)),
                 scrubber: Mutex::new(scrub::Scrubber::new(config.scrub_bytes_per_second, seen_damage(&report))),
                 config,
                 store,

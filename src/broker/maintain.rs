@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tripline_storage::error::CompactError;
 use tripline_storage::partition::CompactionOutcome;
+use tripline_storage::retention::SeenClock;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
 use super::journal::JournalError;
-use super::record::{GroupForgotten, JournalRecord, OffsetCommitted};
+use super::record::{ClockSeen, GroupForgotten, JournalRecord, OffsetCommitted};
 use super::state::Committed;
 use super::{Broker, StartReport, Topic, now_ms};
 
@@ -249,7 +250,10 @@ impl Broker {
     /// somebody still needs records. Blocks on the disk.
     pub fn housekeeping(&self, holds: &HashMap<(Uuid, u32), Offset>) {
         let now_ms = now_ms();
-        let believed_ms = self.inner.retention_clock.lock().now_ms(now_ms, self.inner.started.elapsed());
+        let (believed_ms, seen) = {
+            let mut clock = self.inner.retention_clock.lock();
+            (clock.now_ms(now_ms, self.inner.started.elapsed()), clock.seen())
+        };
         for topic in self.topics() {
             for (number, partition) in topic.partitions() {
                 // On a full disk, records that may go make room: those who wait for them are told what they missed.
@@ -261,10 +265,20 @@ impl Broker {
             // A rewrite takes room before it gives some back.
             return;
         }
+        self.remember_clock(seen, now_ms);
         match self.inner.journal.rewrite_if_grown(now_ms) {
             Ok(true) => tracing::info!("state journal rewritten"),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "state journal not rewritten"),
+        }
+    }
+
+    /// Tells the next start what was seen of the clock. As long as it does not know, it believes less.
+    fn remember_clock(&self, seen: Option<SeenClock>, now_ms: i64) {
+        let known = self.inner.journal.look(|state| state.clock);
+        let Some(seen) = seen.filter(|seen| seen.is_news(known)) else { return };
+        if let Err(error) = self.inner.journal.append(&[ClockSeen::from(seen).into()], now_ms) {
+            tracing::warn!(%error, "what was seen of the clock is not remembered");
         }
     }
 }
@@ -304,5 +318,39 @@ mod tests {
         let in_ten_years = now_ms() + 10 * 365 * 24 * 60 * 60 * 1000;
         tend(partition, Some(in_ten_years), None);
         assert!(partition.producer(7).is_none(), "a day without use is enough where the clock is believed");
+    }
+
+    #[tokio::test]
+    async fn what_a_wrong_clock_appends_does_not_make_the_next_start_believe_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || Broker::start(BrokerConfig::new(dir.path().join("data"))).unwrap().0;
+        let remembered = |broker: &Broker| broker.journal().look(|state| state.clock).unwrap();
+        let broker = start();
+        let spec = TopicSpec { name: TopicName::new("t").unwrap(), partitions: 1, config: TopicConfig::default() };
+        let topic = broker.create_topic(spec).await.unwrap();
+        broker.housekeeping(&HashMap::new());
+        assert!(remembered(&broker).distrusted.is_none());
+        assert!(remembered(&broker).believed_ms.abs_diff(now_ms()) < 3_600_000);
+        // As if all of this had been a month ago, and the clock had jumped to now.
+        let month_ago_ms = now_ms() - 30 * 24 * 3_600_000;
+        let seen = ClockSeen::from(SeenClock::believed(month_ago_ms));
+        broker.journal().append(&[seen.into()], now_ms()).unwrap();
+        let mut batch = BatchBuilder::new(BatchOptions::default());
+        batch.push(&NewRecord::default()).unwrap();
+        broker.append(&topic, 0, batch.finish().unwrap()).unwrap();
+        drop((broker, topic));
+        for _ in 0..2 {
+            let broker = start();
+            assert_eq!(broker.believed_ms(), None);
+            broker.housekeeping(&HashMap::new());
+            assert_eq!(remembered(&broker).believed_ms, month_ago_ms);
+            assert!(remembered(&broker).distrusted.is_some());
+        }
+        let broker = start();
+        let a_day = std::time::Duration::from_secs(24 * 3600);
+        let ran = SeenClock { believed_ms: month_ago_ms, distrusted: Some((now_ms(), a_day)) };
+        broker.journal().append(&[ClockSeen::from(ran).into()], now_ms()).unwrap();
+        drop(broker);
+        assert!(start().believed_ms().is_some(), "it ran for a day");
     }
 }

@@ -29,6 +29,7 @@
 //! | 61 | 1 | [`RunSwitched`] |
 //! | 62 | 1 | [`RunForgotten`] |
 //! | 63 | 1 | [`LettersDiscarded`] |
+//! | 70 | 1 | [`ClockSeen`] |
 //!
 //! A record sets what it is about; the last one wins. So a journal whose beginning was replaced by the records of the
 //! live state says the same as before. Definitions are kept as the JSON that people write, which outlives our types.
@@ -131,6 +132,8 @@ journal_records! {
     62, 1 => RunForgotten,
     /// Dead letters of a trigger below an offset are not wanted any more.
     63, 1 => LettersDiscarded,
+    /// What the next start is to know of the clock that deletes by age.
+    70, 1 => ClockSeen,
 }
 
 /// See [`JournalRecord::TopicCreated`].
@@ -498,6 +501,15 @@ pub struct LettersDiscarded {
     pub below: i64,
 }
 
+/// See [`JournalRecord::ClockSeen`], and `SeenClock` of the storage crate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSeen {
+    /// What was believed last, ms since 1970.
+    pub believed_ms: i64,
+    /// Of a clock that was not: what it showed last, ms since 1970, and for how long it had run, ms.
+    pub distrusted: Option<(i64, u64)>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -577,6 +589,14 @@ mod tests {
                 LettersDiscarded { trigger, topic, partition: 3, below: 5 }.into(),
                 format!("3f01{trigger_hex}{topic_hex}030a"),
             ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_seen_of_the_clock_keeps_its_shape() {
+        hold(&[
+            (ClockSeen { believed_ms: 5, distrusted: None }.into(), "46010a00".to_owned()),
+            (ClockSeen { believed_ms: 5, distrusted: Some((7, 3)) }.into(), "46010a010e03".to_owned()),
         ]);
     }
 }

@@ -1,13 +1,15 @@
 //! The tables that the state journal describes. Pure: records in, tables changed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use tripline_storage::Offset;
+use tripline_storage::retention::SeenClock;
 use uuid::Uuid;
 
 use super::record::{
-    FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, RunState, ScheduleDefined, ScheduleFired,
-    ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone, TopicCreated, TriggerDefined,
+    ClockSeen, FunctionDeployed, JournalRecord, LaneId, OffsetCommitted, ProducerIds, RunState, ScheduleDefined,
+    ScheduleFired, ScheduleFiring, ScheduleRemoved, ScheduleSwitched, ScheduleTicksDone, TopicCreated, TriggerDefined,
     TriggerProgress, TriggerStart, TriggerSwitched, TriggerVerdict,
 };
 
@@ -102,6 +104,8 @@ pub struct State {
     offset_bytes: usize,
     /// Producer ids below may have been handed out.
     pub next_producer_id: i64,
+    /// What was seen of the clock that deletes by age.
+    pub clock: Option<SeenClock>,
     /// By id.
     pub schedules: HashMap<Uuid, ScheduleEntry>,
     /// Their ids by name: to apply ten thousand of them must not look through all for each.
@@ -175,6 +179,7 @@ impl State {
                 self.lanes.retain(|lane, _| lane.trigger != forgotten.id);
             }
             JournalRecord::LettersDiscarded(discarded) => self.discard(discarded),
+            JournalRecord::ClockSeen(seen) => self.clock = Some(seen.into()),
             JournalRecord::ProducerIds(ids) => self.next_producer_id = self.next_producer_id.max(ids.next),
             JournalRecord::ScheduleDefined(defined) => self.define_schedule(defined),
             JournalRecord::ScheduleRemoved(removed) => {
@@ -340,9 +345,25 @@ impl State {
             offsets.iter().map(|(&(topic, partition), committed)| vec![committed.record(group, topic, partition)])
         });
         let ids = std::iter::once(vec![ProducerIds { next: self.next_producer_id }.into()]);
+        let clock = self.clock.map(|seen| vec![ClockSeen::from(seen).into()]);
         let schedules = self.schedules.values().map(ScheduleEntry::records);
         let triggers = triggers.chain(starts).chain(self.run_groups()).chain(lanes);
-        topics.chain(functions).chain(triggers).chain(offsets).chain(ids).chain(schedules).collect()
+        topics.chain(functions).chain(triggers).chain(offsets).chain(ids).chain(clock).chain(schedules).collect()
+    }
+}
+
+impl From<&ClockSeen> for SeenClock {
+    fn from(seen: &ClockSeen) -> Self {
+        let distrusted = seen.distrusted.map(|(shown_ms, ran_ms)| (shown_ms, Duration::from_millis(ran_ms)));
+        Self { believed_ms: seen.believed_ms, distrusted }
+    }
+}
+
+impl From<SeenClock> for ClockSeen {
+    fn from(seen: SeenClock) -> Self {
+        let ms = |ran: Duration| u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
+        let distrusted = seen.distrusted.map(|(shown_ms, ran)| (shown_ms, ms(ran)));
+        Self { believed_ms: seen.believed_ms, distrusted }
     }
 }
 
@@ -435,6 +456,14 @@ mod tests {
         let mut state = State::default();
         records.into_iter().for_each(|record| state.apply(&record));
         state
+    }
+
+    #[test]
+    fn a_rewritten_journal_says_the_same_of_the_clock() {
+        let seen = ClockSeen { believed_ms: 5, distrusted: Some((700, 30)) };
+        let before = state([ClockSeen { believed_ms: 3, distrusted: None }.into(), seen.clone().into()]);
+        assert_eq!(before.clock.map(ClockSeen::from), Some(seen));
+        assert_eq!(state(before.record_groups().into_iter().flatten()).clock, before.clock);
     }
 
     #[test]
