@@ -383,7 +383,8 @@ impl ScheduleEntry {
     pub fn with_new_times(&self, defined: &ScheduleDefined) -> Vec<JournalRecord> {
         let (defined, since_ms) = (defined.clone(), defined.since_ms);
         let id = self.defined.id;
-        let (fired_s, done) = (self.fired_s, self.done.clone());
+        let fired_s = self.fired_s;
+        let done = self.done.with_new_times(since_ms.div_euclid(1000), fired_s);
         let changed = Self { defined, paused: self.paused, since_ms, firing: None, fired_s, done };
         std::iter::once(ScheduleRemoved { id }.into()).chain(changed.records()).collect()
     }

@@ -43,6 +43,23 @@ impl DoneTicks {
         }
     }
 
+    /// What is done of a schedule whose times change at `now_s`: of ranges that go on after that, the last ticks alone,
+    /// since what lies between was done by the times of before. `fired_s` is the tick that was done last.
+    #[must_use]
+    pub fn with_new_times(&self, now_s: i64, fired_s: Option<i64>) -> Self {
+        let mut done = Self::default();
+        for &(first_s, last_s) in &self.ranges {
+            if first_s <= now_s {
+                done.add(first_s, last_s.min(now_s));
+            }
+            if last_s > now_s {
+                done.add(last_s, last_s);
+            }
+        }
+        fired_s.filter(|fired_s| *fired_s > now_s).into_iter().for_each(|fired_s| done.add(fired_s, fired_s));
+        done
+    }
+
     /// The ticks from `first_s` to `last_s` are done.
     pub fn add(&mut self, first_s: i64, last_s: i64) {
         let mut added = (first_s, last_s);
@@ -104,6 +121,14 @@ mod tests {
         assert_eq!(done, of(&[(0, 10), (20, 50), (60, 70)]));
         done.add(45, 48);
         assert_eq!(done, of(&[(0, 10), (20, 50), (60, 70)]));
+    }
+
+    #[test]
+    fn of_a_schedule_whose_times_change_only_ticks_are_done_ahead() {
+        let done = of(&[(0, 10), (20, 60), (70, 90)]);
+        assert_eq!(done.with_new_times(50, Some(80)), of(&[(0, 10), (20, 50), (60, 60), (80, 80), (90, 90)]));
+        assert_eq!(done.with_new_times(100, Some(90)), done);
+        assert_eq!(done.with_new_times(-5, None), of(&[(10, 10), (60, 60), (90, 90)]));
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::broker::state::DoneTicks;
 
 /// A tick that is at most so many seconds late is on time, and a wall clock that goes forward by at most so much ran.
 pub const LATE_MAX_S: i64 = 10;
+/// A wall clock that shows less, in seconds since 1970, was not set: it begins in 1970 where nothing keeps it.
+const SET_FROM_S: i64 = 1_672_531_200;
 /// The wall clock is looked at at least so often, ms: it may have been set.
 pub const LOOK_MAX_MS: u64 = 60_000;
 /// The first and the longest wait before a tick is tried again whose topic took no records, ms.
@@ -62,11 +64,14 @@ impl Position {
         self.done.end_at(wall_ms.div_euclid(1000)).map_or(since_s, |end_s| end_s.max(since_s))
     }
 
-    /// Ticks up to here are not its own when the wall clock shows `wall_ms`; seconds since 1970. A clock behind its
-    /// beginning was set back since, nobody knows when: its own is what comes from now on, and what is on time.
+    /// Ticks up to here are not its own when the wall clock shows `wall_ms`; seconds since 1970. A clock that is well
+    /// behind its beginning was set back since, nobody knows when: its own is what comes from now on, and what is on
+    /// time. One that was never set has no ticks.
     fn since_s(&self, wall_ms: i64) -> i64 {
-        let since_ms = if self.since_ms <= wall_ms { self.since_ms } else { wall_ms - LATE_MAX_S * 1000 };
-        since_ms.div_euclid(1000)
+        let late_ms = LATE_MAX_S * 1000;
+        let is_set_back = self.since_ms.saturating_sub(wall_ms) > late_ms;
+        let since_ms = if is_set_back { wall_ms.saturating_sub(late_ms) } else { self.since_ms };
+        since_ms.div_euclid(1000).max(SET_FROM_S)
     }
 
     /// The first tick after `after_s` that is not done.
@@ -249,8 +254,8 @@ impl Planner {
         self.set_next(due.id, due.tick, now_ms.saturating_add(wait_ms), Kind::Begun);
     }
 
-    /// How long nobody needs to look, ms; `None` while nothing can come. That is also what was left out, last of all,
-    /// by a clock that was ahead.
+    /// How long nobody needs to look, ms; `None` without schedules. One that is over may come when the clock is set
+    /// back: its last tick was left out by a clock that was ahead.
     #[must_use]
     pub fn wait_ms(&mut self, now: Reading) -> Option<u64> {
         while let Some(Reverse((fire_ms, entry, id))) = self.heap.peek() {
@@ -260,7 +265,7 @@ impl Planner {
             }
             self.heap.pop();
         }
-        self.plans.values().any(Plan::has_left_out).then_some(LOOK_MAX_MS)
+        (!self.plans.is_empty()).then_some(LOOK_MAX_MS)
     }
 
     /// Schedules that have left out missed ticks since this was asked last, once for every time.
@@ -297,19 +302,20 @@ impl Planner {
         }
         if now.wall_ms < self.newest_mark_ms {
             // It was set back since the last look: what came after that comes late.
-            self.go_back(now.wall_ms.saturating_sub(lived_ms));
+            self.go_back(now.wall_ms, lived_ms.min(LOOK_MAX_MS.cast_signed()));
         }
     }
 
     /// What was planned by a clock that has since gone back is planned anew.
-    fn go_back(&mut self, wall_ms: i64) {
+    fn go_back(&mut self, now_ms: i64, lived_ms: i64) {
+        let wall_ms = now_ms.saturating_sub(lived_ms);
         self.runs_since_ms = self.runs_since_ms.min(wall_ms);
         self.newest_mark_ms = wall_ms;
         let ids: Vec<Uuid> = self.plans.keys().copied().collect();
         for id in ids {
             let Some(plan) = self.plans.get_mut(&id) else { continue };
             plan.missed_to_ms = plan.missed_to_ms.min(wall_ms);
-            plan.settled_s = plan.settled_s.min(past_s(&plan.spec, wall_ms));
+            plan.settled_s = plan.settled_s.min(past_s(&plan.spec, wall_ms)).max(plan.position.since_s(now_ms));
             let is_in_hand = plan.next.is_none() && plan.position.pending.is_some();
             // It is planned when it is back.
             if !is_in_hand {
@@ -366,11 +372,6 @@ impl Planner {
 }
 
 impl Plan {
-    /// Whether a clock that goes back could bring a tick that is not done.
-    fn has_left_out(&self) -> bool {
-        self.position.next_after(&self.spec.timing, self.position.since_ms.div_euclid(1000)).is_some()
-    }
-
     /// Decides about what was missed. Answers the tick that is made up for, if there is one, and whether others are
     /// left out; neither again when it is asked again.
     fn settle(&mut self, missed_to_ms: i64) -> (Option<Tick>, bool) {

@@ -73,9 +73,9 @@ fn done(broker: &Broker, (log, end): (&Arc<Partition>, Offset), entries: &mut [&
     let mut records: Vec<JournalRecord> = Vec::new();
     for entry in entries {
         let Some(ScheduleFiring { id, tick_s, .. }) = entry.firing.take() else { continue };
-        // A definition that cannot be read does nothing that this could be of use to.
+        // Where the definition cannot be read, nothing is taken for done that may not be.
         let timing = spec_of(entry).map(|spec| spec.timing);
-        if timing.is_ok_and(|timing| was_left_out_before(&entry.done, &timing, Tick::new(tick_s))) {
+        if timing.map_or(true, |timing| was_left_out_before(&entry.done, &timing, Tick::new(tick_s))) {
             entry.done.add(tick_s, tick_s);
             records.push(ScheduleTicksDone { id, first_s: tick_s, last_s: tick_s }.into());
         }

@@ -283,6 +283,7 @@ impl ScheduleService {
         if !keeps_times {
             planner.remove(defined.id);
             (status.position.pending, status.blocked) = (None, None);
+            status.position.done = remembered.done;
         }
         let warnings = self.warnings(&spec);
         let schedule = Arc::new(Schedule::new(&defined, Arc::new(spec), topic, status));
@@ -391,8 +392,8 @@ impl ScheduleService {
             if !state.topics.contains_key(&topic.id()) {
                 return Err(ApplyScheduleError::UnknownTopic(topic.name().to_string()));
             }
-            let begun = state.schedules.get(&defined.id).filter(|entry| !keeps_times && entry.firing.is_some());
-            let records = begun.map_or_else(|| vec![defined.clone().into()], |entry| entry.with_new_times(defined));
+            let before = state.schedules.get(&defined.id).filter(|_| !keeps_times);
+            let records = before.map_or_else(|| vec![defined.clone().into()], |entry| entry.with_new_times(defined));
             Ok((records, ()))
         })?;
         let entry = journal.look(|state| state.schedules.get(&defined.id).cloned());

@@ -163,7 +163,7 @@ fn the_clock_is_looked_at_every_minute_while_there_are_schedules_and_never_witho
     bench.planner.remove(id(1));
     assert_eq!(bench.planner.wait_ms(bench.now), None);
     let mut done = Bench::new(json!({"at": "2020-01-01T00:00:00"}));
-    assert_eq!(done.planner.wait_ms(done.now), None, "one that is over needs no timer");
+    assert_eq!(done.planner.wait_ms(done.now), Some(LOOK_MAX_MS), "one that is over may come again");
 }
 
 #[test]
@@ -176,7 +176,40 @@ fn one_moment_that_a_clock_left_out_comes_when_it_is_put_right() {
     assert_eq!(bench.jump(-year_s).due(), [] as [i64; 0]);
     let tick_s = 1_796_169_600 - T0_MS / 1000;
     assert_eq!(bench.pass(tick_s).due(), [tick_s]);
-    assert_eq!(bench.planner.wait_ms(bench.now), None);
+}
+
+#[test]
+fn ticks_of_a_pause_are_not_done_by_a_clock_that_is_set_back_a_little() {
+    let definition = json!({"rate": "1s", "catch_up": "once"});
+    for (after_ms, back_ms) in [(0, 50), (0, 9_900), (59_000, 60_000), (59_000, 68_000)] {
+        let mut bench = Bench::new(definition.clone());
+        bench.pass(100).due();
+        let mut position = bench.planner.position(id(1)).unwrap();
+        bench.planner.remove(id(1));
+        bench.pass(1000);
+        position.since_ms = bench.now.wall_ms;
+        bench.planner.put(id(1), spec(definition.clone()), position.clone(), bench.now);
+        bench.now.wall_ms += after_ms - back_ms;
+        bench.now.monotonic_ms += after_ms;
+        assert_eq!(bench.due(), [] as [i64; 0], "{after_ms} {back_ms}");
+        // And at a start.
+        let mut bench = Bench { planner: Planner::start(bench.now), now: bench.now };
+        bench.planner.put(id(1), spec(definition.clone()), position, bench.now);
+        assert_eq!(bench.due(), [] as [i64; 0], "{after_ms} {back_ms} at a start");
+        assert_eq!(bench.pass(12).due()[..2], [1101, 1102]);
+    }
+}
+
+#[test]
+fn a_clock_that_was_not_set_yet_has_no_ticks() {
+    let now = Reading { wall_ms: 3_000, monotonic_ms: 0 };
+    let mut bench = Bench { planner: Planner::start(now), now };
+    let position = Position { since_ms: T0_MS, ..Position::default() };
+    bench.planner.put(id(1), spec(json!({"rate": "10s"})), position, now);
+    assert_eq!(bench.pass(60).due(), [] as [i64; 0]);
+    bench.now.wall_ms = T0_MS + 5_000;
+    assert_eq!(bench.due(), [] as [i64; 0]);
+    assert_eq!(bench.pass(5).due(), [10]);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) async fn guard(inner: Arc<Inner>) {
     }
 }
 
-/// Does ticks until it is told to stop. One timer for all schedules; none while no tick can come.
+/// Does ticks until it is told to stop. One timer for all schedules; none without schedules.
 async fn run(inner: Arc<Inner>) {
     while !inner.stop.is_cancelled() {
         let look = inner.looks.load(Ordering::Acquire);

@@ -94,10 +94,10 @@ pub(super) fn report(inner: &Inner, schedule: &Schedule) -> ScheduleReport {
         (ScheduleState::Blocked, reason.clone())
     } else if let Some((reason, _)) = status.blocked {
         (ScheduleState::Blocked, reason)
-    } else if behind_s > LATE_MAX_S {
-        (ScheduleState::Running, format!("the clock is {behind_s} s behind its last tick: nothing is due before"))
     } else if next.is_none() {
         (ScheduleState::Finished, "its last tick is past".to_owned())
+    } else if behind_s > LATE_MAX_S {
+        (ScheduleState::Running, format!("the clock is {behind_s} s behind its last tick: nothing is due before"))
     } else {
         (ScheduleState::Running, String::new())
     };

@@ -222,6 +222,22 @@ async fn what_is_made_or_resumed_by_a_clock_that_is_a_year_ahead_is_due_when_it_
     }
 }
 
+#[tokio::test]
+async fn new_times_are_not_held_by_what_a_clock_that_was_ahead_did_by_the_old_ones() {
+    let mut world = World::new().await;
+    world.apply(json!({"schedule": "m", "at": "2027-11-30T00:00:00", "topic": "t", "catch_up": "once"})).await;
+    world.jump(YEAR_S).await;
+    world.jump(-YEAR_S).await;
+    assert_eq!(world.ids("t"), ["m/2027-11-30T00:00:00Z"]);
+    assert_eq!(world.state("m").0, ScheduleState::Finished);
+    world.apply(every_minute("skip")).await;
+    world.pass(60).await;
+    assert_eq!(world.ids("t")[1..], at(&["07:01:00"]));
+    world = world.restart(0).await;
+    world.pass(60).await;
+    assert_eq!(world.ids("t")[1..], at(&["07:01:00", "07:02:00"]));
+}
+
 /// What the journal says after a death between intent and done, with the event in the topic or not.
 async fn after_death(event_is_there: bool) -> World {
     let world = World::new().await;

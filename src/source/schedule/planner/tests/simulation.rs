@@ -276,7 +276,8 @@ impl World {
                 continue;
             }
             let entry = &self.state.schedules[id];
-            let since_s = entry.since_ms.min(from_ms).div_euclid(1000);
+            let is_set_back = entry.since_ms - from_ms > LATE_MAX_S * 1000;
+            let since_s = if is_set_back { from_ms } else { entry.since_ms }.div_euclid(1000);
             let made_s = entry.defined.created_ms.div_euclid(1000);
             let mut tick_s = since_s.max(from_ms / 1000 - spec.timing.jitter.as_secs() as i64 - 1);
             while let Some(tick) = spec.timing.next_after(tick_s).filter(|tick| tick.unix_ms() <= self.now.wall_ms) {
