@@ -285,6 +285,7 @@ impl Partition {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::mpsc;
     use std::time::Instant;
 
     use uuid::Uuid;
@@ -332,8 +333,13 @@ mod tests {
         let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap();
         let under_way = partition.checkpoint.lock();
         assert!(partition.flushing.ask(), "the first takes a thread");
+        let (is_there, there) = mpsc::channel();
         std::thread::scope(|scope| {
-            let turn = scope.spawn(|| partition.flush_from_queue());
+            let turn = scope.spawn(|| {
+                is_there.send(()).unwrap();
+                partition.flush_from_queue();
+            });
+            there.recv().unwrap();
             let until = Instant::now() + Duration::from_millis(50);
             while Instant::now() < until {
                 assert!(!partition.flushing.ask(), "the one that waits flushes for this one too");
