@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use event_listener::EventListener;
 use parking_lot::RwLock;
-use tripline_storage::error::OpenLogError;
+use tripline_storage::error::{OpenLogError, OpenLogErrorKind};
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{CompactionConfig, LogConfig, Partition, Store};
 use uuid::Uuid;
@@ -401,7 +401,7 @@ fn open(store: &Store, created: TopicCreated, report: &mut StartReport) -> Resul
                 Slot::Open(partition)
             }
             // The others go on. Whatever else it is, want of descriptors for one, is the same for all.
-            Err(cause) if cause.concerns_it_alone() => {
+            Err(cause) if cause.kind() != OpenLogErrorKind::Other => {
                 report.offline.push((format!("{name}/{number}"), cause.to_string()));
                 Slot::Offline(cause)
             }

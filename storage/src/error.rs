@@ -141,13 +141,28 @@ pub enum OpenLogError {
 }
 
 impl OpenLogError {
-    /// Whether it is the disk that answered an I/O error, for now or for good, or that has no room for what has to be
-    /// kept before the log goes on, while others may be opened. Nothing is lost by that, and it may be tried again:
-    /// each try begins with what it finds.
+    /// What kept the log from being opened.
     #[must_use]
-    pub fn concerns_it_alone(&self) -> bool {
-        matches!(self, Self::Io { cause, .. } if is_unreadable(cause) || cause.kind() == io::ErrorKind::StorageFull)
+    pub fn kind(&self) -> OpenLogErrorKind {
+        match self {
+            Self::Io { cause, .. } if is_unreadable(cause) => OpenLogErrorKind::Unreadable,
+            Self::Io { cause, .. } if cause.kind() == io::ErrorKind::StorageFull => OpenLogErrorKind::NoRoom,
+            Self::Io { .. } | Self::AlreadyOpen(_) => OpenLogErrorKind::Other,
+        }
     }
+}
+
+/// What keeps a log from being opened, for whoever decides what follows. Nothing is lost by any of it, and it may be
+/// tried again: each try begins with what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenLogErrorKind {
+    /// The disk answers an I/O error, for now or for good, to what this partition has. Others may be opened.
+    Unreadable,
+    /// The disk has no room for what has to be kept before the log goes on. Others, which need less, may be opened, and
+    /// this one when there is room: [`crate::Store::open_late`].
+    NoRoom,
+    /// Whatever else it is, want of descriptors for one, others may meet it, too.
+    Other,
 }
 
 /// Why a data directory could not be opened. Nothing in it was changed.

@@ -16,8 +16,9 @@
 //! what was flushed is reported by offset range ([`error::ReadError::Damaged`]) and served around; nothing behind it is
 //! lost. What the disk does not give back may come back: reads of it answer [`error::ReadError::Io`], compaction goes
 //! around its segment, and a partition that needs it to be opened, as it needs all of its active segment, is not
-//! opened, nor is one that has no room to be recovered ([`error::OpenLogError::concerns_it_alone`]); nothing is thrown
-//! away because of it. What cannot belong to the log any more is kept in `quarantine/`.
+//! opened, nor is one that has no room to be recovered ([`error::OpenLogErrorKind`]), until there is some
+//! ([`Store::open_late`]); nothing is thrown away because of it. What cannot belong to the log any more is kept in
+//! `quarantine/`.
 //!
 //! # A data directory
 //!
@@ -77,7 +78,7 @@
 //!   Tested there and in `log`.
 //! - **S8** No durable commit is ahead of its durable data. [`Partition::flush_first`] flushes the data before the
 //!   commit is; the broker says which. A commit that the kernel wrote back by itself before either may survive a power
-//!   cut without its data: the broker sets it back to the tail when it starts. Tested by the broker.
+//!   cut without its data: the broker sets it back to the tail before it serves the partition. Tested by the broker.
 //!
 //! # Why the disk is treated so
 //! What was measured, chosen and rejected, on ext4 and xfs, is in `docs/disk.md` of this crate.
@@ -85,10 +86,10 @@
 //! # Locks
 //! Of a partition, in the order in which they may be taken: compaction (`cleaner`), retention (`condemned`), flush
 //! (`checkpoint`), append (`writer`), `files`. Besides these only leaves, held for a look or an assignment: settings,
-//! the list of sources to flush first, a segment's index and its verified range, and the store's open segments. A flush
-//! takes the flush locks of its sources while it holds its own: sources never wait for whom they are sources of.
-//! Readers take `files` and leaves only, and no lock is held while a reader waits for the disk. `Store::opening` is
-//! taken before `Store::partitions`.
+//! the list of sources to flush first, a segment's index and its verified range, the store's open segments, and what
+//! tries to open a partition had cut. A flush takes the flush locks of its sources while it holds its own: sources
+//! never wait for whom they are sources of. Readers take `files` and leaves only, and no lock is held while a reader
+//! waits for the disk. `Store::opening` is taken before `Store::partitions`.
 //!
 //! # Files
 //! - `offset.rs`: offsets, epochs and partition names; `limits.rs`, `config.rs`, `error.rs`: numbers, settings,

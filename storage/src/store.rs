@@ -38,6 +38,8 @@ pub struct Store {
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     /// Those that are being recovered.
     opening: Mutex<HashSet<PartitionId>>,
+    /// What tries to open a partition had moved away before they failed: the next one would not find it again.
+    cuts: Mutex<HashMap<PartitionId, Cut>>,
 }
 
 impl Store {
@@ -90,8 +92,8 @@ impl Store {
             compaction_keys_bytes: config.compaction_keys_bytes,
             _lock: lock,
         });
-        let (partitions, opening) = (RwLock::default(), Mutex::default());
-        Ok(Self { root: root.to_owned(), cluster_id, shared, partitions, opening })
+        let (partitions, opening, cuts) = (RwLock::default(), Mutex::default(), Mutex::default());
+        Ok(Self { root: root.to_owned(), cluster_id, shared, partitions, opening, cuts })
     }
 
     /// The directory's id, for ever.
@@ -143,10 +145,11 @@ impl Store {
     /// # Errors
     /// See [`OpenLogError`].
     pub fn open_state(&self, config: LogConfig) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
-        self.open_at(STATE_PARTITION, self.root.join("state"), config)
+        self.open_at(STATE_PARTITION, self.root.join("state"), config, Room::WithReserve)
     }
 
-    /// Opens a partition, making it if it is missing, and recovers its log.
+    /// Opens a partition, making it if it is missing, and recovers its log. What is there may draw on the reserve for
+    /// that.
     ///
     /// # Errors
     /// See [`OpenLogError`].
@@ -155,7 +158,20 @@ impl Store {
         id: PartitionId,
         config: LogConfig,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
-        self.open_at(id, self.partition_dir(id), config)
+        self.open_at(id, self.partition_dir(id), config, Room::WithReserve)
+    }
+
+    /// As [`Store::open_partition`], while others are served: this one takes nothing from the reserve, as that would
+    /// have their appends refused.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`].
+    pub fn open_late(
+        &self,
+        id: PartitionId,
+        config: LogConfig,
+    ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
+        self.open_at(id, self.partition_dir(id), config, Room::Free)
     }
 
     /// An open partition.
@@ -209,6 +225,7 @@ impl Store {
             other => other?,
         }
         self.partitions.write().retain(|id, _| id.topic != topic);
+        self.cuts.lock().retain(|id, _| id.topic != topic);
         self.shared.open_segments.remove_topic(topic);
         fs.sync_dir(&self.root.join("topics"))?;
         fs.remove_dir_all(&trash).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
@@ -251,19 +268,19 @@ impl Store {
         id: PartitionId,
         dir: PathBuf,
         config: LogConfig,
+        room: Room,
     ) -> Result<(Arc<Partition>, RecoveryReport), OpenLogError> {
         let _opening = Opening::begin(self, id).ok_or(OpenLogError::AlreadyOpen(id))?;
-        // What is there may draw on the reserve to be recovered; what is new waits for room like any append.
         let reserve = &self.shared.reserve;
+        let mut cut = self.cuts.lock().remove(&id);
         let recovered = match holds_segment(&*self.shared.fs, &dir) {
-            Ok(true) => {
-                let mut cut = None;
-                reserve.with_room(|| self.recover(id, &dir, &config, &mut cut))
-            }
+            Ok(true) if room == Room::WithReserve => reserve.with_room(|| self.recover(id, &dir, &config, &mut cut)),
+            // What is new waits for room like any append.
             Ok(false) if reserve.is_full() => Err(io::ErrorKind::StorageFull.into()),
-            Ok(false) => self.recover(id, &dir, &config, &mut None),
+            Ok(_) => self.recover(id, &dir, &config, &mut cut),
             Err(cause) => Err(cause),
         };
+        self.cuts.lock().extend(cut.map(|cut| (id, cut)));
         let (recovered, report) = recovered.map_err(|cause| OpenLogError::Io { path: dir.clone(), cause })?;
         let partition = Arc::new(Partition::new(id, dir, config, Arc::clone(&self.shared), recovered));
         self.partitions.write().insert(id, Arc::clone(&partition));
@@ -284,6 +301,13 @@ impl Store {
         let quarantine = self.root.join("quarantine");
         partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config }, cut)
     }
+}
+
+/// What a recovery may take of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    WithReserve,
 }
 
 /// The turn of whoever opens a partition: two recoveries of one log would write over each other.

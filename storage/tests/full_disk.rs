@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::*;
 use tripline_storage::batch::Batches;
-use tripline_storage::error::AppendError;
+use tripline_storage::error::{AppendError, OpenLogErrorKind};
 use tripline_storage::fs::sim::{Call, Fault};
 use tripline_storage::fs::{Fs, SimFs};
 use tripline_storage::partition::RecoveryReport;
@@ -29,6 +29,7 @@ fn start(disk: &SimFs, flush_interval: Duration) -> (Store, Arc<Partition>, Arc<
 
 /// Leaves `free_bytes` on the disk.
 fn fill(disk: &SimFs, free_bytes: u64) {
+    disk.set_capacity(1 << 40);
     let used = (1 << 40) - disk.free_bytes(Path::new("/data")).unwrap();
     disk.set_capacity(used + free_bytes);
 }
@@ -465,4 +466,82 @@ fn a_seal_that_there_is_no_descriptor_for_is_not_taken_for_lost() {
         assert_eq!(partition.enforce_retention(Some(NOW_MS), None).unwrap(), Offset::ZERO, "operation {nth}, later");
         assert_records(&partition, 0, 150);
     }
+}
+
+/// A partition with ten flushed records and so much behind them that is no batch.
+fn torn(torn_bytes: usize) -> SimFs {
+    let disk = disk();
+    let (store, partition, _) = start(&disk, Duration::from_secs(3600));
+    append_records(&partition, 0, 10);
+    store.close();
+    drop((store, partition));
+    let disk = disk.kill();
+    let log = logs(&disk).swap_remove(0);
+    let whole = disk.read_image(&log).unwrap();
+    disk.write_image(&log, &[&whole[..], &vec![1; torn_bytes]].concat()).unwrap();
+    disk
+}
+
+fn start_store(disk: &SimFs) -> Store {
+    let config =
+        StoreConfig { reserve_bytes: 4 * MIB, flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+    let store = Store::open(Arc::new(disk.clone()), Path::new("/data"), config, Uuid::from_u128(1)).unwrap();
+    store.open_state(LogConfig::default()).unwrap();
+    store
+}
+
+#[test]
+fn a_partition_without_room_is_opened_late_and_takes_nothing_from_the_reserve() {
+    let disk = torn(8 << 20);
+    fill(&disk, MIB);
+    let store = start_store(&disk);
+    let refused = store.open_partition(ID, LogConfig::default()).unwrap_err();
+    assert_eq!(refused.kind(), OpenLogErrorKind::NoRoom, "{refused}");
+    assert_eq!((store.is_disk_full(), store.reserve_held_bytes()), (true, 0));
+    // Enough for the others to go on, with the reserve not enough for this one.
+    fill(&disk, 6 * MIB);
+    store.look_for_room();
+    assert_eq!((store.is_disk_full(), store.reserve_held_bytes()), (false, 4 * MIB));
+    let free = || disk.free_bytes(Path::new("/data")).unwrap();
+    let (before, operations) = (free(), disk.operations());
+    let refused = store.open_late(ID, LogConfig::default()).unwrap_err();
+    assert_eq!(refused.kind(), OpenLogErrorKind::NoRoom, "{refused}");
+    assert_eq!((store.is_disk_full(), store.reserve_held_bytes(), free()), (false, 4 * MIB, before));
+    let begun = disk.history().into_iter().find(|done| done.number > operations && done.call == Call::WriteAt);
+    assert!(begun.is_none(), "half a copy would have taken the room of others: {begun:?}");
+    fill(&disk, 9 * MIB);
+    let (partition, report) = store.open_late(ID, LogConfig::default()).unwrap();
+    assert_eq!(report.cut.unwrap().quarantined_bytes, 8 << 20);
+    assert_eq!((store.is_disk_full(), store.reserve_held_bytes()), (false, 4 * MIB));
+    assert_records(&partition, 0, 10);
+    append_records(&partition, 10, 20);
+}
+
+/// Whatever it had moved away before it met a full disk is told by the try that succeeds, and on stable storage then.
+#[test]
+fn what_a_late_try_that_failed_had_cut_is_told_by_the_next() {
+    let (disk, base) = damaged();
+    let undisturbed = disk.kill();
+    let store = start_store(&undisturbed);
+    let before = undisturbed.operations();
+    let (_, report) = store.open_late(ID, small_segments()).unwrap();
+    let cut_bytes = report.cut.unwrap().quarantined_bytes;
+    let mut failed = 0;
+    for number in 1..=undisturbed.operations() - before {
+        let disk = disk.kill();
+        let store = start_store(&disk);
+        disk.fail_nth(disk.operations() + number, Fault::Enospc);
+        let (partition, report) = store.open_late(ID, small_segments()).unwrap_or_else(|_| {
+            failed += 1;
+            store.open_late(ID, small_segments()).unwrap()
+        });
+        let cut = report.cut.unwrap_or_else(|| panic!("operation {number}: nothing is said of the cut"));
+        assert_eq!((cut.offset, cut.quarantined_bytes), (base, cut_bytes), "operation {number}: {}", cut.reason);
+        drop((store, partition));
+        let after = disk.crash(number);
+        let (_store, partition, report) = recover(&after).unwrap();
+        assert!(report.cut.is_none(), "operation {number}: cut again after a power cut: {report:?}");
+        assert_records(&partition, 0, base.get().unsigned_abs());
+    }
+    assert!(failed > 10, "only {failed} tries met a full disk");
 }

@@ -69,6 +69,10 @@ fn quarantine_path(place: Place<'_>, base: Offset, place_in_file: &str, extensio
 }
 
 fn copy_out(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
+    // What does not fit is not begun: others would be refused their room for as long as half a copy has it.
+    if place.fs.free_bytes(place.quarantine).is_ok_and(|free_bytes| free_bytes < range.end - range.start) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     let copied = copy_into(place, file, range, path);
     if copied.is_err() {
         // Half a copy would keep the space that the next try needs.
