@@ -67,36 +67,49 @@ async fn committed(client: &mut Client, offset: Option<i64>) -> (i16, i64) {
 }
 
 /// Nobody is told that there is nothing, or that its offset does not exist: a consumer would begin anew.
-#[tokio::test]
-async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_failed() {
-    let disk = SimFs::new();
-    let server = Server::start_on_disk(&disk).await;
+/// A server on a disk in memory with a record in each partition of topic `t`.
+async fn serving(disk: &SimFs) -> (Server, Client) {
+    let server = Server::start_on_disk(disk).await;
     let mut client = Client::connect(server.address).await;
     create(&mut client, "t", 2, &[]).await;
     for partition in 0..2 {
         assert_eq!(produced(&mut client, partition).await.error_code, 0);
     }
+    (server, client)
+}
+
+/// The log of partition 1.
+fn log_of(disk: &SimFs) -> PathBuf {
+    let is_log =
+        |path: &PathBuf| path.parent().unwrap().ends_with("1") && path.extension().is_some_and(|it| it == "log");
+    disk.paths().into_iter().find(is_log).unwrap()
+}
+
+/// Of each partition the error, the leader, its epoch and the replicas that are offline.
+async fn metadata(client: &mut Client) -> Vec<(i16, i32, i32, Vec<i32>)> {
+    let topics = client.call(9, &message!(MetadataRequest { topics: None })).await.topics;
+    let told = |partition: &metadata_response::MetadataResponsePartition| {
+        (partition.error_code, partition.leader_id, partition.leader_epoch, partition.offline_replicas.clone())
+    };
+    topics[0].partitions.iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_failed() {
+    let disk = SimFs::new();
+    let (server, mut client) = serving(&disk).await;
     assert_eq!(committed(&mut client, Some(1)).await, (0, 1));
     drop(client);
     server.stop().await;
 
     let disk = disk.kill();
-    let paths = disk.paths();
-    let log = paths
-        .iter()
-        .find(|path| path.parent().unwrap().ends_with("1") && path.extension().is_some_and(|it| it == "log"));
-    let log = log.unwrap();
-    disk.set_unreadable(log, Some(0..4096)).unwrap();
+    let log = log_of(&disk);
+    disk.set_unreadable(&log, Some(0..4096)).unwrap();
     let server = Server::start_on_disk(&disk).await;
     let mut client = Client::connect(server.address).await;
-    let topics = client.call(9, &message!(MetadataRequest { topics: None })).await.topics;
-    let told: Vec<(i16, i32, Vec<i32>)> = topics[0]
-        .partitions
-        .iter()
-        .map(|partition| (partition.error_code, partition.leader_id, partition.offline_replicas.clone()))
-        .collect();
-    let node = topics[0].partitions[0].leader_id;
-    assert_eq!(told, [(0, node, vec![]), (5, -1, vec![node])], "no leader is available");
+    let told = metadata(&mut client).await;
+    let (_, node, epoch, _) = told[0];
+    assert_eq!(told, [(0, node, epoch, vec![]), (5, -1, epoch, vec![node])], "no leader is available");
     assert_eq!(asked(&mut client, 0).await, [0; 4]);
     assert_eq!(asked(&mut client, 1).await, [STORAGE_ERROR; 4]);
     assert_eq!(asked(&mut client, 2).await, [3; 4]);
@@ -111,7 +124,7 @@ async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_fail
     server.stop().await;
 
     let disk = disk.kill();
-    disk.set_unreadable(log, None).unwrap();
+    disk.set_unreadable(&log, None).unwrap();
     let server = Server::start_on_disk(&disk).await;
     let mut client = Client::connect(server.address).await;
     assert_eq!(asked(&mut client, 1).await, [0; 4]);
@@ -122,24 +135,15 @@ async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_fail
 #[tokio::test]
 async fn a_partition_without_room_to_be_recovered_keeps_no_other_from_being_served() {
     let disk = SimFs::new();
-    let server = Server::start_on_disk(&disk).await;
-    let mut client = Client::connect(server.address).await;
-    create(&mut client, "t", 2, &[]).await;
-    for partition in 0..2 {
-        assert_eq!(produced(&mut client, partition).await.error_code, 0);
-    }
+    let (server, client) = serving(&disk).await;
     drop(client);
     server.stop().await;
 
     let disk = disk.kill();
-    let paths = disk.paths();
-    let is_log =
-        |path: &&PathBuf| path.parent().unwrap().ends_with("1") && path.extension().is_some_and(|it| it == "log");
-    let log = paths.iter().find(is_log).unwrap();
-    let whole = disk.read_image(log).unwrap();
-    let torn = [&whole[..], &vec![1; 80 << 20]].concat();
-    disk.write_image(log, &torn).unwrap();
-    let used_bytes: usize = paths.iter().map(|path| disk.read_image(path).map_or(0, |bytes| bytes.len())).sum();
+    let log = log_of(&disk);
+    let torn = [disk.read_image(&log).unwrap(), vec![1; 80 << 20]].concat();
+    disk.write_image(&log, &torn).unwrap();
+    let used_bytes: usize = disk.paths().iter().map(|path| disk.read_image(path).map_or(0, |bytes| bytes.len())).sum();
     disk.set_capacity(used_bytes as u64 + (1 << 20));
     let server = Server::start_on_disk(&disk).await;
     let mut client = Client::connect(server.address).await;
