@@ -25,6 +25,7 @@ mod data;
 mod error;
 mod import;
 pub mod journal;
+pub mod late;
 mod maintain;
 pub mod offline;
 pub mod record;
@@ -33,7 +34,9 @@ pub mod state;
 mod topics;
 
 pub use data::{Acks, Appended};
-pub use error::{CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError, StartError};
+pub use error::{
+    CreateTopicError, DeleteRecordsError, DeleteTopicError, NoPartition, ProduceError, StartError, TriedAgain,
+};
 pub use import::ImportTopicError;
 pub use maintain::{CommitOffsetsError, CommitRequest, OFFSET_BYTES_MAX};
 pub use topics::Topic;
@@ -91,8 +94,9 @@ pub struct StartReport {
     pub records: u64,
     /// Partitions whose recovery has something to tell.
     pub recovered: Vec<(String, RecoveryReport)>,
-    /// Partitions that are offline, with what their disk did not give back: they are tried again at the next start.
-    pub offline: Vec<(String, String)>,
+    /// Partitions that are offline, when they are tried again, and what their disk did not give back, or had no room
+    /// for.
+    pub offline: Vec<(String, TriedAgain, String)>,
     /// Committed offsets that were beyond the tail and were set to it: group, topic, partition, from, to.
     pub commits_set_back: Vec<String>,
     /// Directories below `topics/` that no topic owns. They are left alone.
@@ -116,6 +120,8 @@ struct Inner {
     changes: Changes,
     /// Notified when there is another topic, or one less.
     topics_changed: Event,
+    /// When partitions that wait for room were tried the last time.
+    late: Mutex<late::Tries>,
     /// One topic is made or deleted at a time.
     changing_topics: tokio::sync::Mutex<()>,
     /// Producer ids handed out so far, and the end of the journalled block.
@@ -181,6 +187,7 @@ impl Broker {
                 journal,
                 topics: RwLock::new(topics),
                 topics_changed: Event::new(),
+                late: Mutex::default(),
                 changes: Changes::here(),
                 changing_topics: tokio::sync::Mutex::new(()),
                 producer_ids: Mutex::new((next_id, next_id)),

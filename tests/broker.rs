@@ -3,19 +3,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tripline::broker::record::OffsetCommitted;
 use tripline::broker::{
     Acks, Broker, BrokerConfig, CommitOffsetsError, CommitRequest, CreateTopicError, NoPartition, OFFSET_BYTES_MAX,
-    ProduceError, now_ms,
+    ProduceError, TriedAgain, now_ms,
 };
 use tripline::topic::name::TopicName;
 use tripline::topic::spec::{TopicConfig, TopicSpec};
-use tripline_storage::Offset;
-use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
-use tripline_storage::fs::SimFs;
+use tripline_storage::batch::{BatchBuilder, BatchOptions, BatchProducer, CheckedBatch, NewRecord};
 use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::{Fs, SimFs};
+use tripline_storage::{Offset, StoreConfig};
 
 fn batch(count: usize) -> CheckedBatch {
     let mut builder = BatchBuilder::new(BatchOptions::default());
@@ -382,4 +383,147 @@ async fn half_a_topic_whose_making_failed_anywhere_is_removed() {
         }
     }
     assert!(failed > 20, "only {failed} failed");
+}
+
+const MIB: u64 = 1 << 20;
+
+/// A start on a disk in memory, where nothing happens by itself, with 4 MiB kept back.
+fn start_small(disk: &SimFs) -> Broker {
+    let store =
+        StoreConfig { reserve_bytes: 4 * MIB, flush_interval: Duration::from_secs(3600), ..StoreConfig::default() };
+    let config = BrokerConfig { store, ..BrokerConfig::new("/data") };
+    Broker::start_on(Arc::new(disk.clone()), config).unwrap().0
+}
+
+fn fill(disk: &SimFs, free_bytes: u64) {
+    disk.set_capacity(1 << 40);
+    let used_bytes = (1 << 40) - disk.free_bytes(Path::new("/data")).unwrap();
+    disk.set_capacity(used_bytes + free_bytes);
+}
+
+fn log_of(disk: &SimFs, partition: u32) -> PathBuf {
+    let paths = topic_folders(disk).into_iter();
+    let mut logs = paths.filter(|path| path.extension().is_some_and(|it| it == "log"));
+    logs.find(|path| path.parent().unwrap().ends_with(partition.to_string())).unwrap()
+}
+
+/// As a power cut leaves it: with 8 MiB behind what was flushed that are no batch.
+fn tear(disk: &SimFs, partition: u32) {
+    let log = log_of(disk, partition);
+    let torn = [disk.read_image(&log).unwrap(), vec![1; 8 * MIB as usize]].concat();
+    disk.write_image(&log, &torn).unwrap();
+}
+
+fn of_producer(base_sequence: i32) -> CheckedBatch {
+    let producer = Some(BatchProducer { id: 7, epoch: 0, base_sequence });
+    let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+    builder.push(&NewRecord { timestamp_ms: 1, ..NewRecord::default() }).unwrap();
+    builder.finish().unwrap()
+}
+
+/// Topic `t` of two partitions, each with a record, of which 1 has no room to be recovered.
+async fn without_room() -> (SimFs, Broker) {
+    let disk = SimFs::new();
+    let broker = start_small(&disk);
+    let topic = broker.create_topic(spec("t", 2)).await.unwrap();
+    for partition in 0..2 {
+        broker.append(&topic, partition, of_producer(0)).unwrap().acknowledged(Acks::All).await.unwrap();
+    }
+    // Beyond the tail, as where a power cut took what it speaks of.
+    let commit = |partition, next| CommitRequest {
+        topic: topic.id(),
+        partition,
+        offset: Some(offset(next)),
+        leader_epoch: 3,
+        metadata: "m".to_owned(),
+    };
+    broker.commit_offsets("g", vec![commit(0, 1), commit(1, 9)]).await.unwrap();
+    drop((topic, broker));
+    let disk = disk.kill();
+    tear(&disk, 1);
+    fill(&disk, 2 * MIB);
+    let broker = start_small(&disk);
+    (disk, broker)
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn tried_again(broker: &Broker) -> Option<TriedAgain> {
+    match broker.topic("t").unwrap().partition(1) {
+        Err(NoPartition::Offline { again, .. }) => Some(again),
+        found => found.map(|_| None).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_partition_without_room_at_the_start_comes_with_all_that_is_remembered_when_there_is_some() {
+    let (disk, broker) = without_room().await;
+    assert_eq!(tried_again(&broker), Some(TriedAgain::WithRoom));
+    assert!(broker.waits_for_room() && broker.is_disk_full() && broker.open_late(at(1)).is_empty());
+    // Enough for the others and the reserve.
+    fill(&disk, 6 * MIB);
+    assert!(broker.open_late(at(2)).is_empty());
+    assert_eq!((broker.is_disk_full(), broker.reserve_held_bytes()), (false, 4 * MIB), "others go on");
+    let topic = broker.topic("t").unwrap();
+    broker.append(&topic, 0, batch(1)).unwrap();
+    let config = TopicConfig { retention_bytes: Some(1 << 30), ..TopicConfig::default() };
+    broker.configure_topic(&topic, config).await.unwrap();
+    let before = disk.operations();
+    assert!(broker.open_late(at(3)).is_empty());
+    assert!(disk.operations() - before < 3, "without more room than before its log is not read again");
+    fill(&disk, 12 * MIB);
+    let [late] = broker.open_late(at(4)).try_into().unwrap();
+    assert_eq!(tried_again(&broker), Some(TriedAgain::WithRoom), "it is not served yet");
+    assert!(broker.serve(&late).await.unwrap());
+    assert_eq!(tried_again(&broker), None);
+    assert!(!broker.waits_for_room() && broker.open_late(at(5)).is_empty());
+    topic.is_whole().unwrap();
+    let log = topic.partition(1).unwrap();
+    assert_eq!((log.tail(), log.config().retention_bytes), (offset(1), Some(1 << 30)));
+    let committed = |partition| broker.committed_offset("g", topic.id(), partition).unwrap();
+    assert_eq!((committed(0).offset, committed(1).offset), (offset(1), offset(1)));
+    assert_eq!((committed(1).leader_epoch, committed(1).metadata.as_str()), (3, "m"));
+    let again = broker.append(&topic, 1, of_producer(0)).unwrap();
+    assert_eq!(again.outcome.base_offset, offset(0), "its producers are known");
+    assert_eq!(broker.append(&topic, 1, of_producer(1)).unwrap().outcome.base_offset, offset(1));
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_when_there_is_room_waits_for_the_next_start() {
+    let (disk, broker) = without_room().await;
+    fill(&disk, 20 * MIB);
+    disk.set_unreadable(&log_of(&disk, 1), Some(0..4096)).unwrap();
+    assert!(broker.open_late(at(1)).is_empty());
+    assert_eq!(tried_again(&broker), Some(TriedAgain::AtStart));
+    disk.set_unreadable(&log_of(&disk, 1), None).unwrap();
+    assert!(broker.open_late(at(1000)).is_empty());
+    drop(broker);
+    assert_eq!(tried_again(&start_small(&disk.kill())), None);
+}
+
+#[tokio::test]
+async fn one_that_could_not_be_served_is_served_later() {
+    let (disk, broker) = without_room().await;
+    fill(&disk, 20 * MIB);
+    let [late] = broker.open_late(at(1)).try_into().unwrap();
+    drop(late);
+    assert_eq!(tried_again(&broker), Some(TriedAgain::WithRoom));
+    let [late] = broker.open_late(at(1000)).try_into().unwrap();
+    assert!(broker.serve(&late).await.unwrap());
+    assert_eq!(tried_again(&broker), None);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_deleted_while_its_partition_is_opened_leaves_nothing() {
+    let (disk, broker) = without_room().await;
+    fill(&disk, 20 * MIB);
+    let [late] = broker.open_late(at(1)).try_into().unwrap();
+    broker.delete_topic("t").await.unwrap();
+    let again = broker.create_topic(spec("t", 1)).await.unwrap();
+    assert!(!broker.serve(&late).await.unwrap());
+    assert_eq!(again.partition_count(), 1);
+    let left = topic_folders(&disk);
+    assert!(left.iter().all(|path| path.starts_with(format!("/data/topics/{}", again.id()))), "{left:?}");
 }

@@ -1,5 +1,7 @@
 //! What can go wrong, one enum per operation.
 
+use std::fmt;
+
 use tripline_storage::batch::BatchError;
 use tripline_storage::error::{AppendError, FlushError, OpenLogError, OpenStoreError, TrimError};
 
@@ -44,16 +46,36 @@ pub enum NoPartition {
         /// What was asked for.
         found: u32,
     },
-    /// The disk did not give back what opening it needs.
-    #[error("{topic}/{partition} is offline since the start, and tried again at the next: {reason}")]
+    /// The disk did not give back what opening it needs, or had no room for it.
+    #[error("{topic}/{partition} is offline since the start, and tried again {again}: {reason}")]
     Offline {
         /// The topic.
         topic: String,
         /// Which of its partitions.
         partition: u32,
-        /// What could not be read, and how.
+        /// When.
+        again: TriedAgain,
+        /// What could not be read or kept, and how.
         reason: String,
     },
+}
+
+/// When a partition that is offline is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TriedAgain {
+    /// What a start needs could not be read.
+    AtStart,
+    /// There was no room for what has to be kept before its log goes on: as soon as there is, without a start.
+    WithRoom,
+}
+
+impl fmt::Display for TriedAgain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtStart => "at the next start",
+            Self::WithRoom => "when there is room",
+        })
+    }
 }
 
 /// Why a topic was not made.

@@ -177,19 +177,10 @@ impl Broker {
         for (group, topic, partition, committed) in commits {
             let Some(served) = self.topic_by_id(topic) else { continue };
             let Ok(tail) = served.partition(partition).map(|log| log.tail()) else { continue };
-            if committed.offset <= tail {
-                continue;
+            if let Some((back, told)) = set_back((&served, partition), tail, group, committed) {
+                report.commits_set_back.push(told);
+                records.push(back);
             }
-            let name = served.name();
-            let from = committed.offset;
-            report
-                .commits_set_back
-                .push(format!("group {group}, {name}/{partition}: {from} is beyond the tail, set to {tail}"));
-            let (leader_epoch, metadata) = (committed.leader_epoch, committed.metadata);
-            let offset = Some(tail.get());
-            records.push(
-                OffsetCommitted { group, topic, partition, offset, leader_epoch, metadata, commit_ms: now_ms() }.into(),
-            );
         }
         if !records.is_empty() {
             self.inner.journal.append(&records, now_ms())?;
@@ -199,12 +190,33 @@ impl Broker {
         Ok(())
     }
 
+    /// As [`Broker::set_back_commits`], in one partition, which is not served yet.
+    pub(super) async fn set_back_commits_in(
+        &self,
+        (topic, partition): (&Topic, u32),
+        tail: Offset,
+    ) -> Result<(), JournalError> {
+        let commits: Vec<(String, Committed)> = self.inner.journal.look(|state| {
+            let groups = state.offsets.iter();
+            let at = groups.filter_map(|(group, offsets)| Some((group, offsets.get(&(topic.id(), partition))?)));
+            at.map(|(group, committed)| (group.clone(), committed.clone())).collect()
+        });
+        let mut records = Vec::new();
+        for (group, committed) in commits {
+            if let Some((back, told)) = set_back((topic, partition), tail, group, committed) {
+                tracing::warn!("{told}");
+                records.push(back);
+            }
+        }
+        if records.is_empty() { Ok(()) } else { self.inner.journal.commit(&records, &[], now_ms()).await }
+    }
+
     /// One round of compaction over all topics that are to be compacted and are due. `holds` are the offsets from which
     /// on somebody still needs records. Blocks on the disk, and takes its time; [`Broker::end_housekeeping`] ends it
     /// early.
     pub fn compact(&self, holds: &HashMap<(Uuid, u32), Offset>) {
         let believed_ms = self.believed_ms();
-        let go_on = || !self.inner.housekeeping_ended.load(Ordering::Relaxed);
+        let go_on = || !self.is_stopping();
         for topic in self.topics() {
             for (number, partition) in topic.partitions() {
                 let hold = holds.get(&(topic.id(), number)).copied();
@@ -241,9 +253,13 @@ impl Broker {
         (count(&self.inner.compacted_records), count(&self.inner.compacted_bytes))
     }
 
-    /// The broker stops: a compaction under way ends soon, and no other begins.
+    /// The broker stops: a compaction under way ends soon, and no other begins; nor is a partition opened late.
     pub fn end_housekeeping(&self) {
         self.inner.housekeeping_ended.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.inner.housekeeping_ended.load(Ordering::Relaxed)
     }
 
     /// One round of housekeeping: retention, idle producers, the journal's size. `holds` are the offsets from which on
@@ -281,6 +297,24 @@ impl Broker {
             tracing::warn!(%error, "what was seen of the clock is not remembered");
         }
     }
+}
+
+/// What sets a commit back that lies beyond the tail, and what is to be told of it.
+fn set_back(
+    (topic, partition): (&Topic, u32),
+    tail: Offset,
+    group: String,
+    committed: Committed,
+) -> Option<(JournalRecord, String)> {
+    let (name, from) = (topic.name(), committed.offset);
+    if from <= tail {
+        return None;
+    }
+    let told = format!("group {group}, {name}/{partition}: {from} is beyond the tail, set to {tail}");
+    let (leader_epoch, metadata, topic) = (committed.leader_epoch, committed.metadata, topic.id());
+    let offset = Some(tail.get());
+    let back = OffsetCommitted { group, topic, partition, offset, leader_epoch, metadata, commit_ms: now_ms() };
+    Some((back.into(), told))
 }
 
 fn tend(partition: &Arc<Partition>, believed_ms: Option<i64>, hold: Option<Offset>) {

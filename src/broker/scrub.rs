@@ -131,6 +131,13 @@ impl Scrubber {
         Self { pace: Pace::new(bytes_per_second), rounds, pass, found, report }
     }
 
+    /// Takes note of what a recovery has seen after the start.
+    pub(super) fn found(&mut self, id: PartitionId, damaged: Vec<OffsetRange>) {
+        if !damaged.is_empty() {
+            self.report.damaged.insert(id, damaged);
+        }
+    }
+
     /// Takes note of what a slice found.
     fn note(&mut self, id: PartitionId, slice: ScrubSlice) {
         self.pace.spend(slice.read_bytes);

@@ -1,17 +1,17 @@
 //! Topics: making, opening, configuring and deleting them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use event_listener::EventListener;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tripline_storage::error::{OpenLogError, OpenLogErrorKind};
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{CompactionConfig, LogConfig, Partition, Store};
 use uuid::Uuid;
 
-use super::error::{CreateTopicError, DeleteTopicError, NoPartition, StartError};
+use super::error::{CreateTopicError, DeleteTopicError, NoPartition, StartError, TriedAgain};
 use super::journal::{Journal, JournalError};
 use super::record::{JournalRecord, TopicConfigured, TopicCreated, TopicDeleted};
 use super::{Broker, StartReport, Topics, now_ms, partition_id};
@@ -31,9 +31,40 @@ pub struct Topic {
 #[derive(Debug)]
 enum Slot {
     Open(Arc<Partition>),
-    /// Its disk did not give back at the start what a start needs. Nothing is known of its records, not even which
-    /// offsets they have; it is tried again at the next start.
-    Offline(OpenLogError),
+    /// Its disk did not give back at the start what a start needs, or had no room for it. Nothing is known of its
+    /// records, not even which offsets they have.
+    Offline {
+        /// Why, the last time that it was tried.
+        cause: Mutex<OpenLogError>,
+        /// Where it was for want of room: set when there was some, for as long as the broker runs.
+        late: OnceLock<Arc<Partition>>,
+    },
+}
+
+impl Slot {
+    fn log(&self) -> Option<&Arc<Partition>> {
+        match self {
+            Self::Open(log) => Some(log),
+            Self::Offline { late, .. } => late.get(),
+        }
+    }
+
+    /// Why it is offline; `None` where it is not.
+    fn cause(&self) -> Option<&Mutex<OpenLogError>> {
+        match self {
+            Self::Offline { cause, late } if late.get().is_none() => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+/// What becomes of a partition that is offline because of this.
+fn tried_again(cause: &OpenLogError) -> TriedAgain {
+    match cause.kind() {
+        OpenLogErrorKind::Unreadable => TriedAgain::AtStart,
+        // What the others may meet, too, as one that was tried again did, passes as a want of room does.
+        OpenLogErrorKind::NoRoom | OpenLogErrorKind::Other => TriedAgain::WithRoom,
+    }
 }
 
 impl Topic {
@@ -68,18 +99,13 @@ impl Topic {
 
     /// Its partitions with their numbers, but for those that are offline.
     pub fn partitions(&self) -> impl Iterator<Item = (u32, &Arc<Partition>)> {
-        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot {
-            Slot::Open(partition) => Some((number, partition)),
-            Slot::Offline(_) => None,
-        })
+        (0..).zip(&self.slots).filter_map(|(number, slot)| Some((number, slot.log()?)))
     }
 
-    /// Its partitions that are offline: the disk did not give back at the start what opening them needs.
-    pub fn offline(&self) -> impl Iterator<Item = (u32, &OpenLogError)> {
-        (0..).zip(&self.slots).filter_map(|(number, slot)| match slot {
-            Slot::Open(_) => None,
-            Slot::Offline(cause) => Some((number, cause)),
-        })
+    /// Its partitions that are offline: the disk did not give back at the start what opening them needs, or had no
+    /// room for it.
+    pub fn offline(&self) -> impl Iterator<Item = (u32, TriedAgain)> {
+        (0..).zip(&self.slots).filter_map(|(number, slot)| Some((number, tried_again(&slot.cause()?.lock()))))
     }
 
     /// One partition.
@@ -87,15 +113,17 @@ impl Topic {
     /// # Errors
     /// See [`NoPartition`].
     pub fn partition(&self, number: u32) -> Result<&Arc<Partition>, NoPartition> {
+        let topic = || self.name.to_string();
         match self.slots.get(number as usize) {
-            Some(Slot::Open(partition)) => Ok(partition),
-            Some(Slot::Offline(cause)) => {
-                let (topic, reason) = (self.name.to_string(), cause.to_string());
-                Err(NoPartition::Offline { topic, partition: number, reason })
-            }
+            Some(Slot::Open(log)) => Ok(log),
+            Some(Slot::Offline { cause, late }) => late.get().ok_or_else(|| {
+                let cause = cause.lock();
+                let (again, reason) = (tried_again(&cause), cause.to_string());
+                NoPartition::Offline { topic: topic(), partition: number, again, reason }
+            }),
             None => {
                 let last = self.partition_count().saturating_sub(1);
-                Err(NoPartition::Unknown { topic: self.name.to_string(), last, found: number })
+                Err(NoPartition::Unknown { topic: topic(), last, found: number })
             }
         }
     }
@@ -105,15 +133,13 @@ impl Topic {
     /// # Errors
     /// [`NoPartition::Offline`] with the first one that is.
     pub fn is_whole(&self) -> Result<(), NoPartition> {
-        let first = self.offline().next();
-        first.map_or(Ok(()), |(number, _)| self.partition(number).map(drop))
+        (0..self.partition_count()).try_for_each(|number| self.partition(number).map(drop))
     }
 
     /// The first partition from this one on, around, that takes records; this one where none does.
     #[must_use]
     pub fn taking_from(&self, number: u32) -> u32 {
-        let takes =
-            |number: &u32| matches!(self.slots.get(*number as usize), Some(Slot::Open(log)) if log.stopped().is_none());
+        let takes = |number: &u32| self.partition(*number).is_ok_and(|log| log.stopped().is_none());
         (number..self.partition_count()).chain(0..number).find(takes).unwrap_or(number)
     }
 
@@ -121,6 +147,24 @@ impl Topic {
     #[must_use]
     pub fn partition_count(&self) -> u32 {
         u32::try_from(self.slots.len()).expect("at most 1,000 partitions")
+    }
+
+    /// A try to open a partition that is offline has failed. Logged when that changes what is waited for.
+    pub(super) fn stays_offline(&self, number: u32, error: OpenLogError) {
+        let Some(cause) = self.slots.get(number as usize).and_then(Slot::cause) else { return };
+        let mut cause = cause.lock();
+        if error.kind() != cause.kind() {
+            let again = tried_again(&error);
+            tracing::error!(topic = %self.name, partition = number, %error, "still offline, and tried again {again}");
+        }
+        *cause = error;
+    }
+
+    /// A partition that was offline is served from now on.
+    pub(super) fn comes_online(&self, number: u32, log: Arc<Partition>) {
+        if let Some(Slot::Offline { late, .. }) = self.slots.get(number as usize) {
+            let _ = late.set(log);
+        }
     }
 
     /// The definition that would make it.
@@ -400,12 +444,12 @@ fn open(store: &Store, created: TopicCreated, report: &mut StartReport) -> Resul
                 note(&name, number, recovery, report);
                 Slot::Open(partition)
             }
-            // The others go on. Whatever else it is, want of descriptors for one, is the same for all.
-            Err(cause) if cause.kind() != OpenLogErrorKind::Other => {
-                report.offline.push((format!("{name}/{number}"), cause.to_string()));
-                Slot::Offline(cause)
+            // Whatever else it is, want of descriptors for one, is the same for all.
+            Err(cause) if cause.kind() == OpenLogErrorKind::Other => return Err(cause.into()),
+            Err(cause) => {
+                report.offline.push((format!("{name}/{number}"), tried_again(&cause), cause.to_string()));
+                Slot::Offline { cause: Mutex::new(cause), late: OnceLock::new() }
             }
-            Err(cause) => return Err(cause.into()),
         });
     }
     Ok(Topic { id: created.id, name, config: RwLock::new(config), slots })

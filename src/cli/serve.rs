@@ -220,8 +220,8 @@ fn start_text(server: &Server, ephemeral: bool) -> String {
             recovery.rewritten_bytes
         );
     }
-    for (place, cause) in &broker.offline {
-        let _ = writeln!(text, "  offline {place}, until the next start: {cause}");
+    for (place, again, cause) in &broker.offline {
+        let _ = writeln!(text, "  offline {place}, tried again {again}: {cause}");
     }
     for line in &broker.commits_set_back {
         let _ = writeln!(text, "  recovered {line}");

@@ -177,13 +177,12 @@ fn topics(text: &mut Text, topics: &[std::sync::Arc<Topic>]) {
         let name: (&str, &dyn Display) = ("topic", topic.name());
         text.gauge("kafka_topic_partitions", "Partitions of a topic.", &[name], topic.partition_count());
         let mut data_bytes = 0;
-        let offline = "1 while a partition could not be opened at the start: its disk did not give it back.";
-        for (number, _) in topic.offline() {
-            text.gauge("tripline_partition_offline", offline, &[name, ("partition", &number)], 1);
-        }
-        for (number, partition) in topic.partitions() {
-            text.gauge("tripline_partition_offline", offline, &[name, ("partition", &number)], 0);
+        let offline = "1 while a partition is offline: at the start its disk did not give it back, or had no room.";
+        for number in 0..topic.partition_count() {
             let labels: [(&str, &dyn Display); 2] = [name, ("partition", &number)];
+            let partition = topic.partition(number);
+            text.gauge("tripline_partition_offline", offline, &labels, u8::from(partition.is_err()));
+            let Ok(partition) = partition else { continue };
             let (oldest, newest) = (partition.log_start(), partition.tail());
             data_bytes += partition.len_bytes();
             text.gauge("kafka_topic_partition_current_offset", "One after the newest offset.", &labels, newest);

@@ -1,0 +1,173 @@
+//! Partitions that had no room to be recovered at the start: opened late, as soon as there is some.
+//!
+//! Recovery needs the disk for seconds, and nothing that others wait for. What it yields is served in a second step
+//! ([`Broker::serve`]), before which whoever remembers something of the partition sets that back to its tail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tripline_storage::Partition;
+use tripline_storage::partition::RecoveryReport;
+
+use super::journal::JournalError;
+use super::topics::log_config;
+use super::{Broker, Topic, TriedAgain, partition_id};
+
+/// How often the loop looks whether there is room.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Without more room than before it is tried again all the same: room that a quota gives back is not seen.
+const RETRY: Duration = Duration::from_secs(300);
+
+/// When partitions that wait for room are tried: the reading of a log is not for each tick.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// When it was the last time, and how many bytes were free then, if that is known.
+    last: Option<(Duration, Option<u64>)>,
+}
+
+impl Tries {
+    /// What did not fit then may fit now.
+    fn is_due(&self, now: Duration, free_bytes: Option<u64>) -> bool {
+        self.last.is_none_or(|(at, free_then)| {
+            now.saturating_sub(at) >= RETRY || free_bytes.zip(free_then).is_some_and(|(now, then)| now > then)
+        })
+    }
+}
+
+/// A partition that was opened late, and is not served yet.
+#[derive(Clone, Debug)]
+pub struct Late {
+    /// Its topic.
+    pub topic: Arc<Topic>,
+    /// Its number.
+    pub number: u32,
+    /// Its log.
+    pub log: Arc<Partition>,
+}
+
+impl Broker {
+    /// Whether a partition waits for room. Once none does, none will before the next start.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        !self.waiting_for_room().is_empty()
+    }
+
+    /// Opens the partitions that wait for room, if there is some; `now` is the time since the broker's start. Blocks on
+    /// the disk. Those that are not served then are in the answer again when it is tried the next time.
+    pub fn open_late(&self, now: Duration) -> Vec<Late> {
+        let waiting = self.waiting_for_room();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        if self.is_disk_full() {
+            self.inner.store.look_for_room();
+        }
+        // The reserve goes before, and those whose appends are refused.
+        if self.is_disk_full() || !self.inner.late.lock().is_due(now, self.free_bytes().ok()) {
+            return Vec::new();
+        }
+        let goes_on = |_: &(Arc<Topic>, u32)| !self.is_stopping();
+        let tried = waiting.into_iter().take_while(goes_on);
+        let opened = tried.filter_map(|(topic, number)| self.open_one(topic, number)).collect();
+        self.inner.late.lock().last = Some((now, self.free_bytes().ok()));
+        opened
+    }
+
+    fn waiting_for_room(&self) -> Vec<(Arc<Topic>, u32)> {
+        let topics = self.topics();
+        let waiting = topics.iter().flat_map(|topic| {
+            let waits = topic.offline().filter(|(_, again)| *again == TriedAgain::WithRoom);
+            waits.map(move |(number, _)| (Arc::clone(topic), number))
+        });
+        waiting.collect()
+    }
+
+    fn open_one(&self, topic: Arc<Topic>, number: u32) -> Option<Late> {
+        let id = partition_id(topic.id(), number);
+        // Opened before, where what comes before it is served could not be remembered.
+        if let Some(log) = self.inner.store.partition(id) {
+            return Some(Late { topic, number, log });
+        }
+        match self.inner.store.open_late(id, topic.with_config(log_config)) {
+            Ok((log, recovery)) => {
+                tell(&topic, number, &recovery);
+                self.inner.scrubber.lock().found(id, recovery.damaged);
+                Some(Late { topic, number, log })
+            }
+            Err(error) => {
+                // Where it was deleted meanwhile, that is no wonder.
+                if self.topic_by_id(topic.id()).is_some() {
+                    topic.stays_offline(number, error);
+                }
+                None
+            }
+        }
+    }
+
+    /// Serves a partition that was opened late, unless its topic is gone: answers whether it is there. What groups have
+    /// committed beyond its tail is set back first.
+    ///
+    /// # Errors
+    /// [`JournalError`]: that could not be remembered, and the partition stays offline.
+    pub async fn serve(&self, late: &Late) -> Result<bool, JournalError> {
+        let Late { topic, number, log } = late;
+        let _changing = self.inner.changing_topics.lock().await;
+        if self.topic_by_id(topic.id()).is_none() {
+            self.forget_late(topic).await;
+            return Ok(false);
+        }
+        self.set_back_commits_in((topic, *number), log.tail()).await?;
+        // It may have changed since it was opened.
+        log.set_config(topic.with_config(log_config));
+        topic.comes_online(*number, Arc::clone(log));
+        tracing::info!(topic = %topic.name(), partition = number, "there was room: it is not offline any more");
+        Ok(true)
+    }
+
+    /// Its topic was deleted while it was opened: what that has left behind goes, too.
+    async fn forget_late(&self, topic: &Topic) {
+        let (broker, id) = (self.clone(), topic.id());
+        let removed = tokio::task::spawn_blocking(move || broker.inner.store.delete_topic(id)).await;
+        if let Err(cause) = removed.expect("removing files does not panic") {
+            tracing::warn!(topic = %topic.name(), %cause, "files of a deleted topic not removed");
+        }
+    }
+}
+
+fn tell(topic: &Topic, partition: u32, recovery: &RecoveryReport) {
+    if recovery.is_clean() {
+        return;
+    }
+    tracing::warn!(
+        topic = %topic.name(),
+        partition,
+        rewritten_bytes = recovery.rewritten_bytes,
+        cut = ?recovery.cut,
+        damaged = ?recovery.damaged,
+        alien = ?recovery.alien,
+        "recovered"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_tried_again_with_more_room_than_before_or_when_that_is_long_ago() {
+        let at = Duration::from_secs;
+        assert!(Tries::default().is_due(at(0), Some(0)), "for the first time");
+        let tries = Tries { last: Some((at(10), Some(100))) };
+        for (seconds, free_bytes, due) in [
+            (11, Some(100), false),
+            (11, Some(101), true),
+            (309, Some(99), false),
+            (310, Some(99), true),
+            (309, None, false),
+        ] {
+            assert_eq!(tries.is_due(at(seconds), free_bytes), due, "{seconds} s, {free_bytes:?}");
+        }
+        let unknown = Tries { last: Some((at(10), None)) };
+        assert!(!unknown.is_due(at(11), Some(100)) && unknown.is_due(at(310), None));
+    }
+}
