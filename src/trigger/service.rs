@@ -31,6 +31,7 @@ mod check;
 mod cluster;
 mod error;
 mod lanes;
+mod late;
 mod letters;
 mod report;
 mod run_report;
@@ -270,6 +271,12 @@ impl TriggerService {
 
     fn runner(&self, name: &str) -> Option<Arc<Runner>> {
         self.inner.running.read().get(name).map(|running| Arc::clone(&running.runner))
+    }
+
+    /// As [`TriggerService::runner`], of the trigger with this id.
+    fn runner_of(&self, id: Uuid) -> Option<Arc<Runner>> {
+        let running = self.inner.running.read();
+        running.values().find(|running| running.runner.id == id).map(|running| Arc::clone(&running.runner))
     }
 
     async fn remember(

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kafka_wire::*;
 use kafka_wire_core::StrBytes;
@@ -133,7 +134,7 @@ async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_fail
 
 /// A power cut on a full disk, with more to be kept aside than the reserve has room for.
 #[tokio::test]
-async fn a_partition_without_room_to_be_recovered_keeps_no_other_from_being_served() {
+async fn a_partition_without_room_to_be_recovered_keeps_no_other_from_being_served_and_follows_when_there_is_some() {
     let disk = SimFs::new();
     let (server, client) = serving(&disk).await;
     drop(client);
@@ -148,16 +149,25 @@ async fn a_partition_without_room_to_be_recovered_keeps_no_other_from_being_serv
     let server = Server::start_on_disk(&disk).await;
     let mut client = Client::connect(server.address).await;
     assert_eq!(asked(&mut client, 1).await, [STORAGE_ERROR; 4]);
-    let fetched = client.call(12, &fetch_request("t", vec![fetch_partition(0, 0, 1 << 20)])).await;
-    assert_eq!(values(fetched.responses[0].partitions[0].records.as_deref().unwrap()).len(), 1);
-    drop(client);
-    server.stop().await;
-    // With room again it is as it was.
+    let records = async |client: &mut Client, partition| {
+        let fetched = client.call(12, &fetch_request("t", vec![fetch_partition(partition, 0, 1 << 20)])).await;
+        values(fetched.responses[0].partitions[0].records.as_deref().unwrap()).len()
+    };
+    assert_eq!(records(&mut client, 0).await, 1);
+    let told = metadata(&mut client).await;
+    let (_, node, epoch, _) = told[0];
+    assert_eq!(told[1], (5, -1, epoch, vec![node]));
+    let reason = produced(&mut client, 1).await.error_message.unwrap();
+    assert!(reason.contains("tried again when there is room"), "{reason}");
+
+    // With room again it is as it was, for the clients that are there.
     disk.set_capacity(1 << 30);
-    let server = Server::start_on_disk(&disk).await;
-    let mut client = Client::connect(server.address).await;
-    let fetched = client.call(12, &fetch_request("t", vec![fetch_partition(1, 0, 1 << 20)])).await;
-    assert_eq!(values(fetched.responses[0].partitions[0].records.as_deref().unwrap()).len(), 1);
+    let [late] = server.broker.open_late(Duration::from_secs(1)).try_into().unwrap();
+    server.triggers.serve(late).await.unwrap();
+    assert_eq!(metadata(&mut client).await[1], (0, node, epoch, vec![]));
+    assert_eq!(records(&mut client, 1).await, 1);
+    assert_eq!(asked(&mut client, 1).await, [0; 4]);
+    assert_eq!(produced(&mut client, 1).await.base_offset, 1, "it goes on behind what was there");
     drop(client);
     server.stop().await;
 }

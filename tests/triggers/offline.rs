@@ -1,6 +1,7 @@
-//! A partition of which the disk does not give back what a start needs.
+//! A partition of which the disk does not give back what a start needs, or for which it has no room.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 use tripline::broker::{Broker, NoPartition, ProduceError};
@@ -12,7 +13,7 @@ use tripline::trigger::service::{
 use tripline::trigger::spec::TriggerSpec;
 use tripline_storage::Offset;
 use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecord};
-use tripline_storage::fs::SimFs;
+use tripline_storage::fs::{Fs, SimFs};
 
 use crate::harness::World;
 use crate::receiver::{Receiver, ok};
@@ -253,6 +254,127 @@ async fn a_running_trigger_is_refused_what_it_would_start_in_and_nothing_else_an
             let refused = refused.unwrap_err();
             assert!(matches!(&refused, ApplyTriggerError::Partition(error) if is_offline(error)), "{refused}");
         }
+    }
+    world.kill().await;
+}
+
+const MIB: u64 = 1 << 20;
+
+fn fill(disk: &SimFs, free_bytes: u64) {
+    disk.set_capacity(1 << 40);
+    let used_bytes = (1 << 40) - disk.free_bytes(Path::new("/")).unwrap();
+    disk.set_capacity(used_bytes + free_bytes);
+}
+
+/// A disk so small that little of it is kept back.
+fn small_disk() -> SimFs {
+    let disk = SimFs::new();
+    fill(&disk, 16 * MIB);
+    disk
+}
+
+/// Of partition 1 a power cut left the first record, which says of itself how long it is, and no room to keep what
+/// stands behind that: no record, and more than the reserve has room for.
+fn tear(disk: &SimFs) {
+    let log = log_of(disk, 1);
+    let whole = disk.read_image(&log).unwrap();
+    let first_bytes = 12 + u32::from_be_bytes(whole[8..12].try_into().unwrap()) as usize;
+    disk.set_capacity(1 << 40);
+    disk.write_image(&log, &[&whole[..first_bytes], &vec![1; 8 * MIB as usize]].concat()).unwrap();
+    disk.write_image(&log.with_file_name("flushed"), b"").unwrap();
+    fill(disk, MIB);
+}
+
+/// As the server does when there is room.
+async fn open_late(world: &World, seconds: u64) -> usize {
+    let late = world.broker.open_late(Duration::from_secs(seconds));
+    let count = late.len();
+    for late in late {
+        world.triggers.serve(late).await.unwrap();
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_reads_a_partition_that_had_no_room_at_the_start_as_soon_as_it_has_and_misses_nothing() {
+    let disk = small_disk();
+    let world = World::start_on(&disk);
+    let topic = world.topic("in", 2).await;
+    let receiver = Receiver::start(|_| ok()).await;
+    let function = json!({"http": {"url": receiver.url}});
+    for name in ["t", "paused"] {
+        let input = json!({"topic": "in", "start": "earliest"});
+        world.apply(json!({"trigger": name, "input": input, "function": function})).await;
+    }
+    world.triggers.pause("paused").await.unwrap();
+    for record in 1..=3 {
+        for partition in 0..2 {
+            world.produce(&topic, partition, &["1"]).await;
+            world.until_committed("t", partition, record).await;
+        }
+    }
+    drop(topic);
+    world.kill().await;
+
+    let disk = disk.kill();
+    tear(&disk);
+    let world = World::start_on(&disk);
+    let topic = world.broker.topic("in").unwrap();
+    assert_eq!(open_late(&world, 1).await, 0);
+    let told = topic.partition(1).unwrap_err().to_string();
+    assert!(told.starts_with("in/1 is offline since the start, and tried again when there is room: "), "{told}");
+    assert_eq!(world.triggers.describe("t").unwrap().offline, ["in/1"]);
+    let held = |partition| world.triggers.holds().get(&(topic.id(), partition)).map(|offset| offset.get());
+    assert_eq!((held(0), held(1)), (Some(3), Some(3)), "retention may come before its lane");
+
+    fill(&disk, 40 * MIB);
+    assert_eq!(open_late(&world, 2).await, 1);
+    assert_eq!(reads(&world.broker), [0, 1]);
+    let report = world.triggers.describe("t").unwrap();
+    assert_eq!((report.offline.len(), report.lanes.len()), (0, 2));
+    assert_eq!((held(0), held(1)), (Some(3), Some(1)), "what a power cut took is not finished");
+    world.produce(&topic, 1, &["another"]).await;
+    world.until_committed("t", 1, 2).await;
+    let at = |place: (u32, i64)| receiver.invoked().iter().filter(|one| one.places == [place]).count();
+    assert_eq!((at((1, 0)), at((1, 1)), at((1, 2))), (1, 2, 1), "the record that came in place of the lost one, too");
+    world.triggers.resume("paused").await.unwrap();
+    world.until_committed("paused", 1, 2).await;
+    drop(topic);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_on_in_a_partition_that_had_no_room_at_the_start_and_ends() {
+    let disk = small_disk();
+    let world = World::start_on(&disk);
+    let topic = world.topic("in", 2).await;
+    for partition in 0..2 {
+        world.produce(&topic, partition, &["1"]).await;
+    }
+    let receiver = Receiver::start(|_| ok()).await;
+    world.apply(json!({"trigger": "x", "input": {"topic": "in"}, "function": {"http": {"url": receiver.url}}})).await;
+    let held = receiver.hold().await;
+    let replay = ReplayRequest { topic: None, ranges: vec![RangeRequest::ALL], rate: None };
+    let run = world.triggers.replay("x", replay).await.unwrap();
+    receiver.until(|invoked| invoked.len() == 2).await;
+    drop(topic);
+    world.kill().await;
+    drop(held);
+
+    let disk = disk.kill();
+    tear(&disk);
+    let world = World::start_on(&disk);
+    receiver.until(|invoked| invoked.len() == 3).await;
+    let report = world.triggers.describe_run("x", run).unwrap();
+    let ends_when = "the disk has room for what has to be kept before a log goes on";
+    assert_eq!((report.reason.as_str(), report.ends_when), ("partition in/1 is offline", ends_when));
+    fill(&disk, 40 * MIB);
+    assert_eq!(open_late(&world, 1).await, 1);
+    receiver.until(|invoked| invoked.len() == 4).await;
+    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+    while world.triggers.describe_run("x", run).unwrap().phase != RunPhase::Done {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.kill().await;
 }

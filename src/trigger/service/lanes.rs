@@ -11,7 +11,7 @@ use super::{Running, TriggerService, stop};
 use crate::broker::Topic;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, TriggerSettled};
-use crate::broker::state::LaneState;
+use crate::broker::state::{LaneState, State};
 use crate::input::{EventInput, LogInput};
 use crate::trigger::lane_status::LaneStatus;
 use crate::trigger::poller::{self, Message, NewLane, PollerHandle, RunLane};
@@ -52,12 +52,15 @@ impl TriggerService {
     pub(super) fn drive(&self, running: &mut Running, topic: &Arc<Topic>, lanes: Vec<NewLane>) -> Result<(), String> {
         let at = running.topics.partition_point(|read| read.name() < topic.name());
         running.topics.insert(at, Arc::clone(topic));
-        for lane in lanes {
-            let poller = self.poller(topic, lane.id.partition)?;
-            let status = Arc::clone(&lane.status);
-            poller.send(Message::Add(Box::new(lane)));
-            running.insert(status, poller);
-        }
+        lanes.into_iter().try_for_each(|lane| self.drive_one(running, topic, lane))
+    }
+
+    /// Hands a lane to the poller of its partition.
+    pub(super) fn drive_one(&self, running: &mut Running, topic: &Topic, lane: NewLane) -> Result<(), String> {
+        let poller = self.poller(topic, lane.id.partition)?;
+        let status = Arc::clone(&lane.status);
+        poller.send(Message::Add(Box::new(lane)));
+        running.insert(status, poller);
         Ok(())
     }
 
@@ -110,16 +113,12 @@ impl TriggerService {
     /// What is remembered beyond the tail of a partition is set back, durably, before anything can be appended there.
     pub(super) fn set_back(&self, id: Uuid, topic: &Topic) -> Result<(), JournalError> {
         let journal = self.inner.broker.journal();
-        let mut records = Vec::new();
-        for (partition, log) in topic.partitions() {
+        let lanes = topic.partitions().map(|(partition, log)| {
             let lane = LaneId { trigger: id, topic: topic.id(), partition };
-            let back =
-                journal.look(|state| state.lanes.get(&lane).and_then(|remembered| set_back(remembered, log.tail())));
-            if let Some(to) = back {
-                tracing::warn!(topic = %topic.name(), partition, %to, "trigger beyond the tail is set back");
-                records.push(self.restart(lane, to));
-            }
-        }
+            (lane, log.tail())
+        });
+        let records: Vec<JournalRecord> =
+            lanes.filter_map(|(lane, tail)| self.beyond_tail(topic, lane, tail)).collect();
         if !records.is_empty() {
             journal.append(&records, crate::broker::now_ms())?;
             journal.flush()?;
@@ -127,11 +126,18 @@ impl TriggerService {
         Ok(())
     }
 
+    /// What sets a lane back that is remembered beyond the tail of its partition.
+    pub(super) fn beyond_tail(&self, topic: &Topic, lane: LaneId, tail: Offset) -> Option<JournalRecord> {
+        let remembered = |state: &State| state.lanes.get(&lane).and_then(|remembered| set_back(remembered, tail));
+        let to = self.inner.broker.journal().look(remembered)?;
+        tracing::warn!(topic = %topic.name(), partition = lane.partition, %to, "trigger beyond the tail is set back");
+        Some(self.restart(lane, to))
+    }
+
     /// A lane begins anew at `at`: what it had in hand is forgotten.
     pub(super) fn restart(&self, lane: LaneId, at: Offset) -> JournalRecord {
-        let verdicts = |state: &crate::broker::state::State| {
-            state.lanes.get(&lane).map(|remembered| remembered.verdicts.keys().copied().collect())
-        };
+        let verdicts =
+            |state: &State| state.lanes.get(&lane).map(|remembered| remembered.verdicts.keys().copied().collect());
         let verdicts: Vec<i64> = self.inner.broker.journal().look(verdicts).unwrap_or_default();
         TriggerSettled { lane, progress: start_at(at), verdicts }.into()
     }

@@ -1,15 +1,15 @@
 //! What people and metrics see of triggers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tripline_storage::Offset;
 use uuid::Uuid;
 
 use super::{Running, TriggerService};
-use crate::broker::Topic;
+use crate::broker::journal::Journal;
 use crate::broker::record::LaneId;
-use crate::broker::state::State;
+use crate::broker::{Topic, TriedAgain};
 use crate::trigger::progress::Progress;
 use crate::trigger::spec::TriggerSpec;
 
@@ -151,14 +151,7 @@ impl TriggerService {
         let here = running.get(name).filter(|running| running.runner.spec().input.cluster.is_none());
         let Some(here) = here else { return Vec::new() };
         let lanes = here.lanes.iter().map(|lane| (lane.origin().topic_id, lane.number(), lane.committed()));
-        let offline = here.topics.iter().flat_map(|topic| topic.offline().map(|(number, _)| (topic.id(), number)));
-        let remembered = |(topic, partition)| {
-            let lane = LaneId { trigger: here.runner.id, topic, partition };
-            let look = |state: &State| state.lanes.get(&lane)?.progress.clone();
-            let progress = self.inner.broker.journal().look(look)?;
-            Some((topic, partition, Progress::decode(&progress).ok()?.committed()))
-        };
-        lanes.chain(offline.filter_map(remembered)).collect()
+        lanes.chain(here.without_lane(self.inner.broker.journal())).collect()
     }
 
     /// All triggers, by name.
@@ -173,10 +166,11 @@ impl TriggerService {
         let mut holds: HashMap<(Uuid, u32), Offset> = HashMap::new();
         for running in self.inner.running.read().values() {
             if running.runner.state() != TriggerState::Paused {
-                running.hold(&mut holds);
+                running.hold(self.inner.broker.journal(), &mut holds);
             }
         }
-        self.inner.runs.read().values().for_each(|active| active.running.hold(&mut holds));
+        let journal = self.inner.broker.journal();
+        self.inner.runs.read().values().for_each(|active| active.running.hold(journal, &mut holds));
         holds
     }
 
@@ -201,21 +195,36 @@ impl TriggerService {
 }
 
 impl Running {
-    /// What its lanes have not finished is still needed.
-    fn hold(&self, holds: &mut HashMap<(Uuid, u32), Offset>) {
+    /// What its lanes have not finished is still needed, and so is what they will find in partitions that are offline:
+    /// retention may come to one of these before its lane does.
+    fn hold(&self, journal: &Journal, holds: &mut HashMap<(Uuid, u32), Offset>) {
         // What a cluster keeps is the cluster's.
-        for lane in self.lanes.iter().filter(|_| !self.topics.is_empty()) {
-            let committed = lane.committed();
-            let hold = holds.entry((lane.origin().topic_id, lane.number())).or_insert(committed);
+        let here = self.lanes.iter().filter(|_| !self.topics.is_empty());
+        let lanes = here.map(|lane| (lane.origin().topic_id, lane.number(), lane.committed()));
+        for (topic, partition, committed) in lanes.chain(self.without_lane(journal)) {
+            let hold = holds.entry((topic, partition)).or_insert(committed);
             *hold = committed.min(*hold);
         }
     }
 
-    /// Partitions of its topics that are offline: their numbers, and as `topic/number`.
-    pub(super) fn offline(&self) -> impl Iterator<Item = (u32, String)> {
+    /// Where the journal says that it stands in partitions of its topics in which it has no lane: they are offline, or
+    /// were a moment ago.
+    fn without_lane(&self, journal: &Journal) -> Vec<(Uuid, u32, Offset)> {
+        let all = self.topics.iter().flat_map(|topic| (0..topic.partition_count()).map(|number| (topic.id(), number)));
+        let has_lane: HashSet<_> = self.lanes.iter().map(|lane| (lane.origin().topic_id, lane.number())).collect();
+        let remembered = |(topic, partition)| {
+            let lane = LaneId { trigger: self.runner.id, topic, partition };
+            let progress = journal.look(|state| state.lanes.get(&lane)?.progress.clone())?;
+            Some((topic, partition, Progress::decode(&progress).ok()?.committed()))
+        };
+        all.filter(|place| !has_lane.contains(place)).filter_map(remembered).collect()
+    }
+
+    /// Partitions of its topics that are offline: their numbers, when they are tried again, and as `topic/number`.
+    pub(super) fn offline(&self) -> impl Iterator<Item = (u32, TriedAgain, String)> {
         let in_topic = |topic: &Arc<Topic>| {
-            let places = topic.offline().map(|(number, _)| (number, format!("{}/{number}", topic.name())));
-            places.collect::<Vec<_>>()
+            let place = |(number, again)| (number, again, format!("{}/{number}", topic.name()));
+            topic.offline().map(place).collect::<Vec<_>>()
         };
         self.topics.iter().flat_map(in_topic)
     }
@@ -231,7 +240,7 @@ fn report(running: &Running) -> TriggerReport {
         since_ms,
         ends_when: shown.ends_when,
         lanes: running.lanes.iter().map(|lane| lane.report()).collect(),
-        offline: running.offline().map(|(_, place)| place).collect(),
+        offline: running.offline().map(|(_, _, place)| place).collect(),
         counts: running.runner.counters.snapshot(),
     }
 }

@@ -7,13 +7,19 @@ use uuid::Uuid;
 use super::runs::{counted, definition, noted};
 use super::topics::shortened;
 use super::{LaneReport, Running, TriggerService, TriggerState};
+use crate::broker::TriedAgain;
 use crate::broker::record::RunState;
 use crate::broker::state::RunEntry;
 use crate::topic::name::TriggerName;
 use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
 
 /// What ends that a partition is offline.
-const READABLE: &str = "the broker starts again and can read what a start needs";
+const fn ends_when(again: TriedAgain) -> &'static str {
+    match again {
+        TriedAgain::AtStart => "the broker starts again and can read what a start needs",
+        TriedAgain::WithRoom => "the disk has room for what has to be kept before a log goes on",
+    }
+}
 
 /// What a run is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +172,7 @@ impl TriggerService {
             (RunPhase::Active(_), Some((shown, since_ms))) => {
                 let offline = active.and_then(|active| offline(&active.running, &definition));
                 let offline = offline.filter(|_| shown.reason.is_empty());
-                let (reason, ends_when) = offline.map_or((shown.reason, shown.ends_when), |reason| (reason, READABLE));
+                let (reason, ends_when) = offline.unwrap_or((shown.reason, shown.ends_when));
                 (reason, ends_when, since_ms)
             }
             _ => (String::new(), "", entry.since_ms),
@@ -176,15 +182,18 @@ impl TriggerService {
     }
 }
 
-/// Which of its partitions are offline, in a sentence: without them it does not end. `None` when none is.
-fn offline(running: &Running, definition: &RunDefinition) -> Option<String> {
+/// Which of its partitions are offline, in a sentence, and what ends that: without them it does not end. `None` when
+/// none is.
+fn offline(running: &Running, definition: &RunDefinition) -> Option<(String, &'static str)> {
     let numbers: BTreeSet<u32> = definition.ranges.iter().map(|range| range.partition).collect();
-    let places: Vec<String> =
-        running.offline().filter(|(number, _)| numbers.contains(number)).map(|(_, place)| place).collect();
-    let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    match places.as_slice() {
-        [] => None,
-        [place] => Some(format!("partition {place} is offline")),
-        several => Some(format!("partitions {} are offline", shortened(several))),
-    }
+    let offline: Vec<_> = running.offline().filter(|(number, ..)| numbers.contains(number)).collect();
+    let places: Vec<&str> = offline.iter().map(|(_, _, place)| place.as_str()).collect();
+    let reason = match places.as_slice() {
+        [] => return None,
+        [place] => format!("partition {place} is offline"),
+        several => format!("partitions {} are offline", shortened(several)),
+    };
+    // It needs all of them.
+    let needs_start = offline.iter().any(|(_, again, _)| *again == TriedAgain::AtStart);
+    Some((reason, ends_when(if needs_start { TriedAgain::AtStart } else { TriedAgain::WithRoom })))
 }

@@ -10,17 +10,17 @@ use uuid::Uuid;
 use super::lanes::start_at;
 use super::run_topic::{LookedUp, RunTopic};
 use super::{ChoiceError, Running, TriggerService, stop};
-use crate::broker::NoPartition;
 use crate::broker::codec;
 use crate::broker::journal::JournalError;
 use crate::broker::record::{JournalRecord, LaneId, RunDefined, RunForgotten, RunState, RunSwitched, TriggerProgress};
 use crate::broker::state::{RunEntry, State};
-use crate::input::{EventInput, LogInput};
+use crate::broker::{NoPartition, Topic};
+use crate::input::EventInput;
 use crate::trigger::dry_run::{DryRun, DryRunReport, DryRunRequest};
 use crate::trigger::filter::PatternError;
 use crate::trigger::flow::PerKey;
 use crate::trigger::lane_status::LaneStatus;
-use crate::trigger::poller::{Message, PollerHandle, RunLane};
+use crate::trigger::poller::{Message, NewLane, PollerHandle, RunLane};
 use crate::trigger::progress::Progress;
 use crate::trigger::run::{
     Completion, Gate, Left, REMEMBERED_MAX, RUNNING_MAX, ReplayRequest, RunCounts, RunDefinition, RunKind, RunRange,
@@ -127,6 +127,7 @@ pub(super) struct ActiveRun {
     pub(super) running: Running,
     /// Waits for its end.
     ending: JoinHandle<()>,
+    completion: Arc<Completion>,
     /// What nobody shares with it, on a cluster.
     pub(super) own: OwnWork,
 }
@@ -437,13 +438,7 @@ impl TriggerService {
         debug_assert!(self.is_changing(), "runs start within a change");
         let (id, trigger) = (entry.defined.id, entry.defined.trigger);
         let definition = definition(entry).map_err(|error| error.to_string())?;
-        let owner = self
-            .inner
-            .running
-            .read()
-            .values()
-            .find(|running| running.runner.id == trigger)
-            .map(|running| Arc::clone(&running.runner));
+        let owner = self.runner_of(trigger);
         let owner = owner.ok_or_else(|| format!("the trigger of run {id} does not run"))?;
         #[cfg(feature = "cluster")]
         if owner.spec().input.cluster.is_some() {
@@ -457,25 +452,56 @@ impl TriggerService {
         let completion = Arc::new(Completion::of(definition.ranges.len()));
         let mut lanes = Vec::new();
         for range in &definition.ranges {
-            let lane = LaneId { trigger: id, topic: topic.id(), partition: range.partition };
-            let log = match LogInput::new(&self.inner.broker, &topic, range.partition) {
-                Ok(log) => EventInput::Log(log),
-                // The others go on; the run does not end before a start that finds this one.
-                Err(NoPartition::Offline { .. }) => continue,
-                Err(error) => return Err(error.to_string()),
-            };
-            let input = match gate {
-                Some(_) => log.clone().with_letters_of(self.ids_of_topics(owner.spec().name.as_str())),
-                None => log.clone(),
-            };
-            let run = RunLane { until: range.next(), gate: gate.clone(), input, completion: Arc::clone(&completion) };
-            lanes.push(self.new_lane(&runner, log, lane, Some(run))?);
+            // The others go on; the run does not end before this one is there.
+            if !matches!(topic.partition(range.partition), Err(NoPartition::Offline { .. })) {
+                lanes.push(self.lane_of_run(&owner, &runner, (&topic, range), gate.as_ref(), &completion)?);
+            }
         }
         let mut running = Running::new(runner);
         self.drive(&mut running, &topic, lanes)?;
         let active = self.active_run(entry, definition, running, completion);
         self.inner.runs.write().insert(id, active);
         Ok(())
+    }
+
+    /// The lane of a run in a partition of this broker, where the journal says.
+    fn lane_of_run(
+        &self,
+        owner: &Runner,
+        runner: &Arc<Runner>,
+        (topic, range): (&Topic, &RunRange),
+        gate: Option<&Arc<Gate>>,
+        completion: &Arc<Completion>,
+    ) -> Result<NewLane, String> {
+        let lane = LaneId { trigger: runner.id, topic: topic.id(), partition: range.partition };
+        let log = self.log_input(topic, range.partition)?;
+        let input = match gate {
+            Some(_) => log.clone().with_letters_of(self.ids_of_topics(owner.spec().name.as_str())),
+            None => log.clone(),
+        };
+        let run = RunLane { until: range.next(), gate: gate.cloned(), input, completion: Arc::clone(completion) };
+        self.new_lane(runner, log, lane, Some(run))
+    }
+
+    /// Goes on with a run in a partition that was offline.
+    pub(super) fn go_on_in(&self, id: Uuid, owner: &Runner, topic: &Topic, partition: u32) -> Result<(), String> {
+        debug_assert!(self.is_changing(), "lanes of a run start within a change");
+        let entry = self.inner.broker.journal().look(|state| state.runs.get(&id).cloned());
+        let entry = entry.ok_or("it is not remembered")?;
+        let definition = definition(&entry).map_err(|error| error.to_string())?;
+        let gate = self.gate_of_run(owner, &entry, &definition)?;
+        let gone = "it does not go on any more";
+        let (runner, completion) = {
+            let runs = self.inner.runs.read();
+            let active = runs.get(&id).ok_or(gone)?;
+            (Arc::clone(&active.running.runner), Arc::clone(&active.completion))
+        };
+        let ranges = definition.ranges.iter().filter(|range| range.partition == partition);
+        let lane = |range| self.lane_of_run(owner, &runner, (topic, range), gate.as_ref(), &completion);
+        let mut lanes = ranges.map(lane).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let mut runs = self.inner.runs.write();
+        let active = runs.get_mut(&id).ok_or(gone)?;
+        lanes.try_for_each(|lane| self.drive_one(&mut active.running, topic, lane))
     }
 
     /// Which letters it takes; `None` for a replay, which leaves that to the trigger's filter.
@@ -512,7 +538,8 @@ impl TriggerService {
             definition,
             counted: counted(entry),
             running,
-            ending: self.end_when_done(entry.defined.id, completion),
+            ending: self.end_when_done(entry.defined.id, Arc::clone(&completion)),
+            completion,
             own: OwnWork::default(),
         }
     }
