@@ -179,7 +179,8 @@ impl Planner {
         self.observe(now);
         self.newest_mark_ms = self.newest_mark_ms.max(now.wall_ms);
         let was = self.plans.get(&id);
-        let missed_to_ms = was.map_or(i64::MIN, |was| was.missed_to_ms);
+        // One that stood still until now, as its topic was not there, has missed what was due and is not done.
+        let missed_to_ms = was.map_or(now.wall_ms, |was| was.missed_to_ms);
         let settled_s = was.map_or(i64::MIN, |was| was.settled_s).max(position.settled_s(now.wall_ms));
         let failures = was.filter(|was| was.position.pending == position.pending).map_or(0, |was| was.failures);
         let plan = Plan { spec, position, settled_s, missed_to_ms, next: None, failures };

@@ -1,6 +1,6 @@
 //! Schedules at work: the handle that everybody has, and the loop that does what the planner says is due.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -169,7 +169,8 @@ struct Schedule {
     partition: u32,
     created_ms: i64,
     definition_bytes: usize,
-    /// Why it was not started: a partition cannot be read. It is tried again at the next start.
+    /// Why it was not started: a partition is offline, or cannot be read. It is tried again at the next start, and when
+    /// a partition is opened late.
     not_started: Option<String>,
     status: Mutex<Status>,
 }
@@ -247,6 +248,41 @@ impl ScheduleService {
         let task = tokio::spawn(fire::guard(Arc::clone(&service.inner)));
         *service.inner.task.lock() = Some(task);
         (service, failed)
+    }
+
+    /// Starts those that were not started, as far as they can be by now: a partition was opened late.
+    pub async fn start_waiting(&self) {
+        let service = self.clone();
+        self.inner.broker.to_the_end(async move { service.start_waiting_now().await }).await;
+    }
+
+    async fn start_waiting_now(&self) {
+        let mut planner = self.inner.planner.lock().await;
+        let waiting: HashSet<Uuid> = {
+            let schedules = self.inner.schedules.read();
+            let waiting = schedules.by_id.values().filter(|schedule| schedule.not_started.is_some());
+            waiting.map(|schedule| schedule.id).collect()
+        };
+        if waiting.is_empty() {
+            return;
+        }
+        let entries = self.inner.broker.journal().look(|state| {
+            let entries = state.schedules.values().filter(|entry| waiting.contains(&entry.defined.id));
+            entries.cloned().collect()
+        });
+        for (entry, restored) in restore_all(&self.inner.broker, entries).await {
+            match restored {
+                Ok(schedule) => {
+                    if schedule.not_started.is_none() {
+                        tracing::info!(schedule = %schedule.spec.name, "started: its partition is there");
+                    }
+                    schedule.plan(&mut planner, self.inner.clock.read());
+                    self.inner.schedules.write().insert(Arc::new(schedule));
+                }
+                Err(reason) => tracing::error!(schedule = entry.defined.name, reason, "not started"),
+            }
+        }
+        self.inner.look_again();
     }
 
     /// Makes a schedule as defined, or changes the one with its name; ticks that are done stay done. Durable on return.
@@ -564,11 +600,10 @@ pub(super) fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
 
 async fn restore(broker: &Broker, planner: &mut Planner, now: Reading) -> (Schedules, Vec<RestoreScheduleError>) {
     let (mut schedules, mut failed) = (Schedules::default(), Vec::new());
-    let mut entries: Vec<ScheduleEntry> = broker.journal().look(|state| state.schedules.values().cloned().collect());
-    let mut broken = recover::complete(broker, &mut entries).await;
-    for entry in entries {
-        let name = entry.defined.name.clone();
-        match restore_one(broker, &entry, broken.remove(&entry.defined.id)) {
+    let entries = broker.journal().look(|state| state.schedules.values().cloned().collect());
+    for (entry, restored) in restore_all(broker, entries).await {
+        let name = entry.defined.name;
+        match restored {
             Ok(schedule) => {
                 failed.extend(schedule.not_started.clone().map(|reason| RestoreScheduleError { name, reason }));
                 schedule.plan(planner, now);
@@ -578,6 +613,19 @@ async fn restore(broker: &Broker, planner: &mut Planner, now: Reading) -> (Sched
         }
     }
     (schedules, failed)
+}
+
+/// Each as the journal says, with its begun tick completed where that is possible.
+async fn restore_all(
+    broker: &Broker,
+    mut entries: Vec<ScheduleEntry>,
+) -> Vec<(ScheduleEntry, Result<Schedule, String>)> {
+    let mut broken = recover::complete(broker, &mut entries).await;
+    let restored = entries.into_iter().map(|entry| {
+        let restored = restore_one(broker, &entry, broken.remove(&entry.defined.id));
+        (entry, restored)
+    });
+    restored.collect()
 }
 
 /// `broken`: why it is not known whether its tick is done. Neither losing nor repeating that is right.

@@ -66,8 +66,8 @@ pub struct ScheduleReport {
     pub partition: u32,
     /// The tick that was done last.
     pub last: Option<Tick>,
-    /// The next one, and when its event comes, ms since 1970; `None` while it is paused, until a start that can read its
-    /// topic, and when it is over.
+    /// The next one, and when its event comes, ms since 1970; `None` while it is paused, while it could not be started,
+    /// and when it is over.
     pub next: Option<(Tick, i64)>,
     /// Since the broker started.
     pub counts: ScheduleCounts,

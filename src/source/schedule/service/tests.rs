@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tripline_storage::batch::{BatchLimits, Batches};
-use tripline_storage::fs::SimFs;
 use tripline_storage::fs::sim::Fault;
+use tripline_storage::fs::{Fs, SimFs};
 
 use super::*;
 use crate::broker::{BrokerConfig, DeleteTopicError};
@@ -642,6 +642,44 @@ async fn a_schedule_whose_partition_is_offline_says_so_and_waits_for_the_start_t
         assert_eq!(schedules.describe("m").unwrap().state, ScheduleState::Running);
         clock.pass(60_000);
         schedules.settled().await;
+        let tail = broker.topic("t").unwrap().partition(0).unwrap().tail().get();
+        assert_eq!(tail, 2, "its first tick once, and the one that came now");
+        schedules.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_whose_partition_had_no_room_goes_on_when_it_is_opened_late() {
+    for has_begun in [false, true] {
+        let clock = ManualClock::new(T0_MS);
+        let (disk, log) = with_offline_topic(has_begun, &clock).await;
+        disk.set_unreadable(&log, None).unwrap();
+        // What is no batch and has to be kept is more than there is room for.
+        let torn = [disk.read_image(&log).unwrap(), vec![1; 8 << 20]].concat();
+        disk.write_image(&log, &torn).unwrap();
+        disk.remove_file(Path::new("/data/reserve")).unwrap();
+        disk.set_capacity(1 << 40);
+        let used_bytes = (1 << 40) - disk.free_bytes(Path::new("/data")).unwrap();
+        disk.set_capacity(used_bytes + (1 << 20));
+        let (broker, schedules, failed) = start_on(&disk, &clock).await;
+        let told = failed[0].to_string();
+        assert!(told.contains("t/0 is offline since the start, and tried again when there is room"), "{told}");
+        clock.pass(90_000);
+        schedules.settled().await;
+        schedules.start_waiting().await;
+        let report = schedules.describe("m").unwrap();
+        assert_eq!((report.state, report.next), (ScheduleState::Blocked, None), "{}", report.reason);
+
+        disk.set_capacity(1 << 40);
+        let [late] = broker.open_late(std::time::Duration::from_secs(1)).try_into().unwrap();
+        assert!(broker.serve(&late).await.unwrap());
+        schedules.start_waiting().await;
+        schedules.settled().await;
+        assert_eq!(schedules.describe("m").unwrap().state, ScheduleState::Running);
+        clock.pass(60_000);
+        schedules.settled().await;
+        let report = schedules.describe("m").unwrap();
+        assert_eq!(report.last.unwrap().time_text(), "2026-12-01T07:03:00Z");
         let tail = broker.topic("t").unwrap().partition(0).unwrap().tail().get();
         assert_eq!(tail, 2, "its first tick once, and the one that came now");
         schedules.shutdown().await;
