@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::scrub::TICK;
-use crate::broker::{Broker, BrokerConfig, StartError, StartReport};
+use crate::broker::{Broker, BrokerConfig, StartError, StartReport, late};
 use crate::function::log_topic;
 use crate::function::registry::{FunctionRegistry, RestoreFailure};
 use crate::function::{FunctionOptions, FunctionService, Home, Launcher};
@@ -152,8 +152,8 @@ pub struct Server {
     kafka: JoinHandle<()>,
     kafka_address: SocketAddr,
     stop: CancellationToken,
-    /// Work beside the requests: scrubber, housekeeping, compaction.
-    tasks: [JoinHandle<()>; 3],
+    /// Work beside the requests: scrubber, housekeeping, compaction, partitions that wait for room.
+    tasks: [JoinHandle<()>; 4],
     function_log: JoinHandle<()>,
     report: ServerReport,
 }
@@ -224,8 +224,9 @@ impl Server {
         rooms.readiness.set(true);
         let scrubbing = tokio::spawn(scrub(broker.clone()));
         let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone(), rooms.groups.clone()));
-        let compaction = tokio::spawn(keep_compact(broker, rooms.triggers.clone()));
-        let tasks = [scrubbing, housekeeping, compaction];
+        let compaction = tokio::spawn(keep_compact(broker.clone(), rooms.triggers.clone()));
+        let late = tokio::spawn(open_late(broker, rooms.triggers.clone(), rooms.schedules.clone()));
+        let tasks = [scrubbing, housekeeping, compaction, late];
         let report = ServerReport {
             broker: broker_report,
             functions: remembered,
@@ -401,6 +402,32 @@ async fn keep_compact(broker: Broker, triggers: TriggerService) {
         if let Err(error) = round.await {
             tracing::error!(%error, "compaction failed");
         }
+    }
+}
+
+/// Has partitions that had no room at the start opened when there is some, and served with all that reads them.
+async fn open_late(broker: Broker, triggers: TriggerService, schedules: ScheduleService) {
+    let started = Instant::now();
+    while broker.waits_for_room() {
+        tokio::time::sleep(late::TICK).await;
+        let (looking, now) = (broker.clone(), started.elapsed());
+        let opened = match tokio::task::spawn_blocking(move || looking.open_late(now)).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::error!(%error, "partitions that wait for room are not opened");
+                continue;
+            }
+        };
+        if opened.is_empty() {
+            continue;
+        }
+        for late in opened {
+            let (topic, partition) = (late.topic.name().clone(), late.number);
+            if let Err(error) = triggers.serve(late).await {
+                tracing::error!(%topic, partition, %error, "stays offline: what is beyond its tail is not set back");
+            }
+        }
+        schedules.start_waiting().await;
     }
 }
 

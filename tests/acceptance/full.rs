@@ -1,8 +1,9 @@
-//! A disk that fills up under the running broker: what goes on from the reserve, what waits when it is spent, and how
-//! all of it goes on by itself when there is room again.
+//! A disk that fills up under the running broker, or is full when it starts: what goes on from the reserve, what waits
+//! when it is spent, and how all of it goes on by itself when there is room again.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ fn record(number: u64) -> String {
 }
 
 /// Whatever space is left is somebody else's now; the file that holds it.
-fn fill(broker: &Broker) -> std::path::PathBuf {
+fn fill(broker: &Broker) -> PathBuf {
     let path = broker.data().join("of somebody else");
     let mut file = File::create(&path).unwrap();
     let block = [7; 4096];
@@ -37,7 +38,7 @@ fn fill(broker: &Broker) -> std::path::PathBuf {
 }
 
 /// A broker with a trigger that has all its work before it, on a disk that is full.
-fn start() -> Option<(Broker, std::path::PathBuf)> {
+fn start() -> Option<(Broker, PathBuf)> {
     let broker = Broker::start_on_small_disk(DISK_BYTES)?;
     broker.apply("topic: other");
     broker.apply_failing(CODE, "{ max_attempts: 1 }");
@@ -125,4 +126,36 @@ fn commits_and_dead_letters_go_on_until_the_reserve_is_spent_and_then_nothing_is
     let readers: Value = serde_json::from_str(&broker.tripline(&["group", "describe", "readers", "--json"])).unwrap();
     assert_eq!(readers["offsets"][0]["committed"], 51, "{readers}");
     assert_eq!((tail(&broker, "orders.dlq"), broker.trigger("pay")["lag"].as_u64()), (RECORDS, Some(0)));
+}
+
+/// The log files below a directory.
+fn logs(dir: &Path) -> Vec<PathBuf> {
+    let entries: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let (dirs, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|path| path.is_dir());
+    let found = files.into_iter().filter(|path| path.extension().is_some_and(|it| it == "log"));
+    found.chain(dirs.iter().flat_map(|dir| logs(dir))).collect()
+}
+
+#[test]
+fn a_partition_without_room_at_the_start_is_served_when_there_is_some_without_another_start() {
+    let _alone = alone();
+    let Some(mut broker) = Broker::start_on_small_disk(DISK_BYTES) else { return };
+    broker.apply("topic: orders");
+    broker.produce("orders", &record(0)).unwrap();
+    broker.kill();
+    // As a power cut leaves it: what is no batch has to be kept, and the reserve has no room for so much.
+    let log = logs(&broker.data().join("topics")).remove(0);
+    File::options().append(true).open(log).unwrap().write_all(&vec![1; 20 << 20]).unwrap();
+    let filler = fill(&broker);
+    broker.restart();
+    let offline = r#"tripline_partition_offline{topic="orders",partition="0"}"#;
+    assert_eq!((broker.metric(offline), broker.metric("tripline_disk_full")), (1, 1));
+    let described = broker.tripline(&["topic", "describe", "orders"]);
+    assert!(described.contains("tried again when there is room"), "{described}");
+
+    fs::remove_file(filler).unwrap();
+    until("partition that is there", || if broker.metric(offline) == 0 { Ok(()) } else { Err("offline".to_owned()) });
+    broker.produce("orders", &record(1)).unwrap();
+    assert_eq!(tail(&broker, "orders"), 2);
+    assert_eq!(broker.tripline(&["consume", "orders", "-n", "2"]).lines().count(), 2);
 }
