@@ -73,6 +73,12 @@ impl Broker {
         opened
     }
 
+    /// What the storage does by itself each second.
+    #[cfg(test)]
+    pub fn look_for_room(&self) {
+        self.inner.store.look_for_room();
+    }
+
     fn waiting_for_room(&self) -> Vec<(Arc<Topic>, u32)> {
         let topics = self.topics();
         let waiting = topics.iter().flat_map(|topic| {

@@ -12,7 +12,8 @@
 //!
 //! A broker that dies before 1 has not begun: the tick is missed, or still to come. One that dies between 1 and 3 looks
 //! after its next start at what the partition has from that offset on: the event is there, or it is appended now.
-//! Neither needs to remember producers: a partition forgets those after a day, which a weekly schedule would outlive.
+//! Where the journal refuses 3, no schedule begins another tick before it has taken that: the intent of the next would
+//! take the place of the one that finds the event. Neither needs to remember producers: a partition forgets those after a day, which a weekly schedule would outlive.
 //!
 //! What is done is remembered as ranges of time (`DoneTicks`), ordinarily as one: whatever the wall clock does, a tick
 //! in one of them is never done again. What lies between two was left out, and comes when the clock goes back and comes
@@ -20,6 +21,7 @@
 
 pub mod clock;
 pub mod cron;
+mod owed;
 pub mod planner;
 mod recover;
 pub mod service;

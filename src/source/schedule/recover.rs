@@ -8,19 +8,20 @@ use tripline_storage::error::ReadError;
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
+use super::owed::Owed;
 use super::planner::was_left_out_before;
 use super::service::spec_of;
 use super::tick::{ID_HEADER, SOURCE_HEADER, Tick, source};
 use crate::broker::record::{JournalRecord, ScheduleFired, ScheduleFiring, ScheduleTicksDone};
 use crate::broker::state::ScheduleEntry;
-use crate::broker::{Broker, NoPartition, now_ms};
+use crate::broker::{Broker, NoPartition};
 
 /// How much of a log is read at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// Looks for the events of ticks that were begun. Those that are there are done, here and in the journal; what the
-/// others had begun is known not to be there. Answers the schedules whose partition cannot be read.
-pub(super) async fn complete(broker: &Broker, entries: &mut [ScheduleEntry]) -> HashMap<Uuid, String> {
+/// Looks for the events of ticks that were begun. Those that are there are done, here and in the journal, or `owed` to
+/// it; what the others had begun is known not to be there. Answers the schedules whose partition cannot be read.
+pub(super) async fn complete(broker: &Broker, entries: &mut [ScheduleEntry], owed: &mut Owed) -> HashMap<Uuid, String> {
     let mut places: HashMap<(Uuid, u32), Vec<&mut ScheduleEntry>> = HashMap::new();
     for entry in entries {
         if let Some(firing) = &entry.firing {
@@ -44,7 +45,7 @@ pub(super) async fn complete(broker: &Broker, entries: &mut [ScheduleEntry]) -> 
         match find_begun(broker, log, &begun).await {
             Ok(found) => {
                 begun.retain(|entry| found.contains(&entry.defined.id));
-                done(broker, (log, tail), &mut begun);
+                owed.remember(broker.journal(), done(&mut begun), (Arc::clone(log), tail));
             }
             Err(error) => broken.extend(begun.iter().map(|entry| (entry.defined.id, error.to_string()))),
         }
@@ -68,8 +69,8 @@ async fn find_begun(
     find(log, from, wanted.collect()).await
 }
 
-/// These ticks are in their topic, below `end`.
-fn done(broker: &Broker, (log, end): (&Arc<Partition>, Offset), entries: &mut [&mut ScheduleEntry]) {
+/// The begun ticks of these are in their topic: what to remember of that.
+fn done(entries: &mut [&mut ScheduleEntry]) -> Vec<JournalRecord> {
     let mut records: Vec<JournalRecord> = Vec::new();
     for entry in entries {
         let Some(ScheduleFiring { id, tick_s, .. }) = entry.firing.take() else { continue };
@@ -83,10 +84,7 @@ fn done(broker: &Broker, (log, end): (&Arc<Partition>, Offset), entries: &mut [&
         entry.fired_s = Some(tick_s);
         records.push(ScheduleFired { id, tick_s }.into());
     }
-    if let Err(error) = broker.journal().append_after(&records, &[(Arc::clone(log), end)], now_ms()) {
-        // The next start finds them by their intent.
-        tracing::warn!(%error, "ticks are done, which could not be remembered");
-    }
+    records
 }
 
 /// An event that is looked for.

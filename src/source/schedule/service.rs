@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::clock::Clock;
+use super::owed::Owed;
 use super::planner::{LATE_MAX_S, Planner, Position, Reading, past_s};
 use super::recover;
 use super::spec::ScheduleSpec;
@@ -124,8 +125,7 @@ struct Inner {
     broker: Broker,
     clock: Clock,
     schedules: RwLock<Schedules>,
-    /// Whoever has it does ticks or changes definitions, one at a time.
-    planner: tokio::sync::Mutex<Planner>,
+    turn: tokio::sync::Mutex<Turn>,
     /// How often the loop was asked to look again.
     looks: AtomicU64,
     asked: Notify,
@@ -135,6 +135,13 @@ struct Inner {
     broke_down: AtomicBool,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Whoever has it does ticks or changes definitions, one at a time.
+#[derive(Debug)]
+struct Turn {
+    planner: Planner,
+    owed: Owed,
 }
 
 #[derive(Debug, Default)]
@@ -230,13 +237,13 @@ impl ScheduleService {
     /// read, it is shown with the others, which run.
     pub async fn start(broker: Broker, clock: Clock) -> (Self, Vec<RestoreScheduleError>) {
         let now = clock.read();
-        let mut planner = Planner::start(now);
-        let (schedules, failed) = restore(&broker, &mut planner, now).await;
+        let mut turn = Turn { planner: Planner::start(now), owed: Owed::default() };
+        let (schedules, failed) = restore(&broker, &mut turn, now).await;
         let inner = Inner {
             broker,
             clock,
             schedules: RwLock::new(schedules),
-            planner: tokio::sync::Mutex::new(planner),
+            turn: tokio::sync::Mutex::new(turn),
             looks: AtomicU64::new(0),
             asked: Notify::new(),
             idle: watch::Sender::new(0),
@@ -257,7 +264,7 @@ impl ScheduleService {
     }
 
     async fn start_waiting_now(&self) {
-        let mut planner = self.inner.planner.lock().await;
+        let mut turn = self.inner.turn.lock().await;
         let waiting: HashSet<Uuid> = {
             let schedules = self.inner.schedules.read();
             let waiting = schedules.by_id.values().filter(|schedule| schedule.not_started.is_some());
@@ -270,13 +277,13 @@ impl ScheduleService {
             let entries = state.schedules.values().filter(|entry| waiting.contains(&entry.defined.id));
             entries.cloned().collect()
         });
-        for (entry, restored) in restore_all(&self.inner.broker, entries).await {
+        for (entry, restored) in restore_all(&self.inner.broker, entries, &mut turn.owed).await {
             match restored {
                 Ok(schedule) => {
                     if schedule.not_started.is_none() {
                         tracing::info!(schedule = %schedule.spec.name, "started: its partition is there");
                     }
-                    schedule.plan(&mut planner, self.inner.clock.read());
+                    schedule.plan(&mut turn.planner, self.inner.clock.read());
                     self.inner.schedules.write().insert(Arc::new(schedule));
                 }
                 Err(reason) => tracing::error!(schedule = entry.defined.name, reason, "not started"),
@@ -298,7 +305,7 @@ impl ScheduleService {
         let topic = self.inner.broker.topic_or_create(&spec.topic).await?;
         let topic = topic.ok_or_else(|| ApplyScheduleError::UnknownTopic(spec.topic.to_string()))?;
         has_needed_key(&spec, &topic)?;
-        let mut planner = self.inner.planner.lock().await;
+        let mut turn = self.inner.turn.lock().await;
         if let Some(unchanged) = self.where_offline(&spec, &topic)? {
             return Ok(unchanged);
         }
@@ -308,35 +315,40 @@ impl ScheduleService {
             let warnings = self.warnings(&spec);
             return Ok(AppliedSchedule { created: false, changed: false, warnings });
         }
-        let remembered = self.remembered(&spec, running.is_some()).await?;
+        let remembered = self.remembered(&spec, running.is_some(), &mut turn.owed).await?;
         let before = spec_before(running, remembered.as_ref());
         let keeps_times = before.is_some_and(|before| before.timing == spec.timing);
         let defined = self.defined(&spec, &topic, remembered.as_ref(), running.filter(|_| keeps_times));
         self.check_limits(defined.definition.len(), current.as_deref())?;
-        let remembered = self.remember_definition(&defined, &topic, keeps_times).await?;
+        let remembered = self.remember_definition(&defined, &topic, keeps_times, &mut turn.owed).await?;
         let mut status = running.map_or_else(|| status_of(&remembered), |running| running.status.lock().clone());
         status.position.since_ms = defined.since_ms;
         if !keeps_times {
-            planner.remove(defined.id);
+            turn.planner.remove(defined.id);
             (status.position.pending, status.blocked) = (None, None);
             status.position.done = remembered.done;
         }
         let warnings = self.warnings(&spec);
         let schedule = Arc::new(Schedule::new(&defined, Arc::new(spec), topic, status));
-        schedule.plan(&mut planner, self.inner.clock.read());
+        schedule.plan(&mut turn.planner, self.inner.clock.read());
         self.inner.schedules.write().insert(schedule);
         self.inner.look_again();
         Ok(AppliedSchedule { created: current.is_none(), changed: true, warnings })
     }
 
     /// What the journal knows of a schedule with this name. A tick that was begun is known not to be in its topic then.
-    async fn remembered(&self, spec: &ScheduleSpec, runs: bool) -> Result<Option<ScheduleEntry>, ApplyScheduleError> {
+    async fn remembered(
+        &self,
+        spec: &ScheduleSpec,
+        runs: bool,
+        owed: &mut Owed,
+    ) -> Result<Option<ScheduleEntry>, ApplyScheduleError> {
         let name = spec.name.as_str();
         let entry = self.inner.broker.journal().look(|state| state.schedule_named(name).cloned());
         let Some(mut entry) = entry else { return Ok(None) };
         // One that was not started: nobody knows yet what became of its tick.
         if !runs && let Some(firing) = entry.firing.clone() {
-            let broken = recover::complete(&self.inner.broker, std::slice::from_mut(&mut entry)).await;
+            let broken = recover::complete(&self.inner.broker, std::slice::from_mut(&mut entry), owed).await;
             if let Some(reason) = broken.into_values().next() {
                 let tick = Tick::new(firing.tick_s).time_text();
                 return Err(ApplyScheduleError::UnclearTick { name: name.to_owned(), tick, reason });
@@ -416,14 +428,16 @@ impl ScheduleService {
     }
 
     /// Durable on return, unless somebody has deleted the topic meanwhile. New times have no use for a tick of the old
-    /// ones that was begun.
+    /// ones that was begun; one that is done is remembered before.
     async fn remember_definition(
         &self,
         defined: &ScheduleDefined,
         topic: &Topic,
         keeps_times: bool,
+        owed: &mut Owed,
     ) -> Result<ScheduleEntry, ApplyScheduleError> {
         let journal = self.inner.broker.journal();
+        owed.pay(journal)?;
         let (next, ()) = journal.append_if(crate::broker::now_ms(), |state| {
             if !state.topics.contains_key(&topic.id()) {
                 return Err(ApplyScheduleError::UnknownTopic(topic.name().to_string()));
@@ -454,13 +468,13 @@ impl ScheduleService {
     }
 
     async fn remove_now(&self, name: &str) -> Result<bool, JournalError> {
-        let mut planner = self.inner.planner.lock().await;
+        let mut turn = self.inner.turn.lock().await;
         let journal = self.inner.broker.journal();
         let Some(id) = journal.look(|state| state.schedule_named(name).map(|entry| entry.defined.id)) else {
             return Ok(false);
         };
         self.remember(ScheduleRemoved { id }).await?;
-        planner.remove(id);
+        turn.planner.remove(id);
         self.inner.schedules.write().remove(name);
         self.inner.look_again();
         Ok(true)
@@ -488,7 +502,7 @@ impl ScheduleService {
     }
 
     async fn switch_now(&self, name: &str, paused: bool) -> Result<(), ScheduleError> {
-        let mut planner = self.inner.planner.lock().await;
+        let mut turn = self.inner.turn.lock().await;
         let schedule = self.inner.find(name).ok_or_else(|| ScheduleError::Unknown(name.to_owned()))?;
         if !paused && !schedule.spec.enabled {
             return Err(ScheduleError::Disabled(name.to_owned()));
@@ -500,7 +514,7 @@ impl ScheduleService {
                 let mut status = schedule.status.lock();
                 (status.paused, status.position.since_ms) = (paused, since_ms);
             }
-            schedule.plan(&mut planner, self.inner.clock.read());
+            schedule.plan(&mut turn.planner, self.inner.clock.read());
             self.inner.look_again();
         }
         Ok(())
@@ -598,15 +612,15 @@ pub(super) fn spec_of(entry: &ScheduleEntry) -> Result<ScheduleSpec, String> {
     ScheduleSpec::from_json(&definition).map_err(|errors| errors.to_string())
 }
 
-async fn restore(broker: &Broker, planner: &mut Planner, now: Reading) -> (Schedules, Vec<RestoreScheduleError>) {
+async fn restore(broker: &Broker, turn: &mut Turn, now: Reading) -> (Schedules, Vec<RestoreScheduleError>) {
     let (mut schedules, mut failed) = (Schedules::default(), Vec::new());
     let entries = broker.journal().look(|state| state.schedules.values().cloned().collect());
-    for (entry, restored) in restore_all(broker, entries).await {
+    for (entry, restored) in restore_all(broker, entries, &mut turn.owed).await {
         let name = entry.defined.name;
         match restored {
             Ok(schedule) => {
                 failed.extend(schedule.not_started.clone().map(|reason| RestoreScheduleError { name, reason }));
-                schedule.plan(planner, now);
+                schedule.plan(&mut turn.planner, now);
                 schedules.insert(Arc::new(schedule));
             }
             Err(reason) => failed.push(RestoreScheduleError { name, reason }),
@@ -619,8 +633,9 @@ async fn restore(broker: &Broker, planner: &mut Planner, now: Reading) -> (Sched
 async fn restore_all(
     broker: &Broker,
     mut entries: Vec<ScheduleEntry>,
+    owed: &mut Owed,
 ) -> Vec<(ScheduleEntry, Result<Schedule, String>)> {
-    let mut broken = recover::complete(broker, &mut entries).await;
+    let mut broken = recover::complete(broker, &mut entries, owed).await;
     let restored = entries.into_iter().map(|entry| {
         let restored = restore_one(broker, &entry, broken.remove(&entry.defined.id));
         (entry, restored)

@@ -9,9 +9,10 @@ use tripline_storage::batch::{BatchBuilder, BatchOptions, CheckedBatch, NewRecor
 use tripline_storage::{Offset, Partition};
 use uuid::Uuid;
 
-use super::{Inner, Position, Reading, Schedule, ScheduleFired, ScheduleFiring, ScheduleTicksDone};
+use super::{Inner, Position, Reading, Schedule, ScheduleFired, ScheduleFiring, ScheduleTicksDone, Turn};
 use crate::broker;
 use crate::broker::record::JournalRecord;
+use crate::source::schedule::owed::Owed;
 use crate::source::schedule::planner::{Due, Planner};
 use crate::source::schedule::tick::TickRecord;
 use crate::topic::spec::TopicConfig;
@@ -54,12 +55,12 @@ async fn run(inner: Arc<Inner>) {
     while !inner.stop.is_cancelled() {
         let look = inner.looks.load(Ordering::Acquire);
         let (now, wait_ms) = {
-            let mut planner = inner.planner.lock().await;
+            let mut turn = inner.turn.lock().await;
             let now = inner.clock.read();
-            if round(&inner, &mut planner, now).await {
+            if round(&inner, &mut turn, now).await {
                 continue;
             }
-            (now, planner.wait_ms(now))
+            (now, turn.planner.wait_ms(now))
         };
         inner.idle.send_replace(look);
         let timer = async {
@@ -77,21 +78,21 @@ async fn run(inner: Arc<Inner>) {
 }
 
 /// Does what is due now, at most [`ROUND_TICKS_MAX`] ticks. Answers whether anything was.
-async fn round(inner: &Inner, planner: &mut Planner, now: Reading) -> bool {
-    let due = planner.look(now, ROUND_TICKS_MAX);
-    note_skipped(inner, planner);
+async fn round(inner: &Inner, turn: &mut Turn, now: Reading) -> bool {
+    let due = turn.planner.look(now, ROUND_TICKS_MAX);
+    note_skipped(inner, &mut turn.planner);
     if due.is_empty() {
         return false;
     }
     let mut firings = firings(inner, &due);
     // What goes to one partition goes there together.
     firings.sort_by_key(Firing::place);
-    if let Err(error) = begin(inner, &firings).await {
-        firings.iter().for_each(|firing| failed(firing, planner, now, &error.to_string()));
+    if let Err(error) = begin(inner, &mut turn.owed, &firings).await {
+        firings.iter().for_each(|firing| failed(firing, &mut turn.planner, now, &error.to_string()));
         return true;
     }
     for together in firings.chunk_by(|a, b| a.place() == b.place()) {
-        append_all(inner, planner, now, together).await;
+        append_all(inner, turn, now, together).await;
     }
     true
 }
@@ -106,14 +107,16 @@ fn firings(inner: &Inner, due: &[Due]) -> Vec<Firing> {
     due.iter().filter_map(firing).collect()
 }
 
-/// Remembers durably what is going to be appended where.
-async fn begin(inner: &Inner, firings: &[Firing]) -> Result<(), broker::journal::JournalError> {
+/// Remembers durably what is going to be appended where. That takes the place of the last intent of each schedule, so
+/// what is done by that is remembered first.
+async fn begin(inner: &Inner, owed: &mut Owed, firings: &[Firing]) -> Result<(), broker::journal::JournalError> {
+    owed.pay(inner.broker.journal())?;
     let intents: Vec<JournalRecord> = firings.iter().map(Firing::intent).collect();
     inner.broker.journal().commit(&intents, &[], broker::now_ms()).await
 }
 
 /// Appends the events of ticks that go to one partition, batch by batch.
-async fn append_all(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing]) {
+async fn append_all(inner: &Inner, turn: &mut Turn, now: Reading, firings: &[Firing]) {
     let mut rest = firings;
     while !rest.is_empty() {
         let (batch, count) = batch(inner, rest);
@@ -129,8 +132,8 @@ async fn append_all(inner: &Inner, planner: &mut Planner, now: Reading, firings:
             Err(reason) => Err(reason),
         };
         match appended {
-            Ok(last) => done(inner, planner, now, now_done, last.next()),
-            Err(reason) => now_done.iter().for_each(|firing| failed(firing, planner, now, &reason)),
+            Ok(last) => done(inner, turn, now, now_done, last.next()),
+            Err(reason) => now_done.iter().for_each(|firing| failed(firing, &mut turn.planner, now, &reason)),
         }
         // A batch a poll: others have work too.
         tokio::task::yield_now().await;
@@ -175,7 +178,7 @@ fn batch(inner: &Inner, firings: &[Firing]) -> (Result<CheckedBatch, String>, us
 }
 
 /// The events are in their topic, below `next`.
-fn done(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing], next: Offset) {
+fn done(inner: &Inner, Turn { planner, owed }: &mut Turn, now: Reading, firings: &[Firing], next: Offset) {
     let mut records: Vec<JournalRecord> = Vec::new();
     for Firing { due, schedule, .. } in firings {
         let (Due { id, tick }, tick_s) = (*due, due.tick.unix_s());
@@ -193,11 +196,7 @@ fn done(inner: &Inner, planner: &mut Planner, now: Reading, firings: &[Firing], 
             tracing::warn!(schedule = %schedule.spec.name, since_ms, "its topic takes ticks again");
         }
     }
-    let source = (Arc::clone(&firings[0].log), next);
-    if let Err(error) = inner.broker.journal().append_after(&records, &[source], broker::now_ms()) {
-        // The next start finds them by their intent.
-        tracing::warn!(%error, "ticks are done, which could not be remembered");
-    }
+    owed.remember(inner.broker.journal(), records, (Arc::clone(&firings[0].log), next));
 }
 
 /// A tick is known not to be in its topic.

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tripline_storage::Partition;
 use tripline_storage::batch::{BatchLimits, Batches};
 use tripline_storage::fs::sim::Fault;
 use tripline_storage::fs::{Fs, SimFs};
@@ -67,28 +68,31 @@ impl World {
     /// The ids of all events in a topic, partition by partition.
     fn ids(&self, topic: &str) -> Vec<String> {
         let topic = self.broker.topic(topic).unwrap();
-        let mut ids = Vec::new();
-        for (_, log) in topic.partitions() {
-            let mut at = log.log_start();
-            while at < log.tail() {
-                let outcome = log.read_blocking(at, 1 << 20).unwrap();
-                for view in Batches::of(&outcome.bytes).map_while(Result::ok) {
-                    for record in &view.records(&BatchLimits::default()).unwrap() {
-                        let record = record.unwrap();
-                        let id = record.headers().find(|header| header.name == b"ce_id").unwrap().value.unwrap();
-                        ids.push(String::from_utf8(id.to_vec()).unwrap());
-                    }
-                }
-                at = outcome.next;
-            }
-        }
-        ids
+        topic.partitions().flat_map(|(_, log)| ids_of(log)).collect()
     }
 
     fn state(&self, name: &str) -> (ScheduleState, String) {
         let report = self.schedules.describe(name).unwrap();
         (report.state, report.reason)
     }
+}
+
+/// The ids of all events in a log.
+fn ids_of(log: &Partition) -> Vec<String> {
+    let mut ids = Vec::new();
+    let mut at = log.log_start();
+    while at < log.tail() {
+        let outcome = log.read_blocking(at, 1 << 20).unwrap();
+        for view in Batches::of(&outcome.bytes).map_while(Result::ok) {
+            for record in &view.records(&BatchLimits::default()).unwrap() {
+                let record = record.unwrap();
+                let id = record.headers().find(|header| header.name == b"ce_id").unwrap().value.unwrap();
+                ids.push(String::from_utf8(id.to_vec()).unwrap());
+            }
+        }
+        at = outcome.next;
+    }
+    ids
 }
 
 fn every_minute(catch_up: &str) -> Value {
@@ -684,6 +688,63 @@ async fn a_schedule_whose_partition_had_no_room_goes_on_when_it_is_opened_late()
         assert_eq!(tail, 2, "its first tick once, and the one that came now");
         schedules.shutdown().await;
     }
+}
+
+/// Ids of the events in partition 0 of `t`.
+fn ids_in(broker: &Broker) -> Vec<String> {
+    let topic = broker.topic("t").unwrap();
+    ids_of(topic.partition(0).unwrap())
+}
+
+#[tokio::test]
+async fn what_the_journal_does_not_take_of_a_tick_that_is_done_it_takes_before_the_next_one() {
+    // Each tick of these leaves others out: what is done is a range of its own.
+    let jump_to = async |clock: &ManualClock, schedules: &ScheduleService, seconds: i64| {
+        clock.jump(T0_MS + seconds * 1000 - Clock::Manual(clock.clone()).read().wall_ms);
+        schedules.settled().await;
+    };
+    let (mut number, mut was_refused) = (0, false);
+    loop {
+        number += 1;
+        let (disk, clock) = (SimFs::new(), ManualClock::new(T0_MS));
+        let (broker, schedules, _) = start_on(&disk, &clock).await;
+        schedules.apply(ScheduleSpec::from_json(&every_minute("skip")).unwrap()).await.unwrap();
+        jump_to(&clock, &schedules, 60).await;
+        let before = disk.operations();
+        disk.fail_from(before + number, Fault::Enospc);
+        jump_to(&clock, &schedules, 660).await;
+        let is_over = disk.operations() < before + number;
+        let fired = broker.journal().look(|state| state.schedule_named("m").unwrap().fired_s);
+        let is_refused = ids_in(&broker).len() == 2 && fired == Some(T0_MS / 1000 + 60);
+        disk.heal();
+        broker.look_for_room();
+        clock.pass(5_000);
+        schedules.settled().await;
+        jump_to(&clock, &schedules, 1260).await;
+        clock.pass(5_000);
+        schedules.settled().await;
+        schedules.shutdown().await;
+        drop((schedules, broker));
+
+        clock.jump(-635_000);
+        let (broker, schedules, failed) = start_on(&disk.kill(), &clock).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        schedules.settled().await;
+        clock.pass(90_000);
+        schedules.settled().await;
+        let done = ids_in(&broker);
+        // A journal whose flush failed takes nothing before the restart, which comes before that tick.
+        let is_late = !done.contains(&at(&["07:21:00"])[0]);
+        was_refused |= is_refused && !is_late;
+        let mut expected = at(&["07:01:00", "07:11:00", "07:21:00", "07:12:00"]);
+        expected.retain(|id| !(is_late && id.contains("07:21")));
+        assert_eq!(done, expected, "with no room from operation {number} on");
+        schedules.shutdown().await;
+        if is_over {
+            break;
+        }
+    }
+    assert!(was_refused, "the journal refused nothing that was done");
 }
 
 #[tokio::test]
