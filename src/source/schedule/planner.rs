@@ -176,11 +176,20 @@ impl Planner {
     /// Plans a schedule, in place of what was planned for it. What was left out stays so, and a tick that waited for
     /// its topic has waited.
     pub fn put(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position, now: Reading) {
+        self.put_with(id, spec, position, now, i64::MIN);
+    }
+
+    /// As [`Planner::put`], of a schedule that stood still until now, as its topic was not there: it has missed what
+    /// was due and is not done.
+    pub fn put_late(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position, now: Reading) {
+        self.put_with(id, spec, position, now, now.wall_ms);
+    }
+
+    fn put_with(&mut self, id: Uuid, spec: Arc<ScheduleSpec>, position: Position, now: Reading, missed_to_ms: i64) {
         self.observe(now);
         self.newest_mark_ms = self.newest_mark_ms.max(now.wall_ms);
         let was = self.plans.get(&id);
-        // One that stood still until now, as its topic was not there, has missed what was due and is not done.
-        let missed_to_ms = was.map_or(now.wall_ms, |was| was.missed_to_ms);
+        let missed_to_ms = was.map_or(missed_to_ms, |was| was.missed_to_ms);
         let settled_s = was.map_or(i64::MIN, |was| was.settled_s).max(position.settled_s(now.wall_ms));
         let failures = was.filter(|was| was.position.pending == position.pending).map_or(0, |was| was.failures);
         let plan = Plan { spec, position, settled_s, missed_to_ms, next: None, failures };

@@ -168,6 +168,9 @@ impl Schedules {
     }
 }
 
+/// [`Planner::put`] or [`Planner::put_late`].
+type Put = fn(&mut Planner, Uuid, Arc<ScheduleSpec>, Position, Reading);
+
 #[derive(Debug)]
 struct Schedule {
     id: Uuid,
@@ -211,12 +214,16 @@ impl Schedule {
 
     /// Puts it into the planner, or takes it out.
     fn plan(&self, planner: &mut Planner, now: Reading) {
+        self.plan_with(Planner::put, planner, now);
+    }
+
+    fn plan_with(&self, put: Put, planner: &mut Planner, now: Reading) {
         let mut status = self.status.lock();
         if let Some(was) = planner.position(self.id) {
             status.position = Position { since_ms: status.position.since_ms, ..was };
         }
         if self.spec.enabled && !status.paused && self.not_started.is_none() {
-            planner.put(self.id, Arc::clone(&self.spec), status.position.clone(), now);
+            put(planner, self.id, Arc::clone(&self.spec), status.position.clone(), now);
         } else {
             planner.remove(self.id);
         }
@@ -283,7 +290,7 @@ impl ScheduleService {
                     if schedule.not_started.is_none() {
                         tracing::info!(schedule = %schedule.spec.name, "started: its partition is there");
                     }
-                    schedule.plan(&mut turn.planner, self.inner.clock.read());
+                    schedule.plan_with(Planner::put_late, &mut turn.planner, self.inner.clock.read());
                     self.inner.schedules.write().insert(Arc::new(schedule));
                 }
                 Err(reason) => tracing::error!(schedule = entry.defined.name, reason, "not started"),

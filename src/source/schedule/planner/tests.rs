@@ -213,6 +213,20 @@ fn a_clock_that_was_not_set_yet_has_no_ticks() {
 }
 
 #[test]
+fn ticks_that_come_while_a_schedule_is_made_are_done_and_those_of_one_that_stood_still_were_missed() {
+    let made = |put: fn(&mut Planner, Uuid, Arc<ScheduleSpec>, Position, Reading)| {
+        let now = Reading { wall_ms: T0_MS, monotonic_ms: 0 };
+        let mut bench = Bench { planner: Planner::start(now), now };
+        let now = bench.pass(15).now;
+        let position = Position { since_ms: T0_MS, ..Position::default() };
+        put(&mut bench.planner, id(1), spec(json!({"rate": "1s", "catch_up": "once"})), position, now);
+        bench.due()
+    };
+    assert_eq!(made(Planner::put), (1..=15).collect::<Vec<i64>>());
+    assert_eq!(made(Planner::put_late), [15]);
+}
+
+#[test]
 fn what_is_made_up_for_and_delayed_stays_so_when_its_schedule_is_put_again() {
     let definition = json!({"rate": "1h", "jitter": "50m"});
     let mut bench = Bench::new(definition.clone());
