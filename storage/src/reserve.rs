@@ -118,6 +118,11 @@ impl Reserve {
         }
     }
 
+    /// What has to be free beyond the reserve for service to return.
+    pub(crate) fn margin_bytes(&self) -> u64 {
+        self.target_bytes.load(Ordering::Relaxed).max(self.held_bytes()) / MARGIN_SHARE
+    }
+
     /// Fills the reserve up, and lets ordinary appends go on if that and some more is there.
     pub(crate) fn refill(&self) {
         let mut file = self.file.lock();
@@ -137,7 +142,7 @@ impl Reserve {
             self.target_bytes.fetch_max(target_bytes(self.wanted_bytes, held, free), Ordering::Relaxed);
         }
         let target = self.target_bytes.load(Ordering::Relaxed).max(held);
-        if free < (target - held) + target / MARGIN_SHARE {
+        if free < (target - held) + self.margin_bytes() {
             return;
         }
         if let Some(file) = &*file {

@@ -273,11 +273,13 @@ impl Store {
         let _opening = Opening::begin(self, id).ok_or(OpenLogError::AlreadyOpen(id))?;
         let reserve = &self.shared.reserve;
         let mut cut = self.cuts.lock().remove(&id);
+        let leaves_free_bytes = (room == Room::Free).then(|| reserve.margin_bytes());
+        let mut recover = || self.recover(id, &dir, &config, leaves_free_bytes, &mut cut);
         let recovered = match holds_segment(&*self.shared.fs, &dir) {
-            Ok(true) if room == Room::WithReserve => reserve.with_room(|| self.recover(id, &dir, &config, &mut cut)),
+            Ok(true) if room == Room::WithReserve => reserve.with_room(recover),
             // What is new waits for room like any append.
             Ok(false) if reserve.is_full() => Err(io::ErrorKind::StorageFull.into()),
-            Ok(_) => self.recover(id, &dir, &config, &mut cut),
+            Ok(_) => recover(),
             Err(cause) => Err(cause),
         };
         self.cuts.lock().extend(cut.map(|cut| (id, cut)));
@@ -292,6 +294,7 @@ impl Store {
         id: PartitionId,
         dir: &Path,
         config: &LogConfig,
+        leaves_free_bytes: Option<u64>,
         cut: &mut Option<Cut>,
     ) -> io::Result<(partition::Recovered, RecoveryReport)> {
         let fs = &*self.shared.fs;
@@ -299,7 +302,8 @@ impl Store {
             create_durably(fs, &self.root, dir)?;
         }
         let quarantine = self.root.join("quarantine");
-        partition::recover(partition::Place { fs, id, dir, quarantine: &quarantine, config }, cut)
+        let quarantine = &quarantine;
+        partition::recover(partition::Place { fs, id, dir, quarantine, config, leaves_free_bytes }, cut)
     }
 }
 

@@ -5,13 +5,13 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::*;
 use tripline_storage::batch::Batches;
 use tripline_storage::error::{AppendError, OpenLogErrorKind};
-use tripline_storage::fs::sim::{Call, Fault};
-use tripline_storage::fs::{Fs, SimFs};
+use tripline_storage::fs::sim::{Call, Fault, Operation};
+use tripline_storage::fs::{Fs, OpenMode, SimFs};
 use tripline_storage::partition::RecoveryReport;
 use tripline_storage::{LogConfig, Offset, Partition, Store, StoreConfig};
 use uuid::Uuid;
@@ -515,6 +515,75 @@ fn a_partition_without_room_is_opened_late_and_takes_nothing_from_the_reserve() 
     assert_eq!((store.is_disk_full(), store.reserve_held_bytes()), (false, 4 * MIB));
     assert_records(&partition, 0, 10);
     append_records(&partition, 10, 20);
+}
+
+#[test]
+fn one_that_is_opened_late_leaves_the_others_room_beside_its_copy() {
+    let disk = torn(8 << 20);
+    fill(&disk, MIB);
+    let store = start_store(&disk);
+    store.open_partition(ID, LogConfig::default()).unwrap_err();
+    fill(&disk, 20 * MIB);
+    store.look_for_room();
+    fill(&disk, 9 * MIB - 4096);
+    let refused = store.open_late(ID, LogConfig::default()).unwrap_err();
+    assert_eq!(refused.kind(), OpenLogErrorKind::NoRoom, "a quarter of the reserve has to stay: {refused}");
+    fill(&disk, 9 * MIB);
+    store.open_late(ID, LogConfig::default()).unwrap();
+}
+
+#[test]
+fn a_try_that_fails_does_not_hide_when_a_log_was_last_appended_to() {
+    let disk = disk();
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    disk.set_now(at(1_000));
+    let (store, partition, _) = start(&disk, Duration::from_secs(3600));
+    append_records(&partition, 0, 10);
+    drop((store, partition));
+    // Not flushed: a recovery writes it again, before it meets what it has no room for.
+    let disk = disk.kill();
+    let log = logs(&disk).swap_remove(0);
+    let torn = [without_zeros(&disk.read_image(&log).unwrap()), &vec![1; 8 << 20]].concat();
+    disk.write_image(&log, &torn).unwrap();
+    disk.open(&log, OpenMode::Write, 0).unwrap().set_modified(at(1_000)).unwrap();
+    fill(&disk, MIB);
+    disk.set_now(at(5_000));
+    let before = disk.operations();
+    start_store(&disk).open_partition(ID, LogConfig::default()).unwrap_err();
+    let is_rewritten = |done: &Operation| done.number > before && done.call == Call::WriteAt && done.path == log;
+    assert!(disk.history().iter().any(is_rewritten));
+    assert_eq!(disk.open(&log, OpenMode::Read, 0).unwrap().modified().unwrap(), at(1_000));
+}
+
+#[test]
+fn a_recovery_that_dies_anywhere_leaves_no_half_copy() {
+    let whole = torn(3 << 20);
+    let copies = |disk: &SimFs| {
+        let kept = disk.paths().into_iter().filter(|path| path.starts_with("/data/quarantine"));
+        kept.map(|path| disk.read_image(&path).unwrap()).collect::<Vec<_>>()
+    };
+    let (mut number, mut half) = (0, 0);
+    loop {
+        number += 1;
+        let disk = whole.kill();
+        let store = start_store(&disk);
+        disk.fail_from(disk.operations() + number, Fault::Eio);
+        let is_over = store.open_partition(ID, LogConfig::default()).is_ok();
+        drop(store);
+        let disk = disk.kill();
+        half += u32::from(copies(&disk).iter().any(|copy| copy.len() < 3 << 20));
+        let store = start_store(&disk);
+        let (partition, _) = store.open_partition(ID, LogConfig::default()).unwrap();
+        assert_records(&partition, 0, 10);
+        // A death between the copy and the cut has it copied again.
+        let copies = copies(&disk);
+        assert!((1..=2).contains(&copies.len()), "operation {number}: {} copies", copies.len());
+        assert!(copies.iter().all(|copy| *copy == vec![1; 3 << 20]), "operation {number}: half a copy");
+        if is_over {
+            break;
+        }
+    }
+    assert!(half > 1, "{half}");
 }
 
 /// Whatever it had moved away before it met a full disk is told by the try that succeeds, and on stable storage then.

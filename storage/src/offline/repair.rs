@@ -240,8 +240,9 @@ impl DataDirectory {
                 let id = step.partition.expect("only partitions are recovered");
                 let quarantine = self.root.join("quarantine");
                 let config = LogConfig::default();
-                partition::recover(Place { fs, id, dir: &path, quarantine: &quarantine, config: &config }, &mut None)
-                    .map(|_| ())
+                let place =
+                    Place { fs, id, dir: &path, quarantine: &quarantine, config: &config, leaves_free_bytes: None };
+                partition::recover(place, &mut None).map(|_| ())
             }
         }
     }

@@ -111,6 +111,9 @@ pub(crate) struct Place<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) quarantine: &'a Path,
     pub(crate) config: &'a LogConfig,
+    /// While others are served: how much has to stay free on the disk beside what is copied into quarantine. `None`:
+    /// it may have all that the disk gives.
+    pub(crate) leaves_free_bytes: Option<u64>,
 }
 
 /// Recovers the partition in `place`, or starts an empty one when the directory holds no segment. `cut` is what earlier
@@ -392,7 +395,8 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
         // When it was last appended to, which what is written and cut here is not to hide: the clock may have jumped.
         let appended = file.modified()?;
         let start = if base == noted.segment { (noted.position, noted.flushed) } else { (0, base) };
-        let end = scan(place, &*file, base, start, epoch, report)?;
+        let end = scan(place, &*file, base, start, epoch, report);
+        let end = end.inspect_err(|_| keep_modified(place, &*file, appended))?;
         epoch = end.epoch;
         chain.next = end.next;
         let fits = following.is_some_and(|next| next == end.next);
@@ -403,8 +407,9 @@ fn scan_chain(place: Place<'_>, bases: &[Offset], noted: Checkpoint, report: &mu
             chain.sealed.push(SealedSegment::found(base, end.next, end.position));
             continue;
         }
-        settle_tail(place, &*file, base, &end, report)?;
+        let settled = settle_tail(place, &*file, base, &end, report);
         keep_modified(place, &*file, appended);
+        settled?;
         chain.tail = Some(Tail { base, file, len_bytes: end.position });
         let rest = &bases[at + 1..];
         if !rest.is_empty() {

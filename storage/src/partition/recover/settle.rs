@@ -21,12 +21,16 @@ pub(super) fn settle_tail(
 ) -> io::Result<()> {
     let len_bytes = file.len()?;
     let used_bytes = last_used(file, end.position, len_bytes)?;
-    if let Some(used_to) = used_bytes {
-        let path = quarantine_path(place, base, &format!("-{}", end.position), "bytes")?;
-        copy_out(place, file, end.position..used_to, &path)?;
-    }
-    if len_bytes > end.position {
-        file.truncate(end.position)?;
+    let copy = match used_bytes {
+        Some(used_to) => Some(copy_out(place, file, base, end.position..used_to)?),
+        None => None,
+    };
+    if len_bytes > end.position
+        && let Err(cause) = file.truncate(end.position)
+    {
+        // The next try copies it again.
+        let _ = copy.map(|path| place.fs.remove_file(&path));
+        return Err(cause);
     }
     if let Some(used_to) = used_bytes {
         let reason = end.reason.as_ref().map_or_else(|| "bytes behind the end".to_owned(), ToString::to_string);
@@ -68,17 +72,26 @@ fn quarantine_path(place: Place<'_>, base: Offset, place_in_file: &str, extensio
     Ok(place.quarantine.join(free))
 }
 
-fn copy_out(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
+/// Copies `range` into the quarantine directory, durably, and answers under which name.
+fn copy_out(place: Place<'_>, file: &dyn File, base: Offset, range: Range<u64>) -> io::Result<PathBuf> {
+    let path = quarantine_path(place, base, &format!("-{}", range.start), "bytes")?;
     // What does not fit is not begun: others would be refused their room for as long as half a copy has it.
-    if place.fs.free_bytes(place.quarantine).is_ok_and(|free_bytes| free_bytes < range.end - range.start) {
+    if let Some(left_bytes) = place.leaves_free_bytes
+        && place.fs.free_bytes(place.quarantine)? < (range.end - range.start).saturating_add(left_bytes)
+    {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    let copied = copy_into(place, file, range, path);
-    if copied.is_err() {
+    // What is named as a copy is whole. Where this ends in the middle, the next try begins with the same name.
+    let aside = place.quarantine.join(format!("{}-{}.part", place.id.topic, place.id.partition));
+    place.fs.remove_file(&aside).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+    let copied = copy_into(place, file, range, &aside).and_then(|()| place.fs.rename(&aside, &path));
+    if let Err(cause) = copied {
         // Half a copy would keep the space that the next try needs.
-        let _ = place.fs.remove_file(path);
+        let _ = place.fs.remove_file(&aside);
+        return Err(cause);
     }
-    copied
+    place.fs.sync_dir(place.quarantine)?;
+    Ok(path)
 }
 
 fn copy_into(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) -> io::Result<()> {
@@ -90,8 +103,7 @@ fn copy_into(place: Place<'_>, file: &dyn File, range: Range<u64>, path: &Path) 
         copy.write_at(&[IoSlice::new(&chunk)], at - range.start)?;
         at = end;
     }
-    copy.sync_data()?;
-    place.fs.sync_dir(place.quarantine)
+    copy.sync_data()
 }
 
 /// Moves whole segments that cannot belong to the log any more.
