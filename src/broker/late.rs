@@ -21,16 +21,42 @@ const RETRY: Duration = Duration::from_secs(300);
 /// When partitions that wait for room are tried: the reading of a log is not for each tick.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
-    /// When it was the last time, and how many bytes were free then, if that is known.
-    last: Option<(Duration, Option<u64>)>,
+    last: Option<Last>,
+}
+
+/// The last time that they were tried.
+#[derive(Debug)]
+struct Last {
+    at: Duration,
+    /// How many bytes were free then, if that is known.
+    free_bytes: Option<u64>,
+    /// How often in a row nothing was opened by then.
+    in_vain: u32,
 }
 
 impl Tries {
-    /// What did not fit then may fit now.
+    /// What did not fit then may fit now. Room that comes little by little is not worth a try each time: after each one
+    /// in vain the next comes twice as late.
     fn is_due(&self, now: Duration, free_bytes: Option<u64>) -> bool {
-        self.last.is_none_or(|(at, free_then)| {
-            now.saturating_sub(at) >= RETRY || free_bytes.zip(free_then).is_some_and(|(now, then)| now > then)
-        })
+        let Some(last) = &self.last else { return true };
+        let (passed, pause) = (now.saturating_sub(last.at), TICK * (1 << last.in_vain.saturating_sub(1).min(16)));
+        let has_more = free_bytes.zip(last.free_bytes).is_some_and(|(now, then)| now > then);
+        passed >= RETRY || (has_more && passed >= pause)
+    }
+
+    /// A try begins: in vain, unless [`Tries::ended`] says otherwise.
+    fn begun(&mut self, at: Duration, free_bytes: Option<u64>) {
+        let in_vain = self.last.as_ref().map_or(0, |last| last.in_vain) + 1;
+        self.last = Some(Last { at, free_bytes, in_vain });
+    }
+
+    /// What was opened has taken room; room that came meanwhile is more than there was.
+    fn ended(&mut self, opened: usize, free_bytes: Option<u64>) {
+        let Some(last) = &mut self.last else { return };
+        last.free_bytes = last.free_bytes.min(free_bytes);
+        if opened > 0 {
+            last.in_vain = 0;
+        }
     }
 }
 
@@ -66,10 +92,11 @@ impl Broker {
         if self.is_disk_full() || !self.inner.late.lock().is_due(now, self.free_bytes().ok()) {
             return Vec::new();
         }
+        self.inner.late.lock().begun(now, self.free_bytes().ok());
         let goes_on = |_: &(Arc<Topic>, u32)| !self.is_stopping();
         let tried = waiting.into_iter().take_while(goes_on);
-        let opened = tried.filter_map(|(topic, number)| self.open_one(topic, number)).collect();
-        self.inner.late.lock().last = Some((now, self.free_bytes().ok()));
+        let opened: Vec<Late> = tried.filter_map(|(topic, number)| self.open_one(topic, number)).collect();
+        self.inner.late.lock().ended(opened.len(), self.free_bytes().ok());
         opened
     }
 
@@ -82,7 +109,7 @@ impl Broker {
     fn waiting_for_room(&self) -> Vec<(Arc<Topic>, u32)> {
         let topics = self.topics();
         let waiting = topics.iter().flat_map(|topic| {
-            let waits = topic.offline().filter(|(_, again)| *again == TriedAgain::WithRoom);
+            let waits = topic.offline().filter(|(_, again)| *again != TriedAgain::AtStart);
             waits.map(move |(number, _)| (Arc::clone(topic), number))
         });
         waiting.collect()
@@ -157,13 +184,22 @@ fn tell(topic: &Topic, partition: u32, recovery: &RecoveryReport) {
 
 #[cfg(test)]
 mod tests {
+    use tripline_storage::fs::SimFs;
+
     use super::*;
+    use crate::broker::BrokerConfig;
+    use crate::topic::spec::TopicSpec;
 
     #[test]
     fn it_is_tried_again_with_more_room_than_before_or_when_that_is_long_ago() {
         let at = Duration::from_secs;
         assert!(Tries::default().is_due(at(0), Some(0)), "for the first time");
-        let tries = Tries { last: Some((at(10), Some(100))) };
+        let after = |tries: u32, seconds, free_bytes| {
+            let mut late = Tries::default();
+            (0..tries).for_each(|_| late.begun(at(seconds), free_bytes));
+            late
+        };
+        let tries = after(1, 10, Some(100));
         for (seconds, free_bytes, due) in [
             (11, Some(100), false),
             (11, Some(101), true),
@@ -173,7 +209,41 @@ mod tests {
         ] {
             assert_eq!(tries.is_due(at(seconds), free_bytes), due, "{seconds} s, {free_bytes:?}");
         }
-        let unknown = Tries { last: Some((at(10), None)) };
+        let unknown = after(1, 10, None);
         assert!(!unknown.is_due(at(11), Some(100)) && unknown.is_due(at(310), None));
+        for (in_vain, pause) in [(1, 1), (2, 2), (3, 4), (9, 256), (10, 300), (100, 300)] {
+            let tries = after(in_vain, 10, Some(100));
+            assert!(!tries.is_due(at(10 + pause - 1), Some(101)) && tries.is_due(at(10 + pause), Some(101)));
+        }
+    }
+
+    #[test]
+    fn room_that_comes_while_one_is_tried_is_more_than_before_and_what_is_opened_takes_some() {
+        let at = Duration::from_secs;
+        for (after, now, due) in [(200, 200, true), (200, 100, false), (50, 60, true), (50, 50, false)] {
+            let mut tries = Tries::default();
+            tries.begun(at(10), Some(100));
+            tries.ended(1, Some(after));
+            assert_eq!(tries.is_due(at(11), Some(now)), due, "{after} bytes after it, {now} now");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_whose_topic_is_deleted_before_it_is_opened_leaves_nothing() {
+        let disk = SimFs::new();
+        let broker = Broker::start_on(Arc::new(disk.clone()), BrokerConfig::new("/data")).unwrap().0;
+        let spec = TopicSpec::from_json(&serde_json::json!({"topic": "t", "partitions": 2})).unwrap();
+        let topic = broker.create_topic(spec).await.unwrap();
+        let files = || {
+            let paths = disk.paths().into_iter();
+            paths.filter(|path| path.starts_with(format!("/data/topics/{}", topic.id()))).count()
+        };
+        assert!(files() > 0);
+        broker.delete_topic("t").await.unwrap();
+        assert_eq!(files(), 0);
+        let late = broker.open_one(Arc::clone(&topic), 1).unwrap();
+        assert!(files() > 0, "it is made anew");
+        assert!(!broker.serve(&late).await.unwrap());
+        assert_eq!(files(), 0);
     }
 }
