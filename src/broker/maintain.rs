@@ -196,19 +196,17 @@ impl Broker {
         (topic, partition): (&Topic, u32),
         tail: Offset,
     ) -> Result<(), JournalError> {
-        let commits: Vec<(String, Committed)> = self.inner.journal.look(|state| {
+        // Clients commit to partitions that are offline, too: what they say meanwhile stands.
+        let (next, told) = self.inner.journal.append_if(now_ms(), |state| {
             let groups = state.offsets.iter();
-            let at = groups.filter_map(|(group, offsets)| Some((group, offsets.get(&(topic.id(), partition))?)));
-            at.map(|(group, committed)| (group.clone(), committed.clone())).collect()
-        });
-        let mut records = Vec::new();
-        for (group, committed) in commits {
-            if let Some((back, told)) = set_back((topic, partition), tail, group, committed) {
-                tracing::warn!("{told}");
-                records.push(back);
-            }
-        }
-        if records.is_empty() { Ok(()) } else { self.inner.journal.commit(&records, &[], now_ms()).await }
+            let commits = groups.filter_map(|(group, offsets)| Some((group, offsets.get(&(topic.id(), partition))?)));
+            let back = commits
+                .filter_map(|(group, committed)| set_back((topic, partition), tail, group.clone(), committed.clone()));
+            let (records, told): (Vec<JournalRecord>, Vec<String>) = back.unzip();
+            Ok::<_, JournalError>((records, told))
+        })?;
+        told.iter().for_each(|told| tracing::warn!("{told}"));
+        if told.is_empty() { Ok(()) } else { self.inner.journal.durable(next).await }
     }
 
     /// One round of compaction over all topics that are to be compacted and are due. `holds` are the offsets from which
