@@ -60,13 +60,16 @@ pub enum NoPartition {
     },
 }
 
-/// When a partition that is offline is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When a partition that is offline is tried again. In order: one that is tried later is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TriedAgain {
-    /// What a start needs could not be read.
-    AtStart,
+    /// When there was room, something else kept it from being opened, such as a want of descriptors: within minutes,
+    /// without a start.
+    Soon,
     /// There was no room for what has to be kept before its log goes on: as soon as there is, without a start.
     WithRoom,
+    /// What a start needs could not be read.
+    AtStart,
 }
 
 impl fmt::Display for TriedAgain {
@@ -74,6 +77,7 @@ impl fmt::Display for TriedAgain {
         f.write_str(match self {
             Self::AtStart => "at the next start",
             Self::WithRoom => "when there is room",
+            Self::Soon => "within minutes",
         })
     }
 }

@@ -62,8 +62,8 @@ impl Slot {
 fn tried_again(cause: &OpenLogError) -> TriedAgain {
     match cause.kind() {
         OpenLogErrorKind::Unreadable => TriedAgain::AtStart,
-        // What the others may meet, too, as one that was tried again did, passes as a want of room does.
-        OpenLogErrorKind::NoRoom | OpenLogErrorKind::Other => TriedAgain::WithRoom,
+        OpenLogErrorKind::NoRoom => TriedAgain::WithRoom,
+        OpenLogErrorKind::Other => TriedAgain::Soon,
     }
 }
 

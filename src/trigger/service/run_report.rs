@@ -17,6 +17,7 @@ use crate::trigger::run::{RunCounts, RunDefinition, RunKind, RunRange};
 const fn ends_when(again: TriedAgain) -> &'static str {
     match again {
         TriedAgain::AtStart => "the broker starts again and can read what a start needs",
+        TriedAgain::Soon => "what kept it from being opened has passed; it is tried within minutes",
         TriedAgain::WithRoom => "the disk has room for what has to be kept before a log goes on",
     }
 }
@@ -194,6 +195,6 @@ fn offline(running: &Running, definition: &RunDefinition) -> Option<(String, &'s
         several => format!("partitions {} are offline", shortened(several)),
     };
     // It needs all of them.
-    let needs_start = offline.iter().any(|(_, again, _)| *again == TriedAgain::AtStart);
-    Some((reason, ends_when(if needs_start { TriedAgain::AtStart } else { TriedAgain::WithRoom })))
+    let last = offline.iter().map(|(_, again, _)| *again).max()?;
+    Some((reason, ends_when(last)))
 }
