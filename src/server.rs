@@ -8,10 +8,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -225,7 +227,7 @@ impl Server {
         let scrubbing = tokio::spawn(scrub(broker.clone()));
         let housekeeping = tokio::spawn(keep_house(broker.clone(), rooms.triggers.clone(), rooms.groups.clone()));
         let compaction = tokio::spawn(keep_compact(broker.clone(), rooms.triggers.clone()));
-        let late = tokio::spawn(open_late(broker, rooms.triggers.clone(), rooms.schedules.clone()));
+        let late = tokio::spawn(keep_open_late(broker, rooms.triggers.clone(), rooms.schedules.clone()));
         let tasks = [scrubbing, housekeeping, compaction, late];
         let report = ServerReport {
             broker: broker_report,
@@ -405,6 +407,13 @@ async fn keep_compact(broker: Broker, triggers: TriggerService) {
     }
 }
 
+/// [`open_late`], and says so when it panics.
+async fn keep_open_late(broker: Broker, triggers: TriggerService, schedules: ScheduleService) {
+    if AssertUnwindSafe(open_late(broker, triggers, schedules)).catch_unwind().await.is_err() {
+        tracing::error!("partitions that wait for room are opened no more; restart the broker, and report this");
+    }
+}
+
 /// Has partitions that had no room at the start opened when there is some, and served with all that reads them.
 async fn open_late(broker: Broker, triggers: TriggerService, schedules: ScheduleService) {
     let started = Instant::now();
@@ -414,7 +423,7 @@ async fn open_late(broker: Broker, triggers: TriggerService, schedules: Schedule
         let opened = match tokio::task::spawn_blocking(move || looking.open_late(now)).await {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::error!(%error, "partitions that wait for room are not opened");
+                tracing::error!(%error, "partitions that wait for room are not opened; report this");
                 continue;
             }
         };

@@ -67,7 +67,6 @@ async fn committed(client: &mut Client, offset: Option<i64>) -> (i16, i64) {
     (found.error_code, found.committed_offset)
 }
 
-/// Nobody is told that there is nothing, or that its offset does not exist: a consumer would begin anew.
 /// A server on a disk in memory with a record in each partition of topic `t`.
 async fn serving(disk: &SimFs) -> (Server, Client) {
     let server = Server::start_on_disk(disk).await;
@@ -95,6 +94,7 @@ async fn metadata(client: &mut Client) -> Vec<(i16, i32, i32, Vec<i32>)> {
     topics[0].partitions.iter().map(told).collect()
 }
 
+/// Nobody is told that there is nothing, or that its offset does not exist: a consumer would begin anew.
 #[tokio::test]
 async fn of_a_partition_that_is_offline_everything_answers_that_its_storage_failed() {
     let disk = SimFs::new();
